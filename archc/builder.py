@@ -1,0 +1,102 @@
+"""`archc build`: which packages to make, making them, and telling whether they are up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from archc import compiler, resources
+from archc.codegen.emit import Origin, packages_in, stale_files, write_package
+from archc.errors import ArchcError
+from archc.frontend.resolve import display_name
+from archc.settings import parse_settings
+from archc.target import TARGETS
+
+UP_TO_DATE = "up to date"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A package to make: where it goes, and what from."""
+
+    folder: Path
+    spec: Path
+    origin: Origin
+
+
+def jobs(
+    specs: Sequence[Path], output: Path, model: str | None, target: str, settings: tuple[str, ...]
+) -> list[Job]:
+    """A job for each model of the specs, or for the one that is named; raises `ArchcError`."""
+    parse_settings(settings)
+    found: list[Job] = []
+    for path in specs:
+        spec = compiler.read_spec_file(path)
+        for name in compiler.choose_models(spec, model):
+            found.append(Job(output / name, path, Origin(display_name(path), name, target, settings)))
+    return found
+
+
+def recorded_jobs(output: Path) -> list[Job]:
+    """A job for each package under a folder, as its header records; raises `ArchcError` without any."""
+    packages = packages_in(output)
+    if not packages:
+        raise ArchcError(f"no generated package under {output}: name a spec to build")
+    return [Job(folder, _recorded_spec(folder, origin), origin) for folder, origin in packages.items()]
+
+
+def _recorded_spec(folder: Path, origin: Origin) -> Path:
+    """The spec that a header names: from here, from beside the output folder, or a standard one."""
+    standard = resources.resource_dir("specs").parent
+    for base in (Path(), folder.parent.parent, standard):
+        if (base / origin.spec).is_file():
+            return base / origin.spec
+    installed = resources.resource_dir("specs") / Path(origin.spec).name
+    if installed.is_file():
+        return installed
+    raise ArchcError(f"{folder} was built from {origin.spec}, which is not there any more")
+
+
+def files_of(job: Job) -> dict[str, str]:
+    """The files of a job's package, headers included."""
+    spec = compiler.read_spec_file(job.spec, job.origin.spec)
+    (name,) = compiler.choose_models(spec, job.origin.model)
+    (program,) = compiler.lower_models(spec, [name], parse_settings(job.origin.settings))
+    compilation = compiler.compile_program(program, spec.rules, TARGETS[job.origin.target])
+    return compiler.package_files(compilation, job.origin)
+
+
+def write(found: Sequence[Job], force: bool) -> Iterator[str]:
+    """Make the packages; a line for each."""
+    for job in found:
+        changed = write_package(job.folder, files_of(job), force)
+        yield f"{job.folder}: {', '.join(changed) if changed else UP_TO_DATE}"
+
+
+def touched(found: Sequence[Job]) -> tuple[list[Path], list[Path]]:
+    """The files that jobs read and wrote, and those that would be read in a standard spec's place."""
+    written = [path for job in found for path in sorted(job.folder.iterdir()) if path.is_file()]
+    specs = sorted({job.spec.resolve() for job in found})
+    read = {spec: compiler.read_spec_file(spec).module.files() for spec in specs}
+    standard = resources.resource_dir("specs").resolve()
+    absent = [
+        spec.parent / path.name
+        for spec, files in read.items()
+        for path in files
+        if path.parent == standard != spec.parent
+    ]
+    return [*(path for files in read.values() for path in files), *written], absent
+
+
+def check(found: Sequence[Job]) -> Iterator[str]:
+    """A line for each package that is up to date; raises `ArchcError` with those that are not."""
+    stale: list[str] = []
+    for job in found:
+        names = stale_files(job.folder, files_of(job))
+        if names:
+            stale.append(f"{job.folder}: stale: {', '.join(names)}")
+        else:
+            yield f"{job.folder}: {UP_TO_DATE}"
+    if stale:
+        raise ArchcError("\n".join([*stale, "run `archc build` to bring them up to date"]))

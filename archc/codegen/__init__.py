@@ -1,0 +1,1 @@
+"""Fused graph -> plan -> files.  A template sees the plan, and nothing else."""

@@ -1,0 +1,305 @@
+"""Graphs -> classes: the model from the whole graph, a layer from each different loop body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from archc.codegen import schedule
+from archc.codegen.lines import Emitter, Style, size_code
+from archc.codegen.names import attribute, class_name, identifier, parameter_names, unique
+from archc.codegen.plan import Argument, Class, Layers, Line, Parameter, Stored
+from archc.codegen.semantics import Semantics
+from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.op import Fill, Init, Normal
+from archc.ir.ops.structure import APPEND, LOOP, ZEROS
+from archc.ir.paths import Index, Path, path_text
+from archc.ir.paths import Stored as IrStored
+from archc.ir.program import KEY_POSITIONS, POSITIONS
+from archc.ir.rule import rule_of
+
+
+@dataclass
+class ClassWriter:
+    """Writes the classes of one module file."""
+
+    semantics: Semantics
+    kernels: Callable[[Graph, Node, list[str]], str]
+    reserved: frozenset[str]
+    sdpa: bool
+    optional: frozenset[tuple[int, int]]  # (graph, input) of values that may be None
+    classes: list[Class] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)  # of all classes, those still being written included
+
+    def model(self, name: str, doc: tuple[str, ...], graph: Graph, cached: bool, result_type: str) -> None:
+        """The model's own class, after those of its layers."""
+        given = {
+            value: f"span.{graph.node(value).attributes['name']}"
+            for value in graph.inputs
+            if graph.node(value).attributes["name"] in (POSITIONS, KEY_POSITIONS)
+        }
+        extra = [Argument("*", ""), Argument("padding", "Tensor | None = None")]
+        if cached:
+            extra.append(Argument("cache", "Cache | None = None"))
+        built = self._class(name, doc, graph, (), given, result_type)
+        first = built.arguments[0].name
+        start = Line(f"span = spans({first}, padding{', cache' if cached else ''})")
+        end = [Line("if cache is not None:"), Line("    cache.advance(span)")] if cached else []
+        self.classes.append(
+            Class(
+                name,
+                doc,
+                (),
+                built.parameters,
+                built.layers,
+                built.state,
+                (*built.arguments, *extra),
+                (start, *built.lines, *end),
+                built.result,
+                result_type,
+            )
+        )
+
+    # ---------------------------------------------------------------- classes
+
+    def _class(
+        self,
+        name: str,
+        doc: tuple[str, ...],
+        graph: Graph,
+        indices: tuple[str, ...],
+        given: dict[Value, str],
+        result_type: str,
+    ) -> Class:
+        weights = graph.weights()
+        names = parameter_names([stored_in(node) for node in weights], indices)
+        layers, calls = self._layers(graph, indices, {*names, *indices})
+        style = Style(
+            self.semantics,
+            self.kernels,
+            {node.id: f"self.{n}" for node, n in zip(weights, names, strict=True)},
+            self.reserved,
+            lambda node, targets, operands: _loop_lines(calls[node.id], targets, operands),
+            self.sdpa,
+            none_for_zeros=may_be_none,
+        )
+        emitter = Emitter(graph, style)
+        arguments = emitter.arguments(given)
+        free = [value for value in graph.inputs if value not in given]
+        results = emitter.run()
+        state = tuple(
+            (node.attributes["slot"], _tuple([size_code(dim) for dim in node.types[0].shape[2:]]))
+            for node in graph.nodes()
+            if node.op is APPEND
+        )
+        return Class(
+            name=name,
+            doc=doc,
+            indices=indices,
+            parameters=tuple(_parameter(node, n) for node, n in zip(weights, names, strict=True)),
+            layers=tuple(layers),
+            state=state,
+            arguments=tuple(self._argument(graph, v, n) for v, n in zip(free, arguments, strict=True)),
+            lines=_tidy(emitter.lines),
+            result=", ".join(results),
+            result_type=result_type,
+        )
+
+    def _argument(self, graph: Graph, value: Value, name: str) -> Argument:
+        if (id(graph), value.node) in self.optional:
+            return Argument(name, "Tensor | None")
+        if self.sdpa and _is_mask(graph, value):
+            return Argument(name, "Visible")
+        return Argument(name)
+
+    def _layers(
+        self, graph: Graph, indices: tuple[str, ...], taken: set[str]
+    ) -> tuple[list[Layers], dict[int, tuple[str, bool]]]:
+        """A module list for every loop; by loop, its name and whether its layers take the cache."""
+        layers: list[Layers] = []
+        calls: dict[int, tuple[str, bool]] = {}
+        for loop in graph.loops():
+            literal = [s for s in loop.path if isinstance(s, str)] or ["layers"]
+            name = unique(attribute(literal[-1]), taken)
+            taken.add(name)
+            inner = (*indices, identifier(loop.attributes["variable"]))
+            classes = self._bodies(loop, literal[-1], inner)
+            layers.append(Layers(name, self._modules(loop, classes, inner)))
+            calls[loop.id] = name, any(_remembers(body) for body in loop.bodies)
+        return layers, calls
+
+    def _bodies(self, loop: Node, segment: str, indices: tuple[str, ...]) -> list[str]:
+        """The classes of a loop's bodies; their names."""
+        names: list[str] = []
+        order, steps = loop.attributes["schedule"], loop.attributes["indices"]
+        for number, body in enumerate(loop.bodies):
+            base = class_name(segment)
+            if len(loop.bodies) > 1:
+                base += str(steps[order.index(number)])
+            name = unique(base, self.names)
+            self.names.add(name)
+            place = f"  {loop.span.line_reference}" if loop.span else ""
+            doc = (f"{schedule.describe(order, number, steps)}, {path_text(loop.path)}.{place}",)
+            result_type = (
+                "Tensor" if len(loop.types) == 1 else f"tuple[{', '.join(['Tensor'] * len(loop.types))}]"
+            )
+            built = self._class(name, doc, body, indices, {}, result_type)
+            if _remembers(body):
+                arguments = (*built.arguments, Argument("cache", "Cache | None"))
+                built = _with_arguments(built, arguments)
+            self.classes.append(built)
+            names.append(name)
+        return names
+
+    def _modules(self, loop: Node, classes: Sequence[str], indices: tuple[str, ...]) -> str:
+        variable = indices[-1]
+        steps = loop.attributes["indices"]
+        chosen = schedule.choose(classes, loop.attributes["schedule"], steps, variable)
+        if steps == tuple(range(steps[0], steps[-1] + 1)) if steps else True:
+            start = f"{steps[0]}, " if steps and steps[0] else ""
+            end = size_code(loop.attributes["count"]) if not start else str(steps[-1] + 1)
+            sequence = f"range({start}{end})"
+        else:
+            sequence = str(steps)
+        return f"{chosen}({', '.join(indices)}, **factory) for {variable} in {sequence}"
+
+
+def _with_arguments(built: Class, arguments: tuple[Argument, ...]) -> Class:
+    return Class(
+        built.name,
+        built.doc,
+        built.indices,
+        built.parameters,
+        built.layers,
+        built.state,
+        arguments,
+        built.lines,
+        built.result,
+        built.result_type,
+    )
+
+
+def _loop_lines(call: tuple[str, bool], targets: list[str], operands: list[str]) -> list[Line]:
+    name, cached = call
+    arguments = ", ".join([*operands, *(["cache"] if cached else [])])
+    return [
+        Line(f"for layer in self.{name}:"),
+        Line(f"    {', '.join(targets)} = layer({arguments})"),
+    ]
+
+
+def _tuple(items: Sequence[str]) -> str:
+    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+
+
+def _tidy(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """Without blank lines at the start or in a row."""
+    kept: list[Line] = []
+    for line in lines:
+        blank = not str(line)
+        if not (blank and (not kept or not str(kept[-1]))):
+            kept.append(line)
+    return tuple(kept)
+
+
+def _remembers(body: Graph) -> bool:
+    return any(node.op is APPEND for part in body.walk() for node in part.nodes())
+
+
+def _is_mask(graph: Graph, value: Value) -> bool:
+    """Whether an input is a mask made for PyTorch's attention."""
+    for user, place in graph.users(value):
+        if user.op is LOOP:
+            if any(_is_mask(body, body.inputs[place]) for body in user.bodies):
+                return True
+        elif user.op.past and user.op.operands[place].name == "visible":
+            return True
+    return False
+
+
+# ------------------------------------------------------------------ parameters
+
+
+def _parameter(node: Node, name: str) -> Parameter:
+    sources = stored_in(node)
+    shape = node.types[0].shape
+    code = ", ".join(size_code(dim) for dim in shape)
+    comment = " | ".join(_leaf(stored.path) for stored in sources) if len(sources) > 1 else ""
+    return Parameter(name, code, _start(node.attributes["init"]), tuple(map(_stored, sources)), comment)
+
+
+def _leaf(path: Path) -> str:
+    return str([segment for segment in path if segment not in ("weight", "bias")][-1])
+
+
+def _stored(stored: IrStored) -> Stored:
+    rows = stored.held_shape[0]
+    return Stored(path_code(stored.path), size_code(rows), stored.transposed)
+
+
+def path_code(path: Path) -> str:
+    """A checkpoint name as a string literal, or as an f-string over the loop variables."""
+    parts: list[str] = []
+    for segment in path:
+        if isinstance(segment, Index):
+            scale = f"{segment.scale} * " if segment.scale != 1 else ""
+            offset = f" + {segment.offset}" if segment.offset else ""
+            parts.append(f"{{{scale}self.{identifier(segment.variable)}{offset}}}")
+        else:
+            parts.append(segment)
+    text = ".".join(parts)
+    return f'f"{text}"' if any(isinstance(segment, Index) for segment in path) else f'"{text}"'
+
+
+def _start(init: Init) -> str:
+    """The initialisation as a call with `{}` for the parameter."""
+    if isinstance(init, Normal):
+        return f"nn.init.normal_({{}}, std={init.std!r})"
+    assert isinstance(init, Fill)
+    if init.value in (0.0, 1.0):
+        return "nn.init.zeros_({})" if init.value == 0.0 else "nn.init.ones_({})"
+    return f"nn.init.constant_({{}}, {init.value!r})"
+
+
+# ------------------------------------------------------------- optional values
+
+
+def optional_inputs(graph: Graph) -> tuple[frozenset[tuple[int, int]], list[tuple[Graph, Node]]]:
+    """Inputs of loop bodies that start as None for zeros, and the norm nodes that read them."""
+    inputs: set[tuple[int, int]] = set()
+    readers: list[tuple[Graph, Node]] = []
+    for part in graph.walk():
+        for node in part.nodes():
+            if node.op is ZEROS and may_be_none(part, node):
+                for loop, place in part.users(node.outputs[0]):
+                    for body in loop.bodies:
+                        value = body.inputs[place]
+                        inputs.add((id(body), value.node))
+                        readers += [(body, reader) for reader, _ in body.users(value)]
+    return frozenset(inputs), readers
+
+
+def may_be_none(graph: Graph, zeros: Node) -> bool:
+    """Whether every reader of zeros is a loop whose bodies only ever add them inside of a norm kernel."""
+    users = graph.users(zeros.outputs[0])
+    return all(
+        loop.op is LOOP and all(_only_added(body, body.inputs[place]) for body in loop.bodies)
+        for loop, place in users
+    )
+
+
+def _only_added(body: Graph, value: Value) -> bool:
+    readers = body.users(value)
+    return bool(readers) and all(_adds(reader, place) for reader, place in readers)
+
+
+def _adds(reader: Node, place: int) -> bool:
+    """Whether an operand is one that a norm kernel adds to the residual stream."""
+    rule = rule_of(reader)
+    return (
+        rule is not None
+        and rule.family == "norm"
+        and len(rule.outputs) > 1
+        and place < len(rule.operands)
+        and rule.operands[place] != "residual"
+    )

@@ -1,0 +1,84 @@
+"""The kernels of a model: one for all fused nodes of equal shapes and attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from archc.codegen.fused import Fused, decomposition, describe_fused
+from archc.codegen.names import identifier
+from archc.codegen.norm_kernel import plan_norm
+from archc.codegen.plan import AttentionKernel, Kernel
+from archc.codegen.pointwise_kernel import plan_pointwise
+from archc.codegen.rope_kernel import plan_rope
+from archc.codegen.semantics import Semantics
+from archc.ir.graph import Graph, Node
+from archc.ir.rule import rule_of
+from archc.ir.types import TensorType
+
+
+def _plan_attention(fused: Fused) -> AttentionKernel:
+    grouped = fused.types["q"].shape[2] != fused.types["k"].shape[2]
+    return AttentionKernel(
+        fused.name, fused.equation, fused.layout, float(fused.node.attributes["scale"]), grouped
+    )
+
+
+# Which planner, and so which template, makes the kernels of a family of rules.
+PLANNERS: dict[str, Callable[[Fused], Kernel]] = {
+    "norm": plan_norm,
+    "rope": plan_rope,
+    "pointwise": plan_pointwise,
+    "attention": _plan_attention,
+}
+
+
+class KernelTable:
+    """The kernels of a model, found again by the nodes that call them."""
+
+    def __init__(self, nodes: Sequence[tuple[Graph, Node]]):
+        self._places: dict[Any, tuple[Graph, Node]] = {}
+        self._optional: set[Any] = set()
+        for graph, node in nodes:
+            self._places.setdefault(_key(graph, node), (graph, node))
+        self._names = {key: self._name(key) for key in self._places}
+
+    def name(self, graph: Graph, node: Node) -> str:
+        """The function that computes a fused node."""
+        return self._names[_key(graph, node)]
+
+    def allow_none(self, graph: Graph, node: Node) -> None:
+        """Let a norm's addends be None, which stands for zeros."""
+        self._optional.add(_key(graph, node))
+
+    def decompositions(self) -> list[Graph]:
+        """The plain forms of all kernels, as graphs."""
+        return [decomposition(graph, node) for graph, node in self._places.values()]
+
+    def plans(self, semantics: Semantics) -> tuple[Kernel, ...]:
+        """All kernels, in the order in which they are first called."""
+        plans: list[Kernel] = []
+        for key, (graph, node) in self._places.items():
+            fused = describe_fused(self._names[key], graph, node, semantics, key in self._optional)
+            plans.append(PLANNERS[fused.rule.family](fused))
+        return tuple(plans)
+
+    def _name(self, key: Any) -> str:
+        rivals = [other for other in self._places if other[0] == key[0]]
+        place = rivals.index(key) + 1
+        return identifier(key[0] if place == 1 else f"{key[0]}_{place}")
+
+
+def _key(graph: Graph, node: Node) -> Any:
+    """Equal for nodes that one kernel computes: how many rows or tokens there are does not matter."""
+    rule = rule_of(node)
+    assert rule is not None
+    by_width = rule.family in ("norm", "pointwise")
+    shapes = tuple(_shape_key(graph.type(v), by_width) if v is not None else None for v in node.inputs)
+    return node.op.name, shapes, tuple((name, str(value)) for name, value in node.attributes.items())
+
+
+def _shape_key(type_: TensorType, by_width: bool) -> Any:
+    if by_width:
+        return len(type_.shape) == 1, type_.dtype, type_.width
+    return type_.dtype, type_.shape[2:] if len(type_.shape) > 2 else type_.shape

@@ -1,0 +1,360 @@
+"""A graph's nodes -> Python statements that read as if written by hand.
+
+Values get the spec's names; a name is used again once its old value is no longer read.  A value without a
+name that is read once is written in place of its use.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from archc.codegen.names import identifier, unique
+from archc.codegen.plan import Line
+from archc.codegen.semantics import Semantics, Use
+from archc.ir.graph import PRELUDE, Graph, Node, Scope, Value
+from archc.ir.op import Trait
+from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, LOOP, WEIGHT, ZEROS
+from archc.ir.paths import path_text
+from archc.ir.rule import rule_of
+from archc.ir.sizes import NamedFloat, Size
+from archc.ir.types import Dim, shape_text
+
+_MAX_LINE = 104
+_MAX_INLINE = 64
+_SHORT = {
+    "rms_norm": "h",
+    "layer_norm": "h",
+    "attend": "o",
+    "add": "x",
+    "mul": "h",
+    "attention_mask": "visible",
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a graph is written.
+
+    kernels:  the call of a fused node, given its operands' texts; None where there are none
+    weights:  the text of a weight, by its node's number
+    reserved: names that variables must not take
+    home:     where the ops' reference functions are found, such as "reference."
+    sdpa:     whether masks are made for PyTorch's scaled-dot-product attention
+    loop:     the statement of a loop: given its node, its results' and operands' names
+    """
+
+    semantics: Semantics
+    kernels: Callable[[Graph, Node, list[str]], str]
+    weights: Mapping[int, str]
+    reserved: frozenset[str]
+    loop: Callable[[Node, list[str], list[str]], list[Line]]
+    sdpa: bool = False
+    comments: bool = True
+    home: str = ""
+    none_for_zeros: Callable[[Graph, Node], bool] = lambda _graph, _node: False
+
+
+class Emitter:
+    """Writes one graph."""
+
+    def __init__(self, graph: Graph, style: Style):
+        self.graph = graph
+        self.style = style
+        self.nodes = graph.nodes()
+        self.lines: list[Line] = []
+        self.names: dict[Value, str] = {}
+        self._owners: dict[str, Value] = {}
+        self._pending: dict[Value, str] = {}
+        self._last_use = self._last_uses()
+        self._scope: Scope | None = None
+        self._step = 0
+
+    def arguments(self, given: Mapping[Value, str] | None = None) -> list[str]:
+        """Names for the graph's inputs, but for those `given` a text; to be called first."""
+        self.names.update(given or {})
+        free = [value for value in self.graph.inputs if value not in self.names]
+        names: list[str] = []
+        for value in free:
+            names.append(self._bind(value, self.graph.name_of(value) or "x", names))
+        return names
+
+    def run(self) -> list[str]:
+        """Write the statements into `lines`; the texts of the outputs."""
+        for step, node in enumerate(self.nodes):
+            self._step = step
+            if node.op in (INPUT, WEIGHT, CONSTANT):
+                continue
+            if node.op is APPEND:
+                self._append(node)
+            elif node.op is LOOP:
+                self._loop(node)
+            elif self._is_inline(node):
+                self._pending[node.outputs[0]] = self._call(node)
+            else:
+                self._assign(node)
+        self._step = len(self.nodes)
+        return [self._use(value) for _, value in self.graph.outputs]
+
+    # ------------------------------------------------------------ expressions
+
+    def _use(self, value: Value) -> str:
+        """The text of a value where it is read."""
+        node = self.graph.node(value)
+        if value in self._pending:
+            return self._pending.pop(value)
+        if node.op is WEIGHT:
+            return self.style.weights[node.id]
+        if node.op is CONSTANT:
+            return number_text(node.attributes["value"])
+        return self.names[value]
+
+    def _call(self, node: Node) -> str:
+        """A node as an expression."""
+        operands = self._operands(node)
+        if rule_of(node):
+            return self.style.kernels(self.graph, node, operands)
+        if node.op is ZEROS:
+            return (
+                "None" if self.style.none_for_zeros(self.graph, node) else f"torch.zeros_like({operands[0]})"
+            )
+        if node.op.name == "attention_mask" and self.style.sdpa:
+            return _sdpa_mask(node)
+        if node.op.name == "attend" and self.style.sdpa:
+            operands[-1] = f"{operands[-1]}.dense()"
+        texts = {name: attribute_code(value, self.style.comments) for name, value in node.attributes.items()}
+        return self.style.semantics.call(use_of(node), operands, texts, self.style.home)
+
+    def _operands(self, node: Node) -> list[str]:
+        """Texts of the operands; those that would make the statement too long become statements first.
+
+        So do those that the statement reads twice, which would be computed twice.
+        """
+        values = [value for value in node.inputs if value is not None]
+        twice = () if rule_of(node) else self.style.semantics.written_twice(use_of(node))
+        for value, repeated in zip(values, twice, strict=False):
+            if repeated and value in self._pending:
+                self._flush(value)
+        while self._length(node, values) > _MAX_LINE and any(value in self._pending for value in values):
+            self._flush(max(values, key=lambda value: len(self._pending.get(value, ""))))
+        if rule_of(node):
+            return ["None" if value is None else self._use(value) for value in node.inputs]
+        return [self._use(value) for value in values]
+
+    def _length(self, node: Node, values: Sequence[Value]) -> int:
+        """About how long the statement of a node would be."""
+        texts = [
+            self._pending.get(v) or self.names.get(v) or self.style.weights.get(v.node, "0") for v in values
+        ]
+        name = len(node.op.name) + 9 if rule_of(node) else 8
+        return (
+            name + sum(len(text) + 2 for text in texts) + 5 * len(node.outputs) + len(self._comment_of(node))
+        )
+
+    def _flush(self, value: Value) -> None:
+        code = self._pending.pop(value)
+        name = self._bind(value, self._wanted(value), inside=True)
+        self.lines.append(Line(f"{name} = {code}", self._shape_comment([value])))
+
+    def _is_inline(self, node: Node) -> bool:
+        if len(node.outputs) != 1 or (node.names and node.names[0]):
+            return False
+        value = node.outputs[0]
+        users = self.graph.users(value)
+        if self.style.comments and self.graph.is_output(value):
+            return False
+        if len(users) + self.graph.is_output(value) != 1 or (users and users[0][0].op is LOOP):
+            return False
+        pending = sum(len(self._pending.get(v, "")) for v in node.inputs if v is not None)
+        return pending <= _MAX_INLINE
+
+    # ------------------------------------------------------------- statements
+
+    def _assign(self, node: Node) -> None:
+        self._enter(node)
+        code = self._call(node)
+        unread = [not self.graph.users(v) and not self.graph.is_output(v) for v in node.outputs]
+        targets = [
+            "_" if skip else self._bind(value, self._wanted(value))
+            for value, skip in zip(node.outputs, unread, strict=True)
+        ]
+        self.lines.append(Line(f"{', '.join(targets)} = {code}", self._comment_of(node)))
+
+    def _append(self, node: Node) -> None:
+        """All values that one op keeps, in one statement, once the last of them is there."""
+        group = [
+            other for other in self.nodes if other.op is APPEND and _same_reader(self.graph, node, other)
+        ]
+        kept = [other.inputs[0] for other in group if other.inputs[0] is not None]
+        done = group[0].outputs[0] in self.names
+        if done or not all(value in self.names or value in self._pending for value in kept):
+            return
+        given = [
+            f"{other.attributes['slot']}={self._use(value)}" for other, value in zip(group, kept, strict=True)
+        ]
+        self._last_use.update({value: self._step for value in kept if len(self.graph.users(value)) == 1})
+        targets = [self._bind(other.outputs[0], self._wanted(other.outputs[0])) for other in group]
+        comma = "," if len(targets) == 1 else ""
+        code = f"{', '.join(targets)}{comma} = remember(cache, self, {', '.join(given)})"
+        self.lines.append(Line(code, self._shape_comment([other.outputs[0] for other in group])))
+
+    def _loop(self, node: Node) -> None:
+        operands = [self._use(value) for value in node.inputs if value is not None]
+        carried = node.attributes["carried"]
+        entering = node.attributes["entering"]
+        # A loop assigns to what it reads: each carried value keeps one name from before the loop to after it.
+        start = dict(zip(entering, node.inputs, strict=False))
+        targets: list[str] = []
+        for name, value in zip(carried, node.outputs, strict=True):
+            before = start.get(name)
+            text = operands[entering.index(name)] if before is not None else ""
+            if not text.isidentifier() or text in targets or self._is_read_later(before, node):
+                text = self._bind(value, self._wanted(value) or name)
+                if before is not None:
+                    self.lines.append(Line(f"{text} = {operands[entering.index(name)]}"))
+            else:
+                self._take(value, text)
+            targets.append(text)
+        inner = [
+            targets[carried.index(n)] if n in carried else t for n, t in zip(entering, operands, strict=False)
+        ]
+        self.lines += self.style.loop(node, targets, [*inner, *operands[len(entering) :]])
+
+    def _is_read_later(self, value: Value | None, loop: Node) -> bool:
+        return value is not None and self._last_use.get(value, -1) > self.nodes.index(loop)
+
+    # ------------------------------------------------------------------ names
+
+    def _wanted(self, value: Value) -> str:
+        """The name a value would like to have."""
+        node = self.graph.node(value)
+        results = [name for name, result in self.graph.outputs if result == value]
+        name = self.graph.name_of(value) or (results[0] if results and self.style.comments else "")
+        rule = rule_of(node)
+        if not name and rule:
+            step = rule.outputs[value.output].step
+            inner = rule.steps[step].op.name
+            name = _SHORT.get(inner, rule.output_names[value.output].removesuffix("_out"))
+        if not name and node.op.has(Trait.LINEAR) and node.inputs[1] is not None:
+            name = (
+                self.style.weights.get(node.inputs[1].node, "x").removeprefix("self.").removesuffix("_proj")
+            )
+        return name or _SHORT.get(node.op.name, node.op.name)
+
+    def _bind(self, value: Value, wanted: str, taken: Sequence[str] = (), inside: bool = False) -> str:
+        """Give a value its name: the wanted one unless that is `taken` or stands for a value read later.
+
+        `inside`: the value is an operand of the present statement, and so are others that keep their names.
+        """
+        name = identifier(wanted)
+        step = self._step - inside
+        busy = {
+            other
+            for other, owner in self._owners.items()
+            if self._last_use.get(owner, -1) > step or self._is_mentioned(other)
+        }
+        name = unique(name, busy.union(taken, self.style.reserved))
+        self._take(value, name)
+        return name
+
+    def _take(self, value: Value, name: str) -> None:
+        self.names[value] = name
+        self._owners[name] = value
+
+    def _is_mentioned(self, name: str) -> bool:
+        """Whether a text that is still to be written in place reads a name."""
+        return any(re.search(rf"(?<![\w.]){name}\b", code) for code in self._pending.values())
+
+    def _last_uses(self) -> dict[Value, int]:
+        last: dict[Value, int] = {}
+        for step, node in enumerate(self.nodes):
+            for value in node.inputs:
+                if value is not None:
+                    last[value] = step
+        for _, value in self.graph.outputs:
+            last[value] = len(self.nodes) + 1
+        return last
+
+    # --------------------------------------------------------------- comments
+
+    def _enter(self, node: Node) -> None:
+        """A blank line and a heading where another block of the spec begins."""
+        scope = _own_block(node.scope)
+        if not self.style.comments or scope is self._scope or scope is None or not scope.path:
+            return
+        self._scope = scope
+        place = f", {scope.span.line_reference}" if scope.span else ""
+        self.lines += [Line(""), Line("", f"{scope.block}: {path_text(scope.path)}{place}")]
+
+    def _comment_of(self, node: Node) -> str:
+        if node.op is ZEROS and self.style.none_for_zeros(self.graph, node):
+            return "nothing to add before the first layer"
+        return self._shape_comment(node.outputs)
+
+    def _shape_comment(self, values: Sequence[Value]) -> str:
+        return _shapes([self.graph.type(value).shape for value in values]) if self.style.comments else ""
+
+
+def _own_block(scope: Scope | None) -> Scope | None:
+    """The innermost scope that is a block of the spec's own, not one that every spec sees."""
+    while scope is not None and scope.block in PRELUDE:
+        scope = scope.outer
+    return scope
+
+
+def use_of(node: Node) -> Use:
+    """The node as a use of its op's reference function."""
+    return Use(
+        node.op,
+        tuple(value is not None for value in node.inputs),
+        tuple((name, node.attributes[name]) for name in node.op.attributes),
+    )
+
+
+def attribute_code(value: object, by_name: bool) -> str:
+    """An attribute as Python, by the constants that it is computed from where that is asked for."""
+    if isinstance(value, NamedFloat):
+        return value.name if by_name else repr(float(value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return size_code(value) if by_name else str(int(value))
+    return repr(value)
+
+
+def size_code(value: int | str) -> str:
+    """A size as Python, by the constants that it is computed from."""
+    if isinstance(value, Size):
+        text = value.text
+        return text if len(text) <= 48 else str(int(value))
+    return str(value)
+
+
+def number_text(value: float) -> str:
+    """A number as short as Python writes it."""
+    return repr(int(value)) if float(value).is_integer() and abs(value) < 1e6 else repr(float(value))
+
+
+def _shapes(shapes: Sequence[tuple[Dim, ...]]) -> str:
+    """Shapes as a comment; those that differ in one dim only as one: `[B, T, 32 | 8 | 8, 128]`."""
+    first = shapes[0]
+    if all(len(shape) == len(first) for shape in shapes):
+        columns = list(zip(*shapes, strict=True))
+        if sum(len(set(column)) > 1 for column in columns) <= 1:
+            dims = [
+                " | ".join(map(str, column)) if len(set(column)) > 1 else str(column[0]) for column in columns
+            ]
+            each = " each" if len(shapes) > 1 and all(len(set(column)) == 1 for column in columns) else ""
+            return f"[{', '.join(dims)}]{each}"
+    return ", ".join(map(shape_text, shapes))
+
+
+def _same_reader(graph: Graph, node: Node, other: Node) -> bool:
+    readers = {user.id for user, _ in graph.users(node.outputs[0])}
+    return bool(readers & {user.id for user, _ in graph.users(other.outputs[0])})
+
+
+def _sdpa_mask(node: Node) -> str:
+    mask = node.attributes["mask"]
+    if mask.kind == "sliding":
+        return f"visible_keys(span, window={int(mask.window)})"
+    return "visible_keys(span)" if mask.causal else "visible_keys(span, causal=False)"

@@ -1,0 +1,116 @@
+"""Names in generated code: from the spec's own, made unique and safe."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable, Sequence
+
+from archc.ir.paths import Path, Stored
+
+# What modules of PyTorch answer to: a parameter of such a name would hide it.
+_MODULE_NAMES = frozenset("""
+    add_module apply bfloat16 bool buffers call_super_init checkpoint children compile complete cpu cuda
+    device double dtype dump_patches eval extra_repr float forward generate get_buffer get_extra_state
+    get_parameter get_submodule half ipu load_state_dict loss modules mtia named_buffers named_children
+    named_modules named_parameters new_cache number parameters register_buffer register_module
+    register_parameter requires_grad_ reset_parameters save_pretrained from_pretrained set_extra_state
+    set_submodule share_memory STATE state_dict stored to to_empty train training type xpu zero_grad
+    """.split())  # noqa: SIM905 - a list of this length is easier to read as words
+_LOCALS = frozenset(
+    {"self", "cache", "span", "padding", "factory", "layer", "kernels", "torch", "nn", "F", "super", "zip"}
+)
+
+
+def identifier(text: str) -> str:
+    """A Python identifier near to a text."""
+    name = _word(text)
+    return f"{name}_" if keyword.iskeyword(name) or name in _LOCALS else name
+
+
+def attribute(text: str) -> str:
+    """A name for an attribute of a module, near to a text."""
+    name = _word(text)
+    return f"{name}_" if keyword.iskeyword(name) or name in _MODULE_NAMES else name
+
+
+def _word(text: str) -> str:
+    """Letters, digits and underscores, but no `__` in front: Python changes such names inside of classes."""
+    word = re.sub(r"^__+", "_", re.sub(r"\W", "_", text))
+    return f"_{word}" if not word or word[0].isdigit() else word
+
+
+def unique(name: str, taken: Iterable[str]) -> str:
+    """`name`, or `name_2`, `name_3`... where it is taken."""
+    used = set(taken)
+    candidate, count = name, 2
+    while candidate in used:
+        candidate, count = f"{name}_{count}", count + 1
+    return candidate
+
+
+def parameter_names(weights: Sequence[Sequence[Stored]], taken: Sequence[str] = ()) -> list[str]:
+    """A name for each weight of a class: as much of its path's end as tells it from the others.
+
+    `taken` are names that the class has given already.
+    """
+    segments = [_packed_segments([_words(stored.path) for stored in sources]) for sources in weights]
+    lengths = [1] * len(segments)
+    while True:
+        names = [_join(words[-length:]) for words, length in zip(segments, lengths, strict=True)]
+        clashing = {name for name in names if names.count(name) > 1}
+        grown = False
+        for place, name in enumerate(names):
+            if name in clashing and lengths[place] < len(segments[place]):
+                lengths[place] += 1
+                grown = True
+        if not grown:
+            break
+    result: list[str] = []
+    for name in names:
+        result.append(unique(attribute(name), (*taken, *result)))
+    return result
+
+
+def _words(path: Path) -> list[str]:
+    """A path's literal segments: `weight` goes, `bias` joins what it belongs to, and so do numbers."""
+    literal = [segment for segment in path if isinstance(segment, str)]
+    if len(literal) > 1 and literal[-1] == "weight":
+        literal.pop()
+    words: list[str] = []
+    for segment in literal:
+        if words and (segment.isdigit() or segment == "bias"):
+            words[-1] = f"{words[-1]}_{segment}"
+        else:
+            words.append(segment)
+    return words
+
+
+def _packed_segments(paths: list[list[str]]) -> list[str]:
+    """The segments of a packed weight: q_proj, k_proj, v_proj become qkv_proj."""
+    if len(paths) == 1:
+        return paths[0]
+    return [*paths[0][:-1], _packed_name([path[-1] for path in paths])]
+
+
+def _packed_name(leaves: list[str]) -> str:
+    words = [leaf.split("_") for leaf in leaves]
+    shared = 0
+    while all(len(w) > shared + 1 for w in words) and len({w[-1 - shared] for w in words}) == 1:
+        shared += 1
+    ends = words[0][len(words[0]) - shared :]
+    heads = ["_".join(w[: len(w) - shared]) for w in words]
+    glue = "" if all(len(head) == 1 for head in heads) else "_"
+    return "_".join([glue.join(heads), *ends])
+
+
+def _join(words: Sequence[str]) -> str:
+    return "_".join(words)
+
+
+def class_name(segment: str) -> str:
+    """`layers` -> `Layer`; a name that is no plural word gives `Layer` too."""
+    word = re.sub(r"\W", "_", segment)
+    if len(word) > 2 and word.endswith("s") and not word.endswith("ss"):
+        return "".join(part.capitalize() for part in word[:-1].split("_")) or "Layer"
+    return "Layer"

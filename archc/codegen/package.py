@@ -1,0 +1,208 @@
+"""A program and its fused graph -> the plan of a package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from archc.codegen.classes import ClassWriter, optional_inputs, path_code
+from archc.codegen.kernels import KernelTable
+from archc.codegen.lines import use_of
+from archc.codegen.plan import AttentionKernel, Class, Constant, Kernel, Module, Package
+from archc.codegen.semantics import Semantics
+from archc.ir.graph import Graph, Node
+from archc.ir.ops.structure import APPEND, INPUT, LOOP, WEIGHT
+from archc.ir.program import KEY_POSITIONS, POSITIONS, Program
+from archc.ir.rule import rule_of
+from archc.ir.sizes import NamedFloat, Size
+from archc.ir.types import DType
+
+_RUNTIME = ("Cache", "Stored", "Visible", "remember", "spans", "visible_keys")
+
+
+def plan_package(program: Program, fused: Graph, reference: Graph) -> Package:
+    """The plan for a program.
+
+    fused:     the graph after all passes, from which model.py and kernels.py are written
+    reference: the graph as the spec says it, with its cache planned, for reference.py
+    """
+    optional, readers = optional_inputs(fused)
+    table = KernelTable([(g, n) for g in fused.walk() for n in g.nodes() if rule_of(n)])
+    for graph, node in readers:
+        table.allow_none(graph, node)
+    semantics = Semantics([use for g in (fused, reference, *table.decompositions()) for use in _uses(g)])
+    kernels = table.plans(semantics)
+    constants = _constants(program.parameters)
+    reserved = frozenset({constant.name for constant in constants} | set(semantics.sources) | set(_RUNTIME))
+    loss, vocabulary = _is_language_model(reference)
+    cached = loss and _is_cached(reference)
+    base = "LanguageModel" if loss else "CheckpointModule"
+
+    def call(graph: Graph, node: Node, operands: list[str]) -> str:
+        while operands and operands[-1] == "None":
+            operands = operands[:-1]
+        return f"kernels.{table.name(graph, node)}({', '.join(operands)})"
+
+    model = ClassWriter(semantics, call, reserved, True, optional)
+    model.model("Model", _doc(program, fused, "fused"), fused, cached, _result_type(fused))
+    plain = ClassWriter(semantics, call, reserved, False, frozenset())
+    plain.model("Reference", _doc(program, reference, "op by op"), reference, cached, _result_type(reference))
+    helpers = tuple(
+        semantics.sources[name] for name in _used(semantics, _texts(plain.classes, kernels, model.classes))
+    )
+    return Package(
+        name=program.name,
+        generates=cached,
+        loss=loss,
+        vocabulary=vocabulary,
+        windows=any(_is_window(node) for graph in fused.walk() for node in graph.nodes()),
+        ignored=program.ignored,
+        tied=tuple((path_code(alias), path_code(target)) for alias, target in program.tied),
+        model=_module(f"The fused model {program.name}.", model.classes, semantics, constants, base, ()),
+        reference=_module(
+            f"The unfused model {program.name}, op by op as its spec says it.",
+            plain.classes,
+            semantics,
+            constants,
+            base,
+            helpers,
+        ),
+        kernels=kernels,
+    )
+
+
+def _uses(graph: Graph) -> Iterable[Any]:
+    """The calls of ops that are written as reference functions, here and in loops."""
+    structural = (INPUT, WEIGHT, LOOP, APPEND)
+    for part in graph.walk():
+        for node in part.nodes():
+            if node.op not in structural and rule_of(node) is None:
+                yield use_of(node)
+
+
+# --------------------------------------------------------------------- modules
+
+
+def _module(
+    title: str,
+    classes: Sequence[Class],
+    semantics: Semantics,
+    constants: Sequence[Constant],
+    base: str,
+    helpers: tuple[str, ...],
+) -> Module:
+    text = _class_text(classes)
+    runtime = sorted({base, "Stored", *(name for name in _RUNTIME if _mentions(text, name))})
+    imports = []
+    if "kernels." in text:
+        imports.append("from . import kernels")
+    if not helpers and _used(semantics, [text]):
+        imports.append(f"from .reference import {', '.join(_used(semantics, [text]))}")
+    imports.append(f"from .runtime import {', '.join(runtime)}")
+    used = tuple(constant for constant in constants if _mentions(text, constant.name))
+    return Module(title, tuple(imports), used, helpers, tuple(classes))
+
+
+def _class_text(classes: Sequence[Class]) -> str:
+    """Everything that is written of classes, to see which names it mentions."""
+    parts: list[str] = []
+    for each in classes:
+        parts += [str(line) for line in each.lines]
+        parts += [p.shape + " " + " ".join(s.rows for s in p.stored) for p in each.parameters]
+        parts += [layers.modules for layers in each.layers]
+        parts += [str(argument) for argument in each.arguments]
+        parts += [each.result, *(shape for _, shape in each.state)]
+    return "\n".join(parts)
+
+
+def _kernel_texts(kernels: Sequence[Kernel]) -> list[str]:
+    return [str(line) for k in kernels if not isinstance(k, AttentionKernel) for line in k.op.plain]
+
+
+def _texts(plain: Sequence[Class], kernels: Sequence[Kernel], model: Sequence[Class]) -> list[str]:
+    return [_class_text(plain), _class_text(model), *_kernel_texts(kernels)]
+
+
+def _used(semantics: Semantics, texts: Iterable[str]) -> tuple[str, ...]:
+    """Names of the reference functions that texts call, in order of the alphabet."""
+    joined = "\n".join(texts)
+    return tuple(
+        sorted(
+            name
+            for name in semantics.sources
+            if re.search(rf"(?:(?<![\w.])|(?<=reference\.)){name}\(", joined)
+        )
+    )
+
+
+def _mentions(text: str, name: str) -> bool:
+    return re.search(rf"\b{name}\b", text) is not None
+
+
+def _constants(parameters: Mapping[str, Any]) -> list[Constant]:
+    """The arch's numbers under the names that sizes refer to."""
+    constants: list[Constant] = []
+    for value in parameters.values():
+        if isinstance(value, Size):
+            constants.append(Constant(value.text, str(int(value))))
+        elif isinstance(value, NamedFloat):
+            constants.append(Constant(value.name, repr(float(value))))
+    return constants
+
+
+# ----------------------------------------------------------------------- model
+
+
+def _is_language_model(graph: Graph) -> tuple[bool, int]:
+    """Whether tokens [B, T] go in and logits over their vocabulary come out, and how large that is."""
+    given = [v for v in graph.inputs if graph.node(v).attributes["name"] not in (POSITIONS, KEY_POSITIONS)]
+    if len(given) != 1 or graph.type(given[0]).dtype is not DType.I64 or len(graph.outputs) != 1:
+        return False, 0
+    tables = [user for user, _ in graph.users(given[0]) if user.op.name == "embedding"]
+    logits = graph.type(graph.outputs[0][1])
+    if not tables or len(logits.shape) != 3 or tables[0].inputs[1] is None:
+        return False, 0
+    rows = graph.type(tables[0].inputs[1]).shape[0]
+    return logits.width == rows, int(rows) if logits.width == rows and isinstance(rows, int) else 0
+
+
+def _is_cached(graph: Graph) -> bool:
+    """Whether decoding can go token by token: nothing reads the past but through what is kept of it."""
+    nodes = [node for part in graph.walk() for node in part.nodes()]
+    return all(not node.op.past or _reads_kept(graph, node) for node in nodes) and not _sees_later(nodes)
+
+
+def _reads_kept(root: Graph, node: Node) -> bool:
+    for part in root.walk():
+        if node.id in part and part.node(node.id) is node:
+            values = [node.operand(name) for name in node.op.past]
+            return all(value is not None and part.node(value).op is APPEND for value in values)
+    return False
+
+
+def _sees_later(nodes: Sequence[Node]) -> bool:
+    return any("mask" in node.attributes and not node.attributes["mask"].causal for node in nodes)
+
+
+def _is_window(node: Node) -> bool:
+    mask = node.attributes.get("mask")
+    return mask is not None and mask.kind == "sliding"
+
+
+def _result_type(graph: Graph) -> str:
+    count = len(graph.outputs)
+    return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"
+
+
+def _doc(program: Program, graph: Graph, manner: str) -> tuple[str, ...]:
+    given = [v for v in graph.inputs if graph.node(v).attributes["name"] not in (POSITIONS, KEY_POSITIONS)]
+    inputs = ", ".join(f"{graph.name_of(v)} {_type(graph, v)}" for v in given)
+    outputs = ", ".join(f"{name} {_type(graph, value)}" for name, value in graph.outputs)
+    return (f"{program.arch}, {manner}: {inputs} -> {outputs}.  {program.span.line_reference}",)
+
+
+def _type(graph: Graph, value: Any) -> str:
+    type_ = graph.type(value)
+    dims = ", ".join(str(int(dim)) if isinstance(dim, int) else dim for dim in type_.shape)
+    return f"[{dims}]"

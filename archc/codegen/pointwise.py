@@ -1,0 +1,175 @@
+"""Elementwise decompositions -> the lines of a Triton kernel, forward and backward.
+
+The backward pass is derived from the ops' derivatives, by the chain rule over the decomposition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from archc.ir.expr import Expr, Formula, leaf
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import OPS
+from archc.ir.ops.structure import CONSTANT, INPUT
+
+_INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2)}
+_ATOM = 9
+_HELPERS = ("tanh",)  # functions of a kernels module, which a variable must not hide
+
+
+@dataclass
+class Writer:
+    """Writes formulas as Triton: arithmetic in place, each function's result once, under a name."""
+
+    lines: list[str] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
+    _written: dict[Expr, str] = field(default_factory=dict)
+
+    def text(self, formula: Formula, binding: int = 0) -> str:
+        """A formula as an expression that binds at least as tightly as asked."""
+        if not isinstance(formula, Expr):
+            text = repr(float(formula))
+            return f"({text})" if formula < 0 and binding else text
+        if formula.op == "leaf":
+            return str(formula.args[0])
+        if formula in self._written:
+            return self._written[formula]
+        if formula.op in _INFIX:
+            return self._infix(formula, binding)
+        if formula.op == "neg":
+            inner = f"-{self.text(_formula(formula.args[0]), 2)}"
+            return f"({inner})" if binding > 1 else inner
+        return self._function(formula)
+
+    def assign(self, name: str, formula: Formula) -> None:
+        """Compute a formula under a name."""
+        text = self.text(formula)
+        if text != name:
+            self.lines.append(f"{name} = {text}")
+        self.taken.add(name)
+        if isinstance(formula, Expr) and formula.op != "leaf":
+            self._written[formula] = name
+
+    def _infix(self, formula: Expr, binding: int) -> str:
+        symbol, strength = _INFIX[formula.op]
+        left, right = (_formula(arg) for arg in formula.args)
+        tighter = strength + (formula.op in ("sub", "div"))
+        text = f"{self.text(left, strength)} {symbol} {self.text(right, tighter)}"
+        return f"({text})" if binding > strength else text
+
+    def _function(self, formula: Expr) -> str:
+        template = OPS[formula.op].triton
+        assert template is not None
+        names = ("x", "y")
+        arguments = {
+            n: self._argument(_formula(a), template, n) for n, a in zip(names, formula.args, strict=False)
+        }
+        name = self._fresh(formula.op)
+        self.lines.append(f"{name} = {template.format(**arguments)}")
+        self._written[formula] = name
+        return name
+
+    def _argument(self, formula: Formula, template: str, name: str) -> str:
+        """An argument as its template needs it: by name where it is used twice or inside of arithmetic."""
+        text = self.text(formula)
+        if text.isidentifier() or (template.count(f"{{{name}}}") == 1 and f"({{{name}}})" in template):
+            return text
+        held = self._fresh("t")
+        self.lines.append(f"{held} = {text}")
+        return held
+
+    def _fresh(self, name: str) -> str:
+        candidate, count = name, 2
+        while candidate in self.taken or candidate in _HELPERS:
+            candidate, count = f"{name}_{count}", count + 1
+        self.taken.add(candidate)
+        return candidate
+
+
+def _formula(argument: Expr | float | str) -> Formula:
+    assert not isinstance(argument, str)
+    return argument
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """An elementwise decomposition as formulas over its loaded values.
+
+    leaves:    value of the decomposition -> the name it is loaded under
+    outputs:   formula of each output, by name
+    gradients: formula of each leaf's gradient, over the leaves and `d` + output names
+    """
+
+    leaves: dict[Value, str]
+    outputs: dict[str, Expr]
+    gradients: dict[str, Formula]
+
+
+def analyse(graph: Graph) -> Pointwise:
+    """The formulas of a decomposition: inputs, splits of inputs and elementwise ops."""
+    leaves: dict[Value, str] = {}
+    formulas: dict[Value, Formula] = {}
+    for node in graph.nodes():
+        if node.op is INPUT:
+            value = node.outputs[0]
+            if not all(user.op.name == "split" for user, _ in graph.users(value)):
+                leaves[value] = graph.name_of(value)
+        elif node.op.name == "split":
+            leaves.update({value: graph.name_of(value) or f"part{value.output}" for value in node.outputs})
+        elif node.op is CONSTANT:
+            formulas[node.outputs[0]] = node.attributes["value"]
+        else:
+            formulas[node.outputs[0]] = _apply(node, formulas, leaves)
+    outputs = {name: _as_expr(_lookup(value, formulas, leaves)) for name, value in graph.outputs}
+    gradients = _gradients(graph, formulas, leaves)
+    return Pointwise(leaves, outputs, gradients)
+
+
+def _lookup(value: Value, formulas: Mapping[Value, Formula], leaves: Mapping[Value, str]) -> Formula:
+    return leaf(leaves[value]) if value in leaves else formulas[value]
+
+
+def _as_expr(formula: Formula) -> Expr:
+    return formula if isinstance(formula, Expr) else Expr("add", (formula, 0.0))
+
+
+def _apply(node: Node, formulas: Mapping[Value, Formula], leaves: Mapping[Value, str]) -> Expr:
+    operands = [_lookup(value, formulas, leaves) for value in node.inputs if value is not None]
+    if node.op.name == "upcast":
+        return _as_expr(operands[0])
+    return Expr(node.op.name, tuple(operands))
+
+
+def _gradients(
+    graph: Graph, formulas: Mapping[Value, Formula], leaves: Mapping[Value, str]
+) -> dict[str, Formula]:
+    """Reverse mode over the decomposition: the gradient of every leaf."""
+    gradient: dict[Value, Formula] = {}
+    for name, value in graph.outputs:
+        _accumulate(gradient, value, leaf(f"d{name}"))
+    for node in reversed(graph.nodes()):
+        if node.op in (INPUT, CONSTANT) or node.op.name == "split" or node.outputs[0] not in gradient:
+            continue
+        incoming = _as_expr(gradient[node.outputs[0]])
+        operands = [_lookup(value, formulas, leaves) for value in node.inputs if value is not None]
+        for operand, part in zip(node.inputs, _derivative(node, incoming, operands), strict=True):
+            if operand is not None and graph.node(operand).op is not CONSTANT:
+                _accumulate(gradient, operand, part)
+    return {name: gradient.get(value, 0.0) for value, name in leaves.items()}
+
+
+def _derivative(node: Node, incoming: Expr, operands: list[Formula]) -> tuple[Formula, ...]:
+    if node.op.name == "upcast":
+        return (incoming,)
+    assert node.op.derivative is not None, node.op.name
+    return node.op.derivative(incoming, *[_as_leaf(operand) for operand in operands])
+
+
+def _as_leaf(formula: Formula) -> Formula:
+    """Numbers take part in derivative formulas as they are."""
+    return formula if isinstance(formula, Expr) else Expr("leaf", (repr(float(formula)),))
+
+
+def _accumulate(gradient: dict[Value, Formula], value: Value, part: Formula) -> None:
+    gradient[value] = gradient[value] + part if value in gradient else part

@@ -1,0 +1,155 @@
+"""Plans for elementwise fusions: activations, gated or with a bias, and whatever else a rule spells out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from archc.codegen.fused import Fused, power_of_two, width_of
+from archc.codegen.plan import Argument, CustomOp, PointwiseKernel
+from archc.codegen.pointwise import Pointwise, Writer, analyse
+
+
+@dataclass(frozen=True)
+class _Load:
+    """A value as it lies in a row of its source, or in a vector."""
+
+    name: str
+    source: str
+    offset: int
+
+
+def plan_pointwise(fused: Fused) -> PointwiseKernel:
+    """The kernel of a rule of the pointwise family."""
+    formulas = analyse(fused.form)
+    width = width_of(fused.node.types[0])
+    block = min(1024, power_of_two(width))
+    load = ", mask=inside, other=0.0" if width % block else ""
+    store = ", mask=inside" if width % block else ""
+    vectors = [name for name, type_ in fused.types.items() if len(type_.shape) == 1]
+    sources = [name for name in fused.types if name not in vectors]
+    loads = _loads(fused, formulas, vectors, width)
+    outputs = tuple(formulas.outputs)
+    forward = Writer(taken=set(formulas.leaves.values()))
+    for name, formula in formulas.outputs.items():
+        forward.assign(name, formula)
+    backward, twins = _backward(formulas, loads, vectors, outputs)
+    own_rows = [vector for vector in vectors if not twins[vector]]
+    gradient_tensors = [(f"d{name}", f"_like({name})") for name in sources]
+    gradient_tensors += [
+        (f"d{name}_rows", f"_like({sources[0]}, *{sources[0]}.shape[:-1], {width})") for name in own_rows
+    ]
+    strides = [f"{name}_stride" for name in sources]
+    return PointwiseKernel(
+        name=fused.name,
+        equation=fused.equation,
+        layout=fused.layout,
+        op=_custom_op(fused, sources, vectors, outputs, width),
+        width=width,
+        block=block,
+        warps=4,
+        helpers=("tanh",) if any("tanh(" in line for line in (*forward.lines, *backward.lines)) else (),
+        load_lines=(
+            *(_load_line(item, load) for item in loads),
+            *(f"{name} = tl.load({name}_ptr + column{load}).to(tl.float32)" for name in vectors),
+        ),
+        forward=tuple(forward.lines),
+        backward=tuple(backward.lines),
+        store_lines=_store_lines(fused, loads, own_rows, width, store),
+        row_lines=tuple(f"{name}_rows = _rows({name}, {fused.width(name)})" for name in sources),
+        gradient_tensors=tuple(gradient_tensors),
+        vector_gradients=tuple((f"d{name}", _sum_rows(name, twins[name], width)) for name in vectors),
+        forward_parameters=(*(f"{n}_ptr" for n in (*sources, *vectors, *outputs)), *strides),
+        forward_arguments=(
+            *(f"{name}_rows" for name in sources),
+            *vectors,
+            *outputs,
+            *(f"{name}_rows.stride(0)" for name in sources),
+        ),
+        backward_parameters=(
+            *(f"{n}_ptr" for n in (*sources, *vectors)),
+            *(f"d{n}_ptr" for n in outputs),
+            *(f"{n}_ptr" for n, _ in gradient_tensors),
+            *strides,
+        ),
+        backward_arguments=(
+            *(f"{name}_rows" for name in sources),
+            *vectors,
+            *(f"d{name}.contiguous()" for name in outputs),
+            *(name for name, _ in gradient_tensors),
+            *(f"{name}_rows.stride(0)" for name in sources),
+        ),
+    )
+
+
+def _loads(fused: Fused, formulas: Pointwise, vectors: Sequence[str], width: int) -> list[_Load]:
+    """Where each value lies: the parts of a split one after another in their source's rows."""
+    loads: list[_Load] = []
+    for value, name in formulas.leaves.items():
+        node = fused.form.node(value)
+        if name in vectors:
+            continue
+        if node.inputs and node.inputs[0] is not None:
+            loads.append(_Load(name, fused.form.name_of(node.inputs[0]), value.output * width))
+        else:
+            loads.append(_Load(name, name, 0))
+    return loads
+
+
+def _load_line(item: _Load, load: str) -> str:
+    offset = f"{item.offset} + " if item.offset else ""
+    place = f"{item.source}_ptr + row * {item.source}_stride + {offset}column"
+    return f"{item.name} = tl.load({place}{load}).to(tl.float32)"
+
+
+def _backward(
+    formulas: Pointwise, loads: Sequence[_Load], vectors: Sequence[str], outputs: Sequence[str]
+) -> tuple[Writer, dict[str, str]]:
+    """The gradient's statements, and for each vector the tensor that has the same gradient row by row."""
+    writer = Writer(taken={*formulas.leaves.values(), *(f"d{name}" for name in outputs)})
+    same: dict[Any, str] = {}
+    for item in loads:
+        writer.assign(f"d{item.name}", formulas.gradients[item.name])
+        same.setdefault(formulas.gradients[item.name], f"d{item.source}" if item.source == item.name else "")
+    twins = {vector: same.get(formulas.gradients[vector], "") for vector in vectors}
+    for vector in vectors:
+        if not twins[vector]:
+            writer.assign(f"d{vector}", formulas.gradients[vector])
+    return writer, twins
+
+
+def _store_lines(
+    fused: Fused, loads: Sequence[_Load], own_rows: Sequence[str], width: int, store: str
+) -> tuple[str, ...]:
+    lines = []
+    for item in loads:
+        offset = f"{item.offset} + " if item.offset else ""
+        place = f"d{item.source}_ptr + row * {fused.width(item.source)} + {offset}column"
+        lines.append(f"tl.store({place}, d{item.name}{store})")
+    lines += [f"tl.store(d{n}_rows_ptr + row * {width} + column, d{n}{store})" for n in own_rows]
+    return tuple(lines)
+
+
+def _sum_rows(name: str, twin: str, width: int) -> str:
+    return f"_rows({twin or f'd{name}_rows'}, {width}).sum(0, dtype=torch.float32).to({name}.dtype)"
+
+
+def _custom_op(
+    fused: Fused, sources: Sequence[str], vectors: Sequence[str], outputs: tuple[str, ...], width: int
+) -> CustomOp:
+    names = tuple(fused.types)
+    anchor = sources[0]
+    return CustomOp(
+        operands=fused.operands,
+        outputs=outputs,
+        fakes=(f"_like({anchor}, *{anchor}.shape[:-1], {width})",) * len(outputs),
+        saved=(*sources, *vectors),
+        incoming=tuple(Argument(name) for name in (*(f"d{n}" for n in outputs), *sources, *vectors)),
+        gradients=tuple(f"d{name}" for name in names),
+        gradient_fakes=tuple(f"_like({name})" for name in names),
+        returned=tuple(f"d{name}" for name in names),
+        remembered=(),
+        anchor=anchor,
+        plain=fused.plain,
+    )

@@ -1,0 +1,108 @@
+"""Plan -> text: Jinja fills the templates, black sets the layout."""
+
+from __future__ import annotations
+
+import textwrap
+from functools import cache
+from typing import Any
+
+import black
+from black.mode import Mode, TargetVersion
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from archc import resources
+from archc.codegen.plan import (
+    AttentionKernel,
+    Class,
+    Kernel,
+    Module,
+    NormKernel,
+    Package,
+    PointwiseKernel,
+    ReportPlan,
+    RopeKernel,
+)
+
+LINE_LENGTH = 120
+_MODE = Mode(target_versions={TargetVersion.PY311}, line_length=LINE_LENGTH)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(resources.resource_dir("templates")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["wrapped"] = _wrapped
+    return environment
+
+
+def _wrapped(text: str, indent: int = 4) -> str:
+    """The text on lines that fit, for a docstring at an indent."""
+    return textwrap.fill(text, LINE_LENGTH - 12, subsequent_indent=" " * indent, break_long_words=False)
+
+
+def _fill(template: str, **context: Any) -> str:
+    return _environment().get_template(template).render(**context).strip("\n")
+
+
+def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
+    """The files of a package by name, without their headers."""
+    sources = {
+        "__init__.py": _fill("__init__.py.jinja", package=package),
+        "model.py": _module(package, package.model),
+        "reference.py": _module(package, package.reference),
+        "runtime.py": _fill("runtime.py.jinja", package=package),
+    }
+    if package.kernels:
+        sources["kernels.py"] = _kernels(package)
+    files = {name: format_python(text) for name, text in sources.items()}
+    files["REPORT.md"] = _fill("REPORT.md.jinja", report=report) + "\n"
+    return files
+
+
+def format_python(text: str) -> str:
+    """The text as black lays it out."""
+    return black.format_str(text, mode=_MODE)
+
+
+def _module(package: Package, module: Module) -> str:
+    classes = [_class(package, each) for each in module.classes]
+    return _fill("model.py.jinja", module=module, classes=classes)
+
+
+def _class(package: Package, plan: Class) -> str:
+    base = "nn.Module"
+    if plan.is_model:
+        base = "LanguageModel" if package.loss else "CheckpointModule"
+    return _fill("class.jinja", c=plan, base=base, package=package)
+
+
+def _kernels(package: Package) -> str:
+    kernels = [_fill(f"kernels/{kernel.template}.jinja", k=kernel) for kernel in package.kernels]
+    imports = []
+    if any("reference." in kernel for kernel in kernels):
+        imports.append("from . import reference")
+    if any(isinstance(kernel, AttentionKernel) for kernel in package.kernels):
+        imports.append("from .runtime import Visible")
+    helpers = [h for k in package.kernels if isinstance(k, PointwiseKernel) for h in k.helpers]
+    return _fill(
+        "kernels.py.jinja",
+        package=package,
+        kernels=kernels,
+        imports=imports,
+        uses_triton=any(not isinstance(kernel, AttentionKernel) for kernel in package.kernels),
+        uses_programs=any(_reduces(kernel) for kernel in package.kernels),
+        helpers=list(dict.fromkeys(helpers)),
+    )
+
+
+def _reduces(kernel: Kernel) -> bool:
+    """Whether a kernel's gradient is summed over rows by a fixed number of programs."""
+    return isinstance(kernel, NormKernel) or (
+        isinstance(kernel, RopeKernel) and bool(kernel.template == "qk_norm_rope")
+    )

@@ -1,0 +1,173 @@
+"""Plans for rotary positions: queries and keys rotated, normed before if the rule says so, values copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archc.codegen.fused import Fused, power_of_two, width_of
+from archc.codegen.plan import Argument, CustomOp, Heads, RopeKernel
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Heads as the rule has them: where they lie and how many they are."""
+
+    name: str
+    source: str
+    heads: int
+    offset: int
+
+
+def plan_rope(fused: Fused) -> RopeKernel:
+    """The kernel of a rule of the rope family."""
+    attributes = fused.node.attributes
+    packed = fused.rule.operands[0] == "qkv"
+    parts = _packed_parts(fused) if packed else _separate_parts(fused)
+    head_dim = width_of(fused.node.types[0])
+    pairs = fused.width("cos")
+    sources = _sources(fused, packed, parts, head_dim)
+    normed = any(step.op.name == "rms_norm" for step in fused.rule.steps)
+    heads = [_heads(fused, part, dict(sources)[part.source], head_dim, pairs) for part in parts]
+    rotated = tuple(part for part in heads if part.name != "v")
+    weights = tuple(part.weight for part in rotated if part.weight)
+    names = [name for name, _ in sources]
+    outs = [f"{part.name}_out" for part in parts]
+    offset = float(attributes.get("offset", 0.0))
+    strides = [f"{name}_stride" for name in names]
+    row_strides = [f"{name}_rows.stride(0)" for name in names]
+    table = "cos.shape[0] * cos.shape[1]"
+    incoming = [f"d{out}" for out in outs]
+    again = (*names, *weights) if normed else ()
+    elements = max(part.block for part in rotated) * power_of_two(head_dim)
+    shapes = {
+        name: (str(width) if packed else f"{_count(parts, name)}, {head_dim}") for name, width in sources
+    }
+    return RopeKernel(
+        name=fused.name,
+        equation=fused.equation,
+        layout=fused.layout,
+        op=_custom_op(names, outs, parts, weights, head_dim, normed, shapes, fused),
+        sources=sources,
+        source_shapes=shapes,
+        rotated=rotated,
+        copied=tuple(part for part in heads if part.name == "v"),
+        head_dim=head_dim,
+        head_block=power_of_two(head_dim),
+        pairs=pairs,
+        pair_block=power_of_two(pairs),
+        rest=head_dim - 2 * pairs,
+        rest_block=power_of_two(head_dim - 2 * pairs) if head_dim > 2 * pairs else 0,
+        interleaved=attributes["pairing"] == "interleaved",
+        eps=float(attributes.get("eps", 0.0)),
+        shift=f"{offset} + " if offset else "",
+        warps=4 if elements <= 4096 else 8 if elements <= 16384 else 16,
+        forward_parameters=(
+            *(f"{name}_ptr" for name in (*names, "cos", "sin", *weights, *outs)),
+            *strides,
+            "table_tokens",
+        ),
+        forward_arguments=(
+            *(f"{name}_rows" for name in names),
+            "cos.contiguous()",
+            "sin.contiguous()",
+            *weights,
+            *outs,
+            *row_strides,
+            table,
+        ),
+        backward_parameters=(
+            *(f"{name}_ptr" for name in (*incoming, "cos", "sin", *again)),
+            *(f"d{name}_ptr" for name in (*names, *weights)),
+            *(("tokens", *strides) if normed else ()),
+            "table_tokens",
+        ),
+        backward_arguments=(
+            *incoming,
+            "cos.contiguous()",
+            "sin.contiguous()",
+            *((*(f"{name}_rows" for name in names), *weights) if normed else ()),
+            *(f"d{name}" for name in (*names, *weights)),
+            *(("tokens", *row_strides) if normed else ()),
+            table,
+        ),
+        template="qk_norm_rope" if normed else "rope",
+    )
+
+
+def _packed_parts(fused: Fused) -> list[_Part]:
+    sizes = fused.node.attributes["sizes"]
+    if isinstance(sizes, int):
+        sizes = (fused.width("qkv") // sizes,) * sizes
+    counts = [type_.shape[2] for type_ in fused.node.types]
+    offsets = [0, int(sizes[0]), int(sizes[0]) + int(sizes[1])]
+    return [_Part(name, "qkv", int(n), o) for name, n, o in zip("qkv", counts, offsets, strict=True)]
+
+
+def _separate_parts(fused: Fused) -> list[_Part]:
+    return [_Part(name, name, int(fused.types[name].shape[2]), 0) for name in ("q", "k")]
+
+
+def _sources(fused: Fused, packed: bool, parts: list[_Part], head_dim: int) -> tuple[tuple[str, int], ...]:
+    if packed:
+        return (("qkv", fused.width("qkv")),)
+    return tuple((part.name, part.heads * head_dim) for part in parts)
+
+
+def _count(parts: list[_Part], name: str) -> int:
+    return next(part.heads for part in parts if part.source == name)
+
+
+def _heads(fused: Fused, part: _Part, source_width: int, head_dim: int, pairs: int) -> Heads:
+    block = power_of_two(part.heads)
+    rest = head_dim - 2 * pairs
+
+    def mask(column: str, count: int) -> str:
+        tests = [f"head < {part.heads}"] if block != part.heads else []
+        tests += [f"{column} < {count}"] if power_of_two(count) != count else []
+        return " & ".join(f"({test})" for test in tests) if len(tests) > 1 else "".join(tests)
+
+    norm = f"{part.name}_norm"
+    return Heads(
+        name=part.name,
+        source=part.source,
+        source_width=source_width,
+        offset=part.offset,
+        heads=part.heads,
+        block=block,
+        width=part.heads * head_dim,
+        weight=norm if norm in fused.types else "",
+        mask=mask("pair", pairs),
+        rest_mask=mask("rest", rest) if rest else "",
+        copy_mask=mask("value", head_dim),
+    )
+
+
+def _custom_op(
+    names: list[str],
+    outs: list[str],
+    parts: list[_Part],
+    weights: tuple[str, ...],
+    head_dim: int,
+    normed: bool,
+    shapes: dict[str, str],
+    fused: Fused,
+) -> CustomOp:
+    saved = ["cos", "sin", *((*names, *weights) if normed else ())]
+    incoming = [*(f"d{out}" for out in outs), *saved]
+    anchor = names[0]
+    return CustomOp(
+        operands=fused.operands,
+        outputs=tuple(outs),
+        fakes=tuple(f"_like({anchor}, *{anchor}.shape[:2], {part.heads}, {head_dim})" for part in parts),
+        saved=tuple(saved),
+        incoming=tuple(Argument(name) for name in incoming),
+        gradients=tuple(f"d{name}" for name in (*names, *weights)),
+        gradient_fakes=(
+            *(f"_like(dq_out, *dq_out.shape[:2], {shapes[name]})" for name in names),
+            *(f"_like({name})" for name in weights),
+        ),
+        returned=(*(f"d{name}" for name in names), "None", "None", *(f"d{name}" for name in weights)),
+        remembered=(),
+        anchor=anchor,
+        plain=fused.plain,
+    )

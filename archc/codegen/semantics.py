@@ -1,0 +1,224 @@
+"""The ops' reference functions as text, specialised to a model.
+
+An attribute that has one value in all of a model is written into the function; a function that is a single
+expression by then is written in place of its calls.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from archc.codegen.specialise import Specialised, specialise
+from archc.ir.op import Op
+from archc.ir.records import Record
+
+_MAX_INLINE = 80
+
+
+@dataclass(frozen=True)
+class Use:
+    """One call of an op: which operands it has, and its attributes."""
+
+    op: Op
+    present: tuple[bool, ...]
+    attributes: tuple[tuple[str, Any], ...]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the operands that are there."""
+        if self.op.variadic:
+            return ("xs",)
+        return tuple(o.name for o, there in zip(self.op.operands, self.present, strict=False) if there)
+
+    def specialised(self, fixed: Mapping[str, Any]) -> Specialised:
+        """The reference function with attributes and absent operands written into it."""
+        operands = zip(self.op.operands, self.present, strict=False)
+        absent = {operand.name: None for operand, there in operands if not there}
+        return specialise(_source_of(self.op), {**fixed, **absent}, self.parameters)
+
+
+@dataclass(frozen=True)
+class Function:
+    """An op's reference function for some model; `keywords` are attributes that differ from call to call."""
+
+    name: str
+    source: str
+    keywords: tuple[str, ...]
+
+
+class Semantics:
+    """The reference functions of all ops that a model uses."""
+
+    def __init__(self, uses: Sequence[Use]):
+        self._inline = {use: text for use in dict.fromkeys(uses) if (text := _inlined(use)) is not None}
+        groups: dict[Any, list[Use]] = {}
+        for use in dict.fromkeys(uses):
+            if use not in self._inline:
+                groups.setdefault(_group_key(use), []).append(use)
+        names = {key: _function_name(key, list(groups)) for key in groups}
+        self._functions = {key: _function(names[key], members) for key, members in groups.items()}
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The functions' texts by name."""
+        return {function.name: function.source for function in self._functions.values()}
+
+    def call(
+        self, use: Use, operands: Sequence[str], attribute_texts: Mapping[str, str], home: str = ""
+    ) -> str:
+        """The call as an expression; `operands` are expressions, those absent left out.
+
+        `home` is where the functions are found, such as "reference.".
+        """
+        if use in self._inline:
+            if use.op.variadic:
+                operands = [f"[{', '.join(operands)}]"]
+            return _substitute(self._inline[use], dict(zip(use.parameters, operands, strict=True)))
+        function = self._functions[_group_key(use)]
+        arguments = [*operands, *(f"{name}={attribute_texts[name]}" for name in function.keywords)]
+        return f"{home}{function.name}({', '.join(arguments)})"
+
+    def written_twice(self, use: Use) -> tuple[bool, ...]:
+        """For each operand, whether a call writes it more than once: it had better be a name then."""
+        if use not in self._inline or use.op.variadic:
+            return (False,) * len(use.parameters)
+        tree = ast.parse(self._inline[use], mode="eval").body
+        names = [name for _, _, name, _ in _places(tree, dict.fromkeys(use.parameters, ""), 0)]
+        return tuple(names.count(parameter) > 1 for parameter in use.parameters)
+
+
+def _group_key(use: Use) -> Any:
+    """Uses that can share a function: structured attributes and absent operands must agree."""
+    structured = tuple((name, value) for name, value in use.attributes if not _is_scalar(value))
+    return use.op.name, use.present, structured
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _function_name(key: Any, keys: Sequence[Any]) -> str:
+    """The op's name; where a model needs several functions for one op, what sets this one apart."""
+    name: str = key[0]
+    rivals = [other for other in keys if other[0] == name]
+    if len(rivals) == 1:
+        return name
+    if len({_kinds(other) for other in rivals}) == len(rivals) and _kinds(key):
+        return "_".join((name, *_kinds(key)))
+    return f"{name}_{rivals.index(key) + 1}"
+
+
+def _kinds(key: Any) -> tuple[str, ...]:
+    return tuple(value.kind for _, value in key[2] if isinstance(value, Record))
+
+
+# ------------------------------------------------------------------- functions
+
+
+def _inlined(use: Use) -> str | None:
+    """The use as an expression over its parameters, where it is a short one."""
+    expression = use.specialised(dict(use.attributes)).expression
+    return expression if expression is not None and len(expression) <= _MAX_INLINE else None
+
+
+def _function(name: str, uses: Sequence[Use]) -> Function:
+    """One function for several uses: what is the same in all of them is written into it."""
+    first = uses[0]
+    fixed = {
+        attribute: value
+        for attribute, value in first.attributes
+        if all(dict(use.attributes)[attribute] == value for use in uses)
+    }
+    keywords = tuple(attribute for attribute, _ in first.attributes if attribute not in fixed)
+    special = first.specialised(fixed)
+    parameters = [f"{parameter}: Tensor" for parameter in first.parameters]
+    if keywords:
+        parameters += ["*", *(f"{k}: {_annotation(first.op, k)}" for k in keywords)]
+    head = f"def {name}({', '.join(parameters)}) -> {special.result_type}:"
+    doc = _trimmed(special.docstring, set(fixed))
+    return Function(name, "\n".join([head, f'    """{doc}"""', *special.lines]), keywords)
+
+
+def _annotation(op: Op, attribute: str) -> str:
+    parameter = inspect.signature(op.reference).parameters[attribute]
+    return "float" if parameter.annotation is float else "int"
+
+
+def _trimmed(docstring: str, fixed: set[str]) -> str:
+    """Without the paragraphs that explain attributes which have become part of the function."""
+    summary, *paragraphs = docstring.rstrip().split("\n\n")
+    kept = [text for text in paragraphs if not any(f"`{name}`" in text for name in fixed)]
+    return "\n\n".join([summary, *kept]) + ("\n    " if kept else "")
+
+
+@cache
+def _source_of(op: Op) -> str:
+    """The function as it is declared, without its decorator."""
+    source = textwrap.dedent(inspect.getsource(op.reference))
+    return source[source.index(f"def {op.reference.__name__}(") :]
+
+
+# ------------------------------------------------------------------ expressions
+
+_STRENGTH: dict[type[ast.AST], int] = {
+    ast.IfExp: 0,
+    ast.Compare: 1,
+    ast.BitOr: 2,
+    ast.BitAnd: 3,
+    ast.Add: 4,
+    ast.Sub: 4,
+    ast.Mult: 5,
+    ast.Div: 5,
+    ast.MatMult: 5,
+    ast.UnaryOp: 6,
+    ast.Pow: 7,
+}
+_ATOM = 9
+
+
+def _substitute(expression: str, operands: Mapping[str, str]) -> str:
+    """The expression with operands in place of parameters, in parentheses where they need them."""
+    tree = ast.parse(expression, mode="eval").body
+    places = sorted(_places(tree, operands, 0), reverse=True)
+    for start, end, name, binding in places:
+        operand = operands[name]
+        if _strength(ast.parse(operand, mode="eval").body) < binding:
+            operand = f"({operand})"
+        expression = expression[:start] + operand + expression[end:]
+    return expression
+
+
+def _places(
+    node: ast.expr | ast.AST, operands: Mapping[str, str], binding: int
+) -> list[tuple[int, int, str, int]]:
+    """Where parameters stand: start, end, name, and how tightly their surroundings bind."""
+    if isinstance(node, ast.Name) and node.id in operands:
+        return [(node.col_offset, node.col_offset + len(node.id), node.id, binding)]
+    found: list[tuple[int, int, str, int]] = []
+    for child in ast.iter_child_nodes(node):
+        found += _places(child, operands, _binding(node, child))
+    return found
+
+
+def _binding(node: ast.AST, child: ast.AST) -> int:
+    """How tightly a child must bind by itself to need no parentheses."""
+    if isinstance(node, ast.BinOp):
+        strength = _STRENGTH[type(node.op)]
+        return strength + (child is node.right)
+    if isinstance(node, ast.UnaryOp):
+        return _STRENGTH[ast.UnaryOp]
+    if isinstance(node, ast.Attribute) or (isinstance(node, ast.Subscript) and child is node.value):
+        return _ATOM
+    return _STRENGTH[ast.Compare] + 1 if isinstance(node, ast.Compare) else 0
+
+
+def _strength(node: ast.expr) -> int:
+    if isinstance(node, ast.BinOp):
+        return _STRENGTH[type(node.op)]
+    return _STRENGTH.get(type(node), _ATOM)

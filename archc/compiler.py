@@ -1,0 +1,214 @@
+"""The whole road, from a spec file to a package's files: joins parts that know nothing of one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from archc import resources
+from archc.errors import ArchcError, Mistake, Reporter, Source, did_you_mean
+from archc.frontend import mistakes, syntax
+from archc.frontend.fusions import check_fusion_names, rules_of
+from archc.frontend.lower import lower
+from archc.frontend.lowerer import Budget
+from archc.frontend.names import check_names
+from archc.frontend.parse import parse
+from archc.frontend.resolve import Loader, Module
+from archc.ir.graph import Graph
+from archc.ir.program import Expectation, Program
+from archc.ir.rule import Rule
+from archc.passes.context import Context
+from archc.passes.pipeline import run_passes, run_reference_passes
+from archc.passes.report import Report
+from archc.target import CUDA, Target
+
+if TYPE_CHECKING:
+    from archc.codegen.emit import Origin
+    from archc.codegen.plan import ReportPlan
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A spec file that was read, with the fusions that hold for it.
+
+    `found` are mistakes that can be told without lowering a model; they are raised together with the others.
+    """
+
+    module: Module
+    rules: tuple[Rule, ...]
+    found: tuple[Mistake, ...] = ()
+
+    @property
+    def models(self) -> list[str]:
+        return list(self.module.models)
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A model after all passes.
+
+    program:   as the spec says it
+    fused:     the graph that model.py is written from
+    reference: the graph that reference.py is written from
+    """
+
+    program: Program
+    fused: Graph
+    reference: Graph
+    context: Context
+
+    @property
+    def report(self) -> Report:
+        return self.context.report
+
+
+def read_spec_file(path: Path, name: str | None = None) -> Spec:
+    """Read a spec and what it imports; raises `SpecError` with its syntax mistakes, or `ArchcError`."""
+    reporter = Reporter()
+    return _checked(Loader(reporter).load(path, name), reporter)
+
+
+def read_spec_text(text: str, name: str = "<text>") -> Spec:
+    """Read a spec from a string; it imports standard specs only."""
+    reporter = Reporter()
+    return _checked(Loader(reporter).load_text(Source(name, text)), reporter)
+
+
+def _checked(module: Module | None, reporter: Reporter) -> Spec:
+    if module is None or not module.complete:
+        reporter.raise_if_any()
+    assert module is not None
+    own = [rule for each in module.with_imports() for rule in rules_of(each, reporter)]
+    names = {name for each in module.with_imports() for name in each.fusions}
+    standard = [rule for rule in standard_rules() if rule.name not in names]
+    check_fusion_names(module, standard_rules(), reporter)
+    check_names(module, names | {rule.name for rule in standard}, reporter)
+    return Spec(module, (*standard, *own), reporter.mistakes)
+
+
+@cache
+def standard_rules() -> tuple[Rule, ...]:
+    """The fusions of specs/fusions.arch."""
+    reporter = Reporter()
+    module = Loader(reporter).load(resources.resource_dir("specs") / "fusions.arch")
+    assert module is not None
+    rules = rules_of(module, reporter)
+    reporter.raise_if_any()
+    return tuple(rules)
+
+
+def lower_models(
+    spec: Spec, names: Iterable[str], settings: Mapping[str, str] | None = None
+) -> list[Program]:
+    """The programs of models; raises `SpecError` with the mistakes of all of them."""
+    overrides = {name: _expression(name, text) for name, text in (settings or {}).items()}
+    reporter, budget = Reporter(spec.found), Budget()
+    programs: list[Program | None] = []
+    for name in names:
+        if not (budget.is_spent or reporter.is_full):
+            programs.append(lower(spec.module, name, reporter, overrides, budget))
+    reporter.raise_if_any()
+    return [program for program in programs if program is not None]
+
+
+def check(spec: Spec) -> int:
+    """Lower every model, and every arch that no model shows; how many that were.  Raises `SpecError`."""
+    used = {model.arch for model in spec.module.models.values()}
+    for arch in spec.module.archs.values():
+        if arch.name not in used and all(param.default is not None for param in arch.params):
+            model = syntax.Model(arch.span, arch.name, arch.name, arch.span, ())
+            spec.module.models.setdefault(arch.name, model)
+    return len(lower_models(spec, list(spec.module.models)))
+
+
+def choose_models(spec: Spec, name: str | None) -> list[str]:
+    """The model of a name, or all; raises `ArchcError` where there is none."""
+    if name is None:
+        if not spec.models:
+            raise ArchcError(
+                f"{spec.module.source.name} defines no model: add a line `model name = Arch(...)`"
+            )
+        return spec.models
+    if name not in spec.models:
+        hint = did_you_mean(name, spec.models)
+        known = hint or f"it defines {', '.join(spec.models) or 'none'}"
+        raise ArchcError(f"{spec.module.source.name} has no model `{name}`; {known}")
+    return [name]
+
+
+def compile_program(program: Program, rules: tuple[Rule, ...], target: Target = CUDA) -> Compilation:
+    """Run all passes; raises `SpecError` where an `expect` is not met."""
+    context = Context(rules, target)
+    fused = run_passes(program.graph, context)
+    _check_expectations(program.expectations, context)
+    return Compilation(program, fused, run_reference_passes(program.graph, context), context)
+
+
+def _check_expectations(expectations: Iterable[Expectation], context: Context) -> None:
+    reporter = Reporter()
+    fired = {each.rule for each in context.report.fired}
+    known = {rule.name: rule for rule in context.rules}
+    for expectation in expectations:
+        if expectation.rule not in known:
+            hint = did_you_mean(expectation.rule, known)
+            reporter.report(
+                mistakes.UnknownName(expectation.span, kind="fusion", name=expectation.rule, hint=hint)
+            )
+        elif known[expectation.rule].family not in context.target.families:
+            continue  # a target without such kernels is not expected to have this one
+        elif expectation.rule not in fired:
+            tried = [each for each in context.report.attempts if each.rule == expectation.rule]
+            reasons = "; ".join(dict.fromkeys(f"{each.place}: {each.reason}" for each in tried[:3]))
+            hint = reasons or "nothing in the model looks like it"
+            reporter.report(mistakes.ExpectationFailed(expectation.span, rule=expectation.rule, hint=hint))
+    reporter.raise_if_any()
+
+
+def package_files(compilation: Compilation, origin: Origin) -> dict[str, str]:
+    """The files of the generated package by name, headers included."""
+    from archc.codegen.emit import with_headers
+    from archc.codegen.package import plan_package
+    from archc.codegen.render import render_package
+
+    package = plan_package(compilation.program, compilation.fused, compilation.reference)
+    return with_headers(render_package(package, _report_plan(compilation)), origin)
+
+
+def _report_plan(compilation: Compilation) -> ReportPlan:
+    """What REPORT.md tells, in words."""
+    from archc.analysis.summary import summarise
+    from archc.codegen.plan import ReportPlan
+
+    program, report = compilation.program, compilation.report
+    counts = summarise(compilation.reference)
+    facts = (
+        ("parameters", f"{counts.parameters:,}"),
+        ("active parameters", f"{counts.parameters:,}"),
+        ("without embedding tables", f"{counts.parameters - counts.embedding_parameters:,}"),
+        ("KV cache", f"{counts.kv_bytes_per_token:,} bytes a token in bfloat16"),
+        ("FLOPs a token, forward", f"{counts.flops_per_token:,}"),
+        ("FLOPs a token for each token of context", f"{counts.flops_per_context:,}"),
+    )
+    return ReportPlan(
+        name=program.name,
+        title=f"{program.arch}, {program.span.line_reference}, for {compilation.context.target.description}.",
+        facts=facts,
+        fired=tuple((f.rule, f.place, f.count, ", ".join(f.relaxations)) for f in report.fired),
+        missed=tuple((m.rule, m.place, m.reason) for m in report.missed),
+        remarks=tuple((r.pass_name, r.text) for r in report.remarks),
+    )
+
+
+def _expression(name: str, text: str) -> syntax.Expr:
+    """The value of `--set name=text` as an expression; raises `SpecError` or `ArchcError`."""
+    reporter = Reporter()
+    tree = parse(Source(f"--set {name}", f"value = {text}"), reporter)
+    reporter.raise_if_any()
+    assert tree is not None
+    item = tree.items[0]
+    if len(tree.items) != 1 or not isinstance(item, syntax.Define):
+        raise ArchcError(f"--set takes name=value, not `{name}={text}`")
+    return item.value

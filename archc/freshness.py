@@ -1,0 +1,87 @@
+"""A build that was made before, of inputs and outputs that are all as they were, need not be made again.
+
+Imports next to nothing: this is what makes a second `archc build` quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from archc import resources
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def recall(request: Sequence[str]) -> list[str] | None:
+    """The lines an earlier build of this request had to say; None when anything has changed since."""
+    path = _record_path(request)
+    try:
+        record = json.loads(path.read_text()) if path else None
+        if record and record["toolchain"] == _toolchain() and _digests(record["files"]) == record["files"]:
+            lines: list[str] = record["lines"]
+            same = _listings(record["folders"]) == record["folders"]
+            return lines if same and not any(Path(name).exists() for name in record["absent"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None
+
+
+def remember(
+    request: Sequence[str],
+    files: Iterable[Path],
+    folders: Iterable[Path],
+    absent: Iterable[Path],
+    lines: Sequence[str],
+) -> None:
+    """Note down a finished build: the files it read and wrote, the packages' folders, what to say next time.
+
+    `absent` are files that would have been read if they had been there.
+    """
+    path = _record_path(request)
+    if path is None:
+        return
+    record = {
+        "toolchain": _toolchain(),
+        "files": _digests(str(file.resolve()) for file in files),
+        "folders": _listings(str(folder.resolve()) for folder in folders),
+        "absent": [str(file.absolute()) for file in absent],
+        "lines": list(lines),
+    }
+    try:
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(record))
+        os.replace(partial, path)
+    except OSError:
+        return  # the next build takes its time
+
+
+def _record_path(request: Sequence[str]) -> Path | None:
+    folder = resources.cache_dir()
+    key = hashlib.sha256(json.dumps([os.getcwd(), *request]).encode()).hexdigest()
+    return folder / "builds" / f"{key[:32]}.json" if folder else None
+
+
+def _toolchain() -> str:
+    """A digest of the compiler itself: its code, grammar, templates and standard specs."""
+    digest = hashlib.sha256()
+    folders = [_PACKAGE, *(resources.resource_dir(kind) for kind in ("grammar", "templates", "specs"))]
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".lark", ".jinja", ".arch"):
+                digest.update(str(path.relative_to(folder)).encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _digests(paths: Iterable[str]) -> dict[str, str]:
+    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
+
+
+def _listings(folders: Iterable[str]) -> dict[str, list[str]]:
+    """What lies in each folder, but for what Python leaves there."""
+    return {name: sorted(set(os.listdir(name)) - {"__pycache__"}) for name in folders}

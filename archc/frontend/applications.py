@@ -1,0 +1,155 @@
+"""Ops put into the graph, with the weights that they bring and the values of their attributes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from archc.errors import Note, Span, did_you_mean
+from archc.frontend import mistakes
+from archc.frontend.expressions import source_text
+from archc.frontend.limits import MAX_NODES, MAX_WEIGHT_ELEMENTS, NODE_STEPS
+from archc.frontend.paths import Paths
+from archc.frontend.values import POISON, Handle, LoopValue, Poison, Quotient, describe
+from archc.ir.attributes import Kind, NotWholeError
+from archc.ir.graph import Value
+from archc.ir.op import Op
+from archc.ir.ops.structure import CONSTANT
+from archc.ir.paths import Path
+from archc.ir.types import TypeMistake, shape_text
+
+# How operators are written that are ops on tensors.
+_SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "neg": "-", "square": "** 2"}
+
+
+class _Reported(Exception):
+    """A mistake that was reported already."""
+
+
+class Applications(Paths):
+    """Application of ops to values."""
+
+    # ------------------------------------------------------------- attributes
+
+    def convert(self, value: Any, kind: Kind, what: str, span: Span) -> Any:
+        """A value as an attribute keeps it; loop-dependent values stay so."""
+        plain = value.value if isinstance(value, LoopValue) else value
+        if isinstance(plain, Poison):
+            return POISON
+        try:
+            kept = kind.accept(plain)
+        except NotWholeError:
+            return self._report_fraction(plain, what, span)
+        except ValueError:
+            hint = did_you_mean(str(plain), kind.choices) if isinstance(plain, str) else ""
+            return self.report(
+                mistakes.WrongValue(span, what=what, expected=kind.expected, found=describe(plain), hint=hint)
+            )
+        if not isinstance(value, LoopValue):
+            return kept
+        return LoopValue(kept, lambda indices: kind.accept(value.at(indices)), value.variables, value.steps)
+
+    def _report_fraction(self, value: Any, what: str, span: Span) -> Any:
+        if isinstance(value, Quotient) and value.expr is not None:
+            text = f"`{source_text(value.expr)}`"
+            note = Note(f"{what} must be a whole number", span)
+            return self.report(
+                mistakes.NotDivisible(
+                    value.expr.span, text=text, left=value.left, right=value.right, notes=[note]
+                )
+            )
+        return self.report(mistakes.NotWhole(span, what=what, found=describe(value)))
+
+    # --------------------------------------------------------------- the node
+
+    def apply(
+        self, op: Op, operands: list[Any], attributes: dict[str, Any], span: Span, path: Path = ()
+    ) -> list[Any]:
+        """Add an op to the graph, with its weights; numbers among the operands become constants."""
+        if not self.count_node(span):
+            return [POISON]
+        values = [self._value(operand) for operand in operands]
+        try:
+            values += self._weights(op, values, attributes, span, path)
+            kept = {name: attributes[name] for name in op.attributes}
+            node = self.frame.graph.add(
+                op, values, kept, span=self.place(span), scope=self.scope, path=self.prefix + path
+            )
+        except _Reported:
+            return [POISON]
+        except TypeMistake as mistake:
+            return self._report_type(op, mistake, values, span)
+        return [Handle(self.frame.graph, value) for value in node.outputs]
+
+    def count_node(self, span: Span) -> bool:
+        """Count one more op or traced body; False where there are too many, which is reported once."""
+        self.spend(NODE_STEPS)
+        self.nodes += 1
+        if self.nodes == MAX_NODES + 1:
+            self.report(mistakes.TooMany(span, what="ops in one model", limit=MAX_NODES))
+        return self.nodes <= MAX_NODES
+
+    def _value(self, operand: Any) -> Value | None:
+        if operand is None:
+            return None
+        if isinstance(operand, Handle):
+            return self.resolve(operand)
+        number = float(self.known(operand))
+        return self.frame.graph.add(CONSTANT, (), {"value": number}).outputs[0]
+
+    def _report_type(self, op: Op, mistake: TypeMistake, values: list[Value | None], span: Span) -> list[Any]:
+        graph = self.frame.graph
+        notes: list[Note] = []
+        for operand, value in zip(op.operands, values, strict=False):
+            if operand.name in mistake.operands and value is not None:
+                node = graph.node(value)
+                name = graph.name_of(value) or operand.name
+                notes.append(Note(f"`{name}` is {graph.type(value)}", node.span))
+        self.report(
+            mistakes.WrongShape(
+                span,
+                op=_SYMBOLS.get(op.name, op.name),
+                reason=mistake,
+                notes=[*notes, *self.call_notes(span)],
+            )
+        )
+        return [POISON]
+
+    def _weights(
+        self, op: Op, values: list[Value | None], attributes: dict[str, Any], span: Span, path: Path
+    ) -> list[Value | None]:
+        """The parameter tensors that an op brings, None for those switched off."""
+        if not op.weights:
+            return []
+        types = {
+            operand.name: self.frame.graph.type(value)
+            for operand, value in zip(op.data_operands, values, strict=True)
+            if value is not None
+        }
+        call = SimpleNamespace(**types, **attributes)
+        wanted = [weight for weight in op.weights if weight.when is None or attributes[weight.when]]
+        if wanted and not path and self.tie is None:
+            self.report(mistakes.NeedsPath(span, op=op.name))
+            raise _Reported
+        made: dict[str, Value] = {}
+        for weight in wanted:
+            shape = weight.shape(call)
+            self._check_weight_size(shape, span)
+            init = (
+                attributes["init"] if weight is op.weights[0] and "init" in attributes else weight.start(call)
+            )
+            made[weight.operand_name] = self.weight(path, weight.name, shape, init, span)
+        return [made.get(weight.operand_name) for weight in op.weights]
+
+    def _check_weight_size(self, shape: tuple[Any, ...], span: Span) -> None:
+        elements = 1
+        for size in shape:
+            if not isinstance(size, int):
+                raise TypeMistake(f"a parameter of shape {shape_text(shape)} has no known size")
+            elements *= int(size)
+        if elements > MAX_WEIGHT_ELEMENTS:
+            limit = f"2^{MAX_WEIGHT_ELEMENTS.bit_length() - 1} elements"
+            self.report(
+                mistakes.TooLarge(span, what="a parameter", value=f"shape {shape_text(shape)}", limit=limit)
+            )
+            raise _Reported

@@ -1,0 +1,222 @@
+"""Calls: of ops, blocks, records and compile-time functions."""
+
+from __future__ import annotations
+
+from typing import Any, get_type_hints
+
+from archc.errors import Span
+from archc.frontend import arithmetic, mistakes, syntax
+from archc.frontend.applications import Applications
+from archc.frontend.callees import QUERIES, Arguments, Callee, is_callee, match_call, name_of, settings_of
+from archc.frontend.limits import MAX_BLOCK_DEPTH, MAX_REENTRY
+from archc.frontend.values import (
+    POISON,
+    BlockValue,
+    Builtin,
+    Env,
+    Handle,
+    LoopValue,
+    Poison,
+    describe,
+)
+from archc.ir.attributes import kind_of
+from archc.ir.graph import Scope
+from archc.ir.op import Op
+from archc.ir.paths import Path
+from archc.ir.program import KEY_POSITIONS
+from archc.ir.records import Record
+from archc.ir.types import DType, TensorType, shape_text
+
+
+class Calls(Applications):
+    """Evaluation of calls."""
+
+    def call(self, call: syntax.Call, env: Env) -> Any:
+        callee = self.evaluate(call.callee, env)
+        if isinstance(callee, Poison):
+            return POISON
+        if not is_callee(callee):
+            return self.report(_not_callable(call, callee, env))
+        given = match_call(callee, call)
+        if isinstance(given, mistakes.WrongArguments):
+            return self.report(given)
+        return self._dispatch(callee, call, given, env)
+
+    def _dispatch(self, callee: Callee, call: syntax.Call, given: Arguments, env: Env) -> Any:
+        if isinstance(callee, Op):
+            return self._call_op(callee, call, given, env)
+        if isinstance(callee, BlockValue):
+            return self._call_block(callee, call, given, env)
+        if call.path is not None:
+            self.report(mistakes.UselessPath(call.path.span, what=f"`{name_of(callee)}`"))
+        if isinstance(callee, type):
+            return self._call_record(callee, call, given, env)
+        if callee in QUERIES:
+            return self._query(callee, call, given["x"], env)
+        values = [self.evaluate(argument.value, env) for argument in _in_order(callee, call, given)]
+        return self._compute(call, callee.function, *values)
+
+    # ---------------------------------------------------------------- queries
+
+    def _query(self, function: Builtin, call: syntax.Call, argument: syntax.Argument, env: Env) -> Any:
+        """A function of a tensor's type or place: `width(x)`, `positions(x)`, `key_positions(x)`."""
+        x = self.evaluate(argument.value, env)
+        if not isinstance(x, Handle):
+            return self._not_a_tensor("x", function.name, x, argument.span)
+        if function.name == "width":
+            return self._known_width(x, call.span)
+        return self._positions(function.name, x, call.span)
+
+    def _known_width(self, x: Handle, span: Span) -> Any:
+        if x.type.shape and isinstance(x.type.width, int):
+            return x.type.width
+        reason = f"needs a known width, not {x.type}"
+        return self.report(mistakes.WrongShape(span, op="width", reason=reason))
+
+    def _positions(self, name: str, x: Handle, span: Span) -> Any:
+        """The positions of the tokens along a tensor's second dim: an input of the whole graph."""
+        frame = self.frame
+        while frame.outer is not None:
+            frame = frame.outer
+        graph = frame.graph
+        if len(x.type.shape) < 2 or x.type.shape[:2] != self.tokens_shape:
+            reason = f"{x.type} has no tokens: it must begin with {shape_text(self.tokens_shape)}"
+            return self.report(mistakes.WrongShape(span, op=name, reason=reason))
+        for value in graph.inputs:
+            if graph.node(value).attributes["name"] == name:
+                return Handle(graph, value)
+        batch, tokens = self.tokens_shape
+        shape = (batch, "S" if name == KEY_POSITIONS else tokens)
+        return Handle(graph, graph.add_input(name, TensorType(shape, DType.I64), span))
+
+    # ---------------------------------------------------------------- records
+
+    def _call_record(self, record: type[Record], call: syntax.Call, given: Arguments, env: Env) -> Any:
+        hints = get_type_hints(record)
+        values: dict[str, Any] = {}
+        for name, argument in given.items():
+            value = self.evaluate(argument.value, env)
+            values[name] = self.convert(
+                value, kind_of(hints[name]), f"`{name}` of `{record.kind}`", argument.value.span
+            )
+        if any(isinstance(value, Poison) for value in values.values()):
+            return POISON
+        names = list(values)
+        return self._guarded(
+            call, lambda *items: record(**dict(zip(names, items, strict=True))), *values.values()
+        )
+
+    # -------------------------------------------------------------------- ops
+
+    def _call_op(self, op: Op, call: syntax.Call, given: Arguments, env: Env) -> Any:
+        if call.path is not None and not op.weights:
+            self.report(mistakes.UselessPath(call.path.span, what=f"op `{op.name}`"))
+        tie = self._take_tie(given, env)
+        tensors = [
+            self._operand(op, name, argument, env) if argument else None
+            for name, argument in _operands_of(op, call, given)
+        ]
+        settings = self._settings(op, given, env)
+        if isinstance(tie, Poison) or settings is None or any(isinstance(x, Poison) for x in tensors):
+            return POISON
+        if op.scalar and all(not isinstance(tensor, Handle) for tensor in tensors):
+            return self._compute(call, arithmetic.guarded(op.scalar), *tensors)
+        path = self.path_of(call.path, env) if call.path else ()
+        with self.tied(tie, self.prefix + path):
+            return self.apply(op, tensors, settings, call.span, path)
+
+    def _take_tie(self, given: Arguments, env: Env) -> Path | Poison | None:
+        argument = given.pop("tied_to", None)
+        return self.tie_path(argument.value, env) if argument else None
+
+    def _operand(self, op: Op, name: str, argument: syntax.Argument, env: Env) -> Any:
+        """A tensor, or a number where the op takes numbers in place of tensors."""
+        value = self.evaluate(argument.value, env)
+        plain = value.value if isinstance(value, LoopValue) else value
+        if isinstance(value, Handle | Poison) or (op.scalar is not None and arithmetic.is_number(plain)):
+            return value
+        return self._not_a_tensor(name, op.name, value, argument.value.span)
+
+    def _not_a_tensor(self, name: str, op: str, value: Any, span: Span) -> Any:
+        if isinstance(value, Poison):
+            return POISON
+        what = f"`{name}` of `{op}`"
+        return self.report(mistakes.NotATensor(span, what=what, found=describe(value)))
+
+    def _settings(self, op: Op, given: Arguments, env: Env) -> dict[str, Any] | None:
+        """Options and attributes, converted; None after a mistake."""
+        settings: dict[str, Any] = {}
+        for name, attr in settings_of(op).items():
+            settings[name] = attr.default
+            if name in given:
+                argument = given[name].value
+                value = self.evaluate(argument, env)
+                kept = self.convert(value, attr.kind, f"`{name}` of `{op.name}`", argument.span)
+                settings[name] = self.known(kept)
+        return None if any(isinstance(value, Poison) for value in settings.values()) else settings
+
+    # ----------------------------------------------------------------- blocks
+
+    def _call_block(self, block: BlockValue, call: syntax.Call, given: Arguments, env: Env) -> Any:
+        name = block.block.name
+        running = [called for called, _ in self.calls]
+        if sum(called is block.block for called in running) >= MAX_REENTRY:
+            return self.report(_recursion(block.block, running, call.span))
+        if len(running) >= MAX_BLOCK_DEPTH:
+            return self.report(mistakes.TooDeep(call.span, limit=f"{MAX_BLOCK_DEPTH} blocks"))
+        tie = self._take_tie(given, env)
+        if isinstance(tie, Poison):
+            return POISON
+        arguments = {name: self.evaluate(argument.value, env) for name, argument in given.items()}
+        path = self.path_of(call.path, env) if call.path else ()
+        scope = Scope(name, self.prefix + path, call.span, self.scope)
+        with self.tied(tie, self.prefix + path), self.within(path, scope):
+            self.calls.append((block.block, call.span))
+            results = self.enter_block(block, arguments)
+            self.calls.pop()
+        return results
+
+    def enter_block(self, block: BlockValue, arguments: dict[str, Any]) -> Any:
+        """Run a block's body on argument values; a list of its results."""
+        inner = Env(block.env, is_block=True)
+        for parameter in block.block.params:
+            if parameter.name in arguments:
+                value = arguments[parameter.name]
+            else:
+                assert parameter.default is not None
+                value = self.evaluate(parameter.default, inner)
+            inner.names[parameter.name] = value
+            if parameter.shape is not None:
+                self.check_annotation(parameter.name, parameter.shape, value, inner)
+        results = self.run(block.block.body, inner)
+        if results is None:
+            return self.report(mistakes.MissingReturn(block.block.span, name=block.block.name))
+        if not results:
+            return POISON
+        return [self.evaluate(result.value, inner) for result in results]
+
+
+def _recursion(block: syntax.Block, running: list[syntax.Block], span: Span) -> mistakes.Recursion:
+    """The way from the block's last call to this one."""
+    last = max(place for place, called in enumerate(running) if called is block)
+    chain = " -> ".join([called.name for called in running[last:]] + [block.name])
+    return mistakes.Recursion(span, name=block.name, chain=chain)
+
+
+def _not_callable(call: syntax.Call, callee: Any, env: Env) -> mistakes.NotCallable:
+    hint = ""
+    if isinstance(call.callee, syntax.Name) and any(map(is_callee, env.hidden(call.callee.name))):
+        hint = f"`{call.callee.name}` was given a value here, which hides what could be called"
+    return mistakes.NotCallable(call.callee.span, what=describe(callee), hint=hint)
+
+
+def _in_order(function: Builtin, call: syntax.Call, given: Arguments) -> list[syntax.Argument]:
+    """The arguments of a function in the order of its parameters."""
+    return list(call.arguments) if function.variadic else [given[name] for name in function.parameters]
+
+
+def _operands_of(op: Op, call: syntax.Call, given: Arguments) -> list[tuple[str, syntax.Argument | None]]:
+    """The arguments that give an op its operands, in their order."""
+    if op.variadic:
+        return [(op.operands[0].name if op.operands else "xs", a) for a in call.arguments if a.name is None]
+    return [(operand.name, given.get(operand.name)) for operand in op.data_operands]

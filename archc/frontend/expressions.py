@@ -1,0 +1,231 @@
+"""Expressions: compile-time values are computed, tensor arithmetic becomes ops."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from archc.errors import Span, did_you_mean
+from archc.frontend import arithmetic, mistakes, syntax
+from archc.frontend.lowerer import Lowerer
+from archc.frontend.values import (
+    POISON,
+    ArithmeticMistake,
+    Env,
+    Handle,
+    List,
+    LoopValue,
+    Poison,
+    Quotient,
+    counted,
+    describe,
+    lift,
+)
+from archc.ir.op import OPS
+from archc.ir.records import Record
+
+_TENSOR_OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
+_PLAIN = (int, float, str, tuple, range, Record, type(None))
+
+
+class Expressions(Lowerer):
+    """Evaluation of expressions."""
+
+    def evaluate(self, expr: syntax.Expr, env: Env) -> Any:
+        self.spend()
+        value = self._evaluate(expr, env)
+        if isinstance(value, LoopValue) and not isinstance(value.value, _PLAIN):
+            return self.known(
+                value
+            )  # a tensor, op or block that depends on the iteration: each has its own body
+        return value
+
+    def _evaluate(self, expr: syntax.Expr, env: Env) -> Any:
+        match expr:
+            case syntax.Literal():
+                return expr.value
+            case syntax.Name():
+                return self._name(expr, env)
+            case syntax.ListOf():
+                return self._list(expr, env)
+            case syntax.Unary():
+                return self._unary(expr, env)
+            case syntax.Binary():
+                return self._binary(expr, env)
+            case syntax.Conditional():
+                return self._conditional(expr, env)
+            case syntax.Call():
+                return self.single(self.call(expr, env), expr.span)
+            case syntax.Index():
+                return self._index(expr, env)
+            case syntax.Attribute():
+                return self._attribute(expr, env)
+
+    def single(self, value: Any, span: Span) -> Any:
+        """The one value of a call that may have several."""
+        if isinstance(value, list):
+            if len(value) == 1:
+                return value[0]
+            if any(isinstance(each, Poison) for each in value):
+                return POISON
+            return self.report(mistakes.NotSingle(span, found=counted(len(value), "value")))
+        return value
+
+    def condition(self, expr: syntax.Expr, env: Env, what: str) -> bool | Poison:
+        """A truth value known now."""
+        value = self.known(self.evaluate(expr, env))
+        if isinstance(value, Handle):
+            self.report(mistakes.TensorCondition(expr.span, what=what))
+            return POISON
+        if isinstance(value, Poison):
+            return POISON
+        if isinstance(value, bool) or value is None or isinstance(value, int | float):
+            return bool(value)
+        self.report(
+            mistakes.WrongValue(expr.span, what=what, expected="`true` or `false`", found=describe(value))
+        )
+        return POISON
+
+    # ------------------------------------------------------------------ atoms
+
+    def _name(self, expr: syntax.Name, env: Env) -> Any:
+        try:
+            return env.lookup(expr.name)
+        except KeyError:
+            if self.reporter.is_full:
+                return POISON
+            return self.report(unknown_name(expr, env))
+
+    def _list(self, expr: syntax.ListOf, env: Env) -> Any:
+        items = [self.evaluate(item, env) for item in expr.items]
+        if any(isinstance(item, Poison) for item in items):
+            return POISON
+        return self._guarded(expr, List.of, *items)
+
+    def _index(self, expr: syntax.Index, env: Env) -> Any:
+        target, index = self.evaluate(expr.target, env), self.evaluate(expr.index, env)
+        if isinstance(target, Handle):
+            return self.report(mistakes.TensorIndex(expr.span, found=target.type))
+        return self._compute(expr, arithmetic.item, target, index)
+
+    def _attribute(self, expr: syntax.Attribute, env: Env) -> Any:
+        target = self.evaluate(expr.target, env)
+        plain = target.value if isinstance(target, LoopValue) else target
+        if isinstance(plain, Poison):
+            return POISON
+        if not isinstance(plain, Record):
+            return self.report(mistakes.NoFields(expr.span, what=describe(plain), name=expr.name))
+        known = [field.name for field in fields(plain)]
+        if expr.name in known:
+            return self._guarded(expr, lambda record: _field(record, expr.name), target)
+        hint = did_you_mean(expr.name, known)
+        return self.report(
+            mistakes.UnknownName(expr.span, kind=f"field of `{plain.kind}`:", name=expr.name, hint=hint)
+        )
+
+    # -------------------------------------------------------------- operators
+
+    def _unary(self, expr: syntax.Unary, env: Env) -> Any:
+        if expr.operator == "not":
+            value = self.condition(expr.operand, env, "the operand of `not`")
+            return value if isinstance(value, Poison) else not value
+        operand = self.evaluate(expr.operand, env)
+        if isinstance(operand, Handle):
+            return self.apply(OPS["neg"], [operand], {}, expr.span)[0]
+        return self._compute(expr, arithmetic.negative, operand)
+
+    def _binary(self, expr: syntax.Binary, env: Env) -> Any:
+        if expr.operator in ("and", "or"):
+            return self._logic(expr, env)
+        left, right = self.evaluate(expr.left, env), self.evaluate(expr.right, env)
+        if isinstance(left, Handle) or isinstance(right, Handle):
+            return self._tensor_binary(expr, left, right)
+        return self._compute(expr, lambda a, b: arithmetic.binary(expr.operator, a, b), left, right)
+
+    def _logic(self, expr: syntax.Binary, env: Env) -> Any:
+        left = self.condition(expr.left, env, f"the left side of `{expr.operator}`")
+        if isinstance(left, Poison) or left is (expr.operator == "or"):
+            return left
+        return self.condition(expr.right, env, f"the right side of `{expr.operator}`")
+
+    def _tensor_binary(self, expr: syntax.Binary, left: Any, right: Any) -> Any:
+        if isinstance(left, Poison) or isinstance(right, Poison):
+            return POISON
+        if expr.operator in ("==", "!=") and (self.known(left) is None or self.known(right) is None):
+            return expr.operator == "!="  # there is a tensor, which `none` is not
+        if expr.operator == "**" and isinstance(left, Handle) and self.known(right) == 2:
+            return self.apply(OPS["square"], [left], {}, expr.span)[0]
+        if expr.operator not in _TENSOR_OPS:
+            return self.report(mistakes.NoTensorOperator(expr.span, operator=expr.operator))
+        for side in (left, right):
+            if not isinstance(side, Handle) and not arithmetic.is_number(self.known(side)):
+                what = f"each side of `{expr.operator}`"
+                return self.report(mistakes.NotATensor(expr.span, what=what, found=describe(side)))
+        if expr.operator == "/" and not isinstance(right, Handle) and self.known(right) == 0:
+            return self.report(
+                mistakes.BadArithmetic(expr.span, text=source_text(expr), reason="division by zero")
+            )
+        return self.apply(OPS[_TENSOR_OPS[expr.operator]], [left, right], {}, expr.span)[0]
+
+    def _conditional(self, expr: syntax.Conditional, env: Env) -> Any:
+        condition = self.condition(expr.condition, env, "a condition")
+        if isinstance(condition, Poison):
+            return POISON
+        if condition:
+            return self.evaluate(expr.chosen, env)
+        return self.evaluate(expr.other, env) if expr.other is not None else None
+
+    def _compute(self, expr: syntax.Expr, function: Any, *arguments: Any) -> Any:
+        """A compile-time computation, with its failures reported."""
+        for argument in arguments:
+            if isinstance(argument, Poison):
+                return POISON
+            if isinstance(argument, Handle):
+                what = f"`{source_text(expr)}`"
+                return self.report(mistakes.TensorCondition(expr.span, what=what))
+        result = self._guarded(expr, function, *arguments)
+        if isinstance(result, Quotient):
+            result.expr = expr
+        return result
+
+    def _guarded(self, expr: syntax.Expr, function: Any, *arguments: Any) -> Any:
+        """The function of values that may depend on loop variables; its failures are reported."""
+        self.spend(sum(argument.size for argument in arguments if isinstance(argument, List)))
+        try:
+            return lift(function, *arguments)
+        except ArithmeticMistake as failure:
+            return self.report(mistakes.BadArithmetic(expr.span, text=source_text(expr), reason=failure))
+
+
+def unknown_name(expr: syntax.Name, env: Env, hint: str | None = None) -> mistakes.UnknownName:
+    """A name that stands for nothing where it is used; `hint` says why it does not."""
+    name = expr.name
+    hint = (
+        hint or _ELSEWHERE.get(name) or did_you_mean(name, env.defined()) or did_you_mean(name, env.known())
+    )
+    return mistakes.UnknownName(expr.span, kind="name", name=name, hint=hint)
+
+
+# What other languages call what this one has.
+_ELSEWHERE = {
+    "True": "write `true`",
+    "False": "write `false`",
+    "None": "write `none`",
+    "null": "write `none`",
+    "range": "a range is written `0..n`",
+}
+
+
+def _field(record: Any, name: str) -> Any:
+    """A record's field; another iteration's value may be a record without it, or none at all."""
+    if not hasattr(record, name):
+        raise ArithmeticMistake(f"{describe(record)} has no field `{name}`")
+    return getattr(record, name)
+
+
+def source_text(expr: syntax.Expr) -> str:
+    """The source text of an expression, shortened."""
+    span = expr.span
+    end = span.end_column - 1 if span.end_line == span.line else None
+    text = span.source.lines[span.line - 1][span.column - 1 : end]
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,343 @@
+"""Loops stay rolled: an iteration is traced only where it differs from those traced before.
+
+While a body is traced, everything it looks at that depends on the loop variable is noted.  Another iteration
+for which all of that comes out the same is the same body, whatever the number of layers; bodies that come out
+alike after all are merged by their structural hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from archc.errors import Note, Span
+from archc.frontend import mistakes, syntax
+from archc.frontend.limits import MAX_LOOP_DEPTH
+from archc.frontend.lowerer import Frame, Observation
+from archc.frontend.statements import Statements, assigned_names
+from archc.frontend.values import (
+    POISON,
+    ArithmeticMistake,
+    Env,
+    Handle,
+    List,
+    LoopValue,
+    Poison,
+    describe,
+)
+from archc.ir.graph import Graph, Value
+from archc.ir.hashing import structural_hash
+from archc.ir.ops.structure import LOOP
+from archc.ir.paths import Index, Path
+from archc.ir.types import TensorType
+
+
+@dataclass
+class Variant:
+    """One traced body: what it saw, what it is, and the compile-time values it leaves behind."""
+
+    entry: dict[str, Any]  # compile-time values of carried names when it was entered
+    frame: Frame
+    carried: dict[str, Value]  # inputs of the body
+    results: dict[str, Any]  # carried names after the iteration: tensors of the body, or plain values
+    iterations: int = 0
+
+
+@dataclass
+class Segment:
+    """A run of iterations that carry the same tensors: it becomes one loop node."""
+
+    carried: dict[str, Handle]  # tensors that enter
+    variants: list[Variant] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    schedule: list[int] = field(default_factory=list)
+
+    def add(self, variant: Variant, step: int) -> None:
+        """One more iteration, which runs a body of this segment or a new one."""
+        if not any(variant is known for known in self.variants):
+            self.variants.append(variant)
+        self.indices.append(step)
+        self.schedule.append(next(i for i, known in enumerate(self.variants) if known is variant))
+        variant.iterations += 1
+
+
+class Loops(Statements):
+    """Running of `for`."""
+
+    def loop(self, statement: syntax.For, env: Env) -> None:
+        items = self.known(self.evaluate(statement.items, env))
+        if isinstance(items, Poison):
+            return self._poison(statement, env)
+        if not isinstance(items, range | tuple):
+            what, expected = "what a `for` runs over", "a range `0..n` or a list"
+            span = statement.items.span
+            self.report(mistakes.WrongValue(span, what=what, expected=expected, found=describe(items)))
+            return self._poison(statement, env)
+        if len(self.steps) >= MAX_LOOP_DEPTH:
+            self.report(mistakes.TooDeep(_header(statement), limit=f"{MAX_LOOP_DEPTH} loops"))
+            return self._poison(statement, env)
+        _Loop(self, statement, env, items).run()
+        return None
+
+    def _poison(self, statement: syntax.For, env: Env) -> None:
+        for name in assigned_names(statement.body):
+            env.names[name] = POISON
+
+
+class _Loop:
+    """One `for`, run."""
+
+    def __init__(self, lowerer: Loops, statement: syntax.For, env: Env, items: Sequence[Any]):
+        self.lowerer = lowerer
+        self.statement = statement
+        self.env = env
+        self.items = items
+        self.variable = _fresh(statement.variable, lowerer.steps)
+        self.steps: Sequence[int] = items if isinstance(items, range) else range(len(items))
+        self.names = [name for name in assigned_names(statement.body) if name in env.local()]
+        self.path = self._path()
+
+    def run(self) -> None:
+        """Trace or recognise each iteration; then build the loop nodes."""
+        values = {name: self.env.lookup(name) for name in self.names}
+        segment = Segment({})
+        for step in self.steps:
+            self.lowerer.spend()
+            tensors = _tensors(values)
+            if list(tensors) != list(segment.carried):
+                values = self._finish(segment, values)
+                segment = Segment(_tensors(values))
+            plain = {name: value for name, value in values.items() if name not in tensors}
+            variant = self._variant(segment, step, plain)
+            if list(_tensors(variant.results)) != list(segment.carried):
+                # What this iteration leaves differs from what it entered with: it is a segment of its own.
+                values = self._finish(segment, values)
+                segment = Segment(_tensors(values))
+            segment.add(variant, step)
+            values = {**values, **variant.results}
+            if any(isinstance(value, Poison) for value in values.values()):
+                break
+        self.env.names.update(self._finish(segment, values))
+
+    # ---------------------------------------------------------------- tracing
+
+    def _path(self) -> Path:
+        path = self.statement.path
+        if path is None:
+            return ()
+        lowerer = self.lowerer
+        inner = Env(self.env, {self.statement.variable: self._loop_value()})
+        lowerer.steps[self.variable] = self.steps
+        named = lowerer.path_of(path, inner) if self.steps else ()
+        del lowerer.steps[self.variable]
+        if any(not isinstance(segment, str) and segment.variable == self.variable for segment in named):
+            return named
+        return (*named, Index(self.variable))
+
+    def _loop_value(self, step: int | None = None) -> LoopValue:
+        variable, items = self.variable, self.items
+        now = step if step is not None else (self.steps[0] if self.steps else 0)
+        if isinstance(items, range):
+            return LoopValue(now, lambda indices: indices[variable], frozenset({variable}))
+        value = items[now] if items else None
+        return LoopValue(value, lambda indices: items[indices[variable]], frozenset({variable}))
+
+    def _variant(self, segment: Segment, step: int, plain: dict[str, Any]) -> Variant:
+        """The body that an iteration runs, traced now if it is new."""
+        indices = {**self.lowerer.now, self.variable: step}
+        for variant in segment.variants:
+            self.lowerer.spend(1 + len(plain))
+            if variant.entry == plain and self._same(variant.frame.observed, indices):
+                self._observe_outside(variant, step)
+                return variant
+        return self._trace(segment, step, plain)
+
+    def _same(self, observed: list[Observation], indices: dict[str, int]) -> bool:
+        """Whether an iteration sees all that a traced one saw."""
+        for observation in observed:
+            self.lowerer.spend(observation.source.steps)
+            try:
+                if not observation.holds(indices):
+                    return False
+            except (ArithmeticMistake, ValueError):
+                return False  # tracing the iteration will say what is wrong with it
+        return True
+
+    def _observe_outside(self, variant: Variant, step: int) -> None:
+        """What an inner iteration looked at may depend on outer loops too: note it for them."""
+        for observation in variant.frame.observed:
+            others = observation.source.variables - {self.variable}
+            if others:
+                self.lowerer.spend()
+                at = partial(_at_step, observation.source, self.variable, step)
+                self.lowerer.known(LoopValue(observation.value, at, others, observation.source.steps))
+
+    def _trace(self, segment: Segment, step: int, plain: dict[str, Any]) -> Variant:
+        lowerer = self.lowerer
+        lowerer.count_node(_header(self.statement))
+        outer = lowerer.frame
+        frame = Frame(Graph(f"{outer.graph.name}.{self.statement.variable}"), outer, self.variable)
+        carried = {
+            name: frame.graph.add_input(name, handle.type, _header(self.statement))
+            for name, handle in segment.carried.items()
+        }
+        inner = Env(self.env, dict(plain))
+        inner.names.update({name: Handle(frame.graph, value) for name, value in carried.items()})
+        inner.names[self.statement.variable] = self._loop_value(step)
+        lowerer.frame = frame
+        lowerer.steps[self.variable], lowerer.now[self.variable] = self.steps, step
+        with lowerer.within(self.path):
+            lowerer.run(self.statement.body, inner)
+        del lowerer.steps[self.variable], lowerer.now[self.variable]
+        results = {name: self._result(name, inner.names[name], frame, carried) for name in self.names}
+        lowerer.frame = outer
+        variant = Variant(plain, frame, carried, results)
+        self._observe_outside(variant, step)
+        return variant
+
+    def _count(self, iterations: int) -> int:
+        """The number of iterations, as the spec computes it where the loop is `0..count`."""
+        items = self.statement.items
+        if isinstance(items, syntax.Binary) and items.operator == "..":
+            count = self.lowerer.known(self.lowerer.evaluate(items.right, self.env))
+            if isinstance(count, int) and count == iterations:
+                return count
+        return iterations
+
+    def _result(self, name: str, value: Any, frame: Frame, carried: dict[str, Value]) -> Any:
+        """A carried value after an iteration; tensors become values of the body's graph."""
+        if isinstance(value, Poison) and name in carried:
+            return Handle(frame.graph, carried[name])  # go on as if it had kept its type
+        if isinstance(value, Handle):
+            return Handle(frame.graph, self.lowerer.resolve(value, frame))
+        known = self.lowerer.known(value)
+        if isinstance(known, List) and any(tensor.graph is frame.graph for tensor in known.tensors()):
+            return self.lowerer.report(mistakes.CarriedList(_header(self.statement), name=name))
+        return known
+
+    # --------------------------------------------------------------- building
+
+    def _finish(self, segment: Segment, values: dict[str, Any]) -> dict[str, Any]:
+        """Build the loop node of a segment; the values of the carried names after it, in the outer graph."""
+        if not segment.schedule:
+            return values
+        self._check_shared_weights(segment)
+        last = segment.variants[segment.schedule[-1]]
+        leaving = _tensors(last.results)
+        if not self._check_types(segment, leaving):
+            return {**values, **dict.fromkeys(self.names, POISON)}
+        return {**values, **self._build(segment, list(leaving))}
+
+    def _check_shared_weights(self, segment: Segment) -> None:
+        for variant in segment.variants:
+            for path, span in variant.frame.unindexed if variant.iterations > 1 else ():
+                text = ".".join(map(str, path))
+                self.lowerer.report(mistakes.UnindexedPath(span, path=text, variable=self.variable))
+
+    def _check_types(self, segment: Segment, leaving: dict[str, Handle]) -> bool:
+        """Every iteration must leave what the next one enters with."""
+        for variant in segment.variants:
+            for name, handle in segment.carried.items():
+                result = variant.results[name]
+                if not isinstance(result, Handle) or result.type != handle.type:
+                    self._report_type(name, handle, result)
+                    return False
+        return all(isinstance(value, Handle) for value in leaving.values())
+
+    def _report_type(self, name: str, before: Handle, after: Any) -> None:
+        if isinstance(after, Poison):
+            return
+        notes = []
+        if isinstance(after, Handle):
+            node = after.graph.node(after.value)
+            notes.append(Note(f"`{name}` is made here by `{node.op.name}`", node.span))
+        self.lowerer.report(
+            mistakes.CarriedTypeChanges(
+                _header(self.statement),
+                name=name,
+                before=describe(before),
+                after=describe(after),
+                notes=notes,
+            )
+        )
+
+    def _build(self, segment: Segment, leaving: list[str]) -> dict[str, Handle]:
+        """The loop node: carried tensors first among its operands and results, then what bodies capture."""
+        lowerer = self.lowerer
+        outer = lowerer.frame.graph
+        entering = list(segment.carried)
+        captures: dict[Value, None] = {}
+        for variant in segment.variants:
+            captures.update(dict.fromkeys(variant.frame.captured))
+        bodies = [_close(variant, entering, list(captures), leaving, outer) for variant in segment.variants]
+        bodies, schedule = _merge(bodies, segment.schedule)
+        operands = [lowerer.resolve(handle) for handle in segment.carried.values()]
+        types: tuple[TensorType, ...] = tuple(bodies[0].type(value) for _, value in bodies[0].outputs)
+        node = outer.add(
+            LOOP,
+            [*operands, *captures],
+            {
+                "types": types,
+                "bodies": tuple(bodies),
+                "schedule": tuple(schedule),
+                "indices": tuple(segment.indices),
+                "variable": self.variable,
+                "count": self._count(len(segment.schedule)),
+                "entering": tuple(entering),
+                "carried": tuple(leaving),
+            },
+            names=tuple(leaving),
+            span=_header(self.statement),
+            scope=lowerer.scope,
+            path=lowerer.prefix + self.path,
+        )
+        return {name: Handle(outer, value) for name, value in zip(leaving, node.outputs, strict=True)}
+
+
+def _at_step(source: LoopValue, variable: str, step: int, indices: Mapping[str, int]) -> Any:
+    return source.at({**indices, variable: step})
+
+
+def _tensors(values: dict[str, Any]) -> dict[str, Handle]:
+    return {name: value for name, value in values.items() if isinstance(value, Handle)}
+
+
+def _close(
+    variant: Variant, entering: list[str], captures: list[Value], leaving: list[str], outer: Graph
+) -> Graph:
+    """Give a body the inputs and outputs that all bodies of its loop have."""
+    graph, captured = variant.frame.graph, variant.frame.captured
+    for value in captures:
+        if value not in captured:
+            captured[value] = graph.add_input(outer.name_of(value), outer.type(value), outer.node(value).span)
+    graph.inputs = [variant.carried[name] for name in entering] + [captured[value] for value in captures]
+    graph.outputs = [(name, variant.results[name].value) for name in leaving]
+    return graph
+
+
+def _merge(bodies: list[Graph], schedule: list[int]) -> tuple[list[Graph], list[int]]:
+    """Keep one of each set of bodies that came out alike."""
+    kept: dict[str, int] = {}
+    merged: list[Graph] = []
+    renumbered: list[int] = []
+    for body in bodies:
+        key = structural_hash(body)
+        if key not in kept:
+            kept[key] = len(merged)
+            merged.append(body)
+        renumbered.append(kept[key])
+    return merged, [renumbered[number] for number in schedule]
+
+
+def _fresh(name: str, taken: dict[str, Sequence[int]]) -> str:
+    """A name for a loop variable that no loop around it has."""
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _header(statement: syntax.For) -> Span:
+    span = statement.span
+    return Span(span.source, span.line, span.column, span.line, len(span.source.lines[span.line - 1]) + 1)

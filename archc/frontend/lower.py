@@ -1,0 +1,233 @@
+"""A `model` line -> its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archc.errors import ArchcError, Reporter, did_you_mean
+from archc.frontend import mistakes, syntax
+from archc.frontend.arguments import ArgumentMistake, Parameter, match, signature
+from archc.frontend.callees import wrong_arguments
+from archc.frontend.limits import MAX_NESTING, MAX_STEPS
+from archc.frontend.loops import Loops
+from archc.frontend.lowerer import Budget, ExhaustedError
+from archc.frontend.resolve import Module
+from archc.frontend.scopes import Scopes, constant
+from archc.frontend.values import POISON, BlockValue, Builtin, Env, Handle, Poison, describe
+from archc.frontend.weight_names import check_weight_names
+from archc.ir.graph import Graph
+from archc.ir.program import KEY_POSITIONS, POSITIONS, Program
+from archc.ir.sizes import NamedFloat, Size
+from archc.ir.types import DType, TensorType
+
+# Names that generated modules import, and so no constant may have.
+RESERVED_CONSTANTS = {"F", "T", "Tensor"}
+
+# The dim of all tokens so far, which a decoding step has beside those of its new tokens.
+_KEY_DIM = "S"
+
+
+class ModelLowerer(Loops):
+    """Lowers one model."""
+
+    def __init__(self, module: Module, model: syntax.Model, reporter: Reporter, budget: Budget):
+        super().__init__(reporter, Graph(model.name), module.source, model.span, budget)
+        self.module = module
+        self.model = model
+        self.scopes = Scopes(self)
+        self.expectations = {}
+
+    def lower(self, overrides: Mapping[str, syntax.Expr]) -> Program | None:
+        """The model's program, or None after mistakes; raises `ArchcError` for an unknown override."""
+        found = self.module.find_arch(self.model.arch)
+        if found is None:
+            self.report(unknown_arch(self.module, self.model))
+            return None
+        arch, home = found
+        env = Env(self.scopes.of(home))
+        parameters = self._parameters(arch, env, overrides)
+        forward = self._members(arch, env, home)
+        if forward is None:
+            self.report(mistakes.MissingForward(arch.span, name=arch.name))
+            return None
+        self._forward(forward, env)
+        return None if self.reporter else self._program(arch, parameters)
+
+    def _program(self, arch: syntax.Arch, parameters: dict[str, Any]) -> Program | None:
+        graph = self.frame.graph
+        names = check_weight_names(graph, self.reporter)
+        if self.reporter:
+            return None
+        tied = {alias: target for alias, target in self.tied_names.items() if alias not in names}
+        return Program(
+            name=self.model.name,
+            arch=arch.name,
+            source=self.module.source.name,
+            span=self.model.span,
+            graph=graph,
+            parameters=parameters,
+            ignored=tuple(member.pattern for member in arch.members if isinstance(member, syntax.Ignore)),
+            expectations=tuple(self.expectations),
+            tied=tuple((tuple(alias.split(".")), tuple(target.split("."))) for alias, target in tied.items()),
+        )
+
+    # ------------------------------------------------------------- parameters
+
+    def _parameters(
+        self, arch: syntax.Arch, env: Env, overrides: Mapping[str, syntax.Expr]
+    ) -> dict[str, Any]:
+        """Give the arch's parameters their values, in `env` and as the result; `POISON` after a mistake."""
+        _check_overrides(arch, overrides)
+        given = match_model(self.model, arch, overrides)
+        if isinstance(given, mistakes.WrongArguments):
+            self.report(given)
+            given = {}
+        outside = self.scopes.of(self.module)
+        values: dict[str, Any] = {}
+        constants: set[str] = set()
+        for param in arch.params:
+            expr, scope = param.default, env
+            if param.name in overrides:
+                expr, scope = overrides[param.name], outside
+            elif param.name in given:
+                expr, scope = given[param.name].value, outside
+            value = self._parameter(param.name, expr, scope)
+            value = _with_origin(value, param.name, constants, len(values))
+            values[param.name] = env.names[param.name] = value
+        return values
+
+    def _parameter(self, name: str, expr: syntax.Expr | None, env: Env) -> Any:
+        if expr is None:  # it was not given, which is reported
+            return POISON
+        value = constant(self, name, expr, env)
+        if isinstance(value, Builtin):
+            expected, found = "a value, an op or a block", describe(value)
+            return self.report(
+                mistakes.WrongValue(expr.span, what=f"`{name}`", expected=expected, found=found)
+            )
+        return value
+
+    # ---------------------------------------------------------------- members
+
+    def _members(self, arch: syntax.Arch, env: Env, home: Module) -> syntax.Block | None:
+        """Enter an arch's blocks and constants into its scope; its `forward`."""
+        forward = None
+        for member in arch.members:
+            if isinstance(member, syntax.Block) and member.name == "forward":
+                forward = member
+            elif isinstance(member, syntax.Block):
+                env.names[member.name] = BlockValue(member, env, home.source)
+            elif isinstance(member, syntax.Define):
+                env.names[member.name] = constant(self, member.name, member.value, env)
+            elif isinstance(member, syntax.Expect):
+                self._statement(member, env)
+        return forward
+
+    def _forward(self, forward: syntax.Block, env: Env) -> None:
+        inner = Env(env, is_block=True)
+        for param in forward.params:
+            inner.names[param.name] = self._input(param, inner)
+        results = self.run(forward.body, inner)
+        if results is None:
+            self.report(mistakes.MissingReturn(forward.span, name="forward"))
+            return
+        for result in results:
+            self._output(result, self.evaluate(result.value, inner))
+
+    def _input(self, param: syntax.Param, env: Env) -> Any:
+        if param.shape is None:
+            return self.report(mistakes.NoAnnotation(param.span, name=param.name))
+        if param.name in (POSITIONS, KEY_POSITIONS):
+            reason = f"the positions of tokens come by themselves, as `{POSITIONS}(x)`"
+            return self.report(
+                mistakes.ReservedName(param.span, name=param.name, kind="an input", reason=reason)
+            )
+        dims = self.dims(param.shape, env)
+        if dims is None:
+            return POISON
+        if _KEY_DIM in dims:
+            reason = "it stands for the number of tokens so far"
+            return self.report(
+                mistakes.ReservedName(param.shape.span, name=_KEY_DIM, kind="a dim", reason=reason)
+            )
+        self.tokens_shape = self.tokens_shape or dims[:2]
+        type_ = TensorType(dims, self.dtype(param.shape) or DType.I64)
+        graph = self.frame.graph
+        return Handle(graph, graph.add_input(param.name, type_, param.span))
+
+    def _output(self, result: syntax.Result, value: Any) -> None:
+        if isinstance(value, Poison):
+            return
+        if not isinstance(value, Handle):
+            self.report(mistakes.NoOutputs(result.span, found=describe(value)))
+            return
+        name = result.name or (result.value.name if isinstance(result.value, syntax.Name) else "")
+        name = name or ("logits" if len(value.type.shape) == 3 else "output")
+        graph = self.frame.graph
+        taken = [known for known, _ in graph.outputs]
+        while name in taken:
+            name += "_"
+        graph.outputs.append((name, self.resolve(value)))
+
+
+def unknown_arch(module: Module, model: syntax.Model) -> mistakes.UnknownName:
+    """A model of an arch that is not there."""
+    known = [name for m in (module, *module.imports.values()) for name in m.archs]
+    hint = did_you_mean(model.arch, known) or "import the spec that defines it"
+    return mistakes.UnknownName(model.arch_span, kind="arch", name=model.arch, hint=hint)
+
+
+def match_model(
+    model: syntax.Model, arch: syntax.Arch, overrides: Mapping[str, syntax.Expr]
+) -> dict[str, syntax.Argument] | mistakes.WrongArguments:
+    """A model's arguments by the arch's parameters, or what is wrong with them."""
+    parameters = [Parameter(p.name, p.default is None and p.name not in overrides) for p in arch.params]
+    try:
+        return match(model.arguments, parameters, signature(arch.name, parameters))
+    except ArgumentMistake as mistake:
+        return wrong_arguments(model, arch.name, mistake)
+
+
+def _check_overrides(arch: syntax.Arch, overrides: Mapping[str, syntax.Expr]) -> None:
+    known = [param.name for param in arch.params]
+    for name in overrides:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ArchcError(f"arch `{arch.name}` has no parameter `{name}`" + (f"; {hint}" if hint else ""))
+
+
+def _with_origin(value: Any, name: str, constants: set[str], rank: int) -> Any:
+    """A parameter's number, remembering the constant that stands for it in generated code."""
+    constant = name.upper().lstrip("_") or "P"
+    while constant in constants or constant in RESERVED_CONSTANTS:
+        constant += "_"
+    if isinstance(value, int) and not isinstance(value, bool):
+        constants.add(constant)
+        return Size.named(constant, int(value), rank)
+    if type(value) is float:
+        constants.add(constant)
+        return NamedFloat.named(constant, value)
+    return value
+
+
+def lower(
+    module: Module,
+    model: str,
+    reporter: Reporter,
+    overrides: Mapping[str, syntax.Expr] | None = None,
+    budget: Budget | None = None,
+) -> Program | None:
+    """The program of a model that a module defines; None after mistakes, which are reported.
+
+    Models that share a `budget` share its steps.
+    """
+    line = module.models[model]
+    lowerer = ModelLowerer(module, line, reporter, budget or Budget())
+    try:
+        return lowerer.lower(overrides or {})
+    except ExhaustedError:
+        reporter.report(mistakes.TooMany(line.span, what="steps of evaluation", limit=MAX_STEPS))
+    except RecursionError:
+        reporter.report(mistakes.TooDeep(line.span, limit=MAX_NESTING))
+    return None

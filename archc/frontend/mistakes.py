@@ -1,0 +1,218 @@
+"""Every mistake that a spec can hold: its wording on one page."""
+
+from __future__ import annotations
+
+from archc.errors import Mistake
+
+# ------------------------------------------------------------------- the text
+
+
+class BadSyntax(Mistake):
+    message = "unexpected {found}"
+
+
+class TooDeep(Mistake):
+    message = "nested too deeply, the limit is {limit}"
+
+
+class TooLarge(Mistake):
+    message = "{what} is too large: {value}, the limit is {limit}"
+
+
+class TooMany(Mistake):
+    message = "more than {limit} {what}"
+
+
+# ---------------------------------------------------------------------- names
+
+
+class UnknownName(Mistake):
+    message = "unknown {kind} `{name}`"
+
+
+class DuplicateName(Mistake):
+    message = "{kind} `{name}` is defined twice"
+
+
+class AmbiguousName(Mistake):
+    message = "imports `{first}` and `{second}` both define `{name}`"
+    hint = "import one of them, or define the name here"
+
+
+class ReservedName(Mistake):
+    message = "`{name}` cannot name {kind}: {reason}"
+
+
+class MissingImport(Mistake):
+    message = "no spec `{name}.arch` beside {importer} or among the standard specs"
+
+
+class ImportCycle(Mistake):
+    message = "import cycle: {cycle}"
+
+
+# --------------------------------------------------------- blocks and control
+
+
+class Recursion(Mistake):
+    message = "block `{name}` calls itself: {chain}"
+    hint = "layers are repeated with `for`"
+
+
+class MissingForward(Mistake):
+    message = "arch `{name}` has no `forward`"
+    hint = "add `forward(tokens: [B, T]) {{ ... }}`"
+
+
+class MissingReturn(Mistake):
+    message = "`{name}` returns nothing"
+    hint = "end it with `return ...`"
+
+
+class AfterReturn(Mistake):
+    message = "this statement is never reached: it follows a `return`"
+
+
+class ReturnInLoop(Mistake):
+    message = "`return` inside of a `for`"
+    hint = "assign to a variable that exists before the loop and return that after it"
+
+
+class BadDecomposition(Mistake):
+    message = "fusion `{name}`: {reason}"
+
+
+class ExpectationFailed(Mistake):
+    message = "`expect fuse({rule})`: the fusion did not fire"
+
+
+# ---------------------------------------------------------------------- calls
+
+
+class WrongArguments(Mistake):
+    message = "`{callee}` {fault}"
+
+
+class NotCallable(Mistake):
+    message = "{what} cannot be called"
+
+
+class WrongCount(Mistake):
+    message = "{names} for {values}"
+
+
+class NotSingle(Mistake):
+    message = "one value is needed here, and this has {found}"
+    hint = "give each a name: `a, b = ...`"
+
+
+# ----------------------------------------------------------- parameters' paths
+
+
+class NeedsPath(Mistake):
+    message = "`{op}` has parameters and needs a name for them"
+    hint = "write `{op}(...) as some_name`, the path its tensors have in the checkpoint"
+
+
+class UselessPath(Mistake):
+    message = "`as` names parameters, but {what} has none"
+
+
+class DuplicatePath(Mistake):
+    message = "parameter path `{path}` is used twice"
+    hint = "give each its own `as`, or share one on purpose with `tied_to`"
+
+
+class UnindexedPath(Mistake):
+    message = "every iteration would have the same parameter `{path}`"
+    hint = "name the loop, `for {variable} in ... as layers`, or put `{{{variable}}}` into the path"
+
+
+class BadPathIndex(Mistake):
+    message = "a path index must be the loop variable times a constant plus a constant"
+    hint = "such as `{{i}}`, `{{i + 1}}` or `{{2 * i}}` in a `for` over a range"
+
+
+class UnknownTie(Mistake):
+    message = "`tied_to` names `{path}`, but there is no such parameter before this place"
+
+
+class WrongTie(Mistake):
+    message = "`tied_to` would give `{path}` of shape {have} where {need} is needed"
+
+
+# --------------------------------------------------------- compile-time values
+
+
+class WrongValue(Mistake):
+    message = "{what} must be {expected}, not {found}"
+
+
+class NotWhole(Mistake):
+    message = "{what} must be a whole number, not {found}"
+
+
+class NotDivisible(Mistake):
+    message = "{text}: {left} is not divisible by {right}"
+
+
+class BadArithmetic(Mistake):
+    message = "cannot compute `{text}`: {reason}"
+
+
+class NoFields(Mistake):
+    message = "{what} has no field `{name}`"
+
+
+class TensorCondition(Mistake):
+    message = "{what} is decided when the spec is compiled, but this is a tensor"
+    hint = "what a tensor holds is known only when the model runs"
+
+
+class TensorIndex(Mistake):
+    message = "a tensor cannot be indexed, and this is {found}"
+    hint = "`split` and `slice` take parts of its last dim"
+
+
+class NoTensorOperator(Mistake):
+    message = "`{operator}` does not work on tensors"
+    hint = "tensors have `+`, `-`, `*`, `/`, `** 2`, and can be compared with `none`"
+
+
+class TensorConstant(Mistake):
+    message = "`{name}` is {found}, but constants are computed when the spec is compiled"
+    hint = "compute it in `forward` or in a block"
+
+
+# -------------------------------------------------------------------- tensors
+
+
+class NotATensor(Mistake):
+    message = "{what} must be a tensor, not {found}"
+
+
+class WrongShape(Mistake):
+    message = "`{op}`: {reason}"
+
+
+class WrongAnnotation(Mistake):
+    message = "`{name}` is annotated {expected} but is {found}"
+
+
+class NoAnnotation(Mistake):
+    message = "input `{name}` needs a shape"
+    hint = "write `{name}: [B, T]` for token ids, `{name}: float[B, T, d]` for values"
+
+
+class NoOutputs(Mistake):
+    message = "`forward` must return tensors, not {found}"
+
+
+class CarriedTypeChanges(Mistake):
+    message = "`{name}` enters the loop as {before} and leaves an iteration as {after}"
+    hint = "a value carried from layer to layer keeps its shape"
+
+
+class CarriedList(Mistake):
+    message = "`{name}` leaves an iteration as a list of tensors"
+    hint = "carry each tensor under a name of its own"

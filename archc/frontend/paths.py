@@ -1,0 +1,231 @@
+"""Parameter paths: what `as` and `tied_to` say, and the weights that lie there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from math import prod
+from typing import Any
+
+from archc.errors import Span, did_you_mean
+from archc.frontend import arithmetic, mistakes, syntax
+from archc.frontend.expressions import Expressions
+from archc.frontend.limits import MAX_NAME, MAX_PATH
+from archc.frontend.lowerer import Frame, Tie
+from archc.frontend.values import POISON, ArithmeticMistake, Env, Handle, LoopValue, Poison, describe
+from archc.ir.graph import Value
+from archc.ir.op import Init, Normal
+from archc.ir.ops.structure import WEIGHT
+from archc.ir.paths import Index, Path, Stored, concrete, path_text
+from archc.ir.records import Symbol
+from archc.ir.types import Dim, DType, TensorType, shape_text
+
+_UNKNOWN = "?"  # what stands for a segment after a mistake
+_SEGMENT = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_\-]{{0,{MAX_NAME - 1}}}")
+
+
+class Paths(Expressions):
+    """Evaluation of paths."""
+
+    def path_of(self, path: syntax.Path, env: Env) -> Path:
+        """The path that was written, with loop variables left open."""
+        segments: list[str | Index] = []
+        for segment in path.segments:
+            if isinstance(segment, str):
+                segments += self._literal(segment, path.span)
+            else:
+                segments.append(self._computed(self.evaluate(segment, env), segment.span))
+        if len(self.prefix) + len(segments) > MAX_PATH:
+            value = f"{len(self.prefix) + len(segments)} segments"
+            self.report(mistakes.TooLarge(path.span, what="a parameter path", value=value, limit=MAX_PATH))
+            return (_UNKNOWN,)
+        return tuple(segments)
+
+    def _literal(self, text: str, span: Span) -> list[str]:
+        segments = text.split(".", MAX_PATH + 1)
+        wrong = next((segment for segment in segments if not _SEGMENT.fullmatch(segment)), None)
+        if wrong is None:
+            return segments
+        expected = "letters, digits, `_` and `-`"
+        self.report(
+            mistakes.WrongValue(span, what="a path segment", expected=expected, found=f'"{wrong[:40]}"')
+        )
+        return [_UNKNOWN]
+
+    def _computed(self, value: Any, span: Span) -> str | Index:
+        plain = value.value if isinstance(value, LoopValue) else value
+        if isinstance(plain, Poison):
+            return _UNKNOWN
+        if isinstance(value, LoopValue) and isinstance(plain, int):
+            index = self._affine(value)
+            if index is None:
+                self.report(mistakes.BadPathIndex(span))
+            return index or _UNKNOWN
+        if isinstance(plain, str) or (isinstance(plain, int) and not isinstance(plain, bool)):
+            return self._literal(str(self.known(value)), span)[0]
+        self.report(
+            mistakes.WrongValue(
+                span,
+                what="a path segment",
+                expected="a whole number or a string",
+                found=describe(value),
+            )
+        )
+        return _UNKNOWN
+
+    def _affine(self, value: LoopValue) -> Index | None:
+        """The index segment that follows a number, None where it is not linear in one loop variable."""
+        if len(value.variables) != 1:
+            return None
+        (variable,) = value.variables
+        run = self.steps[variable]
+        self.spend(len(run))
+        try:
+            numbers = [value.at({variable: step}) for step in run]
+        except (ArithmeticMistake, ValueError):
+            return None
+        if not all(arithmetic.is_number(number) for number in numbers):
+            return None
+        scale = (numbers[1] - numbers[0]) // (run[1] - run[0]) if len(run) > 1 else 1
+        index = Index(variable, int(scale), int(numbers[0] - scale * run[0]))
+        follows = all(index.at({variable: step}) == number for step, number in zip(run, numbers, strict=True))
+        return index if follows else None
+
+    # ------------------------------------------------------------------- ties
+
+    def tie_path(self, expr: syntax.Expr, env: Env) -> Path | Poison | None:
+        """The whole path that a `tied_to` argument names, None for `none`."""
+        if isinstance(expr, syntax.Conditional):
+            condition = self.condition(expr.condition, env, "a condition")
+            if isinstance(condition, Poison):
+                return POISON
+            chosen = expr.chosen if condition else expr.other
+            return self.tie_path(chosen, env) if chosen is not None else None
+        names = dotted(expr)
+        if names is not None and not _is_bound(names, env):
+            return self._find_tied(names, expr.span)
+        value = self.known(self.evaluate(expr, env))
+        if isinstance(value, str) and not isinstance(value, Symbol):
+            return self._find_tied(tuple(value.split(".", MAX_PATH)), expr.span)
+        if value is None:
+            return None
+        if isinstance(value, Poison):
+            return POISON
+        expected = "a parameter path or `none`"
+        hint = (
+            f'`{names[0]}` is a variable here: a path of that name is written "{names[0]}"' if names else ""
+        )
+        self.report(
+            mistakes.WrongValue(
+                expr.span, what="`tied_to`", expected=expected, found=describe(value), hint=hint
+            )
+        )
+        return POISON
+
+    def _find_tied(self, names: tuple[str, ...], span: Span) -> Path | Poison:
+        """The path of parameters that exist, looked for like a name: from the paths around it outwards."""
+        self.spend(len(self.weights))
+        for depth in range(len(self.prefix), -1, -1):
+            path = self.prefix[:depth] + names
+            if any(known[: len(path)] == path for known in self.weights):
+                return path
+        in_loops = {tuple(s for s in path if isinstance(s, str))[: len(names)] for path in self.weights}
+        known = [path_text(path[:-1]) for path in self.weights if not any(isinstance(s, Index) for s in path)]
+        hint = did_you_mean(".".join(names), known)
+        if names in in_loops:
+            hint = "what an iteration of a loop holds can be shared only within the iteration"
+        self.report(mistakes.UnknownTie(span, path=".".join(names), hint=hint))
+        return POISON
+
+    @contextmanager
+    def tied(self, target: Path | None, prefix: Path) -> Iterator[None]:
+        """Take the weights under `prefix` from `target`."""
+        saved = self.tie
+        if target is not None:
+            self.tie = Tie(prefix, target)
+        try:
+            yield
+        finally:
+            self.tie = saved
+
+    # ---------------------------------------------------------------- weights
+
+    def weight(self, path: Path, name: str, shape: tuple[Dim, ...], init: Init, span: Span) -> Value:
+        """The weight of a call: a new one, or the one that it is tied to."""
+        full = self.prefix + path + ((name,) if name else ())
+        if self.tie is not None:
+            return self.resolve(self._tied_weight(self.tie, full, shape, span))
+        frame = self._home(full, span)
+        stored = Stored(full, tuple(size for size in shape if not isinstance(size, str)))
+        node = frame.graph.add(
+            WEIGHT,
+            (),
+            {"type": TensorType(shape, DType.FLOAT), "sources": (stored,), "init": init},
+            span=self.place(span),
+            path=full,
+        )
+        self.weights[full] = Handle(frame.graph, node.outputs[0])
+        return self.resolve(self.weights[full])
+
+    def _home(self, path: Path, span: Span) -> Frame:
+        """The frame whose graph a weight belongs to: the innermost whose loop variable the path follows."""
+        variables = {segment.variable for segment in path if isinstance(segment, Index)}
+        frame = self.frame
+        while frame.outer is not None and frame.variable not in variables:
+            if _UNKNOWN not in path:
+                frame.unindexed.append((path, self.place(span)))
+            frame = frame.outer
+        return frame
+
+    def _tied_weight(self, tie: Tie, path: Path, shape: tuple[Dim, ...], span: Span) -> Handle:
+        target = tie.target + path[len(tie.prefix) :]
+        found = self.weights.get(target)
+        need = TensorType(shape, DType.FLOAT)
+        if found is None or not _encloses(self.frame, found):
+            hint = did_you_mean(path_text(target), map(path_text, self.weights))
+            self.report(mistakes.UnknownTie(span, path=path_text(target), hint=hint))
+        elif found.type.shape != shape:
+            have = shape_text(found.type.shape)
+            self.report(mistakes.WrongTie(span, path=path_text(target), have=have, need=shape_text(shape)))
+        else:
+            self._remember_tie(path, target)
+            return found
+        graph = self.frame.graph
+        stand_in = graph.add(WEIGHT, (), {"type": need, "sources": (), "init": Normal()})
+        return Handle(graph, stand_in.outputs[0])
+
+    def _remember_tie(self, path: Path, target: Path) -> None:
+        """Note what a checkpoint may call the shared weight, in every iteration of the loops around it."""
+        variables = [s.variable for s in (*path, *target) if isinstance(s, Index)]
+        runs = {variable: self.steps[variable] for variable in variables}
+        self.spend(prod(map(len, runs.values())))
+        for steps in product(*runs.values()):
+            indices = dict(zip(runs, steps, strict=True))
+            self.tied_names[concrete(path, indices)] = concrete(target, indices)
+
+
+def _encloses(frame: Frame, handle: Handle) -> bool:
+    """Whether a tensor's graph is the frame's or one outside of it."""
+    around: Frame | None = frame
+    while around is not None:
+        if around.graph is handle.graph:
+            return True
+        around = around.outer
+    return False
+
+
+def dotted(expr: syntax.Expr) -> tuple[str, ...] | None:
+    """`model.embed_tokens` as its names, None for another kind of expression."""
+    if isinstance(expr, syntax.Name):
+        return (expr.name,)
+    if isinstance(expr, syntax.Attribute):
+        inner = dotted(expr.target)
+        return None if inner is None else (*inner, expr.name)
+    return None
+
+
+def _is_bound(names: tuple[str, ...], env: Env) -> bool:
+    """Whether a single name is a variable, as in `tied_to = tie`, rather than a path."""
+    return len(names) == 1 and names[0] in env.known()

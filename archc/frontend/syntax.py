@@ -1,0 +1,220 @@
+"""The syntax tree: what was written, and where.  It knows nothing of what names mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from archc.errors import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    span: Span
+
+
+# ---------------------------------------------------------------- expressions
+
+
+@dataclass(frozen=True, slots=True)
+class Literal(Node):
+    """A number, string, `true`, `false` or `none`."""
+
+    value: int | float | str | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Name(Node):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf(Node):
+    items: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unary(Node):
+    """`-x` or `not x`."""
+
+    operator: str
+    operand: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Binary(Node):
+    """Arithmetic, a comparison, `and`, `or`, `in`, `not in` or a range `a..b`."""
+
+    operator: str
+    left: Expr
+    right: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Conditional(Node):
+    """`chosen if condition else other`; without an `else` the other is `none`."""
+
+    condition: Expr
+    chosen: Expr
+    other: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
+class Path(Node):
+    """A parameter path; a segment is literal text or an expression in braces."""
+
+    segments: tuple[str | Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Argument(Node):
+    name: str | None
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Node):
+    callee: Expr
+    arguments: tuple[Argument, ...]
+    path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Index(Node):
+    target: Expr
+    index: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute(Node):
+    target: Expr
+    name: str
+
+
+Expr: TypeAlias = (
+    Literal | Name | ListOf | Unary | Binary | Conditional | Call | Index | Attribute
+)  # fmt: skip
+
+# ----------------------------------------------------------------- statements
+
+
+@dataclass(frozen=True, slots=True)
+class Shape(Node):
+    """`float[B, T, d]`; the dtype may be left out."""
+
+    dtype: str | None
+    dims: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Target(Node):
+    name: str
+    shape: Shape | None
+
+
+@dataclass(frozen=True, slots=True)
+class Assign(Node):
+    targets: tuple[Target, ...]
+    values: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Node):
+    name: str | None
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Return(Node):
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class If(Node):
+    condition: Expr
+    then: tuple[Statement, ...]
+    otherwise: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class For(Node):
+    variable: str
+    items: Expr
+    path: Path | None
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expect(Node):
+    """`expect fuse(rule)`: the build fails where the rule does not fire."""
+
+    rule: str
+
+
+Statement: TypeAlias = Assign | Return | If | For | Expect
+
+# ---------------------------------------------------------------------- items
+
+
+@dataclass(frozen=True, slots=True)
+class Param(Node):
+    name: str
+    shape: Shape | None
+    default: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
+class Block(Node):
+    name: str
+    params: tuple[Param, ...]
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Define(Node):
+    name: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore(Node):
+    """Checkpoint tensors that the model has no use for, by pattern (`*` matches anything)."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arch(Node):
+    name: str
+    params: tuple[Param, ...]
+    members: tuple[Block | Define | Expect | Ignore, ...]  # `forward` is the block of that name
+
+
+@dataclass(frozen=True, slots=True)
+class Model(Node):
+    name: str
+    arch: str
+    arch_span: Span
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fuse(Node):
+    name: str
+    operands: tuple[str, ...]
+    attributes: tuple[str, ...]
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Import(Node):
+    name: str
+
+
+Definition: TypeAlias = Arch | Block | Model | Fuse | Define
+Item: TypeAlias = Import | Definition
+
+
+@dataclass(frozen=True, slots=True)
+class Spec(Node):
+    items: tuple[Item, ...] = field(default=())

@@ -1,0 +1,214 @@
+"""Compile-time values: what an expression of a spec may stand for besides numbers, strings and lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from archc.errors import Source
+from archc.frontend import syntax
+from archc.frontend.limits import MAX_LIST, MAX_LOOP_STEPS
+from archc.ir.graph import Graph, Value
+from archc.ir.op import Op
+from archc.ir.records import Record, Symbol
+from archc.ir.types import TensorType
+
+
+class ArithmeticMistake(Exception):
+    """A computation with no result; the text says why."""
+
+
+class Poison:
+    """The value of something that was reported already; whatever meets it stays silent."""
+
+
+POISON = Poison()
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A tensor: a value of some graph."""
+
+    graph: Graph
+    value: Value
+
+    @property
+    def type(self) -> TensorType:
+        return self.graph.type(self.value)
+
+
+@dataclass(frozen=True)
+class LoopValue:
+    """A compile-time value that depends on loop variables.
+
+    `value` is the one of the iteration being traced, `at` computes it for any.  Layers stay rolled because
+    nothing looks at `value` but `Lowerer.known`, which notes down what was seen.
+    """
+
+    value: Any
+    at: Callable[[Mapping[str, int]], Any]
+    variables: frozenset[str]
+    steps: int = 1  # how many computations `at` makes
+
+
+def lift(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Apply a function of plain values to values that may depend on loop variables.
+
+    Raises what the function does, and `ArithmeticMistake` for a computation that grows without bounds.
+    """
+    loops = [argument for argument in arguments if isinstance(argument, LoopValue)]
+    if not loops:
+        return function(*arguments)
+    steps = 1 + sum(loop.steps for loop in loops)
+    if steps > MAX_LOOP_STEPS:
+        raise ArithmeticMistake(f"it follows a loop variable in more than {MAX_LOOP_STEPS} steps")
+
+    def at(indices: Mapping[str, int]) -> Any:
+        return function(*(a.at(indices) if isinstance(a, LoopValue) else a for a in arguments))
+
+    now = function(*(a.value if isinstance(a, LoopValue) else a for a in arguments))
+    return LoopValue(now, at, frozenset().union(*(loop.variables for loop in loops)), steps)
+
+
+class List(tuple[Any, ...]):
+    """A list.  `size` counts its items with those of lists in it."""
+
+    size: int
+
+    @staticmethod
+    def of(*items: Any) -> List:
+        """Raises `ArithmeticMistake` for one that is too large."""
+        made = List(items)
+        made.size = sum(item.size if isinstance(item, List) else 1 for item in items)
+        if made.size > MAX_LIST:
+            raise ArithmeticMistake(f"a list may hold at most {MAX_LIST} items")
+        return made
+
+    def tensors(self) -> Iterator[Handle]:
+        """The tensors among the items, those of lists in it included."""
+        for item in self:
+            if isinstance(item, Handle):
+                yield item
+            elif isinstance(item, List):
+                yield from item.tensors()
+
+
+class Quotient(float):
+    """The result of a division of whole numbers that leaves a rest; remembers it for the message."""
+
+    left: int
+    right: int
+    expr: syntax.Expr | None
+
+    @staticmethod
+    def of(left: int, right: int) -> Quotient:
+        quotient = Quotient(left / right)
+        quotient.left, quotient.right, quotient.expr = int(left), int(right), None
+        return quotient
+
+
+@dataclass
+class Env:
+    """Names in scope; looks outwards."""
+
+    outer: Env | None = None
+    names: dict[str, Any] = field(default_factory=dict)
+    is_block: bool = False  # the outermost scope of a block's own names
+
+    def lookup(self, name: str) -> Any:
+        """The value of a name; raises `KeyError`."""
+        env: Env | None = self
+        while env is not None:
+            if name in env.names:
+                return env.names[name]
+            env = env.outer
+        raise KeyError(name)
+
+    def get(self, name: str, default: Any) -> Any:
+        """The value of a name, or `default` for one that is not in scope."""
+        try:
+            return self.lookup(name)
+        except KeyError:
+            return default
+
+    def hidden(self, name: str) -> list[Any]:
+        """What a name stood for further out, before it was given its value here."""
+        found: list[Any] = []
+        env: Env | None = self
+        while env is not None:
+            found += [env.names[name]] if name in env.names else []
+            env = env.outer
+        return found[1:]
+
+    def local(self) -> set[str]:
+        """The names of the block that this scope is in."""
+        if self.is_block or self.outer is None:
+            return set(self.names)
+        return set(self.names) | self.outer.local()
+
+    def known(self) -> set[str]:
+        """Every name in scope."""
+        return set(self.names) | (self.outer.known() if self.outer else set())
+
+    def defined(self) -> set[str]:
+        """Every name in scope but those of the language itself."""
+        return set(self.names) | self.outer.defined() if self.outer else set()
+
+
+@dataclass(frozen=True)
+class BlockValue:
+    """A block and the names it sees."""
+
+    block: syntax.Block
+    env: Env
+    source: Source
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A compile-time function of the language; a variadic one takes any number of arguments from one."""
+
+    name: str
+    function: Callable[..., Any]
+    parameters: tuple[str, ...]
+    doc: str
+    variadic: bool = False
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 name`, `2 names`."""
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
+def describe(value: Any) -> str:
+    """A value as a message names it."""
+    if isinstance(value, LoopValue):
+        return describe(value.value)
+    if isinstance(value, Handle):
+        return f"a tensor {value.type}"
+    if isinstance(value, BlockValue):
+        return f"block `{value.block.name}`"
+    if isinstance(value, Op):
+        return f"op `{value.name}`"
+    if isinstance(value, Builtin):
+        return f"function `{value.name}`"
+    if isinstance(value, type):
+        return f"`{value.kind}`" if issubclass(value, Record) else "a type"
+    return _describe_plain(value)
+
+
+def _describe_plain(value: Any) -> str:
+    if isinstance(value, Symbol | Record):
+        return f"`{value}`"
+    if isinstance(value, bool):
+        return "`true`" if value else "`false`"
+    if value is None:
+        return "`none`"
+    if isinstance(value, str):
+        return f'the string "{value[:40]}"'
+    if isinstance(value, tuple | range):
+        return f"a list of {len(value)}"
+    if isinstance(value, float):
+        return f"{float(value):.6g}"
+    return str(value)

@@ -1,0 +1,74 @@
+"""`archc ir` and `archc explain`: what the compiler did to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from archc import compiler
+from archc.compiler import Compilation
+from archc.errors import ArchcError, did_you_mean
+from archc.ir.printer import print_graph
+from archc.ir.program import Program
+from archc.ir.rule import Rule
+from archc.passes.context import Context
+from archc.passes.pipeline import PASSES, stages
+from archc.settings import parse_settings
+from archc.target import TARGETS
+
+
+def _programs(
+    path: Path, model: str | None, settings: tuple[str, ...]
+) -> tuple[list[Program], tuple[Rule, ...]]:
+    spec = compiler.read_spec_file(path)
+    names = compiler.choose_models(spec, model)
+    return compiler.lower_models(spec, names, parse_settings(settings)), spec.rules
+
+
+def print_stage(
+    path: Path, model: str | None, target: str, settings: tuple[str, ...], after: str | None
+) -> str:
+    """The graphs of models after a pass; raises `ArchcError` for an unknown one."""
+    known = ["frontend", *(each.name for each in PASSES)]
+    if after is not None and after not in known:
+        hint = did_you_mean(after, known)
+        raise ArchcError(
+            f"no pass `{after}`; {hint or 'the passes are'} {'' if hint else ', '.join(known)}".strip()
+        )
+    programs, rules = _programs(path, model, settings)
+    texts: list[str] = []
+    for program in programs:
+        reached = dict(stages(program.graph, Context(rules, TARGETS[target])))
+        texts.append(print_graph(reached[after or known[-1]]))
+    return "\n".join(texts)
+
+
+def explain(path: Path, model: str | None, target: str, settings: tuple[str, ...]) -> None:
+    """Print what fired, what was missed with reasons, and what else the passes did."""
+    programs, rules = _programs(path, model, settings)
+    console = Console()
+    for program in programs:
+        _explain(compiler.compile_program(program, rules, TARGETS[target]), console)
+
+
+def _explain(compilation: Compilation, console: Console) -> None:
+    report = compilation.report
+    console.print(f"[bold]{compilation.program.name}[/bold] for {compilation.context.target.name}")
+    fired = Table("fusion", "where", "layers", "relaxation", title="fused", title_justify="left")
+    for each in report.fired:
+        fired.add_row(each.rule, each.place, str(each.count), ", ".join(each.relaxations))
+    console.print(fired if report.fired else "nothing was fused")
+    if report.missed:
+        missed = Table("fusion", "where", "reason", title="missed", title_justify="left")
+        for miss in report.missed:
+            missed.add_row(miss.rule, miss.place, miss.reason)
+        console.print(missed)
+    for remark in report.remarks:
+        console.print(f"{remark.pass_name}: {remark.text}", highlight=False)
+    if any(each.relaxations for each in report.fired):
+        console.print(
+            "fewer_roundings: the kernel stays in float32 where the ops one by one round to the model's dtype"
+        )
+    console.print()

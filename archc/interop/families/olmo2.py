@@ -1,0 +1,25 @@
+"""OLMo 2."""
+
+from archc.interop.family import Family, activation, flag, head_dim, key_value_heads, layers, number, whole
+from archc.interop.rope import rotary
+
+OLMO2 = Family(
+    model_type="olmo2",
+    spec="olmo2",
+    arch="Olmo2",
+    architectures=("Olmo2ForCausalLM",),
+    parameters={
+        "d": whole("hidden_size", 4096),
+        "layers": layers("num_hidden_layers", 32),
+        "heads": whole("num_attention_heads", 32),
+        "kv_heads": key_value_heads(),
+        "head_dim": head_dim,
+        "d_ff": whole("intermediate_size", 11008),
+        "vocab": whole("vocab_size", 50304),
+        "eps": number("rms_norm_eps", 1e-5),
+        "rope": rotary(theta=10000.0, context=2048),
+        "act": activation("hidden_act", "silu"),
+        "attention_bias": flag("attention_bias", False),
+        "tied": flag("tie_word_embeddings", False),
+    },
+)

@@ -1,0 +1,121 @@
+"""What a family of Hugging Face models is to archc: a table from config keys to an arch's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from archc.interop.config import Config, shown
+from archc.interop.inert import FIXED, INERT
+from archc.ir.records import Record, Symbol
+
+# What an arch's parameter may be set to; a `Symbol` is a bare word of the language, such as `silu`.
+Value: TypeAlias = int | float | bool | Symbol | Record | tuple[bool, ...] | None
+
+# The parameters read so far, by name, for those that follow from them.
+Known: TypeAlias = Mapping[str, Any]
+
+# Reads a parameter from the keys that it depends on.
+Reader: TypeAlias = Callable[[Config, Known], Value]
+
+# The language's names for the functions that configs name.
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
+MAX_LAYERS = 10_000
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model type that can be imported.
+
+    spec, arch:     the standard spec to import and the arch in it
+    architectures:  the classes whose checkpoints the arch's paths name
+    parameters:     for each parameter of the arch, in its order, how it is read; each reader states the
+                    default of the config's class for a key that is missing
+    fixed:          keys that must have one of some values, and why
+    """
+
+    model_type: str
+    spec: str
+    arch: str
+    architectures: tuple[str, ...]
+    parameters: Mapping[str, Reader]
+    fixed: Mapping[str, tuple[tuple[Any, ...], str]] = field(default_factory=dict)
+    inert: tuple[str, ...] = ()
+
+    def read(self, config: Config) -> dict[str, Value]:
+        """The arch's parameters; what is wrong with the config is noted in it, unknown keys included."""
+        values: dict[str, Value] = {}
+        for name, reader in self.parameters.items():
+            values[name] = reader(config, values)
+        config.end_of_meaning()
+        self._check_architectures(config)
+        for key, (supported, why) in {**FIXED, **self.fixed}.items():
+            self._check_fixed(config, key, supported, why)
+        for key in (*self.inert, *(key for keys in INERT.values() for key in keys)):
+            config.get(key)
+        config.check_all_read(f"type {self.model_type}")
+        return values
+
+    def _check_architectures(self, config: Config) -> None:
+        given = config.get("architectures") or list(self.architectures)
+        if not isinstance(given, list) or any(name not in self.architectures for name in given):
+            config.complain("architectures", f"supported is {' or '.join(self.architectures)}")
+
+    def _check_fixed(self, config: Config, key: str, supported: tuple[Any, ...], why: str) -> None:
+        value = config.get(key, supported[0])
+        if not any(value == each and isinstance(value, bool) is isinstance(each, bool) for each in supported):
+            values = " or ".join(shown(each) for each in supported if each is not None or len(supported) == 1)
+            config.complain(key, f"supported is only {values}, {why}")
+
+
+# ------------------------------------------------------------------ readers
+
+
+def whole(key: str, missing: int) -> Reader:
+    """A whole number from 1."""
+    return lambda config, _known: config.whole(key, missing)
+
+
+def layers(key: str, missing: int) -> Reader:
+    """How many layers there are."""
+    return lambda config, _known: config.whole(key, missing, most=MAX_LAYERS)
+
+
+def key_value_heads(missing: int | None = None) -> Reader:
+    """As many as there are heads where the key holds null, or is missing and the class states no number."""
+
+    def read(config: Config, known: Known) -> int:
+        heads: int = known["heads"]
+        return config.whole("num_key_value_heads", missing or heads, null=heads)
+
+    return read
+
+
+def head_dim(config: Config, known: Known) -> int:
+    """The width divided among the heads, rounded down, unless the key says otherwise."""
+    default: int = max(1, known["d"] // known["heads"])
+    return config.whole("head_dim", default, null=default)
+
+
+def number(key: str, missing: float) -> Reader:
+    """A number above 0."""
+    return lambda config, _known: config.number(key, missing)
+
+
+def flag(key: str, missing: bool) -> Reader:
+    """True or false."""
+    return lambda config, _known: config.flag(key, missing)
+
+
+def activation(key: str, missing: str) -> Reader:
+    """An activation, as the language calls it."""
+    return lambda config, _known: Symbol(ACTIVATIONS[config.choice(key, missing, ACTIVATIONS)])

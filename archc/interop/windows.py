@@ -1,0 +1,76 @@
+"""Which layers see a sliding window only, and which do not rotate: patterns over the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from archc.interop.config import Config
+from archc.interop.family import Known, Reader
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The window, None where no layer has one, and for each layer whether it has it."""
+
+    window: int | None
+    windowed: tuple[bool, ...]
+
+
+def window(missing: int | None) -> Reader:
+    """One window for all layers: the key `sliding_window`, where null means none."""
+    return lambda config, _known: _window(config, missing)
+
+
+def _window(config: Config, missing: int | None) -> int | None:
+    if config.get("sliding_window", missing) is None:
+        return None
+    return config.whole("sliding_window", missing or 1)
+
+
+def read_windows(config: Config, missing: int | None, usual: Sequence[bool]) -> Windows:
+    """The windows of a family whose layers differ.
+
+    `missing` is the class's default window, `usual` which layers have it where `layer_types` does not say.
+    """
+    size = _window(config, missing)
+    used = config.flag("use_sliding_window", False)
+    types = config.items("layer_types", len(usual), (SLIDING, FULL).__contains__, f'"{FULL}" or "{SLIDING}"')
+    active = used and size is not None
+    if types is None:
+        windowed = tuple(active and each for each in usual)
+    else:
+        windowed = tuple(each == SLIDING for each in types)
+    if any(windowed) and not active:
+        config.complain("layer_types", "it has sliding layers, but there is no sliding_window in use")
+    return Windows(size if any(windowed) else None, windowed)
+
+
+def _last_layers(config: Config, known: Known) -> Windows:
+    """Qwen's windows: those of the layers from `max_window_layers` on."""
+    first = config.whole("max_window_layers", 28, least=0)
+    return read_windows(config, 4096, [layer >= first for layer in range(known["layers"])])
+
+
+def _starts_full(windowed: Sequence[bool]) -> bool:
+    """Whether layers with a window come after all those without."""
+    return list(windowed) == sorted(windowed)
+
+
+# Parameters of Qwen's arches.  `full_layers` says which layers have no window, or, where that is not enough,
+# `windowed` says it layer by layer.
+QWEN_WINDOWS: dict[str, Reader] = {
+    "window": lambda config, known: _last_layers(config, known).window,
+    "full_layers": lambda config, known: _full_layers(_last_layers(config, known).windowed),
+    "windowed": lambda config, known: _listed(_last_layers(config, known).windowed),
+}
+
+
+def _full_layers(windowed: tuple[bool, ...]) -> int:
+    return windowed.count(False) if _starts_full(windowed) else len(windowed)
+
+
+def _listed(windowed: tuple[bool, ...]) -> tuple[bool, ...] | None:
+    return None if _starts_full(windowed) else windowed

@@ -1,0 +1,60 @@
+"""Elementwise formulas: small trees of elementwise ops over named values and numbers.
+
+Derivatives are declared as formulas, so that the Triton kernel, the plain PyTorch fallback and the tests all
+print one and the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True)
+class Expr:
+    """An elementwise op applied to formulas, or a leaf (`op` is "leaf", `args` its name)."""
+
+    op: str
+    args: tuple[Expr | float | str, ...]
+    attributes: tuple[tuple[str, object], ...] = ()
+
+    def __add__(self, other: Formula) -> Expr:
+        return Expr("add", (self, other))
+
+    def __radd__(self, other: Formula) -> Expr:
+        return Expr("add", (other, self))
+
+    def __sub__(self, other: Formula) -> Expr:
+        return Expr("sub", (self, other))
+
+    def __rsub__(self, other: Formula) -> Expr:
+        return Expr("sub", (other, self))
+
+    def __mul__(self, other: Formula) -> Expr:
+        return Expr("mul", (self, other))
+
+    def __rmul__(self, other: Formula) -> Expr:
+        return Expr("mul", (other, self))
+
+    def __truediv__(self, other: Formula) -> Expr:
+        return Expr("div", (self, other))
+
+    def __rtruediv__(self, other: Formula) -> Expr:
+        return Expr("div", (other, self))
+
+    def __neg__(self) -> Expr:
+        return Expr("neg", (self,))
+
+    def __getattr__(self, op: str) -> Callable[..., Expr]:
+        """`x.sigmoid()` applies the elementwise op of that name."""
+        if op.startswith("_"):
+            raise AttributeError(op)
+        return lambda *others: Expr(op, (self, *others))
+
+
+Formula: TypeAlias = Expr | float
+
+
+def leaf(name: str) -> Expr:
+    return Expr("leaf", (name,))

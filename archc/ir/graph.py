@@ -1,0 +1,260 @@
+"""Graphs of typed ops.  The one file that knows networkx.
+
+Nodes are immutable; a graph changes through its methods, and a replacement takes over the span, the scope
+and the place in program order of what it replaces.  Values are named by the node that makes them, so a node
+may be exchanged for another under the same number without touching its users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import networkx as nx
+
+from archc.errors import Span
+from archc.ir.op import Op
+from archc.ir.ops.structure import INPUT, LOOP, WEIGHT
+from archc.ir.paths import Path, Stored
+from archc.ir.types import TensorType
+
+# Blocks that every spec sees without an import, and that no reader needs to be told of.
+PRELUDE = frozenset({"rotate", "attention"})
+
+
+class Value(NamedTuple):
+    """Output number `output` of node number `node`."""
+
+    node: int
+    output: int = 0
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where in the spec a node was written: the block, the path it was called under, the caller's scope."""
+
+    block: str
+    path: Path
+    span: Span | None
+    outer: Scope | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """An op applied to values.  `names` are those of its outputs, from the spec; `order` is program order."""
+
+    id: int
+    op: Op
+    inputs: tuple[Value | None, ...]
+    attributes: Mapping[str, Any]
+    types: tuple[TensorType, ...]
+    names: tuple[str, ...] = ()
+    span: Span | None = None
+    scope: Scope | None = None
+    order: tuple[int, ...] = ()
+    path: Path = field(default=())  # the call's path, where its weights lie
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return tuple(Value(self.id, index) for index in range(len(self.types)))
+
+    @property
+    def bodies(self) -> tuple[Graph, ...]:
+        """A loop's different bodies."""
+        bodies: tuple[Graph, ...] = self.attributes["bodies"] if self.op is LOOP else ()
+        return bodies
+
+    def operand(self, name: str) -> Value | None:
+        for operand, value in zip(self.op.operands, self.inputs, strict=True):
+            if operand.name == name:
+                return value
+        raise KeyError(name)
+
+
+class Graph:
+    """A dataflow graph with named inputs and outputs."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.inputs: list[Value] = []
+        self.outputs: list[tuple[str, Value]] = []
+        self._net = nx.MultiDiGraph()
+        self._next = 0
+
+    # ------------------------------------------------------------------- read
+
+    def node(self, value: Value | int) -> Node:
+        """The node that makes a value."""
+        node: Node = self._net.nodes[value if isinstance(value, int) else value[0]]["node"]
+        return node
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._net
+
+    def __len__(self) -> int:
+        return len(self._net)
+
+    def type(self, value: Value) -> TensorType:
+        return self.node(value).types[value.output]
+
+    def name_of(self, value: Value) -> str:
+        names = self.node(value).names
+        return names[value.output] if value.output < len(names) else ""
+
+    def users(self, value: Value) -> list[tuple[Node, int]]:
+        """Nodes that read a value, with the operand's place, in program order."""
+        found = [
+            (self.node(target), place)
+            for _, target, place, output in self._net.out_edges(value.node, keys=True, data="output")
+            if output == value.output
+        ]
+        return sorted(found, key=lambda use: (use[0].order, use[0].id, use[1]))
+
+    def is_output(self, value: Value) -> bool:
+        return any(output == value for _, output in self.outputs)
+
+    def nodes(self) -> list[Node]:
+        """All nodes, each after what it reads, otherwise in program order."""
+        numbers = nx.lexicographical_topological_sort(self._net, key=lambda n: (self.node(n).order, n))
+        return [self.node(number) for number in numbers]
+
+    def weights(self) -> list[Node]:
+        return [node for node in self.nodes() if node.op is WEIGHT]
+
+    def loops(self) -> list[Node]:
+        return [node for node in self.nodes() if node.op is LOOP]
+
+    def walk(self) -> Iterator[Graph]:
+        """This graph and the loop bodies in it, outermost first."""
+        yield self
+        for loop in self.loops():
+            for body in loop.bodies:
+                yield from body.walk()
+
+    def depends_on(self, number: int) -> set[int]:
+        """Numbers of the nodes that read the node's values, directly or through others."""
+        return _reached(number, self._net.successors)
+
+    def needed_by(self, number: int) -> set[int]:
+        """Numbers of the nodes whose values the node reads, directly or through others."""
+        return _reached(number, self._net.predecessors)
+
+    def is_acyclic(self) -> bool:
+        return bool(nx.is_directed_acyclic_graph(self._net))
+
+    # ----------------------------------------------------------------- change
+
+    def add(
+        self,
+        op: Op,
+        inputs: Sequence[Value | None] = (),
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        names: tuple[str, ...] = (),
+        span: Span | None = None,
+        scope: Scope | None = None,
+        order: tuple[int, ...] | None = None,
+        path: Path = (),
+    ) -> Node:
+        """Add a node; its output types are inferred.  Raises `TypeMistake`."""
+        attributes = dict(attributes or {})
+        types = op.infer_types([self.type(v) if v is not None else None for v in inputs], attributes)
+        number = self._next
+        self._next += 1
+        node = Node(
+            number,
+            op,
+            tuple(inputs),
+            attributes,
+            types,
+            names,
+            span,
+            scope,
+            (number,) if order is None else order,
+            path,
+        )
+        self._net.add_node(number, node=node)
+        self._connect(node)
+        return node
+
+    def add_like(
+        self,
+        origin: Node,
+        op: Op,
+        inputs: Sequence[Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        names: tuple[str, ...] = (),
+    ) -> Node:
+        """Add a node that stands for `origin`: same span, scope and place."""
+        return self.add(
+            op,
+            inputs,
+            attributes,
+            names=names,
+            span=origin.span,
+            scope=origin.scope,
+            order=origin.order,
+            path=origin.path,
+        )
+
+    def add_input(self, name: str, type_: TensorType, span: Span | None = None) -> Value:
+        node = self.add(INPUT, (), {"type": type_, "name": name}, names=(name,), span=span, order=(-1,))
+        self.inputs.append(node.outputs[0])
+        return node.outputs[0]
+
+    def update(self, node: Node, **changes: Any) -> Node:
+        """Exchange a node for one with other fields under the same number."""
+        changed = replace(node, **changes)
+        self._net.nodes[node.id]["node"] = changed
+        if "inputs" in changes:
+            self._net.remove_edges_from(list(self._net.in_edges(node.id, keys=True)))
+            self._connect(changed)
+        return changed
+
+    def replace_uses(self, old: Value, new: Value, *, but: Iterable[int] = ()) -> None:
+        """Let every reader of `old`, except the nodes `but`, read `new`."""
+        spared = set(but)
+        for user, _ in self.users(old):
+            if user.id not in spared:
+                user = self.node(user.id)
+                self.update(user, inputs=tuple(new if value == old else value for value in user.inputs))
+        self.outputs = [(name, new if value == old else value) for name, value in self.outputs]
+
+    def remove(self, node: Node) -> None:
+        """Remove a node that nothing reads."""
+        self._net.remove_node(node.id)
+
+    def copy(self) -> Graph:
+        """A copy that shares no loop body with this graph."""
+        twin = Graph(self.name)
+        twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
+        twin._net, twin._next = self._net.copy(), self._next
+        for loop in twin.loops():
+            bodies = tuple(body.copy() for body in loop.bodies)
+            twin.update(loop, attributes={**loop.attributes, "bodies": bodies})
+        return twin
+
+    def _connect(self, node: Node) -> None:
+        for place, value in enumerate(node.inputs):
+            if value is not None:
+                self._net.add_edge(value.node, node.id, key=place, output=value.output)
+
+
+def _reached(start: int, neighbours: Callable[[int], Iterable[int]]) -> set[int]:
+    """Numbers reached from a node; several times as fast as networkx's search, which lists edges too."""
+    found: set[int] = set()
+    waiting = [start]
+    while waiting:
+        for number in neighbours(waiting.pop()):
+            if number not in found:
+                found.add(number)
+                waiting.append(number)
+    return found
+
+
+def stored_in(weight: Node) -> tuple[Stored, ...]:
+    """The checkpoint's tensors that a weight node holds, in the order of its rows."""
+    sources: tuple[Stored, ...] = weight.attributes["sources"]
+    return sources

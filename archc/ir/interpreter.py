@@ -1,0 +1,95 @@
+"""Runs a graph, at any stage, by the reference semantics of its ops: the oracle of every test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.lazy_torch import Tensor, torch
+from archc.ir.ops.structure import APPEND, INPUT, LOOP, WEIGHT
+from archc.ir.paths import concrete
+
+Observer = Callable[[Graph, Node, Mapping[str, int], tuple[Any, ...]], None]
+
+
+class Interpreter:
+    """Runs graphs with given weights.
+
+    weights:  the checkpoint's tensors by name, in the dtype to run in
+    state:    what `append` nodes have stored, by node and loop indices; None runs whole sequences
+    observe:  called after every node with its values
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        state: dict[Any, Tensor] | None = None,
+        observe: Observer | None = None,
+    ):
+        self.weights = weights
+        self.state = state
+        self.observe = observe
+
+    def run(self, graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs of a graph by name, for inputs by name."""
+        operands = [inputs[graph.node(value).attributes["name"]] for value in graph.inputs]
+        values = self._run(graph, operands, {})
+        return {name: value for (name, _), value in zip(graph.outputs, values, strict=True)}
+
+    def _run(self, graph: Graph, operands: list[Any], indices: Mapping[str, int]) -> list[Any]:
+        values: dict[Value, Any] = dict(zip(graph.inputs, operands, strict=True))
+        for node in graph.nodes():
+            if node.op is INPUT:
+                continue
+            inputs = [values[value] if value is not None else None for value in node.inputs]
+            outputs = self._node(node, inputs, indices)
+            values.update(zip(node.outputs, outputs, strict=True))
+            if self.observe:
+                self.observe(graph, node, indices, outputs)
+        return [values[value] for _, value in graph.outputs]
+
+    def _node(self, node: Node, inputs: list[Any], indices: Mapping[str, int]) -> tuple[Any, ...]:
+        if node.op is WEIGHT:
+            return (self._weight(node, indices),)
+        if node.op is LOOP:
+            return tuple(self._loop(node, inputs, indices))
+        if node.op is APPEND and self.state is not None:
+            return (self._append(node, inputs[0], indices),)
+        result = node.op.reference(*inputs, **node.attributes)
+        return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+    def _weight(self, node: Node, indices: Mapping[str, int]) -> Tensor:
+        parts = []
+        for stored in stored_in(node):
+            tensor = self.weights[concrete(stored.path, indices)]
+            parts.append(tensor.t() if stored.transposed else tensor)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 0)
+
+    def _loop(self, node: Node, operands: list[Any], indices: Mapping[str, int]) -> list[Any]:
+        """Runs the bodies by their schedule.  What a body leaves enters the next one by its name."""
+        names = loop_entries(node)
+        values = list(operands)
+        results: list[Any] = []
+        for step, number in zip(node.attributes["indices"], node.attributes["schedule"], strict=True):
+            body = node.bodies[number]
+            results = self._run(body, values, {**indices, node.attributes["variable"]: step})
+            left = dict(zip(node.attributes["carried"], results, strict=True))
+            values = [left.get(name, value) for name, value in zip(names, values, strict=True)]
+        return results
+
+    def _append(self, node: Node, value: Tensor, indices: Mapping[str, int]) -> Tensor:
+        assert self.state is not None
+        key = (node.attributes["slot"], node.path, tuple(indices.items()))
+        past = self.state.get(key)
+        self.state[key] = value if past is None else torch.cat([past, value], 1)
+        return self.state[key]
+
+
+def loop_entries(loop: Node) -> list[str | None]:
+    """For each operand of a loop the carried name it starts, None for what stays the same."""
+    carried: tuple[str, ...] = loop.attributes["carried"]
+    entering: tuple[str, ...] = loop.attributes["entering"]
+    return [name if name in carried else None for name in entering] + [None] * (
+        len(loop.inputs) - len(entering)
+    )

@@ -1,0 +1,222 @@
+"""How an op is declared, once.
+
+The declaration is a decorated reference function: its positional parameters are the op's operands, its
+keyword-only parameters the op's attributes, and its body the op's meaning in PyTorch.  The interpreter calls
+that function, generated references contain its text, and tests compare everything else with it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+from archc.ir.attributes import Kind, kind_of
+from archc.ir.records import Record, record
+from archc.ir.types import Dim, TensorType
+
+REQUIRED: Any = object()
+
+
+class Trait(Enum):
+    """What passes may assume of an op."""
+
+    ELEMENTWISE = auto()  # each output element depends on the operands' elements at the same place
+    COMMUTATIVE = auto()  # the two operands may change places
+    PER_TOKEN = auto()  # tokens do not look at each other
+    VIEW = auto()  # a new shape for the same elements, no arithmetic
+    LINEAR = auto()  # linear in its first operand, by a weight
+    NORM = auto()  # normalises its first operand over the last dim
+    EFFECT = auto()  # must stay where it is: never folded, merged or removed
+
+
+class Init(Record):
+    """How a parameter starts out."""
+
+
+@record
+@dataclass(frozen=True)
+class Normal(Init):
+    """Normal with mean 0."""
+
+    std: float = 0.02
+
+
+@record
+@dataclass(frozen=True)
+class Fill(Init):
+    """A constant."""
+
+    value: float
+
+
+ZEROS = Fill(0.0)
+
+
+@dataclass(frozen=True)
+class Attr:
+    """An attribute or option: what it may hold, and its default."""
+
+    kind: Kind
+    default: Any = REQUIRED
+
+
+@dataclass(frozen=True)
+class Operand:
+    name: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter tensor that an op brings with it.
+
+    `shape` computes it from the call: `call.x` is an operand's type, `call.eps` an option or attribute.
+    `when` names the option that switches it on; None means always.  Its path in the checkpoint is the call's
+    path and `name`, or the call's path alone where `name` is empty.
+    """
+
+    name: str
+    shape: Callable[[Any], tuple[Dim, ...]]
+    init: Init | Callable[[Any], Init] = field(default_factory=Normal)
+    when: str | None = None
+    operand: str = ""
+
+    @property
+    def operand_name(self) -> str:
+        return self.operand or self.name
+
+    def start(self, call: Any) -> Init:
+        """How the weight of a call starts out."""
+        return self.init(call) if callable(self.init) else self.init
+
+
+Infer: TypeAlias = Callable[[Any], TensorType | tuple[TensorType, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """A declared op.  See the module's docstring; `declare` makes them."""
+
+    name: str
+    operands: tuple[Operand, ...]
+    attributes: Mapping[str, Attr]
+    infer: Infer
+    reference: Callable[..., Any]
+    doc: str
+    variadic: bool = False
+    weights: tuple[Weight, ...] = ()
+    options: Mapping[str, Attr] = field(default_factory=dict)
+    traits: frozenset[Trait] = frozenset()
+    flops: Callable[[Any], int] = lambda _call: 0
+    past: tuple[str, ...] = ()  # operands whose values of earlier tokens the op reads
+    triton: str | None = None  # the op on float32 registers, as a Triton expression
+    derivative: Callable[..., tuple[Any, ...]] | None = None  # (gradient, *operands) -> operand gradients
+    scalar: Callable[..., Any] | None = None  # the op on numbers known when the spec is compiled
+    internal: bool = False  # the compiler's own: the language has no name for it
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    @property
+    def data_operands(self) -> tuple[Operand, ...]:
+        """The operands that a call in the language gives; weights come by themselves."""
+        brought = {weight.operand_name for weight in self.weights}
+        return tuple(operand for operand in self.operands if operand.name not in brought)
+
+    def has(self, trait: Trait) -> bool:
+        return trait in self.traits
+
+    def call(self, types: Sequence[TensorType | None], attributes: Mapping[str, Any]) -> SimpleNamespace:
+        """Operand types and attributes by name, as `infer`, `flops` and `Weight.shape` take them."""
+        if self.variadic:
+            return SimpleNamespace(xs=tuple(types), **attributes)
+        named = {operand.name: type_ for operand, type_ in zip(self.operands, types, strict=True)}
+        return SimpleNamespace(**named, **attributes)
+
+    def infer_types(
+        self, types: Sequence[TensorType | None], attributes: Mapping[str, Any]
+    ) -> tuple[TensorType, ...]:
+        """The types of the outputs; raises `TypeMistake`."""
+        result = self.infer(self.call(types, attributes))
+        return result if isinstance(result, tuple) else (result,)
+
+
+OPS: dict[str, Op] = {}
+
+
+def declare(
+    *,
+    infer: Infer,
+    traits: Sequence[Trait] = (),
+    weights: Sequence[Weight] = (),
+    options: Mapping[str, Any] | None = None,
+    past: Sequence[str] = (),
+    flops: Callable[[Any], int] = lambda _call: 0,
+    triton: str | None = None,
+    derivative: Callable[..., tuple[Any, ...]] | None = None,
+    scalar: Callable[..., Any] | None = None,
+    internal: bool = False,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare the decorated reference function as an op and enter it in `OPS`.
+
+    `options` are arguments of the op in the language that only shape its weights: name -> annotation, or
+    (annotation, default).
+    """
+
+    def enter(function: Callable[..., Any]) -> Callable[..., Any]:
+        operands, variadic, attributes = _signature(function)
+        OPS[function.__name__] = Op(
+            name=function.__name__,
+            operands=operands,
+            variadic=variadic,
+            attributes=attributes,
+            infer=infer,
+            reference=function,
+            doc=inspect.cleandoc(function.__doc__ or ""),
+            weights=tuple(weights),
+            options={name: _option(given) for name, given in (options or {}).items()},
+            traits=frozenset(traits),
+            flops=flops,
+            past=tuple(past),
+            triton=triton,
+            derivative=derivative,
+            scalar=scalar,
+            internal=internal,
+        )
+        return function
+
+    return enter
+
+
+def _option(given: Any) -> Attr:
+    if isinstance(given, tuple):
+        return Attr(kind_of(given[0]), given[1])
+    return Attr(kind_of(given))
+
+
+def _signature(function: Callable[..., Any]) -> tuple[tuple[Operand, ...], bool, dict[str, Attr]]:
+    operands: list[Operand] = []
+    attributes: dict[str, Attr] = {}
+    variadic = False
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            variadic = True
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            default = REQUIRED if parameter.default is parameter.empty else parameter.default
+            attributes[parameter.name] = Attr(kind_of(parameter.annotation), default)
+        else:
+            operands.append(Operand(parameter.name, optional=parameter.default is None))
+    return tuple(operands), variadic, attributes
+
+
+def choice_words() -> set[str]:
+    """Every bare word that some attribute accepts."""
+    words: set[str] = set()
+    for op in OPS.values():
+        for attr in (*op.attributes.values(), *op.options.values()):
+            words.update(attr.kind.choices)
+    return words

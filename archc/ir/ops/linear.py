@@ -1,0 +1,104 @@
+"""Ops that bring weights: linear maps, embeddings, free parameters."""
+
+from typing import Any, Literal
+
+from archc.ir.attributes import Width
+from archc.ir.lazy_torch import F, Tensor, torch
+from archc.ir.op import ZEROS, Init, Normal, Trait, Weight, declare
+from archc.ir.types import Dim, DType, TensorType, TypeMistake, shape_text
+
+
+def _linear_shape(call: Any) -> tuple[Dim, ...]:
+    if not isinstance(call.x.width, int):
+        raise TypeMistake(f"needs a known width, not {call.x}", "x")
+    shape = (call.width, call.x.width)
+    return shape if call.layout == "out_in" else shape[::-1]
+
+
+def _linear_type(call: Any) -> TensorType:
+    out, width = call.weight.shape if call.layout == "out_in" else call.weight.shape[::-1]
+    if call.x.dtype is not DType.FLOAT:
+        raise TypeMistake(f"needs a tensor of the model's dtype, not {call.x}", "x")
+    if call.x.width != width:
+        raise TypeMistake(
+            f"weight {shape_text(call.weight.shape)} does not take a width of {call.x.width}", "x"
+        )
+    type_: TensorType = call.x.with_width(out)
+    return type_
+
+
+def _linear_flops(call: Any) -> int:
+    return 2 * int(call.x.numel()) * int(_linear_type(call).shape[-1])
+
+
+@declare(
+    infer=_linear_type,
+    traits=(Trait.PER_TOKEN, Trait.LINEAR),
+    options={"width": Width, "bias": (bool, False), "init": (Init, Normal())},
+    weights=(
+        Weight("weight", _linear_shape),
+        Weight("bias", lambda call: (call.width,), ZEROS, when="bias", operand="offset"),
+    ),
+    flops=_linear_flops,
+)
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor | None = None,
+    *,
+    layout: Literal["out_in", "in_out"] = "out_in",
+) -> Tensor:
+    """x W^T + b.
+
+    `layout` is how W is stored: [out, in], or [in, out] as GPT-2's Conv1D does.
+    """
+    return F.linear(x, weight.t() if layout == "in_out" else weight, offset)
+
+
+def _embedding_type(call: Any) -> TensorType:
+    if call.index.dtype is not DType.I64:
+        raise TypeMistake(f"needs whole numbers to look up, not {call.index}", "index")
+    return TensorType((*call.index.shape, call.weight.shape[1]), DType.FLOAT)
+
+
+@declare(
+    infer=_embedding_type,
+    traits=(Trait.PER_TOKEN,),
+    options={"rows": Width, "width": Width, "init": (Init, Normal())},
+    weights=(Weight("weight", lambda call: (call.rows, call.width)),),
+)
+def embedding(index: Tensor, weight: Tensor) -> Tensor:
+    """Row `index` of a table."""
+    return F.embedding(index, weight)
+
+
+def _parameter_shape(call: Any) -> tuple[Dim, ...]:
+    shape: tuple[Dim, ...] = call.shape
+    return shape
+
+
+@declare(
+    infer=lambda call: call.weight,
+    options={"shape": tuple[Width, ...], "init": (Init, Normal())},
+    weights=(Weight("", _parameter_shape, operand="weight"),),
+    traits=(Trait.PER_TOKEN, Trait.VIEW),
+)
+def parameter(weight: Tensor) -> Tensor:
+    """A free parameter of a given shape."""
+    return weight
+
+
+def _matmul_type(call: Any) -> TensorType:
+    x, y = call.x, call.y
+    if len(x.shape) < 2 or x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-2]:
+        raise TypeMistake(
+            f"cannot multiply matrices {shape_text(x.shape)} and {shape_text(y.shape)}", "x", "y"
+        )
+    type_: TensorType = x.with_width(y.width)
+    return type_
+
+
+@declare(infer=_matmul_type, flops=lambda call: 2 * int(call.x.numel()) * int(call.y.width))
+def matmul(x: Tensor, y: Tensor) -> Tensor:
+    """Matrix product over the last two dims."""
+    return torch.matmul(x, y)

@@ -1,0 +1,93 @@
+"""Ops that only rearrange: splits, heads, concatenation, slices."""
+
+from typing import Any
+
+from archc.ir.attributes import Width
+from archc.ir.lazy_torch import Tensor, torch
+from archc.ir.op import Trait, declare
+from archc.ir.types import Dim, TensorType, TypeMistake
+
+_TRAITS = (Trait.PER_TOKEN, Trait.VIEW)
+
+
+def _known_width(type_: TensorType, operand: str = "x") -> int:
+    if not type_.shape or not isinstance(type_.width, int):
+        raise TypeMistake(f"needs a known width, not {type_}", operand)
+    return type_.width
+
+
+def _split_types(call: Any) -> tuple[TensorType, ...]:
+    width = _known_width(call.x)
+    if isinstance(call.sizes, int):
+        if width % call.sizes:
+            raise TypeMistake(f"{call.x} does not split into {call.sizes} equal parts", "x")
+        return (call.x.with_width(width // call.sizes),) * call.sizes
+    if sum(call.sizes) != width:
+        raise TypeMistake(f"parts {list(map(int, call.sizes))} do not add up to the width of {call.x}", "x")
+    return tuple(call.x.with_width(size) for size in call.sizes)
+
+
+@declare(infer=_split_types, traits=_TRAITS)
+def split(x: Tensor, *, sizes: Width | tuple[Width, ...]) -> tuple[Tensor, ...]:
+    """Parts of the last dim: a list of widths, or a number of equal parts."""
+    return torch.chunk(x, sizes, -1) if isinstance(sizes, int) else torch.split(x, sizes, -1)  # type: ignore[arg-type]
+
+
+def _concat_type(call: Any) -> TensorType:
+    first: TensorType = call.xs[0]
+    for other in call.xs[1:]:
+        if other.shape[:-1] != first.shape[:-1] or other.dtype is not first.dtype:
+            raise TypeMistake(f"{first} and {other} differ before the last dim")
+    total: int = 0
+    for part in call.xs:
+        total = total + _known_width(part)
+    return first.with_width(total)
+
+
+@declare(infer=_concat_type, traits=(Trait.PER_TOKEN,))
+def concat(*xs: Tensor) -> Tensor:
+    """Side by side along the last dim."""
+    return torch.cat(xs, -1)
+
+
+def _split_heads_type(call: Any) -> TensorType:
+    width = _known_width(call.x)
+    if width % call.heads:
+        reason = f"{width} is not divisible by {call.heads}"
+        raise TypeMistake(f"{call.x} does not split into {call.heads} heads: {reason}", "x")
+    type_: TensorType = call.x.with_shape(*call.x.shape[:-1], call.heads, width // call.heads)
+    return type_
+
+
+@declare(infer=_split_heads_type, traits=_TRAITS)
+def split_heads(x: Tensor, *, heads: Width) -> Tensor:
+    """[..., heads * head_dim] -> [..., heads, head_dim]."""
+    return torch.unflatten(x, -1, (heads, -1))
+
+
+def _merge_heads_type(call: Any) -> TensorType:
+    if len(call.x.shape) < 2 or not isinstance(call.x.shape[-2], int):
+        raise TypeMistake(f"needs heads [..., heads, head_dim], not {call.x}", "x")
+    merged: Dim = call.x.shape[-2] * _known_width(call.x)
+    type_: TensorType = call.x.with_shape(*call.x.shape[:-2], merged)
+    return type_
+
+
+@declare(infer=_merge_heads_type, traits=_TRAITS)
+def merge_heads(x: Tensor) -> Tensor:
+    """[..., heads, head_dim] -> [..., heads * head_dim]."""
+    return x.flatten(-2)
+
+
+def _slice_type(call: Any) -> TensorType:
+    width = _known_width(call.x)
+    if not 0 <= call.start < call.end <= width:
+        raise TypeMistake(f"{call.start}..{call.end} does not lie in the width of {call.x}", "x")
+    type_: TensorType = call.x.with_width(call.end - call.start)
+    return type_
+
+
+@declare(infer=_slice_type, traits=_TRAITS)
+def slice(x: Tensor, *, start: int, end: int) -> Tensor:
+    """Values `start` up to, not including, `end` of the last dim."""
+    return x[..., start:end]

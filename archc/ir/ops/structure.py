@@ -1,0 +1,54 @@
+"""Ops that the compiler itself puts into graphs: inputs, weights, constants, state, loops."""
+
+from typing import Any
+
+from archc.ir.lazy_torch import Tensor, torch
+from archc.ir.op import OPS, Op, Trait, declare
+from archc.ir.types import DType, TensorType
+
+
+@declare(
+    infer=lambda call: TensorType((), DType.SCALAR),
+    traits=(Trait.ELEMENTWISE, Trait.PER_TOKEN),
+    internal=True,
+)
+def constant(*, value: float) -> float:
+    """A number known when the spec is compiled; a whole one leaves whole numbers that it meets whole."""
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+@declare(infer=lambda call: call.like, traits=(Trait.PER_TOKEN,), internal=True)
+def zeros(like: Tensor) -> Tensor:
+    """Zeros of the shape of another value."""
+    return torch.zeros_like(like)
+
+
+# What an op reads of earlier tokens goes through here: over a whole sequence it is the identity, with a cache
+# it stores the values of the new tokens and gives those of all tokens so far.
+@declare(infer=lambda call: call.x.with_shape(call.x.shape[0], "S", *call.x.shape[2:]), internal=True)
+def append(x: Tensor, *, slot: str) -> Tensor:
+    """The values of all tokens so far: [B, T, ...] -> [B, S, ...]."""
+    return x
+
+
+def _graph_only(*_args: Any, **_attributes: Any) -> Any:
+    raise AssertionError("inputs, weights and loops have a meaning only inside of a graph")
+
+
+def _structural(name: str, doc: str, infer: Any) -> Op:
+    return Op(
+        name=name,
+        operands=(),
+        attributes={},
+        infer=infer,
+        reference=_graph_only,
+        doc=doc,
+        variadic=True,
+        internal=True,
+    )
+
+
+CONSTANT, ZEROS, APPEND = (OPS[name] for name in ("constant", "zeros", "append"))
+INPUT = _structural("input", "A value given from outside.", lambda call: call.type)
+WEIGHT = _structural("weight", "A parameter, by its sources in the checkpoint.", lambda call: call.type)
+LOOP = _structural("loop", "Bodies run one after another, by a schedule.", lambda call: call.types)

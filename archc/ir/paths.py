@@ -1,0 +1,53 @@
+"""Parameter paths: the names of tensors in a checkpoint, with loop variables left open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A path segment that follows a loop variable: `variable * scale + offset`."""
+
+    variable: str
+    scale: int = 1
+    offset: int = 0
+
+    def __str__(self) -> str:
+        scaled = self.variable if self.scale == 1 else f"{self.scale} * {self.variable}"
+        return f"{{{scaled} + {self.offset}}}" if self.offset else f"{{{scaled}}}"
+
+    def at(self, indices: Mapping[str, int]) -> int:
+        return indices[self.variable] * self.scale + self.offset
+
+
+Path: TypeAlias = tuple[str | Index, ...]
+
+
+def path_text(path: Path) -> str:
+    """`model.layers.{i}.mlp`, for people."""
+    return ".".join(map(str, path))
+
+
+def concrete(path: Path, indices: Mapping[str, int]) -> str:
+    """The name at given values of the loop variables."""
+    return ".".join(str(segment.at(indices)) if isinstance(segment, Index) else segment for segment in path)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tensor of the checkpoint that makes up a weight or some rows of it.
+
+    `shape` is as stored; `transposed` says that the weight holds it as [columns, rows].
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    transposed: bool = False
+
+    @property
+    def held_shape(self) -> tuple[int, ...]:
+        """The shape in the weight."""
+        return self.shape[::-1] if self.transposed else self.shape

@@ -1,0 +1,222 @@
+"""Fusions, each defined by its decomposition: at once the pattern, the reference and the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from archc.errors import Span
+from archc.ir.attributes import Kind
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import Attr, Op, Operand, Trait
+from archc.ir.ops.structure import CONSTANT
+from archc.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class AttributeVar:
+    """An attribute of the fusion, wherever it stands in the decomposition."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class OperandRef:
+    """An operand of the fusion."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class StepRef:
+    """Output `output` of an earlier step."""
+
+    step: int
+    output: int = 0
+
+
+Ref: TypeAlias = OperandRef | StepRef | AttributeVar | float | None
+Apply: TypeAlias = Callable[[Op, list[Any], dict[str, Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One op of a decomposition.  Names are those the rule gives its outputs."""
+
+    op: Op
+    inputs: tuple[Ref, ...]
+    attributes: Mapping[str, Any]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A fusion.  `weights` are operands that ops of the decomposition bring; each may be absent."""
+
+    name: str
+    operands: tuple[str, ...]
+    weights: tuple[str, ...]
+    attributes: tuple[str, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[StepRef, ...]
+    output_names: tuple[str, ...]
+    span: Span
+    text: str = field(repr=False)
+
+    @cached_property
+    def op(self) -> FusedOp:
+        """The fused op."""
+        return _fused_op(self)
+
+    @cached_property
+    def root(self) -> int:
+        """The step that a search for the pattern starts from: it reaches the most other steps."""
+        return max({output.step for output in self.outputs}, key=lambda step: (len(self.reach(step)), step))
+
+    def reach(self, step: int) -> set[int]:
+        """A step and those it depends on."""
+        found = {step}
+        for ref in self.steps[step].inputs:
+            if isinstance(ref, StepRef):
+                found |= self.reach(ref.step)
+        return found
+
+    @cached_property
+    def family(self) -> str:
+        """Which kind of kernel computes it: "norm", "rope", "attention", "pointwise", or "" for none."""
+        names = {step.op.name for step in self.steps}
+        if "attend" in names:
+            return "attention" if len(self.steps) == 1 else ""
+        if "rotate_by" in names:
+            return "rope" if names <= {"rotate_by", "split", "split_heads", "rms_norm"} else ""
+        norms = [step for step in self.steps if step.op.has(Trait.NORM)]
+        if norms:
+            others = names - {norms[0].op.name}
+            return "norm" if len(norms) == 1 and others <= {"add"} else ""
+        arithmetic = [step for step in self.steps if step.op.name != "split"]
+        fusible = all(step.op.has(Trait.ELEMENTWISE) and step.op.triton for step in arithmetic)
+        return "pointwise" if fusible and self._splits_only_operands() else ""
+
+    def _splits_only_operands(self) -> bool:
+        return all(
+            isinstance(step.inputs[0], OperandRef) and isinstance(step.attributes["sizes"], int)
+            for step in self.steps
+            if step.op.name == "split"
+        )
+
+    def run(self, operands: Mapping[str, Any], attributes: Mapping[str, Any], apply: Apply) -> list[Any]:
+        """The outputs, applying each step's op: to tensors, to types, or to a graph under construction."""
+        made: list[Sequence[Any]] = []
+
+        def value(ref: Ref) -> Any:
+            if isinstance(ref, StepRef):
+                return made[ref.step][ref.output]
+            if isinstance(ref, OperandRef):
+                return operands.get(ref.name)
+            return attributes[ref.name] if isinstance(ref, AttributeVar) else ref
+
+        for step in self.steps:
+            given = {
+                name: attributes[v.name] if isinstance(v, AttributeVar) else v
+                for name, v in step.attributes.items()
+            }
+            made.append(apply(step.op, [value(ref) for ref in step.inputs], given))
+        return [value(output) for output in self.outputs]
+
+    def decompose(self, operands: Mapping[str, TensorType | None], attributes: Mapping[str, Any]) -> Graph:
+        """The decomposition as a graph with the operands as inputs."""
+        graph = Graph(self.name)
+        inputs = {name: graph.add_input(name, type_) for name, type_ in operands.items() if type_ is not None}
+        steps = iter(self.steps)
+
+        def apply(op: Op, values: list[Any], given: dict[str, Any]) -> Sequence[Value]:
+            names = next(steps).names
+            operands = [_as_value(graph, value) for value in values]
+            return graph.add(op, operands, given, names=names).outputs
+
+        outputs = self.run(inputs, attributes, apply)
+        graph.outputs = list(zip(self.output_names, outputs, strict=True))
+        return graph
+
+
+def _as_value(graph: Graph, value: Any) -> Value | None:
+    if isinstance(value, int | float):
+        return graph.add(CONSTANT, (), {"value": float(value)}).outputs[0]
+    assert value is None or isinstance(value, Value)
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class FusedOp(Op):
+    """The op that a rule makes."""
+
+    rule: Rule | None = None
+
+    def __repr__(self) -> str:
+        return f"<fused op {self.name}>"
+
+
+def rule_of(node: Node) -> Rule | None:
+    """The rule whose fused op a node is."""
+    return node.op.rule if isinstance(node.op, FusedOp) else None
+
+
+_ANYTHING = Kind("anything", lambda value: value)
+
+
+def _fused_op(rule: Rule) -> FusedOp:
+    operands = [Operand(name) for name in rule.operands] + [Operand(name, True) for name in rule.weights]
+    names = [operand.name for operand in operands]
+
+    def reference(*tensors: Any, **attributes: Any) -> Any:
+        def apply(op: Op, values: list[Any], given: dict[str, Any]) -> Sequence[Any]:
+            result = op.reference(*values, **given)
+            return result if isinstance(result, tuple | list) else (result,)
+
+        outputs = rule.run(dict(zip(names, tensors, strict=True)), attributes, apply)
+        return tuple(outputs)
+
+    def infer(call: Any) -> tuple[TensorType, ...]:
+        given = vars(call)
+        graph = rule.decompose({name: given[name] for name in names}, given)
+        return tuple(graph.type(value) for _, value in graph.outputs)
+
+    def flops(call: Any) -> int:
+        given = vars(call)
+        graph = rule.decompose({name: given[name] for name in names}, given)
+        return sum(node_flops(graph, node) for node in graph.nodes())
+
+    return FusedOp(
+        name=rule.name,
+        operands=tuple(operands),
+        attributes={name: Attr(_ANYTHING) for name in rule.attributes},
+        infer=infer,
+        reference=reference,
+        doc=rule.text,
+        internal=True,
+        flops=flops,
+        past=tuple({name for step in rule.steps for name in _past_operands(step)}),
+        traits=(
+            frozenset({Trait.PER_TOKEN})
+            if all(s.op.has(Trait.PER_TOKEN) for s in rule.steps)
+            else frozenset()
+        ),
+        rule=rule,
+    )
+
+
+def _past_operands(step: Step) -> list[str]:
+    names = [operand.name for operand in step.op.operands]
+    return [
+        ref.name
+        for name, ref in zip(names, step.inputs, strict=False)
+        if name in step.op.past and isinstance(ref, OperandRef)
+    ]
+
+
+def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int] | None = None) -> int:
+    """Floating-point operations of a node, with `sizes` for symbolic dims."""
+    types = [graph.type(v).bind(sizes or {}) if v is not None else None for v in node.inputs]
+    return node.op.flops(node.op.call(types, node.attributes))

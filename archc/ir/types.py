@@ -1,0 +1,98 @@
+"""Types of values: a shape of known and symbolic dims, and a dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TypeAlias
+
+Dim: TypeAlias = int | str  # a symbolic dim is its name, such as "B" or "T"
+
+
+class DType(Enum):
+    """What a value is made of.
+
+    `FLOAT` is the dtype the model runs in; `F32` is float32, or float64 where the model runs in float64;
+    `SCALAR` is a number known when the spec is compiled, which takes the dtype of what it meets.
+    """
+
+    FLOAT = "float"
+    F32 = "f32"
+    I64 = "i64"
+    BOOL = "bool"
+    SCALAR = "scalar"
+
+    @property
+    def is_floating(self) -> bool:
+        return self in (DType.FLOAT, DType.F32, DType.SCALAR)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    shape: tuple[Dim, ...]
+    dtype: DType
+
+    def __str__(self) -> str:
+        return f"{self.dtype.value}{shape_text(self.shape)}"
+
+    @property
+    def shape_code(self) -> str:
+        """The shape alone, `[B, T, 4096]`."""
+        return shape_text(self.shape)
+
+    @property
+    def width(self) -> Dim:
+        """The last dim."""
+        return self.shape[-1]
+
+    def with_shape(self, *shape: Dim) -> TensorType:
+        return replace(self, shape=shape)
+
+    def with_width(self, width: Dim) -> TensorType:
+        return replace(self, shape=(*self.shape[:-1], width))
+
+    def with_dtype(self, dtype: DType) -> TensorType:
+        return replace(self, dtype=dtype)
+
+    def bind(self, sizes: Mapping[str, int]) -> TensorType:
+        """The same type with numbers for symbolic dims."""
+        return replace(self, shape=tuple(sizes[dim] if isinstance(dim, str) else dim for dim in self.shape))
+
+    def numel(self) -> int:
+        """Elements; every dim must be a number."""
+        count = 1
+        for dim in self.shape:
+            assert isinstance(dim, int), f"{dim} has no size"
+            count *= int(dim)
+        return count
+
+
+def shape_text(shape: tuple[Dim, ...]) -> str:
+    return f"[{', '.join(str(dim) for dim in shape)}]"
+
+
+class TypeMistake(Exception):
+    """Operands that an op cannot take.  `operands` names those at fault."""
+
+    def __init__(self, reason: str, *operands: str):
+        super().__init__(reason)
+        self.operands = operands
+
+
+def promote(left: DType, right: DType) -> DType:
+    """The dtype of arithmetic between two values."""
+    order = [DType.BOOL, DType.SCALAR, DType.I64, DType.FLOAT, DType.F32]
+    return max(left, right, key=order.index)
+
+
+def broadcast(left: TensorType, right: TensorType, names: tuple[str, str] = ("x", "y")) -> TensorType:
+    """The type of an elementwise op on two values; raises `TypeMistake` where their shapes do not meet."""
+    shape: list[Dim] = []
+    a, b = left.shape, right.shape
+    rank = max(len(a), len(b))
+    for x, y in zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True):
+        if x != y and 1 not in (x, y):
+            raise TypeMistake(f"shapes {shape_text(a)} and {shape_text(b)} do not match", *names)
+        shape.append(y if x == 1 else x)
+    return TensorType(tuple(shape), promote(left.dtype, right.dtype))

@@ -1,0 +1,71 @@
+"""Checks that a graph is well formed: acyclic, every type as its op infers it, loops closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from archc.ir.graph import Graph, Node, stored_in
+from archc.ir.ops.structure import LOOP, WEIGHT
+from archc.ir.types import TypeMistake
+
+
+class MalformedGraphError(Exception):
+    """A graph that some pass has broken: a fault of the compiler, never of a spec."""
+
+
+def verify_graph(graph: Graph) -> None:
+    """Raises `MalformedGraphError` at the first thing that is wrong."""
+    if not graph.is_acyclic():
+        raise MalformedGraphError(f"{graph.name} has a cycle")
+    for node in graph.nodes():
+        _check_node(graph, node)
+    for name, value in graph.outputs:
+        if value.node not in graph:
+            raise MalformedGraphError(f"{graph.name}: output {name} does not exist")
+
+
+def _check_node(graph: Graph, node: Node) -> None:
+    def wrong(reason: str) -> MalformedGraphError:
+        place = f" ({node.span})" if node.span else ""
+        return MalformedGraphError(f"{graph.name}: {node.op.name} {node.id}{place}: {reason}")
+
+    for value in node.inputs:
+        if value is not None and (value.node not in graph or value.output >= len(graph.node(value).types)):
+            raise wrong(f"operand {value} does not exist")
+    types = [graph.type(value) if value is not None else None for value in node.inputs]
+    try:
+        inferred = node.op.infer_types(types, node.attributes)
+    except TypeMistake as mistake:
+        raise wrong(str(mistake)) from mistake
+    if inferred != node.types:
+        raise wrong(f"is {list(map(str, node.types))}, but its op infers {list(map(str, inferred))}")
+    if node.op is WEIGHT:
+        _check_weight(node, wrong)
+    if node.op is LOOP:
+        _check_loop(graph, node, wrong)
+
+
+def _check_weight(node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
+    shapes = [stored.held_shape for stored in stored_in(node)]
+    rows = sum(shape[0] for shape in shapes) if shapes else 0
+    if (rows, *shapes[0][1:]) != node.types[0].shape or len({shape[1:] for shape in shapes}) != 1:
+        raise wrong(f"{node.types[0]} is not made up of {shapes}")
+
+
+def _check_loop(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
+    entering = node.attributes["entering"]
+    operands = [graph.type(value) for value in node.inputs if value is not None]
+    if len(node.attributes["indices"]) != len(node.attributes["schedule"]):
+        raise wrong("indices and schedule differ in length")
+    for body in node.bodies:
+        verify_graph(body)
+        if [body.type(value) for value in body.inputs] != operands:
+            raise wrong("a body's inputs are not the loop's operands")
+        if [name for name, _ in body.outputs] != list(node.attributes["carried"]):
+            raise wrong("a body's outputs are not what the loop carries")
+        if tuple(body.type(value) for _, value in body.outputs) != node.types:
+            raise wrong("a body's outputs differ in type from the loop's")
+    carried = dict(zip(node.attributes["carried"], node.types, strict=True))
+    for name, type_ in zip(entering, operands, strict=False):
+        if len(node.attributes["schedule"]) > 1 and carried.get(name, type_) != type_:
+            raise wrong(f"`{name}` changes type from {type_} to {carried[name]}")

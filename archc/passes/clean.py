@@ -1,0 +1,69 @@
+"""Common subexpressions become one; what nothing reads goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from archc.ir.graph import Graph, Node
+from archc.ir.op import Trait
+from archc.ir.ops.structure import APPEND, INPUT, LOOP, WEIGHT
+from archc.ir.program import KEY_POSITIONS, POSITIONS
+from archc.passes.context import Context
+
+
+def merge_common(graph: Graph, _context: Context) -> None:
+    """Let equal computations be one."""
+    for part in graph.walk():
+        seen: dict[Any, Node] = {}
+        for node in part.nodes():
+            node = part.node(node.id)
+            if node.op in (INPUT, WEIGHT, LOOP, APPEND) or node.op.has(Trait.EFFECT):
+                continue
+            first = seen.setdefault(_key(node), node)
+            if first is not node:
+                for old, new in zip(node.outputs, first.outputs, strict=True):
+                    part.replace_uses(old, new)
+                part.remove(node)
+
+
+def _key(node: Node) -> tuple[Any, ...]:
+    inputs = node.inputs
+    if node.op.has(Trait.COMMUTATIVE):
+        inputs = tuple(sorted(inputs, key=repr))
+    return node.op.name, inputs, tuple(sorted(node.attributes.items(), key=lambda item: item[0]))
+
+
+def drop_unused(graph: Graph, _context: Context) -> None:
+    """Remove nodes that no output needs, and what loops take in without reading it."""
+    _drop_unused(graph)
+    for value in list(graph.inputs):
+        implicit = graph.node(value).attributes["name"] in (POSITIONS, KEY_POSITIONS)
+        if implicit and not graph.users(value):
+            graph.inputs.remove(value)
+            graph.remove(graph.node(value))
+
+
+def _drop_unused(graph: Graph) -> None:
+    for loop in graph.loops():
+        for body in loop.bodies:
+            _drop_unused(body)
+        _drop_unread_captures(graph, loop)
+    for node in reversed(graph.nodes()):
+        unused = all(not graph.users(v) and not graph.is_output(v) for v in node.outputs)
+        if unused and node.op is not INPUT and not node.op.has(Trait.EFFECT):
+            graph.remove(node)
+
+
+def _drop_unread_captures(graph: Graph, loop: Node) -> None:
+    carried = len(loop.attributes["entering"])
+    kept = list(range(carried))
+    for place in range(carried, len(loop.inputs)):
+        if any(body.users(body.inputs[place]) for body in loop.bodies):
+            kept.append(place)
+    if len(kept) == len(loop.inputs):
+        return
+    for body in loop.bodies:
+        for place in set(range(len(loop.inputs))) - set(kept):
+            body.remove(body.node(body.inputs[place]))
+        body.inputs = [body.inputs[place] for place in kept]
+    graph.update(loop, inputs=tuple(loop.inputs[place] for place in kept))

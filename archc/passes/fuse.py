@@ -1,0 +1,147 @@
+"""Applies the fusion rules, larger ones first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import Trait
+from archc.ir.rule import Rule, rule_of
+from archc.passes.context import Context, place_of, repeats
+from archc.passes.matcher import Match, Matcher
+from archc.passes.report import Fired, Missed
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A rule that did not match at a node, how far it came, and why it went no further."""
+
+    rule: Rule
+    depth: int
+    reason: str
+
+
+def fuse(graph: Graph, context: Context) -> None:
+    """Replace every decomposition that the target has a kernel for by the fused op."""
+    rules = sorted(context.rules, key=lambda rule: -len(rule.steps))
+    for part, times in repeats(graph):
+        attempts: dict[int, list[_Attempt]] = {}
+        for rule in rules:
+            _apply_everywhere(rule, part, times, context, attempts)
+        _report_missed(part, attempts, context)
+
+
+def _apply_everywhere(
+    rule: Rule, graph: Graph, times: int, context: Context, attempts: dict[int, list[_Attempt]]
+) -> None:
+    wanted = rule.steps[rule.root].op
+    for node in graph.nodes():
+        if node.op is not wanted or node.id not in graph:
+            continue
+        matcher = Matcher(rule, graph)
+        match = matcher.match(node)
+        if match is None:
+            failure = matcher.failure
+            attempts.setdefault(node.id, []).append(_Attempt(rule, failure.depth, failure.reason))
+            continue
+        obstacle = _obstacle(rule, graph, match, context)
+        if obstacle:
+            attempts.setdefault(node.id, []).append(_Attempt(rule, len(rule.steps), obstacle))
+            continue
+        fused = _replace(rule, graph, match)
+        attempts[fused.id] = attempts.pop(node.id, [])
+        relaxations = ("fewer_roundings",) if _rounds_inside(rule) else ()
+        context.report.fired.append(Fired(rule.name, place_of(node), times, relaxations))
+
+
+def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context) -> str:
+    """Why the target has no kernel for a match, or nothing."""
+    if rule.family not in context.target.families:
+        kind = f"{rule.family} kernels" if rule.family else "kernel for such a decomposition"
+        return f"target `{context.target.name}` has no {kind}"
+    if rule.family == "norm":
+        return _norm_obstacle(rule, graph, match, context.target.max_row)
+    if rule.family == "pointwise":
+        return _pointwise_obstacle(rule, graph, match)
+    if rule.family == "rope" and "eps" in rule.attributes:
+        return _rope_obstacle(graph, match)
+    return ""
+
+
+def _norm_obstacle(rule: Rule, graph: Graph, match: Match, longest: int) -> str:
+    """What a norm and the sums before it read must be rows of one shape that a kernel holds."""
+    norm = next(
+        graph.node(number) for number in match.nodes.values() if graph.node(number).op.has(Trait.NORM)
+    )
+    width = norm.types[0].width
+    if not isinstance(width, int) or width > longest:
+        return f"rows of {width} are longer than a kernel holds ({longest})"
+    operands = [match.operands.get(name) for name in rule.operands]
+    shapes = {graph.type(value).shape for value in operands if value is not None}
+    return "" if shapes == {norm.types[0].shape} else "its operands differ in shape"
+
+
+def _rope_obstacle(graph: Graph, match: Match) -> str:
+    """Normed heads must be rotated whole: the kernel holds a head as its two halves."""
+    table = match.operands["cos"]
+    norm = next(graph.node(n) for n in match.nodes.values() if graph.node(n).op.has(Trait.NORM))
+    width = graph.type(table).width if table is not None else None
+    partial = not isinstance(width, int) or 2 * width != norm.types[0].width
+    return "heads are rotated in part only" if partial else ""
+
+
+def _pointwise_obstacle(rule: Rule, graph: Graph, match: Match) -> str:
+    """Operands must be whole tensors of one shape, or vectors along their last dim."""
+    types = {name: graph.type(value) for name, value in match.operands.items() if value is not None}
+    split = {ref.name for step in rule.steps if step.op.name == "split" for ref in step.inputs}  # type: ignore[union-attr]
+    parts = next((step.attributes["sizes"] for step in rule.steps if step.op.name == "split"), 1)
+    shapes = set()
+    for name, type_ in types.items():
+        if not isinstance(type_.width, int):
+            return f"the width of `{name}` is not known"
+        if len(type_.shape) > 1:
+            shapes.add((*type_.shape[:-1], type_.width // (parts if name in split else 1)))
+    return "its operands differ in shape" if len(shapes) != 1 else ""
+
+
+def _replace(rule: Rule, graph: Graph, match: Match) -> Node:
+    root = graph.node(match.nodes[rule.root])
+    operands = [match.operands.get(name) for name in (*rule.operands, *rule.weights)]
+    exported = [Value(match.nodes[output.step], output.output) for output in rule.outputs]
+    names = tuple(graph.name_of(value) for value in exported)
+    attributes = {name: match.attributes[name] for name in rule.attributes}
+    fused = graph.add_like(root, rule.op, operands, attributes, names=names)
+    for old, new in zip(exported, fused.outputs, strict=True):
+        graph.replace_uses(old, new)
+    for step in sorted(match.nodes, reverse=True):  # a step reads only those before it
+        graph.remove(graph.node(match.nodes[step]))
+    return fused
+
+
+def _rounds_inside(rule: Rule) -> bool:
+    """Whether the decomposition rounds to the model's dtype where the kernel stays in float32."""
+    return rule.family != "attention" and (
+        sum(not step.op.has(Trait.VIEW) for step in rule.steps) > 1 or "cast" in rule.attributes
+    )
+
+
+def _report_missed(graph: Graph, attempts: dict[int, list[_Attempt]], context: Context) -> None:
+    """Of every node left alone, or fused with nothing else, tell the nearest fusion that it missed."""
+    for number, tried in attempts.items():
+        if number not in graph:
+            continue
+        node = graph.node(number)
+        rule = rule_of(node)
+        size = len(rule.steps) if rule else 0
+        missed = [attempt for attempt in tried if len(attempt.rule.steps) > size and _is_telling(attempt)]
+        missed.sort(key=lambda attempt: (len(attempt.rule.steps), -attempt.depth))
+        told = [Missed(each.rule.name, place_of(node), each.reason, node.span) for each in missed]
+        context.report.attempts += told
+        if size <= 1:
+            context.report.missed += told[:1]
+
+
+def _is_telling(attempt: _Attempt) -> bool:
+    """Whether more of the rule was there than a bare sum or product."""
+    root = attempt.rule.steps[attempt.rule.root].op
+    return attempt.depth > (1 if root.has(Trait.COMMUTATIVE) else 0)

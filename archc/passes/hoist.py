@@ -1,0 +1,79 @@
+"""What does not change from layer to layer is computed once, before the loop: rope tables, masks."""
+
+from __future__ import annotations
+
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import Trait
+from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, LOOP, WEIGHT
+from archc.passes.context import Context
+
+
+def hoist_invariants(graph: Graph, context: Context) -> None:
+    """Move nodes that read only what enters a loop unchanged out of it, innermost loops first."""
+    for loop in graph.loops():
+        for body in loop.bodies:
+            hoist_invariants(body, context)
+    for loop in graph.loops():
+        for number in range(len(loop.bodies)):
+            _hoist_from(graph, loop.id, number)
+
+
+def _hoist_from(graph: Graph, loop_id: int, number: int) -> None:
+    body = graph.node(loop_id).bodies[number]
+    for node in body.nodes():
+        node = body.node(node.id)  # what it reads may have moved out just now
+        if _is_invariant(graph.node(loop_id), body, node):
+            _hoist(graph, graph.node(loop_id), body, node)
+
+
+def _is_invariant(loop: Node, body: Graph, node: Node) -> bool:
+    if node.op in (INPUT, WEIGHT, CONSTANT, LOOP, APPEND) or node.op.has(Trait.EFFECT) or not node.inputs:
+        return False
+    fixed = set(body.inputs[len(loop.attributes["entering"]) :])
+    return all(value is None or value in fixed or body.node(value).op is CONSTANT for value in node.inputs)
+
+
+def _hoist(graph: Graph, loop: Node, body: Graph, node: Node) -> None:
+    """Compute the node before the loop and hand its values to the bodies."""
+    outside = dict(zip(body.inputs, loop.inputs, strict=True))
+    operands = [_outer(graph, body, outside, value) for value in node.inputs]
+    moved = _existing(graph, node, operands) or graph.add(
+        node.op,
+        operands,
+        node.attributes,
+        names=node.names,
+        span=node.span,
+        order=(*loop.order[:-1], loop.order[-1] - 1, *node.order) if loop.order else node.order,
+    )
+    for old, new in zip(node.outputs, moved.outputs, strict=True):
+        body.replace_uses(old, _capture(graph, loop.id, body, new))
+    body.remove(node)
+
+
+def _outer(
+    graph: Graph, body: Graph, outside: dict[Value, Value | None], value: Value | None
+) -> Value | None:
+    if value is None or value in outside:
+        return outside[value] if value is not None else None
+    return graph.add(CONSTANT, (), body.node(value).attributes).outputs[0]
+
+
+def _existing(graph: Graph, node: Node, operands: list[Value | None]) -> Node | None:
+    """The same computation where another body has brought it out already."""
+    for value in operands:
+        for user, _ in graph.users(value) if value is not None else ():
+            same = user.op is node.op and list(user.inputs) == operands
+            if same and user.attributes == node.attributes:
+                return user
+    return None
+
+
+def _capture(graph: Graph, loop_id: int, body: Graph, value: Value) -> Value:
+    """The input of a body that stands for a value outside of its loop."""
+    loop = graph.node(loop_id)
+    carried = len(loop.attributes["entering"])
+    if value not in loop.inputs[carried:]:
+        for each in loop.bodies:
+            each.add_input(graph.name_of(value), graph.type(value), graph.node(value).span)
+        loop = graph.update(loop, inputs=(*loop.inputs, value))
+    return body.inputs[loop.inputs.index(value, carried)]

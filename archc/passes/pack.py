@@ -1,0 +1,148 @@
+"""Sibling linears become one: q|k|v and gate|up are a single matrix product.
+
+The weight of the product holds the siblings' weights row by row; its sources say which rows are whose, so a
+checkpoint is loaded and saved in its original layout.
+"""
+
+from __future__ import annotations
+
+from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.op import OPS, Op
+from archc.ir.ops.structure import WEIGHT
+from archc.ir.paths import Stored, path_text
+from archc.ir.types import DType, TensorType
+from archc.passes.context import Context, place_of
+from archc.passes.fold import canonical_sizes
+
+LINEAR: Op = OPS["linear"]
+SPLIT: Op = OPS["split"]
+
+
+def normalise_layout(graph: Graph, _context: Context) -> None:
+    """Hold every linear's weight as [out, in], however the checkpoint stores it."""
+    for part in graph.walk():
+        for node in part.nodes():
+            if node.op is LINEAR and node.attributes["layout"] == "in_out":
+                _transpose(part, node)
+
+
+def _transpose(graph: Graph, linear: Node) -> None:
+    value = linear.operand("weight")
+    assert value is not None
+    weight = graph.node(value)
+    if weight.op is not WEIGHT or len(graph.users(value)) > 1:
+        return
+    sources = tuple(Stored(s.path, s.shape, not s.transposed) for s in stored_in(weight))
+    shape = weight.types[0].shape[::-1]
+    type_ = TensorType(shape, DType.FLOAT)
+    attributes = {**weight.attributes, "sources": sources, "type": type_}
+    graph.update(weight, attributes=attributes, types=(type_,))
+    graph.update(linear, attributes={**linear.attributes, "layout": "out_in"})
+
+
+def pack_linears(graph: Graph, context: Context) -> None:
+    """Pack linears that read the same value and meet again in the same op."""
+    for part in graph.walk():
+        for group in _groups(part):
+            reason = _obstacle(part, group)
+            names = ", ".join(_weight_name(part, node) for node in group)
+            if reason:
+                context.report.remark("pack", f"{names} ({place_of(group[0])}) stay apart: {reason}")
+            else:
+                _pack(part, group)
+                context.report.remark("pack", f"{names} ({place_of(group[0])}) are one linear")
+
+
+def _groups(graph: Graph) -> list[list[Node]]:
+    """Linears by what they read and where they meet, in program order."""
+    groups: dict[tuple[Value | None, int], list[Node]] = {}
+    for node in graph.nodes():
+        if node.op is LINEAR:
+            source = node.inputs[0]
+            meeting = _meeting(graph, source, node)
+            if meeting is not None:
+                groups.setdefault((source, meeting), []).append(node)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _meeting(graph: Graph, source: Value | None, linear: Node) -> int | None:
+    """The first op down the line that also reads something else made from the same source."""
+    assert source is not None
+    family = graph.depends_on(source.node)
+    node = linear
+    while True:
+        users = [user for value in node.outputs for user, _ in graph.users(value)]
+        if len({user.id for user in users}) != 1 or users[0].op is LINEAR:
+            return None
+        node = users[0]
+        related = {value.node for value in node.inputs if value is not None and value.node in family}
+        if len(related) > 1:
+            return node.id
+
+
+def _obstacle(graph: Graph, group: list[Node]) -> str:
+    """Why a group cannot be packed, or nothing."""
+    weights = [graph.node(node.inputs[1]) for node in group if node.inputs[1] is not None]
+    if any(weight.op is not WEIGHT or len(graph.users(weight.outputs[0])) > 1 for weight in weights):
+        return "a weight is shared with another place"
+    if len({node.inputs[2] is None for node in group}) > 1:
+        return "some have a bias and some have none"
+    if len({str(weight.attributes["init"]) for weight in weights}) > 1:
+        return "their weights start out differently"
+    if any(node.attributes != group[0].attributes for node in group):
+        return "their weights are stored differently"
+    return ""
+
+
+def _pack(graph: Graph, group: list[Node]) -> None:
+    first = group[0]
+    weight = _concatenate(graph, [node.inputs[1] for node in group])
+    offset = _concatenate(graph, [node.inputs[2] for node in group]) if first.inputs[2] is not None else None
+    packed = graph.add(
+        LINEAR,
+        [first.inputs[0], weight, offset],
+        first.attributes,
+        span=first.span,
+        scope=first.scope,
+        order=(*first.order, 0),
+    )
+    widths = tuple(node.types[0].width for node in group)
+    sizes = canonical_sizes(tuple(width for width in widths if isinstance(width, int)))
+    parts = graph.add(
+        SPLIT,
+        [packed.outputs[0]],
+        {"sizes": sizes},
+        names=tuple(graph.name_of(node.outputs[0]) or _path_name(node) for node in group),
+        span=first.span,
+        scope=first.scope,
+        order=(*first.order, 1),
+    )
+    for node, part in zip(group, parts.outputs, strict=True):
+        graph.replace_uses(node.outputs[0], part)
+        graph.remove(node)
+
+
+def _path_name(linear: Node) -> str:
+    """The last word of the path that a linear was called under: `q` for q_proj."""
+    return str(linear.path[-1]).removesuffix("_proj") if linear.path else ""
+
+
+def _concatenate(graph: Graph, values: list[Value | None]) -> Value:
+    """One weight that holds the rows of several, which must have no other reader left."""
+    weights = [graph.node(value) for value in values if value is not None]
+    sources = tuple(stored for weight in weights for stored in stored_in(weight))
+    rows: int = 0
+    for weight in weights:
+        height = weight.types[0].shape[0]
+        assert isinstance(height, int)
+        rows = rows + height
+    type_ = TensorType((rows, *weights[0].types[0].shape[1:]), DType.FLOAT)
+    attributes = {**weights[0].attributes, "type": type_, "sources": sources}
+    return graph.add_like(weights[0], WEIGHT, (), attributes).outputs[0]
+
+
+def _weight_name(graph: Graph, linear: Node) -> str:
+    value = linear.inputs[1]
+    assert value is not None
+    node = graph.node(value)
+    return path_text(stored_in(node)[0].path[:-1]) if node.op is WEIGHT else "a tied weight"

@@ -1,0 +1,88 @@
+"""The pipeline, top to bottom.  Graphs are verified, and stages kept, between passes and never in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from archc.ir.graph import Graph
+from archc.ir.verifier import MalformedGraphError, verify_graph
+from archc.passes.bias import split_bias
+from archc.passes.cache import plan_cache
+from archc.passes.clean import drop_unused, merge_common
+from archc.passes.context import Context
+from archc.passes.fold import fold_constants
+from archc.passes.fuse import fuse
+from archc.passes.hoist import hoist_invariants
+from archc.passes.loop_edge import rotate_loops
+from archc.passes.pack import normalise_layout, pack_linears
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A named change of a graph, in place."""
+
+    name: str
+    run: Callable[[Graph, Context], None]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the pass's documentation."""
+        return (self.run.__doc__ or "").strip().split("\n")[0]
+
+
+PASSES = (
+    Pass("fold", fold_constants),
+    Pass("common", merge_common),
+    Pass("hoist", hoist_invariants),
+    Pass("unused", drop_unused),
+    Pass("cache", plan_cache),
+    Pass("layout", normalise_layout),
+    Pass("pack", pack_linears),
+    Pass("bias", split_bias),
+    Pass("rotate", rotate_loops),
+    Pass("fuse", fuse),
+    Pass("clean", drop_unused),
+)
+
+
+def run_passes(graph: Graph, context: Context) -> Graph:
+    """A fused copy of a graph; the graph stays as it is."""
+    fused = graph.copy()
+    for each in PASSES:
+        _run(each, fused, context)
+    return fused
+
+
+# The reference stays op by op: these passes only tidy and place the cache.
+REFERENCE_PASSES = tuple(
+    each for each in PASSES if each.name in ("fold", "common", "hoist", "unused", "cache")
+)
+
+
+def run_reference_passes(graph: Graph, context: Context) -> Graph:
+    """A copy of a graph as the reference is written from it."""
+    reference = graph.copy()
+    quiet = Context(context.rules, context.target)
+    for each in REFERENCE_PASSES:
+        _run(each, reference, quiet)
+    return reference
+
+
+def stages(graph: Graph, context: Context) -> Iterator[tuple[str, Graph]]:
+    """The graph before and after every pass, each a copy of its own."""
+    current = graph.copy()
+    yield "frontend", graph
+    for each in PASSES:
+        current = current.copy()
+        _run(each, current, context)
+        yield each.name, current
+
+
+def _run(each: Pass, graph: Graph, context: Context) -> None:
+    each.run(graph, context)
+    try:
+        verify_graph(graph)
+    except MalformedGraphError as error:
+        done = ", ".join(p.name for p in PASSES[: PASSES.index(each)]) or "none"
+        raise MalformedGraphError(f"after pass `{each.name}` (before it: {done}): {error}") from error

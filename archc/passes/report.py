@@ -1,0 +1,50 @@
+"""What the passes did: fusions fired and missed, with reasons, and what was relaxed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from archc.errors import Span
+
+
+@dataclass(frozen=True)
+class Fired:
+    """A fusion that was made.  `count` is how many layers of the model run it."""
+
+    rule: str
+    place: str
+    count: int
+    relaxations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A fusion that looked possible but was not made."""
+
+    rule: str
+    place: str
+    reason: str
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Anything else a pass did, or why it did not."""
+
+    pass_name: str
+    text: str
+
+
+@dataclass
+class Report:
+    """Everything the passes have to tell."""
+
+    fired: list[Fired] = field(default_factory=list)
+    missed: list[Missed] = field(default_factory=list)  # those worth telling
+    attempts: list[Missed] = field(default_factory=list)  # all, for who asks after one
+    remarks: list[Remark] = field(default_factory=list)
+
+    def remark(self, pass_name: str, text: str) -> None:
+        remark = Remark(pass_name, text)
+        if remark not in self.remarks:
+            self.remarks.append(remark)

@@ -1,0 +1,27 @@
+"""Where the grammar, the templates and the standard specs lie: in a checkout or inside an installed wheel."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def resource_dir(kind: str) -> Path:
+    """The folder of `kind`: "grammar", "templates" or "specs"."""
+    installed = _PACKAGE / "_data" / kind
+    return installed if installed.is_dir() else _PACKAGE.parent / kind
+
+
+def cache_dir() -> Path | None:
+    """A private folder for what can be computed again, or None where none can be made."""
+    root = os.environ.get("ARCHC_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(root).expanduser() / "archc"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return None

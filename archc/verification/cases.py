@@ -1,0 +1,148 @@
+"""Inputs and weights chosen to trap mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from archc.ir.graph import Graph, Value, stored_in
+from archc.ir.ops.structure import LOOP
+from archc.ir.paths import concrete
+from archc.ir.program import KEY_POSITIONS, POSITIONS
+from archc.ir.types import DType
+from archc.ir.weights import enumerate_weights
+
+MAX_LENGTH = 160
+_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of inputs for a graph, positions included.  `padding` is bool [B, T], or None."""
+
+    name: str
+    inputs: dict[str, Tensor]
+    padding: Tensor | None = None
+    shifted: bool = False  # positions do not start at 0: only a graph can be given them
+
+
+def random_weights(graph: Graph, outliers: bool = False, seed: int = 0) -> dict[str, Tensor]:
+    """The checkpoint's tensors in float64: matrices that keep sizes near 1, vectors near 1.
+
+    With `outliers` a few columns of every matrix are 30 times as large.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for node, indices in enumerate_weights(graph):
+        for stored in stored_in(node):
+            noise = torch.randn(stored.shape, generator=generator, dtype=torch.float64)
+            if noise.dim() < 2:
+                tensor = 1 + 0.2 * noise
+            else:
+                tensor = noise * (1.5 / max(stored.shape[-1], 1) ** 0.5)
+                if outliers:
+                    tensor[:, :: max(1, stored.shape[-1] // 3)] *= 30
+            tensors[concrete(stored.path, indices)] = tensor
+    return tensors
+
+
+def cases(graph: Graph) -> Iterator[Case]:
+    """Inputs of several lengths, longer than every window, with padding and far positions."""
+    length = min(MAX_LENGTH, 2 * _longest_window(graph) + 3)
+    yield _case(graph, f"{length} tokens", length, seed=1)
+    yield _case(graph, "1 token", 1, seed=2)
+    yield _case(graph, "8 equal tokens", 8, seed=3, equal=True)
+    if POSITIONS in _names(graph):
+        left, right = torch.ones(_BATCH, length).bool(), torch.ones(_BATCH, length).bool()
+        left[0, : length // 3] = False
+        right[1, -(length // 4) - 1 :] = False
+        yield _case(graph, "padding on the left", length, seed=4, padding=left)
+        yield _case(graph, "padding on the right", length, seed=5, padding=right)
+        furthest = _position_rows(graph)
+        for start in (1000, 1_000_000):
+            if furthest is None or start + length <= furthest:
+                yield _case(graph, f"from position {start:,}", length, seed=6, start=start)
+
+
+def _case(
+    graph: Graph,
+    name: str,
+    length: int,
+    seed: int,
+    equal: bool = False,
+    padding: Tensor | None = None,
+    start: int = 0,
+) -> Case:
+    generator = torch.Generator().manual_seed(seed)
+    inputs: dict[str, Tensor] = {}
+    sizes: dict[str, int] = {}
+    for value in graph.inputs:
+        given = graph.node(value).attributes["name"]
+        if given in (POSITIONS, KEY_POSITIONS):
+            continue
+        type_ = graph.type(value)
+        for place, dim in enumerate(type_.shape):
+            if isinstance(dim, str):
+                sizes.setdefault(dim, (_BATCH, length)[min(place, 1)])
+        shape = type_.bind(sizes).shape
+        inputs[given] = _values(graph, value, shape, generator, equal)
+    return Case(name, inputs | _positions(length, padding, start), padding, shifted=start > 0)
+
+
+def _values(graph: Graph, value: Any, shape: Any, generator: torch.Generator, equal: bool) -> Tensor:
+    dtype = graph.type(value).dtype
+    if dtype is DType.I64:
+        drawn = torch.randint(_rows_looked_up(graph, value), shape, generator=generator)
+        return drawn[:, :1].expand(shape).contiguous() if equal else drawn
+    if dtype is DType.BOOL:
+        return torch.rand(shape, generator=generator) < 0.5
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def _positions(length: int, padding: Tensor | None, start: int) -> dict[str, Tensor]:
+    if padding is None:
+        positions = torch.arange(start, start + length).expand(_BATCH, -1)
+        return {POSITIONS: positions, KEY_POSITIONS: positions}
+    positions = (padding.cumsum(1) - 1).clamp(min=0)
+    return {POSITIONS: positions, KEY_POSITIONS: torch.where(padding, positions, -1)}
+
+
+def _names(graph: Graph) -> list[str]:
+    return [graph.node(value).attributes["name"] for value in graph.inputs]
+
+
+def _rows_looked_up(graph: Graph, value: Value, default: int = 100) -> int:
+    """The rows of the smallest table that a value indexes, so that every index is one of its rows."""
+    return min(_table_rows(graph, value), default=default)
+
+
+def _table_rows(graph: Graph, value: Value) -> Iterator[int]:
+    """Rows of the tables that a value looks up in, here and in loops that take it in."""
+    for user, place in graph.users(value):
+        if user.op is LOOP:
+            for body in user.bodies:
+                yield from _table_rows(body, body.inputs[place])
+        elif user.op.name == "embedding" and place == 0 and user.inputs[1] is not None:
+            yield int(graph.type(user.inputs[1]).shape[0])
+
+
+def _position_rows(graph: Graph) -> int | None:
+    """How many positions a learned table has, None where there is none."""
+    for value in graph.inputs:
+        if graph.node(value).attributes["name"] == POSITIONS:
+            return min(_table_rows(graph, value), default=None)
+    return None
+
+
+def _longest_window(graph: Graph) -> int:
+    windows = [
+        int(mask.window)
+        for part in graph.walk()
+        for node in part.nodes()
+        if (mask := node.attributes.get("mask")) is not None and hasattr(mask, "window")
+    ]
+    return max(windows, default=8)

@@ -1,0 +1,108 @@
+"""Every stage of the pipeline against the graph before any pass, on the interpreter.
+
+In float64 a pass may not change anything beyond the order of additions.  In float32 a stage may be no
+further from the float64 truth than the unfused graph is, but for a small factor of chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from archc.ir.graph import Graph, Node
+from archc.ir.interpreter import Interpreter
+from archc.ir.program import Program
+from archc.passes.context import Context
+from archc.passes.pipeline import stages
+from archc.verification.cases import Case, cases, random_weights
+from archc.verification.outcome import Outcome, distance, furthest
+
+EXACT = 1e-11  # float64: rounding of sums taken in another order
+CHANCE = 4.0  # float32: errors are random, and a softmax between near equals makes them larger
+FLOOR = 1e-7
+
+
+def check_stages(program: Program, context: Context, each_pass: bool) -> Iterator[Outcome]:
+    """Outcomes for every stage, or for the last one only."""
+    graphs = list(stages(program.graph, context))
+    chosen = graphs[1:] if each_pass else graphs[-1:]
+    for outliers in (False, True):
+        weights = random_weights(program.graph, outliers)
+        for case in cases(program.graph):
+            yield from _check_case(graphs, chosen, weights, case, outliers)
+
+
+def _check_case(
+    graphs: list[tuple[str, Graph]],
+    chosen: list[tuple[str, Graph]],
+    weights: dict[str, Tensor],
+    case: Case,
+    outliers: bool,
+) -> Iterator[Outcome]:
+    original = graphs[0][1]
+    label = f"{case.name}, outlier channels" if outliers else case.name
+    truth = _run(original, weights, case, torch.float64)
+    plain = furthest(_run(original, weights, case, torch.float32), truth, case.padding)
+    for name, graph in chosen:
+        exact = furthest(_run(graph, weights, case, torch.float64), truth, case.padding)
+        detail = "" if exact <= EXACT else _first_difference(graphs, weights, case)
+        yield Outcome(f"after {name}", "float64", label, exact, EXACT, detail)
+        rounded = furthest(_run(graph, weights, case, torch.float32), truth, case.padding)
+        yield Outcome(f"after {name}", "float32", label, rounded, max(CHANCE * plain, FLOOR))
+
+
+def _run(graph: Graph, weights: dict[str, Tensor], case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return Interpreter(_cast(weights, dtype)).run(graph, _cast(case.inputs, dtype))
+
+
+def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+
+
+# ------------------------------------------------------------- first difference
+
+
+def _first_difference(graphs: list[tuple[str, Graph]], weights: dict[str, Tensor], case: Case) -> str:
+    """The first pass that changes the outputs, and the first op behind it whose value is not there before."""
+    truth = _run(graphs[0][1], weights, case, torch.float64)
+    for (_, before), (name, after) in pairwise(graphs):
+        if furthest(_run(after, weights, case, torch.float64), truth, case.padding) > EXACT:
+            return f"pass `{name}`{_first_op(before, after, weights, case)}"
+    return ""
+
+
+def _first_op(before: Graph, after: Graph, weights: dict[str, Tensor], case: Case) -> str:
+    old = _values(before, weights, case)
+    for key, (node, value) in _values(after, weights, case).items():
+        if isinstance(value, Tensor) and _is_new(key, value, old):
+            place = f" ({node.span.line_reference})" if node.span else ""
+            return f", op `{node.op.name}`{place}"
+    return ""
+
+
+def _values(graph: Graph, weights: dict[str, Tensor], case: Case) -> dict[tuple[Any, ...], tuple[Node, Any]]:
+    """Every named value, by its graph, loop indices, name and how often the name was seen."""
+    seen: dict[tuple[Any, ...], tuple[Node, Any]] = {}
+
+    def observe(part: Graph, node: Node, indices: Mapping[str, int], outputs: tuple[Any, ...]) -> None:
+        for name, value in zip(node.names, outputs, strict=False):
+            if name:
+                key = (part.name, tuple(indices.items()), name)
+                count = sum(known[:3] == key for known in seen)
+                seen[(*key, count)] = (node, value)
+
+    with torch.no_grad():
+        Interpreter(weights, observe=observe).run(graph, case.inputs)
+    return seen
+
+
+def _is_new(key: tuple[Any, ...], value: Tensor, before: Mapping[tuple[Any, ...], tuple[Node, Any]]) -> bool:
+    """Whether a value's name was there before, but none of its values is this one."""
+    rivals = [old for known, (_, old) in before.items() if known[:3] == key[:3] and isinstance(old, Tensor)]
+    same_shape = [old for old in rivals if old.shape == value.shape and old.dtype == value.dtype]
+    return bool(same_shape) and all(distance(value, old) > EXACT for old in same_shape)

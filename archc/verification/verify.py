@@ -1,0 +1,84 @@
+"""`archc verify`: a model's stages and package held to the float64 run of its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from archc import compiler
+from archc.analysis.summary import summarise
+from archc.compiler import Compilation
+from archc.errors import ArchcError
+from archc.ir.program import Program
+from archc.passes.context import Context
+from archc.settings import parse_settings
+from archc.verification.outcome import Outcome
+from archc.verification.packages import check_package
+from archc.verification.stages import check_stages
+
+MAX_PARAMETERS = 200_000_000  # in float64, several times over
+
+
+def verify(path: Path, model: str | None, settings: tuple[str, ...], each_pass: bool) -> bool:
+    """Verify a spec's models, printing a table for each; whether everything holds."""
+    spec = compiler.read_spec_file(path)
+    names = compiler.choose_models(spec, model)
+    console = Console()
+    holds = True
+    verified = 0
+    for program in compiler.lower_models(spec, names, parse_settings(settings)):
+        compilation = compiler.compile_program(program, spec.rules)
+        reason = _too_large(compilation)
+        if reason:
+            console.print(f"{program.name}: left out, {reason}", highlight=False)
+            continue
+        outcomes = list(outcomes_of(program, compilation, each_pass))
+        _print(program.name, outcomes, console)
+        holds &= all(outcome.holds for outcome in outcomes)
+        verified += 1
+    if not verified:
+        raise ArchcError("nothing was verified: give a smaller size, as in `--set layers=2 --set d=64`")
+    return holds
+
+
+def outcomes_of(program: Program, compilation: Compilation, each_pass: bool) -> Iterator[Outcome]:
+    """All outcomes for a model: the stages first, then the package."""
+    context = Context(compilation.context.rules, compilation.context.target)
+    yield from check_stages(program, context, each_pass)
+    yield from check_package(compilation)
+
+
+def _too_large(compilation: Compilation) -> str:
+    count = summarise(compilation.reference).parameters
+    if count <= MAX_PARAMETERS:
+        return ""
+    return f"its {count:,} parameters are more than the {MAX_PARAMETERS:,} that fit in float64"
+
+
+def _print(name: str, outcomes: list[Outcome], console: Console) -> None:
+    """A row for each subject and check: the case that comes nearest to its limit, or failures one by one."""
+    table = Table("what", "check", title=name, title_justify="left")
+    table.add_column("worst case", overflow="fold")
+    for column in ("error", "limit", ""):
+        table.add_column(column, no_wrap=True)
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((outcome.subject, outcome.check), []).append(outcome)
+    for (subject, check), members in groups.items():
+        failed = [outcome for outcome in members if not outcome.holds]
+        worst = max(members, key=lambda outcome: outcome.error / (outcome.limit or 1))
+        for outcome in failed or [worst]:
+            verdict = "ok" if outcome.holds else f"[red]off[/red] {outcome.detail}"
+            table.add_row(
+                subject, check, outcome.case, _number(outcome.error), _number(outcome.limit), verdict
+            )
+    console.print(table)
+    failures = sum(not outcome.holds for outcome in outcomes)
+    console.print(f"{len(outcomes)} comparisons, {failures or 'none'} off", highlight=False)
+
+
+def _number(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}"

@@ -1,0 +1,189 @@
+"""Fused ops of small specs: kernel, plain form and float64 truth side by side, forward and backward."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from archc.codegen.kernels import KernelTable
+from archc.codegen.package import plan_package
+from archc.codegen.plan import AttentionKernel, Operand
+from archc.ir.rule import rule_of
+from tests.support import compile_model, import_package
+
+Tensors = dict[str, Tensor | None]
+
+# Float32 sums of up to 1,000 terms in another order.
+FLOAT32 = 3e-6
+# Where both sides round once, which of two neighbours a value becomes is decided by float32's last bits.
+TIES = 1.01
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class FusedOp:
+    """One fused op of a built package.  `reference` is its decomposition: tensors -> outputs."""
+
+    name: str
+    operands: tuple[Operand, ...]
+    outputs: tuple[str, ...]
+    kernels: ModuleType
+    reference: Callable[..., tuple[Tensor, ...]]
+
+    def fused(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        """The kernel."""
+        return _as_tuple(getattr(self.kernels, f"_{self.name}")(*tensors))
+
+    def plain(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        """The same function of the package where there is no GPU."""
+        with _on_cpu(self.kernels):
+            return _as_tuple(getattr(self.kernels, self.name)(*tensors))
+
+    def exact(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        """The decomposition, where None stands for zeros."""
+        shape = next(t for t in tensors if t is not None).shape
+        given = zip(self.operands, tensors, strict=True)
+        zeros = torch.zeros(shape, dtype=torch.float64)
+        return self.reference(*(zeros if t is None and o.optional else t for o, t in given))
+
+
+def _as_tuple(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+@contextmanager
+def _on_cpu(kernels: ModuleType) -> Iterator[None]:
+    kernels._INTERPRETED = False
+    try:
+        yield
+    finally:
+        kernels._INTERPRETED = True
+
+
+def fused_ops(spec: Path | str, model: str, folder: Path) -> dict[str, FusedOp]:
+    """Build a model's package; its fused ops by name, those of PyTorch's own attention left out."""
+    compilation = compile_model(spec, model)
+    kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
+    graph = compilation.fused
+    nodes = [(part, node) for part in graph.walk() for node in part.nodes() if rule_of(node)]
+    table = KernelTable(nodes)
+    called = {table.name(*place): place[1] for place in reversed(nodes)}
+    plans = plan_package(compilation.program, graph, compilation.reference).kernels
+    found = {}
+    for plan in plans:
+        if not isinstance(plan, AttentionKernel):
+            node = called[plan.name]
+            present = _filled(node.inputs)
+            reference = partial(_decompose, partial(node.op.reference, **node.attributes), present)
+            found[plan.name] = FusedOp(plan.name, plan.op.operands, plan.op.outputs, kernels, reference)
+    return found
+
+
+def _filled(inputs: tuple[Any, ...]) -> tuple[bool, ...]:
+    return tuple(value is not None for value in inputs)
+
+
+def _decompose(reference: Any, present: tuple[bool, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The reference takes None for weights that this op has not."""
+    given = iter(tensors)
+    results: tuple[Tensor, ...] = reference(*(next(given) if there else None for there in present))
+    return results
+
+
+def changed(op: FusedOp, old: str, new: str) -> FusedOp:
+    """The op with another text in its kernels."""
+    source = Path(str(op.kernels.__file__)).read_text()
+    assert old in source, old
+    name = f"kernels_{next(_numbers)}"
+    path = Path(str(op.kernels.__file__)).with_name(f"{name}.py")
+    path.write_text(source.replace(old, new))
+    description = importlib.util.spec_from_file_location(f"{op.kernels.__package__}.{name}", path)
+    assert description is not None
+    assert description.loader is not None
+    module = importlib.util.module_from_spec(description)
+    description.loader.exec_module(module)
+    return replace(op, kernels=module)
+
+
+# ---------------------------------------------------------------------- inputs
+
+
+def inputs(op: FusedOp, dtype: torch.dtype, batch: int = 2, length: int = 5, tables: int = 1) -> Tensors:
+    """Random operands that require gradients, and angles for tables that are shared or one a sequence."""
+    tensors: Tensors = {}
+    for operand in op.operands:
+        if operand.dtype == "f32":
+            shape = (tables, length, operand.shape[-1])
+            angles = torch.linspace(0, 7, tables * length * int(shape[-1])).reshape(shape)
+            tensors[operand.name] = angles.cos() if operand.name == "cos" else angles.sin()
+        else:
+            dims = [{"B": batch, "T": length}.get(d, d) if isinstance(d, str) else d for d in operand.shape]
+            tensors[operand.name] = torch.randn(dims).to(dtype).requires_grad_()
+    return tensors
+
+
+# ---------------------------------------------------------------------- checks
+
+
+def check_float32(op: FusedOp, tensors: Tensors | None = None) -> None:
+    """Outputs and gradients of the kernel are the decomposition's, but for float32's rounding."""
+    tensors = tensors or inputs(op, torch.float32)
+    values, truths = results(op, op.fused, tensors), results(op, op.exact, _widened(tensors))
+    _check_kinds(op, values, tensors)
+    for name, truth in truths.items():
+        error = distance(values[name], truth)
+        assert error <= FLOAT32, f"{op.name}: {name} is off by {error:.2e}"
+
+
+def check_bfloat16(op: FusedOp, tensors: Tensors | None = None) -> None:
+    """The kernel is as near to float64 as the unfused form in the same dtype, in outputs and gradients."""
+    tensors = tensors or inputs(op, torch.bfloat16)
+    values, truths = results(op, op.fused, tensors), results(op, op.exact, _widened(tensors))
+    plain = results(op, op.plain, tensors)
+    _check_kinds(op, values, tensors)
+    for name, truth in truths.items():
+        error, limit = distance(values[name], truth), distance(plain[name], truth)
+        assert error <= TIES * limit, f"{op.name}: {name} is off by {error:.2e}, unfused by {limit:.2e}"
+
+
+def results(op: FusedOp, function: Callable[..., tuple[Tensor, ...]], tensors: Tensors) -> dict[str, Tensor]:
+    """A function's outputs, and the gradients of all operands for random gradients of the outputs."""
+    outputs = function(*tensors.values())
+    generator = torch.Generator().manual_seed(1)
+    incoming = [torch.randn(o.shape, generator=generator).to(torch.bfloat16).to(o.dtype) for o in outputs]
+    wanted = {name: t for name, t in tensors.items() if t is not None and t.requires_grad}
+    gradients = torch.autograd.grad(outputs, list(wanted.values()), incoming)
+    named = dict(zip(op.outputs, (output.detach() for output in outputs), strict=True))
+    return named | {f"d{name}": g for name, g in zip(wanted, gradients, strict=True)}
+
+
+def _widened(tensors: Mapping[str, Tensor | None]) -> Tensors:
+    return {
+        name: t if t is None else t.detach().double().requires_grad_(t.requires_grad)
+        for name, t in tensors.items()
+    }
+
+
+def _check_kinds(op: FusedOp, values: Mapping[str, Tensor], tensors: Tensors) -> None:
+    """Gradients look like their operands."""
+    for name, tensor in tensors.items():
+        if tensor is not None and f"d{name}" in values:
+            gradient = values[f"d{name}"]
+            assert (gradient.shape, gradient.dtype) == (tensor.shape, tensor.dtype), f"{op.name}: d{name}"
+
+
+def distance(value: Tensor, truth: Tensor) -> float:
+    """|value - truth| / |truth|, or |value| where the truth is zero; NaN where a value is NaN."""
+    scale = float(truth.norm()) or 1.0
+    return float((value.double() - truth).norm()) / scale

@@ -1,0 +1,74 @@
+"""Tests that run where Triton interprets its kernels on CPU tensors.
+
+Triton decides when it is imported whether it compiles or interprets.  Such tests therefore run in a second
+process, which is started once with TRITON_INTERPRET=1; what they raise is raised here again.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+
+def interpreted(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test of a module in the interpreting process; its arguments must be picklable."""
+
+    @functools.wraps(test)
+    def elsewhere(**arguments: Any) -> None:
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            _prepare()
+            test(**arguments)
+        else:
+            _process().submit(_call, test.__module__, test.__name__, arguments).result()
+
+    return elsewhere
+
+
+@functools.cache
+def _process() -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_interpret)
+
+
+def _interpret() -> None:
+    """What the process does first: nothing has imported Triton yet."""
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+def _call(module: str, name: str, arguments: dict[str, Any]) -> None:
+    getattr(importlib.import_module(module), name)(**arguments)
+
+
+def _prepare() -> None:
+    """Before each test: random numbers from the start, new memory full of NaN, casts that round."""
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    _round_to_nearest()
+
+
+@functools.cache
+def _round_to_nearest() -> None:
+    """Let casts of float32 to bfloat16 round to nearest even, as GPUs do; Triton's interpreter truncates."""
+    import numpy as np
+    import torch
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    truncate = InterpreterBuilder.cast_impl
+
+    def cast(self: Any, source: Any, target: Any) -> Any:
+        if source.dtype.scalar != tl.float32 or target.scalar != tl.bfloat16:
+            return truncate(self, source, target)
+        rounded = torch.from_numpy(np.ascontiguousarray(source.data)).to(torch.bfloat16)
+        return TensorHandle(rounded.view(torch.int16).numpy().view(np.uint16), tl.bfloat16)
+
+    InterpreterBuilder.cast_impl = cast

@@ -1,0 +1,184 @@
+"""What the tests against transformers share: random checkpoints, and what is compared with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from tests.support import distance, stored_tensors
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+VOCABULARY = 99
+PIECES = (5, 1, 1, 4, 6)  # how a sequence reaches the cache
+TOKENS = sum(PIECES)  # more than any window in these tests
+EPS = 0.02  # of every norm: large, so that another one shows
+
+# In float32 both sides err by about 1e-6; gradients by some 1e-5, where random weights saturate the softmax.
+LOGITS, GRADIENTS = 1e-5, 1e-4
+# In float64 nothing is left of that but what transformers computes in float32 whatever the dtype: RMS norms,
+# and here and there a rotation or a softmax.
+EXACT, ROUNDED = 1e-12, 3e-6
+
+_NO_SDPA = ("codegen", "gpt_neo", "gptj", "openai-gpt")  # transformers has eager attention only for these
+_ZERO = 1e-3  # of the largest gradient: one below may be rounding alone
+
+both = pytest.mark.parametrize("kind", ["Model", "Reference"])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model of transformers, the folder of its checkpoint, and the package that was built for it."""
+
+    theirs: Any
+    folder: Path
+    package: ModuleType
+    float64: float  # how far apart both may be in float64
+
+    def ours(self, kind: str, dtype: torch.dtype | None = None) -> Any:
+        """`Model` or `Reference` with the checkpoint's weights."""
+        return getattr(self.package, kind).from_pretrained(self.folder, dtype=dtype)
+
+
+def sizes(**changes: Any) -> dict[str, Any]:
+    """Arguments of a small config: three query heads share a key head.  None takes an argument out."""
+    given = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        **changes,
+    }
+    kept = {name: value for name, value in given.items() if value is not None}
+    return {**kept, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+
+
+def save_random(config: PretrainedConfig, folder: Path, spread: float = 0.25) -> Any:
+    """A model of transformers whose random weights show mistakes, saved in a folder.
+
+    Matrices are normal with a standard deviation of `spread`, many times that of training; vectors vary
+    around their start value, 1 or 0 in a norm.
+    """
+    torch.manual_seed(0)
+    attention = "eager" if config.model_type in _NO_SDPA else "sdpa"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(spread * noise if parameter.dim() > 1 else parameter + 0.3 * noise)
+    model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
+    model.save_pretrained(folder)
+    return model
+
+
+def random_tokens(batch: int = 2, length: int = TOKENS) -> Tensor:
+    """int64 [batch, length]."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(3, VOCABULARY, (batch, length), generator=generator)
+
+
+class ParityTests:
+    """What holds for every pair: a subclass is collected where a module-wide fixture `pair` provides them."""
+
+    @both
+    def test_logits(self, pair: Pair, kind: str) -> None:
+        tokens, model = random_tokens(), pair.ours(kind)
+        with torch.no_grad():
+            truth = pair.theirs(tokens).logits
+            assert distance(model(tokens), truth) < LOGITS
+            assert distance(_through_cache(model, tokens), truth) < LOGITS
+
+    @both
+    def test_logits_in_float64(self, pair: Pair, kind: str) -> None:
+        tokens = random_tokens()
+        with torch.no_grad():
+            truth = pair.theirs.double()(tokens).logits
+            pair.theirs.float()
+            assert distance(pair.ours(kind, torch.float64)(tokens), truth) < pair.float64
+
+    @both
+    def test_greedy_tokens(self, pair: Pair, kind: str) -> None:
+        tokens = random_tokens(length=6)
+        theirs = pair.theirs.generate(tokens, max_new_tokens=10, do_sample=False)
+        assert torch.equal(pair.ours(kind).generate(tokens, max_new_tokens=10), theirs)
+
+    @both
+    def test_padding_changes_nothing(self, pair: Pair, kind: str) -> None:
+        """What follows prompts of several lengths in one batch, padded on the left, follows each alone."""
+        model, lengths, new = pair.ours(kind), (4, 9, 7), 6
+        prompts = random_tokens(len(lengths), max(lengths))
+        real = torch.stack([torch.arange(max(lengths)) >= max(lengths) - length for length in lengths])
+        together = model.generate(prompts * real, max_new_tokens=new, padding=real)
+        for row, length in enumerate(lengths):
+            alone = model.generate(prompts[row : row + 1, -length:], max_new_tokens=new)
+            assert torch.equal(together[row, -new:], alone[0, -new:])
+
+    @both
+    def test_loss_and_gradients(self, pair: Pair, kind: str) -> None:
+        tokens, model = random_tokens(), pair.ours(kind)
+        labels = tokens.clone()
+        labels[0, :4] = -100
+        pair.theirs.zero_grad()
+        # Some classes return no loss of their own: all are given the one that most have.
+        theirs = _next_token_loss(pair.theirs(tokens).logits, labels)
+        theirs.backward()
+        loss = model.loss(tokens, labels)
+        loss.backward()
+        assert distance(loss, theirs) < LOGITS
+        wanted = {name: parameter.grad for name, parameter in _by_checkpoint_name(pair)}
+        found = dict(stored_tensors(model, gradients=True))
+        assert set(found) == set(wanted)
+        least = _ZERO * max(float(gradient.norm()) for gradient in wanted.values())
+        for name, gradient in wanted.items():
+            apart = float((found[name] - gradient).norm()) / max(float(gradient.norm()), least)
+            assert apart < GRADIENTS, name
+
+    @both
+    def test_saves_what_it_loads(self, pair: Pair, kind: str, tmp_path: Path) -> None:
+        pair.ours(kind).save_pretrained(tmp_path)
+        written = load_file(tmp_path / "model.safetensors")
+        original = _stored_parameters(pair)
+        assert set(written) == set(original)
+        for name, tensor in original.items():
+            assert written[name].dtype == tensor.dtype
+            assert torch.equal(written[name], tensor), name
+
+
+def _through_cache(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Logits of a sequence that reaches the cache in pieces: a prefill, single steps, several at once."""
+    cache = model.new_cache(tokens.shape[0], tokens.shape[1])
+    return torch.cat([model(piece, cache=cache) for piece in tokens.split(PIECES, 1)], 1)
+
+
+def _next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+def _stored_parameters(pair: Pair) -> dict[str, Tensor]:
+    """The checkpoint's tensors but for what a module of theirs saves besides its parameters."""
+    names = {name for name, _ in _by_checkpoint_name(pair)}
+    stored = load_file(pair.folder / "model.safetensors")
+    return {name: tensor for name, tensor in stored.items() if name in names}
+
+
+def _by_checkpoint_name(pair: Pair) -> Iterator[tuple[str, nn.Parameter]]:
+    """Their parameters by the names in the checkpoint, which differ from those in the module now and then."""
+    stored = load_file(pair.folder / "model.safetensors")
+    for name, parameter in pair.theirs.named_parameters():
+        same = [key for key, tensor in stored.items() if torch.equal(tensor, parameter.detach())]
+        yield (name if name in stored else same[0]), parameter

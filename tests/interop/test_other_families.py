@@ -1,0 +1,232 @@
+"""Architectures that the compiler was never told of: a spec is all they need.
+
+For each there is a spec under families/ whose models are held to transformers' class of that architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers as hf
+from transformers import PretrainedConfig
+
+from archc import inspection
+from tests.interop.parity import EPS, EXACT, ROUNDED, VOCABULARY, Pair, ParityTests, save_random, sizes
+from tests.support import build
+
+FAMILIES = Path(__file__).parent / "families"
+
+
+def rope(theta: float = 10000.0, **others: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, **others}}
+
+
+def ln(config: Callable[..., Any], **changes: Any) -> Callable[[], PretrainedConfig]:
+    """A config of a family with layer norms."""
+    return partial(config, **sizes(layer_norm_eps=EPS, **changes))
+
+
+def rms(config: Callable[..., Any], **changes: Any) -> Callable[[], PretrainedConfig]:
+    """A config of a family with RMS norms."""
+    return partial(config, **sizes(rms_norm_eps=EPS, **changes))
+
+
+def gpt(config: Callable[..., Any], **changes: Any) -> Callable[[], PretrainedConfig]:
+    """A config of a family that took GPT-2's names for its sizes."""
+    given = {"vocab_size": VOCABULARY, "n_embd": 48, "n_layer": 3, "n_head": 3, "n_positions": 64}
+    tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    return partial(config, **{**given, **tokens, "layer_norm_epsilon": EPS, **changes})
+
+
+# Families of transformers whose classes compute in float64 from end to end.
+IN_FLOAT64 = {
+    "falcon": gpt(
+        hf.FalconConfig, hidden_size=48, num_hidden_layers=3, num_attention_heads=6, alibi=False, bias=False
+    ),
+    "falcon_grouped": gpt(
+        hf.FalconConfig,
+        hidden_size=72,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_kv_heads=2,
+        alibi=False,
+        bias=True,
+        new_decoder_architecture=True,
+    ),
+    "gpt_bigcode": gpt(hf.GPTBigCodeConfig, n_head=6, n_inner=80),
+    "gpt_bigcode_many": gpt(hf.GPTBigCodeConfig, n_layer=2, multi_query=False),
+    "gpt_neox": ln(
+        hf.GPTNeoXConfig,
+        num_attention_heads=3,
+        num_key_value_heads=None,
+        intermediate_size=192,
+        rotary_pct=0.25,
+    ),
+    "gpt_neox_sequential": ln(
+        hf.GPTNeoXConfig,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=None,
+        rotary_pct=0.5,
+        use_parallel_residual=False,
+        attention_bias=False,
+        tie_word_embeddings=True,
+    ),
+    "nemotron": partial(hf.NemotronConfig, **sizes(norm_eps=EPS, head_dim=12)),
+    "nemotron_biased": partial(
+        hf.NemotronConfig,
+        **sizes(num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3),
+        norm_eps=EPS,
+        attention_bias=True,
+        mlp_bias=True,
+    ),
+    "openai_gpt": gpt(hf.OpenAIGPTConfig),
+    "opt": partial(
+        hf.OPTConfig,
+        **sizes(intermediate_size=None, num_key_value_heads=None, num_attention_heads=3),
+        ffn_dim=80,
+        word_embed_proj_dim=48,
+    ),
+    "opt_unbiased": partial(
+        hf.OPTConfig,
+        **sizes(intermediate_size=None, num_key_value_heads=None, num_attention_heads=4, num_hidden_layers=2),
+        ffn_dim=80,
+        word_embed_proj_dim=48,
+        enable_bias=False,
+    ),
+    "persimmon": ln(hf.PersimmonConfig, num_attention_heads=3, num_key_value_heads=None),
+    "phi": ln(hf.PhiConfig, num_attention_heads=3, num_key_value_heads=3),
+    "phi_normed": ln(hf.PhiConfig, num_hidden_layers=2, qk_layernorm=True),
+    "stablelm": ln(
+        hf.StableLmConfig, hidden_size=72, intermediate_size=88, **rope(partial_rotary_factor=0.5)
+    ),
+    "stablelm_parallel": ln(
+        hf.StableLmConfig,
+        hidden_size=64,
+        intermediate_size=88,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        use_qkv_bias=True,
+        use_parallel_residual=True,
+        **rope(partial_rotary_factor=0.25),
+    ),
+    "starcoder2": partial(hf.Starcoder2Config, **sizes(norm_epsilon=EPS, sliding_window=5)),
+}
+
+# Families whose classes compute norms, rotations or scores in float32 whatever the dtype.
+IN_FLOAT32 = {
+    "apertus": rms(hf.ApertusConfig, dtype="float32", **rope(12000000.0)),
+    "bitnet": rms(hf.BitNetConfig),
+    "codegen": gpt(hf.CodeGenConfig, n_embd=64, n_head=8, rotary_dim=6, tie_word_embeddings=False),
+    "cohere": ln(hf.CohereConfig, use_qk_norm=True, **rope()),
+    "cohere2": ln(
+        hf.Cohere2Config, num_hidden_layers=4, sliding_window=5, sliding_window_pattern=3, logit_scale=0.0625
+    ),
+    "ernie4_5": rms(hf.Ernie4_5Config, head_dim=12, use_bias=True),
+    "exaone4": rms(hf.Exaone4Config, num_hidden_layers=4, sliding_window=5, sliding_window_pattern=3),
+    "gemma": rms(hf.GemmaConfig, hidden_size=40, intermediate_size=72, num_key_value_heads=1, head_dim=12),
+    "gemma3": rms(
+        hf.Gemma3TextConfig,
+        intermediate_size=72,
+        num_hidden_layers=4,
+        head_dim=12,
+        sliding_window=5,
+        sliding_window_pattern=3,
+        query_pre_attn_scalar=25,
+        rope_scaling={"rope_type": "linear", "factor": 8.0},
+    ),
+    "glm4": rms(hf.Glm4Config, head_dim=12, attention_bias=True, **rope(partial_rotary_factor=0.5)),
+    "gpt_neo": partial(
+        hf.GPTNeoConfig,
+        **sizes(num_hidden_layers=None, num_attention_heads=None, num_key_value_heads=None),
+        num_layers=4,
+        num_heads=3,
+        layer_norm_epsilon=EPS,
+        window_size=5,
+        attention_types=[[["global", "local"], 2]],
+    ),
+    "gptj": gpt(hf.GPTJConfig, rotary_dim=6),
+    "granite": rms(
+        hf.GraniteConfig,
+        embedding_multiplier=3.5,
+        attention_multiplier=0.2,
+        residual_multiplier=0.4,
+        logits_scaling=6.0,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+    ),
+    "granite_plain": rms(
+        hf.GraniteConfig,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        logits_scaling=3.0,
+    ),
+    "hunyuan_v1_dense": rms(hf.HunYuanDenseV1Config, head_dim=12),
+    "modernbert_decoder": partial(
+        hf.ModernBertDecoderConfig,
+        vocab_size=VOCABULARY,
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=5,
+        num_attention_heads=3,
+        norm_eps=EPS,
+        local_attention=10,  # twice the window
+        attention_bias=True,
+        mlp_bias=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    ),
+    "nanochat": rms(hf.NanoChatConfig, final_logit_softcapping=7.0),
+    "olmo": partial(hf.OlmoConfig, **sizes(clip_qkv=None)),
+    "olmo_clipped": partial(
+        hf.OlmoConfig,
+        **sizes(num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3),
+        clip_qkv=1.5,
+        tie_word_embeddings=True,
+    ),
+    "olmo3": rms(hf.Olmo3Config, num_hidden_layers=4, sliding_window=5, **rope(500000.0)),
+    "phi3": rms(hf.Phi3Config, hidden_size=96, sliding_window=5, partial_rotary_factor=0.75),
+    "seed_oss": rms(hf.SeedOssConfig, head_dim=12, attention_out_bias=True, mlp_bias=True),
+}
+
+CASES = {**IN_FLOAT64, **IN_FLOAT32}
+
+
+def spec_of(model: str) -> Path:
+    """The spec that defines a model."""
+    return next(path for path in FAMILIES.glob("*.arch") if f"model {model} =" in path.read_text())
+
+
+@pytest.fixture(scope="module", params=sorted(CASES))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    name: str = request.param
+    folder = tmp_path_factory.mktemp(name)
+    theirs = save_random(CASES[name](), folder / "tiny")
+    package = build(spec_of(name), name, folder)
+    return Pair(theirs, folder / "tiny", package, EXACT if name in IN_FLOAT64 else ROUNDED)
+
+
+class TestOtherFamilies(ParityTests):
+    pass
+
+
+def test_every_spec_is_tested() -> None:
+    assert {spec_of(name) for name in CASES} == set(FAMILIES.glob("*.arch"))
+
+
+@pytest.mark.parametrize("spec", sorted(FAMILIES.glob("*.arch")), ids=lambda path: path.stem)
+def test_explain(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`archc explain` tells what was fused, attention among it, and names only places of the spec."""
+    inspection.explain(spec, None, "cuda", ())
+    told = capsys.readouterr().out
+    assert "sdpa" in told
+    assert "rotate: `x`" in told
+    assert "the compiler's own" not in told

@@ -1,0 +1,167 @@
+"""Checkpoints of transformers, imported, built and run: the same numbers as transformers' own classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    CohereConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from archc.importer import import_model
+from tests.interop.parity import (
+    EPS,
+    EXACT,
+    LOGITS,
+    ROUNDED,
+    VOCABULARY,
+    Pair,
+    ParityTests,
+    random_tokens,
+    save_random,
+    sizes,
+)
+from tests.support import SPECS, build, distance
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,  # the eight frequencies of a head lie on all three sides
+}
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def rms(config: Callable[..., PretrainedConfig], **changes: Any) -> PretrainedConfig:
+    """A small config of a family with RMS norms."""
+    return config(**sizes(rms_norm_eps=EPS, **changes))
+
+
+def gpt2(**changes: Any) -> PretrainedConfig:
+    small = {"vocab_size": VOCABULARY, "n_embd": 60, "n_layer": 3, "n_head": 5, "n_positions": 64}
+    return GPT2Config(
+        **{**small, "layer_norm_epsilon": EPS, "bos_token_id": None, "eos_token_id": None, **changes}
+    )
+
+
+CASES: dict[str, Callable[[], PretrainedConfig]] = {
+    "llama": lambda: rms(LlamaConfig),
+    "llama_scaled_tied": lambda: rms(LlamaConfig, rope_parameters=LLAMA3, tie_word_embeddings=True),
+    "llama_linear": lambda: rms(LlamaConfig, rope_scaling={"type": "linear", "factor": 4.0}, rope_theta=1e5),
+    "llama_biased": lambda: rms(LlamaConfig, attention_bias=True, mlp_bias=True, hidden_act="gelu"),
+    "llama_wide_heads": lambda: rms(MistralConfig, sliding_window=None, head_dim=14),
+    "mistral": lambda: rms(MistralConfig, sliding_window=5),
+    "qwen2": lambda: rms(Qwen2Config, tie_word_embeddings=True),
+    "qwen2_windows": lambda: rms(
+        Qwen2Config, use_sliding_window=True, sliding_window=5, max_window_layers=1, num_attention_heads=4
+    ),
+    "qwen2_listed": lambda: rms(
+        Qwen2Config, use_sliding_window=True, sliding_window=4, layer_types=[SLIDING, FULL, SLIDING]
+    ),
+    "qwen3": lambda: rms(Qwen3Config, head_dim=12),
+    "qwen3_windows": lambda: rms(
+        Qwen3Config,
+        head_dim=10,
+        attention_bias=True,
+        use_sliding_window=True,
+        sliding_window=6,
+        max_window_layers=2,
+    ),
+    "smollm3": lambda: rms(SmolLM3Config, num_hidden_layers=5),
+    "smollm3_windows": lambda: rms(
+        SmolLM3Config,
+        num_hidden_layers=4,
+        no_rope_layers=[0, 1, 1, 0],
+        use_sliding_window=True,
+        sliding_window=5,
+        tie_word_embeddings=False,
+    ),
+    "olmo2": lambda: rms(Olmo2Config),
+    "gpt2": gpt2,
+    "gpt2_inverse": lambda: gpt2(
+        scale_attn_by_inverse_layer_idx=True, n_inner=72, activation_function="relu"
+    ),
+    "gpt2_unscaled": lambda: gpt2(scale_attn_weights=False, tie_word_embeddings=False),
+    # PaLM's graph, which no class of transformers has to itself.
+    "palm": lambda: CohereConfig(
+        **sizes(num_attention_heads=3, num_key_value_heads=1, head_dim=8, intermediate_size=192),
+        layer_norm_eps=EPS,
+        logit_scale=48**-0.5,
+        use_qk_norm=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
+}
+
+
+def make_pair(name: str, folder: Path, settings: dict[str, str] | None = None) -> Pair:
+    """The pair of a case; `settings` give parameters of its arch other values."""
+    config = CASES[name]()
+    theirs = save_random(config, folder / "tiny")
+    if name == "palm":
+        given = {"vocab": str(VOCABULARY), "layers": "3", "eps": str(EPS)}
+        package = build(SPECS / "palm.arch", "palm_tiny", folder, given)
+    else:
+        package = build(import_model(folder / "tiny").text, "tiny", folder, settings)
+    return Pair(theirs, folder / "tiny", package, EXACT if name.startswith("gpt2") else ROUNDED)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_pair(request.param, tmp_path_factory.mktemp(request.param))
+
+
+class TestParity(ParityTests):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("llama", {"eps": "0.0201"}),
+        ("llama_scaled_tied", {"rope": "rope(theta = 500000)"}),
+        ("mistral", {"window": "6"}),
+        ("qwen2_windows", {"full_layers": "2"}),
+        ("smollm3", {"nope_every": "3"}),
+        ("gpt2", {"act": "gelu"}),
+    ],
+)
+def test_a_wrong_parameter_shows(name: str, setting: dict[str, str], tmp_path: Path) -> None:
+    pair = make_pair(name, tmp_path, setting)
+    with torch.no_grad():
+        apart = distance(pair.ours("Model")(random_tokens()), pair.theirs(random_tokens()).logits)
+    assert apart > 3 * LOGITS
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "default", "rope_theta": 1000000.0},
+        {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0},
+        {**LLAMA3, "original_max_position_embeddings": 8192},
+    ],
+    ids=lambda rope: rope["rope_type"],
+)
+def test_rotary_tables_far_from_0(rope: dict[str, Any], tmp_path: Path) -> None:
+    """Bit for bit: at position 10^6 an angle is 10^6 times as wrong as its frequency."""
+    config = rms(LlamaConfig, hidden_size=384, rope_parameters=rope)
+    config.save_pretrained(tmp_path / "tiny")
+    package = build(import_model(tmp_path / "tiny").text, "tiny", tmp_path)
+    positions = torch.tensor([[0, 1, 4095, 8191, 100_000, 1_000_000]])
+    theirs = LlamaRotaryEmbedding(config)(torch.zeros(1), positions)
+    for ours, table in zip(package.reference.rope_table(positions), theirs, strict=True):
+        assert torch.equal(ours, table[..., :32])

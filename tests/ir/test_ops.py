@@ -1,0 +1,214 @@
+"""Every op: inferred types are those of the reference's results, derivatives are those of autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from archc.ir import ops as _declarations  # noqa: F401 - declares the ops
+from archc.ir.expr import Expr, leaf
+from archc.ir.op import OPS, Op, Trait
+from archc.ir.ops.attention import Causal, Full, Sliding
+from archc.ir.ops.position import LinearScaling, Llama3, Rope
+from archc.ir.types import DType, TensorType, TypeMistake
+
+Example = tuple[list[tuple[tuple[int, ...], str] | None], dict[str, Any]]
+
+X = ((2, 3, 8), "float")
+HEADS = ((2, 3, 4, 6), "float")
+POSITIONS = ((2, 3), "i64")
+TABLE = ((2, 3, 2), "f32")
+
+# op -> operands as (shape, dtype) and attributes; every op that the language has must be here
+EXAMPLES: dict[str, list[Example]] = {
+    "add": [([X, X], {}), ([X, ((8,), "float")], {}), ([X, ((2, 3, 1), "float")], {})],
+    "sub": [([X, X], {})],
+    "mul": [([X, X], {}), ([X, ((), "scalar")], {})],
+    "div": [([X, X], {})],
+    "maximum": [([X, X], {})],
+    "minimum": [([X, X], {})],
+    "linear": [
+        ([X, ((5, 8), "float"), None], {"layout": "out_in"}),
+        ([X, ((8, 5), "float"), ((5,), "float")], {"layout": "in_out"}),
+    ],
+    "embedding": [([POSITIONS, ((9, 5), "float")], {})],
+    "parameter": [([((4, 5), "float")], {})],
+    "matmul": [([((2, 3, 4), "float"), ((2, 4, 5), "float")], {})],
+    "rms_norm": [
+        ([X, ((8,), "float")], {"eps": 1e-6, "offset": 0.0, "cast": "before"}),
+        ([X, ((8,), "float")], {"eps": 1e-6, "offset": 1.0, "cast": "after"}),
+        ([HEADS, None], {"eps": 1e-6, "offset": 0.0, "cast": "before"}),
+    ],
+    "layer_norm": [
+        ([X, ((8,), "float"), ((8,), "float")], {"eps": 1e-5, "offset": 0.0}),
+        ([X, ((8,), "float"), None], {"eps": 1e-5, "offset": 1.0}),
+        ([X, None, None], {"eps": 1e-5, "offset": 0.0}),
+    ],
+    "softmax": [([X], {})],
+    "sum": [([X], {})],
+    "mean": [([X], {})],
+    "rope_table": [
+        ([POSITIONS], {"rope": Rope(1e4), "width": 6}),
+        ([POSITIONS], {"rope": Rope(1e4, 4, "interleaved", LinearScaling(2.0)), "width": 6}),
+        ([POSITIONS], {"rope": Rope(1e4, scaling=Llama3(8.0, 1.0, 4.0, 64)), "width": 6}),
+    ],
+    "rotate_by": [([HEADS, TABLE, TABLE], {"pairing": pairing}) for pairing in ("half", "interleaved")],
+    "attention_mask": [([POSITIONS, ((2, 5), "i64")], {"mask": m}) for m in (Causal(), Full(), Sliding(2))],
+    "attend": [
+        ([HEADS, ((2, 5, 2, 6), "float"), ((2, 5, 2, 7), "float"), ((2, 3, 5), "bool")], {"scale": 0.5})
+    ],
+    "split": [([X], {"sizes": 4}), ([X], {"sizes": (1, 2, 5)})],
+    "concat": [([X, ((2, 3, 1), "float")], {})],
+    "split_heads": [([X], {"heads": 4})],
+    "merge_heads": [([HEADS], {})],
+    "slice": [([X], {"start": 2, "end": 7})],
+    "upcast": [([X], {})],
+}
+UNARY = [
+    name
+    for name, op in OPS.items()
+    if op.has(Trait.ELEMENTWISE) and len(op.operands) == 1 and not op.internal
+]
+CASES = [
+    (name, number)
+    for name, op in OPS.items()
+    if not op.internal
+    for number in range(len(EXAMPLES.get(name, [None])))
+]
+RUN_DTYPES = {
+    DType.FLOAT: torch.bfloat16,
+    DType.F32: torch.float32,
+    DType.I64: torch.int64,
+    DType.BOOL: torch.bool,
+}
+
+
+def example(name: str, number: int) -> Example:
+    if name in EXAMPLES:
+        return EXAMPLES[name][number]
+    assert name in UNARY, f"give `{name}` an example"
+    return [X], {}
+
+
+def operand(shape: tuple[int, ...], dtype: str) -> Any:
+    if dtype == "scalar":
+        return 1.5
+    if dtype == "i64":
+        return torch.randint(0, 5, shape)
+    if dtype == "bool":
+        return torch.ones(shape).bool()
+    return (torch.rand(shape) + 0.5).to(torch.float32 if dtype == "f32" else torch.bfloat16)
+
+
+def test_every_op_has_an_example() -> None:
+    languages = {name for name, op in OPS.items() if not op.internal}
+    assert languages == set(EXAMPLES) | set(UNARY)
+
+
+@pytest.mark.parametrize(("name", "number"), CASES)
+def test_inferred_types_are_those_of_the_results(name: str, number: int) -> None:
+    operands, attributes = example(name, number)
+    op = OPS[name]
+    types = [TensorType(o[0], DType(o[1])) if o else None for o in operands]
+    inferred = op.infer_types(types, attributes)
+    results = op.reference(*(operand(*o) if o else None for o in operands), **attributes)
+    results = tuple(results) if isinstance(results, tuple | list) else (results,)
+    assert [tuple(type_.shape) for type_ in inferred] == [tuple(result.shape) for result in results]
+    assert [RUN_DTYPES[type_.dtype] for type_ in inferred] == [result.dtype for result in results]
+
+
+WRONG: list[tuple[str, list[TensorType | None], Mapping[str, Any], str]] = [
+    ("add", [TensorType((2, 3), DType.FLOAT), TensorType((2, 4), DType.FLOAT)], {}, "do not match"),
+    ("silu", [TensorType((2,), DType.I64)], {}, "floating-point"),
+    (
+        "linear",
+        [TensorType((2, 7), DType.FLOAT), TensorType((5, 8), DType.FLOAT), None],
+        {"layout": "out_in"},
+        "width",
+    ),
+    ("embedding", [TensorType((2,), DType.FLOAT), TensorType((5, 8), DType.FLOAT)], {}, "whole numbers"),
+    ("split", [TensorType((2, 8), DType.FLOAT)], {"sizes": 3}, "equal parts"),
+    ("split", [TensorType((2, 8), DType.FLOAT)], {"sizes": (3, 3)}, "add up"),
+    ("split_heads", [TensorType((2, 8), DType.FLOAT)], {"heads": 3}, "does not split into 3 heads"),
+    ("slice", [TensorType((2, 8), DType.FLOAT)], {"start": 4, "end": 9}, "does not lie"),
+    ("matmul", [TensorType((2, 3), DType.FLOAT), TensorType((4, 5), DType.FLOAT)], {}, "cannot multiply"),
+    ("rope_table", [TensorType(("B", "T"), DType.I64)], {"rope": Rope(1e4), "width": 5}, "in pairs"),
+    ("merge_heads", [TensorType(("T", 8), DType.FLOAT)], {}, "needs heads"),
+]
+
+
+@pytest.mark.parametrize(("name", "types", "attributes", "reason"), WRONG)
+def test_wrong_operands_are_refused(
+    name: str, types: list[TensorType | None], attributes: Mapping[str, Any], reason: str
+) -> None:
+    with pytest.raises(TypeMistake, match=reason):
+        OPS[name].infer_types(types, attributes)
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "v", "reason"),
+    [
+        ((2, 3, 4, 6), (2, 3, 3, 6), (2, 3, 3, 6), "4 query heads are not divisible by 3"),
+        ((2, 3, 4, 6), (2, 3, 2, 5), (2, 3, 2, 5), "differ in head_dim"),
+        ((2, 3, 4, 6), (2, 3, 2, 6), (2, 3, 1, 6), "differ in heads"),
+        ((2, 3, 24), (2, 3, 2, 6), (2, 3, 1, 6), "must be"),
+    ],
+)
+def test_attention_refuses_heads_that_do_not_fit(q: Any, k: Any, v: Any, reason: str) -> None:
+    types = [TensorType(shape, DType.FLOAT) for shape in (q, k, v)]
+    with pytest.raises(TypeMistake, match=reason):
+        OPS["attend"].infer_types([*types, TensorType((2, 3, 3), DType.BOOL)], {"scale": 1.0})
+
+
+# ------------------------------------------------------------------ elementwise
+
+
+def evaluate(formula: Expr | float | str, values: Mapping[str, Tensor]) -> Tensor:
+    """A formula with tensors for its leaves."""
+    if not isinstance(formula, Expr):
+        return torch.tensor(float(formula), dtype=torch.float64)
+    if formula.op == "leaf":
+        return values[str(formula.args[0])]
+    result: Tensor = OPS[formula.op].reference(*(evaluate(argument, values) for argument in formula.args))
+    return result
+
+
+DIFFERENTIABLE = [op for op in OPS.values() if op.derivative is not None]
+
+
+def test_every_elementwise_op_can_be_fused() -> None:
+    """All but the structural ones and casts have a Triton expression and a derivative."""
+    plain = {op.name for op in OPS.values() if op.has(Trait.ELEMENTWISE) and not op.internal}
+    assert plain - {"upcast"} <= {op.name for op in DIFFERENTIABLE if op.triton}
+
+
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_derivatives_are_those_of_autograd(op: Op) -> None:
+    names = [each.name for each in op.operands]
+    # Away from 0, where some have a kink, and positive, where some are not defined otherwise.
+    spreads = [torch.linspace(0.1, 2.1, 24), torch.linspace(-2.0, 1.9, 24)]
+    for spread in spreads[: 1 if op.name in ("log", "sqrt", "rsqrt") else 2]:
+        operands = [(spread * (1 + 0.37 * place)).double().requires_grad_() for place in range(len(names))]
+        incoming = torch.randn(24, dtype=torch.float64)
+        result = op.reference(*operands)
+        truth = [None] * len(operands)  # of a function that is constant wherever it has a slope
+        if result.requires_grad:
+            truth = torch.autograd.grad(result, operands, incoming, allow_unused=True)
+        assert op.derivative is not None
+        formulas = op.derivative(leaf("g"), *map(leaf, names))
+        values = {"g": incoming, **dict(zip(names, operands, strict=True))}
+        for formula, gradient in zip(formulas, truth, strict=True):
+            expected = gradient if gradient is not None else torch.zeros(24, dtype=torch.float64)
+            torch.testing.assert_close(evaluate(formula, values).detach(), expected)
+
+
+@pytest.mark.parametrize("op", [op for op in OPS.values() if op.scalar], ids=lambda op: op.name)
+def test_numbers_known_now_are_computed_as_tensors_are(op: Op) -> None:
+    assert op.scalar is not None
+    numbers = [0.7, 0.4][: len(op.operands)]
+    tensors = [torch.tensor(number, dtype=torch.float64) for number in numbers]
+    assert op.scalar(*numbers) == pytest.approx(float(op.reference(*tensors)), rel=1e-14)

@@ -1,0 +1,295 @@
+"""Each pass: what it does to a graph, that values stay, and that a broken one is found and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from archc import compiler
+from archc.compiler import standard_rules
+from archc.ir.graph import Graph, Node, stored_in
+from archc.ir.op import OPS
+from archc.ir.ops.structure import APPEND, CONSTANT, ZEROS
+from archc.ir.paths import path_text
+from archc.ir.program import Program
+from archc.ir.verifier import MalformedGraphError
+from archc.passes import pipeline
+from archc.passes.context import Context
+from archc.passes.pipeline import PASSES, Pass, stages
+from archc.target import CPU, CUDA, Target
+from archc.verification.stages import check_stages
+from tests.support import SPECS
+
+FAMILIES = ("llama3", "mistral", "smollm3", "qwen2", "qwen3", "olmo2", "gpt2", "palm")
+
+
+def tiny(family: str) -> Program:
+    spec = compiler.read_spec_file(SPECS / f"{family}.arch")
+    (program,) = compiler.lower_models(spec, [f"{family}_tiny"])
+    return program
+
+
+def program_of(body: str, params: str = "d = 24") -> Program:
+    text = f"arch A({params}) {{ forward(tokens: [B, T]) {{ {body} }} }}\nmodel a = A()"
+    (program,) = compiler.lower_models(compiler.read_spec_text(text), ["a"])
+    return program
+
+
+def staged(program: Program, target: Target = CUDA) -> tuple[dict[str, Graph], Context]:
+    context = Context(standard_rules(), target)
+    return dict(stages(program.graph, context)), context
+
+
+def ops(graph: Graph) -> list[str]:
+    return [node.op.name for part in graph.walk() for node in part.nodes()]
+
+
+def weights(graph: Graph) -> list[list[str]]:
+    """The checkpoint paths in each weight."""
+    return [
+        [path_text(stored.path) for stored in stored_in(node)]
+        for part in graph.walk()
+        for node in part.weights()
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_pass_keeps_the_values(family: str) -> None:
+    outcomes = list(check_stages(tiny(family), Context(standard_rules(), CUDA), each_pass=True))
+    assert [outcome for outcome in outcomes if not outcome.holds] == []
+    assert {outcome.subject for outcome in outcomes} == {f"after {each.name}" for each in PASSES}
+
+
+# ------------------------------------------------------------------- what each does
+
+
+def test_fold_computes_numbers_and_drops_neutral_ones() -> None:
+    graphs, _ = staged(program_of("x = embedding(tokens, 9, d) as wte\n return x * 1.0 / 1.0 - 0.0 + 2.0"))
+    assert ops(graphs["frontend"]).count("mul") == 1
+    kept = [name for name in ops(graphs["clean"]) if name not in ("input", "weight", "constant", "embedding")]
+    assert kept == ["add"]
+
+
+def test_fold_of_constants_makes_one() -> None:
+    program = program_of("x = embedding(tokens, 9, d) as wte\n return x")
+    graph = program.graph
+    two = graph.add(CONSTANT, (), {"value": 2.0}).outputs[0]
+    three = graph.add(OPS["add"], [two, two]).outputs[0]
+    graph.outputs.append(("y", three))
+    graphs, _ = staged(program)
+    _, value = graphs["fold"].outputs[1]
+    assert graphs["fold"].node(value).attributes["value"] == 4.0
+
+
+def test_common_merges_equal_computations_in_either_order() -> None:
+    body = "x = embedding(tokens, 9, d) as wte\n return silu(x + x * x) * silu(x * x + x)"
+    graphs, _ = staged(program_of(body))
+    assert [ops(graphs[stage]).count("silu") for stage in ("frontend", "common")] == [2, 1]
+
+
+def test_hoist_moves_tables_and_masks_out_of_the_loop() -> None:
+    graphs, _ = staged(tiny("llama3"))
+    (loop,) = graphs["hoist"].loops()
+    assert {"rope_table", "attention_mask"} <= {node.op.name for node in graphs["hoist"].nodes()}
+    assert not {"rope_table", "attention_mask"} & {node.op.name for node in loop.bodies[0].nodes()}
+
+
+def test_unused_drops_what_nothing_reads() -> None:
+    graphs, _ = staged(program_of("x = embedding(tokens, 9, d) as wte\n y = linear(x, d) as dead\n return x"))
+    assert "linear" in ops(graphs["frontend"])
+    assert "linear" not in ops(graphs["unused"])
+
+
+def test_cache_keeps_keys_and_values_of_every_attention() -> None:
+    graphs, _ = staged(tiny("qwen3"))
+    slots = [n.attributes["slot"] for g in graphs["cache"].walk() for n in g.nodes() if n.op is APPEND]
+    assert slots == ["k", "v"]
+
+
+def test_a_value_that_is_query_and_key_is_kept_as_key_only() -> None:
+    body = """x = embedding(tokens, 9, d) as wte
+    q = split_heads(x, 3)
+    return merge_heads(attention(q, q, q, mask = causal))"""
+    graphs, _ = staged(program_of(body))
+    (attend,) = [node for node in graphs["cache"].nodes() if node.op.name == "attend"]
+    q, k, v = attend.inputs[:3]
+    assert q != k == v
+
+
+def test_no_cache_where_tokens_see_later_ones() -> None:
+    body = """x = embedding(tokens, 9, d) as wte
+    q = split_heads(x, 3)
+    return merge_heads(attention(q, q, q, mask = full))"""
+    graphs, context = staged(program_of(body))
+    assert "append" not in ops(graphs["cache"])
+    assert any("lets tokens see later ones" in remark.text for remark in context.report.remarks)
+
+
+def test_layout_turns_weights_round() -> None:
+    graphs, _ = staged(tiny("gpt2"))
+    turned = [s.transposed for g in graphs["layout"].walk() for n in g.weights() for s in stored_in(n)]
+    assert turned.count(True) == 4  # c_attn, c_proj, c_fc, c_proj
+    assert "in_out" not in str([n.attributes for g in graphs["layout"].walk() for n in g.nodes()])
+
+
+def test_pack_joins_what_meets_again() -> None:
+    graphs, _ = staged(tiny("llama3"))
+    packed = [paths for paths in weights(graphs["pack"]) if len(paths) > 1]
+    assert [[path.split(".")[-2] for path in paths] for paths in packed] == [
+        ["q_proj", "k_proj", "v_proj"],
+        ["gate_proj", "up_proj"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        ("linear(x, d, bias = true) as b", "some have a bias"),
+        ("linear(x, d, init = normal(std = 1)) as b", "start out differently"),
+        ("linear(x, d, tied_to = c) as b", "shared with another place"),
+    ],
+)
+def test_pack_leaves_unlike_linears_apart(second: str, reason: str) -> None:
+    body = f"""x = embedding(tokens, 9, d) as wte
+    z = linear(silu(x), d) as c
+    y = (linear(x, d) as a) * ({second})
+    return y + z"""
+    graphs, context = staged(program_of(body))
+    assert all(len(paths) == 1 for paths in weights(graphs["pack"]))
+    assert any(reason in remark.text for remark in context.report.remarks)
+
+
+def test_bias_goes_to_the_activation_only_where_a_kernel_takes_it() -> None:
+    body = """x = embedding(tokens, 9, d) as wte
+    a = gelu(linear(x, d, bias = true) as a)
+    return a + linear(a, d, bias = true) as b"""
+    graphs, _ = staged(program_of(body))
+    biased = [n for n in graphs["bias"].nodes() if n.op.name == "linear" and n.inputs[2] is not None]
+    assert [path_text(node.path) for node in biased] == ["b"]
+    assert "bias_gelu" in ops(graphs["fuse"])
+
+
+def test_rotate_carries_the_addend_into_the_next_layer() -> None:
+    graphs, _ = staged(tiny("llama3"))
+    (loop,) = graphs["rotate"].loops()
+    assert loop.attributes["carried"] == ("x", "x_delta")
+    assert graphs["rotate"].node(loop.inputs[1]).op is ZEROS  # type: ignore[arg-type]
+
+
+def test_rotate_takes_both_addends_of_a_parallel_block() -> None:
+    graphs, _ = staged(tiny("palm"))
+    (loop,) = graphs["rotate"].loops()
+    assert loop.attributes["carried"] == ("x", "x_delta", "x_delta_")
+
+
+def test_rotate_leaves_loops_alone_where_no_norm_reads_the_sum() -> None:
+    graphs, context = staged(tiny("olmo2"))
+    assert graphs["rotate"].loops()[0].attributes["carried"] == ("x",)
+    assert any("no norm reads the sum" in remark.text for remark in context.report.remarks)
+
+
+def test_the_cpu_target_fuses_attention_only() -> None:
+    graphs, context = staged(tiny("llama3"), CPU)
+    assert {fired.rule for fired in context.report.fired} == {"sdpa"}
+    reasons = {attempt.reason for attempt in context.report.attempts}
+    assert any("target `cpu` has no" in reason for reason in reasons)
+    assert "rms_norm" in ops(graphs["clean"])
+
+
+def test_missed_fusions_come_with_reasons() -> None:
+    body = """x = embedding(tokens, 9, d) as wte
+    g = linear(x, d) as g
+    y = silu(g) * x
+    return y"""
+    _, context = staged(program_of(body))
+    missed = {miss.rule: miss.reason for miss in context.report.missed}
+    assert "reads" in missed["swiglu"]
+    assert "split" in missed["swiglu"]
+
+
+# -------------------------------------------------------------------------- controls
+
+
+def _first(graph: Graph, wanted: str) -> tuple[Graph, Node]:
+    return next((g, n) for g in graph.walk() for n in g.nodes() if n.op.name == wanted)
+
+
+def _shift_constant(graph: Graph) -> None:
+    part, node = _first(graph, "rms_norm")
+    part.update(node, attributes={**node.attributes, "eps": 1e-3})
+
+
+def _swap_sources(graph: Graph) -> None:
+    for part in graph.walk():
+        for node in part.weights():
+            if len(stored_in(node)) == 2:
+                part.update(node, attributes={**node.attributes, "sources": stored_in(node)[::-1]})
+
+
+def _forget_delta(graph: Graph) -> None:
+    (loop,) = graph.loops()
+    body = loop.bodies[0]
+    total = next(n for n in body.nodes() if n.op.name == "add")
+    assert total.inputs[0] is not None
+    body.replace_uses(total.outputs[0], total.inputs[0])
+
+
+def _mix_tables(graph: Graph) -> None:
+    part, node = _first(graph, "rotate_by")
+    x, cos, sin = node.inputs
+    part.update(node, inputs=(x, sin, cos))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("fold", _shift_constant),
+        ("hoist", _mix_tables),
+        ("pack", _swap_sources),
+        ("rotate", _forget_delta),
+    ],
+)
+def test_a_broken_pass_is_found_and_named(
+    name: str, damage: Callable[[Graph], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: Graph, context: Context) -> None:
+        original.run(graph, context)
+        damage(graph)
+
+    original = next(each for each in PASSES if each.name == name)
+    passes = tuple(Pass(name, broken) if each is original else each for each in PASSES)
+    monkeypatch.setattr(pipeline, "PASSES", passes)
+    outcomes = list(check_stages(tiny("llama3"), Context(standard_rules(), CUDA), each_pass=False))
+    details = {outcome.detail for outcome in outcomes if outcome.check == "float64" and not outcome.holds}
+    assert details
+    assert all(detail.startswith(f"pass `{name}`, op `") for detail in details)
+
+
+def test_a_pass_that_breaks_the_graph_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(graph: Graph, _context: Context) -> None:
+        part, node = _first(graph, "silu")
+        part.update(node, types=(node.types[0].with_width(7),))
+
+    passes = (PASSES[0], Pass("vandal", broken), *PASSES[1:])
+    monkeypatch.setattr(pipeline, "PASSES", passes)
+    with pytest.raises(MalformedGraphError, match=r"after pass `vandal` \(before it: fold\)"):
+        pipeline.run_passes(tiny("llama3").graph, Context(standard_rules(), CUDA))
+
+
+def test_weights_loaded_and_saved_through_packing_are_the_same(tmp_path: Path) -> None:
+    """The checkpoint map is invertible: load(save(x)) == x, also transposed and packed."""
+    from tests.support import build, scramble, stored_tensors
+
+    for family in ("gpt2", "llama3", "qwen2"):
+        package = build(SPECS / f"{family}.arch", f"{family}_tiny", tmp_path)
+        model = package.Model()
+        scramble(model)
+        model.save_pretrained(tmp_path / family)
+        again = package.Model.from_pretrained(tmp_path / family)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+        reference = package.Reference.from_pretrained(tmp_path / family)
+        tensors = dict(stored_tensors(model))
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in stored_tensors(reference))

@@ -1,0 +1,185 @@
+"""Every fusion: a spec in which it fires, the same values before and after, and a control that must fail."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from archc import compiler
+from archc.compiler import standard_rules
+from archc.ir.op import OPS
+from archc.ir.program import Program
+from archc.ir.rule import Rule, Step
+from archc.passes.context import Context
+from archc.target import CUDA
+from archc.verification.outcome import Outcome
+from archc.verification.stages import check_stages
+
+_HEADS = """
+  h = rms_norm(x, 1e-6) as n
+  q = split_heads(linear(h, 5 * 8) as q_proj, 5)
+  k = split_heads(linear(h, 5 * 8) as k_proj, 5)
+  v = split_heads(linear(h, 5 * 8) as v_proj, 5)
+"""
+_ATTEND = "x = x + linear(merge_heads(attention(q, k, v, mask = causal)), d) as o_proj"
+_TWO_ADDENDS = "x = x + linear(x, d) as a + linear(x, d) as b\n"
+_GATED = """
+  h = layer_norm(x, 1e-5) as n
+  x = x + linear(ACT(linear(h, 33) as gate) * linear(h, 33) as up, d) as down
+"""
+_BIASED = "x = linear(ACT(linear(x, 33, bias = true) as up), d) as down"
+
+# rule -> the statements of a model in which it fires
+BODIES = {
+    "rms_norm": "x = rms_norm(x, 1e-6, cast = after) as n",
+    "add_rms_norm": "x = x + linear(x, d) as a\n h = rms_norm(x, 1e-6) as n\n x = x + h",
+    "add_add_rms_norm": _TWO_ADDENDS + "x = x * rms_norm(x, 1e-5, offset = 1) as n",
+    "rms_norm_add": "x = x + rms_norm(linear(x, d) as a, 1e-6) as n",
+    "layer_norm": "x = layer_norm(x, 1e-5) as n",
+    "add_layer_norm": "x = linear(x, d) as a + x\n h = layer_norm(x, 1e-5, bias = false) as n\n x = x + h",
+    "add_add_layer_norm": _TWO_ADDENDS + "x = x * layer_norm(x, 1e-5) as n",
+    "layer_norm_add": "x = layer_norm(linear(x, d) as a, 1e-5) as n + x",
+    "rope": _HEADS
+    + """
+  q = rms_norm(merge_heads(q), 1e-6) as qn
+  q = rotate(split_heads(q, 5), rope(theta = 100, width = 4))
+  k = rotate(k * 2, rope(theta = 100, width = 4))
+  """
+    + _ATTEND,
+    "rope_qkv": _HEADS + "q, k = rotate(q, rope(theta = 100)), rotate(k, rope(theta = 100))\n" + _ATTEND,
+    "qk_norm_rope": _HEADS
+    + """
+  r = rope(theta = 100, pairing = interleaved)
+  q, k = rotate(rms_norm(q * 2, 1e-6) as qn, r), rotate(rms_norm(k * 2, 1e-6) as kn, r)
+  """
+    + _ATTEND,
+    "qk_norm_rope_qkv": _HEADS
+    + """
+  q = rotate(rms_norm(q, 1e-6, offset = 1) as qn, rope(theta = 100))
+  k = rotate(rms_norm(k, 1e-6, offset = 1) as kn, rope(theta = 100))
+  """
+    + _ATTEND,
+    "swiglu": _GATED.replace("ACT", "silu"),
+    "geglu_tanh": _GATED.replace("ACT", "gelu_tanh"),
+    "geglu": _GATED.replace("ACT", "gelu"),
+    "reglu": _GATED.replace("ACT", "relu"),
+    "bias_gelu_tanh": _BIASED.replace("ACT", "gelu_tanh"),
+    "bias_gelu": _BIASED.replace("ACT", "gelu"),
+    "bias_silu": _BIASED.replace("ACT", "silu"),
+    "bias_relu": _BIASED.replace("ACT", "relu"),
+    "relu_squared": "x = linear(square(relu(linear(x, 33) as up)), d) as down",
+    "sdpa": _HEADS + _ATTEND,
+}
+RULES = {rule.name: rule for rule in standard_rules()}
+
+
+def _program(body: str) -> Program:
+    forward = f"forward(tokens: [B, T]) {{ x = embedding(tokens, 50, d) as wte\n{body}\nreturn x }}"
+    text = f"arch A(d = 24) {{ {forward} }}\nmodel a = A()"
+    (program,) = compiler.lower_models(compiler.read_spec_text(text), ["a"])
+    return program
+
+
+def _outcomes(program: Program, rules: tuple[Rule, ...]) -> tuple[list[Outcome], set[str]]:
+    """What the last stage gives against the first, and which rules fired."""
+    context = Context(rules, CUDA)
+    outcomes = list(check_stages(program, context, each_pass=False))
+    return outcomes, {fired.rule for fired in context.report.fired}
+
+
+def test_every_rule_has_a_body() -> None:
+    assert BODIES.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_values_stay(name: str) -> None:
+    outcomes, fired = _outcomes(_program(BODIES[name]), standard_rules())
+    assert name in fired
+    assert [outcome for outcome in outcomes if not outcome.holds] == []
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_wrong_fusion_is_found(name: str) -> None:
+    """The same checks against a fused op that means something else."""
+    rule = RULES[name]
+    wrong = next(_mutants(rule))
+    rules = tuple(wrong if other is rule else other for other in standard_rules())
+    outcomes, fired = _outcomes(_program(BODIES[name]), rules)
+    assert name in fired
+    failed = [outcome for outcome in outcomes if outcome.check == "float64" and not outcome.holds]
+    assert failed
+    assert failed[0].detail.startswith("pass `fuse`")
+
+
+_OTHER_OP = {
+    "add": "sub",
+    "mul": "add",
+    "silu": "gelu",
+    "gelu": "silu",
+    "gelu_tanh": "relu",
+    "relu": "silu",
+    "square": "absolute",
+}
+
+
+def _mutants(rule: Rule) -> Iterator[Rule]:
+    """Rules with the same pattern whose fused op computes something near to it."""
+    for place in reversed(range(len(rule.steps))):
+        step = _mutated(rule.steps[place])
+        if step is not None:
+            steps = (*rule.steps[:place], step, *rule.steps[place + 1 :])
+            impostor = dataclasses.replace(rule)
+            impostor.__dict__["op"] = dataclasses.replace(rule, steps=steps).op
+            yield impostor
+
+
+def _mutated(step: Step) -> Step | None:
+    if step.op.name in _OTHER_OP:
+        return dataclasses.replace(step, op=OPS[_OTHER_OP[step.op.name]])
+    if step.op.name == "rotate_by":
+        x, cos, sin = step.inputs
+        return dataclasses.replace(step, inputs=(x, sin, cos))
+    if step.op.name == "attend":
+        q, k, v, visible = step.inputs
+        return dataclasses.replace(step, inputs=(q, v, k, visible))
+    if step.op.name in ("rms_norm", "layer_norm"):
+        return dataclasses.replace(step, attributes={**step.attributes, "eps": 1e-2})
+    return None
+
+
+@pytest.mark.parametrize("name", ["bias_gelu_tanh", "geglu_tanh", "swiglu", "relu_squared"])
+def test_gradients_of_rules_match_autograd(name: str) -> None:
+    """The chain rule over a rule's decomposition gives what autograd gives on its reference."""
+    from archc.codegen.pointwise import analyse
+    from archc.ir.types import DType, TensorType
+
+    rule = RULES[name]
+    width = {"gate_up": 10, "x": 5, "bias": 5}
+    types = {n: TensorType(("B", "T", width[n]) if n != "bias" else (5,), DType.FLOAT) for n in rule.operands}
+    pointwise = analyse(rule.decompose(types, {}))
+    shapes = {n: (5,) if n == "bias" else (2, 3, width[n]) for n in rule.operands}
+    operands = [torch.randn(shapes[n], dtype=torch.float64, requires_grad=True) for n in rule.operands]
+    (y,) = rule.op.reference(*operands)
+    gradients = torch.autograd.grad(y, operands, torch.ones_like(y))
+    parts = dict(zip(rule.operands, operands, strict=True))
+    if "gate_up" in parts:
+        parts["g"], parts["u"] = parts["gate_up"].chunk(2, -1)
+    values = {**parts, "dy": torch.ones_like(y)}
+    computed = {leaf: evaluate(formula, values) for leaf, formula in pointwise.gradients.items()}
+    if "gate_up" in rule.operands:
+        torch.testing.assert_close(torch.cat([computed["g"], computed["u"]], -1), gradients[0])
+    else:
+        torch.testing.assert_close(computed["x"], gradients[0])
+
+
+def evaluate(formula: object, values: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A formula with tensors for its leaves."""
+    if not hasattr(formula, "op"):
+        return torch.tensor(formula, dtype=torch.float64)
+    if formula.op == "leaf":
+        name = formula.args[0]
+        return values[name] if name in values else torch.tensor(float(name), dtype=torch.float64)
+    return OPS[formula.op].reference(*(evaluate(argument, values) for argument in formula.args))

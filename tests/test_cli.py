@@ -1,0 +1,178 @@
+"""The command line: exit status 0 good, 1 the input is at fault, 2 wrong usage; never a traceback."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from archc.cli import main
+from tests.support import ROOT, SPECS
+
+LLAMA = str(SPECS / "llama3.arch")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_help_is_everywhere_with_an_example() -> None:
+    assert "Example" in run("-h").output
+    for name in main.commands:
+        result = run(name, "-h")
+        assert result.exit_code == 0
+        assert "Example" in result.output, name
+        assert f"archc {name}" in result.output, name
+
+
+def test_commands_of_the_contract_exist() -> None:
+    assert {"check", "build", "ir", "explain", "verify", "import", "fmt"} <= set(main.commands)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("check",),
+        ("build", LLAMA, "--target", "tpu"),
+        ("build", "--model", "llama3_8b"),
+        ("ir",),
+        ("build", "--bogus"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("check", "nowhere.arch"), "no such spec: nowhere.arch"),
+        (("check", str(SPECS)), "cannot read"),
+        (("build", str(SPECS / "lama3.arch")), "did you mean `llama3.arch`?"),
+        (("build", LLAMA, "--model", "llama3_9b"), "did you mean `llama3_8b`?"),
+        (("build", str(SPECS / "std.arch")), "defines no model"),
+        (("build", LLAMA, "--model", "llama3_8b", "--set", "layers"), "--set takes name=value"),
+        (("build", LLAMA, "--model", "llama3_8b", "--set", "layer=2"), "did you mean `layers`?"),
+        (("build", LLAMA, "--model", "llama3_8b", "--set", "layers=2 +"), "--set layers"),
+        (("build", LLAMA, "--model", "llama3_8b", "--set", "d=100"), "not divisible"),
+        (("build", "-o", "/nowhere/at/all"), "no generated package"),
+        (("ir", LLAMA, "--model", "llama3_8b", "--after", "fus"), "did you mean `fuse`?"),
+    ],
+)
+def test_faulty_input(arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_check_reports_every_file(tmp_path: Path) -> None:
+    (tmp_path / "wrong.arch").write_text("model a = Nothing()")
+    (tmp_path / "broken.arch").write_text("arch A( {")
+    result = run("check", str(tmp_path / "wrong.arch"), LLAMA, str(tmp_path / "broken.arch"))
+    assert result.exit_code == 1
+    assert "unknown arch `Nothing`" in result.output
+    assert "broken.arch:1:9" in result.output
+    assert "no mistakes" in result.output
+
+
+def test_binary_rubbish_is_no_spec(tmp_path: Path) -> None:
+    (tmp_path / "rubbish.arch").write_bytes(bytes(range(256)))
+    result = run("check", str(tmp_path / "rubbish.arch"))
+    assert result.exit_code == 1
+    assert "not a text file" in result.output
+
+
+def test_build_and_rebuild(tmp_path: Path) -> None:
+    arguments = ("build", LLAMA, "--model", "llama3_tiny", "-o", str(tmp_path), "--set", "layers=5")
+    first = run(*arguments)
+    assert first.exit_code == 0
+    assert "model.py" in first.output
+    model = tmp_path / "llama3_tiny" / "model.py"
+    assert "LAYERS = 5" in model.read_text()
+    assert stat.S_IMODE(model.stat().st_mode) == 0o644
+    assert "up to date" in run(*arguments).output
+    assert "up to date" in run("build", "-o", str(tmp_path)).output  # by what the header records
+    assert run("build", "--check", "-o", str(tmp_path)).exit_code == 0
+
+
+def test_edited_files_are_kept(tmp_path: Path) -> None:
+    arguments = ("build", LLAMA, "--model", "llama3_tiny", "-o", str(tmp_path))
+    assert run(*arguments).exit_code == 0
+    model = tmp_path / "llama3_tiny" / "model.py"
+    edited = model.read_text() + "\n# mine\n"
+    model.write_text(edited)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "edited by hand" in result.output
+    assert model.read_text() == edited
+    assert run(*arguments, "--force").exit_code == 0
+    assert "# mine" not in model.read_text()
+
+
+def test_files_of_others_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "llama3_tiny"
+    folder.mkdir()
+    (folder / "model.py").write_text("precious = 1\n")
+    (folder / "notes.md").write_text("mine\n")
+    arguments = ("build", LLAMA, "--model", "llama3_tiny", "-o", str(tmp_path))
+    assert run(*arguments).exit_code == 1
+    assert (folder / "model.py").read_text() == "precious = 1\n"
+    assert not (folder / "reference.py").exists()
+    assert run(*arguments, "--force").exit_code == 0
+    assert (folder / "notes.md").read_text() == "mine\n"
+
+
+def test_a_file_that_is_no_longer_made_goes(tmp_path: Path) -> None:
+    arguments = ("build", LLAMA, "--model", "llama3_tiny", "-o", str(tmp_path))
+    assert run(*arguments).exit_code == 0
+    folder = tmp_path / "llama3_tiny"
+    kernels = (folder / "kernels.py").read_text()
+    (folder / "old.py").write_text(kernels)
+    (folder / "own.py").write_text("mine = 1\n")
+    assert run("build", "--check", "-o", str(tmp_path)).exit_code == 1
+    assert run(*arguments).exit_code == 0
+    assert not (folder / "old.py").exists()
+    assert (folder / "own.py").exists()
+
+
+def test_ir_after_each_pass_differs_where_it_should() -> None:
+    before = run("ir", LLAMA, "--model", "llama3_tiny", "--after", "frontend").output
+    packed = run("ir", LLAMA, "--model", "llama3_tiny", "--after", "pack").output
+    last = run("ir", LLAMA, "--model", "llama3_tiny").output
+    assert "silu(" in before
+    assert "q_proj.weight|" in packed
+    assert "swiglu(" in last
+
+
+def test_explain_tells_reasons_and_relaxations() -> None:
+    output = run("explain", str(SPECS / "olmo2.arch"), "--model", "olmo2_tiny").output
+    assert "fewer_roundings" in output
+    assert "rms_norm_add" in output
+    assert "missed" in output
+
+
+def test_an_expectation_that_fails_says_why(tmp_path: Path) -> None:
+    spec = tmp_path / "own.arch"
+    spec.write_text("""arch A(d = 8) {
+          expect fuse(swiglu)
+          forward(tokens: [B, T]) {
+            x = embedding(tokens, 9, d) as wte
+            return silu(x) * (linear(x, d) as u)
+          }
+        }
+        model a = A()
+        """)
+    result = run("build", str(spec), "-o", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert "own.arch:2:" in result.output
+    assert "the fusion did not fire" in result.output
+    assert "reads" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_build_leaves_the_checkout_alone() -> None:
+    assert not (ROOT / "archc" / "_data").exists()

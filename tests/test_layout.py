@@ -1,0 +1,79 @@
+"""The direction of imports: parts of the pipeline do not know one another, and building needs no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+PACKAGE = ROOT / "archc"
+PARTS = ("frontend", "passes", "codegen", "analysis", "interop")
+# What each part may import of archc besides itself.
+ALLOWED = {part: {"ir", "errors", "files", "resources", "target"} for part in PARTS} | {
+    "files": {"errors"},
+    "ir": {"errors"},
+    "errors": set(),
+    "resources": {"errors"},
+    "target": set(),
+}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _parts_imported(path: Path) -> set[str]:
+    names = [name.split(".") for name in _imports(path)]
+    return {name[1] for name in names if name[0] == "archc" and len(name) > 1}
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_parts_import_only_what_they_may(part: str) -> None:
+    files = sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / f"{part}.py"]
+    for path in files:
+        assert _parts_imported(path) <= ALLOWED[part] | {part}, path
+
+
+def test_the_test_above_sees_imports() -> None:
+    assert {"frontend", "passes", "ir"} <= _parts_imported(PACKAGE / "compiler.py")
+
+
+def test_one_file_knows_networkx() -> None:
+    files = [
+        path for path in PACKAGE.rglob("*.py") if any(n.split(".")[0] == "networkx" for n in _imports(path))
+    ]
+    assert files == [PACKAGE / "ir" / "graph.py"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check", "specs/llama3.arch"],
+        ["build", "specs/llama3.arch", "--model", "llama3_8b", "-o", "{tmp}"],
+        ["ir", "specs/llama3.arch", "--model", "llama3_tiny"],
+        ["explain", "specs/llama3.arch", "--model", "llama3_tiny"],
+    ],
+)
+def test_commands_import_neither_torch_nor_triton(command: list[str], tmp_path: Path) -> None:
+    arguments = [part.replace("{tmp}", str(tmp_path)) for part in command]
+    code = f"""
+import sys
+from archc.cli import main
+try:
+    main({arguments!r})
+except SystemExit as end:
+    assert not end.code, end.code
+loaded = {{"torch", "triton", "transformers"}} & set(sys.modules)
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)

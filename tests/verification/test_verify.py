@@ -1,0 +1,82 @@
+"""`archc verify`: everything holds for every family, and what is off is found."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from archc import compiler
+from archc.codegen.emit import Origin
+from archc.compiler import Compilation
+from archc.verification.packages import check_package
+from archc.verification.verify import verify
+from tests.support import ROOT, SPECS, compile_model
+
+ODD = Path(__file__).with_name("odd.arch")
+TINY = sorted(path.stem for path in SPECS.glob("*.arch") if f"model {path.stem}_tiny" in path.read_text())
+MODELS = [(SPECS / f"{family}.arch", f"{family}_tiny") for family in TINY]
+MODELS += [(ODD, name) for name in ("encoder", "albert", "flat")]
+
+
+@pytest.mark.parametrize(("spec", "model"), MODELS, ids=lambda value: value if isinstance(value, str) else "")
+def test_packages_hold(spec: Path, model: str) -> None:
+    outcomes = list(check_package(compile_model(spec, model)))
+    assert [outcome for outcome in outcomes if not outcome.holds] == []
+    assert {outcome.subject for outcome in outcomes} == {"Model", "Reference"}
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_both_targets_hold(target: str) -> None:
+    outcomes = list(check_package(compile_model(SPECS / "qwen3.arch", "qwen3_tiny", target=target)))
+    assert all(outcome.holds for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "found"),
+    [
+        ("kernels.py", "F.silu(g) * u", "F.silu(u) * g", {"float64", "float32", "loss"}),
+        ("kernels.py", "s = residual + x", "s = residual - x", {"float64", "float32", "loss"}),
+        ("model.py", "v=v)", "v=k)", {"float64"}),
+        ("runtime.py", "self.length = span.key_positions.shape[1]", "self.length += 0", {"cache"}),
+        ("runtime.py", "(seen + real.cumsum(1) - 1)", "(real.cumsum(1) - 1)", set()),
+        ("runtime.py", "mask = key >= 0", "mask = key >= -1", {"float64", "float32"}),
+        ("model.py", "q_proj.weight", "k_proj.weight", {"refused"}),
+    ],
+)
+def test_a_damaged_package_is_found(
+    file: str, right: str, wrong: str, found: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = compiler.package_files
+
+    def damaged(compilation: Compilation, origin: Origin) -> dict[str, str]:
+        files = original(compilation, origin)
+        assert right in files[file]
+        files[file] = files[file].replace(right, wrong)
+        return files
+
+    monkeypatch.setattr(compiler, "package_files", damaged)
+    try:
+        outcomes = list(check_package(compile_model(SPECS / "llama3.arch", "llama3_tiny")))
+    except ValueError:
+        assert found == {"refused"}
+        return
+    assert found <= {outcome.check for outcome in outcomes if not outcome.holds}
+
+
+def test_the_table_and_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(SPECS / "gpt2.arch", "gpt2_tiny", (), each_pass=False)
+    shown = capsys.readouterr().out
+    assert "gpt2_tiny" in shown
+    assert "gradients" in shown
+    assert "none off" in shown
+
+
+def test_large_models_are_left_out_with_the_reason() -> None:
+    command = [sys.executable, "-m", "archc", "verify", "specs/llama3.arch", "--model", "llama3_8b"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "8,030,261,248 parameters" in result.stdout
+    assert "--set layers=2" in result.stderr
