@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 
@@ -25,6 +26,9 @@ class Stored:
     name: str
     rows: str
     transposed: bool
+
+    def __str__(self) -> str:
+        return f"Stored({self.name}, {self.rows}{', transposed=True' if self.transposed else ''})"
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,10 @@ class Class:
     @property
     def signature(self) -> str:
         return ", ".join(map(str, self.arguments))
+
+    @property
+    def state_dict(self) -> str:
+        return "{" + ", ".join(f'"{slot}": {shape}' for slot, shape in self.state) + "}"
 
     @property
     def starts(self) -> dict[str, tuple[str, ...]]:
@@ -400,6 +408,15 @@ class Package:
     model: Module
     reference: Module
     kernels: tuple[Kernel, ...]
+
+    @property
+    def ignored_items(self) -> str:
+        items = [json.dumps(pattern) for pattern in self.ignored]
+        return f"{items[0]}," if len(items) == 1 else ", ".join(items)
+
+    @property
+    def tied_dict(self) -> str:
+        return "{" + ", ".join(f"{alias}: {target}" for alias, target in self.tied) + "}"
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import black
-from black.mode import Mode, TargetVersion
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from archc import resources
+from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
 from archc.codegen.plan import (
     AttentionKernel,
     Class,
@@ -22,9 +22,6 @@ from archc.codegen.plan import (
     ReportPlan,
     RopeKernel,
 )
-
-LINE_LENGTH = 120
-_MODE = Mode(target_versions={TargetVersion.PY311}, line_length=LINE_LENGTH)
 
 
 @cache
@@ -38,12 +35,18 @@ def _environment() -> Environment:
         autoescape=False,
     )
     environment.filters["wrapped"] = _wrapped
+    environment.filters["unpacked"] = _unpacked
     return environment
 
 
 def _wrapped(text: str, indent: int = 4) -> str:
     """The text on lines that fit, for a docstring at an indent."""
     return textwrap.fill(text, LINE_LENGTH - 12, subsequent_indent=" " * indent, break_long_words=False)
+
+
+def _unpacked(names: Sequence[str]) -> str:
+    """The left side of an assignment from a tuple."""
+    return ", ".join(names) if len(names) != 1 else f"({names[0]},)"
 
 
 def _fill(template: str, **context: Any) -> str:
@@ -66,8 +69,19 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
 
 
 def format_python(text: str) -> str:
-    """The text as black lays it out."""
-    return black.format_str(text, mode=_MODE)
+    """A module's text as black lays it out."""
+    try:
+        return lay_out(text)
+    except UnknownShapeError:
+        return by_black(text)
+
+
+def by_black(text: str) -> str:
+    """A module's text, formatted by black."""
+    import black
+    from black.mode import Mode, TargetVersion
+
+    return black.format_str(text, mode=Mode(target_versions={TargetVersion.PY311}, line_length=LINE_LENGTH))
 
 
 def _module(package: Package, module: Module) -> str:

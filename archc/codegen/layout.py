@@ -1,0 +1,137 @@
+"""Statements that are longer than a line, on several, as black lays them out.
+
+The templates are written in black's style, so that only long statements are left to do, and those are of a few
+shapes.  Black itself would take more time than the rest of a build; it gets the texts with other shapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+LINE_LENGTH = 120
+_INDENT = 4
+_STRING_OR_SIGN = re.compile(r"""[rf]*"(?:[^"\\]|\\.)*"|[rf]*'(?:[^'\\]|\\.)*'|#.*|[()\[\]{},"']""")
+_OPENING, _CLOSING = "([{", ")]}"
+_DEFINITION = re.compile(r"def \w+\($")
+_CALL = re.compile(r"(?:[\w.]+(?:, [\w.]+)* = |return )?[\w.]+(?:\[[^\[\]]*\])?\($")
+# Displays, whose items black always puts on lines of their own: by what follows them.
+_DISPLAYS = {
+    "": re.compile(r"\w+ = [(\[{]$"),
+    ",": re.compile(r'"\w+": [(\[{]$'),
+    ":": re.compile(r"for \w+ in [(\[{]$"),
+}
+
+
+class UnknownShapeError(Exception):
+    """A long statement that is left to black."""
+
+
+def lay_out(text: str) -> str:
+    """A module's text with its long statements on several lines; raises `UnknownShapeError`."""
+    lines: list[str] = []
+    in_string = False  # in one of several lines, as a docstring is
+    for line in text.rstrip().splitlines():
+        if in_string or '"""' in line or len(line.rstrip()) <= LINE_LENGTH:
+            lines.append(line.rstrip())
+        else:
+            lines += _split(line.rstrip())
+        in_string ^= line.count('"""') % 2 == 1
+    return "".join(f"{line}\n" for line in lines)
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """A statement of one line: its outer brackets, the commas between them, its comment."""
+
+    code: str
+    comment: str
+    brackets: tuple[tuple[int, int], ...]
+    commas: tuple[int, ...]  # those inside of one pair of brackets
+
+    def inside(self, opening: int, closing: int) -> list[str]:
+        """What stands between two brackets, at its commas."""
+        ends = [*(comma for comma in self.commas if opening < comma < closing), closing]
+        starts = [opening, *ends[:-1]]
+        return [
+            self.code[start + 1 : end].strip() for start, end in zip(starts, ends, strict=True) if end > start + 1
+        ]
+
+
+def _split(line: str) -> Iterator[str]:
+    indent = len(line) - len(line.lstrip())
+    statement = _read(line)
+    if statement.comment:
+        yield " " * indent + statement.comment
+    if not statement.code.strip():
+        return
+    if len(statement.code) <= LINE_LENGTH:
+        yield statement.code
+        return
+    opening, closing = _brackets(statement)
+    items = statement.inside(opening, closing)
+    head, tail = statement.code[: opening + 1], statement.code[closing:]
+    if not items or max(len(head), len(tail) + indent) > LINE_LENGTH:
+        raise UnknownShapeError
+    yield head
+    yield from _body(items, indent + _INDENT, head)
+    yield " " * indent + tail
+
+
+def _body(items: list[str], indent: int, head: str) -> Iterator[str]:
+    """The items on one line where they fit and are arguments, else one a line."""
+    stripped = head.strip()
+    one_line = " " * indent + ", ".join(items)
+    if len(items) == 1 and _DEFINITION.match(stripped):
+        one_line += ","
+    is_display = not (_DEFINITION.match(stripped) or _CALL.match(stripped))
+    if len(one_line) <= LINE_LENGTH and not (is_display and len(items) > 1):
+        yield one_line
+        return
+    lines = [f"{' ' * indent}{item}," for item in items]
+    if len(items) == 1 or any(len(line) > LINE_LENGTH for line in lines):
+        raise UnknownShapeError
+    yield from lines
+
+
+def _brackets(statement: _Statement) -> tuple[int, int]:
+    """The brackets to open: a function's parameters, else those at the end of the statement."""
+    code = statement.code
+    if not statement.brackets:
+        raise UnknownShapeError
+    if code.lstrip().startswith("def "):
+        return statement.brackets[0]
+    opening, closing = statement.brackets[-1]
+    head, tail = code[: opening + 1].strip(), code[closing + 1 :]
+    is_call = tail == "" and _CALL.match(head)
+    if code[closing - 1] == "," or not (is_call or (tail in _DISPLAYS and _DISPLAYS[tail].match(head))):
+        raise UnknownShapeError
+    return opening, closing
+
+
+def _read(line: str) -> _Statement:
+    """Raises `UnknownShapeError` for part of a statement."""
+    brackets: list[tuple[int, int]] = []
+    commas: list[int] = []
+    opened: list[int] = []
+    code, comment = line, ""
+    for found in _STRING_OR_SIGN.finditer(line):
+        sign, place = found[0], found.start()
+        if sign[0] == "#":
+            code, comment = line[:place].rstrip(), sign
+        elif sign in _OPENING:
+            opened.append(place)
+        elif sign in _CLOSING:
+            if not opened:
+                raise UnknownShapeError
+            start = opened.pop()
+            if not opened:
+                brackets.append((start, place))
+        elif sign == "," and len(opened) == 1:
+            commas.append(place)
+        elif sign in "\"'":
+            raise UnknownShapeError
+    if opened:
+        raise UnknownShapeError
+    return _Statement(code, comment, tuple(brackets), tuple(commas))

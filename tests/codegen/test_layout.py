@@ -1,0 +1,89 @@
+"""The layout of generated code is black's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from archc import compiler
+from archc.codegen.emit import Origin
+from archc.codegen.layout import UnknownShapeError, lay_out
+from archc.codegen.render import by_black
+from tests.support import ROOT, SPECS
+
+FAMILIES = sorted((ROOT / "tests" / "interop" / "families").glob("*.arch"))
+STANDARD = [path for path in sorted(SPECS.glob("*.arch")) if "\nmodel " in path.read_text()]
+
+# Statements of every shape that a template or the emitter writes, NAME of any length.
+STATEMENTS = [
+    "NAME(a, b.c, d[:2])",
+    "_kernel[(rows, 3)](NAME, x.contiguous(), a * b, num_warps=4)",
+    "x = NAME(a, b, 0 if a is None else b)",
+    "self.x, y = f(NAME, g(h(1), [2, 3]))  # [B, T]",
+    "x = f(NAME)  # a | b",
+    'NAME("a, (b", f"{c}, {d(1)}")',
+    "return NAME(a, b)",
+    "for p in (NAME, b):\n    pass",
+    "for p in (NAME, b, c, d):\n    pass",
+    "def f(NAME, b: int = 3) -> tuple[int, int]:\n    return f",
+    "def f(self, *, NAME: Tensor | None, **factory: Any):\n    return f",
+    "def f(NAME):\n    return f",
+    'NAMES = ("NAME", "b")',
+    'NAMES = {"NAME": "b", "c": "d"}',
+    'STATE = {"k": (NAME, 1), "v": (2, 3)}',
+    'x = {\n    "a": [Stored("NAME", 1)],\n}',
+    'x = {\n    "a": [Stored("NAME", 1), Stored("b", rows)],\n}',
+    'x = {\n    "a": [Stored("NAME", 1), Stored("b", rows), Stored("c", 2)],\n}',
+    '"""A docstring of NAME(a, b)."""',
+    "# NAME(a, b)\nx = 1",
+]
+
+
+@pytest.mark.parametrize("path", [*STANDARD, *FAMILIES], ids=lambda path: path.stem)
+def test_generated_files_are_as_black_leaves_them(path: Path) -> None:
+    spec = compiler.read_spec_file(path)
+    (program,) = compiler.lower_models(spec, spec.models[-1:])
+    compilation = compiler.compile_program(program, spec.rules)
+    for name, text in compiler.package_files(compilation, Origin("a.arch", "a", "cuda")).items():
+        if name.endswith(".py"):
+            assert by_black(text) == text, name
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_statements_of_every_length(statement: str, depth: int) -> None:
+    """Around each length where another layout begins, ours is black's, or left to black."""
+    kept = 0
+    for length in [*range(1, 12, 5), *range(40, 125)]:
+        text = _nested(statement.replace("NAME", "n" * length), depth)
+        try:
+            ours = lay_out(text)
+        except UnknownShapeError:
+            continue
+        kept += 1
+        assert ours == by_black(ours if "#" in statement else text)
+    assert kept > 40
+
+
+def _nested(statement: str, depth: int) -> str:
+    """The statement in the body of so many classes."""
+    lines = [f"{'    ' * level}class A:" for level in range(depth)]
+    lines += ["    " * depth + line for line in statement.split("\n")]
+    return "\n".join(lines) + "\n"
+
+
+def test_a_comment_that_makes_a_line_too_long_goes_above_it() -> None:
+    code = f"    x = {'f' * 90}(a)"
+    assert lay_out(f"if y:\n{code}  # what it is about\n") == f"if y:\n    # what it is about\n{code}\n"
+
+
+def test_parts_of_statements_and_unknown_shapes_are_left_to_black() -> None:
+    for statement in (
+        f"x = {'a' * 90} + {'b' * 90}",
+        f"f({'a' * 130})",
+        f"x = ({'a' * 120},)",
+        f"{'a' * 121}(",
+    ):
+        with pytest.raises(UnknownShapeError):
+            lay_out(statement)
