@@ -8,6 +8,7 @@ from pathlib import Path
 
 from archc import compiler, resources
 from archc.codegen.emit import Origin, packages_in, stale_files, write_package
+from archc.compiler import Spec
 from archc.errors import ArchcError
 from archc.frontend.resolve import display_name
 from archc.settings import parse_settings
@@ -21,7 +22,7 @@ class Job:
     """A package to make: where it goes, and what from."""
 
     folder: Path
-    spec: Path
+    spec: Spec
     origin: Origin
 
 
@@ -34,7 +35,7 @@ def jobs(
     for path in specs:
         spec = compiler.read_spec_file(path)
         for name in compiler.choose_models(spec, model):
-            found.append(Job(output / name, path, Origin(display_name(path), name, target, settings)))
+            found.append(Job(output / name, spec, Origin(display_name(path), name, target, settings)))
     return found
 
 
@@ -43,7 +44,10 @@ def recorded_jobs(output: Path) -> list[Job]:
     packages = packages_in(output)
     if not packages:
         raise ArchcError(f"no generated package under {output}: name a spec to build")
-    return [Job(folder, _recorded_spec(folder, origin), origin) for folder, origin in packages.items()]
+    return [
+        Job(folder, compiler.read_spec_file(_recorded_spec(folder, origin), origin.spec), origin)
+        for folder, origin in packages.items()
+    ]
 
 
 def _recorded_spec(folder: Path, origin: Origin) -> Path:
@@ -60,10 +64,9 @@ def _recorded_spec(folder: Path, origin: Origin) -> Path:
 
 def files_of(job: Job) -> dict[str, str]:
     """The files of a job's package, headers included."""
-    spec = compiler.read_spec_file(job.spec, job.origin.spec)
-    (name,) = compiler.choose_models(spec, job.origin.model)
-    (program,) = compiler.lower_models(spec, [name], parse_settings(job.origin.settings))
-    compilation = compiler.compile_program(program, spec.rules, TARGETS[job.origin.target])
+    (name,) = compiler.choose_models(job.spec, job.origin.model)
+    (program,) = compiler.lower_models(job.spec, [name], parse_settings(job.origin.settings))
+    compilation = compiler.compile_program(program, job.spec.rules, TARGETS[job.origin.target])
     return compiler.package_files(compilation, job.origin)
 
 
@@ -77,16 +80,15 @@ def write(found: Sequence[Job], force: bool) -> Iterator[str]:
 def touched(found: Sequence[Job]) -> tuple[list[Path], list[Path]]:
     """The files that jobs read and wrote, and those that would be read in a standard spec's place."""
     written = [path for job in found for path in sorted(job.folder.iterdir()) if path.is_file()]
-    specs = sorted({job.spec.resolve() for job in found})
-    read = {spec: compiler.read_spec_file(spec).module.files() for spec in specs}
+    read = [job.spec.module.files() for job in found]  # a spec itself comes first
     standard = resources.resource_dir("specs").resolve()
-    absent = [
+    absent = {
         spec.parent / path.name
-        for spec, files in read.items()
-        for path in files
+        for spec, *imported in read
+        for path in imported
         if path.parent == standard != spec.parent
-    ]
-    return [*(path for files in read.values() for path in files), *written], absent
+    }
+    return sorted({*(path for files in read for path in files), *written}), sorted(absent)
 
 
 def check(found: Sequence[Job]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from archc import resources
@@ -66,6 +67,7 @@ def _record_path(request: Sequence[str]) -> Path | None:
     return folder / "builds" / f"{key[:32]}.json" if folder else None
 
 
+@cache
 def _toolchain() -> str:
     """A digest of the compiler itself: its code, grammar, templates and standard specs."""
     digest = hashlib.sha256()

@@ -1,6 +1,6 @@
 """Statements that are longer than a line, on several, as black lays them out.
 
-The templates are written in black's style, so that only long statements are left to do, and those are of a few
+The templates are written in black's style, so that only long statements are left to do, and those are of few
 shapes.  Black itself would take more time than the rest of a build; it gets the texts with other shapes.
 """
 
@@ -54,9 +54,8 @@ class _Statement:
         """What stands between two brackets, at its commas."""
         ends = [*(comma for comma in self.commas if opening < comma < closing), closing]
         starts = [opening, *ends[:-1]]
-        return [
-            self.code[start + 1 : end].strip() for start, end in zip(starts, ends, strict=True) if end > start + 1
-        ]
+        pieces = [self.code[start + 1 : end].strip() for start, end in zip(starts, ends, strict=True)]
+        return [piece for piece in pieces if piece]
 
 
 def _split(line: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 
 from archc import resources
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
@@ -26,8 +26,10 @@ from archc.codegen.plan import (
 
 @cache
 def _environment() -> Environment:
+    folder = resources.cache_dir()
     environment = Environment(
         loader=FileSystemLoader(resources.resource_dir("templates")),
+        bytecode_cache=FileSystemBytecodeCache(str(folder)) if folder else None,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from archc.errors import Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Node:
     span: Span
 
@@ -16,24 +16,24 @@ class Node:
 # ---------------------------------------------------------------- expressions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Literal(Node):
     """A number, string, `true`, `false` or `none`."""
 
     value: int | float | str | bool | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Name(Node):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ListOf(Node):
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Unary(Node):
     """`-x` or `not x`."""
 
@@ -41,7 +41,7 @@ class Unary(Node):
     operand: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Binary(Node):
     """Arithmetic, a comparison, `and`, `or`, `in`, `not in` or a range `a..b`."""
 
@@ -50,7 +50,7 @@ class Binary(Node):
     right: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Conditional(Node):
     """`chosen if condition else other`; without an `else` the other is `none`."""
 
@@ -59,33 +59,33 @@ class Conditional(Node):
     other: Expr | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Path(Node):
     """A parameter path; a segment is literal text or an expression in braces."""
 
     segments: tuple[str | Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Argument(Node):
     name: str | None
     value: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Call(Node):
     callee: Expr
     arguments: tuple[Argument, ...]
     path: Path | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Index(Node):
     target: Expr
     index: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Attribute(Node):
     target: Expr
     name: str
@@ -98,7 +98,7 @@ Expr: TypeAlias = (
 # ----------------------------------------------------------------- statements
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shape(Node):
     """`float[B, T, d]`; the dtype may be left out."""
 
@@ -106,37 +106,37 @@ class Shape(Node):
     dims: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target(Node):
     name: str
     shape: Shape | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Assign(Node):
     targets: tuple[Target, ...]
     values: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Result(Node):
     name: str | None
     value: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Return(Node):
     results: tuple[Result, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class If(Node):
     condition: Expr
     then: tuple[Statement, ...]
     otherwise: tuple[Statement, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class For(Node):
     variable: str
     items: Expr
@@ -144,7 +144,7 @@ class For(Node):
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Expect(Node):
     """`expect fuse(rule)`: the build fails where the rule does not fire."""
 
@@ -156,41 +156,41 @@ Statement: TypeAlias = Assign | Return | If | For | Expect
 # ---------------------------------------------------------------------- items
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Param(Node):
     name: str
     shape: Shape | None
     default: Expr | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Block(Node):
     name: str
     params: tuple[Param, ...]
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Define(Node):
     name: str
     value: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ignore(Node):
     """Checkpoint tensors that the model has no use for, by pattern (`*` matches anything)."""
 
     pattern: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Arch(Node):
     name: str
     params: tuple[Param, ...]
     members: tuple[Block | Define | Expect | Ignore, ...]  # `forward` is the block of that name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Model(Node):
     name: str
     arch: str
@@ -198,7 +198,7 @@ class Model(Node):
     arguments: tuple[Argument, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fuse(Node):
     name: str
     operands: tuple[str, ...]
@@ -206,7 +206,7 @@ class Fuse(Node):
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Import(Node):
     name: str
 
@@ -215,6 +215,6 @@ Definition: TypeAlias = Arch | Block | Model | Fuse | Define
 Item: TypeAlias = Import | Definition
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Spec(Node):
     items: tuple[Item, ...] = field(default=())

@@ -81,6 +81,7 @@ class Graph:
         self.outputs: list[tuple[str, Value]] = []
         self._net = nx.MultiDiGraph()
         self._next = 0
+        self._sorted: list[int] | None = None  # numbers in the order of nodes(), until the graph changes
 
     # ------------------------------------------------------------------- read
 
@@ -116,8 +117,10 @@ class Graph:
 
     def nodes(self) -> list[Node]:
         """All nodes, each after what it reads, otherwise in program order."""
-        numbers = nx.lexicographical_topological_sort(self._net, key=lambda n: (self.node(n).order, n))
-        return [self.node(number) for number in numbers]
+        if self._sorted is None:
+            ordered = nx.lexicographical_topological_sort(self._net, key=lambda n: (self.node(n).order, n))
+            self._sorted = list(ordered)
+        return [self.node(number) for number in self._sorted]
 
     def weights(self) -> list[Node]:
         return [node for node in self.nodes() if node.op is WEIGHT]
@@ -176,6 +179,7 @@ class Graph:
         )
         self._net.add_node(number, node=node)
         self._connect(node)
+        self._sorted = None
         return node
 
     def add_like(
@@ -211,6 +215,8 @@ class Graph:
         if "inputs" in changes:
             self._net.remove_edges_from(list(self._net.in_edges(node.id, keys=True)))
             self._connect(changed)
+        if "inputs" in changes or "order" in changes:
+            self._sorted = None
         return changed
 
     def replace_uses(self, old: Value, new: Value, *, but: Iterable[int] = ()) -> None:
@@ -225,6 +231,7 @@ class Graph:
     def remove(self, node: Node) -> None:
         """Remove a node that nothing reads."""
         self._net.remove_node(node.id)
+        self._sorted = None
 
     def copy(self) -> Graph:
         """A copy that shares no loop body with this graph."""
