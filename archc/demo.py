@@ -41,6 +41,7 @@ def main(folder: Path, prompt: str) -> None:
       python -m archc.demo --prompt "Once upon a time"
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the steps have their own
     try:
         run(folder, prompt)
     except ArchcError as error:
@@ -50,6 +51,10 @@ def main(folder: Path, prompt: str) -> None:
 
 def run(folder: Path, prompt: str) -> str:
     """All steps; the continuation of the prompt."""
+    with _step("import torch and transformers"):
+        import torch
+        import transformers
+
     checkpoint = folder / "smollm2-135m-instruct"
     if (checkpoint / "tokenizer.json").is_file():
         _console.print(f"checkpoint: {checkpoint}, from an earlier run")
@@ -57,17 +62,14 @@ def run(folder: Path, prompt: str) -> str:
         _convert(_gguf_file(), checkpoint)
     with _step(f"build specs/smollm2.arch, {_MODEL}"):
         package = _build(folder / "generated")
-    with _step("import torch and transformers"):
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
     with _step("load the checkpoint"):
         model = package.Model.from_pretrained(checkpoint)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     tokens = torch.tensor([tokenizer(prompt).input_ids])
     with _step("generate 24 tokens"):
         generated = model.generate(tokens, max_new_tokens=24, eos=tokenizer.eos_token_id)
     with _step("the same logits by transformers"), torch.no_grad():
-        other = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        other = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
         logits, truth = model(generated), other(generated).logits
     difference = float((logits - truth).norm() / truth.norm())
     _console.print(f"relative difference of the logits: {difference:.1e}")
