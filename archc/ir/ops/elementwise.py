@@ -5,12 +5,12 @@ kernels and their backward passes are written.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from archc.ir.expr import Expr
 from archc.ir.lazy_torch import F, Tensor, torch
 from archc.ir.op import Trait, declare
+from archc.ir.ops.common import float_type, per_element
 from archc.ir.types import DType, TensorType, TypeMistake, broadcast
 
 _TRAITS = (Trait.ELEMENTWISE, Trait.PER_TOKEN)
@@ -29,24 +29,13 @@ def _quotient_type(call: Any) -> TensorType:
     return type_
 
 
-def _float_type(call: Any) -> TensorType:
-    if not call.x.dtype.is_floating:
-        raise TypeMistake(f"needs a floating-point tensor, not {call.x}", "x")
-    type_: TensorType = call.x
-    return type_
-
-
-def _per_element(cost: int) -> Callable[[Any], int]:
-    return lambda call: cost * int(call.x.numel())
-
-
 # ----------------------------------------------------------------- arithmetic
 
 
 @declare(
     infer=_binary_type,
     traits=(*_TRAITS, Trait.COMMUTATIVE),
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="{x} + {y}",
     derivative=lambda g, x, y: (g, g),
     scalar=lambda x, y: x + y,
@@ -59,7 +48,7 @@ def add(x: Tensor, y: Tensor) -> Tensor:
 @declare(
     infer=_binary_type,
     traits=_TRAITS,
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="{x} - {y}",
     derivative=lambda g, x, y: (g, -g),
     scalar=lambda x, y: x - y,
@@ -72,7 +61,7 @@ def sub(x: Tensor, y: Tensor) -> Tensor:
 @declare(
     infer=_binary_type,
     traits=(*_TRAITS, Trait.COMMUTATIVE),
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="{x} * {y}",
     derivative=lambda g, x, y: (g * y, g * x),
     scalar=lambda x, y: x * y,
@@ -85,7 +74,7 @@ def mul(x: Tensor, y: Tensor) -> Tensor:
 @declare(
     infer=_quotient_type,
     traits=_TRAITS,
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="{x} / {y}",
     derivative=lambda g, x, y: (g / y, -g * x / (y * y)),
     scalar=lambda x, y: x / y,
@@ -98,7 +87,7 @@ def div(x: Tensor, y: Tensor) -> Tensor:
 @declare(
     infer=_binary_type,
     traits=(*_TRAITS, Trait.COMMUTATIVE),
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="tl.maximum({x}, {y})",
     derivative=lambda g, x, y: (g * (x - y).step(), g * (1 - (x - y).step())),
     scalar=max,
@@ -111,7 +100,7 @@ def maximum(x: Tensor, y: Tensor) -> Tensor:
 @declare(
     infer=_binary_type,
     traits=(*_TRAITS, Trait.COMMUTATIVE),
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="tl.minimum({x}, {y})",
     derivative=lambda g, x, y: (g * (y - x).step(), g * (1 - (y - x).step())),
     scalar=min,
@@ -122,9 +111,9 @@ def minimum(x: Tensor, y: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="-{x}",
     derivative=lambda g, x: (-g,),
     scalar=lambda x: -x,
@@ -135,9 +124,9 @@ def neg(x: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="{x} * {x}",
     derivative=lambda g, x: (g * 2 * x,),
     scalar=lambda x: x * x,
@@ -148,9 +137,9 @@ def square(x: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="tl.abs({x})",
     derivative=lambda g, x: (g * (x.step() - (-x).step()),),
     scalar=abs,
@@ -161,9 +150,9 @@ def absolute(x: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="tl.where({x} > 0, 1.0, 0.0)",
     derivative=lambda g, x: (g * 0.0,),
     scalar=lambda x: float(x > 0),
@@ -177,9 +166,9 @@ def step(x: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="tl.exp({x})",
     derivative=lambda g, x: (g * x.exp(),),
     scalar=math.exp,
@@ -190,9 +179,9 @@ def exp(x: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="tl.log({x})",
     derivative=lambda g, x: (g / x,),
     scalar=math.log,
@@ -203,9 +192,9 @@ def log(x: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="tl.sqrt({x})",
     derivative=lambda g, x: (g * 0.5 / x.sqrt(),),
     scalar=math.sqrt,
@@ -216,9 +205,9 @@ def sqrt(x: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(2),
+    flops=per_element(2),
     triton="1.0 / tl.sqrt({x})",
     derivative=lambda g, x: (g * -0.5 / (x * x.sqrt()),),
     scalar=lambda x: 1 / math.sqrt(x),
@@ -229,9 +218,9 @@ def rsqrt(x: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(4),
+    flops=per_element(4),
     triton="tl.sigmoid({x})",
     derivative=lambda g, x: (g * x.sigmoid() * (1 - x.sigmoid()),),
     scalar=lambda x: 1 / (1 + math.exp(-x)),
@@ -242,9 +231,9 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(4),
+    flops=per_element(4),
     triton="tanh({x})",
     derivative=lambda g, x: (g * (1 - x.tanh() * x.tanh()),),
     scalar=math.tanh,
@@ -255,9 +244,9 @@ def tanh(x: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(4),
+    flops=per_element(4),
     triton="tl.erf({x})",
     derivative=lambda g, x: (g * (2 / math.sqrt(math.pi)) * (-x * x).exp(),),
     scalar=math.erf,
@@ -268,9 +257,9 @@ def erf(x: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(4),
+    flops=per_element(4),
     triton="tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))",
     derivative=lambda g, x: (g * x.sigmoid(),),
     scalar=lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
@@ -284,9 +273,9 @@ def softplus(x: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(1),
+    flops=per_element(1),
     triton="tl.maximum({x}, 0.0)",
     derivative=lambda g, x: (g * x.step(),),
 )
@@ -301,9 +290,9 @@ def _silu_derivative(g: Expr, x: Expr) -> tuple[Expr]:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(5),
+    flops=per_element(5),
     triton="{x} * tl.sigmoid({x})",
     derivative=_silu_derivative,
 )
@@ -319,9 +308,9 @@ def _gelu_derivative(g: Expr, x: Expr) -> tuple[Expr]:
 
 
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(8),
+    flops=per_element(8),
     triton=f"0.5 * {{x}} * (1.0 + tl.erf({{x}} * {_SQRT_HALF!r}))",
     derivative=_gelu_derivative,
 )
@@ -338,9 +327,9 @@ def _gelu_tanh_derivative(g: Expr, x: Expr) -> tuple[Expr]:
 
 # The kernel's form is the same function, by (1 + tanh(u)) / 2 = sigmoid(2 u).
 @declare(
-    infer=_float_type,
+    infer=float_type,
     traits=_TRAITS,
-    flops=_per_element(10),
+    flops=per_element(10),
     triton=f"{{x}} * tl.sigmoid({_GELU_TANH_SCALE!r} * ({{x}} + 0.044715 * {{x}} * {{x}} * {{x}}))",
     derivative=_gelu_tanh_derivative,
 )
@@ -352,7 +341,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 # ---------------------------------------------------------------------- casts
 
 
-@declare(infer=lambda call: _float_type(call).with_dtype(DType.F32), traits=_TRAITS, triton="{x}")
+@declare(infer=lambda call: float_type(call).with_dtype(DType.F32), traits=_TRAITS, triton="{x}")
 def upcast(x: Tensor) -> Tensor:
     """x in float32, or as it is where it is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

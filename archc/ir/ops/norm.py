@@ -1,17 +1,15 @@
 """Ops that look along the last dim: norms, softmax, sums."""
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import ZEROS, Fill, Init, Trait, Weight, declare
-from archc.ir.types import Dim, TensorType, TypeMistake
+from archc.ir.ops.common import float_type, known_width, per_element
+from archc.ir.types import Dim, TensorType
 
 
 def _norm_shape(call: Any) -> tuple[Dim, ...]:
-    if not call.x.shape or not isinstance(call.x.width, int):
-        raise TypeMistake(f"needs a known width, not {call.x}", "x")
-    return (call.x.width,)
+    return (known_width(call.x),)
 
 
 def _norm_start(call: Any) -> Init:
@@ -19,23 +17,12 @@ def _norm_start(call: Any) -> Init:
     return Fill(1.0 - call.offset)
 
 
-def _norm_type(call: Any) -> TensorType:
-    if not call.x.dtype.is_floating:
-        raise TypeMistake(f"needs a floating-point tensor, not {call.x}", "x")
-    type_: TensorType = call.x
-    return type_
-
-
-def _per_element(cost: int) -> Callable[[Any], int]:
-    return lambda call: cost * int(call.x.numel())
-
-
 @declare(
-    infer=_norm_type,
+    infer=float_type,
     traits=(Trait.PER_TOKEN, Trait.NORM),
     options={"weight": (bool, True)},
     weights=(Weight("weight", _norm_shape, _norm_start, when="weight"),),
-    flops=_per_element(4),
+    flops=per_element(4),
 )
 def rms_norm(
     x: Tensor,
@@ -63,14 +50,14 @@ def rms_norm(
 
 
 @declare(
-    infer=_norm_type,
+    infer=float_type,
     traits=(Trait.PER_TOKEN, Trait.NORM),
     options={"weight": (bool, True), "bias": (bool, True)},
     weights=(
         Weight("weight", _norm_shape, _norm_start, when="weight"),
         Weight("bias", _norm_shape, ZEROS, when="bias"),
     ),
-    flops=_per_element(7),
+    flops=per_element(7),
 )
 def layer_norm(
     x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float, offset: float = 0.0
@@ -89,24 +76,24 @@ def layer_norm(
     return normed.to(x.dtype)
 
 
-@declare(infer=_norm_type, traits=(Trait.PER_TOKEN,), flops=_per_element(5))
+@declare(infer=float_type, traits=(Trait.PER_TOKEN,), flops=per_element(5))
 def softmax(x: Tensor) -> Tensor:
     """e^x / sum(e^x) over the last dim, in float32."""
     return torch.softmax(x, -1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
 
 
 def _reduced(call: Any) -> TensorType:
-    type_: TensorType = _norm_type(call).with_width(1)
+    type_: TensorType = float_type(call).with_width(1)
     return type_
 
 
-@declare(infer=_reduced, traits=(Trait.PER_TOKEN,), flops=_per_element(1))
+@declare(infer=_reduced, traits=(Trait.PER_TOKEN,), flops=per_element(1))
 def sum(x: Tensor) -> Tensor:
     """Sum over the last dim, which stays with length 1."""
     return x.sum(-1, keepdim=True)
 
 
-@declare(infer=_reduced, traits=(Trait.PER_TOKEN,), flops=_per_element(1))
+@declare(infer=_reduced, traits=(Trait.PER_TOKEN,), flops=per_element(1))
 def mean(x: Tensor) -> Tensor:
     """Mean over the last dim, which stays with length 1."""
     return x.mean(-1, keepdim=True)

@@ -5,19 +5,14 @@ from typing import Any
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import Trait, declare
+from archc.ir.ops.common import known_width
 from archc.ir.types import Dim, TensorType, TypeMistake
 
 _TRAITS = (Trait.PER_TOKEN, Trait.VIEW)
 
 
-def _known_width(type_: TensorType, operand: str = "x") -> int:
-    if not type_.shape or not isinstance(type_.width, int):
-        raise TypeMistake(f"needs a known width, not {type_}", operand)
-    return type_.width
-
-
 def _split_types(call: Any) -> tuple[TensorType, ...]:
-    width = _known_width(call.x)
+    width = known_width(call.x)
     if isinstance(call.sizes, int):
         if width % call.sizes:
             raise TypeMistake(f"{call.x} does not split into {call.sizes} equal parts", "x")
@@ -40,7 +35,7 @@ def _concat_type(call: Any) -> TensorType:
             raise TypeMistake(f"{first} and {other} differ before the last dim")
     total: int = 0
     for part in call.xs:
-        total = total + _known_width(part)
+        total = total + known_width(part)
     return first.with_width(total)
 
 
@@ -51,7 +46,7 @@ def concat(*xs: Tensor) -> Tensor:
 
 
 def _split_heads_type(call: Any) -> TensorType:
-    width = _known_width(call.x)
+    width = known_width(call.x)
     if width % call.heads:
         reason = f"{width} is not divisible by {call.heads}"
         raise TypeMistake(f"{call.x} does not split into {call.heads} heads: {reason}", "x")
@@ -68,7 +63,7 @@ def split_heads(x: Tensor, *, heads: Width) -> Tensor:
 def _merge_heads_type(call: Any) -> TensorType:
     if len(call.x.shape) < 2 or not isinstance(call.x.shape[-2], int):
         raise TypeMistake(f"needs heads [..., heads, head_dim], not {call.x}", "x")
-    merged: Dim = call.x.shape[-2] * _known_width(call.x)
+    merged: Dim = call.x.shape[-2] * known_width(call.x)
     type_: TensorType = call.x.with_shape(*call.x.shape[:-2], merged)
     return type_
 
@@ -80,7 +75,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def _slice_type(call: Any) -> TensorType:
-    width = _known_width(call.x)
+    width = known_width(call.x)
     if not 0 <= call.start < call.end <= width:
         raise TypeMistake(f"{call.start}..{call.end} does not lie in the width of {call.x}", "x")
     type_: TensorType = call.x.with_width(call.end - call.start)

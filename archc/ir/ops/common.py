@@ -1,0 +1,28 @@
+"""What several families of ops share: checks of an operand, the cost of work on each element."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from archc.ir.types import TensorType, TypeMistake
+
+
+def float_type(call: Any) -> TensorType:
+    """The type of operand x; raises `TypeMistake` unless it is floating."""
+    if not call.x.dtype.is_floating:
+        raise TypeMistake(f"needs a floating-point tensor, not {call.x}", "x")
+    type_: TensorType = call.x
+    return type_
+
+
+def known_width(type_: TensorType, operand: str = "x") -> int:
+    """The size of a type's last dim; raises `TypeMistake` where only a running model knows it."""
+    if not type_.shape or not isinstance(type_.width, int):
+        raise TypeMistake(f"needs a known width, not {type_}", operand)
+    return type_.width
+
+
+def per_element(cost: int) -> Callable[[Any], int]:
+    """So many FLOPs for each element of operand x."""
+    return lambda call: cost * int(call.x.numel())
