@@ -1,3 +1,462 @@
 """Every kind of fused kernel in Triton's interpreter, forward and backward, against float64."""
 
 from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from archc.compiler import standard_rules
+from archc.verification.packages import stored_tensors
+from tests.codegen.fused_ops import (
+    DRAWS,
+    FusedOp,
+    Tensors,
+    changed,
+    check_bfloat16,
+    check_float32,
+    fused_ops,
+    inputs,
+    results,
+)
+from tests.codegen.interpreter import interpreted
+from tests.support import SPECS, build, distance, scramble
+
+_ADD = "x = x + linear(x, d) as a\n"
+_ADD_TWO = "x = x + linear(x, d) as a + linear(x, d) as b\n"
+_SPLIT = """
+  h = rms_norm(x, 1e-6) as n
+  q = split_heads(linear(h, HEADS * SIZE) as q_proj, HEADS)
+  k = split_heads(linear(h, KV * SIZE) as k_proj, KV)
+  v = split_heads(linear(h, KV * SIZE) as v_proj, KV)
+"""
+_ATTEND = "x = x + linear(merge_heads(attention(q, k, v, mask = causal)), d) as o_proj"
+_ROPE = _SPLIT + "q, k = rotate(q * 2, rope(ROPE)), rotate(k * 2, rope(ROPE))\n" + _ATTEND
+_ROPE_QKV = _SPLIT + "q, k = rotate(q, rope(ROPE)), rotate(k, rope(ROPE))\n" + _ATTEND
+_NORM_ROPE_QKV = _SPLIT + """
+  q = rotate(rms_norm(q, 1e-6 NORM) as qn, rope(ROPE))
+  k = rotate(rms_norm(k, 1e-6 NORM) as kn, rope(ROPE))
+  """ + _ATTEND
+_NORM_ROPE = _NORM_ROPE_QKV.replace("rms_norm(q,", "rms_norm(q * 2,").replace(
+    "rms_norm(k,", "rms_norm(k * 2,"
+)
+_GATED = "x = x + linear(ACT(linear(x, F) as gate) * linear(x, F) as up, d) as down"
+_BIASED = "x = linear(ACT(linear(x, F, bias = true) as up), d) as down"
+
+
+def _loop(norm: str, addends: str = "linear(h, d) as a") -> str:
+    """Layers whose adds meet the next layer's norm: before the first there is nothing to add."""
+    return f"for i in 0..2 as layers {{\n h = {norm}\n x = x + {addends}\n }}"
+
+
+def _heads(body: str, heads: int, kv: int, size: int, rope: str, norm: str = "") -> str:
+    """Statements with their numbers: heads, values of a head, settings of the rotation and of the norms."""
+    numbers = {"HEADS": heads, "KV": kv, "SIZE": size, "ROPE": f"theta = 100{rope}", "NORM": norm}
+    for name, value in numbers.items():
+        body = body.replace(name, str(value))
+    return body
+
+
+def _gated(activation: str, width: int) -> str:
+    return _GATED.replace("ACT", activation).replace("F", str(width))
+
+
+def _biased(activation: str, width: int) -> str:
+    return _BIASED.replace("ACT", activation).replace("F", str(width))
+
+
+# Fusions of a spec's own: a function that is written for them, a vector whose gradient is its own.
+_OWN = """
+fuse tanh_gated(gate_up) {
+  g, u = split(gate_up, 2)
+  y = tanh(g) * u
+  return y
+}
+
+fuse scaled_tanh(x, scale) {
+  y = tanh(x * scale)
+  return y
+}
+"""
+_TWO = "linear(h, d) as a + linear(h, d) as b"
+
+# rule, or rule/variant -> the width of the rows and statements in which the rule fires
+CASES = {
+    "rms_norm": (60, "x = rms_norm(x, 1e-6) as n"),
+    "rms_norm/block": (64, "x = rms_norm(x, 1e-6, cast = after) as n"),
+    "rms_norm/offset": (100, "x = rms_norm(x, 1e-5, offset = 1) as n"),
+    "rms_norm/unweighted": (7, "x = rms_norm(x, 1e-5, weight = false)"),
+    "add_rms_norm": (60, _ADD + "x = x * rms_norm(x, 1e-6) as n"),
+    "add_rms_norm/unweighted": (100, _ADD + "x = x * rms_norm(x, 1e-6, weight = false)"),
+    "add_rms_norm/none": (60, _loop("rms_norm(x, 1e-6, offset = 1) as n")),
+    "add_add_rms_norm": (100, _ADD_TWO + "x = x * rms_norm(x, 1e-5, offset = 1) as n"),
+    "add_add_rms_norm/none": (60, _loop("rms_norm(x, 1e-6) as n", _TWO)),
+    "rms_norm_add": (60, "x = x + rms_norm(linear(x, d) as a, 1e-6, offset = 1) as n"),
+    "rms_norm_add/unweighted": (100, "x = rms_norm(linear(x, d) as a, 1e-6, weight = false) + x"),
+    "layer_norm": (60, "x = layer_norm(x, 1e-5) as n"),
+    "layer_norm/block": (64, "x = layer_norm(x, 1e-5) as n"),
+    "layer_norm/unbiased": (100, "x = layer_norm(x, 1e-5, bias = false, offset = 1) as n"),
+    "layer_norm/unweighted": (7, "x = layer_norm(x, 1e-5, weight = false) as n"),
+    "layer_norm/bare": (60, "x = layer_norm(x, 1e-5, weight = false, bias = false)"),
+    "add_layer_norm": (60, _ADD + "x = x * layer_norm(x, 1e-5) as n"),
+    "add_layer_norm/unbiased": (100, _ADD + "x = x * layer_norm(x, 1e-5, bias = false) as n"),
+    "add_layer_norm/none": (60, _loop("layer_norm(x, 1e-5) as n")),
+    "add_add_layer_norm": (100, _ADD_TWO + "x = x * layer_norm(x, 1e-5, offset = 1) as n"),
+    "add_add_layer_norm/none": (60, _loop("layer_norm(x, 1e-5, bias = false) as n", _TWO)),
+    "layer_norm_add": (60, "x = layer_norm(linear(x, d) as a, 1e-5) as n + x"),
+    "layer_norm_add/bare": (100, "x = x + layer_norm(linear(x, d) as a, 1e-5, weight = false, bias = false)"),
+    "rope": (60, _heads(_ROPE, 5, 5, 12, "")),
+    "rope/partial": (60, _heads(_ROPE, 3, 1, 10, ", width = 6")),
+    "rope/interleaved": (60, _heads(_ROPE, 6, 3, 10, ", width = 4, pairing = interleaved")),
+    "rope_qkv": (60, _heads(_ROPE_QKV, 5, 1, 12, "")),
+    "rope_qkv/block": (64, _heads(_ROPE_QKV, 4, 4, 8, "")),
+    "rope_qkv/partial": (60, _heads(_ROPE_QKV, 6, 3, 12, ", width = 4")),
+    "rope_qkv/interleaved": (60, _heads(_ROPE_QKV, 3, 3, 14, ", width = 10, pairing = interleaved")),
+    "qk_norm_rope": (60, _heads(_NORM_ROPE, 5, 5, 12, "")),
+    "qk_norm_rope/interleaved": (60, _heads(_NORM_ROPE, 6, 3, 10, ", pairing = interleaved", ", offset = 1")),
+    "qk_norm_rope/unweighted": (60, _heads(_NORM_ROPE, 3, 1, 8, "", ", weight = false")),
+    "qk_norm_rope_qkv": (60, _heads(_NORM_ROPE_QKV, 5, 1, 12, "", ", offset = 1")),
+    "qk_norm_rope_qkv/block": (64, _heads(_NORM_ROPE_QKV, 4, 2, 8, "")),
+    "qk_norm_rope_qkv/interleaved": (60, _heads(_NORM_ROPE_QKV, 6, 3, 10, ", pairing = interleaved")),
+    "qk_norm_rope_qkv/unweighted": (60, _heads(_NORM_ROPE_QKV, 3, 3, 14, "", ", weight = false")),
+    "swiglu": (60, _gated("silu", 33)),
+    "swiglu/blocks": (60, _gated("silu", 1100)),
+    "geglu_tanh": (60, _gated("gelu_tanh", 100)),
+    "geglu": (60, _gated("gelu", 64)),
+    "reglu": (60, _gated("relu", 33)),
+    "bias_gelu_tanh": (60, _biased("gelu_tanh", 300)),
+    "bias_gelu": (60, _biased("gelu", 500)),
+    "bias_gelu/blocks": (60, _biased("gelu", 2048)),
+    "bias_silu": (60, _biased("silu", 300)),
+    "bias_relu": (60, _biased("relu", 1100)),
+    "relu_squared": (60, "x = linear(square(relu(linear(x, 33) as up)), d) as down"),
+    "tanh_gated": (60, _gated("tanh", 33)),
+    "scaled_tanh": (
+        60,
+        "x = x + linear(tanh(linear(x, 300) as up * parameter(shape = [300]) as scale), d) as down",
+    ),
+}
+STANDARD = {rule.name: rule.family for rule in standard_rules() if rule.family != "attention"}
+RULES = STANDARD | {"tanh_gated": "pointwise", "scaled_tanh": "pointwise"}
+NORMS = [name for name in CASES if RULES[name.split("/")[0]] == "norm"]
+ROPES = [name for name in CASES if RULES[name.split("/")[0]] == "rope"]
+POINTWISE = [name for name in CASES if RULES[name.split("/")[0]] == "pointwise"]
+TINY = ["llama3_tiny", "qwen3_tiny"]
+FIRST = [name for name in CASES if "/" not in name]  # one case of each rule
+
+
+@functools.cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="kernels"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def _op(name: str) -> FusedOp:
+    """The fused op of a case, built once."""
+    width, body = CASES[name]
+    forward = f"x = embedding(tokens, 50, d) as wte\n{body}\nreturn linear(x, 50) as head"
+    text = f"{_OWN}\narch A(d = {width}) {{ forward(tokens: [B, T]) {{ {forward} }} }}\nmodel a = A()"
+    return fused_ops(text, "a", _folder())[name.split("/")[0]]
+
+
+def test_every_rule_with_a_kernel_is_tested() -> None:
+    assert {name.split("/")[0] for name in CASES} == set(RULES)
+
+
+# -------------------------------------------------------------------- accuracy
+
+
+@pytest.mark.parametrize("name", CASES)
+@interpreted
+def test_float32(name: str) -> None:
+    check_float32(_op(name))
+
+
+@pytest.mark.parametrize("name", CASES)
+@interpreted
+def test_bfloat16(name: str) -> None:
+    check_bfloat16(_op(name))
+
+
+@pytest.mark.parametrize("name", CASES)
+@interpreted
+def test_one_row_and_no_rows(name: str) -> None:
+    op = _op(name)
+    for batch, length in ((1, 1), (0, 3), (2, 0)):
+        check_float32(op, inputs(op, torch.float32, batch, length))
+
+
+@pytest.mark.parametrize("name", ROPES)
+@interpreted
+def test_angles_of_each_sequence(name: str) -> None:
+    op = _op(name)
+    check_float32(op, inputs(op, torch.float32, batch=3, length=4, tables=3))
+
+
+# --------------------------------------------------------------------- strides
+
+
+def _packed(x: Tensor) -> Tensor:
+    """The same values as columns of wider rows."""
+    wide = torch.full((*x.shape[:-1], 2 * x.shape[-1] + 3), torch.nan, dtype=x.dtype)
+    part = wide[..., 2 : 2 + x.shape[-1]]
+    part.copy_(x)
+    return part
+
+
+def _transposed(x: Tensor) -> Tensor:
+    """The same values with tokens before sequences."""
+    return x.transpose(0, 1).contiguous().transpose(0, 1)
+
+
+def _spread(x: Tensor) -> Tensor:
+    """The same values, every other column of wider rows."""
+    wide = torch.full((*x.shape[:-1], 2 * x.shape[-1]), torch.nan, dtype=x.dtype)
+    wide[..., ::2] = x
+    return wide[..., ::2]
+
+
+def _expanded(x: Tensor) -> Tensor:
+    """The first token, everywhere."""
+    return x[:1, :1].expand(x.shape)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "packed": _packed,
+    "transposed": _transposed,
+    "spread": _spread,
+    "expanded": _expanded,
+}
+
+
+def _laid_out(tensors: Tensors, layout: str) -> Tensors:
+    """Tensors whose rows lie otherwise in memory; vectors and one-dimensional weights stay."""
+    return {
+        name: t if t is None or t.dim() == 1 else _relaid(t, LAYOUTS[layout]) for name, t in tensors.items()
+    }
+
+
+def _relaid(x: Tensor, layout: Callable[[Tensor], Tensor]) -> Tensor:
+    return layout(x.detach()).detach().requires_grad_(x.requires_grad)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", FIRST)
+@interpreted
+def test_operands_of_any_strides(name: str, layout: str) -> None:
+    op = _op(name)
+    check_float32(op, _laid_out(inputs(op, torch.float32, batch=2, length=3), layout))
+
+
+@pytest.mark.parametrize("name", FIRST)
+@interpreted
+def test_gradients_that_come_in_expanded_or_not_at_all(name: str) -> None:
+    """The gradient of one output's sum, as autograd hands it over: expanded, the others absent."""
+    op = _op(name)
+    tensors = inputs(op, torch.float32, batch=2, length=3)
+    exact = {
+        n: t if t is None else t.detach().double().requires_grad_(t.requires_grad) for n, t in tensors.items()
+    }
+    for place in range(len(op.outputs)):
+        found, truth = (
+            _gradients_of_sum(function(*given.values())[place], given)
+            for function, given in ((op.fused, tensors), (op.exact, exact))
+        )
+        for mine, expected in zip(found, truth, strict=True):
+            torch.testing.assert_close(mine.double(), expected, rtol=1e-4, atol=2e-5)
+
+
+def _gradients_of_sum(output: Tensor, tensors: Tensors) -> tuple[Tensor, ...]:
+    wanted = [t for t in tensors.values() if t is not None and t.requires_grad]
+    return torch.autograd.grad(output.sum(), wanted, allow_unused=True, materialize_grads=True)
+
+
+# ------------------------------------------------------------- absent operands
+
+
+@pytest.mark.parametrize("name", [name for name in NORMS if name.endswith("/none")])
+@interpreted
+def test_absent_addends_are_zeros(name: str) -> None:
+    op = _op(name)
+    optional = [operand.name for operand in op.operands if operand.optional]
+    assert optional
+    for absent in {(name,) for name in optional} | {tuple(optional)}:
+        check_float32(op, inputs(op, torch.float32) | dict.fromkeys(absent))
+        check_bfloat16(op, [inputs(op, torch.bfloat16) | dict.fromkeys(absent) for _ in range(DRAWS)])
+
+
+# -------------------------------------------------------------- extreme values
+
+_EXTREMES = (0.0, 1e-6, 0.1, 0.2, 0.3, 1.0, 5.0, 9.0, 20.0, 88.0, 89.0, 100.0, 1e4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [name for name in POINTWISE if name in FIRST])
+@interpreted
+def test_large_values_stay_finite(name: str, dtype: torch.dtype) -> None:
+    op = _op(name)
+    tensors = inputs(op, dtype, batch=1, length=2 * len(_EXTREMES))
+    for tensor in tensors.values():
+        assert tensor is not None
+        if tensor.dim() > 1:
+            column = torch.tensor([*_EXTREMES, *(-x for x in _EXTREMES)], dtype=dtype)
+            tensor.data.copy_(column[None, :, None].expand(tensor.shape))
+    assert all(value.isfinite().all() for value in results(op, op.fused, tensors).values())
+    if dtype == torch.float32:
+        check_float32(op, tensors)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1e4])
+@pytest.mark.parametrize("name", [name for name in NORMS if name in FIRST])
+@interpreted
+def test_norms_of_rows_of_any_size(name: str, size: float) -> None:
+    """Rows of zeros too: eps keeps their norm finite."""
+    op = _op(name)
+    tensors = inputs(op, torch.float32)
+    for tensor in tensors.values():
+        if tensor is not None and tensor.dim() > 1:
+            tensor.data.mul_(size)
+    assert all(value.isfinite().all() for value in results(op, op.fused, tensors).values())
+    check_float32(op, tensors)
+
+
+# ---------------------------------------------------------------- registration
+
+
+@pytest.mark.parametrize("name", FIRST)
+@interpreted
+def test_ops_are_registered_as_pytorch_wants_them(name: str) -> None:
+    """Schema, fake tensors, autograd, and the same under AOT dispatch with symbolic shapes."""
+    op = _op(name)
+    torch.library.opcheck(getattr(op.kernels, f"_{op.name}"), tuple(inputs(op, torch.float32).values()))
+
+
+# ----------------------------------------------------------- controls that fail
+
+# case, a text in its kernels, and another that computes something else
+CONTROLS = [
+    ("rms_norm", "+ 1e-06)", "+ 1e-03)"),
+    ("rms_norm", "inside = column < 60", "inside = column < 59"),
+    ("rms_norm", "row * x_stride", "row * 59"),
+    ("rms_norm/offset", "(1.0 + weight)", "weight"),
+    ("rms_norm", "dx = rstd * (dnormed - ", "dx = rstd * (dnormed + "),
+    ("rms_norm", "dweight += dy * normed", "dweight += dy"),
+    ("rms_norm", "dweight += dy * normed", "dweight = dy * normed"),
+    ("add_rms_norm", "s += tl.load", "s = tl.load"),
+    ("add_rms_norm", "dx += tl.load", "dx -= tl.load"),
+    ("add_add_rms_norm", "s += tl.load(z_ptr", "s -= tl.load(z_ptr"),
+    ("rms_norm_add", "y += tl.load(residual_ptr", "y -= tl.load(residual_ptr"),
+    ("layer_norm", "tl.where(inside, x - tl.sum(x, 0) / 60, 0.0)", "x - tl.sum(x, 0) / 60"),
+    ("layer_norm", "y += tl.load(bias_ptr", "y -= tl.load(bias_ptr"),
+    ("layer_norm", "dnormed - tl.sum(dnormed, 0) / 60", "dnormed"),
+    ("layer_norm", "dbias += dy", "dbias += normed"),
+    ("add_layer_norm", "dx += tl.load", "dx = tl.load"),
+    ("add_add_layer_norm", "s += tl.load(x_ptr", "s -= tl.load(x_ptr"),
+    ("layer_norm_add", "dnormed = dy * weight", "dnormed = dy"),
+    ("rope", "a * cos - b * sin", "a * cos + b * sin"),
+    ("rope", "da * cos + db * sin", "da * cos - db * sin"),
+    ("rope", "token % table_tokens", "0 * token"),
+    ("rope/partial", "target + 6 + rest", "target + 5 + rest"),
+    ("rope/interleaved", "2 * pair + 1", "2 * pair"),
+    ("rope_qkv", "source = qkv_ptr + token * qkv_stride + 72", "source = qkv_ptr + token * qkv_stride + 60"),
+    ("rope_qkv", "dqkv_ptr + token * 84 + 72", "dqkv_ptr + token * 84 + 60"),
+    ("rope_qkv", "db * cos - da * sin", "db * cos + da * sin"),
+    ("rope_qkv", "head < 5", "head < 4"),
+    ("qk_norm_rope", "(tl.sum(a * a, 1) + tl.sum(b * b, 1)) / 12", "tl.sum(a * a, 1) / 12"),
+    ("qk_norm_rope", "da - a * mean", "da + a * mean"),
+    ("qk_norm_rope", "dq_weight_a += tl.sum(da * a, 0)", "dq_weight_a += tl.sum(da, 0)"),
+    ("qk_norm_rope/interleaved", "b *= 1.0 + tl.load", "b *= tl.load"),
+    ("qk_norm_rope_qkv", "b * cos + a * sin", "b * cos - a * sin"),
+    ("qk_norm_rope_qkv", "da = turned_a * cos + turned_b * sin", "da = turned_a * cos - turned_b * sin"),
+    ("swiglu", "inside = column < 33", "inside = column < 32"),
+    ("swiglu/blocks", "tl.program_id(1) * 1024", "tl.program_id(1) * 0"),
+    ("swiglu", "dgate_up_ptr + row * 66 + 33", "dgate_up_ptr + row * 66 + 32"),
+    ("swiglu", "1.0 + g * (1.0 - sigmoid)", "1.0 - g * (1.0 - sigmoid)"),
+    ("geglu_tanh", "0.044715", "0.044"),
+    ("geglu_tanh", "0.134145", "0.13"),
+    ("geglu", "tl.erf(g * 0.7071067811865476)", "tl.erf(g * 0.7)"),
+    ("geglu", "+ g * exp", "- g * exp"),
+    ("reglu", "tl.maximum(g, 0.0)", "tl.maximum(g, 0.1)"),
+    ("reglu", "tl.where(g > 0", "tl.where(g < 0"),
+    ("bias_gelu_tanh", "t = x + bias", "t = x - bias"),
+    ("bias_gelu", "exp = tl.exp((-0.5) *", "exp = tl.exp((-0.4) *"),
+    ("bias_silu", "_rows(dx, 300).sum(0", "_rows(dx, 300).mean(0"),
+    ("bias_relu", "inside = column < 1100", "inside = column < 1024"),
+    ("relu_squared", "dy * 2.0 * relu", "dy * relu"),
+    ("relu_squared", "square = relu * relu", "square = relu"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new"), CONTROLS)
+@interpreted
+def test_a_wrong_kernel_is_found(name: str, old: str, new: str) -> None:
+    wrong = changed(_op(name), old, new)
+    with pytest.raises(AssertionError, match="is off by"):
+        check_float32(wrong)
+
+
+# --------------------------------------------------------------- whole packages
+
+
+def _models(model: str, folder: Path) -> tuple[Any, Any]:
+    """A tiny model and its reference with the same random weights, in float32."""
+    package = build(SPECS / f"{model.removesuffix('_tiny')}.arch", model, folder)
+    reference = package.Reference()
+    scramble(reference)
+    checkpoint = folder / f"{package.__name__}.checkpoint"
+    reference.save_pretrained(checkpoint)
+    return package.Model.from_pretrained(checkpoint), reference
+
+
+@pytest.mark.parametrize("model", TINY)
+@interpreted
+def test_a_model_of_kernels_is_its_reference(model: str) -> None:
+    """Logits, loss and the gradients of all tensors."""
+    fused, reference = _models(model, _folder())
+    assert sys.modules[type(fused).__module__].kernels._INTERPRETED
+    tokens = torch.randint(0, 160, (2, 7))
+    assert distance(fused(tokens), reference(tokens)) < 1e-5
+    gradients = []
+    for each in (fused, reference):
+        each.loss(tokens, tokens).backward()
+        gradients.append(dict(stored_tensors(each, gradients=True)))
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[1].items():
+        assert distance(gradients[0][name], gradient) < 1e-5, name
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_plain_models_are_compiled_and_exported(model: str, tmp_path: Path) -> None:
+    """Where there is no GPU."""
+    _check_tracing(model, tmp_path)
+
+
+@pytest.mark.parametrize("model", TINY)
+@interpreted
+def test_models_of_kernels_are_compiled_and_exported(model: str) -> None:
+    _check_tracing(model, _folder())
+
+
+def _check_tracing(model: str, folder: Path) -> None:
+    """One graph without a break, forward and backward, and an export: each with the model's own values."""
+    fused, _ = _models(model, folder)
+    tokens = torch.randint(0, 160, (2, 7))
+    expected = fused(tokens)
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    logits = compiled(tokens)
+    torch.testing.assert_close(logits, expected)
+    gradients = [torch.autograd.grad(y.square().mean(), list(fused.parameters())) for y in (expected, logits)]
+    torch.testing.assert_close(*gradients)
+    exported = torch.export.export(fused, (tokens,)).module()
+    torch.testing.assert_close(exported(tokens), expected)
