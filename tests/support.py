@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import itertools
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -13,14 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from archc import compiler
-from archc.codegen.emit import Origin, write_package
 from archc.compiler import Compilation
 from archc.target import TARGETS
+from archc.verification.packages import import_package
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = ROOT / "specs"
-
-_numbers = itertools.count()
 
 
 def compile_model(
@@ -30,20 +25,6 @@ def compile_model(
     read = compiler.read_spec_text(spec) if isinstance(spec, str) else compiler.read_spec_file(spec)
     (program,) = compiler.lower_models(read, [model], settings)
     return compiler.compile_program(program, read.rules, TARGETS[target])
-
-
-def import_package(compilation: Compilation, folder: Path) -> ModuleType:
-    """Write a compiled model's package under a folder and import it, under a name of its own."""
-    name = f"generated_{next(_numbers)}"
-    program = compilation.program
-    files = compiler.package_files(compilation, Origin(program.source, program.name, "cuda"))
-    write_package(folder / name / program.name, files, force=True)
-    sys.path.insert(0, str(folder))
-    try:
-        importlib.invalidate_caches()
-        return importlib.import_module(f"{name}.{program.name}")
-    finally:
-        sys.path.remove(str(folder))
 
 
 def build(
@@ -61,19 +42,6 @@ def distance(value: Tensor, truth: Tensor) -> float:
     """|value - truth| / |truth|, in float64."""
     truth = truth.detach().double()
     return float((value.detach().double() - truth).norm() / truth.norm())
-
-
-def stored_tensors(model: nn.Module, gradients: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """A generated model's tensors, or their gradients, by their names and in the layout of the checkpoint."""
-    for module in model.modules():
-        for name, parts in module.stored().items() if hasattr(module, "stored") else ():
-            parameter = getattr(module, name)
-            held = parameter.grad if gradients else parameter.detach()
-            row = 0
-            for stored in parts:
-                part = held[row : row + stored.rows]
-                yield stored.name, part.t() if stored.transposed else part
-                row += stored.rows
 
 
 def scramble(model: nn.Module, seed: int = 0, spread: float = 0.3) -> None:

@@ -6,7 +6,7 @@ import importlib
 import itertools
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +31,7 @@ def check_package(compilation: Compilation) -> Iterator[Outcome]:
     """Outcomes for `Model` and `Reference` of the package, built into a temporary folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        package = _import(compilation, folder)
+        package = import_package(compilation, folder)
         weights = random_weights(compilation.program.graph)
         checkpoint = folder / "checkpoint.safetensors"
         _save(weights, checkpoint)
@@ -53,8 +53,8 @@ def check_package(compilation: Compilation) -> Iterator[Outcome]:
             yield _check_greedy(compilation, models["Model"][0], models["Reference"][0])
 
 
-def _import(compilation: Compilation, folder: Path) -> ModuleType:
-    """Write the package under a name of its own and import it."""
+def import_package(compilation: Compilation, folder: Path) -> ModuleType:
+    """Write a compiled model's package under a folder and import it, under a name of its own."""
     parent = f"archc_verified_{next(_numbers)}"
     program = compilation.program
     files = compiler.package_files(compilation, Origin(program.source, program.name, "cuda"))
@@ -115,19 +115,36 @@ def _narrow(case: Case) -> Case:
 
 def _check_cache(compilation: Compilation, name: str, model: Any) -> Iterator[Outcome]:
     """In pieces and one by one with a cache: the same logits as all at once."""
-    case = next(iter(cases(compilation.program.graph)))
-    (tokens,) = (v for n, v in case.inputs.items() if n not in (POSITIONS, KEY_POSITIONS))
-    length = tokens.shape[1]
-    whole = model(tokens).detach()
-    for pieces in ((length // 2, 1, 1, length - length // 2 - 2), (1,) * length):
-        cache = model.new_cache(len(tokens), length)
-        parts, start = [], 0
-        for size in pieces:
-            with torch.no_grad():
-                parts.append(model(tokens[:, start : start + size], cache=cache))
-            start += size
-        manner = "in pieces" if len(set(pieces)) > 1 else "one by one"
-        yield Outcome(name, "cache", manner, distance(torch.cat(parts, 1), whole), EXACT)
+    for case in cases(compilation.program.graph):
+        tokens = _tokens(case)
+        length = tokens.shape[1]
+        if case.shifted or length < 4:
+            continue
+        with torch.no_grad():
+            whole = model(tokens, padding=case.padding)
+            for pieces in ((length // 2, 1, 1, length - length // 2 - 2), (1,) * length):
+                parts = _through_cache(model, tokens, case.padding, pieces)
+                manner = "in pieces" if len(set(pieces)) > 1 else "one by one"
+                error = furthest({"": parts}, {"": whole}, case.padding)
+                yield Outcome(name, "cache", f"{case.name}, {manner}", error, EXACT)
+
+
+def _through_cache(model: Any, tokens: Tensor, padding: Tensor | None, pieces: Sequence[int]) -> Tensor:
+    """The outputs for tokens that reach the cache in pieces, told of padding where there is some."""
+    cache = model.new_cache(len(tokens), tokens.shape[1])
+    parts, start = [], 0
+    for size in pieces:
+        end = start + size
+        real = None if padding is None or bool(padding[:, start:end].all()) else padding[:, start:end]
+        parts.append(model(tokens[:, start:end], padding=real, cache=cache))
+        start = end
+    return torch.cat(parts, 1)
+
+
+def _tokens(case: Case) -> Tensor:
+    """The only input of a language model."""
+    (tokens,) = (value for name, value in case.inputs.items() if name not in (POSITIONS, KEY_POSITIONS))
+    return tokens
 
 
 def _check_checkpoint(name: str, model: Any, weights: dict[str, Tensor], folder: Path) -> Outcome:
@@ -143,7 +160,7 @@ def _check_checkpoint(name: str, model: Any, weights: dict[str, Tensor], folder:
 def _check_training(compilation: Compilation, model: Any, reference: Any) -> Iterator[Outcome]:
     """Loss and the gradients of all tensors of the checkpoint."""
     case = next(iter(cases(compilation.program.graph)))
-    (tokens,) = (v for n, v in case.inputs.items() if n not in (POSITIONS, KEY_POSITIONS))
+    tokens = _tokens(case)
     labels = tokens.clone()
     labels[:, : tokens.shape[1] // 3] = -100
     losses, gradients = [], []
@@ -151,28 +168,29 @@ def _check_training(compilation: Compilation, model: Any, reference: Any) -> Ite
         loss = each.loss(tokens, labels)
         loss.backward()
         losses.append(loss.detach())
-        gradients.append(_gradients(each))
+        gradients.append(dict(stored_tensors(each, gradients=True)))
     yield Outcome("Model", "loss", case.name, distance(losses[0], losses[1]), EXACT)
     worst = max(gradients[1], key=lambda n: distance(gradients[0][n], gradients[1][n]))
     error = distance(gradients[0][worst], gradients[1][worst])
     yield Outcome("Model", "gradients", worst, error, GRADIENT)
 
 
-def _gradients(model: Any) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+def stored_tensors(model: Any, gradients: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """A generated model's tensors, or their gradients, by their names and in the layout of the checkpoint."""
     for module in model.modules():
         for name, parts in module.stored().items() if hasattr(module, "stored") else ():
-            gradient, row = getattr(module, name).grad, 0
+            parameter = getattr(module, name)
+            held = parameter.grad if gradients else parameter.detach()
+            row = 0
             for stored in parts:
-                part = gradient[row : row + stored.rows]
-                found[stored.name] = part.t() if stored.transposed else part
+                part = held[row : row + stored.rows]
+                yield stored.name, part.t() if stored.transposed else part
                 row += stored.rows
-    return found
 
 
 def _check_greedy(compilation: Compilation, model: Any, reference: Any) -> Outcome:
     case = next(iter(cases(compilation.program.graph)))
-    (tokens,) = (v for n, v in case.inputs.items() if n not in (POSITIONS, KEY_POSITIONS))
+    tokens = _tokens(case)
     prompt = tokens[:, : max(1, tokens.shape[1] // 2)]
     chosen = [each.generate(prompt, max_new_tokens=8) for each in (model, reference)]
     return Outcome("Model", "greedy tokens", "8 new tokens", unequal(*chosen), 0.0)

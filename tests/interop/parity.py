@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from tests.support import distance, stored_tensors
+from archc.verification.packages import stored_tensors
+from tests.support import distance
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

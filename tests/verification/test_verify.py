@@ -40,8 +40,8 @@ def test_both_targets_hold(target: str) -> None:
         ("kernels.py", "F.silu(g) * u", "F.silu(u) * g", {"float64", "float32", "loss"}),
         ("kernels.py", "s = residual + x", "s = residual - x", {"float64", "float32", "loss"}),
         ("model.py", "v=v)", "v=k)", {"float64"}),
-        ("runtime.py", "self.length = span.key_positions.shape[1]", "self.length += 0", {"cache"}),
-        ("runtime.py", "(seen + real.cumsum(1) - 1)", "(real.cumsum(1) - 1)", set()),
+        ("runtime.py", "self.length = span.key_positions.shape[1]", "self.length += 0", {"refused"}),
+        ("runtime.py", "(seen + real.cumsum(1) - 1)", "(real.cumsum(1) - 1)", {"cache"}),
         ("runtime.py", "mask = key >= 0", "mask = key >= -1", {"float64", "float32"}),
         ("model.py", "q_proj.weight", "k_proj.weight", {"refused"}),
     ],
@@ -60,7 +60,7 @@ def test_a_damaged_package_is_found(
     monkeypatch.setattr(compiler, "package_files", damaged)
     try:
         outcomes = list(check_package(compile_model(SPECS / "llama3.arch", "llama3_tiny")))
-    except ValueError:
+    except (ValueError, RuntimeError):
         assert found == {"refused"}
         return
     assert found <= {outcome.check for outcome in outcomes if not outcome.holds}
