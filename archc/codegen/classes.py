@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from archc.codegen import schedule
+from archc.codegen.class_plan import Argument, Class, Layers, Line, Parameter, Stored
 from archc.codegen.lines import Emitter, Style, size_code
 from archc.codegen.names import attribute, class_name, identifier, parameter_names, unique
-from archc.codegen.plan import Argument, Class, Layers, Line, Parameter, Stored
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.op import Fill, Init, Normal

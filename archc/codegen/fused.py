@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.class_plan import Line
+from archc.codegen.kernel_plan import Operand
 from archc.codegen.lines import Emitter, Style
-from archc.codegen.plan import Line, Operand
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.ops.structure import CONSTANT, INPUT

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from archc.codegen.fused import Fused, decomposition, describe_fused
+from archc.codegen.kernel_plan import AttentionKernel, Kernel
 from archc.codegen.names import identifier
 from archc.codegen.norm_kernel import plan_norm
-from archc.codegen.plan import AttentionKernel, Kernel
 from archc.codegen.pointwise_kernel import plan_pointwise
 from archc.codegen.rope_kernel import plan_rope
 from archc.codegen.semantics import Semantics

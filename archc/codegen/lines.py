@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from archc.codegen.class_plan import Line
 from archc.codegen.names import identifier, unique
-from archc.codegen.plan import Line
 from archc.codegen.semantics import Semantics, Use
 from archc.ir.graph import PRELUDE, Graph, Node, Scope, Value
 from archc.ir.op import Trait

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from archc.codegen.class_plan import Argument, Line
 from archc.codegen.fused import Fused, power_of_two
-from archc.codegen.plan import Argument, CustomOp, Line, NormKernel
+from archc.codegen.kernel_plan import CustomOp, NormKernel
 from archc.ir.op import Trait
 from archc.ir.rule import OperandRef, Rule, StepRef
 

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from archc.codegen.class_plan import Class
 from archc.codegen.classes import ClassWriter, optional_inputs, path_code
+from archc.codegen.kernel_plan import AttentionKernel, Kernel
 from archc.codegen.kernels import KernelTable
 from archc.codegen.lines import use_of
-from archc.codegen.plan import AttentionKernel, Class, Constant, Kernel, Module, Package
+from archc.codegen.plan import Constant, Module, Package
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node
 from archc.ir.ops.structure import APPEND, INPUT, LOOP, WEIGHT

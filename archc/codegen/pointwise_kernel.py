@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from archc.codegen.class_plan import Argument
 from archc.codegen.fused import Fused, power_of_two, width_of
-from archc.codegen.plan import Argument, CustomOp, PointwiseKernel
+from archc.codegen.kernel_plan import CustomOp, PointwiseKernel
 from archc.codegen.pointwise import Pointwise, Writer, analyse
 
 

@@ -10,18 +10,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 
 from archc import resources
+from archc.codegen.class_plan import Class
+from archc.codegen.kernel_plan import AttentionKernel, Kernel, NormKernel, PointwiseKernel, RopeKernel
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
-from archc.codegen.plan import (
-    AttentionKernel,
-    Class,
-    Kernel,
-    Module,
-    NormKernel,
-    Package,
-    PointwiseKernel,
-    ReportPlan,
-    RopeKernel,
-)
+from archc.codegen.plan import Module, Package, ReportPlan
 
 
 @cache

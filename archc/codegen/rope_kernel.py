@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.class_plan import Argument
 from archc.codegen.fused import Fused, power_of_two, width_of
-from archc.codegen.plan import Argument, CustomOp, Heads, RopeKernel
+from archc.codegen.kernel_plan import CustomOp, Heads, RopeKernel
 
 
 @dataclass(frozen=True)

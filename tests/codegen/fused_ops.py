@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archc.codegen.kernel_plan import AttentionKernel, Operand
 from archc.codegen.kernels import KernelTable
 from archc.codegen.package import plan_package
-from archc.codegen.plan import AttentionKernel, Operand
 from archc.ir.rule import rule_of
 from archc.verification.packages import import_package
 from tests.support import compile_model

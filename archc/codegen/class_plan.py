@@ -1,0 +1,101 @@
+"""What a template may see of a generated module: plain data, prepared in Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Line:
+    """A statement of generated code, with its comment; an empty statement is a comment of its own."""
+
+    code: str
+    comment: str = ""
+
+    def __str__(self) -> str:
+        if not self.code:
+            return f"# {self.comment}" if self.comment else ""
+        return f"{self.code}  # {self.comment}" if self.comment else self.code
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of the checkpoint in a parameter: its name as a string or f-string, and its rows."""
+
+    name: str
+    rows: str
+    transposed: bool
+
+    def __str__(self) -> str:
+        return f"Stored({self.name}, {self.rows}{', transposed=True' if self.transposed else ''})"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a generated class."""
+
+    name: str
+    shape: str
+    start: str  # how it is initialised: a function of torch.nn.init, with `{}` for the parameter
+    stored: tuple[Stored, ...]
+    comment: str
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A loop: a list of modules."""
+
+    name: str
+    modules: str  # a generator expression that builds them
+
+
+@dataclass(frozen=True)
+class Argument:
+    name: str
+    annotation: str = "Tensor"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.annotation}" if self.annotation else self.name
+
+
+@dataclass(frozen=True)
+class Class:
+    """A generated module: the model itself, or one of its different layers."""
+
+    name: str
+    doc: tuple[str, ...]
+    indices: tuple[str, ...]  # loop variables that the names of its parameters follow
+    parameters: tuple[Parameter, ...]
+    layers: tuple[Layers, ...]
+    state: tuple[tuple[str, str], ...]  # what it keeps of each token: slot, shape
+    arguments: tuple[Argument, ...]
+    lines: tuple[Line, ...]
+    result: str
+    result_type: str
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is the model itself: its `forward` takes options."""
+        return any(argument.name == "*" for argument in self.arguments)
+
+    @property
+    def constructor(self) -> str:
+        if self.is_model:
+            return "dtype: torch.dtype | None = None, device: Any = None"
+        return ", ".join([*(f"{name}: int" for name in self.indices), "**factory: Any"])
+
+    @property
+    def signature(self) -> str:
+        return ", ".join(map(str, self.arguments))
+
+    @property
+    def state_dict(self) -> str:
+        return "{" + ", ".join(f'"{slot}": {shape}' for slot, shape in self.state) + "}"
+
+    @property
+    def starts(self) -> dict[str, tuple[str, ...]]:
+        """Parameters by how they are initialised."""
+        groups: dict[str, tuple[str, ...]] = {}
+        for parameter in self.parameters:
+            groups[parameter.start] = (*groups.get(parameter.start, ()), f"self.{parameter.name}")
+        return groups

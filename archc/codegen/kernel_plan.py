@@ -1,0 +1,282 @@
+"""What a template may see of a kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archc.codegen.class_plan import Argument, Line
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor that a kernel's op takes.
+
+    Dims are numbers, or names such as "B" and "T".  `dtype` is "float", the model's own, or "f32".
+    An optional operand may be None.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    optional: bool
+
+
+@dataclass(frozen=True)
+class CustomOp:
+    """How a kernel's op is registered with PyTorch: forward, gradient, and what passes between them.
+
+    Every tuple of strings holds names or expressions in the order of the signature.
+    """
+
+    operands: tuple[Operand, ...]
+    outputs: tuple[str, ...]
+    fakes: tuple[str, ...]  # empty tensors like the outputs
+    saved: tuple[str, ...]  # kept for the gradient
+    incoming: tuple[Argument, ...]  # what the gradient op takes: gradients of outputs, then what was saved
+    gradients: tuple[str, ...]
+    gradient_fakes: tuple[str, ...]
+    returned: tuple[str, ...]  # the gradient of each parameter
+    remembered: tuple[str, ...]  # further statements of the set-up
+    anchor: str  # the parameter whose device and dtype decide
+    plain: tuple[Line, ...]  # the op in plain PyTorch
+
+    @property
+    def parameters(self) -> tuple[Argument, ...]:
+        return tuple(Argument(o.name, "Tensor | None" if o.optional else "Tensor") for o in self.operands)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(operand.name for operand in self.operands)
+
+    @property
+    def incoming_names(self) -> tuple[str, ...]:
+        return tuple(argument.name for argument in self.incoming)
+
+    @property
+    def output_gradients(self) -> tuple[str, ...]:
+        return tuple(f"d{name}" for name in self.outputs)
+
+    @property
+    def saves_output(self) -> bool:
+        return any(name in self.outputs for name in self.saved)
+
+    @property
+    def result_type(self) -> str:
+        return _tensors(len(self.outputs))
+
+    @property
+    def gradient_type(self) -> str:
+        return _tensors(len(self.gradients))
+
+
+def _tensors(count: int) -> str:
+    return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"
+
+
+@dataclass(frozen=True)
+class NormKernel:
+    """A row of sums and one norm."""
+
+    name: str
+    equation: tuple[str, ...]
+    layout: str
+    op: CustomOp
+    width: int
+    block: int
+    warps: int
+    sums: bool
+    total: str  # what the norm reads
+    result: str
+    weight: bool
+    weights: tuple[str, ...]
+    sum_lines: tuple[str, ...]
+    norm_lines: tuple[str, ...]
+    result_lines: tuple[str, ...]
+    gradient_lines: tuple[str, ...]
+    row_lines: tuple[str, ...]
+    forward_parameters: tuple[str, ...]
+    forward_arguments: tuple[str, ...]
+    backward_parameters: tuple[str, ...]
+    backward_arguments: tuple[str, ...]
+    template: str = "norm"
+
+    @property
+    def masked(self) -> bool:
+        return self.block != self.width
+
+    @property
+    def load(self) -> str:
+        return ", mask=inside, other=0.0" if self.masked else ""
+
+    @property
+    def store(self) -> str:
+        return ", mask=inside" if self.masked else ""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads that a rope kernel reads: `offset` into a token's values, rotated or only copied."""
+
+    name: str
+    source: str
+    source_width: int
+    offset: int
+    heads: int
+    block: int
+    width: int  # of all heads together
+    weight: str  # the norm's weight, or ""
+    mask: str  # which pairs there are, or "" for all
+    rest_mask: str
+    copy_mask: str
+
+    @property
+    def offset_term(self) -> str:
+        return f"{self.offset} + " if self.offset else ""
+
+    @property
+    def load(self) -> str:
+        return _load(self.mask)
+
+    @property
+    def store(self) -> str:
+        return _store(self.mask)
+
+    @property
+    def rest_load(self) -> str:
+        return _load(self.rest_mask)
+
+    @property
+    def rest_store(self) -> str:
+        return _store(self.rest_mask)
+
+    @property
+    def copy_load(self) -> str:
+        return _load(self.copy_mask)
+
+    @property
+    def copy_store(self) -> str:
+        return _store(self.copy_mask)
+
+
+def _load(mask: str) -> str:
+    return f", mask={mask}, other=0.0" if mask else ""
+
+
+def _store(mask: str) -> str:
+    return f", mask={mask}" if mask else ""
+
+
+@dataclass(frozen=True)
+class RopeKernel:
+    """Rotation of queries and keys, their norms before it, values along with them."""
+
+    name: str
+    equation: tuple[str, ...]
+    layout: str
+    op: CustomOp
+    sources: tuple[tuple[str, int], ...]  # inputs and the width of a token in each
+    source_shapes: dict[str, str]  # their dims behind [B, T]
+    rotated: tuple[Heads, ...]
+    copied: tuple[Heads, ...]
+    head_dim: int
+    head_block: int
+    pairs: int
+    pair_block: int
+    rest: int
+    rest_block: int
+    interleaved: bool
+    eps: float
+    shift: str  # "1.0 + " where the norm's weight has an offset
+    warps: int
+    forward_parameters: tuple[str, ...]
+    forward_arguments: tuple[str, ...]
+    backward_parameters: tuple[str, ...]
+    backward_arguments: tuple[str, ...]
+    template: str
+
+    @property
+    def heads(self) -> tuple[Heads, ...]:
+        return (*self.rotated, *self.copied)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        return tuple(part.weight for part in self.rotated if part.weight)
+
+    @property
+    def first(self) -> str:
+        """Where the first value of each pair lies in a head."""
+        return "2 * pair" if self.interleaved else "pair"
+
+    @property
+    def second(self) -> str:
+        return "2 * pair + 1" if self.interleaved else f"{self.pairs} + pair"
+
+    @property
+    def pair_mask(self) -> str:
+        return f"pair < {self.pairs}" if self.pair_block != self.pairs else ""
+
+    @property
+    def pair_load(self) -> str:
+        return _load(self.pair_mask)
+
+    @property
+    def pair_store(self) -> str:
+        return _store(self.pair_mask)
+
+
+@dataclass(frozen=True)
+class PointwiseKernel:
+    """An elementwise function of rows."""
+
+    name: str
+    equation: tuple[str, ...]
+    layout: str
+    op: CustomOp
+    width: int
+    block: int
+    warps: int
+    helpers: tuple[str, ...]
+    load_lines: tuple[str, ...]
+    forward: tuple[str, ...]
+    backward: tuple[str, ...]
+    store_lines: tuple[str, ...]
+    row_lines: tuple[str, ...]
+    gradient_tensors: tuple[tuple[str, str], ...]  # what the backward kernel writes, and how it is made
+    vector_gradients: tuple[tuple[str, str], ...]  # gradients of vectors, summed over rows
+    forward_parameters: tuple[str, ...]
+    forward_arguments: tuple[str, ...]
+    backward_parameters: tuple[str, ...]
+    backward_arguments: tuple[str, ...]
+    template: str = "pointwise"
+
+    @property
+    def columns(self) -> int:
+        """Programs that share a row."""
+        return -(-self.width // self.block)
+
+    @property
+    def masked(self) -> bool:
+        return self.width % self.block != 0
+
+    @property
+    def load(self) -> str:
+        return ", mask=inside, other=0.0" if self.masked else ""
+
+    @property
+    def store(self) -> str:
+        return ", mask=inside" if self.masked else ""
+
+
+@dataclass(frozen=True)
+class AttentionKernel:
+    """PyTorch's own scaled-dot-product attention."""
+
+    name: str
+    equation: tuple[str, ...]
+    layout: str
+    scale: float
+    grouped: bool
+    template: str = "attention"
+
+
+Kernel = NormKernel | RopeKernel | PointwiseKernel | AttentionKernel
