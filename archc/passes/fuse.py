@@ -29,6 +29,7 @@ def fuse(graph: Graph, context: Context) -> None:
         for rule in rules:
             _apply_everywhere(rule, part, times, context, attempts)
         _report_missed(part, attempts, context)
+    context.report.sort()
 
 
 def _apply_everywhere(
@@ -51,7 +52,7 @@ def _apply_everywhere(
         fused = _replace(rule, graph, match)
         attempts[fused.id] = attempts.pop(node.id, [])
         relaxations = ("fewer_roundings",) if _rounds_inside(rule) else ()
-        context.report.fired.append(Fired(rule.name, place_of(node), times, relaxations))
+        context.report.fired.append(Fired(rule.name, place_of(node), times, relaxations, node.span))
 
 
 def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context) -> str:

@@ -80,10 +80,12 @@ class Matcher:
     def _value(self, ref: Ref, value: Value | None, match: Match, reader: str) -> Iterator[Match]:
         """Match a reference of the rule with a value of the graph."""
         if isinstance(ref, StepRef):
-            if value is not None and value.output == ref.output:
-                yield from self._step(ref.step, value.node, match, reader)
+            made_by = self.graph.node(value).op if value is not None else None
+            wanted = self.rule.steps[ref.step].op
+            if value is None or (made_by is wanted and value.output != ref.output):
+                self.failure.note(match, f"{reader} reads another output of `{wanted.name}`, or none")
             else:
-                self.failure.note(match, f"{reader} reads another output than the rule's")
+                yield from self._step(ref.step, value.node, match, reader)
         elif isinstance(ref, OperandRef):
             yield from self._operand(ref.name, value, match)
         elif ref is None:

@@ -15,6 +15,7 @@ class Fired:
     place: str
     count: int
     relaxations: tuple[str, ...] = ()
+    span: Span | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,17 @@ class Report:
     attempts: list[Missed] = field(default_factory=list)  # all, for who asks after one
     remarks: list[Remark] = field(default_factory=list)
 
+    def sort(self) -> None:
+        """Put fusions in the order of the spec."""
+        self.fired.sort(key=_line)
+        self.missed.sort(key=_line)
+
     def remark(self, pass_name: str, text: str) -> None:
         remark = Remark(pass_name, text)
         if remark not in self.remarks:
             self.remarks.append(remark)
+
+
+def _line(entry: Fired | Missed) -> tuple[str, int, int]:
+    span = entry.span
+    return (span.source.name, span.line, span.column) if span is not None else ("", 0, 0)

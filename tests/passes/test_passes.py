@@ -20,8 +20,9 @@ from archc.passes import pipeline
 from archc.passes.context import Context
 from archc.passes.pipeline import PASSES, Pass, stages
 from archc.target import CPU, CUDA, Target
+from archc.verification.packages import stored_tensors
 from archc.verification.stages import check_stages
-from tests.support import SPECS
+from tests.support import SPECS, build, scramble
 
 FAMILIES = ("llama3", "mistral", "smollm3", "qwen2", "qwen3", "olmo2", "gpt2", "palm")
 
@@ -281,8 +282,6 @@ def test_a_pass_that_breaks_the_graph_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_weights_loaded_and_saved_through_packing_are_the_same(tmp_path: Path) -> None:
     """The checkpoint map is invertible: load(save(x)) == x, also transposed and packed."""
-    from tests.support import build, scramble, stored_tensors
-
     for family in ("gpt2", "llama3", "qwen2"):
         package = build(SPECS / f"{family}.arch", f"{family}_tiny", tmp_path)
         model = package.Model()
