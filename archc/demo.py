@@ -21,7 +21,7 @@ from archc.errors import ArchcError
 
 PROMPT = "The capital of France is"
 _MODEL = "smollm2_135m"
-_console = Console(highlight=False)
+_console = Console(highlight=False, markup=False)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,7 +45,7 @@ def main(folder: Path, prompt: str) -> None:
     try:
         run(folder, prompt)
     except ArchcError as error:
-        _console.print(f"[red]{error}[/red]")
+        _console.print(str(error), style="red")
         sys.exit(1)
 
 
@@ -76,7 +76,8 @@ def run(folder: Path, prompt: str) -> str:
     if difference > 1e-5:
         raise ArchcError("the logits differ from those of transformers")
     answer = str(tokenizer.decode(generated[0], skip_special_tokens=True))
-    _console.print(f"\n[bold]{prompt}[/bold]{answer.removeprefix(prompt)}")
+    _console.print(f"\n{prompt}", style="bold", end="")
+    _console.print(answer.removeprefix(prompt))
     return answer
 
 

@@ -48,14 +48,14 @@ def print_stage(
 def explain(path: Path, model: str | None, target: str, settings: tuple[str, ...]) -> None:
     """Print what fired, what was missed with reasons, and what else the passes did."""
     programs, rules = _programs(path, model, settings)
-    console = Console()
+    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
     for program in programs:
         _explain(compiler.compile_program(program, rules, TARGETS[target]), console)
 
 
 def _explain(compilation: Compilation, console: Console) -> None:
     report = compilation.report
-    console.print(f"[bold]{compilation.program.name}[/bold] for {compilation.context.target.name}")
+    console.print(f"{compilation.program.name} for {compilation.context.target.name}", style="bold")
     fired = Table("fusion", "where", "layers", "relaxation", title="fused", title_justify="left")
     for each in report.fired:
         fired.add_row(each.rule, each.place, str(each.count), ", ".join(each.relaxations))
@@ -66,7 +66,7 @@ def _explain(compilation: Compilation, console: Console) -> None:
             missed.add_row(miss.rule, miss.place, miss.reason)
         console.print(missed)
     for remark in report.remarks:
-        console.print(f"{remark.pass_name}: {remark.text}", highlight=False)
+        console.print(f"{remark.pass_name}: {remark.text}")
     if any(each.relaxations for each in report.fired):
         console.print(
             "fewer_roundings: the kernel stays in float32 where the ops one by one round to the model's dtype"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from archc import compiler
 from archc.analysis.summary import summarise
@@ -20,21 +22,25 @@ from archc.verification.packages import check_package
 from archc.verification.stages import check_stages
 
 MAX_PARAMETERS = 200_000_000  # in float64, several times over
+_SMALL = 1_000_000  # parameters of a model whose matrices a second thread only delays
 
 
 def verify(path: Path, model: str | None, settings: tuple[str, ...], each_pass: bool) -> bool:
     """Verify a spec's models, printing a table for each; whether everything holds."""
     spec = compiler.read_spec_file(path)
     names = compiler.choose_models(spec, model)
-    console = Console()
+    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
     holds = True
     verified = 0
     for program in compiler.lower_models(spec, names, parse_settings(settings)):
         compilation = compiler.compile_program(program, spec.rules)
-        reason = _too_large(compilation)
-        if reason:
-            console.print(f"{program.name}: left out, {reason}", highlight=False)
+        count = summarise(compilation.reference).parameters
+        if count > MAX_PARAMETERS:
+            fits = f"more than the {MAX_PARAMETERS:,} that fit in float64"
+            console.print(f"{program.name}: left out, its {count:,} parameters are {fits}")
             continue
+        if count < _SMALL:
+            torch.set_num_threads(1)
         outcomes = list(outcomes_of(program, compilation, each_pass))
         _print(program.name, outcomes, console)
         holds &= all(outcome.holds for outcome in outcomes)
@@ -51,13 +57,6 @@ def outcomes_of(program: Program, compilation: Compilation, each_pass: bool) -> 
     yield from check_package(compilation)
 
 
-def _too_large(compilation: Compilation) -> str:
-    count = summarise(compilation.reference).parameters
-    if count <= MAX_PARAMETERS:
-        return ""
-    return f"its {count:,} parameters are more than the {MAX_PARAMETERS:,} that fit in float64"
-
-
 def _print(name: str, outcomes: list[Outcome], console: Console) -> None:
     """A row for each subject and check: the case that comes nearest to its limit, or failures one by one."""
     table = Table("what", "check", title=name, title_justify="left")
@@ -71,13 +70,13 @@ def _print(name: str, outcomes: list[Outcome], console: Console) -> None:
         failed = [outcome for outcome in members if not outcome.holds]
         worst = max(members, key=lambda outcome: outcome.error / (outcome.limit or 1))
         for outcome in failed or [worst]:
-            verdict = "ok" if outcome.holds else f"[red]off[/red] {outcome.detail}"
+            verdict = Text("ok") if outcome.holds else Text(f"off {outcome.detail}", "red")
             table.add_row(
                 subject, check, outcome.case, _number(outcome.error), _number(outcome.limit), verdict
             )
     console.print(table)
     failures = sum(not outcome.holds for outcome in outcomes)
-    console.print(f"{len(outcomes)} comparisons, {failures or 'none'} off", highlight=False)
+    console.print(f"{len(outcomes)} comparisons, {failures or 'none'} off")
 
 
 def _number(value: float) -> str:
