@@ -102,8 +102,8 @@ def _added_after(rule: Rule, norm: int) -> list[str]:
 
 
 def _warps(block: int) -> int:
-    """Enough threads to hold a row in registers."""
-    return 4 if block <= 2048 else 8 if block <= 8192 else 16 if block <= 16384 else 32
+    """Enough threads to hold a row in registers; 16 warps of 64 are as many as a program may have on AMD."""
+    return 4 if block <= 2048 else 8 if block <= 8192 else 16
 
 
 def _custom_op(

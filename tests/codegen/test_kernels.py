@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from archc.compiler import standard_rules
 from archc.verification.packages import stored_tensors
 from tests.codegen.fused_ops import (
     DRAWS,
@@ -29,129 +28,13 @@ from tests.codegen.fused_ops import (
     results,
 )
 from tests.codegen.interpreter import interpreted
+from tests.codegen.kernel_cases import CASES, FIRST, RULES, rule_of_case, spec_of_case
 from tests.support import SPECS, build, distance, scramble
 
-_ADD = "x = x + linear(x, d) as a\n"
-_ADD_TWO = "x = x + linear(x, d) as a + linear(x, d) as b\n"
-_SPLIT = """
-  h = rms_norm(x, 1e-6) as n
-  q = split_heads(linear(h, HEADS * SIZE) as q_proj, HEADS)
-  k = split_heads(linear(h, KV * SIZE) as k_proj, KV)
-  v = split_heads(linear(h, KV * SIZE) as v_proj, KV)
-"""
-_ATTEND = "x = x + linear(merge_heads(attention(q, k, v, mask = causal)), d) as o_proj"
-_ROPE = _SPLIT + "q, k = rotate(q * 2, rope(ROPE)), rotate(k * 2, rope(ROPE))\n" + _ATTEND
-_ROPE_QKV = _SPLIT + "q, k = rotate(q, rope(ROPE)), rotate(k, rope(ROPE))\n" + _ATTEND
-_NORM_ROPE_QKV = _SPLIT + """
-  q = rotate(rms_norm(q, 1e-6 NORM) as qn, rope(ROPE))
-  k = rotate(rms_norm(k, 1e-6 NORM) as kn, rope(ROPE))
-  """ + _ATTEND
-_NORM_ROPE = _NORM_ROPE_QKV.replace("rms_norm(q,", "rms_norm(q * 2,").replace(
-    "rms_norm(k,", "rms_norm(k * 2,"
-)
-_GATED = "x = x + linear(ACT(linear(x, F) as gate) * linear(x, F) as up, d) as down"
-_BIASED = "x = linear(ACT(linear(x, F, bias = true) as up), d) as down"
-
-
-def _loop(norm: str, addends: str = "linear(h, d) as a") -> str:
-    """Layers whose adds meet the next layer's norm: before the first there is nothing to add."""
-    return f"for i in 0..2 as layers {{\n h = {norm}\n x = x + {addends}\n }}"
-
-
-def _heads(body: str, heads: int, kv: int, size: int, rope: str, norm: str = "") -> str:
-    """Statements with their numbers: heads, values of a head, settings of the rotation and of the norms."""
-    numbers = {"HEADS": heads, "KV": kv, "SIZE": size, "ROPE": f"theta = 100{rope}", "NORM": norm}
-    for name, value in numbers.items():
-        body = body.replace(name, str(value))
-    return body
-
-
-def _gated(activation: str, width: int) -> str:
-    return _GATED.replace("ACT", activation).replace("F", str(width))
-
-
-def _biased(activation: str, width: int) -> str:
-    return _BIASED.replace("ACT", activation).replace("F", str(width))
-
-
-# Fusions of a spec's own: a function that is written for them, a vector whose gradient is its own.
-_OWN = """
-fuse tanh_gated(gate_up) {
-  g, u = split(gate_up, 2)
-  y = tanh(g) * u
-  return y
-}
-
-fuse scaled_tanh(x, scale) {
-  y = tanh(x * scale)
-  return y
-}
-"""
-_TWO = "linear(h, d) as a + linear(h, d) as b"
-
-# rule, or rule/variant -> the width of the rows and statements in which the rule fires
-CASES = {
-    "rms_norm": (60, "x = rms_norm(x, 1e-6) as n"),
-    "rms_norm/block": (64, "x = rms_norm(x, 1e-6, cast = after) as n"),
-    "rms_norm/offset": (100, "x = rms_norm(x, 1e-5, offset = 1) as n"),
-    "rms_norm/unweighted": (7, "x = rms_norm(x, 1e-5, weight = false)"),
-    "add_rms_norm": (60, _ADD + "x = x * rms_norm(x, 1e-6) as n"),
-    "add_rms_norm/unweighted": (100, _ADD + "x = x * rms_norm(x, 1e-6, weight = false)"),
-    "add_rms_norm/none": (60, _loop("rms_norm(x, 1e-6, offset = 1) as n")),
-    "add_add_rms_norm": (100, _ADD_TWO + "x = x * rms_norm(x, 1e-5, offset = 1) as n"),
-    "add_add_rms_norm/none": (60, _loop("rms_norm(x, 1e-6) as n", _TWO)),
-    "rms_norm_add": (60, "x = x + rms_norm(linear(x, d) as a, 1e-6, offset = 1) as n"),
-    "rms_norm_add/unweighted": (100, "x = rms_norm(linear(x, d) as a, 1e-6, weight = false) + x"),
-    "layer_norm": (60, "x = layer_norm(x, 1e-5) as n"),
-    "layer_norm/block": (64, "x = layer_norm(x, 1e-5) as n"),
-    "layer_norm/unbiased": (100, "x = layer_norm(x, 1e-5, bias = false, offset = 1) as n"),
-    "layer_norm/unweighted": (7, "x = layer_norm(x, 1e-5, weight = false) as n"),
-    "layer_norm/bare": (60, "x = layer_norm(x, 1e-5, weight = false, bias = false)"),
-    "add_layer_norm": (60, _ADD + "x = x * layer_norm(x, 1e-5) as n"),
-    "add_layer_norm/unbiased": (100, _ADD + "x = x * layer_norm(x, 1e-5, bias = false) as n"),
-    "add_layer_norm/none": (60, _loop("layer_norm(x, 1e-5) as n")),
-    "add_add_layer_norm": (100, _ADD_TWO + "x = x * layer_norm(x, 1e-5, offset = 1) as n"),
-    "add_add_layer_norm/none": (60, _loop("layer_norm(x, 1e-5, bias = false) as n", _TWO)),
-    "layer_norm_add": (60, "x = layer_norm(linear(x, d) as a, 1e-5) as n + x"),
-    "layer_norm_add/bare": (100, "x = x + layer_norm(linear(x, d) as a, 1e-5, weight = false, bias = false)"),
-    "rope": (60, _heads(_ROPE, 5, 5, 12, "")),
-    "rope/partial": (60, _heads(_ROPE, 3, 1, 10, ", width = 6")),
-    "rope/interleaved": (60, _heads(_ROPE, 6, 3, 10, ", width = 4, pairing = interleaved")),
-    "rope_qkv": (60, _heads(_ROPE_QKV, 5, 1, 12, "")),
-    "rope_qkv/block": (64, _heads(_ROPE_QKV, 4, 4, 8, "")),
-    "rope_qkv/partial": (60, _heads(_ROPE_QKV, 6, 3, 12, ", width = 4")),
-    "rope_qkv/interleaved": (60, _heads(_ROPE_QKV, 3, 3, 14, ", width = 10, pairing = interleaved")),
-    "qk_norm_rope": (60, _heads(_NORM_ROPE, 5, 5, 12, "")),
-    "qk_norm_rope/interleaved": (60, _heads(_NORM_ROPE, 6, 3, 10, ", pairing = interleaved", ", offset = 1")),
-    "qk_norm_rope/unweighted": (60, _heads(_NORM_ROPE, 3, 1, 8, "", ", weight = false")),
-    "qk_norm_rope_qkv": (60, _heads(_NORM_ROPE_QKV, 5, 1, 12, "", ", offset = 1")),
-    "qk_norm_rope_qkv/block": (64, _heads(_NORM_ROPE_QKV, 4, 2, 8, "")),
-    "qk_norm_rope_qkv/interleaved": (60, _heads(_NORM_ROPE_QKV, 6, 3, 10, ", pairing = interleaved")),
-    "qk_norm_rope_qkv/unweighted": (60, _heads(_NORM_ROPE_QKV, 3, 3, 14, "", ", weight = false")),
-    "swiglu": (60, _gated("silu", 33)),
-    "swiglu/blocks": (60, _gated("silu", 1100)),
-    "geglu_tanh": (60, _gated("gelu_tanh", 100)),
-    "geglu": (60, _gated("gelu", 64)),
-    "reglu": (60, _gated("relu", 33)),
-    "bias_gelu_tanh": (60, _biased("gelu_tanh", 300)),
-    "bias_gelu": (60, _biased("gelu", 500)),
-    "bias_gelu/blocks": (60, _biased("gelu", 2048)),
-    "bias_silu": (60, _biased("silu", 300)),
-    "bias_relu": (60, _biased("relu", 1100)),
-    "relu_squared": (60, "x = linear(square(relu(linear(x, 33) as up)), d) as down"),
-    "tanh_gated": (60, _gated("tanh", 33)),
-    "scaled_tanh": (
-        60,
-        "x = x + linear(tanh(linear(x, 300) as up * parameter(shape = [300]) as scale), d) as down",
-    ),
-}
-STANDARD = {rule.name: rule.family for rule in standard_rules() if rule.family != "attention"}
-RULES = STANDARD | {"tanh_gated": "pointwise", "scaled_tanh": "pointwise"}
-NORMS = [name for name in CASES if RULES[name.split("/")[0]] == "norm"]
-ROPES = [name for name in CASES if RULES[name.split("/")[0]] == "rope"]
-POINTWISE = [name for name in CASES if RULES[name.split("/")[0]] == "pointwise"]
+NORMS = [name for name in CASES if RULES[rule_of_case(name)] == "norm"]
+ROPES = [name for name in CASES if RULES[rule_of_case(name)] == "rope"]
+POINTWISE = [name for name in CASES if RULES[rule_of_case(name)] == "pointwise"]
 TINY = ["llama3_tiny", "qwen3_tiny"]
-FIRST = [name for name in CASES if "/" not in name]  # one case of each rule
 
 
 @functools.cache
@@ -164,14 +47,11 @@ def _folder() -> Path:
 @functools.cache
 def _op(name: str) -> FusedOp:
     """The fused op of a case, built once."""
-    width, body = CASES[name]
-    forward = f"x = embedding(tokens, 50, d) as wte\n{body}\nreturn linear(x, 50) as head"
-    text = f"{_OWN}\narch A(d = {width}) {{ forward(tokens: [B, T]) {{ {forward} }} }}\nmodel a = A()"
-    return fused_ops(text, "a", _folder())[name.split("/")[0]]
+    return fused_ops(spec_of_case(name), "a", _folder())[rule_of_case(name)]
 
 
 def test_every_rule_with_a_kernel_is_tested() -> None:
-    assert {name.split("/")[0] for name in CASES} == set(RULES)
+    assert {rule_of_case(name) for name in CASES} == set(RULES)
 
 
 # -------------------------------------------------------------------- accuracy

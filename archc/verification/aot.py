@@ -1,0 +1,210 @@
+"""Kernels compiled ahead of time, for chips that need not be there: whether each compiles, and what it takes.
+
+Every fused op of a package is run forward and backward on small tensors of its real widths, with launches
+recorded in place of being made.  A launch is specialised as Triton does at run time: arguments that are 1 or
+None become constants, pointers and numbers divisible by 16 are known to be.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from archc.codegen.kernel_plan import AttentionKernel, CustomOp
+from archc.codegen.package import plan_package
+from archc.compiler import Compilation
+from archc.errors import ArchcError
+from archc.verification.packages import import_package
+
+_MAX_THREADS = 1024  # of a program, on every chip
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A chip that Triton compiles for.  `shared` is how many bytes of shared memory a program may have."""
+
+    name: str
+    backend: str
+    arch: int | str
+    warp: int
+    shared: int
+
+    @property
+    def target(self) -> Any:
+        """The chip as Triton names it."""
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget(self.backend, self.arch, self.warp)
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("sm_80", "cuda", 80, 32, 163 * 1024),
+        Chip("sm_90", "cuda", 90, 32, 227 * 1024),
+        Chip("gfx942", "hip", "gfx942", 64, 64 * 1024),
+    )
+}
+
+
+class KernelError(ArchcError):
+    """A kernel that a chip cannot run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """A launch that was recorded: a jitted kernel, its arguments, how many warps."""
+
+    kernel: Any
+    arguments: tuple[Any, ...]
+    warps: int
+
+    @property
+    def name(self) -> str:
+        return str(self.kernel.__name__)
+
+    def specialise(self, chip: Chip) -> tuple[dict[str, str], dict[tuple[int], Any], dict[tuple[int], Any]]:
+        """Types by name; constants and known facts by place."""
+        from triton.compiler.compiler import make_backend
+        from triton.runtime.jit import create_function_from_signature
+
+        backend = make_backend(chip.target)
+        bind = create_function_from_signature(self.kernel.signature, self.kernel.params, backend)
+        bound, kinds, _ = bind(*self.arguments)
+        signature = {name: kind for name, (kind, _) in zip(bound, kinds, strict=True)}
+        values = enumerate(zip(bound.values(), kinds, strict=True))
+        constants = {(n,): value for n, (value, (kind, _)) in values if kind == "constexpr"}
+        facts = {(n,): backend.parse_attr(fact) for n, (_, fact) in enumerate(kinds) if isinstance(fact, str)}
+        return signature, constants, facts
+
+    def key(self, chip: Chip) -> str:
+        """Equal for launches that compile to the same code, whatever the kernel is called."""
+        text = self.kernel.src.partition("(")[2]
+        return repr((chip.name, text, self.specialise(chip), self.warps))
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a compiled kernel takes: registers and bytes of spilled ones a thread, shared memory a program."""
+
+    name: str
+    chip: str
+    registers: int
+    spilled: int
+    shared: int
+
+
+def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length: int = 2) -> list[Launch]:
+    """The launches of all fused ops of a package, forward and backward, for one sequence of a length.
+
+    Triton must compile in this process, not interpret.
+    """
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise ArchcError(
+            "TRITON_INTERPRET=1 is set: Triton would interpret kernels in place of compiling them"
+        )
+    kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
+    found: list[Launch] = []
+    _record(kernels, found)
+    for plan in plan_package(compilation.program, compilation.fused, compilation.reference).kernels:
+        if not isinstance(plan, AttentionKernel):
+            for operands in _operands(plan.op, dtype, length):
+                _run(getattr(kernels, f"_{plan.name}"), operands)
+    return found
+
+
+def _record(kernels: Any, found: list[Launch]) -> None:
+    """Let the kernels of a module join the list when they are launched, and do nothing."""
+    from triton.runtime.jit import JITFunction
+
+    def record(kernel: Any, *arguments: Any, num_warps: int, **_: Any) -> None:
+        found.append(Launch(kernel, arguments, num_warps))
+
+    for value in vars(kernels).values():
+        if isinstance(value, JITFunction):
+            value.run = partial(record, value)
+
+
+def _operands(op: CustomOp, dtype: torch.dtype, length: int) -> Iterator[tuple[Tensor | None, ...]]:
+    """Operands of a fused op: all of them, then all but those that may be None."""
+    sizes = {"B": 1, "T": length}
+    tensors = []
+    for operand in op.operands:
+        shape = [sizes[dim] if isinstance(dim, str) else dim for dim in operand.shape]
+        kind = torch.float32 if operand.dtype == "f32" else dtype
+        tensors.append(torch.zeros(shape, dtype=kind).requires_grad_(operand.dtype != "f32"))
+    yield tuple(tensors)
+    if any(operand.optional for operand in op.operands):
+        yield tuple(None if o.optional else t for o, t in zip(op.operands, tensors, strict=True))
+
+
+def _run(function: Callable[..., Any], operands: tuple[Tensor | None, ...]) -> None:
+    outputs = function(*operands)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    torch.autograd.backward(outputs, [torch.zeros_like(output) for output in outputs])
+
+
+# --------------------------------------------------------------------- compiled
+
+
+def compile_launch(launch: Launch, chip: Chip) -> Usage:
+    """Compile a kernel to the chip's machine code; raises `KernelError` where that fails or does not fit."""
+    import triton
+    from triton.compiler import ASTSource
+    from triton.errors import TritonError
+
+    threads = launch.warps * chip.warp
+    if threads > _MAX_THREADS:
+        raise _error(launch, chip, f"{threads} threads, a program has {_MAX_THREADS} at most")
+    signature, constants, facts = launch.specialise(chip)
+    source = ASTSource(launch.kernel, signature, constants, facts)
+    try:
+        compiled = triton.compile(source, target=chip.target, options={"num_warps": launch.warps})
+    except (TritonError, RuntimeError) as error:
+        raise _error(launch, chip, str(error)) from error
+    usage = _usage(launch, chip, compiled)
+    if usage.shared > chip.shared:
+        raise _error(launch, chip, f"{usage.shared:,} bytes of shared memory, there are {chip.shared:,}")
+    return usage
+
+
+def _error(launch: Launch, chip: Chip, text: str) -> KernelError:
+    return KernelError(f"{launch.name} for {chip.name}: {text}")
+
+
+def _usage(launch: Launch, chip: Chip, compiled: Any) -> Usage:
+    read = _of_cubin if chip.backend == "cuda" else _of_hsaco
+    registers, spilled = read(compiled)
+    return Usage(launch.name, chip.name, registers, spilled, int(compiled.metadata.shared))
+
+
+def _of_cubin(compiled: Any) -> tuple[int, int]:
+    """Registers, and the stack that spilled ones lie in, by the disassembler that Triton brings."""
+    from triton import knobs
+
+    path = next(path for name, path in compiled.metadata_group.items() if name.endswith(".cubin"))
+    command = [knobs.nvidia.cuobjdump.path, "-res-usage", str(path)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return _number(r"REG:(\d+)", text), _number(r"STACK:(\d+)", text)
+
+
+def _of_hsaco(compiled: Any) -> tuple[int, int]:
+    """The same as the assembly says it."""
+    text = compiled.asm["amdgcn"]
+    return _number(r"\.vgpr_count: *(\d+)", text), _number(r"\.private_segment_fixed_size: *(\d+)", text)
+
+
+def _number(pattern: str, text: str) -> int:
+    match = re.search(pattern, text)
+    assert match is not None, pattern
+    return int(match[1])
