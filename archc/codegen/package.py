@@ -15,10 +15,9 @@ from archc.codegen.plan import Constant, Module, Package
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node
 from archc.ir.ops.structure import APPEND, INPUT, LOOP, WEIGHT
-from archc.ir.program import KEY_POSITIONS, POSITIONS, Program
+from archc.ir.program import KEY_POSITIONS, POSITIONS, Program, vocabulary_of
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
-from archc.ir.types import DType
 
 _RUNTIME = ("Cache", "Stored", "Visible", "remember", "spans", "visible_keys")
 
@@ -37,7 +36,8 @@ def plan_package(program: Program, fused: Graph, reference: Graph) -> Package:
     kernels = table.plans(semantics)
     constants = _constants(program.parameters)
     reserved = frozenset({constant.name for constant in constants} | set(semantics.sources) | set(_RUNTIME))
-    loss, vocabulary = _is_language_model(reference)
+    vocabulary = vocabulary_of(reference)
+    loss = vocabulary > 0
     cached = loss and _is_cached(reference)
     base = "LanguageModel" if loss else "CheckpointModule"
 
@@ -154,19 +154,6 @@ def _constants(parameters: Mapping[str, Any]) -> list[Constant]:
 
 
 # ----------------------------------------------------------------------- model
-
-
-def _is_language_model(graph: Graph) -> tuple[bool, int]:
-    """Whether tokens [B, T] go in and logits over their vocabulary come out, and how large that is."""
-    given = [v for v in graph.inputs if graph.node(v).attributes["name"] not in (POSITIONS, KEY_POSITIONS)]
-    if len(given) != 1 or graph.type(given[0]).dtype is not DType.I64 or len(graph.outputs) != 1:
-        return False, 0
-    tables = [user for user, _ in graph.users(given[0]) if user.op.name == "embedding"]
-    logits = graph.type(graph.outputs[0][1])
-    if not tables or len(logits.shape) != 3 or tables[0].inputs[1] is None:
-        return False, 0
-    rows = graph.type(tables[0].inputs[1]).shape[0]
-    return logits.width == rows, int(rows) if logits.width == rows and isinstance(rows, int) else 0
 
 
 def _is_cached(graph: Graph) -> bool:

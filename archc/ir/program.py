@@ -9,6 +9,7 @@ from typing import Any
 from archc.errors import Span
 from archc.ir.graph import Graph
 from archc.ir.paths import Path
+from archc.ir.types import DType
 
 POSITIONS = "positions"  # graph input, i64 [B, T]: each token's position
 KEY_POSITIONS = "key_positions"  # graph input, i64 [B, S]: the same for all keys, -1 where padding
@@ -38,3 +39,16 @@ class Program:
 
     def with_graph(self, graph: Graph) -> Program:
         return replace(self, graph=graph)
+
+
+def vocabulary_of(graph: Graph) -> int:
+    """The vocabulary of a language model: tokens [B, T] go in, logits over them come out.  0 for all else."""
+    given = [v for v in graph.inputs if graph.node(v).attributes["name"] not in (POSITIONS, KEY_POSITIONS)]
+    if len(given) != 1 or graph.type(given[0]).dtype is not DType.I64 or len(graph.outputs) != 1:
+        return 0
+    tables = [user for user, _ in graph.users(given[0]) if user.op.name == "embedding"]
+    logits = graph.type(graph.outputs[0][1])
+    if not tables or len(logits.shape) != 3 or tables[0].inputs[1] is None:
+        return 0
+    rows = graph.type(tables[0].inputs[1]).shape[0]
+    return int(rows) if isinstance(rows, int) and logits.width == rows else 0

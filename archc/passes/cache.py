@@ -5,6 +5,7 @@ from __future__ import annotations
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND
+from archc.ir.program import vocabulary_of
 from archc.passes.context import Context, place_of
 
 
@@ -22,7 +23,9 @@ def plan_cache(graph: Graph, context: Context) -> None:
 
 
 def _obstacle(graph: Graph) -> str:
-    """Why a token cannot be computed from the past alone, or nothing."""
+    """Why a token cannot be computed from the past alone, or need not be, or nothing."""
+    if not vocabulary_of(graph):
+        return "what the model returns is not logits over its tokens"
     for part in graph.walk():
         for node in part.nodes():
             mask = node.attributes.get("mask")

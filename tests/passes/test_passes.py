@@ -111,7 +111,7 @@ def test_cache_keeps_keys_and_values_of_every_attention() -> None:
 
 
 def test_a_value_that_is_query_and_key_is_kept_as_key_only() -> None:
-    body = """x = embedding(tokens, 9, d) as wte
+    body = """x = embedding(tokens, d, d) as wte
     q = split_heads(x, 3)
     return merge_heads(attention(q, q, q, mask = causal))"""
     graphs, _ = staged(program_of(body))
@@ -121,12 +121,25 @@ def test_a_value_that_is_query_and_key_is_kept_as_key_only() -> None:
 
 
 def test_no_cache_where_tokens_see_later_ones() -> None:
-    body = """x = embedding(tokens, 9, d) as wte
+    body = """x = embedding(tokens, d, d) as wte
     q = split_heads(x, 3)
     return merge_heads(attention(q, q, q, mask = full))"""
     graphs, context = staged(program_of(body))
     assert "append" not in ops(graphs["cache"])
     assert any("lets tokens see later ones" in remark.text for remark in context.report.remarks)
+
+
+def test_no_cache_where_no_tokens_come_out(tmp_path: Path) -> None:
+    """A causal model of hidden states generates nothing: its package has no cache, and keeps nothing."""
+    body = """x = embedding(tokens, 9, d) as wte
+    q = split_heads(x, 3)
+    return merge_heads(attention(q, q, q, mask = causal))"""
+    graphs, context = staged(program_of(body))
+    assert "append" not in ops(graphs["cache"])
+    assert any("not logits over its tokens" in remark.text for remark in context.report.remarks)
+    text = f"arch A(d = 24) {{ forward(tokens: [B, T]) {{ {body} }} }}\nmodel a = A()"
+    model = build(text, "a", tmp_path).Model()
+    assert model(torch.zeros(2, 3, dtype=torch.long)).shape == (2, 3, 24)
 
 
 def test_layout_turns_weights_round() -> None:
