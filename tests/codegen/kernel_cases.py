@@ -96,6 +96,7 @@ CASES = {
     "rope_qkv/interleaved": (60, _heads(_ROPE_QKV, 3, 3, 14, ", width = 10, pairing = interleaved")),
     "qk_norm_rope": (60, _heads(_NORM_ROPE, 5, 5, 12, "")),
     "qk_norm_rope/interleaved": (60, _heads(_NORM_ROPE, 6, 3, 10, ", pairing = interleaved", ", offset = 1")),
+    "qk_norm_rope/no_eps": (60, _heads(_NORM_ROPE.replace("1e-6 NORM", "0"), 5, 5, 12, "")),
     "qk_norm_rope/unweighted": (60, _heads(_NORM_ROPE, 3, 1, 8, "", ", weight = false")),
     "qk_norm_rope_qkv": (60, _heads(_NORM_ROPE_QKV, 5, 1, 12, "", ", offset = 1")),
     "qk_norm_rope_qkv/block": (64, _heads(_NORM_ROPE_QKV, 4, 2, 8, "")),
