@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
+_NOT_IN_DOCSTRINGS = str.maketrans({'"': "?", "\\": "?"})
+
 
 class ArchcError(Exception):
     """A fault that a user can mend; its text is all they see."""
@@ -46,8 +48,9 @@ class Span:
 
     @property
     def line_reference(self) -> str:
-        """`specs/llama3.arch:24`, as generated code cites it."""
-        return f"{self.source.name}:{self.line}"
+        """`specs/llama3.arch:24`, as generated code cites it, in docstrings as well."""
+        name = self.source.name.translate(_NOT_IN_DOCSTRINGS)
+        return f"{name}:{self.line}"
 
     def excerpt(self) -> str:
         """The source line with carets under the stretch."""

@@ -12,5 +12,7 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
         name, equals, value = setting.partition("=")
         if not equals or not name.strip().isidentifier() or not value.strip():
             raise ArchcError(f"--set takes name=value, not `{setting}`")
+        if not setting.isprintable():  # it becomes part of a generated file's first line
+            raise ArchcError(f"--set takes name=value on one line, not {setting!r}")
         parsed[name.strip()] = value.strip()
     return parsed

@@ -29,8 +29,9 @@ def identifier(text: str) -> str:
 
 
 def attribute(text: str) -> str:
-    """A name for an attribute of a module, near to a text."""
-    name = _word(text)
+    """A name for an attribute of a module, near to a text; PyTorch's own begin with an underscore."""
+    bare = text.lstrip("_")
+    name = _word(bare if bare[:1].isalpha() else text)
     return f"{name}_" if keyword.iskeyword(name) or name in _MODULE_NAMES else name
 
 

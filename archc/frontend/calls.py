@@ -8,7 +8,7 @@ from archc.errors import Span
 from archc.frontend import arithmetic, mistakes, syntax
 from archc.frontend.applications import Applications
 from archc.frontend.callees import QUERIES, Arguments, Callee, is_callee, match_call, name_of, settings_of
-from archc.frontend.limits import MAX_BLOCK_DEPTH, MAX_REENTRY
+from archc.frontend.limits import CALL_STEPS, MAX_BLOCK_DEPTH, MAX_REENTRY
 from archc.frontend.values import (
     POISON,
     BlockValue,
@@ -158,6 +158,7 @@ class Calls(Applications):
     # ----------------------------------------------------------------- blocks
 
     def _call_block(self, block: BlockValue, call: syntax.Call, given: Arguments, env: Env) -> Any:
+        self.spend(CALL_STEPS)
         name = block.block.name
         running = [called for called, _ in self.calls]
         if sum(called is block.block for called in running) >= MAX_REENTRY:

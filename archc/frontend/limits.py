@@ -15,6 +15,7 @@ MAX_LIST = 10_000  # items of a list with those of lists in it, and iterations o
 MAX_LOOP_STEPS = 200  # computations between a loop variable and a value that follows it
 MAX_STEPS = 1_000_000  # evaluated expressions and traced iterations, over all models of a spec
 NODE_STEPS = 20  # what an op added to a graph counts as
+CALL_STEPS = 20  # what the call of a block counts as, besides what is in it
 MAX_NODES = 10_000  # ops of a model; a loop's body counts once for each different iteration
 MAX_BLOCK_DEPTH = 40  # blocks called inside of one another
 MAX_REENTRY = 8  # times that a block is entered inside of itself
