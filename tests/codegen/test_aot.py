@@ -21,7 +21,6 @@ GOLDEN = ("llama3_8b", "qwen3_8b", "olmo2_7b", "gpt2", "palm_8b", "smollm2_135m"
 MODELS = {
     model: path for path in sorted(SPECS.glob("*.arch")) for model in compiler.read_spec_file(path).models
 }
-REST = [model for model in MODELS if model not in GOLDEN]
 
 # Rows of 12,288 values and more: the backward kernel holds four of them, more than there are registers.
 SPILLING = {"gpt3_175b", "llama3_405b", "palm_540b"}
@@ -52,13 +51,6 @@ def _launches(model: str, folder: Path, dtype: torch.dtype, length: int = 2) -> 
     return found
 
 
-def _check(model: str, folder: Path) -> None:
-    """Bfloat16 for every chip, float32 for one; nothing spills but in the longest rows."""
-    for dtype, chip in [*BFLOAT16, (torch.float32, "sm_90")]:
-        for usage in _compiled(_launches(model, folder, dtype), CHIPS[chip]):
-            assert not usage.spilled or model in SPILLING, usage
-
-
 @pytest.mark.parametrize("name", FIRST)
 def test_kernels_of_every_rule(name: str, tmp_path: Path) -> None:
     """Their blocks are small and masked."""
@@ -69,15 +61,12 @@ def test_kernels_of_every_rule(name: str, tmp_path: Path) -> None:
         assert all(usage.registers for usage in _compiled(found, CHIPS[chip]))
 
 
-@pytest.mark.parametrize("model", GOLDEN)
-def test_kernels_of_models(model: str, tmp_path: Path) -> None:
-    _check(model, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", REST)
-def test_kernels_of_all_other_models(model: str, tmp_path: Path) -> None:
-    _check(model, tmp_path)
+@pytest.mark.parametrize("model", MODELS)
+def test_kernels_of_every_model(model: str, tmp_path: Path) -> None:
+    """Bfloat16 for every chip, float32 for one; nothing spills but in the longest rows."""
+    for dtype, chip in [*BFLOAT16, (torch.float32, "sm_90")]:
+        for usage in _compiled(_launches(model, tmp_path, dtype), CHIPS[chip]):
+            assert not usage.spilled or model in SPILLING, usage
 
 
 @pytest.mark.parametrize("model", GOLDEN)
