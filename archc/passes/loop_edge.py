@@ -129,6 +129,8 @@ def _is_stream(body: Graph, value: Value, enters: Value) -> bool:
 
 
 def _free_name(name: str, taken: tuple[str, ...]) -> str:
-    while name in taken:
-        name += "_"
-    return name
+    """`name`, or `name_2`, `name_3`... where it is taken."""
+    candidate, count = name, 2
+    while candidate in taken:
+        candidate, count = f"{name}_{count}", count + 1
+    return candidate

@@ -196,7 +196,7 @@ def test_rotate_carries_the_addend_into_the_next_layer() -> None:
 def test_rotate_takes_both_addends_of_a_parallel_block() -> None:
     graphs, _ = staged(tiny("palm"))
     (loop,) = graphs["rotate"].loops()
-    assert loop.attributes["carried"] == ("x", "x_delta", "x_delta_")
+    assert loop.attributes["carried"] == ("x", "x_delta", "x_delta_2")
 
 
 def test_rotate_leaves_loops_alone_where_no_norm_reads_the_sum() -> None:
