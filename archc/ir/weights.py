@@ -18,6 +18,8 @@ def enumerate_weights(
             yield node, indices
         elif node.op is LOOP:
             bodies = [_weight_places(body) for body in node.bodies]
+            if not any(weights or nested for weights, nested in bodies):
+                continue  # however many iterations there are
             for step, number in zip(node.attributes["indices"], node.attributes["schedule"], strict=True):
                 inner = {**indices, node.attributes["variable"]: step}
                 weights, nested = bodies[number]
@@ -28,6 +30,7 @@ def enumerate_weights(
 
 def _weight_places(body: Graph) -> tuple[list[Node], list[Graph]]:
     """A body's weights, and itself once more when loops inside of it hold others."""
-    if body.loops():
-        return [], [body]
-    return body.weights(), []
+    holding = [part for part in body.walk() if part.weights()]
+    if holding == [body]:
+        return body.weights(), []
+    return [], [body] if holding else []

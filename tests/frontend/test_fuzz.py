@@ -201,3 +201,11 @@ def test_the_corpus_itself_builds() -> None:
     """What is mutated reaches all of the compiler, so mutations do too."""
     reached = [drive(text) for text in SOUND]
     assert reached.count("built") > 40
+
+
+def test_loops_in_loops_without_weights() -> None:
+    """10,000 to the power of six iterations, of which nothing but the number matters."""
+    opened = "".join(f"for {variable} in 0..n {{ " for variable in "abcdef")
+    text = f"arch A(n = 10_000) {{ forward(x: float[B, T, 8]) {{ {opened} x = x * 2 {'} ' * 6} return x }} }}"
+    with bounded():
+        assert drive(f"{text} model a = A()") == "built"
