@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,12 +116,12 @@ def lower_models(
 
 def check(spec: Spec) -> int:
     """Lower every model, and every arch that no model shows; how many that were.  Raises `SpecError`."""
-    used = {model.arch for model in spec.module.models.values()}
+    models = dict(spec.module.models)
+    used = {model.arch for model in models.values()}
     for arch in spec.module.archs.values():
         if arch.name not in used and all(param.default is not None for param in arch.params):
-            model = syntax.Model(arch.span, arch.name, arch.name, arch.span, ())
-            spec.module.models.setdefault(arch.name, model)
-    return len(lower_models(spec, list(spec.module.models)))
+            models.setdefault(arch.name, syntax.Model(arch.span, arch.name, arch.name, arch.span, ()))
+    return len(lower_models(replace(spec, module=replace(spec.module, models=models)), list(models)))
 
 
 def choose_models(spec: Spec, name: str | None) -> list[str]:
