@@ -76,6 +76,7 @@ IN_FLOAT64 = {
         attention_bias=False,
         tie_word_embeddings=True,
     ),
+    "jais2": ln(hf.Jais2Config),
     "nemotron": partial(hf.NemotronConfig, **sizes(norm_eps=EPS, head_dim=12)),
     "nemotron_biased": partial(
         hf.NemotronConfig,
@@ -167,6 +168,22 @@ IN_FLOAT32 = {
         num_attention_heads=3,
         num_key_value_heads=3,
         logits_scaling=3.0,
+    ),
+    "helium": rms(hf.HeliumConfig, head_dim=8, **rope(100000.0)),
+    "hyperclovax": rms(
+        hf.HyperCLOVAXConfig,
+        embedding_multiplier=2.5,
+        residual_multiplier=0.6,
+        logits_scaling=0.3,
+        tie_word_embeddings=True,
+    ),
+    "hyperclovax_bare": rms(
+        hf.HyperCLOVAXConfig,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        attention_multiplier=0.2,
+        use_post_norm=False,
     ),
     "hunyuan_v1_dense": rms(hf.HunYuanDenseV1Config, head_dim=12),
     "modernbert_decoder": partial(
