@@ -126,20 +126,13 @@ class Heads:
     width: int  # of all heads together
     weight: str  # the norm's weight, or ""
     mask: str  # which pairs there are, or "" for all
+    lane_mask: str  # the same for values of pairs side by side
     rest_mask: str
     copy_mask: str
 
     @property
     def offset_term(self) -> str:
         return f"{self.offset} + " if self.offset else ""
-
-    @property
-    def load(self) -> str:
-        return _load(self.mask)
-
-    @property
-    def store(self) -> str:
-        return _store(self.mask)
 
     @property
     def rest_load(self) -> str:
@@ -201,6 +194,25 @@ class RopeKernel:
     @property
     def weights(self) -> tuple[str, ...]:
         return tuple(part.weight for part in self.rotated if part.weight)
+
+    def load_pairs(self, part: Heads, place: str, first: str, second: str) -> tuple[str, ...]:
+        """Statements that load the pairs of heads in float32; neighbours come together, and are split."""
+        if self.interleaved:
+            values = f"tl.load({place} + lane{_load(part.lane_mask)}).to(tl.float32)"
+            return (f"{first}, {second} = tl.split(tl.reshape({values}, {part.block}, {self.pair_block}, 2))",)
+        return tuple(
+            f"{name} = tl.load({place} + {lane}{_load(part.mask)}).to(tl.float32)"
+            for name, lane in ((first, self.first), (second, self.second))
+        )
+
+    def store_pairs(self, part: Heads, place: str, first: str, second: str) -> tuple[str, ...]:
+        """Statements that store pairs where `load_pairs` found them."""
+        if self.interleaved:
+            return (f"tl.store({place} + lane, tl.interleave({first}, {second}){_store(part.lane_mask)})",)
+        return tuple(
+            f"tl.store({place} + {lane}, {value}{_store(part.mask)})"
+            for value, lane in ((first, self.first), (second, self.second))
+        )
 
     @property
     def first(self) -> str:

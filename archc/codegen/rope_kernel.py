@@ -138,6 +138,7 @@ def _heads(fused: Fused, part: _Part, source_width: int, head_dim: int, pairs: i
         width=part.heads * head_dim,
         weight=norm if norm in fused.types else "",
         mask=mask("pair", pairs),
+        lane_mask=mask("lane", 2 * pairs),
         rest_mask=mask("rest", rest) if rest else "",
         copy_mask=mask("value", head_dim),
     )

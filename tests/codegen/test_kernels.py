@@ -248,7 +248,7 @@ CONTROLS = [
     ("rope", "da * cos + db * sin", "da * cos - db * sin"),
     ("rope", "token % table_tokens", "0 * token"),
     ("rope/partial", "target + 6 + rest", "target + 5 + rest"),
-    ("rope/interleaved", "2 * pair + 1", "2 * pair"),
+    ("rope/interleaved", "tl.interleave(a * cos - b * sin, b", "tl.interleave(b * cos - a * sin, b"),
     ("rope_qkv", "source = qkv_ptr + token * qkv_stride + 72", "source = qkv_ptr + token * qkv_stride + 60"),
     ("rope_qkv", "dqkv_ptr + token * 84 + 72", "dqkv_ptr + token * 84 + 60"),
     ("rope_qkv", "db * cos - da * sin", "db * cos + da * sin"),
