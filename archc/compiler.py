@@ -17,9 +17,11 @@ from archc.frontend.lowerer import Budget
 from archc.frontend.names import check_names
 from archc.frontend.parse import parse
 from archc.frontend.resolve import Loader, Module
-from archc.ir.graph import Graph
+from archc.ir.graph import Graph, stored_in
+from archc.ir.paths import path_text
 from archc.ir.program import Expectation, Program
 from archc.ir.rule import Rule
+from archc.passes.clean import unread_weights
 from archc.passes.context import Context
 from archc.passes.pipeline import run_passes, run_reference_passes
 from archc.passes.report import Report
@@ -110,8 +112,17 @@ def lower_models(
     for name in names:
         if not (budget.is_spent or reporter.is_full):
             programs.append(lower(spec.module, name, reporter, overrides, budget))
+            _check_weights(programs[-1], reporter)
     reporter.raise_if_any()
     return [program for program in programs if program is not None]
+
+
+def _check_weights(program: Program | None, reporter: Reporter) -> None:
+    """Report weights of the spec that the package would not have."""
+    for node in unread_weights(program.graph) if program is not None else ():
+        stored, *_ = stored_in(node)
+        assert node.span is not None
+        reporter.report(mistakes.UnreadParameter(node.span, path=path_text(stored.path)))
 
 
 def check(spec: Spec) -> int:

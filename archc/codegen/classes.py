@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from archc.codegen import schedule
 from archc.codegen.class_plan import Argument, Class, Layers, Line, Parameter, Stored
@@ -144,9 +144,8 @@ class ClassWriter:
                 "Tensor" if len(loop.types) == 1 else f"tuple[{', '.join(['Tensor'] * len(loop.types))}]"
             )
             built = self._class(name, doc, body, indices, {}, result_type)
-            if _remembers(body):
-                arguments = (*built.arguments, Argument("cache", "Cache | None"))
-                built = _with_arguments(built, arguments)
+            if any(map(_remembers, loop.bodies)):  # all layers of a loop are called alike
+                built = replace(built, arguments=(*built.arguments, Argument("cache", "Cache | None")))
             self.classes.append(built)
             names.append(name)
         return names
@@ -162,21 +161,6 @@ class ClassWriter:
         else:
             sequence = str(steps)
         return f"{chosen}({', '.join(indices)}, **factory) for {variable} in {sequence}"
-
-
-def _with_arguments(built: Class, arguments: tuple[Argument, ...]) -> Class:
-    return Class(
-        built.name,
-        built.doc,
-        built.indices,
-        built.parameters,
-        built.layers,
-        built.state,
-        arguments,
-        built.lines,
-        built.result,
-        built.result_type,
-    )
 
 
 def _loop_lines(call: tuple[str, bool], targets: list[str], operands: list[str]) -> list[Line]:

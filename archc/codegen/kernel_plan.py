@@ -199,7 +199,9 @@ class RopeKernel:
         """Statements that load the pairs of heads in float32; neighbours come together, and are split."""
         if self.interleaved:
             values = f"tl.load({place} + lane{_load(part.lane_mask)}).to(tl.float32)"
-            return (f"{first}, {second} = tl.split(tl.reshape({values}, {part.block}, {self.pair_block}, 2))",)
+            return (
+                f"{first}, {second} = tl.split(tl.reshape({values}, {part.block}, {self.pair_block}, 2))",
+            )
         return tuple(
             f"{name} = tl.load({place} + {lane}{_load(part.mask)}).to(tl.float32)"
             for name, lane in ((first, self.first), (second, self.second))

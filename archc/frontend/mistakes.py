@@ -123,6 +123,11 @@ class DuplicatePath(Mistake):
     hint = "give each its own `as`, or share one on purpose with `tied_to`"
 
 
+class UnreadParameter(Mistake):
+    message = "nothing that the model returns depends on parameter `{path}`"
+    hint = "use it, or leave it out; tensors that only a checkpoint holds are named by `ignore`"
+
+
 class UnindexedPath(Mistake):
     message = "every iteration would have the same parameter `{path}`"
     hint = "name the loop, `for {variable} in ... as layers`, or put `{{{variable}}}` into the path"

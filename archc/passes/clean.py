@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, INPUT, LOOP, WEIGHT
 from archc.ir.program import KEY_POSITIONS, POSITIONS
@@ -43,13 +43,22 @@ def drop_unused(graph: Graph, _context: Context) -> None:
             graph.remove(graph.node(value))
 
 
+def unread_weights(graph: Graph) -> list[Node]:
+    """Weights that no output needs; a graph without them is another model to a checkpoint."""
+    needed = graph.copy()
+    _drop_unused(needed)
+    kept = {stored for part in needed.walk() for node in part.weights() for stored in stored_in(node)}
+    weights = [node for part in graph.walk() for node in part.weights()]
+    return [node for node in weights if not kept.issuperset(stored_in(node))]
+
+
 def _drop_unused(graph: Graph) -> None:
     for loop in graph.loops():
         for body in loop.bodies:
             _drop_unused(body)
         _drop_unread_captures(graph, loop)
     for node in reversed(graph.nodes()):
-        unused = all(not graph.users(v) and not graph.is_output(v) for v in node.outputs)
+        unused = not any(_is_read(graph, value) for value in node.outputs)
         if unused and node.op is not INPUT and not node.op.has(Trait.EFFECT):
             graph.remove(node)
 
@@ -58,7 +67,7 @@ def _drop_unread_captures(graph: Graph, loop: Node) -> None:
     carried = len(loop.attributes["entering"])
     kept = list(range(carried))
     for place in range(carried, len(loop.inputs)):
-        if any(body.users(body.inputs[place]) for body in loop.bodies):
+        if any(_is_read(body, body.inputs[place]) for body in loop.bodies):
             kept.append(place)
     if len(kept) == len(loop.inputs):
         return
@@ -67,3 +76,7 @@ def _drop_unread_captures(graph: Graph, loop: Node) -> None:
             body.remove(body.node(body.inputs[place]))
         body.inputs = [body.inputs[place] for place in kept]
     graph.update(loop, inputs=tuple(loop.inputs[place] for place in kept))
+
+
+def _is_read(graph: Graph, value: Value) -> bool:
+    return bool(graph.users(value)) or graph.is_output(value)

@@ -52,17 +52,18 @@ def random_weights(graph: Graph, outliers: bool = False, seed: int = 0) -> dict[
 
 def cases(graph: Graph) -> Iterator[Case]:
     """Inputs of several lengths, longer than every window, with padding and far positions."""
-    length = min(MAX_LENGTH, 2 * _longest_window(graph) + 3)
+    furthest = _position_rows(graph)
+    most = min(MAX_LENGTH, furthest or MAX_LENGTH)
+    length = min(most, 2 * _longest_window(graph) + 3)
     yield _case(graph, f"{length} tokens", length, seed=1)
     yield _case(graph, "1 token", 1, seed=2)
-    yield _case(graph, "8 equal tokens", 8, seed=3, equal=True)
+    yield _case(graph, "equal tokens", min(8, most), seed=3, equal=True)
     if POSITIONS in _names(graph):
         left, right = torch.ones(_BATCH, length).bool(), torch.ones(_BATCH, length).bool()
         left[0, : length // 3] = False
         right[1, -(length // 4) - 1 :] = False
         yield _case(graph, "padding on the left", length, seed=4, padding=left)
         yield _case(graph, "padding on the right", length, seed=5, padding=right)
-        furthest = _position_rows(graph)
         for start in (1000, 1_000_000):
             if furthest is None or start + length <= furthest:
                 yield _case(graph, f"from position {start:,}", length, seed=6, start=start)

@@ -18,7 +18,7 @@ from tests.support import ROOT, SPECS, compile_model
 ODD = Path(__file__).with_name("odd.arch")
 TINY = sorted(path.stem for path in SPECS.glob("*.arch") if f"model {path.stem}_tiny" in path.read_text())
 MODELS = [(SPECS / f"{family}.arch", f"{family}_tiny") for family in TINY]
-MODELS += [(ODD, name) for name in ("encoder", "albert", "flat")]
+MODELS += [(ODD, name) for name in ("encoder", "albert", "flat", "injected", "seldom")]
 
 
 @pytest.mark.parametrize(("spec", "model"), MODELS, ids=lambda value: value if isinstance(value, str) else "")
