@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from archc import resources
-from archc.errors import ArchcError, Mistake, Reporter, Source, did_you_mean
+from archc.errors import ArchcError, Mistake, Reporter, Source, Span, did_you_mean
 from archc.frontend import mistakes, syntax
 from archc.frontend.fusions import check_fusion_names, rules_of
 from archc.frontend.lower import lower
@@ -17,8 +17,7 @@ from archc.frontend.lowerer import Budget
 from archc.frontend.names import check_names
 from archc.frontend.parse import parse
 from archc.frontend.resolve import Loader, Module
-from archc.ir.graph import Graph, stored_in
-from archc.ir.paths import path_text
+from archc.ir.graph import Graph
 from archc.ir.program import Expectation, Program
 from archc.ir.rule import Rule
 from archc.passes.clean import unread_weights
@@ -118,11 +117,13 @@ def lower_models(
 
 
 def _check_weights(program: Program | None, reporter: Reporter) -> None:
-    """Report weights of the spec that the package would not have."""
-    for node in unread_weights(program.graph) if program is not None else ():
-        stored, *_ = stored_in(node)
+    """Report weights of the spec that the package would not have, one for each place that makes some."""
+    found: dict[Span, str] = {}
+    for name, node in unread_weights(program.graph).items() if program is not None else ():
         assert node.span is not None
-        reporter.report(mistakes.UnreadParameter(node.span, path=path_text(stored.path)))
+        found.setdefault(node.span, name)
+    for span, name in found.items():
+        reporter.report(mistakes.UnreadParameter(span, path=name))
 
 
 def check(spec: Spec) -> int:

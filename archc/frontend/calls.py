@@ -82,6 +82,9 @@ class Calls(Applications):
         if len(x.type.shape) < 2 or x.type.shape[:2] != self.tokens_shape:
             reason = f"{x.type} has no tokens: it must begin with {shape_text(self.tokens_shape)}"
             return self.report(mistakes.WrongShape(span, op=name, reason=reason))
+        if not all(isinstance(dim, str) for dim in self.tokens_shape):
+            reason = f"batch and tokens must be open, as in `[B, T]`, not {shape_text(self.tokens_shape)}"
+            return self.report(mistakes.WrongShape(span, op=name, reason=reason))
         for value in graph.inputs:
             if graph.node(value).attributes["name"] == name:
                 return Handle(graph, value)

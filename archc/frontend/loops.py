@@ -105,11 +105,10 @@ class _Loop:
         segment = Segment({})
         for step in self.steps:
             self.lowerer.spend()
-            tensors = _tensors(values)
-            if list(tensors) != list(segment.carried):
+            if list(_tensors(values)) != list(segment.carried):
                 values = self._finish(segment, values)
                 segment = Segment(_tensors(values))
-            plain = {name: value for name, value in values.items() if name not in tensors}
+            plain = {name: value for name, value in values.items() if name not in segment.carried}
             variant = self._variant(segment, step, plain)
             if list(_tensors(variant.results)) != list(segment.carried):
                 # What this iteration leaves differs from what it entered with: it is a segment of its own.

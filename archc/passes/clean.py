@@ -7,7 +7,9 @@ from typing import Any
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, INPUT, LOOP, WEIGHT
+from archc.ir.paths import concrete
 from archc.ir.program import KEY_POSITIONS, POSITIONS
+from archc.ir.weights import enumerate_weights
 from archc.passes.context import Context
 
 
@@ -43,13 +45,26 @@ def drop_unused(graph: Graph, _context: Context) -> None:
             graph.remove(graph.node(value))
 
 
-def unread_weights(graph: Graph) -> list[Node]:
-    """Weights that no output needs; a graph without them is another model to a checkpoint."""
+def unread_weights(graph: Graph) -> dict[str, Node]:
+    """Weights by name that no output needs; a graph without them is another model to a checkpoint."""
     needed = graph.copy()
     _drop_unused(needed)
-    kept = {stored for part in needed.walk() for node in part.weights() for stored in stored_in(node)}
-    weights = [node for part in graph.walk() for node in part.weights()]
-    return [node for node in weights if not kept.issuperset(stored_in(node))]
+    if _count_weights(needed) == _count_weights(graph):
+        return {}
+    kept = _weights_by_name(needed)
+    return {name: node for name, node in _weights_by_name(graph).items() if name not in kept}
+
+
+def _count_weights(graph: Graph) -> int:
+    return sum(len(part.weights()) for part in graph.walk())
+
+
+def _weights_by_name(graph: Graph) -> dict[str, Node]:
+    return {
+        concrete(stored.path, indices): node
+        for node, indices in enumerate_weights(graph)
+        for stored in stored_in(node)
+    }
 
 
 def _drop_unused(graph: Graph) -> None:

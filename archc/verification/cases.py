@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from archc.ir.graph import Graph, Value, stored_in
+from archc.ir.op import Trait
 from archc.ir.ops.structure import LOOP
 from archc.ir.paths import concrete
 from archc.ir.program import KEY_POSITIONS, POSITIONS
@@ -129,6 +130,8 @@ def _table_rows(graph: Graph, value: Value) -> Iterator[int]:
                 yield from _table_rows(body, body.inputs[place])
         elif user.op.name == "embedding" and place == 0 and user.inputs[1] is not None:
             yield int(graph.type(user.inputs[1]).shape[0])
+        elif user.op.has(Trait.ELEMENTWISE):  # as in `positions(x) + 2`
+            yield from _table_rows(graph, user.outputs[0])
 
 
 def _position_rows(graph: Graph) -> int | None:
