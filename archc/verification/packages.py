@@ -174,7 +174,7 @@ def _check_training(compilation: Compilation, model: Any, reference: Any) -> Ite
     # A gradient that is next to nothing beside the others may be rounding alone.
     least = SMALL * max(float(gradient.norm()) for gradient in gradients[1].values())
     errors = {
-        name: float((gradients[0][name] - truth).norm()) / max(float(truth.norm()), least)
+        name: float((gradients[0][name] - truth).norm()) / (max(float(truth.norm()), least) or 1.0)
         for name, truth in gradients[1].items()
     }
     worst = max(errors, key=lambda name: errors[name])
