@@ -185,7 +185,9 @@ def package_files(compilation: Compilation, origin: Origin) -> dict[str, str]:
     from archc.codegen.package import plan_package
     from archc.codegen.render import render_package
 
-    package = plan_package(compilation.program, compilation.fused, compilation.reference)
+    package = plan_package(
+        compilation.program, compilation.fused, compilation.reference, compilation.context.target
+    )
     return with_headers(render_package(package, _report_plan(compilation)), origin)
 
 

@@ -11,7 +11,8 @@ MAX_ROW = 1 << 16  # a norm keeps a whole row in registers
 class Target:
     """A place that generated code runs on.
 
-    `families` are the kinds of fused kernels it has: "norm", "rope", "pointwise", "attention".
+    `families` are the kinds of kernels it has: "norm", "rope", "pointwise" and "attention" for fused ops, and
+    "loss".
     """
 
     name: str
@@ -23,7 +24,7 @@ class Target:
 CUDA = Target(
     "cuda",
     "Triton kernels on NVIDIA and AMD GPUs, plain PyTorch elsewhere",
-    frozenset({"norm", "rope", "pointwise", "attention"}),
+    frozenset({"norm", "rope", "pointwise", "attention", "loss"}),
 )
 CPU = Target("cpu", "plain PyTorch only", frozenset({"attention"}))
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from archc.codegen.kernel_plan import LossKernel
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,28 @@ class Argument:
 
 
 @dataclass(frozen=True)
+class Head:
+    """The model's last linear map, and the statements of what follows it, if anything does.
+
+    `hidden` is what the linear map reads; `result` is the text of the logits after the tail.
+    """
+
+    hidden: str
+    hidden_shape: str
+    logits_shape: str
+    weight: str
+    bias: str  # or ""
+    loss: LossKernel
+    tail: tuple[Line, ...]
+    result: str
+
+    @property
+    def operands(self) -> str:
+        """What the linear map takes."""
+        return ", ".join([self.hidden, self.weight, *([self.bias] if self.bias else [])])
+
+
+@dataclass(frozen=True)
 class Class:
     """A generated module: the model itself, or one of its different layers."""
 
@@ -72,6 +98,7 @@ class Class:
     lines: tuple[Line, ...]
     result: str
     result_type: str
+    head: Head | None = None  # of a language model, when `lines` end at what the head reads
 
     @property
     def is_model(self) -> bool:
@@ -87,6 +114,13 @@ class Class:
     @property
     def signature(self) -> str:
         return ", ".join(map(str, self.arguments))
+
+    @property
+    def passed_on(self) -> str:
+        """The model's own arguments as it hands them to another of its methods."""
+        named = self.arguments.index(Argument("*", ""))
+        positional = [argument.name for argument in self.arguments[:named]]
+        return ", ".join([*positional, *(f"{a.name}={a.name}" for a in self.arguments[named + 1 :])])
 
     @property
     def state_dict(self) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from archc.codegen import schedule
-from archc.codegen.class_plan import Argument, Class, Layers, Line, Parameter, Stored
-from archc.codegen.lines import Emitter, Style, size_code
+from archc.codegen.class_plan import Argument, Class, Head, Layers, Line, Parameter, Stored
+from archc.codegen.head import Cut, write_head
+from archc.codegen.kernel_plan import LossKernel
+from archc.codegen.lines import Emitter, Style, no_loop, size_code
 from archc.codegen.names import attribute, class_name, identifier, parameter_names, unique
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node, Value, stored_in
@@ -31,8 +33,17 @@ class ClassWriter:
     classes: list[Class] = field(default_factory=list)
     names: set[str] = field(default_factory=set)  # of all classes, those still being written included
 
-    def model(self, name: str, doc: tuple[str, ...], graph: Graph, cached: bool, result_type: str) -> None:
-        """The model's own class, after those of its layers."""
+    def model(
+        self,
+        name: str,
+        doc: tuple[str, ...],
+        graph: Graph,
+        cached: bool,
+        result_type: str,
+        cut: Cut | None = None,
+        loss: LossKernel | None = None,
+    ) -> None:
+        """The model's own class, after those of its layers; with a head of its own where there is a cut."""
         given = {
             value: f"span.{graph.node(value).attributes['name']}"
             for value in graph.inputs
@@ -41,7 +52,7 @@ class ClassWriter:
         extra = [Argument("*", ""), Argument("padding", "Tensor | None = None")]
         if cached:
             extra.append(Argument("cache", "Cache | None = None"))
-        built = self._class(name, doc, graph, (), given, result_type)
+        built = self._class(name, doc, cut.body if cut else graph, (), given, result_type, graph.weights())
         first = built.arguments[0].name
         start = Line(f"span = spans({first}, padding{', cache' if cached else ''})")
         end = [Line("if cache is not None:"), Line("    cache.advance(span)")] if cached else []
@@ -57,8 +68,16 @@ class ClassWriter:
                 (start, *built.lines, *end),
                 built.result,
                 result_type,
+                self._head(cut, graph, loss, built.result) if cut and loss else None,
             )
         )
+
+    def _head(self, cut: Cut, graph: Graph, loss: LossKernel, hidden: str) -> Head:
+        weights = graph.weights()
+        names = parameter_names([stored_in(node) for node in weights])
+        texts = {node.id: f"self.{name}" for node, name in zip(weights, names, strict=True)}
+        style = Style(self.semantics, self.kernels, texts, self.reserved, no_loop, self.sdpa)
+        return write_head(cut, loss, hidden, style)
 
     # ---------------------------------------------------------------- classes
 
@@ -70,8 +89,10 @@ class ClassWriter:
         indices: tuple[str, ...],
         given: dict[Value, str],
         result_type: str,
+        weights: list[Node] | None = None,
     ) -> Class:
-        weights = graph.weights()
+        """A class of a graph; with `weights` besides those that it reads itself."""
+        weights = graph.weights() if weights is None else weights
         names = parameter_names([stored_in(node) for node in weights], indices)
         layers, calls = self._layers(graph, indices, {*names, *indices})
         style = Style(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from archc.codegen.class_plan import Line
 from archc.codegen.kernel_plan import Operand
-from archc.codegen.lines import Emitter, Style
+from archc.codegen.lines import Emitter, Style, no_loop
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.ops.structure import CONSTANT, INPUT
@@ -82,7 +82,7 @@ def decomposition(graph: Graph, node: Node) -> Graph:
 
 def _plain(form: Graph, operands: tuple[str, ...], semantics: Semantics) -> tuple[Line, ...]:
     style = Style(
-        semantics, _nothing_fused, {}, frozenset(operands), _no_loop, comments=False, home="reference."
+        semantics, _nothing_fused, {}, frozenset(operands), no_loop, comments=False, home="reference."
     )
     emitter = Emitter(form, style)
     emitter.arguments({value: form.name_of(value) for value in form.inputs})
@@ -92,10 +92,6 @@ def _plain(form: Graph, operands: tuple[str, ...], semantics: Semantics) -> tupl
 
 def _nothing_fused(_graph: Graph, node: Node, _operands: list[str]) -> str:
     raise AssertionError(f"{node.op.name} inside of a decomposition")
-
-
-def _no_loop(_node: Node, _targets: list[str], _operands: list[str]) -> list[Line]:
-    raise AssertionError("a loop inside of a decomposition")
 
 
 def _statements(form: Graph) -> list[str]:

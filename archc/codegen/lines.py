@@ -296,6 +296,11 @@ class Emitter:
         return _shapes([self.graph.type(value).shape for value in values]) if self.style.comments else ""
 
 
+def no_loop(_node: Node, _targets: list[str], _operands: list[str]) -> list[Line]:
+    """The statement of a loop in graphs that have none."""
+    raise AssertionError("a loop inside of a decomposition or a head")
+
+
 def _own_block(scope: Scope | None) -> Scope | None:
     """The innermost scope that is a block of the spec's own, not one that every spec sees."""
     while scope is not None and scope.block in PRELUDE:

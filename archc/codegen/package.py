@@ -8,9 +8,11 @@ from typing import Any
 
 from archc.codegen.class_plan import Class
 from archc.codegen.classes import ClassWriter, optional_inputs, path_code
-from archc.codegen.kernel_plan import AttentionKernel, Kernel
+from archc.codegen.head import cut_head
+from archc.codegen.kernel_plan import Kernel, OpKernel
 from archc.codegen.kernels import KernelTable
 from archc.codegen.lines import use_of
+from archc.codegen.loss_kernel import plan_loss
 from archc.codegen.plan import Constant, Module, Package
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node
@@ -18,28 +20,33 @@ from archc.ir.ops.structure import APPEND, INPUT, LOOP, WEIGHT
 from archc.ir.program import KEY_POSITIONS, POSITIONS, Program, vocabulary_of
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
+from archc.target import CUDA, Target
 
-_RUNTIME = ("Cache", "Stored", "Visible", "remember", "spans", "visible_keys")
+_RUNTIME = ("Cache", "Visible", "remember", "spans", "visible_keys")
 
 
-def plan_package(program: Program, fused: Graph, reference: Graph) -> Package:
-    """The plan for a program.
+def plan_package(program: Program, fused: Graph, reference: Graph, target: Target = CUDA) -> Package:
+    """The plan for a program on a target.
 
     fused:     the graph after all passes, from which model.py and kernels.py are written
     reference: the graph as the spec says it, with its cache planned, for reference.py
     """
-    optional, readers = optional_inputs(fused)
-    table = KernelTable([(g, n) for g in fused.walk() for n in g.nodes() if rule_of(n)])
+    cut = cut_head(fused)
+    parts = [part for top in (cut.graphs if cut else (fused,)) for part in top.walk()]
+    optional, readers = optional_inputs(parts[0])
+    table = KernelTable([(part, node) for part in parts for node in part.nodes() if rule_of(node)])
     for graph, node in readers:
         table.allow_none(graph, node)
     semantics = Semantics([use for g in (fused, reference, *table.decompositions()) for use in _uses(g)])
     kernels = table.plans(semantics)
+    loss = plan_loss(cut, [kernel.name for kernel in kernels], target) if cut else None
     constants = _constants(program.parameters)
-    reserved = frozenset({constant.name for constant in constants} | set(semantics.sources) | set(_RUNTIME))
+    reserved = frozenset(
+        {constant.name for constant in constants} | set(semantics.sources) | {*_RUNTIME, "Stored"}
+    )
     vocabulary = vocabulary_of(reference)
-    loss = vocabulary > 0
-    cached = loss and _is_cached(reference)
-    base = "LanguageModel" if loss else "CheckpointModule"
+    cached = vocabulary > 0 and _is_cached(reference)
+    base = "LanguageModel" if vocabulary else "CheckpointModule"
 
     def call(graph: Graph, node: Node, operands: list[str]) -> str:
         while operands and operands[-1] == "None":
@@ -47,7 +54,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph) -> Package:
         return f"kernels.{table.name(graph, node)}({', '.join(operands)})"
 
     model = ClassWriter(semantics, call, reserved, True, optional)
-    model.model("Model", _doc(program, fused, "fused"), fused, cached, _result_type(fused))
+    model.model("Model", _doc(program, fused, "fused"), fused, cached, _result_type(fused), cut, loss)
     plain = ClassWriter(semantics, call, reserved, False, frozenset())
     plain.model("Reference", _doc(program, reference, "op by op"), reference, cached, _result_type(reference))
     helpers = tuple(
@@ -56,9 +63,9 @@ def plan_package(program: Program, fused: Graph, reference: Graph) -> Package:
     return Package(
         name=program.name,
         generates=cached,
-        loss=loss,
+        loss=vocabulary > 0,
         vocabulary=vocabulary,
-        windows=any(_is_window(node) for graph in fused.walk() for node in graph.nodes()),
+        windows=any(_is_window(node) for part in parts for node in part.nodes()),
         ignored=program.ignored,
         tied=tuple((path_code(alias), path_code(target)) for alias, target in program.tied),
         model=_module(f"The fused model {program.name}.", model.classes, semantics, constants, base, ()),
@@ -70,7 +77,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph) -> Package:
             base,
             helpers,
         ),
-        kernels=kernels,
+        kernels=(*kernels, loss) if loss else kernels,
     )
 
 
@@ -95,13 +102,16 @@ def _module(
     helpers: tuple[str, ...],
 ) -> Module:
     text = _class_text(classes)
-    runtime = sorted({base, "Stored", *(name for name in _RUNTIME if _mentions(text, name))})
-    imports = []
+    runtime = sorted(name for name in _RUNTIME if _mentions(text, name))
+    imports = [f"from .checkpoint import {', '.join(sorted({'Stored', base} - {'LanguageModel'}))}"]
+    if base == "LanguageModel":
+        imports.append("from .language_model import LanguageModel")
     if "kernels." in text:
-        imports.append("from . import kernels")
+        imports.insert(0, "from . import kernels")
     if not helpers and _used(semantics, [text]):
         imports.append(f"from .reference import {', '.join(_used(semantics, [text]))}")
-    imports.append(f"from .runtime import {', '.join(runtime)}")
+    if runtime:
+        imports.append(f"from .runtime import {', '.join(runtime)}")
     used = tuple(constant for constant in constants if _mentions(text, constant.name))
     return Module(title, tuple(imports), used, helpers, tuple(classes))
 
@@ -115,11 +125,13 @@ def _class_text(classes: Sequence[Class]) -> str:
         parts += [layers.modules for layers in each.layers]
         parts += [str(argument) for argument in each.arguments]
         parts += [each.result, *(shape for _, shape in each.state)]
+        if each.head:
+            parts += [f"kernels.{each.head.loss.name}", *map(str, each.head.tail), each.head.result]
     return "\n".join(parts)
 
 
 def _kernel_texts(kernels: Sequence[Kernel]) -> list[str]:
-    return [str(line) for k in kernels if not isinstance(k, AttentionKernel) for line in k.op.plain]
+    return [str(line) for k in kernels if isinstance(k, OpKernel) for line in k.op.plain]
 
 
 def _texts(plain: Sequence[Class], kernels: Sequence[Kernel], model: Sequence[Class]) -> list[str]:

@@ -11,7 +11,15 @@ from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, Stric
 
 from archc import resources
 from archc.codegen.class_plan import Class
-from archc.codegen.kernel_plan import AttentionKernel, Kernel, NormKernel, PointwiseKernel, RopeKernel
+from archc.codegen.kernel_plan import (
+    AttentionKernel,
+    Kernel,
+    LossKernel,
+    NormKernel,
+    OpKernel,
+    PointwiseKernel,
+    RopeKernel,
+)
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
 from archc.codegen.plan import Module, Package, ReportPlan
 
@@ -54,7 +62,10 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
         "model.py": _module(package, package.model),
         "reference.py": _module(package, package.reference),
         "runtime.py": _fill("runtime.py.jinja", package=package),
+        "checkpoint.py": _fill("checkpoint.py.jinja", package=package),
     }
+    if package.loss:
+        sources["language_model.py"] = _fill("language_model.py.jinja", package=package)
     if package.kernels:
         sources["kernels.py"] = _kernels(package)
     files = {name: format_python(text) for name, text in sources.items()}
@@ -103,10 +114,15 @@ def _kernels(package: Package) -> str:
         package=package,
         kernels=kernels,
         imports=imports,
-        uses_triton=any(not isinstance(kernel, AttentionKernel) for kernel in package.kernels),
+        uses_triton=any(_runs_triton(kernel) for kernel in package.kernels),
+        uses_callables=any("Callable[" in kernel for kernel in kernels),
         uses_programs=any(_reduces(kernel) for kernel in package.kernels),
         helpers=list(dict.fromkeys(helpers)),
     )
+
+
+def _runs_triton(kernel: Kernel) -> bool:
+    return isinstance(kernel, OpKernel) or (isinstance(kernel, LossKernel) and kernel.triton)
 
 
 def _reduces(kernel: Kernel) -> bool:

@@ -243,6 +243,21 @@ class Graph:
             twin.update(loop, attributes={**loop.attributes, "bodies": bodies})
         return twin
 
+    def part(self, outputs: Sequence[tuple[str, Value]], given: Sequence[tuple[str, Value]] = ()) -> Graph:
+        """A copy of what computes `outputs`.  Values that are `given` become its inputs, by name."""
+        twin = self.copy()
+        twin.outputs = list(outputs)
+        for name, value in given:
+            twin.replace_uses(value, twin.add_input(name, twin.type(value)))
+        twin.inputs = twin.inputs[-len(given) :] if given else twin.inputs
+        needed = {value.node for value in twin.inputs}
+        for _, value in twin.outputs:
+            needed |= {value.node, *twin.needed_by(value.node)}
+        for node in reversed(twin.nodes()):
+            if node.id not in needed:
+                twin.remove(node)
+        return twin
+
     def _connect(self, node: Node) -> None:
         for place, value in enumerate(node.inputs):
             if value is not None:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archc.codegen.kernel_plan import AttentionKernel, CustomOp
+from archc.codegen.kernel_plan import CustomOp, LossKernel, OpKernel
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.errors import ArchcError
@@ -63,11 +63,12 @@ class KernelError(ArchcError):
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """A launch that was recorded: a jitted kernel, its arguments, how many warps."""
+    """A launch that was recorded: a jitted kernel, its arguments, how many warps, constants by name."""
 
     kernel: Any
     arguments: tuple[Any, ...]
     warps: int
+    constants: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -80,7 +81,7 @@ class Launch:
 
         backend = make_backend(chip.target)
         bind = create_function_from_signature(self.kernel.signature, self.kernel.params, backend)
-        bound, kinds, _ = bind(*self.arguments)
+        bound, kinds, _ = bind(*self.arguments, **dict(self.constants))
         signature = {name: kind for name, (kind, _) in zip(bound, kinds, strict=True)}
         values = enumerate(zip(bound.values(), kinds, strict=True))
         constants = {(n,): value for n, (value, (kind, _)) in values if kind == "constexpr"}
@@ -117,9 +118,11 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
     found: list[Launch] = []
     _record(kernels, found)
     for plan in plan_package(compilation.program, compilation.fused, compilation.reference).kernels:
-        if not isinstance(plan, AttentionKernel):
+        if isinstance(plan, OpKernel):
             for operands in _operands(plan.op, dtype, length):
                 _run(getattr(kernels, f"_{plan.name}"), operands)
+        elif isinstance(plan, LossKernel) and plan.triton:
+            _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, length)
     return found
 
 
@@ -127,8 +130,9 @@ def _record(kernels: Any, found: list[Launch]) -> None:
     """Let the kernels of a module join the list when they are launched, and do nothing."""
     from triton.runtime.jit import JITFunction
 
-    def record(kernel: Any, *arguments: Any, num_warps: int, **_: Any) -> None:
-        found.append(Launch(kernel, arguments, num_warps))
+    def record(kernel: Any, *arguments: Any, num_warps: int, **named: Any) -> None:
+        constants = tuple((name, value) for name, value in named.items() if name in kernel.arg_names)
+        found.append(Launch(kernel, arguments, num_warps, constants))
 
     for value in vars(kernels).values():
         if isinstance(value, JITFunction):
@@ -152,6 +156,12 @@ def _run(function: Callable[..., Any], operands: tuple[Tensor | None, ...]) -> N
     outputs = function(*operands)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     torch.autograd.backward(outputs, [torch.zeros_like(output) for output in outputs])
+
+
+def _run_loss(function: Callable[..., Any], vocabulary: int, dtype: torch.dtype, length: int) -> None:
+    targets, shares = torch.zeros(length, dtype=torch.int64), torch.zeros(length)
+    for gradient in (False, True):
+        function(torch.zeros(length, vocabulary, dtype=dtype), targets, shares, 1e-4, gradient)
 
 
 # --------------------------------------------------------------------- compiled

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archc.codegen.kernel_plan import AttentionKernel, Operand
+from archc.codegen.kernel_plan import Operand, OpKernel
 from archc.codegen.kernels import KernelTable
 from archc.codegen.package import plan_package
 from archc.ir.rule import rule_of
@@ -85,7 +85,7 @@ def fused_ops(spec: Path | str, model: str, folder: Path) -> dict[str, FusedOp]:
     plans = plan_package(compilation.program, graph, compilation.reference).kernels
     found = {}
     for plan in plans:
-        if not isinstance(plan, AttentionKernel):
+        if isinstance(plan, OpKernel):
             node = called[plan.name]
             present = _filled(node.inputs)
             reference = partial(_decompose, partial(node.op.reference, **node.attributes), present)

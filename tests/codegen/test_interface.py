@@ -110,8 +110,8 @@ def test_a_file_a_folder_and_shards_give_the_same(
 def test_what_is_saved_in_shards_is_read_again(
     package: ModuleType, kind: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = sys.modules[f"{package.__name__}.runtime"]
-    monkeypatch.setattr(runtime, "_SHARD_BYTES", 20_000)
+    module = sys.modules[f"{package.__name__}.checkpoint"]
+    monkeypatch.setattr(module, "_SHARD_BYTES", 20_000)
     cls = getattr(package, kind)
     model = cls.from_pretrained(checkpoint)
     model.save_pretrained(tmp_path)
@@ -125,9 +125,9 @@ def test_what_is_saved_last_is_what_is_read(
     package: ModuleType, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One file after shards, and shards after one file, in one folder."""
-    runtime = sys.modules[f"{package.__name__}.runtime"]
+    module = sys.modules[f"{package.__name__}.checkpoint"]
     for value, limit in ((1.0, 20_000), (2.0, 10**9), (3.0, 20_000)):
-        monkeypatch.setattr(runtime, "_SHARD_BYTES", limit)
+        monkeypatch.setattr(module, "_SHARD_BYTES", limit)
         model = package.Model.from_pretrained(checkpoint)
         with torch.no_grad():
             model.norm.fill_(value)
@@ -256,13 +256,13 @@ def test_sampling_follows_its_seed_and_the_nucleus(package: ModuleType, kind: st
 
 
 def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p(package: ModuleType) -> None:
-    runtime = sys.modules[f"{package.__name__}.runtime"]
+    module = sys.modules[f"{package.__name__}.language_model"]
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(2000, 1)
     generator = torch.Generator().manual_seed(0)
     for top_p, allowed in ((0.5, {0}), (0.6, {0, 1}), (0.85, {0, 1, 2}), (1.0, {0, 1, 2, 3})):
-        drawn = runtime._draw(logits, 1.0, top_p, generator)
+        drawn = module._draw(logits, 1.0, top_p, generator)
         assert set(drawn.tolist()) == allowed
-    shares = torch.bincount(runtime._draw(logits, 1.0, 0.6, generator), minlength=4) / 2000
+    shares = torch.bincount(module._draw(logits, 1.0, 0.6, generator), minlength=4) / 2000
     torch.testing.assert_close(shares[:2], torch.tensor([0.625, 0.375]), atol=0.05, rtol=0)
 
 

@@ -139,7 +139,7 @@ def test_strings_are_quoted(tmp_path: Path) -> None:
     package = build(text, "a", tmp_path)
     folder = Path(str(package.__file__)).parent
     assert all(planted_calls(path.read_text()) == [] for path in folder.glob("*.py"))
-    ignored = importlib.import_module(f"{package.__name__}.runtime").IGNORED
+    ignored = importlib.import_module(f"{package.__name__}.checkpoint").IGNORED
     assert ignored == (pattern,)
 
 

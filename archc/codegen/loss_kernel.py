@@ -1,0 +1,37 @@
+"""The plan for the loss: cross entropy over a linear map's logits, a chunk of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from archc.codegen.fused import power_of_two
+from archc.codegen.head import Cut
+from archc.codegen.kernel_plan import LossKernel
+from archc.codegen.names import unique
+from archc.target import Target
+
+_MAX_BLOCK = 4096
+_CHUNK = 1 << 29  # logits of a chunk, 1 GiB in bfloat16: few enough to spare memory, enough for fast matmuls
+_LEAST_ROWS = 1024
+_ROW_STEP = 128  # rows of a matmul's tile
+
+
+def plan_loss(cut: Cut, taken: Iterable[str], target: Target) -> LossKernel:
+    """The loss of a language model with a head; `taken` are names of the other kernels."""
+    vocabulary, width = cut.weight_shape
+    names = set(taken)
+    name = unique("linear_cross_entropy", names)
+    block = min(power_of_two(vocabulary), _MAX_BLOCK)
+    rows = max(_CHUNK // vocabulary // _ROW_STEP * _ROW_STEP, _LEAST_ROWS)
+    return LossKernel(
+        name=name,
+        log_probs=unique("linear_log_probs", names),
+        vocabulary=vocabulary,
+        width=width,
+        block=block,
+        warps=min(max(block // 512, 1), 8),
+        rows=rows,
+        triton="loss" in target.families,
+        bias=cut.bias is not None,
+        tail=cut.tail is not None,
+    )
