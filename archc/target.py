@@ -11,8 +11,8 @@ MAX_ROW = 1 << 16  # a norm keeps a whole row in registers
 class Target:
     """A place that generated code runs on.
 
-    `families` are the kinds of kernels it has: "norm", "rope", "pointwise" and "attention" for fused ops, and
-    "loss".
+    `families` are the kinds of kernels it has: "norm", "rope", "pointwise" and "attention" for fused ops,
+    "loss", and "steps", attention of single tokens behind a cache.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Target:
 CUDA = Target(
     "cuda",
     "Triton kernels on NVIDIA and AMD GPUs, plain PyTorch elsewhere",
-    frozenset({"norm", "rope", "pointwise", "attention", "loss"}),
+    frozenset({"norm", "rope", "pointwise", "attention", "loss", "steps"}),
 )
 CPU = Target("cpu", "plain PyTorch only", frozenset({"attention"}))
 

@@ -283,14 +283,79 @@ class PointwiseKernel:
 
 @dataclass(frozen=True)
 class AttentionKernel:
-    """PyTorch's own scaled-dot-product attention."""
+    """PyTorch's own scaled-dot-product attention, and with `steps` a kernel for one new token behind a cache.
+
+    A program of that kernel has the `rows` query heads of one key head, and `tile` keys at a time in half
+    precision; it merges `merged` shares of the keys at a time.
+    """
 
     name: str
     equation: tuple[str, ...]
     layout: str
     scale: float
-    grouped: bool
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    rows: int
+    head_block: int
+    value_block: int
+    tile: int
+    merged: int
+    warps: int
+    steps: bool
     template: str = "attention"
+
+    @property
+    def group(self) -> int:
+        """Query heads of a key head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def group_block(self) -> int:
+        return 1 << (self.group - 1).bit_length()
+
+    @property
+    def grouped(self) -> bool:
+        return self.group > 1
+
+    @property
+    def head_mask(self) -> str:
+        return f"column < {self.head_dim}" if self.head_block != self.head_dim else ""
+
+    @property
+    def value_mask(self) -> str:
+        return f"value_column < {self.value_dim}" if self.value_block != self.value_dim else ""
+
+    @property
+    def query_mask(self) -> str:
+        return f"query < {self.group}" if self.rows != self.group else ""
+
+    @property
+    def group_mask(self) -> str:
+        return f"query < {self.group}" if self.group_block != self.group else ""
+
+    def where(self, *masks: str) -> str:
+        """The arguments of a store with some masks, in the order of its dims; an empty one is no mask."""
+        joined = _outer(masks)
+        return f", mask={joined}" if joined else ""
+
+    def read(self, *masks: str, other: str = "0.0") -> str:
+        """The same of a load."""
+        joined = _outer(masks)
+        return f", mask={joined}, other={other}" if joined else ""
+
+
+def _outer(masks: tuple[str, ...]) -> str:
+    """Masks of single dims as one of all of them."""
+    texts = []
+    for place, mask in enumerate(masks):
+        index = ", ".join(":" if dim == place else "None" for dim in range(len(masks)))
+        last = place == len(masks) - 1
+        if mask:
+            bracketed = mask if mask.isidentifier() else f"({mask})"
+            texts.append(bracketed if last else f"{bracketed}[{index}]")
+    return texts[0].strip("()") if len(masks) == 1 and texts else " & ".join(texts)
 
 
 @dataclass(frozen=True)

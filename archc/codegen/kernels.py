@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from archc.codegen.attention_kernel import plan_attention
 from archc.codegen.fused import Fused, decomposition, describe_fused
-from archc.codegen.kernel_plan import AttentionKernel, Kernel
+from archc.codegen.kernel_plan import Kernel
 from archc.codegen.names import identifier
 from archc.codegen.norm_kernel import plan_norm
 from archc.codegen.pointwise_kernel import plan_pointwise
@@ -15,21 +16,14 @@ from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node
 from archc.ir.rule import rule_of
 from archc.ir.types import TensorType
-
-
-def _plan_attention(fused: Fused) -> AttentionKernel:
-    grouped = fused.types["q"].shape[2] != fused.types["k"].shape[2]
-    return AttentionKernel(
-        fused.name, fused.equation, fused.layout, float(fused.node.attributes["scale"]), grouped
-    )
-
+from archc.target import Target
 
 # Which planner, and so which template, makes the kernels of a family of rules.
-PLANNERS: dict[str, Callable[[Fused], Kernel]] = {
-    "norm": plan_norm,
-    "rope": plan_rope,
-    "pointwise": plan_pointwise,
-    "attention": _plan_attention,
+PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
+    "norm": lambda fused, _target: plan_norm(fused),
+    "rope": lambda fused, _target: plan_rope(fused),
+    "pointwise": lambda fused, _target: plan_pointwise(fused),
+    "attention": lambda fused, target: plan_attention(fused, "steps" in target.families),
 }
 
 
@@ -55,12 +49,12 @@ class KernelTable:
         """The plain forms of all kernels, as graphs."""
         return [decomposition(graph, node) for graph, node in self._places.values()]
 
-    def plans(self, semantics: Semantics) -> tuple[Kernel, ...]:
+    def plans(self, semantics: Semantics, target: Target) -> tuple[Kernel, ...]:
         """All kernels, in the order in which they are first called."""
         plans: list[Kernel] = []
         for key, (graph, node) in self._places.items():
             fused = describe_fused(self._names[key], graph, node, semantics, key in self._optional)
-            plans.append(PLANNERS[fused.rule.family](fused))
+            plans.append(PLANNERS[fused.rule.family](fused, target))
         return tuple(plans)
 
     def _name(self, key: Any) -> str:

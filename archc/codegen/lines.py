@@ -67,6 +67,7 @@ class Emitter:
         self.names: dict[Value, str] = {}
         self._owners: dict[str, Value] = {}
         self._pending: dict[Value, str] = {}
+        self._kept_by = self._kept_by_attention()
         self._last_use = self._last_uses()
         self._scope: Scope | None = None
         self._step = 0
@@ -87,7 +88,8 @@ class Emitter:
             if node.op in (INPUT, WEIGHT, CONSTANT):
                 continue
             if node.op is APPEND:
-                self._append(node)
+                if node.id not in self._kept_by:
+                    self._append(node)
             elif node.op is LOOP:
                 self._loop(node)
             elif self._is_inline(node):
@@ -102,6 +104,8 @@ class Emitter:
     def _use(self, value: Value) -> str:
         """The text of a value where it is read."""
         node = self.graph.node(value)
+        if node.id in self._kept_by and node.inputs[0] is not None:
+            return self._use(node.inputs[0])
         if value in self._pending:
             return self._pending.pop(value)
         if node.op is WEIGHT:
@@ -114,15 +118,15 @@ class Emitter:
         """A node as an expression."""
         operands = self._operands(node)
         if rule_of(node):
-            return self.style.kernels(self.graph, node, operands)
+            slots = [f'"{kept.attributes["slot"]}"' for kept in self._kept(node)]
+            past = [f"past(cache, self, {', '.join(slots)})"] if slots else []
+            return self.style.kernels(self.graph, node, [*operands, *past])
         if node.op is ZEROS:
             return (
                 "None" if self.style.none_for_zeros(self.graph, node) else f"torch.zeros_like({operands[0]})"
             )
         if node.op.name == "attention_mask" and self.style.sdpa:
             return _sdpa_mask(node)
-        if node.op.name == "attend" and self.style.sdpa:
-            operands[-1] = f"{operands[-1]}.dense()"
         texts = {name: attribute_code(value, self.style.comments) for name, value in node.attributes.items()}
         return self.style.semantics.call(use_of(node), operands, texts, self.style.home)
 
@@ -168,6 +172,22 @@ class Emitter:
             return False
         pending = sum(len(self._pending.get(v, "")) for v in node.inputs if v is not None)
         return pending <= _MAX_INLINE
+
+    # -------------------------------------------------------------- the cache
+
+    def _kept_by_attention(self) -> set[int]:
+        """Numbers of the `append` nodes that a fused attention does itself."""
+        return {kept.id for node in self.nodes for kept in self._kept(node)}
+
+    def _kept(self, node: Node) -> list[Node]:
+        """What a fused attention keeps of its keys and values, if it alone reads what is kept."""
+        rule = rule_of(node)
+        if rule is None or rule.family != "attention":
+            return []
+        values = [value for name in node.op.past if (value := node.operand(name)) is not None]
+        kept = [self.graph.node(value) for value in values]
+        alone = all(each.op is APPEND and len(self.graph.users(each.outputs[0])) == 1 for each in kept)
+        return kept if alone else []
 
     # ------------------------------------------------------------- statements
 
@@ -269,7 +289,7 @@ class Emitter:
     def _last_uses(self) -> dict[Value, int]:
         last: dict[Value, int] = {}
         for step, node in enumerate(self.nodes):
-            for value in node.inputs:
+            for value in (*node.inputs, *(kept.inputs[0] for kept in self._kept(node))):
                 if value is not None:
                     last[value] = step
         for _, value in self.graph.outputs:

@@ -22,7 +22,7 @@ from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
 from archc.target import CUDA, Target
 
-_RUNTIME = ("Cache", "Visible", "remember", "spans", "visible_keys")
+_RUNTIME = ("Cache", "Visible", "past", "remember", "spans", "visible_keys")
 
 
 def plan_package(program: Program, fused: Graph, reference: Graph, target: Target = CUDA) -> Package:
@@ -38,7 +38,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
     for graph, node in readers:
         table.allow_none(graph, node)
     semantics = Semantics([use for g in (fused, reference, *table.decompositions()) for use in _uses(g)])
-    kernels = table.plans(semantics)
+    kernels = table.plans(semantics, target)
     loss = plan_loss(cut, [kernel.name for kernel in kernels], target) if cut else None
     constants = _constants(program.parameters)
     reserved = frozenset(

@@ -66,6 +66,8 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
     }
     if package.loss:
         sources["language_model.py"] = _fill("language_model.py.jinja", package=package)
+    if package.generates:
+        sources["decoding.py"] = _fill("decoding.py.jinja", package=package)
     if package.kernels:
         sources["kernels.py"] = _kernels(package)
     files = {name: format_python(text) for name, text in sources.items()}
@@ -102,12 +104,14 @@ def _class(package: Package, plan: Class) -> str:
 
 
 def _kernels(package: Package) -> str:
-    kernels = [_fill(f"kernels/{kernel.template}.jinja", k=kernel) for kernel in package.kernels]
+    kernels = [
+        _fill(f"kernels/{kernel.template}.jinja", k=kernel, package=package) for kernel in package.kernels
+    ]
     imports = []
     if any("reference." in kernel for kernel in kernels):
         imports.append("from . import reference")
     if any(isinstance(kernel, AttentionKernel) for kernel in package.kernels):
-        imports.append("from .runtime import Visible")
+        imports.append(f"from .runtime import {'Past, ' if package.generates else ''}Visible")
     helpers = [h for k in package.kernels if isinstance(k, PointwiseKernel) for h in k.helpers]
     return _fill(
         "kernels.py.jinja",
@@ -116,13 +120,22 @@ def _kernels(package: Package) -> str:
         imports=imports,
         uses_triton=any(_runs_triton(kernel) for kernel in package.kernels),
         uses_callables=any("Callable[" in kernel for kernel in kernels),
+        uses_shares=package.generates and any(_has_steps(kernel) for kernel in package.kernels),
         uses_programs=any(_reduces(kernel) for kernel in package.kernels),
         helpers=list(dict.fromkeys(helpers)),
     )
 
 
 def _runs_triton(kernel: Kernel) -> bool:
-    return isinstance(kernel, OpKernel) or (isinstance(kernel, LossKernel) and kernel.triton)
+    return isinstance(kernel, OpKernel) or _has_steps(kernel) or _has_loss(kernel)
+
+
+def _has_steps(kernel: Kernel) -> bool:
+    return isinstance(kernel, AttentionKernel) and kernel.steps
+
+
+def _has_loss(kernel: Kernel) -> bool:
+    return isinstance(kernel, LossKernel) and kernel.triton
 
 
 def _reduces(kernel: Kernel) -> bool:

@@ -197,7 +197,7 @@ def _fused_op(rule: Rule) -> FusedOp:
         doc=rule.text,
         internal=True,
         flops=flops,
-        past=tuple({name for step in rule.steps for name in _past_operands(step)}),
+        past=tuple(name for name in names if any(name in _past_operands(step) for step in rule.steps)),
         traits=(
             frozenset({Trait.PER_TOKEN})
             if all(s.op.has(Trait.PER_TOKEN) for s in rule.steps)

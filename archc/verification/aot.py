@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archc.codegen.kernel_plan import CustomOp, LossKernel, OpKernel
+from archc.codegen.kernel_plan import AttentionKernel, CustomOp, LossKernel, OpKernel
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.errors import ArchcError
 from archc.verification.packages import import_package
 
 _MAX_THREADS = 1024  # of a program, on every chip
+_KEYS = 4096  # tokens that a cache holds
+_SHARES = 32  # programs among which the keys of one sequence and head are shared
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,15 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
     kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
     found: list[Launch] = []
     _record(kernels, found)
-    for plan in plan_package(compilation.program, compilation.fused, compilation.reference).kernels:
+    package = plan_package(compilation.program, compilation.fused, compilation.reference)
+    for plan in package.kernels:
         if isinstance(plan, OpKernel):
             for operands in _operands(plan.op, dtype, length):
                 _run(getattr(kernels, f"_{plan.name}"), operands)
         elif isinstance(plan, LossKernel) and plan.triton:
             _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, length)
+        elif isinstance(plan, AttentionKernel) and hasattr(kernels, f"_{plan.name}_step"):
+            _run_steps(kernels, plan, dtype, _KEYS // 2 if package.windows else 0)
     return found
 
 
@@ -162,6 +167,26 @@ def _run_loss(function: Callable[..., Any], vocabulary: int, dtype: torch.dtype,
     targets, shares = torch.zeros(length, dtype=torch.int64), torch.zeros(length)
     for gradient in (False, True):
         function(torch.zeros(length, vocabulary, dtype=dtype), targets, shares, 1e-4, gradient)
+
+
+def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype, window: int) -> None:
+    """With few keys, which one program reads, and with as many as are shared; with and without padding."""
+    shares = kernels._shares
+    for count, padded in ((1, True), (_SHARES, False)):
+        kernels._shares = lambda *_, count=count: count
+        new = [
+            torch.zeros(1, 1, heads, width, dtype=dtype)
+            for heads, width in (
+                (plan.heads, plan.head_dim),
+                (plan.kv_heads, plan.head_dim),
+                (plan.kv_heads, plan.value_dim),
+            )
+        ]
+        stores = [torch.zeros(1, _KEYS, *each.shape[2:], dtype=dtype) for each in new[1:]]
+        integers = [torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, _KEYS)]
+        arrived = torch.zeros(plan.kv_heads, dtype=torch.int32)
+        getattr(kernels, f"_{plan.name}_step")(*new, *stores, *integers, arrived, window, padded)
+    kernels._shares = shares
 
 
 # --------------------------------------------------------------------- compiled

@@ -256,13 +256,13 @@ def test_sampling_follows_its_seed_and_the_nucleus(package: ModuleType, kind: st
 
 
 def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p(package: ModuleType) -> None:
-    module = sys.modules[f"{package.__name__}.language_model"]
+    decoding = sys.modules[f"{package.__name__}.decoding"]
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(2000, 1)
-    generator = torch.Generator().manual_seed(0)
     for top_p, allowed in ((0.5, {0}), (0.6, {0, 1}), (0.85, {0, 1, 2}), (1.0, {0, 1, 2, 3})):
-        drawn = module._draw(logits, 1.0, top_p, generator)
+        drawn = decoding.Sampler(1.0, top_p, 0, logits.device)(logits)
         assert set(drawn.tolist()) == allowed
-    shares = torch.bincount(module._draw(logits, 1.0, 0.6, generator), minlength=4) / 2000
+    drawn = decoding.Sampler(1.0, 0.6, 0, logits.device)(logits)
+    shares = torch.bincount(drawn, minlength=4) / 2000
     torch.testing.assert_close(shares[:2], torch.tensor([0.625, 0.375]), atol=0.05, rtol=0)
 
 

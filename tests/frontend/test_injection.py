@@ -46,6 +46,8 @@ HOSTILE = [
     *(
         "Cache",
         "cache",
+        "past",
+        "steps",
         "padding",
         "tokens",
         "span",

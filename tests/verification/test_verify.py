@@ -39,7 +39,7 @@ def test_both_targets_hold(target: str) -> None:
     [
         ("kernels.py", "F.silu(g) * u", "F.silu(u) * g", {"float64", "float32", "loss"}),
         ("kernels.py", "s = residual + x", "s = residual - x", {"float64", "float32", "loss"}),
-        ("model.py", "v=v)", "v=k)", {"float64"}),
+        ("model.py", "sdpa(q, k, v,", "sdpa(q, k, k,", {"float64"}),
         ("runtime.py", "self.length = span.key_positions.shape[1]", "self.length += 0", {"refused"}),
         ("runtime.py", "(seen + real.cumsum(1) - 1)", "(real.cumsum(1) - 1)", {"cache"}),
         ("runtime.py", "mask = key >= 0", "mask = key >= -1", {"float64", "float32"}),

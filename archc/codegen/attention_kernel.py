@@ -1,0 +1,38 @@
+"""Plans for attention: PyTorch's own over whole sequences, a kernel for one new token behind a cache."""
+
+from __future__ import annotations
+
+from archc.codegen.fused import Fused, power_of_two
+from archc.codegen.kernel_plan import AttentionKernel
+
+_LEAST = 16  # rows and columns of a tensor core's tile
+_TILE = 1 << 14  # values of the keys and values that a program holds at a time, 32 KiB in bfloat16
+_LANE = 64  # of a thread's registers, for what it merges
+
+
+def plan_attention(fused: Fused, steps: bool) -> AttentionKernel:
+    """Attention of a model; `steps`: whether the target has a kernel for single tokens."""
+    queries, keys, values = (fused.types[name].shape for name in ("q", "k", "v"))
+    heads, head_dim, kv_heads, value_dim = map(int, (queries[2], queries[3], keys[2], values[3]))
+    group = heads // kv_heads
+    rows = max(power_of_two(group), _LEAST)
+    head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (head_dim, value_dim))
+    warps = 4 if rows * value_block <= 4096 else 8
+    merged = _LANE * 32 * warps // (power_of_two(group) * value_block)
+    return AttentionKernel(
+        name=fused.name,
+        equation=fused.equation,
+        layout=fused.layout,
+        scale=float(fused.node.attributes["scale"]),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        rows=rows,
+        head_block=head_block,
+        value_block=value_block,
+        tile=min(max(power_of_two(_TILE // (head_block + value_block) + 1) // 2, 2 * _LEAST), 128),
+        merged=max(merged, 1),
+        warps=warps,
+        steps=steps,
+    )

@@ -1,0 +1,173 @@
+"""What one decoding step does on a GPU, planned from the graph and counted in the package.
+
+Nothing is computed: the package's model runs on tensors without memory, with its kernels switched on, so that
+whatever would wait for the device raises.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from archc.ir.graph import Graph, Node
+from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, LOOP, WEIGHT, ZEROS
+from archc.ir.rule import rule_of
+from archc.ir.types import DType, TensorType
+
+# Launches beside the graph's: the token's place among the keys and two counts of the cache, the choice of the
+# likeliest token, its two copies and their count.
+_BOOKKEEPING = 7
+_NO_LAUNCH = ("_unsafe_view", "empty")
+
+
+@dataclass
+class Work:
+    """Launches by the name of what is launched, and bytes read and written."""
+
+    launches: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+
+    @property
+    def count(self) -> int:
+        return sum(self.launches.values())
+
+    def add(self, name: str, launches: int, moved: int, times: int = 1) -> None:
+        self.launches[name] = self.launches.get(name, 0) + launches * times
+        self.bytes += moved * times
+
+
+# ------------------------------------------------------------------------ plan
+
+
+def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = torch.bfloat16) -> Work:
+    """The work of one step behind `context` tokens, by a fused graph.
+
+    A kernel is one launch that reads its operands and writes its results once; an op of its own launches what
+    its reference function does.
+    """
+    work = Work()
+    _plan(graph, {"B": batch, "T": 1, "S": context + 1}, dtype, 1, work)
+    work.add("bookkeeping", _BOOKKEEPING, 0)
+    return work
+
+
+def layer_launches(graph: Graph) -> list[int]:
+    """The launches of each different layer of a fused graph."""
+    counts = []
+    for loop in graph.loops():
+        for body in loop.bodies:
+            work = Work()
+            _plan(body, {"B": 1, "T": 1, "S": 2}, torch.bfloat16, 1, work)
+            counts.append(work.count)
+    return counts
+
+
+def _plan(graph: Graph, sizes: Mapping[str, int], dtype: torch.dtype, times: int, work: Work) -> None:
+    for node in graph.nodes():
+        if node.op is LOOP:
+            for number, body in enumerate(node.bodies):
+                runs = node.attributes["schedule"].count(number)
+                _plan(body, sizes, dtype, times * runs, work)
+        elif node.op not in _FREE and node.op.name != "attention_mask":
+            _plan_node(graph, node, sizes, dtype, times, work)
+
+
+# Kernels find out themselves which keys a token sees, attention keeps its keys and values itself, and zeros
+# that enter the first layer are not there at all.
+_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND)
+
+
+def _plan_node(
+    graph: Graph, node: Node, sizes: Mapping[str, int], dtype: torch.dtype, times: int, work: Work
+) -> None:
+    operands = [None if v is None else _meta(graph.type(v), sizes, dtype) for v in node.inputs]
+    if rule_of(node):
+        results = [_meta(type_, sizes, dtype) for type_ in node.types]
+        masks = sum(_bytes(t) for t in operands if isinstance(t, Tensor) and t.dtype == torch.bool)
+        work.add(node.op.name, 1, sum(map(_bytes, (*operands, *results))) - masks, times)
+        return
+    with _Count() as count:
+        node.op.reference(*operands, **node.attributes)
+    work.add(node.op.name, count.work.count, count.work.bytes, times)
+
+
+def _meta(type_: TensorType, sizes: Mapping[str, int], dtype: torch.dtype) -> Tensor | float:
+    if type_.dtype is DType.SCALAR:
+        return 1.0
+    kinds = {DType.F32: torch.float32, DType.I64: torch.int64, DType.BOOL: torch.bool}
+    shape = [sizes[dim] if isinstance(dim, str) else int(dim) for dim in type_.shape]
+    return torch.empty(shape, dtype=kinds.get(type_.dtype, dtype), device="meta")
+
+
+# ---------------------------------------------------------------------- counted
+
+
+def counted_step(package: ModuleType, batch: int, context: int, dtype: torch.dtype = torch.bfloat16) -> Work:
+    """The work of one step of a package's `Model`; raises where it waits for the device."""
+    module = package.Model.__module__.rpartition(".")[0]
+    kernels, decoding = (sys.modules[f"{module}.{name}"] for name in ("kernels", "decoding"))
+    model = package.Model(dtype=dtype, device="meta")
+    tokens = torch.empty(batch, context, dtype=torch.int64, device="meta")
+    cache = model.new_cache(batch, context + 1)
+    sampler = decoding.Sampler(0.0, 1.0, 0, torch.device("cpu"))
+    with torch.no_grad(), _kernels_on(kernels), _Count() as count:
+        model.hidden(tokens, cache=cache)
+        cache.start_steps()
+
+        def logits(token: Tensor) -> Tensor:
+            found: Tensor = model.head(model.hidden(token, cache=cache))[:, 0]
+            return found
+
+        decoder = decoding.Decoder(logits, cache, sampler, None, tokens[:, 0], 2)
+        count.work = Work()
+        decoder.step()
+        work: Work = count.work
+    return work
+
+
+@contextmanager
+def _kernels_on(kernels: ModuleType) -> Iterator[None]:
+    """Let tensors without memory take the road of those on a GPU."""
+    original = vars(kernels)["_runs_triton"]
+    vars(kernels)["_runs_triton"] = lambda _x: True
+    try:
+        yield
+    finally:
+        vars(kernels)["_runs_triton"] = original
+
+
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what ops launch and move; views and new memory are neither."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.work = Work()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if not function.is_view and name not in _NO_LAUNCH:
+            self.work.add(name, 1, _moved(name, args, result))
+        return result
+
+
+def _moved(name: str, args: Any, result: Any) -> int:
+    """Bytes read and written; ops that pick or place rows touch only those."""
+    if name == "embedding":
+        return 2 * _bytes(result)
+    if name == "index_copy_":
+        return 2 * _bytes(args[3])
+    return sum(_bytes(leaf) for leaf in (*tree_leaves(args), *tree_leaves(result)))
+
+
+def _bytes(value: Any) -> int:
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0

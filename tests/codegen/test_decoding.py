@@ -1,0 +1,200 @@
+"""Decoding in steps of fixed shapes, as on a GPU: the same tokens, and nothing that waits for the device."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.codegen.interpreter import interpreted
+from tests.support import SPECS, build, distance, scramble
+
+TINY = {
+    "gpt2_tiny": "gpt2",
+    "llama3_tiny": "llama3",
+    "mistral_tiny": "mistral",  # a window of 5
+    "olmo2_tiny": "olmo2",
+    "palm_tiny": "palm",
+}
+PADDING = torch.ones(3, 7, dtype=torch.bool)
+PADDING[1, :3] = PADDING[2, 5:] = False
+both = pytest.mark.parametrize("kind", ["Model", "Reference"])
+every = pytest.mark.parametrize("model", TINY)
+
+
+@functools.cache
+def _package(model: str, folder: Path) -> Any:
+    return build(SPECS / f"{TINY[model]}.arch", model, folder)
+
+
+def _model(model: str, kind: str, folder: Path, dtype: torch.dtype = torch.float64) -> Any:
+    made = getattr(_package(model, folder), kind)(dtype=dtype)
+    scramble(made, spread=0.4)
+    return made
+
+
+def _module(model: Any, name: str) -> Any:
+    return sys.modules[type(model).__module__.rpartition(".")[0] + f".{name}"]
+
+
+def _tokens() -> Tensor:
+    return torch.randint(0, 160, (3, 7), generator=torch.Generator().manual_seed(0))
+
+
+def _in_steps(model: Any, tokens: Tensor, **options: Any) -> Tensor:
+    """What `generate` gives when its shapes are fixed."""
+    decoder = _module(model, "decoding").Decoder
+    run = decoder.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder, "run", lambda self, **_: run(self, True))
+        found: Tensor = model.generate(tokens, **options)
+    return found
+
+
+# ---------------------------------------------------------------------- tokens
+
+
+@both
+@every
+@pytest.mark.parametrize("padding", [None, PADDING], ids=["full", "padded"])
+def test_steps_give_the_same_tokens(model: str, kind: str, padding: Tensor | None, tmp_path: Path) -> None:
+    made = _model(model, kind, tmp_path)
+    expected = made.generate(_tokens(), 20, padding=padding)
+    assert torch.equal(_in_steps(made, _tokens(), max_new_tokens=20, padding=padding), expected)
+    assert len(expected[:, 7:].unique()) > 3
+
+
+@every
+@pytest.mark.parametrize("padded", [False, True])
+@interpreted
+def test_steps_of_kernels_give_the_same_tokens(model: str, padded: bool, tmp_path: Path) -> None:
+    """Keys shared among several programs."""
+    made = _model(model, "Model", tmp_path, torch.float32)
+    kernels = _module(made, "kernels")
+    assert hasattr(kernels, "_sdpa_step")
+    padding = PADDING if padded else None
+    expected = made.generate(_tokens(), 20, padding=padding)
+    for shares in (1, 4):
+        kernels._shares = lambda *_, shares=shares: shares
+        assert torch.equal(_in_steps(made, _tokens(), max_new_tokens=20, padding=padding), expected)
+
+
+@both
+def test_sampled_tokens_are_the_same_in_steps(kind: str, tmp_path: Path) -> None:
+    made = _model("llama3_tiny", kind, tmp_path)
+    options: dict[str, Any] = {"temperature": 2.0, "top_p": 0.9, "seed": 3, "max_new_tokens": 12}
+    assert torch.equal(_in_steps(made, _tokens(), **options), made.generate(_tokens(), **options))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 40])
+def test_sequences_end_at_the_same_place_in_steps(count: int, tmp_path: Path) -> None:
+    """Steps look only now and then at whether all have ended."""
+    made = _model("llama3_tiny", "Model", tmp_path)
+    free = made.generate(_tokens(), 40)
+    for ends in ([int(free[0, 9]), int(free[1, 10]), int(free[2, 8])], [int(free[0, 7])], 159):
+        expected = made.generate(_tokens(), count, eos=ends)
+        assert torch.equal(_in_steps(made, _tokens(), max_new_tokens=count, eos=ends), expected)
+
+
+def test_steps_take_one_token_and_no_padding(tmp_path: Path) -> None:
+    made = _model("llama3_tiny", "Model", tmp_path)
+    cache = made.new_cache(3, 20)
+    made(_tokens(), cache=cache)
+    cache.start_steps()
+    for tokens, padding in ((_tokens(), None), (_tokens()[:, :1], PADDING[:, :1])):
+        with pytest.raises(ValueError, match="takes one token"):
+            made(tokens, cache=cache, padding=padding)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA graph can be captured here")
+def test_where_no_graph_can_be_captured_there_is_one_notice(tmp_path: Path) -> None:
+    """The tokens are the same: what the attempt changed is taken back."""
+    made = _model("llama3_tiny", "Model", tmp_path)
+    module = _module(made, "decoding")
+    expected = made.generate(_tokens(), 20)
+    capture, notices = module.Decoder.capture, []
+
+    def step(self: Any) -> None:
+        if self.count > 1 and int(self.place) == 2 and not notices:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                assert capture(self) == self.step
+            notices.extend(caught)
+        self._keep(self.sampler(self.model(self.token)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.Decoder, "step", step)
+        assert torch.equal(_in_steps(made, _tokens(), max_new_tokens=20), expected)
+    assert ["without a CUDA graph" in str(notice.message) for notice in notices] == [True]
+
+
+# ------------------------------------------------------------------- attention
+
+# query heads, key heads, their width, the values' width
+SHAPES = [(4, 4, 16, 16), (6, 2, 12, 20), (8, 1, 64, 64), (5, 1, 80, 16)]
+
+
+def _spec(heads: int, kv_heads: int, head_dim: int, value_dim: int) -> str:
+    return f"""
+    arch A(d = 32) {{
+      forward(tokens: [B, T]) {{
+        x = embedding(tokens, 50, d) as wte
+        q = split_heads(linear(x, {heads * head_dim}) as q_proj, {heads})
+        k = split_heads(linear(x, {kv_heads * head_dim}) as k_proj, {kv_heads})
+        v = split_heads(linear(x, {kv_heads * value_dim}) as v_proj, {kv_heads})
+        o = merge_heads(attention(q, k, v, mask = causal))
+        return linear(x + linear(o, d) as o_proj, 50) as head
+      }}
+    }}
+    model a = A()
+    """
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@interpreted
+def test_attention_of_a_step(shape: tuple[int, int, int, int], tmp_path: Path) -> None:
+    """Every length, share, window and kind of padding; the new token is stored, the counts are zero again."""
+    heads, kv_heads, head_dim, value_dim = shape
+    kernels = sys.modules[build(_spec(*shape), "a", tmp_path).Model.__module__].kernels
+    for filled, shares, window, padded in itertools.product((0, 1, 33), (1, 4), (0, 7), (False, True)):
+        kernels._shares = lambda *_, shares=shares: shares
+        q = torch.randn(2, 1, heads, head_dim + 3)[..., :head_dim]
+        k, v = torch.randn(2, 1, kv_heads, head_dim), torch.randn(2, 1, kv_heads, value_dim)
+        keys, values = (torch.full((2, 40, *x.shape[2:]), float("nan")) for x in (k, v))
+        for store in (keys, values):
+            store[:, :filled].normal_()
+        positions, places = _places(filled, padded)
+        arrived = torch.zeros(2 * kv_heads, dtype=torch.int32)
+        state = (torch.tensor([filled]), positions, places, arrived)
+        o = kernels._sdpa_step(q, k, v, keys, values, *state, window, padded)
+        assert torch.equal(keys[:, filled : filled + 1], k)
+        assert torch.equal(values[:, filled : filled + 1], v)
+        assert keys[:, filled + 1 :].isnan().all()
+        assert not arrived.any()
+        seen = places[:, : filled + 1].clone()
+        seen[:, filled] = positions[:, 0]
+        visible = (seen >= 0) & ((seen > positions - window) if window else True)
+        truth = torch.nn.functional.scaled_dot_product_attention(
+            *(x.double().transpose(1, 2) for x in (q, keys[:, : filled + 1], values[:, : filled + 1])),
+            attn_mask=visible[:, None, None],
+            enable_gqa=True,
+        )
+        assert distance(o, truth.transpose(1, 2)) < 3e-6, (filled, shares, window, padded)
+
+
+def _places(filled: int, padded: bool) -> tuple[Tensor, Tensor]:
+    """Positions of the next tokens and of those in the cache, with padding anywhere."""
+    places = torch.full((2 if padded else 1, 40), -1)
+    for row in places:
+        real = torch.ones(filled, dtype=torch.bool)
+        if padded:
+            real = torch.rand(filled) < 0.6
+        row[:filled] = torch.where(real, real.cumsum(0) - 1, -1)
+    return (places >= 0).sum(1, keepdim=True), places

@@ -1,0 +1,95 @@
+"""The work of a decoding step, by the graph and by the package, for every spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from archc import compiler
+from archc.codegen.emit import Origin
+from archc.compiler import Compilation
+from archc.verification.packages import import_package
+from archc.verification.step import counted_step, layer_launches, planned_step
+from tests.support import SPECS, compile_model
+
+MODELS = {
+    model: path for path in sorted(SPECS.glob("*.arch")) for model in compiler.read_spec_file(path).models
+}
+LAYER = 9  # launches of a dense layer
+NEAR = 0.05
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_step_does_what_the_plan_says(model: str, tmp_path: Path) -> None:
+    """No layer has more launches than nine; all launches, and all bytes, are those of the graph."""
+    compilation = compile_model(MODELS[model], model)
+    assert max(layer_launches(compilation.fused)) <= LAYER
+    plan = planned_step(compilation.fused, batch=2, context=300)
+    step = counted_step(import_package(compilation, tmp_path), batch=2, context=300)
+    assert step.count == pytest.approx(plan.count, rel=NEAR)
+    assert step.bytes == pytest.approx(plan.bytes, rel=NEAR)
+
+
+def test_the_plan_counts_weights_and_keys() -> None:
+    """By hand: the bytes of a small model's matmuls and cache are the most of what a step moves."""
+    graph = compile_model(SPECS / "llama2.arch", "llama2_7b").fused
+    matrices = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008) + 32000 * 4096
+    near, far = (planned_step(graph, 1, context).bytes for context in (1, 1001))
+    assert near == pytest.approx(2 * matrices, rel=0.01)
+    assert far - near == 1000 * 32 * 2 * 4096 * 2
+
+
+def _changed(monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str) -> None:
+    original: Callable[[Compilation, Origin], dict[str, str]] = compiler.package_files
+
+    def changed(compilation: Compilation, origin: Origin) -> dict[str, str]:
+        files = original(compilation, origin)
+        assert old in files[file]
+        return files | {file: files[file].replace(old, new)}
+
+    monkeypatch.setattr(compiler, "package_files", changed)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "what"),
+    [
+        ("model.py", "F.linear(h, self.qkv_proj)", "F.linear(h.clone(), self.qkv_proj)", "count"),
+        ("kernels.py", "visible.steps is not None and _runs_triton(q)", "visible.steps is None", "count"),
+        ("model.py", "F.linear(h, self.lm_head)", "F.linear(h, self.lm_head.float().bfloat16())", "bytes"),
+    ],
+)
+def test_more_work_than_planned_is_found(
+    file: str, old: str, new: str, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compilation = compile_model(SPECS / "llama2.arch", "llama2_7b")
+    _changed(monkeypatch, file, old, new)
+    step = counted_step(import_package(compilation, tmp_path), 2, 300)
+    plan = planned_step(compilation.fused, 2, 300)
+    assert getattr(step, what) > (1 + NEAR) * getattr(plan, what)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("model.py", "x = F.embedding(tokens,", "tokens.max().item()\n        x = F.embedding(tokens,"),
+        ("decoding.py", "self.place.add_(1)", "self.place.add_(1)\n        bool(self.place > 3)"),
+        ("runtime.py", "span.steps.filled.add_(1)", "span.steps.filled.nonzero()"),
+    ],
+)
+def test_a_step_that_waits_for_the_device_is_found(
+    file: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compilation = compile_model(SPECS / "llama2.arch", "llama2_7b")
+    _changed(monkeypatch, file, old, new)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        counted_step(import_package(compilation, tmp_path), 2, 300)
+
+
+def test_steps_of_float32_move_twice_as_much(tmp_path: Path) -> None:
+    compilation = compile_model(SPECS / "gpt2.arch", "gpt2")
+    package = import_package(compilation, tmp_path)
+    half, whole = (counted_step(package, 1, 100, dtype).bytes for dtype in (torch.bfloat16, torch.float32))
+    assert whole == pytest.approx(2 * half, rel=0.01)
