@@ -1,0 +1,50 @@
+"""The command line, a file a group of commands.
+
+A command imports what it needs when it runs: `check` and `build` touch neither torch nor triton.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from archc import __version__
+from archc.cli import building, checking, importing, inspecting
+from archc.errors import ArchcError
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class _Commands(click.Group):
+    """A group whose commands answer a user's mistake with its text and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ArchcError as error:
+            click.echo(str(error), err=True)
+            sys.exit(1)
+
+
+@click.group(cls=_Commands, context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="archc")
+def main() -> None:
+    """From a model specification to a PyTorch package with specialised Triton kernels.
+
+    \b
+    Example:
+      archc build specs/llama3.arch --model llama3_8b
+    """
+
+
+for command in (
+    checking.check,
+    checking.fmt,
+    building.build,
+    inspecting.ir,
+    inspecting.explain,
+    inspecting.verify,
+    importing.import_,
+):
+    main.add_command(command)

@@ -1,0 +1,82 @@
+"""`archc build`."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import click
+
+from archc.cli import options
+
+
+@click.command()
+@options.specs
+@click.option(
+    "-o",
+    "--output",
+    default="generated",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where packages go.",
+)
+@options.model
+@options.target
+@options.settings
+@click.option(
+    "--check", "only_check", is_flag=True, help="Write nothing; fail when a package is not up to date."
+)
+@click.option("--force", is_flag=True, help="Overwrite files that were edited by hand.")
+def build(
+    specs: tuple[Path, ...],
+    output: Path,
+    model: str | None,
+    target: str,
+    settings: tuple[str, ...],
+    only_check: bool,
+    force: bool,
+) -> None:
+    """Write a package for each model of the specs.
+
+    Without SPECS, every package under the output directory is taken again from the spec and options that its
+    header records.
+
+    \b
+    Examples:
+      archc build specs/llama3.arch --model llama3_8b
+      archc build specs/llama3.arch --model llama3_8b --set layers=2 -o /tmp/small
+      archc build --check
+    """
+    from archc import freshness
+
+    if not specs and (model or settings):
+        raise click.UsageError("--model and --set go with a SPEC")
+    request = [*map(str, specs), "-o", str(output), str(model), target, *settings]
+    lines = None if only_check else freshness.recall(request)
+    if lines is None:
+        gc.disable()  # a build is short, and makes many small objects that live to its end
+        lines = _build(specs, output, model, target, settings, only_check, force, request)
+    for line in lines:
+        click.echo(line)
+
+
+def _build(
+    specs: tuple[Path, ...],
+    output: Path,
+    model: str | None,
+    target: str,
+    settings: tuple[str, ...],
+    only_check: bool,
+    force: bool,
+    request: list[str],
+) -> list[str]:
+    from archc import builder, freshness
+
+    jobs = builder.jobs(specs, output, model, target, settings) if specs else builder.recorded_jobs(output)
+    if only_check:
+        return list(builder.check(jobs))
+    lines = list(builder.write(jobs, force))
+    files, absent = builder.touched(jobs)
+    said = [f"{job.folder}: {builder.UP_TO_DATE}" for job in jobs]
+    freshness.remember(request, files, [job.folder for job in jobs], absent, said)
+    return lines

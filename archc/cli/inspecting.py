@@ -1,0 +1,64 @@
+"""`archc ir`, `archc explain` and `archc verify`: what became of a model, and whether it is right."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from archc.cli import options
+
+
+@click.command()
+@options.spec
+@options.model
+@options.target
+@options.settings
+@click.option("--after", metavar="PASS", help="The stage to print: a pass's name; the last one without it.")
+def ir(spec: Path, model: str | None, target: str, settings: tuple[str, ...], after: str | None) -> None:
+    """Print the graph of a model after a pass.
+
+    \b
+    Examples:
+      archc ir specs/llama3.arch --model llama3_8b --after frontend
+      archc ir specs/llama3.arch --model llama3_8b --after pack
+    """
+    from archc import inspection
+
+    click.echo(inspection.print_stage(spec, model, target, settings, after), nl=False)
+
+
+@click.command()
+@options.spec
+@options.model
+@options.target
+@options.settings
+def explain(spec: Path, model: str | None, target: str, settings: tuple[str, ...]) -> None:
+    """Tell what was fused, what was not and why, and where rounding was relaxed.
+
+    \b
+    Example:
+      archc explain specs/llama3.arch --model llama3_8b
+    """
+    from archc import inspection
+
+    inspection.explain(spec, model, target, settings)
+
+
+@click.command()
+@options.spec
+@options.model
+@options.settings
+@click.option("--each-pass", is_flag=True, help="Check the graph after every pass, not only after the last.")
+def verify(spec: Path, model: str | None, settings: tuple[str, ...], each_pass: bool) -> None:
+    """Hold a model's graph and package to a float64 run, on inputs chosen to trap mistakes.
+
+    \b
+    Examples:
+      archc verify specs/llama3.arch --model llama3_tiny --each-pass
+      archc verify specs/qwen3.arch --model qwen3_8b --set layers=2 --set d=128 --set vocab=1000
+    """
+    from archc.verification.verify import verify as run
+
+    sys.exit(0 if run(spec, model, settings, each_pass) else 1)
