@@ -10,7 +10,7 @@ import sys
 import click
 
 from archc import __version__
-from archc.cli import building, checking, importing, inspecting
+from archc.cli import building, checking, importing, inspecting, scaling
 from archc.errors import ArchcError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -46,5 +46,6 @@ for command in (
     inspecting.explain,
     inspecting.verify,
     importing.import_,
+    scaling.scale,
 ):
     main.add_command(command)

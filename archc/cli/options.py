@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from archc.errors import ArchcError
 from archc.target import TARGETS
 
 spec = click.argument("spec", type=click.Path(path_type=Path))
@@ -21,3 +22,20 @@ target = click.option(
 settings = click.option(
     "--set", "settings", multiple=True, metavar="K=V", help="Give a parameter of the arch another value."
 )
+
+
+class _Quantity(click.ParamType[float]):
+    """`8B`, `15T`, `1e24`."""
+
+    name = "amount"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from archc.quantities import parse_quantity
+
+        try:
+            return parse_quantity(str(value))
+        except ArchcError as error:
+            self.fail(str(error), param, ctx)
+
+
+QUANTITY = _Quantity()

@@ -1,0 +1,92 @@
+"""`archc scale`: scaling laws."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from archc.cli import options
+
+
+@click.command()
+@click.option("--params", metavar="N", type=options.QUANTITY, help="Parameters, such as 8B.")
+@click.option("--tokens", metavar="D", type=options.QUANTITY, help="Training tokens, such as 15T.")
+@click.option("--compute", metavar="FLOPS", type=options.QUANTITY, help="A budget, serving included: 1e24.")
+@click.option("--loss", metavar="NATS", type=float, help="A loss to reach at the least cost.")
+@click.option("--serve", metavar="TOKENS", type=options.QUANTITY, help="Tokens that the model will serve.")
+@click.option(
+    "--serving-price",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="What an operation costs in serving, in operations of training.",
+)
+@click.option(
+    "--fit", "fits", multiple=True, metavar="NAME", help="A law; more than one may be given.  [epoch]"
+)
+@click.option("--experts", type=float, help="For laws of routed models: experts in a layer.")
+@click.option("--granularity", type=float, help="For `krajewski`: how many times finer experts are.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw lines of equal loss.")
+def scale(
+    params: float | None,
+    tokens: float | None,
+    compute: float | None,
+    loss: float | None,
+    serve: float | None,
+    serving_price: float,
+    fits: tuple[str, ...],
+    experts: float | None,
+    granularity: float | None,
+    as_json: bool,
+    plot: Path | None,
+) -> None:
+    """Tell what scaling laws predict: a loss, or how to divide a budget.
+
+    With N and D: the loss.  With --compute: the N and D of the least loss, and with --serve those for which
+    training and serving together cost the budget.  With --loss: the cheapest model that reaches it.
+
+    Fits are epoch, hoffmann-tex, hoffmann-rounded, kaplan, and for routed models krajewski, krajewski-dense,
+    clark, ludziejewski.  The output says which parameters each means by N.
+
+    \b
+    Examples:
+      archc scale --params 70B --tokens 1.4T
+      archc scale --compute 5.76e23 --fit epoch --fit hoffmann-tex
+      archc scale --loss 2.0 --serve 10T
+      archc scale --params 8B --tokens 15T --plot iso_loss.png
+    """
+    from archc import scaling
+    from archc.analysis.allocation import Demand
+    from archc.analysis.laws.named import DEFAULT, law_named
+
+    if sum(given is not None for given in (tokens, compute, loss)) != 1 or (params is None) != (
+        tokens is None
+    ):
+        raise click.UsageError("give --params and --tokens, or --compute, or --loss")
+    laws = [law_named(name, experts, granularity) for name in fits or (DEFAULT,)]
+    demand = Demand(serve or 0.0, serving_price)
+    if plot is not None:
+        from archc.plotting import check_picture
+
+        check_picture(plot)
+    if params is not None and tokens is not None:
+        size = scaling.Size.given(params)
+        predictions = scaling.predict(laws, size, tokens)
+        found = [each.as_json() for each in predictions]
+        if not as_json:
+            scaling.print_predictions(predictions, size)
+    else:
+        plans = scaling.plan(laws, compute, loss, demand)
+        found = [each.as_json() for each in plans]
+        if not as_json:
+            scaling.print_plans(plans, demand)
+    if as_json:
+        click.echo(json.dumps({"fits": found}, indent=2))
+    if plot is not None:
+        from archc.isoloss import draw_iso_loss
+
+        draw_iso_loss(laws[0], [(each["parameters"], each["tokens"]) for each in found[:1]], demand, plot)
+        click.echo(f"{plot}: written", err=True)
