@@ -35,7 +35,7 @@ EXAMPLES = [match.groups() for match in EXAMPLE.finditer(PAGE.read_text())]
 
 def op_signature(op: Op) -> str:
     """`rms_norm(x, eps, weight = true, ...)`."""
-    operands = [operand.name for operand in op.data_operands] if not op.variadic else ["..."]
+    operands = [o.name + " = none" * o.optional for o in op.data_operands] if not op.variadic else ["..."]
     settings = [_setting(name, attr) for name, attr in settings_of(op).items()]
     tied = [f"{TIED_TO.name} = none"] if op.weights else []
     return f"{op.name}({', '.join([*operands, *settings, *tied])})"

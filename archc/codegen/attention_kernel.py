@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from archc.codegen.fused import Fused, power_of_two
 from archc.codegen.kernel_plan import AttentionKernel
+from archc.ir.ops.attention import Causal, Mask, Sliding
 
 _LEAST = 16  # rows and columns of a tensor core's tile
 _TILE = 1 << 14  # values of the keys and values that a program holds at a time, 32 KiB in bfloat16
@@ -14,6 +17,7 @@ def plan_attention(fused: Fused, steps: bool) -> AttentionKernel:
     """Attention of a model; `steps`: whether the target has a kernel for single tokens."""
     queries, keys, values = (fused.types[name].shape for name in ("q", "k", "v"))
     heads, head_dim, kv_heads, value_dim = map(int, (queries[2], queries[3], keys[2], values[3]))
+    mask: Mask = fused.node.attributes["mask"]
     group = heads // kv_heads
     rows = max(power_of_two(group), _LEAST)
     head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (head_dim, value_dim))
@@ -23,6 +27,8 @@ def plan_attention(fused: Fused, steps: bool) -> AttentionKernel:
         name=fused.name,
         equation=fused.equation,
         layout=fused.layout,
+        mask=", ".join(_mask_arguments(mask)),
+        window=int(mask.window) if isinstance(mask, Sliding) else 0,
         scale=float(fused.node.attributes["scale"]),
         heads=heads,
         kv_heads=kv_heads,
@@ -34,5 +40,11 @@ def plan_attention(fused: Fused, steps: bool) -> AttentionKernel:
         tile=min(max(power_of_two(_TILE // (head_block + value_block) + 1) // 2, 2 * _LEAST), 128),
         merged=max(merged, 1),
         warps=warps,
-        steps=steps,
+        steps=steps and isinstance(mask, Causal | Sliding),
     )
+
+
+def _mask_arguments(mask: Mask) -> list[str]:
+    """A mask as the runtime takes it."""
+    sizes = [f"{field.name}={int(getattr(mask, field.name))}" for field in fields(mask)]
+    return sizes if mask.causal else [*sizes, "causal=False"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from archc.codegen import schedule
 from archc.codegen.class_plan import Argument, Class, Head, Layers, Line, Parameter, Stored
 from archc.codegen.head import Cut, write_head
 from archc.codegen.kernel_plan import LossKernel
-from archc.codegen.lines import Emitter, Style, no_loop, size_code
+from archc.codegen.lines import SPAN, Emitter, Style, no_loop, size_code, with_span
 from archc.codegen.names import attribute, class_name, identifier, parameter_names, unique
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node, Value, stored_in
@@ -17,7 +17,7 @@ from archc.ir.op import Fill, Init, Normal
 from archc.ir.ops.structure import APPEND, LOOP, ZEROS
 from archc.ir.paths import Index, Path, path_text
 from archc.ir.paths import Stored as IrStored
-from archc.ir.program import KEY_POSITIONS, POSITIONS
+from archc.ir.program import KEY_POSITIONS, POSITIONS, captured_in
 from archc.ir.rule import rule_of
 
 
@@ -28,7 +28,6 @@ class ClassWriter:
     semantics: Semantics
     kernels: Callable[[Graph, Node, list[str]], str]
     reserved: frozenset[str]
-    sdpa: bool
     optional: frozenset[tuple[int, int]]  # (graph, input) of values that may be None
     classes: list[Class] = field(default_factory=list)
     names: set[str] = field(default_factory=set)  # of all classes, those still being written included
@@ -45,7 +44,7 @@ class ClassWriter:
     ) -> None:
         """The model's own class, after those of its layers; with a head of its own where there is a cut."""
         given = {
-            value: f"span.{graph.node(value).attributes['name']}"
+            value: f"{SPAN}.{graph.node(value).attributes['name']}"
             for value in graph.inputs
             if graph.node(value).attributes["name"] in (POSITIONS, KEY_POSITIONS)
         }
@@ -53,8 +52,8 @@ class ClassWriter:
         if cached:
             extra.append(Argument("cache", "Cache | None = None"))
         built = self._class(name, doc, cut.body if cut else graph, (), given, result_type, graph.weights())
-        first = built.arguments[0].name
-        start = Line(f"span = spans({first}, padding{', cache' if cached else ''})")
+        arguments = [argument for argument in built.arguments if argument.name != SPAN]
+        start = Line(f"{SPAN} = spans({arguments[0].name}, padding{', cache' if cached else ''})")
         end = [Line("if cache is not None:"), Line("    cache.advance(span)")] if cached else []
         self.classes.append(
             Class(
@@ -64,7 +63,7 @@ class ClassWriter:
                 built.parameters,
                 built.layers,
                 built.state,
-                (*built.arguments, *extra),
+                (*arguments, *extra),
                 (start, *built.lines, *end),
                 built.result,
                 result_type,
@@ -76,7 +75,7 @@ class ClassWriter:
         weights = graph.weights()
         names = parameter_names([stored_in(node) for node in weights])
         texts = {node.id: f"self.{name}" for node, name in zip(weights, names, strict=True)}
-        style = Style(self.semantics, self.kernels, texts, self.reserved, no_loop, self.sdpa)
+        style = Style(self.semantics, self.kernels, texts, self.reserved, no_loop)
         return write_head(cut, loss, hidden, style)
 
     # ---------------------------------------------------------------- classes
@@ -87,26 +86,25 @@ class ClassWriter:
         doc: tuple[str, ...],
         graph: Graph,
         indices: tuple[str, ...],
-        given: dict[Value, str],
+        given: Mapping[Value, str],
         result_type: str,
         weights: list[Node] | None = None,
     ) -> Class:
         """A class of a graph; with `weights` besides those that it reads itself."""
         weights = graph.weights() if weights is None else weights
         names = parameter_names([stored_in(node) for node in weights], indices)
-        layers, calls = self._layers(graph, indices, {*names, *indices})
+        layers, calls = self._layers(graph, indices, {*names, *indices}, given)
         style = Style(
             self.semantics,
             self.kernels,
             {node.id: f"self.{n}" for node, n in zip(weights, names, strict=True)},
             self.reserved,
             lambda node, targets, operands: _loop_lines(calls[node.id], targets, operands),
-            self.sdpa,
             none_for_zeros=may_be_none,
         )
         emitter = Emitter(graph, style)
-        arguments = emitter.arguments(given)
-        free = [value for value in graph.inputs if value not in given]
+        emitter.arguments(given)
+        arguments = self._arguments(graph, [emitter.names[value] for value in graph.inputs])
         results = emitter.run()
         state = tuple(
             (node.attributes["slot"], _tuple([size_code(dim) for dim in node.types[0].shape[2:]]))
@@ -120,21 +118,24 @@ class ClassWriter:
             parameters=tuple(_parameter(node, n) for node, n in zip(weights, names, strict=True)),
             layers=tuple(layers),
             state=state,
-            arguments=tuple(self._argument(graph, v, n) for v, n in zip(free, arguments, strict=True)),
+            arguments=arguments,
             lines=_tidy(emitter.lines),
             result=", ".join(results),
             result_type=result_type,
         )
 
-    def _argument(self, graph: Graph, value: Value, name: str) -> Argument:
-        if (id(graph), value.node) in self.optional:
-            return Argument(name, "Tensor | None")
-        if self.sdpa and _is_mask(graph, value):
-            return Argument(name, "Visible")
-        return Argument(name)
+    def _arguments(self, graph: Graph, names: Sequence[str]) -> tuple[Argument, ...]:
+        """The arguments of a graph's class, given what its inputs are called."""
+        inputs = {name: (id(graph), value.node) for value, name in zip(graph.inputs, names, strict=True)}
+        arguments: list[Argument] = []
+        for name in with_span(names):
+            kind = "Span" if name == SPAN else "Tensor"
+            optional = inputs.get(name) in self.optional
+            arguments.append(Argument(name, f"{kind} | None" if optional else kind))
+        return tuple(arguments)
 
     def _layers(
-        self, graph: Graph, indices: tuple[str, ...], taken: set[str]
+        self, graph: Graph, indices: tuple[str, ...], taken: set[str], given: Mapping[Value, str]
     ) -> tuple[list[Layers], dict[int, tuple[str, bool]]]:
         """A module list for every loop; by loop, its name and whether its layers take the cache."""
         layers: list[Layers] = []
@@ -144,13 +145,18 @@ class ClassWriter:
             name = unique(attribute(literal[-1]), taken)
             taken.add(name)
             inner = (*indices, identifier(loop.attributes["variable"]))
-            classes = self._bodies(loop, literal[-1], inner)
+            classes = self._bodies(loop, literal[-1], inner, given)
             layers.append(Layers(name, self._modules(loop, classes, inner)))
             calls[loop.id] = name, any(_remembers(body) for body in loop.bodies)
         return layers, calls
 
-    def _bodies(self, loop: Node, segment: str, indices: tuple[str, ...]) -> list[str]:
-        """The classes of a loop's bodies; their names."""
+    def _bodies(
+        self, loop: Node, segment: str, indices: tuple[str, ...], given: Mapping[Value, str]
+    ) -> list[str]:
+        """The classes of a loop's bodies; their names.
+
+        `given`: the texts of what outside of the loop is read off the span.
+        """
         names: list[str] = []
         order, steps = loop.attributes["schedule"], loop.attributes["indices"]
         for number, body in enumerate(loop.bodies):
@@ -164,7 +170,7 @@ class ClassWriter:
             result_type = (
                 "Tensor" if len(loop.types) == 1 else f"tuple[{', '.join(['Tensor'] * len(loop.types))}]"
             )
-            built = self._class(name, doc, body, indices, {}, result_type)
+            built = self._class(name, doc, body, indices, captured_in(body, loop, given), result_type)
             if any(map(_remembers, loop.bodies)):  # all layers of a loop are called alike
                 built = replace(built, arguments=(*built.arguments, Argument("cache", "Cache | None")))
             self.classes.append(built)
@@ -186,7 +192,7 @@ class ClassWriter:
 
 def _loop_lines(call: tuple[str, bool], targets: list[str], operands: list[str]) -> list[Line]:
     name, cached = call
-    arguments = ", ".join([*operands, *(["cache"] if cached else [])])
+    arguments = ", ".join([*with_span(operands), *(["cache"] if cached else [])])
     return [
         Line(f"for layer in self.{name}:"),
         Line(f"    {', '.join(targets)} = layer({arguments})"),
@@ -209,17 +215,6 @@ def _tidy(lines: Sequence[Line]) -> tuple[Line, ...]:
 
 def _remembers(body: Graph) -> bool:
     return any(node.op is APPEND for part in body.walk() for node in part.nodes())
-
-
-def _is_mask(graph: Graph, value: Value) -> bool:
-    """Whether an input is a mask made for PyTorch's attention."""
-    for user, place in graph.users(value):
-        if user.op is LOOP:
-            if any(_is_mask(body, body.inputs[place]) for body in user.bodies):
-                return True
-        elif user.op.past and user.op.operands[place].name == "visible":
-            return True
-    return False
 
 
 # ------------------------------------------------------------------ parameters

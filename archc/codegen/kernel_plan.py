@@ -285,6 +285,7 @@ class PointwiseKernel:
 class AttentionKernel:
     """PyTorch's own scaled-dot-product attention, and with `steps` a kernel for one new token behind a cache.
 
+    `mask` is how the runtime is asked for what a query sees, `window` how many keys at most, 0 for all.
     A program of that kernel has the `rows` query heads of one key head, and `tile` keys at a time in half
     precision; it merges `merged` shares of the keys at a time.
     """
@@ -292,6 +293,8 @@ class AttentionKernel:
     name: str
     equation: tuple[str, ...]
     layout: str
+    mask: str
+    window: int
     scale: float
     heads: int
     kv_heads: int

@@ -14,6 +14,7 @@ from archc.codegen.pointwise_kernel import plan_pointwise
 from archc.codegen.rope_kernel import plan_rope
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node
+from archc.ir.records import Record
 from archc.ir.rule import rule_of
 from archc.ir.types import TensorType
 from archc.target import Target
@@ -58,9 +59,18 @@ class KernelTable:
         return tuple(plans)
 
     def _name(self, key: Any) -> str:
+        """The fusion's name; where a model needs several kernels for one, with what sets this one apart."""
         rivals = [other for other in self._places if other[0] == key[0]]
+        kinds = [self._kinds(other) for other in rivals]
+        own = kinds[rivals.index(key)]
+        if own and kinds.count(own) == 1 and len(rivals) > 1:
+            return identifier("_".join((key[0], *own)))
         place = rivals.index(key) + 1
         return identifier(key[0] if place == 1 else f"{key[0]}_{place}")
+
+    def _kinds(self, key: Any) -> tuple[str, ...]:
+        _, node = self._places[key]
+        return tuple(value.kind for value in node.attributes.values() if isinstance(value, Record))
 
 
 def _key(graph: Graph, node: Node) -> Any:

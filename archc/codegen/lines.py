@@ -21,6 +21,8 @@ from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import Dim, shape_text
 
+SPAN = "span"  # in generated code: where the tokens of a call stand
+
 _MAX_LINE = 104
 _MAX_INLINE = 64
 _SHORT = {
@@ -29,7 +31,6 @@ _SHORT = {
     "attend": "o",
     "add": "x",
     "mul": "h",
-    "attention_mask": "visible",
 }
 
 
@@ -41,7 +42,6 @@ class Style:
     weights:  the text of a weight, by its node's number
     reserved: names that variables must not take
     home:     where the ops' reference functions are found, such as "reference."
-    sdpa:     whether masks are made for PyTorch's scaled-dot-product attention
     loop:     the statement of a loop: given its node, its results' and operands' names
     """
 
@@ -50,7 +50,6 @@ class Style:
     weights: Mapping[int, str]
     reserved: frozenset[str]
     loop: Callable[[Node, list[str], list[str]], list[Line]]
-    sdpa: bool = False
     comments: bool = True
     home: str = ""
     none_for_zeros: Callable[[Graph, Node], bool] = lambda _graph, _node: False
@@ -117,16 +116,17 @@ class Emitter:
     def _call(self, node: Node) -> str:
         """A node as an expression."""
         operands = self._operands(node)
-        if rule_of(node):
+        rule = rule_of(node)
+        if rule is not None:
             slots = [f'"{kept.attributes["slot"]}"' for kept in self._kept(node)]
             past = [f"past(cache, self, {', '.join(slots)})"] if slots else []
+            if rule.family == "attention":
+                operands = with_span(operands)
             return self.style.kernels(self.graph, node, [*operands, *past])
         if node.op is ZEROS:
             return (
                 "None" if self.style.none_for_zeros(self.graph, node) else f"torch.zeros_like({operands[0]})"
             )
-        if node.op.name == "attention_mask" and self.style.sdpa:
-            return _sdpa_mask(node)
         texts = {name: attribute_code(value, self.style.comments) for name, value in node.attributes.items()}
         return self.style.semantics.call(use_of(node), operands, texts, self.style.home)
 
@@ -328,6 +328,16 @@ def _own_block(scope: Scope | None) -> Scope | None:
     return scope
 
 
+def with_span(operands: Sequence[str]) -> list[str]:
+    """Operands, with the span itself once in place of all that is read off it."""
+    places = [place for place, text in enumerate(operands) if text.startswith(f"{SPAN}.")]
+    return [
+        SPAN if place in places[:1] else text
+        for place, text in enumerate(operands)
+        if place not in places[1:]
+    ]
+
+
 def use_of(node: Node) -> Use:
     """The node as a use of its op's reference function."""
     return Use(
@@ -376,10 +386,3 @@ def _shapes(shapes: Sequence[tuple[Dim, ...]]) -> str:
 def _same_reader(graph: Graph, node: Node, other: Node) -> bool:
     readers = {user.id for user, _ in graph.users(node.outputs[0])}
     return bool(readers & {user.id for user, _ in graph.users(other.outputs[0])})
-
-
-def _sdpa_mask(node: Node) -> str:
-    mask = node.attributes["mask"]
-    if mask.kind == "sliding":
-        return f"visible_keys(span, window={int(mask.window)})"
-    return "visible_keys(span)" if mask.causal else "visible_keys(span, causal=False)"

@@ -22,7 +22,7 @@ from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
 from archc.target import CUDA, Target
 
-_RUNTIME = ("Cache", "Visible", "past", "remember", "spans", "visible_keys")
+_RUNTIME = ("Cache", "Span", "past", "remember", "spans")
 
 
 def plan_package(program: Program, fused: Graph, reference: Graph, target: Target = CUDA) -> Package:
@@ -53,9 +53,9 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
             operands = operands[:-1]
         return f"kernels.{table.name(graph, node)}({', '.join(operands)})"
 
-    model = ClassWriter(semantics, call, reserved, True, optional)
+    model = ClassWriter(semantics, call, reserved, optional)
     model.model("Model", _doc(program, fused, "fused"), fused, cached, _result_type(fused), cut, loss)
-    plain = ClassWriter(semantics, call, reserved, False, frozenset())
+    plain = ClassWriter(semantics, call, reserved, frozenset())
     plain.model("Reference", _doc(program, reference, "op by op"), reference, cached, _result_type(reference))
     helpers = tuple(
         semantics.sources[name] for name in _used(semantics, _texts(plain.classes, kernels, model.classes))
@@ -65,7 +65,6 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
         generates=cached,
         loss=vocabulary > 0,
         vocabulary=vocabulary,
-        windows=any(_is_window(node) for part in parts for node in part.nodes()),
         ignored=program.ignored,
         tied=tuple((path_code(alias), path_code(target)) for alias, target in program.tied),
         model=_module(f"The fused model {program.name}.", model.classes, semantics, constants, base, ()),
@@ -184,11 +183,6 @@ def _reads_kept(root: Graph, node: Node) -> bool:
 
 def _sees_later(nodes: Sequence[Node]) -> bool:
     return any("mask" in node.attributes and not node.attributes["mask"].causal for node in nodes)
-
-
-def _is_window(node: Node) -> bool:
-    mask = node.attributes.get("mask")
-    return mask is not None and mask.kind == "sliding"
 
 
 def _result_type(graph: Graph) -> str:

@@ -34,7 +34,6 @@ class Package:
     generates: bool  # whether it is a language model with a cache: loss, new_cache, generate
     loss: bool  # whether its output is logits over the tokens' vocabulary
     vocabulary: int
-    windows: bool  # whether some attention sees a window only
     ignored: tuple[str, ...]
     tied: tuple[tuple[str, str], ...]  # (name a checkpoint may repeat, the name it is tied to)
     model: Module

@@ -111,7 +111,7 @@ def _kernels(package: Package) -> str:
     if any("reference." in kernel for kernel in kernels):
         imports.append("from . import reference")
     if any(isinstance(kernel, AttentionKernel) for kernel in package.kernels):
-        imports.append(f"from .runtime import {'Past, ' if package.generates else ''}Visible")
+        imports.append(f"from .runtime import {'Past, ' if package.generates else ''}Span")
     helpers = [h for k in package.kernels if isinstance(k, PointwiseKernel) for h in k.helpers]
     return _fill(
         "kernels.py.jinja",

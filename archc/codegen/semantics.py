@@ -36,11 +36,16 @@ class Use:
             return ("xs",)
         return tuple(o.name for o, there in zip(self.op.operands, self.present, strict=False) if there)
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The names of the operands that are not."""
+        if self.op.variadic:
+            return ()
+        return tuple(o.name for o, there in zip(self.op.operands, self.present, strict=False) if not there)
+
     def specialised(self, fixed: Mapping[str, Any]) -> Specialised:
         """The reference function with attributes and absent operands written into it."""
-        operands = zip(self.op.operands, self.present, strict=False)
-        absent = {operand.name: None for operand, there in operands if not there}
-        return specialise(_source_of(self.op), {**fixed, **absent}, self.parameters)
+        return specialise(_source_of(self.op), {**fixed, **dict.fromkeys(self.absent)}, self.parameters)
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def _function(name: str, uses: Sequence[Use]) -> Function:
     if keywords:
         parameters += ["*", *(f"{k}: {_annotation(first.op, k)}" for k in keywords)]
     head = f"def {name}({', '.join(parameters)}) -> {special.result_type}:"
-    doc = _trimmed(special.docstring, set(fixed))
+    doc = _trimmed(special.docstring, {*fixed, *first.absent})
     return Function(name, "\n".join([head, f'    """{doc}"""', *special.lines]), keywords)
 
 
@@ -151,7 +156,7 @@ def _annotation(op: Op, attribute: str) -> str:
 
 
 def _trimmed(docstring: str, fixed: set[str]) -> str:
-    """Without the paragraphs that explain attributes which have become part of the function."""
+    """Without the paragraphs that explain attributes and operands which have become part of the function."""
     summary, *paragraphs = docstring.rstrip().split("\n\n")
     kept = [text for text in paragraphs if not any(f"`{name}`" in text for name in fixed)]
     return "\n\n".join([summary, *kept]) + ("\n    " if kept else "")

@@ -133,11 +133,13 @@ class Calls(Applications):
         return self.tie_path(argument.value, env) if argument else None
 
     def _operand(self, op: Op, name: str, argument: syntax.Argument, env: Env) -> Any:
-        """A tensor, or a number where the op takes numbers in place of tensors."""
+        """A tensor, a number where the op takes numbers for tensors, `none` where it needs no tensor."""
         value = self.evaluate(argument.value, env)
         plain = value.value if isinstance(value, LoopValue) else value
         if isinstance(value, Handle | Poison) or (op.scalar is not None and arithmetic.is_number(plain)):
             return value
+        if value is None and any(each.name == name and each.optional for each in op.operands):
+            return None
         return self._not_a_tensor(name, op.name, value, argument.value.span)
 
     def _not_a_tensor(self, name: str, op: str, value: Any, span: Span) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from archc.errors import Span
-from archc.ir.graph import Graph
+from archc.ir.graph import Graph, Node, Value
 from archc.ir.paths import Path
 from archc.ir.types import DType
+
+T = TypeVar("T")
 
 POSITIONS = "positions"  # graph input, i64 [B, T]: each token's position
 KEY_POSITIONS = "key_positions"  # graph input, i64 [B, S]: the same for all keys, -1 where padding
@@ -39,6 +41,28 @@ class Program:
 
     def with_graph(self, graph: Graph) -> Program:
         return replace(self, graph=graph)
+
+
+def positions_in(root: Graph) -> dict[tuple[int, Value], str]:
+    """What is `POSITIONS` or `KEY_POSITIONS` in a graph and its loops, by the graph's `id` and the value."""
+    found: dict[tuple[int, Value], str] = {}
+
+    def collect(graph: Graph, known: Mapping[Value, str]) -> None:
+        found.update({(id(graph), value): name for value, name in known.items()})
+        for loop in graph.loops():
+            for body in loop.bodies:
+                collect(body, captured_in(body, loop, known))
+
+    names = {value: root.node(value).attributes["name"] for value in root.inputs}
+    collect(root, {value: name for value, name in names.items() if name in (POSITIONS, KEY_POSITIONS)})
+    return found
+
+
+def captured_in(body: Graph, loop: Node, outside: Mapping[Value, T]) -> dict[Value, T]:
+    """What is known of values outside of a loop, by the inputs of its body that stay equal to them."""
+    start = len(loop.attributes["entering"])
+    pairs = list(zip(body.inputs, loop.inputs, strict=True))[start:]
+    return {inner: outside[outer] for inner, outer in pairs if outer is not None and outer in outside}
 
 
 def vocabulary_of(graph: Graph) -> int:

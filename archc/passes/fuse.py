@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
+from archc.ir.program import KEY_POSITIONS, POSITIONS, positions_in
 from archc.ir.rule import Rule, rule_of
 from archc.passes.context import Context, place_of, repeats
 from archc.passes.matcher import Match, Matcher
@@ -24,16 +26,22 @@ class _Attempt:
 def fuse(graph: Graph, context: Context) -> None:
     """Replace every decomposition that the target has a kernel for by the fused op."""
     rules = sorted(context.rules, key=lambda rule: -len(rule.steps))
+    positions = positions_in(graph)
     for part, times in repeats(graph):
         attempts: dict[int, list[_Attempt]] = {}
         for rule in rules:
-            _apply_everywhere(rule, part, times, context, attempts)
+            _apply_everywhere(rule, part, times, context, attempts, positions)
         _report_missed(part, attempts, context)
     context.report.sort()
 
 
 def _apply_everywhere(
-    rule: Rule, graph: Graph, times: int, context: Context, attempts: dict[int, list[_Attempt]]
+    rule: Rule,
+    graph: Graph,
+    times: int,
+    context: Context,
+    attempts: dict[int, list[_Attempt]],
+    positions: Mapping[tuple[int, Value], str],
 ) -> None:
     wanted = rule.steps[rule.root].op
     for node in graph.nodes():
@@ -45,7 +53,7 @@ def _apply_everywhere(
             failure = matcher.failure
             attempts.setdefault(node.id, []).append(_Attempt(rule, failure.depth, failure.reason))
             continue
-        obstacle = _obstacle(rule, graph, match, context)
+        obstacle = _obstacle(rule, graph, match, context, positions)
         if obstacle:
             attempts.setdefault(node.id, []).append(_Attempt(rule, len(rule.steps), obstacle))
             continue
@@ -55,7 +63,9 @@ def _apply_everywhere(
         context.report.fired.append(Fired(rule.name, place_of(node), times, relaxations, node.span))
 
 
-def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context) -> str:
+def _obstacle(
+    rule: Rule, graph: Graph, match: Match, context: Context, positions: Mapping[tuple[int, Value], str]
+) -> str:
     """Why the target has no kernel for a match, or nothing."""
     if rule.family not in context.target.families:
         kind = f"{rule.family} kernels" if rule.family else "kernel for such a decomposition"
@@ -64,6 +74,8 @@ def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context) -> str:
         return _norm_obstacle(rule, graph, match, context.target.max_row)
     if rule.family == "pointwise":
         return _pointwise_obstacle(rule, graph, match)
+    if rule.family == "attention":
+        return _attention_obstacle(graph, match, positions)
     if rule.family == "rope" and "eps" in rule.attributes:
         return _rope_obstacle(graph, match)
     return ""
@@ -103,6 +115,15 @@ def _pointwise_obstacle(rule: Rule, graph: Graph, match: Match) -> str:
         if len(type_.shape) > 1:
             shapes.add((*type_.shape[:-1], type_.width // (parts if name in split else 1)))
     return "its operands differ in shape" if len(shapes) != 1 else ""
+
+
+def _attention_obstacle(graph: Graph, match: Match, positions: Mapping[tuple[int, Value], str]) -> str:
+    """Kernels are given where the tokens of a call stand, and take nothing else for it."""
+    for name in (POSITIONS, KEY_POSITIONS):
+        value = match.operands[name]
+        if value is None or positions.get((id(graph), value)) != name:
+            return f"its {name} are not those of the tokens"
+    return ""
 
 
 def _replace(rule: Rule, graph: Graph, match: Match) -> Node:

@@ -127,7 +127,7 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
         elif isinstance(plan, LossKernel) and plan.triton:
             _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, length)
         elif isinstance(plan, AttentionKernel) and hasattr(kernels, f"_{plan.name}_step"):
-            _run_steps(kernels, plan, dtype, _KEYS // 2 if package.windows else 0)
+            _run_steps(kernels, plan, dtype)
     return found
 
 
@@ -169,7 +169,7 @@ def _run_loss(function: Callable[..., Any], vocabulary: int, dtype: torch.dtype,
         function(torch.zeros(length, vocabulary, dtype=dtype), targets, shares, 1e-4, gradient)
 
 
-def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype, window: int) -> None:
+def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
     """With few keys, which one program reads, and with as many as are shared; with and without padding."""
     shares = kernels._shares
     for count, padded in ((1, True), (_SHARES, False)):
@@ -185,7 +185,7 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype, window: 
         stores = [torch.zeros(1, _KEYS, *each.shape[2:], dtype=dtype) for each in new[1:]]
         integers = [torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, _KEYS)]
         arrived = torch.zeros(plan.kv_heads, dtype=torch.int32)
-        getattr(kernels, f"_{plan.name}_step")(*new, *stores, *integers, arrived, window, padded)
+        getattr(kernels, f"_{plan.name}_step")(*new, *stores, *integers, arrived, plan.window, padded)
     kernels._shares = shares
 
 

@@ -144,9 +144,9 @@ def _position_rows(graph: Graph) -> int | None:
 
 def _longest_window(graph: Graph) -> int:
     windows = [
-        int(mask.window)
+        mask.reach or 0
         for part in graph.walk()
         for node in part.nodes()
-        if (mask := node.attributes.get("mask")) is not None and hasattr(mask, "window")
+        if (mask := node.attributes.get("mask")) is not None
     ]
-    return max(windows, default=8)
+    return max(windows, default=0) or 8

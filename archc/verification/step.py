@@ -77,12 +77,11 @@ def _plan(graph: Graph, sizes: Mapping[str, int], dtype: torch.dtype, times: int
             for number, body in enumerate(node.bodies):
                 runs = node.attributes["schedule"].count(number)
                 _plan(body, sizes, dtype, times * runs, work)
-        elif node.op not in _FREE and node.op.name != "attention_mask":
+        elif node.op not in _FREE:
             _plan_node(graph, node, sizes, dtype, times, work)
 
 
-# Kernels find out themselves which keys a token sees, attention keeps its keys and values itself, and zeros
-# that enter the first layer are not there at all.
+# Attention keeps its keys and values itself, and zeros that enter the first layer are not there at all.
 _FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND)
 
 
@@ -92,8 +91,9 @@ def _plan_node(
     operands = [None if v is None else _meta(graph.type(v), sizes, dtype) for v in node.inputs]
     if rule_of(node):
         results = [_meta(type_, sizes, dtype) for type_ in node.types]
-        masks = sum(_bytes(t) for t in operands if isinstance(t, Tensor) and t.dtype == torch.bool)
-        work.add(node.op.name, 1, sum(map(_bytes, (*operands, *results))) - masks, times)
+        # Where the keys stand is read only if there is padding.
+        places = sum(_bytes(t) for t in operands if isinstance(t, Tensor) and t.dtype == torch.int64)
+        work.add(node.op.name, 1, sum(map(_bytes, (*operands, *results))) - places, times)
         return
     with _Count() as count:
         node.op.reference(*operands, **node.attributes)

@@ -78,7 +78,7 @@ def test_steps_of_kernels_give_the_same_tokens(model: str, padded: bool, tmp_pat
     """Keys shared among several programs."""
     made = _model(model, "Model", tmp_path, torch.float32)
     kernels = _module(made, "kernels")
-    assert hasattr(kernels, "_sdpa_step")
+    assert hasattr(kernels, "_attention_step")
     padding = PADDING if padded else None
     expected = made.generate(_tokens(), 20, padding=padding)
     for shares in (1, 4):
@@ -173,7 +173,7 @@ def test_attention_of_a_step(shape: tuple[int, int, int, int], tmp_path: Path) -
         positions, places = _places(filled, padded)
         arrived = torch.zeros(2 * kv_heads, dtype=torch.int32)
         state = (torch.tensor([filled]), positions, places, arrived)
-        o = kernels._sdpa_step(q, k, v, keys, values, *state, window, padded)
+        o = kernels._attention_step(q, k, v, keys, values, *state, window, padded)
         assert torch.equal(keys[:, filled : filled + 1], k)
         assert torch.equal(values[:, filled : filled + 1], v)
         assert keys[:, filled + 1 :].isnan().all()

@@ -244,6 +244,6 @@ def test_explain(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`archc explain` tells what was fused, attention among it, and names only places of the spec."""
     inspection.explain(spec, None, "cuda", ())
     told = capsys.readouterr().out
-    assert "sdpa" in told
+    assert "attention" in told
     assert "rotate: `x`" in told
     assert "the compiler's own" not in told

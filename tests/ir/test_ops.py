@@ -12,7 +12,7 @@ from torch import Tensor
 from archc.ir import ops as _declarations  # noqa: F401 - declares the ops
 from archc.ir.expr import Expr, leaf
 from archc.ir.op import OPS, Op, Trait
-from archc.ir.ops.attention import Causal, Full, Sliding
+from archc.ir.ops.attention import Causal, Chunked, Full, Sliding
 from archc.ir.ops.position import LinearScaling, Llama3, Rope
 from archc.ir.types import DType, TensorType, TypeMistake
 
@@ -22,6 +22,8 @@ X = ((2, 3, 8), "float")
 HEADS = ((2, 3, 4, 6), "float")
 POSITIONS = ((2, 3), "i64")
 TABLE = ((2, 3, 2), "f32")
+ATTENDED = [HEADS, ((2, 5, 2, 6), "float"), ((2, 5, 2, 7), "float"), POSITIONS, ((2, 5), "i64")]
+MASKS = (Causal(), Full(), Sliding(2), Chunked(2))
 
 # op -> operands as (shape, dtype) and attributes; every op that the language has must be here
 EXAMPLES: dict[str, list[Example]] = {
@@ -57,9 +59,12 @@ EXAMPLES: dict[str, list[Example]] = {
         ([POSITIONS], {"rope": Rope(1e4, scaling=Llama3(8.0, 1.0, 4.0, 64)), "width": 6}),
     ],
     "rotate_by": [([HEADS, TABLE, TABLE], {"pairing": pairing}) for pairing in ("half", "interleaved")],
-    "attention_mask": [([POSITIONS, ((2, 5), "i64")], {"mask": m}) for m in (Causal(), Full(), Sliding(2))],
     "attend": [
-        ([HEADS, ((2, 5, 2, 6), "float"), ((2, 5, 2, 7), "float"), ((2, 3, 5), "bool")], {"scale": 0.5})
+        *(([*ATTENDED, None, None], {"mask": m, "scale": 0.5, "softcap": None}) for m in MASKS),
+        (
+            [*ATTENDED, ((2, 4, 3, 5), "float"), ((4,), "float")],
+            {"mask": Causal(), "scale": 0.5, "softcap": 5.0},
+        ),
     ],
     "split": [([X], {"sizes": 4}), ([X], {"sizes": (1, 2, 5)})],
     "concat": [([X, ((2, 3, 1), "float")], {})],
@@ -160,8 +165,10 @@ def test_wrong_operands_are_refused(
 )
 def test_attention_refuses_heads_that_do_not_fit(q: Any, k: Any, v: Any, reason: str) -> None:
     types = [TensorType(shape, DType.FLOAT) for shape in (q, k, v)]
+    positions = TensorType((2, 3), DType.I64)
+    attributes = {"mask": Causal(), "scale": 1.0, "softcap": None}
     with pytest.raises(TypeMistake, match=reason):
-        OPS["attend"].infer_types([*types, TensorType((2, 3, 3), DType.BOOL)], {"scale": 1.0})
+        OPS["attend"].infer_types([*types, positions, positions, None, None], attributes)
 
 
 # ------------------------------------------------------------------ elementwise

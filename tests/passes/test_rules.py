@@ -71,7 +71,7 @@ BODIES = {
     "bias_silu": _BIASED.replace("ACT", "silu"),
     "bias_relu": _BIASED.replace("ACT", "relu"),
     "relu_squared": "x = linear(square(relu(linear(x, 33) as up)), d) as down",
-    "sdpa": _HEADS + _ATTEND,
+    "attention": _HEADS + _ATTEND,
 }
 RULES = {rule.name: rule for rule in standard_rules()}
 
@@ -143,8 +143,8 @@ def _mutated(step: Step) -> Step | None:
         x, cos, sin = step.inputs
         return dataclasses.replace(step, inputs=(x, sin, cos))
     if step.op.name == "attend":
-        q, k, v, visible = step.inputs
-        return dataclasses.replace(step, inputs=(q, v, k, visible))
+        q, k, v, *rest = step.inputs
+        return dataclasses.replace(step, inputs=(q, v, k, *rest))
     if step.op.name in ("rms_norm", "layer_norm"):
         return dataclasses.replace(step, attributes={**step.attributes, "eps": 1e-2})
     return None

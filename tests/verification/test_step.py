@@ -57,7 +57,7 @@ def _changed(monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str) -> 
     ("file", "old", "new", "what"),
     [
         ("model.py", "F.linear(h, self.qkv_proj)", "F.linear(h.clone(), self.qkv_proj)", "count"),
-        ("kernels.py", "visible.steps is not None and _runs_triton(q)", "visible.steps is None", "count"),
+        ("kernels.py", "span.steps is not None and _runs_triton(q)", "False", "count"),
         ("model.py", "F.linear(h, self.lm_head)", "F.linear(h, self.lm_head.float().bfloat16())", "bytes"),
     ],
 )

@@ -15,10 +15,10 @@ from archc.verification.packages import check_package
 from archc.verification.verify import verify
 from tests.support import ROOT, SPECS, compile_model
 
-ODD = Path(__file__).with_name("odd.arch")
+ODD, ATTENTION = (Path(__file__).with_name(f"{name}.arch") for name in ("odd", "attention"))
 TINY = sorted(path.stem for path in SPECS.glob("*.arch") if f"model {path.stem}_tiny" in path.read_text())
 MODELS = [(SPECS / f"{family}.arch", f"{family}_tiny") for family in TINY]
-MODELS += [(ODD, name) for name in ("encoder", "albert", "flat", "injected", "seldom")]
+MODELS += [(path, model) for path in (ODD, ATTENTION) for model in compiler.read_spec_file(path).models]
 
 
 @pytest.mark.parametrize(("spec", "model"), MODELS, ids=lambda value: value if isinstance(value, str) else "")
@@ -39,7 +39,7 @@ def test_both_targets_hold(target: str) -> None:
     [
         ("kernels.py", "F.silu(g) * u", "F.silu(u) * g", {"float64", "float32", "loss"}),
         ("kernels.py", "s = residual + x", "s = residual - x", {"float64", "float32", "loss"}),
-        ("model.py", "sdpa(q, k, v,", "sdpa(q, k, k,", {"float64"}),
+        ("model.py", "attention(q, k, v,", "attention(q, k, k,", {"float64"}),
         ("runtime.py", "self.length = span.key_positions.shape[1]", "self.length += 0", {"refused"}),
         ("runtime.py", "(seen + real.cumsum(1) - 1)", "(real.cumsum(1) - 1)", {"cache"}),
         ("runtime.py", "mask = key >= 0", "mask = key >= -1", {"float64", "float32"}),
