@@ -22,7 +22,7 @@ from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
 from archc.target import CUDA, Target
 
-_RUNTIME = ("Cache", "Span", "past", "remember", "spans")
+_RUNTIME = ("Cache", "Span", "past", "remember", "spans", "vector")
 
 
 def plan_package(program: Program, fused: Graph, reference: Graph, target: Target = CUDA) -> Package:
@@ -65,6 +65,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
         generates=cached,
         loss=vocabulary > 0,
         vocabulary=vocabulary,
+        vectors=any(_mentions(text, "vector") for text in helpers),
         ignored=program.ignored,
         tied=tuple((path_code(alias), path_code(target)) for alias, target in program.tied),
         model=_module(f"The fused model {program.name}.", model.classes, semantics, constants, base, ()),
@@ -100,7 +101,7 @@ def _module(
     base: str,
     helpers: tuple[str, ...],
 ) -> Module:
-    text = _class_text(classes)
+    text = "\n".join([_class_text(classes), *helpers])
     runtime = sorted(name for name in _RUNTIME if _mentions(text, name))
     imports = [f"from .checkpoint import {', '.join(sorted({'Stored', base} - {'LanguageModel'}))}"]
     if base == "LanguageModel":

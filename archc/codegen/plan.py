@@ -34,6 +34,7 @@ class Package:
     generates: bool  # whether it is a language model with a cache: loss, new_cache, generate
     loss: bool  # whether its output is logits over the tokens' vocabulary
     vocabulary: int
+    vectors: bool  # whether some reference function holds a list of numbers
     ignored: tuple[str, ...]
     tied: tuple[tuple[str, str], ...]  # (name a checkpoint may repeat, the name it is tied to)
     model: Module

@@ -99,13 +99,9 @@ class Semantics:
 
 
 def _group_key(use: Use) -> Any:
-    """Uses that can share a function: structured attributes and absent operands must agree."""
-    structured = tuple((name, value) for name, value in use.attributes if not _is_scalar(value))
+    """Uses that can share a function: all attributes but numbers, and absent operands, must agree."""
+    structured = tuple((name, value) for name, value in use.attributes if not isinstance(value, float))
     return use.op.name, use.present, structured
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _function_name(key: Any, keys: Sequence[Any]) -> str:

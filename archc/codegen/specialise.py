@@ -175,6 +175,10 @@ class _Specialiser:
             case ast.Call(func=ast.Name(id="isinstance"), args=[value, ast.Name(id=kind)]):
                 inner = self._value(value)
                 return _UNKNOWN if inner in (_UNKNOWN, _PRESENT) else _is_of(inner, kind)
+            case ast.Call(func=ast.Attribute(value=target, attr=method), args=args, keywords=[]):
+                inner, given = self._value(target), [self._value(argument) for argument in args]
+                known = isinstance(inner, Record) and not any(g is _UNKNOWN or g is _PRESENT for g in given)
+                return getattr(inner, method)(*given) if known else _UNKNOWN
         return _UNKNOWN
 
     def _comparison(self, operator: ast.cmpop, left: Any, right: Any) -> Any:

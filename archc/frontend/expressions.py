@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from archc.errors import Span, did_you_mean
@@ -22,7 +21,7 @@ from archc.frontend.values import (
     lift,
 )
 from archc.ir.op import OPS
-from archc.ir.records import Record
+from archc.ir.records import Record, readable
 
 _TENSOR_OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 _PLAIN = (int, float, str, tuple, range, Record, type(None))
@@ -115,7 +114,7 @@ class Expressions(Lowerer):
             return POISON
         if not isinstance(plain, Record):
             return self.report(mistakes.NoFields(expr.span, what=describe(plain), name=expr.name))
-        known = [field.name for field in fields(plain)]
+        known = readable(plain)
         if expr.name in known:
             return self._guarded(expr, lambda record: _field(record, expr.name), target)
         hint = did_you_mean(expr.name, known)
@@ -220,7 +219,10 @@ def _field(record: Any, name: str) -> Any:
     """A record's field; another iteration's value may be a record without it, or none at all."""
     if not hasattr(record, name):
         raise ArithmeticMistake(f"{describe(record)} has no field `{name}`")
-    return getattr(record, name)
+    try:
+        return getattr(record, name)
+    except ArithmeticError as error:  # of a field that is computed
+        raise ArithmeticMistake(str(error)) from None
 
 
 def source_text(expr: syntax.Expr) -> str:

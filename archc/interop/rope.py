@@ -6,24 +6,53 @@ transformers 5 holds all in `rope_parameters`; before, `rope_theta` stood beside
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from archc.interop.config import Config
 from archc.interop.family import Known, Reader
 from archc.ir.attributes import Width
-from archc.ir.ops.position import LinearScaling, Llama3, Rope, Scaling
+from archc.ir.ops.position import Rope
+from archc.ir.ops.scaling import Dynamic, LinearScaling, Llama3, Longrope, Scaling, Yarn
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """What a scaling depends on besides its own keys.
+
+    context:  max_position_embeddings
+    original: the context before the frequencies were scaled, where the config says it outside of them
+    width:    how many values of a head are rotated
+    """
+
+    context: int
+    original: int | None
+    width: int
+
+    def original_of(self, given: Config) -> Width:
+        """The context before scaling: what stands outside of the object with the scaling goes first."""
+        inner = given.whole("original_max_position_embeddings", self.context, null=self.context)
+        return Width(self.original or inner)
+
+    def factor_of(self, given: Config) -> float:
+        """The factor, which may follow from both contexts."""
+        if given.get("factor") is not None:
+            return given.number("factor")
+        return self.context / self.original_of(given)
 
 
 def rotary(theta: float, context: int) -> Reader:
     """Rotary positions; the class's defaults are `theta`, and `context` of max_position_embeddings."""
 
-    def read(config: Config, _known: Known) -> Rope:
+    def read(config: Config, known: Known) -> Rope:
         length = config.whole("max_position_embeddings", context)
+        key = "original_max_position_embeddings"
+        original = None if config.get(key) is None else config.whole(key, length)
         outer = config.number("rope_theta", theta, null=theta)
         given = _parameters(config)
         base = given.number("rope_theta", outer, null=outer)
         for section in (config, given):
             _check_whole_head(section)
-        return Rope(theta=base, scaling=_scaling(given, length))
+        return Rope(theta=base, scaling=_scaling(given, Rotated(length, original, known["head_dim"])))
 
     return read
 
@@ -42,34 +71,86 @@ def _check_whole_head(section: Config) -> None:
         section.complain("partial_rotary_factor", "supported is only 1.0, since the arch rotates whole heads")
 
 
-def _scaling(given: Config, length: int) -> Scaling | None:
+def _scaling(given: Config, rotated: Rotated) -> Scaling | None:
     """How frequencies are stretched; some files give the type by its older name, or by both."""
     before = len(given.problems)
     kind = given.choice("rope_type", given.choice("type", "default", SCALINGS), SCALINGS)
     if len(given.problems) > before:
         given.read_all()  # what belongs to another type need not be told key by key
-    return SCALINGS[kind](given, length)
+    return SCALINGS[kind](given, rotated)
 
 
-def _unscaled(_given: Config, _length: int) -> None:
+def _unscaled(_given: Config, _rotated: Rotated) -> None:
     return None
 
 
-def _linear(given: Config, _length: int) -> Scaling:
+def _linear(given: Config, _rotated: Rotated) -> Scaling:
     return LinearScaling(factor=given.number("factor"))
 
 
-def _llama3(given: Config, length: int) -> Scaling:
+def _dynamic(given: Config, rotated: Rotated) -> Scaling:
+    """Its original context is max_position_embeddings, whatever else the config says."""
+    return Dynamic(factor=given.number("factor"), original=Width(rotated.context))
+
+
+def _llama3(given: Config, rotated: Rotated) -> Scaling:
     low, high = given.number("low_freq_factor"), given.number("high_freq_factor")
     if low >= high:
         given.complain("high_freq_factor", f"must be above low_freq_factor, which is {low:g}")
-    original = given.whole("original_max_position_embeddings", length)
-    return Llama3(factor=given.number("factor"), low=low, high=high, original=Width(original))
+    return Llama3(factor=given.number("factor"), low=low, high=high, original=rotated.original_of(given))
+
+
+def _yarn(given: Config, rotated: Rotated) -> Scaling:
+    fast, slow = (_given(given, key) for key in ("beta_fast", "beta_slow"))
+    given.get("finetuned")  # where the scaling comes from, of which nothing follows
+    scaling = Yarn(
+        factor=rotated.factor_of(given),
+        original=rotated.original_of(given),
+        fast=fast or Yarn.fast,
+        slow=slow or Yarn.slow,
+        truncate=given.flag("truncate", True),
+        attention_factor=_given(given, "attention_factor"),
+        mscale=_given(given, "mscale"),
+        mscale_all_dim=_given(given, "mscale_all_dim"),
+    )
+    if scaling.fast <= scaling.slow:
+        given.complain("beta_fast", f"must be above beta_slow, which is {scaling.slow:g}")
+    return scaling
+
+
+def _longrope(given: Config, rotated: Rotated) -> Scaling:
+    return Longrope(
+        short=_factors(given, "short_factor", rotated.width // 2),
+        long=_factors(given, "long_factor", rotated.width // 2),
+        original=rotated.original_of(given),
+        factor=rotated.factor_of(given),
+        attention_factor=_given(given, "attention_factor"),
+    )
+
+
+def _given(given: Config, key: str) -> float | None:
+    """A number above 0, or None where there is none; 0 stands for none, too."""
+    return given.number(key) if given.get(key) else None
+
+
+def _factors(given: Config, key: str, pairs: int) -> tuple[float, ...]:
+    """A list with a number for each pair of a head's values."""
+    values = given.get(key)
+    numbers = [v for v in values if type(v) in (int, float) and v > 0] if isinstance(values, list) else []
+    if len(numbers) == pairs and numbers == values:
+        return tuple(map(float, numbers))
+    given.complain(
+        key, f"must be a list with a number above 0 for each of the {pairs} pairs of a head's values"
+    )
+    return (1.0,) * pairs
 
 
 # What each type of rope reads.  Those of transformers that are not here are refused by name.
-SCALINGS: dict[str, Callable[[Config, int], Scaling | None]] = {
+SCALINGS: dict[str, Callable[[Config, Rotated], Scaling | None]] = {
     "default": _unscaled,
     "linear": _linear,
+    "dynamic": _dynamic,
     "llama3": _llama3,
+    "yarn": _yarn,
+    "longrope": _longrope,
 }

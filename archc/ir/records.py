@@ -38,6 +38,12 @@ def record(cls: type[R]) -> type[R]:
     return cls
 
 
+def readable(value: Record) -> list[str]:
+    """What the language can read of a record: its fields, and what is computed from them."""
+    computed = [name for name in dir(value) if isinstance(getattr(type(value), name, None), property)]
+    return [*(field.name for field in fields(value)), *computed]
+
+
 class Symbol(str):
     """A bare word that stands for one of an attribute's choices, such as `half`."""
 

@@ -143,10 +143,23 @@ def _position_rows(graph: Graph) -> int | None:
 
 
 def _longest_window(graph: Graph) -> int:
+    """The longest of the windows, and of the contexts beyond which positions mean something else."""
     windows = [
         mask.reach or 0
         for part in graph.walk()
         for node in part.nodes()
         if (mask := node.attributes.get("mask")) is not None
     ]
+    windows += [int(scaling.original) for scaling in _scalings_by_length(graph)]
     return max(windows, default=0) or 8
+
+
+def depends_on_length(graph: Graph) -> bool:
+    """Whether some token's position means something else in a longer sequence."""
+    return bool(_scalings_by_length(graph))
+
+
+def _scalings_by_length(graph: Graph) -> list[Any]:
+    ropes = [node.attributes.get("rope") for part in graph.walk() for node in part.nodes()]
+    scalings = [rope.scaling for rope in ropes if rope is not None and rope.scaling is not None]
+    return [scaling for scaling in scalings if scaling.by_length]

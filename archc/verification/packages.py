@@ -19,7 +19,7 @@ from archc.codegen.emit import Origin, write_package
 from archc.compiler import Compilation
 from archc.ir.interpreter import Interpreter
 from archc.ir.program import KEY_POSITIONS, POSITIONS
-from archc.verification.cases import Case, cases, random_weights
+from archc.verification.cases import Case, cases, depends_on_length, random_weights
 from archc.verification.outcome import Outcome, distance, furthest, unequal
 from archc.verification.stages import CHANCE, EXACT, FLOOR
 
@@ -47,7 +47,7 @@ def check_package(compilation: Compilation) -> Iterator[Outcome]:
             yield from _check_forward(compilation, weights, name, exact, rounded)
             yield _check_checkpoint(name, exact, weights, folder / f"saved_{name}")
             if hasattr(exact, "new_cache"):
-                yield from _check_cache(compilation, name, exact)
+                yield from _check_cache(compilation, weights, name, exact)
         if hasattr(models["Model"][0], "loss"):
             yield from _check_training(compilation, models["Model"][0], models["Reference"][0])
         if hasattr(models["Model"][0], "generate"):
@@ -114,8 +114,14 @@ def _narrow(case: Case) -> Case:
     return Case(case.name, inputs, case.padding)
 
 
-def _check_cache(compilation: Compilation, name: str, model: Any) -> Iterator[Outcome]:
-    """In pieces and one by one with a cache: the same logits as all at once."""
+def _check_cache(
+    compilation: Compilation, weights: dict[str, Tensor], name: str, model: Any
+) -> Iterator[Outcome]:
+    """In pieces and one by one with a cache: the same logits as all at once.
+
+    Where positions mean something else in a longer sequence, they are those of the interpreter in pieces.
+    """
+    by_length = depends_on_length(compilation.program.graph)
     for case in cases(compilation.program.graph):
         tokens = _tokens(case)
         length = tokens.shape[1]
@@ -126,7 +132,8 @@ def _check_cache(compilation: Compilation, name: str, model: Any) -> Iterator[Ou
             for pieces in ((length // 2, 1, 1, length - length // 2 - 2), (1,) * length):
                 parts = _through_cache(model, tokens, case.padding, pieces)
                 manner = "in pieces" if len(set(pieces)) > 1 else "one by one"
-                error = furthest({"": parts}, {"": whole}, case.padding)
+                truth = _interpret_pieces(compilation, weights, case, pieces) if by_length else whole
+                error = furthest({"": parts}, {"": truth}, case.padding)
                 yield Outcome(name, "cache", f"{case.name}, {manner}", error, EXACT)
 
 
@@ -138,6 +145,22 @@ def _through_cache(model: Any, tokens: Tensor, padding: Tensor | None, pieces: S
         end = start + size
         real = None if padding is None or bool(padding[:, start:end].all()) else padding[:, start:end]
         parts.append(model(tokens[:, start:end], padding=real, cache=cache))
+        start = end
+    return torch.cat(parts, 1)
+
+
+def _interpret_pieces(
+    compilation: Compilation, weights: dict[str, Tensor], case: Case, pieces: Sequence[int]
+) -> Tensor:
+    """The reference graph's outputs for tokens that come in pieces."""
+    interpreter, start = Interpreter(weights, state={}), 0
+    parts: list[Tensor] = []
+    for size in pieces:
+        end = start + size
+        inputs = {key: value[:, start:end] for key, value in case.inputs.items()}
+        if KEY_POSITIONS in inputs:
+            inputs[KEY_POSITIONS] = case.inputs[KEY_POSITIONS][:, :end]
+        parts += interpreter.run(compilation.reference, inputs).values()
         start = end
     return torch.cat(parts, 1)
 

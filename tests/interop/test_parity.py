@@ -19,7 +19,6 @@ from transformers import (
     Qwen3Config,
     SmolLM3Config,
 )
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from archc.importer import import_model
 from tests.interop.parity import (
@@ -145,23 +144,3 @@ def test_a_wrong_parameter_shows(name: str, setting: dict[str, str], tmp_path: P
     with torch.no_grad():
         apart = distance(pair.ours("Model")(random_tokens()), pair.theirs(random_tokens()).logits)
     assert apart > 3 * LOGITS
-
-
-@pytest.mark.parametrize(
-    "rope",
-    [
-        {"rope_type": "default", "rope_theta": 1000000.0},
-        {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0},
-        {**LLAMA3, "original_max_position_embeddings": 8192},
-    ],
-    ids=lambda rope: rope["rope_type"],
-)
-def test_rotary_tables_far_from_0(rope: dict[str, Any], tmp_path: Path) -> None:
-    """Bit for bit: at position 10^6 an angle is 10^6 times as wrong as its frequency."""
-    config = rms(LlamaConfig, hidden_size=384, rope_parameters=rope)
-    config.save_pretrained(tmp_path / "tiny")
-    package = build(import_model(tmp_path / "tiny").text, "tiny", tmp_path)
-    positions = torch.tensor([[0, 1, 4095, 8191, 100_000, 1_000_000]])
-    theirs = LlamaRotaryEmbedding(config)(torch.zeros(1), positions)
-    for ours, table in zip(package.reference.rope_table(positions), theirs, strict=True):
-        assert torch.equal(ours, table[..., :32])

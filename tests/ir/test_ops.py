@@ -13,7 +13,8 @@ from archc.ir import ops as _declarations  # noqa: F401 - declares the ops
 from archc.ir.expr import Expr, leaf
 from archc.ir.op import OPS, Op, Trait
 from archc.ir.ops.attention import Causal, Chunked, Full, Sliding
-from archc.ir.ops.position import LinearScaling, Llama3, Rope
+from archc.ir.ops.position import Rope
+from archc.ir.ops.scaling import Dynamic, LinearScaling, Llama3, Longrope, Yarn
 from archc.ir.types import DType, TensorType, TypeMistake
 
 Example = tuple[list[tuple[tuple[int, ...], str] | None], dict[str, Any]]
@@ -53,11 +54,22 @@ EXAMPLES: dict[str, list[Example]] = {
     "softmax": [([X], {})],
     "sum": [([X], {})],
     "mean": [([X], {})],
-    "rope_table": [
-        ([POSITIONS], {"rope": Rope(1e4), "width": 6}),
-        ([POSITIONS], {"rope": Rope(1e4, 4, "interleaved", LinearScaling(2.0)), "width": 6}),
-        ([POSITIONS], {"rope": Rope(1e4, scaling=Llama3(8.0, 1.0, 4.0, 64)), "width": 6}),
+    "rope_frequencies": [
+        ([POSITIONS], {"rope": rope, "width": 6})
+        for rope in (
+            Rope(1e4),
+            Rope(1e4, 4, "interleaved", LinearScaling(2.0)),
+            Rope(1e4, scaling=Llama3(8.0, 1.0, 4.0, 64)),
+            Rope(1e4, scaling=Dynamic(8.0, 2)),
+            Rope(1e4, scaling=Yarn(8.0, 64)),
+            Rope(1e4, scaling=Longrope((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 2, 1.1)),
+        )
     ],
+    "rope_table": [
+        ([POSITIONS, ((2,), "f32")], {"magnitude": 1.0}),
+        ([POSITIONS, ((2, 1, 2), "f32")], {"magnitude": 1.1}),
+    ],
+    "sinusoid": [([X, POSITIONS], {"theta": 1e4, "layout": layout}) for layout in ("interleaved", "halves")],
     "rotate_by": [([HEADS, TABLE, TABLE], {"pairing": pairing}) for pairing in ("half", "interleaved")],
     "attend": [
         *(([*ATTENDED, None, None], {"mask": m, "scale": 0.5, "softcap": None}) for m in MASKS),
@@ -141,7 +153,25 @@ WRONG: list[tuple[str, list[TensorType | None], Mapping[str, Any], str]] = [
     ("split_heads", [TensorType((2, 8), DType.FLOAT)], {"heads": 3}, "does not split into 3 heads"),
     ("slice", [TensorType((2, 8), DType.FLOAT)], {"start": 4, "end": 9}, "does not lie"),
     ("matmul", [TensorType((2, 3), DType.FLOAT), TensorType((4, 5), DType.FLOAT)], {}, "cannot multiply"),
-    ("rope_table", [TensorType(("B", "T"), DType.I64)], {"rope": Rope(1e4), "width": 5}, "in pairs"),
+    ("rope_frequencies", [TensorType(("B", "T"), DType.I64)], {"rope": Rope(1e4), "width": 5}, "in pairs"),
+    (
+        "rope_frequencies",
+        [TensorType(("B", "T"), DType.I64)],
+        {"rope": Rope(1e4, scaling=Longrope((1.0,), (1.0,), 64)), "width": 8},
+        "1 factors do not fit 4 pairs",
+    ),
+    (
+        "rope_frequencies",
+        [TensorType(("B", "T"), DType.I64)],
+        {"rope": Rope(1e4, 2, scaling=Dynamic(2.0, 64)), "width": 8},
+        "more than one pair",
+    ),
+    (
+        "sinusoid",
+        [TensorType(("B", "T", 7), DType.FLOAT), TensorType(("B", "T"), DType.I64)],
+        {"theta": 1e4, "layout": "halves"},
+        "even width",
+    ),
     ("merge_heads", [TensorType(("T", 8), DType.FLOAT)], {}, "needs heads"),
 ]
 

@@ -28,6 +28,20 @@ def test_packages_hold(spec: Path, model: str) -> None:
     assert {outcome.subject for outcome in outcomes} == {"Model", "Reference"}
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        "dynamic(factor = 3, original = 16)",
+        "longrope(short = [1.0, 1.1, 1.2], long = [1.0, 2.5, 6.0], original = 16, factor = 8)",
+    ],
+)
+def test_positions_that_depend_on_the_length_hold(scaling: str) -> None:
+    rope = {"rope": f"rope(theta = 10000, width = 6, pairing = interleaved, scaling = {scaling})"}
+    outcomes = list(check_package(compile_model(SPECS / "llama3.arch", "llama3_tiny", rope)))
+    assert all(outcome.holds for outcome in outcomes)
+    assert any(outcome.case == "35 tokens, in pieces" for outcome in outcomes)
+
+
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
 def test_both_targets_hold(target: str) -> None:
     outcomes = list(check_package(compile_model(SPECS / "qwen3.arch", "qwen3_tiny", target=target)))

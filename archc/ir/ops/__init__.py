@@ -3,7 +3,7 @@
 elementwise   arithmetic, activations, casts
 linear        linear, embedding, parameter, matmul
 norm          rms_norm, layer_norm, softmax and other reductions over the last dim
-position      rope tables, rotation, positions
+position      rope frequencies, tables and rotation, sinusoids; `scaling` beside it
 attention     masks, attend
 shape         split, concat, heads, slices
 structure     input, constant, zeros, append, loop

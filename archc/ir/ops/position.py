@@ -1,4 +1,4 @@
-"""Positions: rotary tables and rotation."""
+"""Positions: rotary frequencies, tables and rotation; sinusoids."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -6,34 +6,10 @@ from typing import Any, Literal
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import Trait, declare
+from archc.ir.ops.common import float_type, known_width
+from archc.ir.ops.scaling import Dynamic, LinearScaling, Llama3, Longrope, Scaling, Yarn
 from archc.ir.records import Record, record
 from archc.ir.types import DType, TensorType, TypeMistake, shape_text
-
-
-class Scaling(Record):
-    """How rotary frequencies are stretched for a longer context."""
-
-
-@record
-@dataclass(frozen=True)
-class LinearScaling(Scaling):
-    """Every frequency divided by `factor`."""
-
-    factor: float
-
-
-@record
-@dataclass(frozen=True)
-class Llama3(Scaling):
-    """Llama 3.1: high frequencies kept, low ones divided by `factor`, a ramp between.
-
-    `low` and `high` count turns within the `original` context: fewer than `low` is a low frequency.
-    """
-
-    factor: float
-    low: float
-    high: float
-    original: Width
 
 
 @record
@@ -50,35 +26,101 @@ class Rope(Record):
     pairing: Literal["half", "interleaved"] = "half"
     scaling: Scaling | None = None
 
+    @property
+    def magnitude(self) -> float:
+        """What cos and sin are multiplied by."""
+        return self.scaling.magnitude if self.scaling is not None else 1.0
 
-def _table_type(call: Any) -> tuple[TensorType, TensorType]:
-    width = call.rope.width or call.width
+
+def vector(values: tuple[float, ...], device: Any) -> Tensor:
+    """Numbers in float32.  Generated packages have a function of this name that copies them only once."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def _frequencies_type(call: Any) -> TensorType:
+    width, scaling = call.rope.width or call.width, call.rope.scaling
     if width % 2:
         raise TypeMistake(f"cannot rotate {width} values: they are taken in pairs")
     if width > call.width:
         raise TypeMistake(f"cannot rotate {width} values of a head that has {call.width}")
-    type_ = TensorType((*call.positions.shape, width // 2), DType.F32)
-    return type_, type_
+    if isinstance(scaling, Dynamic) and width == 2:
+        raise TypeMistake(f"`{scaling}` needs more than one pair of values")
+    if isinstance(scaling, Yarn):
+        _check_ramp(scaling, call.rope.theta, width)
+    if isinstance(scaling, Longrope):
+        for factors in (scaling.short, scaling.long):
+            if len(factors) != width // 2:
+                raise TypeMistake(f"{len(factors)} factors do not fit {width // 2} pairs of values")
+    by_length = scaling is not None and scaling.by_length
+    return TensorType((call.positions.shape[0], 1, width // 2) if by_length else (width // 2,), DType.F32)
 
 
-# In float32 whatever the model's dtype: published weights were trained with these very roundings.
-@declare(infer=_table_type, traits=(Trait.PER_TOKEN,))
-def rope_table(positions: Tensor, *, rope: Rope, width: Width) -> tuple[Tensor, Tensor]:
-    """cos and sin of position * theta^(-2 i / width), i < width/2, in float32: [B, T, width/2] each."""
+def _check_ramp(scaling: Yarn, theta: float, width: int) -> None:
+    if not scaling.fast > scaling.slow:
+        raise TypeMistake(f"`fast` must be above `slow` in `{scaling}`")
+    try:
+        scaling.ramp(theta, width)
+    except (ArithmeticError, ValueError):
+        raise TypeMistake(f"`{scaling}` needs a theta above 1, and turns above 0") from None
+
+
+# In float32 whatever the model's dtype: models were trained with frequencies of this very rounding.
+@declare(infer=_frequencies_type, traits=(Trait.PER_TOKEN,))
+def rope_frequencies(positions: Tensor, *, rope: Rope, width: Width) -> Tensor:
+    """Frequencies of pairs, theta^(-2 i / width) for i < width/2, with their scaling, in float32: [width/2].
+
+    A scaling in `rope` that depends on how long a sequence has become gives each its own: [B, 1, width/2].
+    """
     rotated = rope.width or width
     exponents = torch.arange(0, rotated, 2, device=positions.device).float() / rotated
-    frequencies = 1.0 / rope.theta**exponents
+    periods = rope.theta**exponents
     scaling = rope.scaling
+    if isinstance(scaling, Dynamic):
+        length = positions.amax(-1)[:, None, None] + 1
+        stretch = scaling.factor * length.clamp(min=scaling.original) / scaling.original - (
+            scaling.factor - 1
+        )
+        periods = (rope.theta * stretch ** (rotated / (rotated - 2))) ** exponents
+    if isinstance(scaling, Longrope):
+        length = positions.amax(-1)[:, None, None] + 1
+        short = vector(scaling.short, positions.device)
+        long = vector(scaling.long, positions.device)
+        periods = torch.where(length > scaling.original, long, short) * periods
+    frequencies = 1.0 / periods
     if isinstance(scaling, LinearScaling):
         frequencies = frequencies / scaling.factor
     if isinstance(scaling, Llama3):
-        turns = scaling.original * frequencies / (2 * torch.pi)
+        turns = scaling.original / (2 * torch.pi / frequencies)
         ramp = (turns - scaling.low) / (scaling.high - scaling.low)
         blend = (1 - ramp) * frequencies / scaling.factor + ramp * frequencies
         slow = torch.where(turns < scaling.low, frequencies / scaling.factor, blend)
         frequencies = torch.where(turns > scaling.high, frequencies, slow)
-    angles = positions[..., None].float() * frequencies
-    return angles.cos(), angles.sin()
+    if isinstance(scaling, Yarn):
+        first, last = scaling.ramp(rope.theta, rotated)
+        pairs = torch.arange(rotated // 2, device=positions.device)
+        kept = 1 - ((pairs - first) / (last - first)).clamp(0, 1)
+        frequencies = 1.0 / (scaling.factor * periods) * (1 - kept) + frequencies * kept
+    return frequencies
+
+
+def _table_type(call: Any) -> tuple[TensorType, TensorType]:
+    if call.positions.dtype is not DType.I64:
+        raise TypeMistake(f"positions are whole numbers, not {call.positions}", "positions")
+    type_ = TensorType((*call.positions.shape, call.frequencies.width), DType.F32)
+    return type_, type_
+
+
+@declare(infer=_table_type, traits=(Trait.PER_TOKEN,))
+def rope_table(positions: Tensor, frequencies: Tensor, *, magnitude: float = 1.0) -> tuple[Tensor, Tensor]:
+    """cos and sin of position * frequency in float32: [B, T, pairs] each.
+
+    Both are multiplied by `magnitude`.
+    """
+    # The product in float64: in float32 it is wrong by up to 0.03 at position 10^6.
+    angles = positions[..., None].double() * frequencies
+    if magnitude != 1.0:
+        return (magnitude * angles.cos()).float(), (magnitude * angles.sin()).float()
+    return angles.cos().float(), angles.sin().float()
 
 
 def _rotated_type(call: Any) -> TensorType:
@@ -112,3 +154,33 @@ def rotate_by(
         a, b = rotated[..., 0::2], rotated[..., 1::2]
         rotated = torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
     return torch.cat([rotated, rest], -1)
+
+
+def _sinusoid_type(call: Any) -> TensorType:
+    type_ = float_type(call)
+    if known_width(type_) % 2:
+        raise TypeMistake(f"sine and cosine need an even width, not {type_}", "x")
+    if tuple(type_.shape[:-1]) != tuple(call.positions.shape):
+        raise TypeMistake(f"{type_} has not the tokens of positions {shape_text(call.positions.shape)}", "x")
+    return type_
+
+
+@declare(infer=_sinusoid_type, traits=(Trait.PER_TOKEN,))
+def sinusoid(
+    x: Tensor,
+    positions: Tensor,
+    *,
+    theta: float = 10000.0,
+    layout: Literal["interleaved", "halves"] = "interleaved",
+) -> Tensor:
+    """Position embeddings for x [B, T, d]: sin and cos of position * theta^(-2 i / d), i < d/2, in its dtype.
+
+    `layout` is how both lie (Vaswani et al. 2017): `interleaved`, sin at 2 i and cos at 2 i + 1, or `halves`,
+    all sines before all cosines.
+    """
+    width = x.shape[-1]
+    places = torch.arange(0, width, 2, device=x.device, dtype=torch.float64)
+    angles = positions[..., None] * theta ** (-places / width)
+    if layout == "halves":
+        return torch.cat([angles.sin(), angles.cos()], -1).to(x.dtype)
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2).to(x.dtype)
