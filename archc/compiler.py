@@ -193,23 +193,14 @@ def package_files(compilation: Compilation, origin: Origin) -> dict[str, str]:
 
 def _report_plan(compilation: Compilation) -> ReportPlan:
     """What REPORT.md tells, in words."""
-    from archc.analysis.summary import summarise
+    from archc.analysis.facts import facts
     from archc.codegen.plan import ReportPlan
 
     program, report = compilation.program, compilation.report
-    counts = summarise(compilation.reference)
-    facts = (
-        ("parameters", f"{counts.parameters:,}"),
-        ("active parameters", f"{counts.parameters:,}"),
-        ("without embedding tables", f"{counts.parameters - counts.embedding_parameters:,}"),
-        ("KV cache", f"{counts.kv_bytes_per_token:,} bytes a token in bfloat16"),
-        ("FLOPs a token, forward", f"{counts.flops_per_token:,}"),
-        ("FLOPs a token for each token of context", f"{counts.flops_per_context:,}"),
-    )
     return ReportPlan(
         name=program.name,
         title=f"{program.arch}, {program.span.line_reference}, for {compilation.context.target.description}.",
-        facts=facts,
+        facts=facts(compilation.reference),
         fired=tuple((f.rule, f.place, f.count, ", ".join(f.relaxations)) for f in report.fired),
         missed=tuple((m.rule, m.place, m.reason) for m in report.missed),
         remarks=tuple((r.pass_name, r.text) for r in report.remarks),

@@ -1,6 +1,7 @@
 """Large numbers as people write them: 8B parameters, 15T tokens, 1e24 FLOPs.
 
-The suffixes are powers of 1000, as papers count; those of specs, `128K`, are powers of 1024.
+The suffixes are powers of 1000, as papers count; those of specs, `128K`, are powers of 1024.  With a unit,
+measures have the prefixes of the SI: 16.1 GB, 3.71 ms.
 """
 
 from __future__ import annotations
@@ -42,3 +43,12 @@ def _digits(value: float) -> str:
 
 def _beyond(value: float) -> str:
     return f"{value:.3g}".replace("e+", "e")
+
+
+def with_unit(number: float, unit: str) -> str:
+    """Three digits and a decimal prefix: `1.23 GB`."""
+    prefixes = {1e18: "E", 1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m", 1e-6: "u"}
+    for size, prefix in prefixes.items():
+        if abs(number) >= size:
+            return f"{number / size:,.3g} {prefix}{unit}"
+    return f"{number:.3g} {unit}"

@@ -10,7 +10,7 @@ import sys
 import click
 
 from archc import __version__
-from archc.cli import building, checking, importing, inspecting, scaling
+from archc.cli import analyzing, building, checking, importing, inspecting, scaling
 from archc.errors import ArchcError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -46,6 +46,7 @@ for command in (
     inspecting.explain,
     inspecting.verify,
     importing.import_,
+    analyzing.analyze,
     scaling.scale,
 ):
     main.add_command(command)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from archc.codegen.class_plan import Head, Line
 from archc.codegen.kernel_plan import LossKernel
 from archc.codegen.lines import Emitter, Style
-from archc.ir.graph import Graph, Node, Value
-from archc.ir.op import Trait
-from archc.ir.ops.structure import CONSTANT, WEIGHT
+from archc.ir.graph import Graph, Node
+from archc.ir.head import last_linear
+from archc.ir.ops.structure import WEIGHT
 from archc.ir.program import vocabulary_of
 
 
@@ -45,8 +45,8 @@ def cut_head(graph: Graph) -> Cut | None:
     if not vocabulary_of(graph):
         return None
     name, logits = graph.outputs[0]
-    linear = _last_linear(graph, logits)
-    if linear is None:
+    linear = last_linear(graph, logits)
+    if linear is None or not _is_plain(graph, linear):
         return None
     hidden, weight, bias = linear.inputs
     assert hidden is not None
@@ -60,30 +60,11 @@ def cut_head(graph: Graph) -> Cut | None:
     )
 
 
-def _last_linear(graph: Graph, logits: Value) -> Node | None:
-    """The linear map that all of the logits' dependence on tokens goes through."""
-    value = logits
-    while True:
-        node = graph.node(value)
-        if len(graph.users(value)) + graph.is_output(value) != 1 or len(node.outputs) != 1:
-            return None
-        if node.op.has(Trait.LINEAR):
-            return node if _is_plain(graph, node) else None
-        varying = [v for v in node.inputs if v is not None and graph.node(v).op not in (CONSTANT, WEIGHT)]
-        if len(varying) != 1 or not node.op.has(Trait.PER_TOKEN) or _has_weights(graph, node):
-            return None
-        value = varying[0]
-
-
 def _is_plain(graph: Graph, linear: Node) -> bool:
     """Whether it is x W^T + b with W and b as the model holds them."""
     weights = [value for value in linear.inputs[1:] if value is not None]
     held = all(graph.node(value).op is WEIGHT for value in weights)
     return held and linear.attributes["layout"] == "out_in"
-
-
-def _has_weights(graph: Graph, node: Node) -> bool:
-    return any(value is not None and graph.node(value).op is WEIGHT for value in node.inputs)
 
 
 def write_head(cut: Cut, loss: LossKernel, hidden: str, style: Style) -> Head:

@@ -135,6 +135,13 @@ class Graph:
             for body in loop.bodies:
                 yield from body.walk()
 
+    def runs(self, times: int = 1) -> Iterator[tuple[Graph, int]]:
+        """This graph and the loop bodies in it, each with how often it runs in one forward pass."""
+        yield self, times
+        for loop in self.loops():
+            for number, body in enumerate(loop.bodies):
+                yield from body.runs(times * loop.attributes["schedule"].count(number))
+
     def depends_on(self, number: int) -> set[int]:
         """Numbers of the nodes that read the node's values, directly or through others."""
         return _reached(number, self._net.successors)

@@ -29,6 +29,7 @@ class Trait(Enum):
     PER_TOKEN = auto()  # tokens do not look at each other
     VIEW = auto()  # a new shape for the same elements, no arithmetic
     LINEAR = auto()  # linear in its first operand, by a weight
+    MATRIX = auto()  # its FLOPs are those of matrix products
     NORM = auto()  # normalises its first operand over the last dim
     EFFECT = auto()  # must stay where it is: never folded, merged or removed
 
@@ -112,6 +113,9 @@ class Op:
     options: Mapping[str, Attr] = field(default_factory=dict)
     traits: frozenset[Trait] = frozenset()
     flops: Callable[[Any], int] = lambda _call: 0
+    reads: Callable[[Any], Mapping[str, int]] = (
+        lambda _call: {}
+    )  # elements of operands that are not read whole
     past: tuple[str, ...] = ()  # operands whose values of earlier tokens the op reads
     triton: str | None = None  # the op on float32 registers, as a Triton expression
     derivative: Callable[..., tuple[Any, ...]] | None = None  # (gradient, *operands) -> operand gradients
@@ -131,7 +135,7 @@ class Op:
         return trait in self.traits
 
     def call(self, types: Sequence[TensorType | None], attributes: Mapping[str, Any]) -> SimpleNamespace:
-        """Operand types and attributes by name, as `infer`, `flops` and `Weight.shape` take them."""
+        """Operand types and attributes by name, as `infer`, `flops`, `reads` and `Weight.shape` take them."""
         if self.variadic:
             return SimpleNamespace(xs=tuple(types), **attributes)
         named = {operand.name: type_ for operand, type_ in zip(self.operands, types, strict=True)}
@@ -156,6 +160,7 @@ def declare(
     options: Mapping[str, Any] | None = None,
     past: Sequence[str] = (),
     flops: Callable[[Any], int] = lambda _call: 0,
+    reads: Callable[[Any], Mapping[str, int]] = lambda _call: {},
     triton: str | None = None,
     derivative: Callable[..., tuple[Any, ...]] | None = None,
     scalar: Callable[..., Any] | None = None,
@@ -181,6 +186,7 @@ def declare(
             options={name: _option(given) for name, given in (options or {}).items()},
             traits=frozenset(traits),
             flops=flops,
+            reads=reads,
             past=tuple(past),
             triton=triton,
             derivative=derivative,

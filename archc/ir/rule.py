@@ -188,6 +188,11 @@ def _fused_op(rule: Rule) -> FusedOp:
         graph = rule.decompose({name: given[name] for name in names}, given)
         return sum(node_flops(graph, node) for node in graph.nodes())
 
+    def reads(call: Any) -> dict[str, int]:
+        given = vars(call)
+        graph = rule.decompose({name: given[name] for name in names}, given)
+        return _reads(graph)
+
     return FusedOp(
         name=rule.name,
         operands=tuple(operands),
@@ -197,6 +202,7 @@ def _fused_op(rule: Rule) -> FusedOp:
         doc=rule.text,
         internal=True,
         flops=flops,
+        reads=reads,
         past=tuple(name for name in names if any(name in _past_operands(step) for step in rule.steps)),
         traits=(
             frozenset({Trait.PER_TOKEN})
@@ -205,6 +211,18 @@ def _fused_op(rule: Rule) -> FusedOp:
         ),
         rule=rule,
     )
+
+
+def _reads(graph: Graph) -> dict[str, int]:
+    """Elements of a decomposition's inputs that are not read whole."""
+    found: dict[str, int] = {}
+    for node in graph.nodes():
+        types = [graph.type(value) if value is not None else None for value in node.inputs]
+        for operand, count in node.op.reads(node.op.call(types, node.attributes)).items():
+            value = node.operand(operand)
+            if value in graph.inputs:
+                found[graph.name_of(value)] = count
+    return found
 
 
 def _past_operands(step: Step) -> list[str]:

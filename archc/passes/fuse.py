@@ -9,7 +9,7 @@ from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
 from archc.ir.program import KEY_POSITIONS, POSITIONS, positions_in
 from archc.ir.rule import Rule, rule_of
-from archc.passes.context import Context, place_of, repeats
+from archc.passes.context import Context, place_of
 from archc.passes.matcher import Match, Matcher
 from archc.passes.report import Fired, Missed
 
@@ -27,7 +27,7 @@ def fuse(graph: Graph, context: Context) -> None:
     """Replace every decomposition that the target has a kernel for by the fused op."""
     rules = sorted(context.rules, key=lambda rule: -len(rule.steps))
     positions = positions_in(graph)
-    for part, times in repeats(graph):
+    for part, times in graph.runs():
         attempts: dict[int, list[_Attempt]] = {}
         for rule in rules:
             _apply_everywhere(rule, part, times, context, attempts, positions)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from archc import compiler
-from archc.analysis.summary import summarise
+from archc.analysis.parameters import count_parameters
 from archc.compiler import Compilation
 from archc.errors import ArchcError
 from archc.ir.program import Program
@@ -34,7 +34,7 @@ def verify(path: Path, model: str | None, settings: tuple[str, ...], each_pass: 
     verified = 0
     for program in compiler.lower_models(spec, names, parse_settings(settings)):
         compilation = compiler.compile_program(program, spec.rules)
-        count = summarise(compilation.reference).parameters
+        count = count_parameters(compilation.reference).total
         if count > MAX_PARAMETERS:
             fits = f"more than the {MAX_PARAMETERS:,} that fit in float64"
             console.print(f"{program.name}: left out, its {count:,} parameters are {fits}")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from archc import compiler
-from archc.analysis.summary import summarise
+from archc.analysis.parameters import count_parameters
 from archc.compiler import Compilation
 from archc.errors import ArchcError
 from archc.passes.context import Context
@@ -24,7 +24,7 @@ def compiled(text: str) -> Compilation | None:
         compiler.check(spec)
         for program in compiler.lower_models(spec, spec.models[:1]):
             compilation = compiler.compile_program(program, spec.rules)
-            return compilation if summarise(compilation.reference).parameters <= LARGEST else None
+            return compilation if count_parameters(compilation.reference).total <= LARGEST else None
     except ArchcError:
         return None
     return None

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.op import declare
+from archc.ir.op import Trait, declare
 from archc.ir.records import Record, record
 from archc.ir.types import TensorType, TypeMistake, shape_text
 
@@ -22,6 +22,21 @@ class Mask(Record):
     def reach(self) -> int | None:
         return None
 
+    def pairs(self, queries: int, keys: int) -> int:
+        """Pairs of a query and a key that it sees, for the last `queries` of `keys` tokens."""
+        return self._pairs_of_first(keys) - self._pairs_of_first(keys - queries)
+
+    def span(self, queries: int, keys: int) -> int:
+        """The keys that one or more of the last `queries` of `keys` tokens see."""
+        return min(keys, self._before_first(keys - queries) + queries)
+
+    def _pairs_of_first(self, tokens: int) -> int:
+        return tokens * (tokens + 1) // 2
+
+    def _before_first(self, position: int) -> int:
+        """The earlier keys that the query at a position sees."""
+        return position
+
 
 @record
 @dataclass(frozen=True)
@@ -36,6 +51,12 @@ class Full(Mask):
 
     causal: ClassVar[bool] = False
 
+    def pairs(self, queries: int, keys: int) -> int:
+        return queries * keys
+
+    def span(self, queries: int, keys: int) -> int:
+        return keys
+
 
 @record
 @dataclass(frozen=True)
@@ -48,6 +69,13 @@ class Sliding(Mask):
     def reach(self) -> int:
         return self.window
 
+    def _pairs_of_first(self, tokens: int) -> int:
+        filling = min(tokens, self.window)
+        return filling * (filling + 1) // 2 + (tokens - filling) * self.window
+
+    def _before_first(self, position: int) -> int:
+        return min(position, self.window - 1)
+
 
 @record
 @dataclass(frozen=True)
@@ -59,6 +87,13 @@ class Chunked(Mask):
     @property
     def reach(self) -> int:
         return self.chunk
+
+    def _pairs_of_first(self, tokens: int) -> int:
+        whole, rest = divmod(tokens, self.chunk)
+        return (whole * self.chunk * (self.chunk + 1) + rest * (rest + 1)) // 2
+
+    def _before_first(self, position: int) -> int:
+        return position % self.chunk
 
 
 def _attend_type(call: Any) -> TensorType:
@@ -79,15 +114,22 @@ def _attend_type(call: Any) -> TensorType:
 
 
 def _attend_flops(call: Any) -> int:
-    """Of the keys that the last query sees: a window or chunk bounds them, causality does not halve them."""
+    """Two products for each key that a query sees: with the query, and of its weight with the value."""
+    batch, queries, heads, width = map(int, call.q.shape)
+    pairs: int = call.mask.pairs(queries, int(call.k.shape[1]))
+    return 2 * batch * heads * pairs * (width + int(call.v.width))
+
+
+def _attend_reads(call: Any) -> dict[str, int]:
     keys = int(call.k.shape[1])
-    queries = int(call.q.numel())
-    values = queries // int(call.q.width) * int(call.v.width)
-    return 2 * min(keys, call.mask.reach or keys) * (queries + values)
+    span: int = call.mask.span(int(call.q.shape[1]), keys)
+    return {name: int(getattr(call, name).numel()) // keys * span for name in ("k", "v")}
 
 
 # A query that sees no key (a padding token) is let see all: its output is never read, but must be finite.
-@declare(infer=_attend_type, past=("k", "v"), flops=_attend_flops)
+@declare(
+    infer=_attend_type, traits=(Trait.MATRIX,), past=("k", "v"), flops=_attend_flops, reads=_attend_reads
+)
 def attend(
     q: Tensor,
     k: Tensor,

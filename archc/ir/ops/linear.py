@@ -33,7 +33,7 @@ def _linear_flops(call: Any) -> int:
 
 @declare(
     infer=_linear_type,
-    traits=(Trait.PER_TOKEN, Trait.LINEAR),
+    traits=(Trait.PER_TOKEN, Trait.LINEAR, Trait.MATRIX),
     options={"width": Width, "bias": (bool, False), "init": (Init, Normal())},
     weights=(
         Weight("weight", _linear_shape),
@@ -66,6 +66,7 @@ def _embedding_type(call: Any) -> TensorType:
     traits=(Trait.PER_TOKEN,),
     options={"rows": Width, "width": Width, "init": (Init, Normal())},
     weights=(Weight("weight", lambda call: (call.rows, call.width)),),
+    reads=lambda call: {"weight": int(call.index.numel()) * int(call.weight.width)},
 )
 def embedding(index: Tensor, weight: Tensor) -> Tensor:
     """Row `index` of a table."""
@@ -98,7 +99,11 @@ def _matmul_type(call: Any) -> TensorType:
     return type_
 
 
-@declare(infer=_matmul_type, flops=lambda call: 2 * int(call.x.numel()) * int(call.y.width))
+@declare(
+    infer=_matmul_type,
+    traits=(Trait.MATRIX,),
+    flops=lambda call: 2 * int(call.x.numel()) * int(call.y.width),
+)
 def matmul(x: Tensor, y: Tensor) -> Tensor:
     """Matrix product over the last two dims."""
     return torch.matmul(x, y)

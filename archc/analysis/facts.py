@@ -1,0 +1,27 @@
+"""The numbers of REPORT.md."""
+
+from __future__ import annotations
+
+from archc.analysis.cache import cache_size
+from archc.analysis.context import usual_context
+from archc.analysis.flops import count_flops
+from archc.analysis.memory import ELEMENT_BYTES
+from archc.analysis.parameters import count_parameters
+from archc.ir.graph import Graph
+
+_DTYPE = "bfloat16"
+
+
+def facts(root: Graph) -> tuple[tuple[str, str], ...]:
+    """What a reader of a package wants to know first, of its unfused graph with the cache planned."""
+    counts, context = count_parameters(root), usual_context(root)
+    flops = count_flops(root, context)
+    cache = cache_size(root, 1, context, int(ELEMENT_BYTES[_DTYPE]))
+    return (
+        ("parameters", f"{counts.total:,}"),
+        ("active parameters", f"{counts.active:,}"),
+        ("without embedding tables and head", f"{counts.non_embedding:,}"),
+        ("KV cache", f"{cache.bytes_per_token:,} bytes a token in {_DTYPE}"),
+        ("FLOPs a token, forward", f"{flops.weights:,}"),
+        (f"FLOPs of its attention, in the mean over {context:,} tokens", f"{flops.attention:,}"),
+    )

@@ -1,0 +1,128 @@
+"""The kernels of a fused graph, with what each computes and moves.
+
+A kernel reads its operands and writes its results once.  What an op costs is told by its declaration.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from archc.analysis.parameters import HEAD
+from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.head import last_linear
+from archc.ir.op import Trait
+from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, LOOP, WEIGHT, ZEROS
+from archc.ir.paths import Path
+from archc.ir.rule import rule_of
+from archc.ir.types import DType, TensorType
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of matrix products, FLOPs of everything else, and bytes read and written."""
+
+    matrix: int = 0
+    vector: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.matrix + other.matrix, self.vector + other.vector, self.bytes + other.bytes)
+
+    def __mul__(self, times: int) -> Work:
+        return Work(self.matrix * times, self.vector * times, self.bytes * times)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A launch that happens `times` times in a forward pass; `role` is that of its weight, if it has one."""
+
+    op: str
+    role: str
+    times: int
+    work: Work
+
+    @property
+    def kind(self) -> str:
+        """What it is called in tables: `linear (mlp)`, `add_rms_norm`."""
+        return f"{self.op} ({self.role})" if self.role else self.op
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of a call: `tokens` new ones of each of `batch` sequences, the last of `context` each.
+
+    logits: how many of the new tokens the head is applied to
+    """
+
+    batch: int
+    tokens: int
+    context: int
+    logits: int
+
+    def sizes(self, tokens: int | None = None) -> Mapping[str, int]:
+        """Numbers for symbolic dims; one that is none of the usual is as long as the context."""
+        return defaultdict(lambda: self.context, B=self.batch, T=tokens or self.tokens, S=self.context)
+
+
+def kernels(root: Graph, shape: Shape, element: int, roles: Mapping[Path, str]) -> Iterator[Kernel]:
+    """The kernels of one forward pass; `element` is the size of the model's dtype in bytes."""
+    heads = [last_linear(root, value) for _, value in root.outputs]
+    for graph, times in root.runs():
+        for node in graph.nodes():
+            if node.op in _FREE or node.op.has(Trait.VIEW):
+                continue
+            is_head = graph is root and node in heads
+            sizes = shape.sizes(shape.logits if is_head else None)
+            work = node_flops(graph, node, sizes) + Work(bytes=node_bytes(graph, node, sizes, element))
+            yield Kernel(node.op.name, HEAD if is_head else _role(graph, node, roles), times, work)
+
+
+# Attention keeps keys and values itself, and zeros that enter the first layer are not there at all.
+_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, LOOP)
+
+
+def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int]) -> Work:
+    """The FLOPs of a node with `sizes` for symbolic dims; those of a fused op are its decomposition's."""
+    types = _bound(graph, node, sizes)
+    rule = rule_of(node)
+    if rule is None:
+        flops = node.op.flops(node.op.call(types, node.attributes))
+        return Work(matrix=flops) if node.op.has(Trait.MATRIX) else Work(vector=flops)
+    names = [operand.name for operand in node.op.operands]
+    steps = rule.decompose(dict(zip(names, types, strict=True)), node.attributes)
+    return sum((node_flops(steps, step, {}) for step in steps.nodes()), Work())
+
+
+def node_bytes(graph: Graph, node: Node, sizes: Mapping[str, int], element: int) -> int:
+    """The bytes that a node reads and writes."""
+    types = _bound(graph, node, sizes)
+    partly = node.op.reads(node.op.call(types, node.attributes))
+    total = sum(_bytes(type_.bind(sizes), element) for type_ in node.types)
+    for place, type_ in enumerate(types):
+        name = node.op.operands[place].name if not node.op.variadic else ""
+        whole = type_.numel() if type_ is not None else 0
+        total += _bytes(type_, element, min(partly.get(name, whole), whole))
+    return total
+
+
+def _bound(graph: Graph, node: Node, sizes: Mapping[str, int]) -> list[TensorType | None]:
+    return [graph.type(value).bind(sizes) if value is not None else None for value in node.inputs]
+
+
+def _bytes(type_: TensorType | None, element: int, count: int | None = None) -> int:
+    """The bytes of a tensor, or of `count` elements of it."""
+    if type_ is None:
+        return 0
+    sizes = {DType.FLOAT: element, DType.F32: 4, DType.I64: 8, DType.BOOL: 1, DType.SCALAR: 0}
+    return sizes[type_.dtype] * (type_.numel() if count is None else count)
+
+
+def _role(graph: Graph, node: Node, roles: Mapping[Path, str]) -> str:
+    """The role of a linear map's weight; a fused one holds several of the same role."""
+    value: Value | None = node.inputs[1] if node.op.has(Trait.LINEAR) else None
+    weight = graph.node(value) if value is not None else None
+    if weight is None or weight.op is not WEIGHT:
+        return ""
+    return roles.get(stored_in(weight)[0].path, "")

@@ -1,0 +1,177 @@
+"""The parameters of a model: how many, what for, and in which layers.
+
+Which role a weight plays follows from the graph alone: from the op that reads it, and from the branch of the
+residual stream that the op lies in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from archc.analysis.branches import OTHER, Branch, branches
+from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.head import last_linear
+from archc.ir.op import Trait
+from archc.ir.ops.structure import LOOP
+from archc.ir.paths import Path
+
+EMBEDDING, HEAD, NORM = "embedding", "head", "norm"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Equal layers of a model.
+
+    kind:       what its branches are, in program order
+    count:      how many of them there are
+    parameters: of one of them
+    active:     of one of them, those that take part in a token's way through it
+    """
+
+    kind: str
+    count: int
+    parameters: int
+    active: int
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Counts of a model's parameters, each shared one once.
+
+    total:         all
+    active:        those that take part in a token's way through the model, tables that it looks up included
+    embedding:     those of tables that are looked up in, tied ones included
+    head:          those of the last linear map, where it is not tied to a table
+    non_embedding: all but the two above: the N of Kaplan et al. 2020 and of most tables of model sizes
+    by_role:       all, by what they do
+    layers:        those in layers, by the kind of layer
+    """
+
+    total: int
+    active: int
+    embedding: int
+    head: int
+    non_embedding: int
+    by_role: Mapping[str, int]
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A weight node with its role; it exists `times` times, once for each run of the body it lies in."""
+
+    weight: Node
+    body: Graph
+    times: int
+    role: str
+    active: int
+
+    @property
+    def size(self) -> int:
+        return self.weight.types[0].numel()
+
+
+def count_parameters(graph: Graph) -> Parameters:
+    """The parameters of a graph as the spec says it: before linears are packed."""
+    counted = list(weights_of(graph))
+    by_role: dict[str, int] = {}
+    for each in counted:
+        by_role[each.role] = by_role.get(each.role, 0) + each.times * each.size
+    total = sum(by_role.values())
+    embedding, head = by_role.get(EMBEDDING, 0), by_role.get(HEAD, 0)
+    return Parameters(
+        total=total,
+        active=sum(each.times * each.active for each in counted),
+        embedding=embedding,
+        head=head,
+        non_embedding=total - embedding - head,
+        by_role=dict(sorted(by_role.items(), key=lambda item: -item[1])),
+        layers=tuple(_layers(graph, counted)),
+    )
+
+
+def weights_of(graph: Graph) -> Iterator[Counted]:
+    """Each weight node of a model with its role."""
+    roles = _roles(graph)
+    for body, times in graph.runs():
+        for weight in body.weights():
+            role = roles.get((id(body), weight.id), OTHER)
+            yield Counted(weight, body, times, role, weight.types[0].numel())
+
+
+def roles_by_path(graph: Graph) -> dict[Path, str]:
+    """The role of each tensor of a checkpoint, loop variables left open."""
+    return {stored.path: each.role for each in weights_of(graph) for stored in stored_in(each.weight)}
+
+
+def _layers(root: Graph, counted: list[Counted]) -> Iterator[Layer]:
+    bodies = [(body, times, entering) for body, times, entering in _bodies(root) if body.weights()]
+    labels = [_label(body, entering) for body, _, entering in bodies]
+    for (body, times, _), label in zip(bodies, labels, strict=True):
+        rivals = [other for (other, _, _), its in zip(bodies, labels, strict=True) if its == label]
+        own = [each for each in counted if each.body is body]
+        yield Layer(
+            kind=label + _distinction(body, rivals),
+            count=times,
+            parameters=sum(each.size for each in own),
+            active=sum(each.active for each in own),
+        )
+
+
+def _bodies(root: Graph) -> Iterator[tuple[Graph, int, list[Value]]]:
+    """The loop bodies of a model, with how often each runs and what enters it."""
+    for graph, times in root.runs():
+        for loop in graph.loops():
+            for number, body in enumerate(loop.bodies):
+                runs = times * loop.attributes["schedule"].count(number)
+                yield body, runs, body.inputs[: len(loop.attributes["entering"])]
+
+
+def _label(body: Graph, entering: list[Value]) -> str:
+    kinds = [branch.label for branch in branches(body, entering) if branch.kind != OTHER]
+    return " + ".join(kinds) or OTHER
+
+
+def _distinction(body: Graph, rivals: list[Graph]) -> str:
+    """The ops that only this one of several layers with the same branches has."""
+    others = {node.op.name for rival in rivals if rival is not body for node in rival.nodes()}
+    own = dict.fromkeys(node.op.name for node in body.nodes() if node.op.name not in others)
+    return f" with {', '.join(own)}" if own and len(rivals) > 1 else ""
+
+
+# ----------------------------------------------------------------------- roles
+
+_Place = tuple[int, int]  # the `id` of a graph, the number of a weight in it
+
+
+def _roles(root: Graph) -> dict[_Place, str]:
+    """The role of each weight; one with several, such as a tied table, has the first of them."""
+    found: dict[_Place, str] = {}
+    heads = {id(linear) for _, value in root.outputs if (linear := last_linear(root, value)) is not None}
+
+    def visit(graph: Graph, entering: list[Value], outer: Mapping[Value, _Place]) -> None:
+        places = {**outer, **{w.outputs[0]: (id(graph), w.id) for w in graph.weights()}}
+        parts = branches(graph, entering)
+        for node in graph.nodes():
+            if node.op is LOOP:
+                start = len(node.attributes["entering"])
+                for body in node.bodies:
+                    pairs = list(zip(body.inputs, node.inputs, strict=True))
+                    inner = {into: places[value] for into, value in pairs if value in places}
+                    visit(body, body.inputs[:start], inner)
+                continue
+            for value in node.inputs:
+                if value in places:
+                    found.setdefault(places[value], HEAD if id(node) in heads else _role(node, parts))
+
+    visit(root, root.inputs, {})
+    return found
+
+
+def _role(reader: Node, parts: list[Branch]) -> str:
+    if reader.op.name == "embedding":
+        return EMBEDDING
+    if reader.op.has(Trait.NORM):
+        return NORM
+    return next((branch.kind for branch in parts if reader.id in branch.nodes), OTHER)

@@ -1,0 +1,160 @@
+"""`archc analyze`: from a spec to the numbers of its models, as tables or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from archc import compiler
+from archc.analysis.analysis import Analysis, Setting, analyse
+from archc.analysis.context import longest_context, usual_context
+from archc.analysis.devices import Device, find_device
+from archc.analysis.memory import RUN_DTYPES
+from archc.analysis.roofline import Phase
+from archc.errors import ArchcError
+from archc.quantities import with_unit
+from archc.settings import parse_settings
+
+_MAX = 1 << 40
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for, as it was written.  Without a context it is 4,096, or what the model takes."""
+
+    hardware: str = "h200"
+    hardware_file: Path | None = None
+    batch: int = 1
+    context: int | None = None
+    dtype: str = "bfloat16"
+
+    def device(self) -> Device:
+        """The device; raises `ArchcError` where the request cannot be met by any model."""
+        for name, value in (("batch", self.batch), ("context", self.context)):
+            if value is not None and not 0 < value <= _MAX:
+                raise ArchcError(f"--{name} must be from 1 to {_MAX:,}, not {value:,}")
+        if self.dtype not in RUN_DTYPES:
+            raise ArchcError(f"--dtype must be one of {', '.join(RUN_DTYPES)}, not `{self.dtype}`")
+        return find_device(self.hardware, self.hardware_file)
+
+
+def analyses(
+    path: Path, model: str | None, settings: tuple[str, ...], request: Request
+) -> Iterator[Analysis]:
+    """The analysis of a spec's model, or of each of them; raises `ArchcError`."""
+    device = request.device()
+    spec = compiler.read_spec_file(path)
+    names = compiler.choose_models(spec, model)
+    for program in compiler.lower_models(spec, names, parse_settings(settings)):
+        compilation = compiler.compile_program(program, spec.rules)
+        longest = longest_context(compilation.reference)
+        context = request.context or usual_context(compilation.reference)
+        if longest is not None and context > longest:
+            raise ArchcError(
+                f"{program.name} has learned positions for {longest:,} tokens, not for {context:,}"
+            )
+        setting = Setting(request.batch, context, request.dtype, device)
+        yield analyse(program.name, program.arch, compilation.reference, compilation.fused, setting)
+
+
+def as_json(found: Iterable[Analysis]) -> str:
+    """One analysis as an object, several as a list."""
+    objects = [each.as_json() for each in found]
+    return json.dumps(objects[0] if len(objects) == 1 else objects, indent=2)
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def print_analysis(analysis: Analysis) -> None:
+    """Print an analysis as tables."""
+    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
+    setting = analysis.setting
+    console.print(f"{analysis.model} ({analysis.arch})", style="bold")
+    console.print(_parameters(analysis))
+    console.print(_per_token(analysis))
+    console.print(_memory(analysis))
+    console.print(_roofline(analysis))
+    console.print(f"{setting.device.name}: {setting.device.source}")
+    for note in analysis.notes:
+        console.print(f"note: {note}")
+    console.print()
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(columns[0], title=title, title_justify="left")
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _parameters(analysis: Analysis) -> Table:
+    counts = analysis.parameters
+    table = _table("parameters", "", "number", "share")
+
+    def row(name: str, number: int) -> None:
+        table.add_row(name, f"{number:,}", f"{number / (counts.total or 1):.1%}")
+
+    row("total", counts.total)
+    row("active", counts.active)
+    row("non-embedding", counts.non_embedding)
+    table.add_section()
+    for role, number in counts.by_role.items():
+        row(role, number)
+    table.add_section()
+    for layer in counts.layers:
+        row(f"{layer.count} x {layer.kind}", layer.count * layer.parameters)
+    return table
+
+
+def _per_token(analysis: Analysis) -> Table:
+    flops, cache = analysis.flops, analysis.kv_cache
+    table = _table(f"one token, in the mean over {flops.context:,}", "", "")
+    table.add_row("FLOPs forward", with_unit(flops.per_token, "FLOP"))
+    table.add_row("  products with weights", with_unit(flops.weights, "FLOP"))
+    table.add_row("  attention over its context", with_unit(flops.attention, "FLOP"))
+    table.add_row("FLOPs in training", with_unit(flops.training_per_token, "FLOP"))
+    table.add_row("elementwise, not counted above", with_unit(flops.elementwise, "FLOP"))
+    table.add_row("bytes it adds to the cache", f"{cache.bytes_per_token:,}")
+    return table
+
+
+def _memory(analysis: Analysis) -> Table:
+    setting, training = analysis.setting, analysis.memory.training
+    table = _table("memory", "", "")
+    for dtype, needed in analysis.memory.weights.items():
+        table.add_row(f"weights in {dtype}", with_unit(needed, "B"))
+    table.add_section()
+    table.add_row(
+        f"cache of {setting.batch:,} x {setting.context:,} tokens", with_unit(analysis.kv_cache.bytes, "B")
+    )
+    table.add_section()
+    table.add_row(f"training: weights in {setting.dtype}", with_unit(training.weights, "B"))
+    table.add_row("training: gradients", with_unit(training.gradients, "B"))
+    table.add_row("training: Adam", with_unit(training.optimizer, "B"))
+    return table
+
+
+def _roofline(analysis: Analysis) -> Table:
+    setting, roofline = analysis.setting, analysis.roofline
+    title = f"at least, on one {setting.device.name}, batch {setting.batch:,}, context {setting.context:,}"
+    table = _table(title, "", "time", "tokens/s", "FLOPs/byte", "waits for")
+    phases = {"prefill": roofline.prefill, "decode": roofline.decode, "training step": roofline.training_step}
+    for name, phase in phases.items():
+        if phase is not None:
+            table.add_row(name, *_row(phase), style="bold")
+            for kernel in phase.kernels[:4]:
+                times = f"{kernel.count} x {kernel.kind}"
+                row = (with_unit(kernel.seconds, "s"), "", f"{kernel.intensity:,.1f}", kernel.bound)
+                table.add_row(f"  {times}", *row)
+    return table
+
+
+def _row(phase: Phase) -> tuple[str, str, str, str]:
+    rate = f"{phase.tokens_per_second:,.0f}"
+    return with_unit(phase.seconds, "s"), rate, f"{phase.intensity:,.1f}", phase.bound
