@@ -10,7 +10,7 @@ import sys
 import click
 
 from archc import __version__
-from archc.cli import analyzing, building, checking, importing, inspecting, scaling
+from archc.cli import analyzing, benching, building, checking, importing, inspecting, scaling
 from archc.errors import ArchcError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -48,5 +48,6 @@ for command in (
     importing.import_,
     analyzing.analyze,
     scaling.scale,
+    benching.bench,
 ):
     main.add_command(command)

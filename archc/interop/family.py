@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from archc.interop.config import Config, shown
 from archc.interop.inert import FIXED, INERT
+from archc.ir.op import Op
 from archc.ir.records import Record, Symbol
 
 # What an arch's parameter may be set to; a `Symbol` is a bare word of the language, such as `silu`.
@@ -18,6 +19,21 @@ Known: TypeAlias = Mapping[str, Any]
 
 # Reads a parameter from the keys that it depends on.
 Reader: TypeAlias = Callable[[Config, Known], Value]
+
+# The other way: the keys that say a parameter's value, which is one of a lowered model.
+Writer: TypeAlias = Callable[[Any, Known], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A reader that knows the way back."""
+
+    read: Reader
+    write: Writer
+
+    def __call__(self, config: Config, known: Known) -> Value:
+        return self.read(config, known)
+
 
 # The language's names for the functions that configs name.
 ACTIVATIONS = {
@@ -65,6 +81,17 @@ class Family:
         config.check_all_read(f"type {self.model_type}")
         return values
 
+    def write(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A config that says the parameters.
+
+        What a reader without a way back reads is left to the class's default: read the config to be sure.
+        """
+        config: dict[str, Any] = {"model_type": self.model_type, "architectures": [self.architectures[0]]}
+        for name, reader in self.parameters.items():
+            if isinstance(reader, Setting):
+                config.update(reader.write(values[name], values))
+        return config
+
     def _check_architectures(self, config: Config) -> None:
         given = config.get("architectures") or list(self.architectures)
         if not isinstance(given, list) or any(name not in self.architectures for name in given):
@@ -82,12 +109,16 @@ class Family:
 
 def whole(key: str, missing: int) -> Reader:
     """A whole number from 1."""
-    return lambda config, _known: config.whole(key, missing)
+    return Setting(lambda config, _known: config.whole(key, missing), lambda value, _known: {key: int(value)})
 
 
 def layers(key: str, missing: int) -> Reader:
     """How many layers there are."""
-    return lambda config, _known: config.whole(key, missing, most=MAX_LAYERS)
+
+    def read(config: Config, _known: Known) -> int:
+        return config.whole(key, missing, most=MAX_LAYERS)
+
+    return Setting(read, lambda value, _known: {key: int(value)})
 
 
 def key_value_heads(missing: int | None = None) -> Reader:
@@ -97,25 +128,37 @@ def key_value_heads(missing: int | None = None) -> Reader:
         heads: int = known["heads"]
         return config.whole("num_key_value_heads", missing or heads, null=heads)
 
-    return read
+    return Setting(read, lambda value, _known: {"num_key_value_heads": int(value)})
 
 
-def head_dim(config: Config, known: Known) -> int:
-    """The width divided among the heads, rounded down, unless the key says otherwise."""
+def _read_head_dim(config: Config, known: Known) -> int:
     default: int = max(1, known["d"] // known["heads"])
     return config.whole("head_dim", default, null=default)
 
 
+# The width divided among the heads, rounded down, unless the key says otherwise.
+head_dim = Setting(_read_head_dim, lambda value, _known: {"head_dim": int(value)})
+
+
 def number(key: str, missing: float) -> Reader:
     """A number above 0."""
-    return lambda config, _known: config.number(key, missing)
+    return Setting(
+        lambda config, _known: config.number(key, missing), lambda value, _known: {key: float(value)}
+    )
 
 
 def flag(key: str, missing: bool) -> Reader:
     """True or false."""
-    return lambda config, _known: config.flag(key, missing)
+    return Setting(lambda config, _known: config.flag(key, missing), lambda value, _known: {key: value})
 
 
 def activation(key: str, missing: str) -> Reader:
     """An activation, as the language calls it."""
-    return lambda config, _known: Symbol(ACTIVATIONS[config.choice(key, missing, ACTIVATIONS)])
+
+    def read(config: Config, _known: Known) -> Symbol:
+        return Symbol(ACTIVATIONS[config.choice(key, missing, ACTIVATIONS)])
+
+    def write(value: Op, _known: Known) -> dict[str, Any]:
+        return {key: next(theirs for theirs, ours in ACTIVATIONS.items() if ours == value.name)}
+
+    return Setting(read, write)

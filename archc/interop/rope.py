@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from archc.interop.config import Config
-from archc.interop.family import Known, Reader
+from archc.interop.family import Known, Reader, Setting
 from archc.ir.attributes import Width
 from archc.ir.ops.position import Rope
 from archc.ir.ops.scaling import Dynamic, LinearScaling, Llama3, Longrope, Scaling, Yarn
@@ -54,7 +55,7 @@ def rotary(theta: float, context: int) -> Reader:
             _check_whole_head(section)
         return Rope(theta=base, scaling=_scaling(given, Rotated(length, original, known["head_dim"])))
 
-    return read
+    return Setting(read, _write)
 
 
 def _parameters(config: Config) -> Config:
@@ -154,3 +155,54 @@ SCALINGS: dict[str, Callable[[Config, Rotated], Scaling | None]] = {
     "yarn": _yarn,
     "longrope": _longrope,
 }
+
+
+# ------------------------------------------------------------------ written
+
+_FACTOR = {"factor": "factor"}
+_ORIGINAL = {"original": "original_max_position_embeddings"}
+_MAGNITUDE = {"attention_factor": "attention_factor"}
+
+# The type of each scaling, and the keys that hold its fields.
+WRITTEN: dict[type[Scaling], tuple[str, dict[str, str]]] = {
+    LinearScaling: ("linear", _FACTOR),
+    Dynamic: ("dynamic", _FACTOR),
+    Llama3: ("llama3", {**_FACTOR, "low": "low_freq_factor", "high": "high_freq_factor", **_ORIGINAL}),
+    Yarn: (
+        "yarn",
+        {
+            **_FACTOR,
+            **_ORIGINAL,
+            "fast": "beta_fast",
+            "slow": "beta_slow",
+            "truncate": "truncate",
+            **_MAGNITUDE,
+            "mscale": "mscale",
+            "mscale_all_dim": "mscale_all_dim",
+        },
+    ),
+    Longrope: (
+        "longrope",
+        {"short": "short_factor", "long": "long_factor", **_ORIGINAL, **_FACTOR, **_MAGNITUDE},
+    ),
+}
+
+
+def _write(rope: Rope, _known: Known) -> dict[str, Any]:
+    """The object of transformers 5 that says the same; beside it the context, which is dynamic NTK's own."""
+    parameters: dict[str, Any] = {"rope_theta": float(rope.theta), "rope_type": "default"}
+    if rope.scaling is not None:
+        parameters["rope_type"], keys = WRITTEN[type(rope.scaling)]
+        values = {key: getattr(rope.scaling, name) for name, key in keys.items()}
+        parameters.update((key, _plain(value)) for key, value in values.items() if value is not None)
+    outside = (
+        {"max_position_embeddings": int(rope.scaling.original)} if isinstance(rope.scaling, Dynamic) else {}
+    )
+    return {"rope_parameters": parameters, **outside}
+
+
+def _plain(value: Any) -> Any:
+    """A value without what the language knows of its origin."""
+    if isinstance(value, tuple):
+        return [float(each) for each in value]
+    return value if isinstance(value, bool) else int(value) if isinstance(value, int) else float(value)

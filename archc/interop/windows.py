@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from archc.interop.config import Config
-from archc.interop.family import Known, Reader
+from archc.interop.family import Known, Reader, Setting
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -21,7 +22,11 @@ class Windows:
 
 def window(missing: int | None) -> Reader:
     """One window for all layers: the key `sliding_window`, where null means none."""
-    return lambda config, _known: _window(config, missing)
+    return Setting(lambda config, _known: _window(config, missing), _write_window)
+
+
+def _write_window(value: int | None, _known: Known) -> dict[str, Any]:
+    return {"sliding_window": None if value is None else int(value)}
 
 
 def _window(config: Config, missing: int | None) -> int | None:
@@ -59,10 +64,19 @@ def _starts_full(windowed: Sequence[bool]) -> bool:
     return list(windowed) == sorted(windowed)
 
 
+def _write_last_layers(value: int | None, known: Known) -> dict[str, Any]:
+    """The window, and the layers that have it, one by one."""
+    if value is None:
+        return {"use_sliding_window": False, "sliding_window": None}
+    usual = [layer >= known["full_layers"] for layer in range(known["layers"])]
+    types = [SLIDING if windowed else FULL for windowed in known["windowed"] or usual]
+    return {"use_sliding_window": True, "sliding_window": int(value), "layer_types": types}
+
+
 # Parameters of Qwen's arches.  `full_layers` says which layers have no window, or, where that is not enough,
 # `windowed` says it layer by layer.
 QWEN_WINDOWS: dict[str, Reader] = {
-    "window": lambda config, known: _last_layers(config, known).window,
+    "window": Setting(lambda config, known: _last_layers(config, known).window, _write_last_layers),
     "full_layers": lambda config, known: _full_layers(_last_layers(config, known).windowed),
     "windowed": lambda config, known: _listed(_last_layers(config, known).windowed),
 }

@@ -1,7 +1,7 @@
 """GPT-2, whose config has names of its own for sizes."""
 
 from archc.interop.config import Config
-from archc.interop.family import Family, Known, activation, flag, layers, number, whole
+from archc.interop.family import Family, Known, Setting, activation, flag, layers, number, whole
 
 
 def _inner(config: Config, known: Known) -> int:
@@ -18,7 +18,7 @@ GPT2 = Family(
         "d": whole("n_embd", 768),
         "layers": layers("n_layer", 12),
         "heads": whole("n_head", 12),
-        "d_ff": _inner,
+        "d_ff": Setting(_inner, lambda value, _known: {"n_inner": int(value)}),
         "vocab": whole("vocab_size", 50257),
         "context": whole("n_positions", 1024),
         "eps": number("layer_norm_epsilon", 1e-5),

@@ -1,9 +1,12 @@
 """SmolLM 3: layers without rotary positions, by a period or a list."""
 
+from typing import Any
+
 from archc.interop.config import Config
 from archc.interop.family import (
     Family,
     Known,
+    Setting,
     activation,
     flag,
     head_dim,
@@ -13,7 +16,7 @@ from archc.interop.family import (
     whole,
 )
 from archc.interop.rope import rotary
-from archc.interop.windows import Windows, read_windows
+from archc.interop.windows import FULL, SLIDING, Windows, read_windows
 
 
 def _rotates(config: Config, known: Known) -> tuple[bool, ...]:
@@ -42,6 +45,17 @@ def _windowed(config: Config, known: Known) -> tuple[bool, ...] | None:
     return windowed if any(windowed) else None
 
 
+def _write_rotated(value: tuple[bool, ...] | None, _known: Known) -> dict[str, Any]:
+    return {} if value is None else {"no_rope_layers": [int(each) for each in value]}
+
+
+def _write_windows(value: int | None, known: Known) -> dict[str, Any]:
+    if value is None:
+        return {"use_sliding_window": False, "sliding_window": None}
+    types = [SLIDING if each else FULL for each in known["windowed"] or [False] * known["layers"]]
+    return {"use_sliding_window": True, "sliding_window": int(value), "layer_types": types}
+
+
 SMOLLM3 = Family(
     model_type="smollm3",
     spec="smollm3",
@@ -58,8 +72,8 @@ SMOLLM3 = Family(
         "eps": number("rms_norm_eps", 1e-6),
         "rope": rotary(theta=2000000.0, context=32768),
         "nope_every": whole("no_rope_layer_interval", 4),
-        "rotated": _rotated,
-        "window": lambda config, known: _windows(config, known).window,
+        "rotated": Setting(_rotated, _write_rotated),
+        "window": Setting(lambda config, known: _windows(config, known).window, _write_windows),
         "windowed": _windowed,
         "act": activation("hidden_act", "silu"),
         "attention_bias": flag("attention_bias", False),

@@ -1,0 +1,47 @@
+"""What `archc bench` does with results: prints them, writes them, draws them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from archc.benchmarking.bench import bench, read_options
+from archc.benchmarking.results import Result, write_json
+from archc.benchmarking.table import print_result
+from archc.errors import ArchcError
+
+_WIDTH = 120  # of tables that go into a file
+
+
+def run(
+    spec: Path,
+    model: str | None,
+    settings: tuple[str, ...],
+    budget: float,
+    layers: int | None,
+    dtype: str | None,
+    device: str | None,
+    json_file: Path | None,
+) -> list[Result]:
+    """Bench a spec's models; files are written after each, so that what was measured is never lost."""
+    options = read_options(settings, budget, layers, dtype, device)
+    _check_folder(json_file)
+    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH)
+    results: list[Result] = []
+    with Console(stderr=True, markup=False, highlight=False).status("") as status:
+        for result in bench(spec, model, options, status.update):
+            results.append(result)
+            print_result(result, console)
+            if json_file:
+                write_json(results, json_file)
+    return results
+
+
+def _check_folder(file: Path | None) -> None:
+    """Raise `ArchcError` before anything is measured where a file could not be written afterwards."""
+    if file is not None and not os.access(file.parent, os.W_OK):
+        raise ArchcError(f"cannot write {file}: there is no such folder, or it is not open for writing")

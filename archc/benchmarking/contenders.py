@@ -1,0 +1,114 @@
+"""Whole models that are timed: one interface, and our own packages behind it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from archc.benchmarking.timing import Run
+from archc.verification.packages import stored_tensors
+
+_PIECE = 4096  # tokens of a prompt that go through a model at once when nobody looks at the time
+
+
+class Contender(Protocol):
+    """A language model.  Each method prepares what a call of its result then does."""
+
+    name: str
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """tokens [B, T] -> logits [B, T, V]."""
+
+    def prefill(self, tokens: Tensor) -> Run:
+        """Read a prompt [B, T] into a new cache; the last token's logits."""
+
+    def decode(self, prompt: Tensor, count: int) -> Run:
+        """One token of each sequence, up to `count` times behind a prompt [B, S]."""
+
+    def train(self, tokens: Tensor) -> Run:
+        """Loss, gradients and a step of AdamW on tokens [B, T]."""
+
+
+def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Run:
+    """A step of AdamW, which PyTorch fuses on a GPU."""
+    on_gpu = next(model.parameters()).is_cuda
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=on_gpu)
+
+    def step() -> None:
+        loss().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    return step
+
+
+def pieces(prompt: Tensor) -> Iterator[Tensor]:
+    """A prompt in pieces of a bounded number of tokens."""
+    yield from torch.split(prompt, max(_PIECE // len(prompt), 1), 1)
+
+
+def without_gradients(run: Run) -> Run:
+    wrapped: Run = torch.no_grad()(run)
+    return wrapped
+
+
+class Package:
+    """`Model` or `Reference` of a generated package."""
+
+    def __init__(self, name: str, model: Any):
+        self.name = name
+        self.model = model
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        found: Tensor = self.model(tokens)
+        return found
+
+    def prefill(self, tokens: Tensor) -> Run:
+        batch, length = tokens.shape
+
+        def run() -> Tensor:
+            h = self.model.hidden(tokens, cache=self.model.new_cache(batch, length))
+            found: Tensor = self.model.head(h[:, -1:])
+            return found
+
+        return without_gradients(run)
+
+    def decode(self, prompt: Tensor, count: int) -> Run:
+        """As `generate` does it, in a CUDA graph where that can be."""
+        decoding = importlib.import_module(f"{type(self.model).__module__.rpartition('.')[0]}.decoding")
+        cache = self.model.new_cache(len(prompt), prompt.shape[1] + count)
+
+        def logits(token: Tensor) -> Tensor:
+            found: Tensor = self.model.head(self.model.hidden(token, cache=cache))[:, 0]
+            return found
+
+        with torch.no_grad():
+            for piece in pieces(prompt):
+                self.model.hidden(piece, cache=cache)
+            sampler = decoding.Sampler(0.0, 1.0, 0, prompt.device)
+            decoder = decoding.Decoder(logits, cache, sampler, None, prompt[:, -1], count + 1)
+            if not prompt.is_cuda:
+                return without_gradients(decoder.step)
+            cache.start_steps()
+            decoder.step()
+            decoder.step()
+            captured: Run = decoder.capture()
+        return captured
+
+    def train(self, tokens: Tensor) -> Run:
+        return training_step(self.model, lambda: self.model.loss(tokens, tokens))
+
+
+def share_weights(reference: Any, model: Any) -> None:
+    """Let a package's `Reference`, made without memory, take the weights of its `Model`."""
+    tensors = dict(stored_tensors(model))
+    for module in reference.modules():
+        for name, parts in module.stored().items() if hasattr(module, "stored") else ():
+            (stored,) = parts
+            tensor = tensors[stored.name]
+            held = tensor.t() if stored.transposed else tensor
+            setattr(module, name, nn.Parameter(held))

@@ -1,0 +1,94 @@
+"""Results as a person reads them in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from archc.benchmarking.results import Pair, Result, Skip, pairs
+
+
+def print_result(result: Result, console: Console) -> None:
+    """A table of models, one of kernels, and a line for everything that was skipped."""
+    console.print(f"{result.subject.title} on {device_text(result)}", style="bold")
+    rates = result.rates
+    console.print(f"probes: copy {rates.bandwidth / 1e9:,.1f} GB/s, matmul {rates.flops / 1e9:,.0f} GFLOP/s")
+    for kind, heading in (("model", "whole model"), ("kernel", "kernels")):
+        chosen = [pair for pair in pairs(result.findings) if pair.ours.case.kind == kind]
+        if chosen:
+            console.print(_table(heading, chosen))
+    if result.findings.skipped:
+        console.print("skipped:")
+    for line in skip_lines(result.findings.skipped):
+        console.print(f"  {line}")
+
+
+def device_text(result: Result) -> str:
+    """`AMD EPYC, 2 threads`, or the GPU's name."""
+    device = result.device
+    return (
+        f"{device['name']}, {device['threads']} threads" if device["type"] == "cpu" else str(device["name"])
+    )
+
+
+def _table(heading: str, pairs: Iterable[Pair]) -> Table:
+    table = Table(title=heading, title_justify="left")
+    table.add_column("case")
+    table.add_column("peer")
+    for column in ("archc", "peer", "ratio", "±", "roofline", "tokens/s", "memory", "peer's"):
+        table.add_column(column, justify="right", no_wrap=True)
+    last = ""
+    for pair in pairs:
+        if last and pair.ours.case.title != last:
+            table.add_section()
+        table.add_row("" if pair.ours.case.title == last else pair.ours.case.title, *cells(pair))
+        last = pair.ours.case.title
+    return table
+
+
+def cells(pair: Pair) -> tuple[str, ...]:
+    """The peer, both times, their ratio and its noise; archc's fraction and tokens; both peaks of memory."""
+    ours, theirs = pair.ours, pair.theirs
+    return (
+        theirs.contender,
+        seconds_text(ours.times.median),
+        seconds_text(theirs.times.median),
+        f"{pair.ratio:.2f}",
+        f"{pair.noise:.2f}",
+        "" if ours.fraction is None else f"{ours.fraction:.0%}",
+        f"{ours.tokens_per_second:,.0f}" if ours.case.kind == "model" else "",
+        "" if ours.peak is None else bytes_text(ours.peak),
+        "" if theirs.peak is None else bytes_text(theirs.peak),
+    )
+
+
+def skip_lines(skipped: Iterable[Skip]) -> list[str]:
+    """A line for each reason and peer, with the cases that it holds for."""
+    grouped: dict[tuple[str, str], list[Skip]] = {}
+    for skip in skipped:
+        grouped.setdefault((skip.reason, skip.peer), []).append(skip)
+    lines = []
+    for (reason, peer), group in grouped.items():
+        needs = sum(skip.needs or 0.0 for skip in group)
+        seconds = f", about {needs:.0f} s" if needs else ""
+        cases = "; ".join(skip.case for skip in group)
+        lines.append(f"{f'{peer}: ' if peer else ''}{reason}{seconds} ({cases})")
+    return lines
+
+
+def seconds_text(seconds: float) -> str:
+    """`12.3 ms`: three digits and a unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size or unit == "us":
+            return f"{seconds / size:.3g} {unit}"
+    raise AssertionError
+
+
+def bytes_text(count: int) -> str:
+    """`1.2 GB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"

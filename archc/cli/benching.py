@@ -1,0 +1,49 @@
+"""`archc bench`: how fast a model is, beside what one would use instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from archc.cli import options
+
+
+@click.command()
+@options.spec
+@options.model
+@options.settings
+@click.option(
+    "--budget", default=600.0, show_default=True, metavar="SECONDS", help="How long a model may take."
+)
+@click.option("--layers", type=int, metavar="N", help="How many layers; all that fit without it.")
+@click.option("--dtype", metavar="NAME", help="float32, bfloat16 or float16; bfloat16 on a GPU without it.")
+@click.option("--device", metavar="NAME", help="cpu or cuda; the GPU, if there is one, without it.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all figures."
+)
+def bench(
+    spec: Path,
+    model: str | None,
+    settings: tuple[str, ...],
+    budget: float,
+    layers: int | None,
+    dtype: str | None,
+    device: str | None,
+    json_file: Path | None,
+) -> None:
+    """Time a model beside its peers, on the device at hand.
+
+    Peers are the unfused Reference, and Hugging Face's class for the same model: eager, compiled with a
+    static cache, with Liger's kernels.  Weights are random.  What does not fit into the budget or the memory
+    is left out, the least telling first, and said to be.
+
+    \b
+    Examples:
+      archc bench specs/llama3.arch --model llama3_8b
+      archc bench specs/smollm2.arch --model smollm2_135m --budget 120 --json smollm2.json
+      archc bench my_model.arch --layers 4 --dtype float32 --device cpu
+    """
+    from archc.benchmarking.command import run
+
+    run(spec, model, settings, budget, layers, dtype, device, json_file)

@@ -1,0 +1,146 @@
+"""What a run consists of, and what it writes: by clocks that do not run, so that no time is ever asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from archc import compiler
+from archc.benchmarking import bench as module
+from archc.benchmarking.bench import ModelRun, Options, bench_model, least_layers
+from archc.benchmarking.models import COMPILED, EAGER, LIGER, PEERS, REFERENCE
+from archc.benchmarking.plan import NO_TIME
+from archc.benchmarking.probes import Rates
+from archc.benchmarking.results import OURS, Result, from_json, pairs, read_json, write_json
+from archc.benchmarking.scale import CPU, Scale
+from archc.benchmarking.timing import ClockTimer
+from archc.benchmarking.turn import Bench
+from archc.cli import main
+from tests.benchmarking.clocks import Ticking
+from tests.support import SPECS, compile_model
+
+DEVICE = torch.device("cpu")
+TINY = Scale(prompt=8, batches=(1, 2), context=8, rows=(2, 8), share=0.3)
+SPEC_FILES = [path for path in sorted(SPECS.glob("*.arch")) if "\nmodel " in path.read_text()]
+
+
+def model_run(path: Path, name: str, folder: Path, **options: int) -> ModelRun:
+    """The run of a model, nothing of it timed or allocated."""
+    clock = Ticking()
+    bench = Bench(DEVICE, torch.float32, ClockTimer(clock), clock, Rates(1e10, 1e11), 0.1)
+    return ModelRun(compiler.read_spec_file(path), name, Options({}, 60.0, **options), CPU, bench, folder)
+
+
+@pytest.mark.parametrize("path", SPEC_FILES, ids=lambda path: path.stem)
+def test_every_spec_has_all_cases(path: Path, tmp_path: Path) -> None:
+    """The first model of a spec, which is a real one, and the last, which is tiny."""
+    models = compiler.read_spec_file(path).models
+    for name in {models[0], models[-1]}:
+        tasks, skipped = model_run(path, name, tmp_path).tasks()
+        assert skipped == []
+        cases = {task.case.partition(",")[0] for task in tasks}
+        assert cases == {"decode", "prefill", "training step"}
+        assert len([task for task in tasks if task.case.startswith("decode")]) == len(CPU.batches) * len(
+            PEERS
+        )
+        assert {task.peer for task in tasks} == set(PEERS)
+        assert all(task.estimate > 0 for task in tasks)
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    clock = Ticking(0.05)
+    return bench_model(
+        compiler.read_spec_file(SPECS / "smollm2.arch"),
+        "smollm2_tiny",
+        Options({"d_ff": "112"}, 40.0),
+        DEVICE,
+        TINY,
+        clock=clock,
+        timer=ClockTimer(clock),
+    )
+
+
+def test_both_sides_of_each_turn_are_there(result: Result) -> None:
+    found = pairs(result.findings)
+    assert {pair.ours.case.title for pair in found} == {
+        "decode, B 1, S 8",
+        "decode, B 2, S 8",
+        "prefill, B 1, T 8",
+        "training step, B 2, T 8",
+    }
+    assert {pair.theirs.contender for pair in found} == {EAGER, REFERENCE}
+    assert len(found) == 4 * 2
+    for pair in found:
+        assert pair.ours.contender == OURS
+        assert pair.ours.turn == pair.theirs.turn
+        assert pair.ours.relative == 1.0
+        assert pair.theirs.relative == pytest.approx(pair.ratio)
+
+
+def test_what_is_left_out_is_told(result: Result) -> None:
+    reasons = {(skip.peer, skip.reason) for skip in result.findings.skipped}
+    assert reasons == {(LIGER, "Liger's kernels run on a GPU only"), (COMPILED, NO_TIME)}
+    assert all(skip.case for skip in result.findings.skipped)
+
+
+def test_json_tells_everything(result: Result, tmp_path: Path) -> None:
+    write_json([result], tmp_path / "out.json")
+    (record,) = json.loads((tmp_path / "out.json").read_text())
+    assert {"date", "commit", "versions", "device", "probes", "budget", "subject"} <= set(record)
+    assert {"torch", "triton", "transformers", "liger-kernel"} <= set(record["versions"])
+    assert record["subject"]["settings"] == {"d_ff": "112"}
+    for entry in record["measurements"]:
+        assert entry["times"]["median"] > 0
+        assert entry["times"]["count"] >= 1
+        assert {"spread", "count"} <= set(entry["times"])
+        assert entry["tokens_per_second"] > 0
+        assert entry["fraction"] > 0
+        assert entry["case"]["bytes"] > 0
+        assert entry["case"]["flops"] > 0
+        assert entry["peak"] > 0
+    assert read_json(tmp_path / "out.json") == [from_json(record)]
+    assert from_json(record).findings == result.findings
+
+
+def test_layers_are_as_many_as_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "free_memory", lambda _device: 24 << 30)
+    run = model_run(SPECS / "llama3.arch", "llama3_8b", tmp_path)
+    assert run.all_layers == 32
+    assert run.layers is not None
+    assert 1 <= run.layers < 32
+    assert run.subject.parameters * 4 <= CPU.share * (24 << 30)
+    assert "of 32 layers" in run.subject.title
+    assert model_run(SPECS / "llama3.arch", "llama3_8b", tmp_path, layers=3).layers == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "model", "least"), [("llama3", "llama3_8b", 1), ("smollm3", "smollm3_3b", 4)]
+)
+def test_fewer_layers_still_have_each_kind(spec: str, model: str, least: int) -> None:
+    assert least_layers(compile_model(SPECS / f"{spec}.arch", model)) == least
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "llama3_9b"], "did you mean `llama3_8b`?"),
+        (["--device", "tpu"], "give cpu or cuda"),
+        (["--device", "cuda:99"], "no such device here: cuda:99"),
+        (["--budget", "0.5"], "--budget 0.5 is too small"),
+        (["--dtype", "float8"], "did you mean `float"),
+        (["--layers", "0"], "--layers takes a whole number from 1"),
+        (["--set", "layer=2", "--model", "llama3_tiny"], "did you mean `layers`?"),
+        (["--model", "llama3_tiny", "--json", "/nowhere/at/all.json"], "cannot write /nowhere/at/all.json"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_faulty_input(arguments: list[str], message: str) -> None:
+    outcome = CliRunner().invoke(main, ["bench", str(SPECS / "llama3.arch"), *arguments])
+    assert outcome.exit_code == 1
+    assert message in outcome.output
+    assert "Traceback" not in outcome.output

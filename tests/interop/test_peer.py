@@ -1,0 +1,99 @@
+"""The class of transformers that computes the same as a model: found, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from archc import compiler
+from archc.benchmarking.hugging_face import load
+from archc.interop.families import FAMILIES
+from archc.ir.program import Program
+from archc.peer import find_peer
+from archc.verification.packages import stored_tensors
+from tests.interop.parity import LOGITS
+from tests.support import SPECS, build, distance, scramble
+
+IMPORTED = {family.arch for family in FAMILIES.values()}
+WINDOWED = {"window": "5", "windowed": "[true, false, true]", "layers": "3"}
+
+
+def scaled(scaling: str) -> dict[str, str]:
+    return {"rope": f"rope(theta = 10000, scaling = {scaling})"}
+
+
+def programs(path: Path, settings: dict[str, str] | None = None) -> Iterator[Program]:
+    spec = compiler.read_spec_file(path)
+    return iter(compiler.lower_models(spec, spec.models, settings))
+
+
+@pytest.mark.parametrize("path", sorted(SPECS.glob("*.arch")), ids=lambda path: path.stem)
+def test_every_model_that_could_be_imported_has_a_peer(path: Path) -> None:
+    for program in programs(path):
+        peer = find_peer(program)
+        assert (peer.config is not None) == (program.arch in IMPORTED), (program.name, peer.reason)
+        assert peer.config or program.arch in peer.reason
+
+
+@pytest.mark.parametrize(
+    ("spec", "model", "settings"),
+    [
+        ("llama3", "llama3_tiny", {}),
+        ("llama3", "llama3_tiny", scaled("linear_scaling(factor = 4)")),
+        ("llama3", "llama3_tiny", scaled("dynamic(factor = 4, original = 8)")),
+        (
+            "llama3",
+            "llama3_tiny",
+            scaled("yarn(factor = 4, original = 32, mscale = 0.7, mscale_all_dim = 1)"),
+        ),
+        (
+            "llama3",
+            "llama3_tiny",
+            scaled("longrope(short = [1] * 6, long = [2, 3] * 3, original = 8, factor = 4)"),
+        ),
+        ("llama3", "llama3_tiny", {"act": "gelu", "attention_bias": "true", "mlp_bias": "true"}),
+        ("mistral", "mistral_tiny", {}),
+        ("qwen2", "qwen2_tiny", WINDOWED),
+        ("qwen3", "qwen3_tiny", {"window": "5", "full_layers": "1"}),
+        ("smollm3", "smollm3_tiny", {**WINDOWED, "rotated": "[true, false, true]"}),
+        ("olmo2", "olmo2_tiny", {}),
+        ("gpt2", "gpt2_tiny", {"d_ff": "72", "scaled_by_layer": "true"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_a_peer_computes_the_same_on_the_same_memory(
+    spec: str, model: str, settings: dict[str, str], tmp_path: Path
+) -> None:
+    path = SPECS / f"{spec}.arch"
+    (program,) = compiler.lower_models(compiler.read_spec_file(path), [model], settings)
+    peer = find_peer(program)
+    assert peer.config is not None, peer.reason
+    ours = build(path, model, tmp_path, settings).Model()
+    scramble(ours)
+    theirs = load(peer.config, dict(stored_tensors(ours)))
+    tokens = torch.randint(int(program.parameters["vocab"]), (2, 12), generator=torch.manual_seed(0))
+    with torch.no_grad():
+        assert distance(theirs(tokens).logits, ours(tokens)) < LOGITS
+    memory = {tensor.untyped_storage().data_ptr() for _, tensor in stored_tensors(ours)}
+    assert all(parameter.untyped_storage().data_ptr() in memory for parameter in theirs.parameters())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import llama\nmodel a = Llama(d = 64, layers = 2, heads = 4, d_ff = 96, vocab = 160, window = 8,"
+         " mlp_bias = true)", "no config of type llama or mistral"),
+        ("arch Llama(vocab = 9) { forward(tokens: [B, T]) { x = embedding(tokens, vocab, 8) as e\n"
+         "return linear(x, vocab) as l } }\nmodel a = Llama()", "no config of type llama or mistral"),
+    ],
+    ids=["a setting that no class has", "another arch of the same name"],
+)  # fmt: skip
+def test_what_no_config_says_has_no_peer(text: str, reason: str) -> None:
+    spec = compiler.read_spec_text(text)
+    (program,) = compiler.lower_models(spec, ["a"])
+    peer = find_peer(program)
+    assert peer.config is None
+    assert reason in peer.reason
