@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import CONSTANT, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
 
-ATTENTION, MIXER, MLP, OTHER = "attention", "mixer", "mlp", "other"
+ATTENTION, MIXER, MLP, ROUTED, OTHER = "attention", "mixer", "mlp", "experts", "other"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Branch:
     """Nodes of one graph that hang together without the stream.
 
     kind:   `attention` reads values of earlier tokens, `mixer` looks at other tokens in another way, `mlp` is
-            linear maps with something between them, `other` all else
+            linear maps with something between them, `experts` those that tokens choose, `other` all else
     detail: what its attention sees, such as `sliding(4096)`; empty where nothing says it
     """
 
@@ -101,5 +101,7 @@ def _branch(nodes: list[Node]) -> Branch:
         return Branch(numbers, ATTENTION, ", ".join(dict.fromkeys(masks)))
     if any(not node.op.internal and not node.op.has(Trait.PER_TOKEN) for node in nodes):
         return Branch(numbers, MIXER)
+    if any(node.op is EXPERTS for node in nodes):
+        return Branch(numbers, ROUTED)
     linears = sum(node.op.has(Trait.LINEAR) for node in nodes)
     return Branch(numbers, MLP if linears > 1 else OTHER)

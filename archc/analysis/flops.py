@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from archc.analysis.kernels import Shape, Work, node_flops
 from archc.ir.graph import Graph
-from archc.ir.ops.structure import LOOP, WEIGHT
+from archc.ir.ops.structure import EXPERTS, LOOP, WEIGHT
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,11 @@ class Flops:
 def count_flops(root: Graph, context: int) -> Flops:
     """The FLOPs of a graph at whole sequences of `context` tokens."""
     weights, attention = Work(), Work()
-    sizes = Shape(1, context, context, context).sizes()
+    shape = Shape(1, context, context, context)
     for graph, times in root.runs():
+        sizes = shape.sizes(graph)
         for node in graph.nodes():
-            if node.op in (LOOP, WEIGHT):
+            if node.op in (LOOP, EXPERTS, WEIGHT):
                 continue
             work = node_flops(graph, node, sizes) * times
             if node.op.past:

@@ -13,10 +13,11 @@ from archc.analysis.parameters import HEAD
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.head import last_linear
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, LOOP, WEIGHT, ZEROS
+from archc.ir.ops.experts import SORT_CHOICES
+from archc.ir.ops.structure import APPEND, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT, ZEROS
 from archc.ir.paths import Path
 from archc.ir.rule import rule_of
-from archc.ir.types import DType, TensorType
+from archc.ir.types import ROWS, DType, TensorType
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,11 @@ class Shape:
     context: int
     logits: int
 
-    def sizes(self, tokens: int | None = None) -> Mapping[str, int]:
-        """Numbers for symbolic dims; one that is none of the usual is as long as the context."""
-        return defaultdict(lambda: self.context, B=self.batch, T=tokens or self.tokens, S=self.context)
+    def sizes(self, graph: Graph, tokens: int | None = None) -> Mapping[str, int]:
+        """Numbers for a graph's symbolic dims; one that is none of the usual is as long as the context."""
+        new = tokens or self.tokens
+        usual = {"B": self.batch, "T": new, "S": self.context, ROWS: self.batch * new * _choices(graph)}
+        return defaultdict(lambda: self.context, usual)
 
 
 def kernels(root: Graph, shape: Shape, element: int, roles: Mapping[Path, str]) -> Iterator[Kernel]:
@@ -74,13 +77,19 @@ def kernels(root: Graph, shape: Shape, element: int, roles: Mapping[Path, str]) 
             if node.op in _FREE or node.op.has(Trait.VIEW):
                 continue
             is_head = graph is root and node in heads
-            sizes = shape.sizes(shape.logits if is_head else None)
+            sizes = shape.sizes(graph, shape.logits if is_head else None)
             work = node_flops(graph, node, sizes) + Work(bytes=node_bytes(graph, node, sizes, element))
             yield Kernel(node.op.name, HEAD if is_head else _role(graph, node, roles), times, work)
 
 
+def _choices(graph: Graph) -> int:
+    """How many experts a token chooses where their rows are computed together; the body of one takes 1."""
+    sorts = [node.inputs[0] for node in graph.nodes() if node.op is SORT_CHOICES]
+    return max((int(graph.type(chosen).width) for chosen in sorts if chosen is not None), default=1)
+
+
 # Attention keeps keys and values itself, and zeros that enter the first layer are not there at all.
-_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, LOOP)
+_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, LOOP, EXPERTS)
 
 
 def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int]) -> Work:

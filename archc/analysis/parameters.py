@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from archc.analysis.branches import OTHER, Branch, branches
+from archc.analysis.branches import OTHER, ROUTED, Branch, branches
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.head import last_linear
 from archc.ir.op import Trait
@@ -59,17 +59,18 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Counted:
-    """A weight node with its role; it exists `times` times, once for each run of the body it lies in."""
+    """A weight node with its role; it exists `times` times, once for each run of the loop body it lies in.
+
+    size:   its elements, of all experts if it is a weight of experts
+    active: those of them that a token meets
+    """
 
     weight: Node
     body: Graph
     times: int
     role: str
+    size: int
     active: int
-
-    @property
-    def size(self) -> int:
-        return self.weight.types[0].numel()
 
 
 def count_parameters(graph: Graph) -> Parameters:
@@ -94,10 +95,23 @@ def count_parameters(graph: Graph) -> Parameters:
 def weights_of(graph: Graph) -> Iterator[Counted]:
     """Each weight node of a model with its role."""
     roles = _roles(graph)
-    for body, times in graph.runs():
+    for body, times in _loop_runs(graph):
         for weight in body.weights():
-            role = roles.get((id(body), weight.id), OTHER)
-            yield Counted(weight, body, times, role, weight.types[0].numel())
+            size = weight.types[0].numel()
+            yield Counted(weight, body, times, roles.get((id(body), weight.id), OTHER), size, size)
+        for node in body.experts():
+            count, choices = node.attributes["count"], body.choices(node)
+            for weight in node.bodies[0].weights():
+                size = weight.types[0].numel()
+                yield Counted(weight, body, times, ROUTED, count * size, choices * size)
+
+
+def _loop_runs(graph: Graph, times: int = 1) -> Iterator[tuple[Graph, int]]:
+    """The graph and the loop bodies in it, without those of experts."""
+    yield graph, times
+    for loop in graph.loops():
+        for number, body in enumerate(loop.bodies):
+            yield from _loop_runs(body, times * loop.attributes["schedule"].count(number))
 
 
 def roles_by_path(graph: Graph) -> dict[Path, str]:
@@ -106,7 +120,7 @@ def roles_by_path(graph: Graph) -> dict[Path, str]:
 
 
 def _layers(root: Graph, counted: list[Counted]) -> Iterator[Layer]:
-    bodies = [(body, times, entering) for body, times, entering in _bodies(root) if body.weights()]
+    bodies = [each for each in _bodies(root) if each[0].weights() or each[0].experts()]
     labels = [_label(body, entering) for body, _, entering in bodies]
     for (body, times, _), label in zip(bodies, labels, strict=True):
         rivals = [other for (other, _, _), its in zip(bodies, labels, strict=True) if its == label]
@@ -121,7 +135,7 @@ def _layers(root: Graph, counted: list[Counted]) -> Iterator[Layer]:
 
 def _bodies(root: Graph) -> Iterator[tuple[Graph, int, list[Value]]]:
     """The loop bodies of a model, with how often each runs and what enters it."""
-    for graph, times in root.runs():
+    for graph, times in _loop_runs(root):
         for loop in graph.loops():
             for number, body in enumerate(loop.bodies):
                 runs = times * loop.attributes["schedule"].count(number)

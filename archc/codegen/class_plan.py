@@ -24,14 +24,27 @@ class Line:
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of the checkpoint in a parameter: its name as a string or f-string, and its rows."""
+    """One tensor of the checkpoint in a parameter: its name as a string or f-string, and its rows.
+
+    `stacked`: it holds those rows for all experts.
+    """
 
     name: str
     rows: str
     transposed: bool
+    stacked: bool = False
 
     def __str__(self) -> str:
-        return f"Stored({self.name}, {self.rows}{', transposed=True' if self.transposed else ''})"
+        flags = [f"{flag}=True" for flag in ("transposed", "stacked") if getattr(self, flag)]
+        return f"Stored({', '.join([self.name, self.rows, *flags])})"
+
+
+@dataclass(frozen=True)
+class PerExpert:
+    """Names in the checkpoint follow a variable that counts experts."""
+
+    variable: str
+    count: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class Parameter:
     start: str  # how it is initialised: a function of torch.nn.init, with `{}` for the parameter
     stored: tuple[Stored, ...]
     comment: str
+    per_expert: PerExpert | None = None  # when every expert has tensors of its own
 
 
 @dataclass(frozen=True)

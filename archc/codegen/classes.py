@@ -6,19 +6,41 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from archc.codegen import schedule
-from archc.codegen.class_plan import Argument, Class, Head, Layers, Line, Parameter, Stored
+from archc.codegen.class_plan import Argument, Class, Head, Layers, Line, Parameter, PerExpert, Stored
 from archc.codegen.head import Cut, write_head
 from archc.codegen.kernel_plan import LossKernel
-from archc.codegen.lines import SPAN, Emitter, Style, no_loop, size_code, with_span
+from archc.codegen.lines import SPAN, Emitter, Style, no_loop, size_code, tuple_text, with_span
 from archc.codegen.names import attribute, class_name, identifier, parameter_names, unique
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.op import Fill, Init, Normal
-from archc.ir.ops.structure import APPEND, LOOP, ZEROS
+from archc.ir.ops.structure import APPEND, EXPERTS, LOOP, WEIGHT, ZEROS
 from archc.ir.paths import Index, Path, path_text
 from archc.ir.paths import Stored as IrStored
 from archc.ir.program import KEY_POSITIONS, POSITIONS, captured_in
 from archc.ir.rule import rule_of
+from archc.ir.weights import experts_of, is_per_expert
+
+
+@dataclass(frozen=True)
+class Held:
+    """A weight that a class holds; one of the body of `experts` is held for all of them."""
+
+    weight: Node
+    experts: tuple[str, int] | None  # the variable that counts them, and how many there are
+    region: int | None = None  # the number of the `experts` node, where the weight is in its body
+
+
+def held_weights(graph: Graph) -> list[Held]:
+    """The weights of a graph and of the experts in it, in program order."""
+    held: list[Held] = []
+    for node in graph.nodes():
+        if node.op is WEIGHT:
+            held.append(Held(node, experts_of(node)))
+        elif node.op is EXPERTS:
+            experts = node.attributes["variable"], node.attributes["count"]
+            held += [Held(weight, experts, node.id) for weight in node.bodies[0].weights()]
+    return held
 
 
 @dataclass
@@ -51,7 +73,8 @@ class ClassWriter:
         extra = [Argument("*", ""), Argument("padding", "Tensor | None = None")]
         if cached:
             extra.append(Argument("cache", "Cache | None = None"))
-        built = self._class(name, doc, cut.body if cut else graph, (), given, result_type, graph.weights())
+        body, weights = cut.body if cut else graph, held_weights(graph)
+        built = self._class(name, doc, body, (), given, result_type, weights)
         arguments = [argument for argument in built.arguments if argument.name != SPAN]
         start = Line(f"{SPAN} = spans({arguments[0].name}, padding{', cache' if cached else ''})")
         end = [Line("if cache is not None:"), Line("    cache.advance(span)")] if cached else []
@@ -72,9 +95,7 @@ class ClassWriter:
         )
 
     def _head(self, cut: Cut, graph: Graph, loss: LossKernel, hidden: str) -> Head:
-        weights = graph.weights()
-        names = parameter_names([stored_in(node) for node in weights])
-        texts = {node.id: f"self.{name}" for node, name in zip(weights, names, strict=True)}
+        texts = _weight_texts(held_weights(graph), self._names(held_weights(graph), ()))
         style = Style(self.semantics, self.kernels, texts, self.reserved, no_loop)
         return write_head(cut, loss, hidden, style)
 
@@ -88,26 +109,27 @@ class ClassWriter:
         indices: tuple[str, ...],
         given: Mapping[Value, str],
         result_type: str,
-        weights: list[Node] | None = None,
+        weights: list[Held] | None = None,
     ) -> Class:
         """A class of a graph; with `weights` besides those that it reads itself."""
-        weights = graph.weights() if weights is None else weights
-        names = parameter_names([stored_in(node) for node in weights], indices)
+        weights = held_weights(graph) if weights is None else weights
+        names = self._names(weights, indices)
         layers, calls = self._layers(graph, indices, {*names, *indices}, given)
         style = Style(
             self.semantics,
             self.kernels,
-            {node.id: f"self.{n}" for node, n in zip(weights, names, strict=True)},
+            _weight_texts(weights, names),
             self.reserved,
             lambda node, targets, operands: _loop_lines(calls[node.id], targets, operands),
             none_for_zeros=may_be_none,
+            of_experts=_expert_texts(weights, names),
         )
         emitter = Emitter(graph, style)
         emitter.arguments(given)
         arguments = self._arguments(graph, [emitter.names[value] for value in graph.inputs])
         results = emitter.run()
         state = tuple(
-            (node.attributes["slot"], _tuple([size_code(dim) for dim in node.types[0].shape[2:]]))
+            (node.attributes["slot"], tuple_text([size_code(dim) for dim in node.types[0].shape[2:]]))
             for node in graph.nodes()
             if node.op is APPEND
         )
@@ -115,7 +137,7 @@ class ClassWriter:
             name=name,
             doc=doc,
             indices=indices,
-            parameters=tuple(_parameter(node, n) for node, n in zip(weights, names, strict=True)),
+            parameters=tuple(_parameter(held, n) for held, n in zip(weights, names, strict=True)),
             layers=tuple(layers),
             state=state,
             arguments=arguments,
@@ -123,6 +145,9 @@ class ClassWriter:
             result=", ".join(results),
             result_type=result_type,
         )
+
+    def _names(self, weights: Sequence[Held], indices: Sequence[str]) -> list[str]:
+        return parameter_names([stored_in(held.weight) for held in weights], indices)
 
     def _arguments(self, graph: Graph, names: Sequence[str]) -> tuple[Argument, ...]:
         """The arguments of a graph's class, given what its inputs are called."""
@@ -199,10 +224,6 @@ def _loop_lines(call: tuple[str, bool], targets: list[str], operands: list[str])
     ]
 
 
-def _tuple(items: Sequence[str]) -> str:
-    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
-
-
 def _tidy(lines: Sequence[Line]) -> tuple[Line, ...]:
     """Without blank lines at the start or in a row."""
     kept: list[Line] = []
@@ -220,31 +241,59 @@ def _remembers(body: Graph) -> bool:
 # ------------------------------------------------------------------ parameters
 
 
-def _parameter(node: Node, name: str) -> Parameter:
-    sources = stored_in(node)
-    shape = node.types[0].shape
+def _weight_texts(weights: Sequence[Held], names: Sequence[str]) -> dict[int, str]:
+    """The texts of a graph's own weights, by their nodes' numbers."""
+    own = [(held, name) for held, name in zip(weights, names, strict=True) if held.region is None]
+    return {held.weight.id: f"self.{name}" for held, name in own}
+
+
+def _expert_texts(weights: Sequence[Held], names: Sequence[str]) -> dict[int, dict[int, str]]:
+    """The texts of the weights in bodies of experts, by the numbers of both."""
+    texts: dict[int, dict[int, str]] = {}
+    for held, name in zip(weights, names, strict=True):
+        if held.region is not None and held.experts is not None:
+            variable = identifier(held.experts[0])
+            texts.setdefault(held.region, {})[held.weight.id] = f"self.{name}[{variable}]"
+    return texts
+
+
+def _parameter(held: Held, name: str) -> Parameter:
+    sources = stored_in(held.weight)
+    shape = held.weight.types[0].shape
+    if held.experts is not None and held.region is not None:
+        shape = (held.experts[1], *shape)
     code = ", ".join(size_code(dim) for dim in shape)
     comment = " | ".join(_leaf(stored.path) for stored in sources) if len(sources) > 1 else ""
-    return Parameter(name, code, _start(node.attributes["init"]), tuple(map(_stored, sources)), comment)
+    per_expert = None
+    if held.experts is not None and is_per_expert(held.weight, held.experts[0]):
+        per_expert = PerExpert(identifier(held.experts[0]), size_code(held.experts[1]))
+    stored = tuple(_stored(source, per_expert) for source in sources)
+    return Parameter(name, code, _start(held.weight.attributes["init"]), stored, comment, per_expert)
 
 
 def _leaf(path: Path) -> str:
     return str([segment for segment in path if segment not in ("weight", "bias")][-1])
 
 
-def _stored(stored: IrStored) -> Stored:
+def _stored(stored: IrStored, per_expert: PerExpert | None) -> Stored:
     rows = stored.held_shape[0]
-    return Stored(path_code(stored.path), size_code(rows), stored.transposed)
+    name = path_code(stored.path, (per_expert.variable,) if per_expert else ())
+    return Stored(name, size_code(rows), stored.transposed, stacked=stored.planes > 0)
 
 
-def path_code(path: Path) -> str:
-    """A checkpoint name as a string literal, or as an f-string over the loop variables."""
+def path_code(path: Path, local: Sequence[str] = ()) -> str:
+    """A checkpoint name as a string literal, or as an f-string over the loop variables.
+
+    These are attributes of the module, but for those that are `local`.
+    """
     parts: list[str] = []
     for segment in path:
         if isinstance(segment, Index):
             scale = f"{segment.scale} * " if segment.scale != 1 else ""
             offset = f" + {segment.offset}" if segment.offset else ""
-            parts.append(f"{{{scale}self.{identifier(segment.variable)}{offset}}}")
+            variable = identifier(segment.variable)
+            owner = "" if variable in local else "self."
+            parts.append(f"{{{scale}{owner}{variable}{offset}}}")
         else:
             parts.append(segment)
     text = ".".join(parts)

@@ -7,15 +7,15 @@ name that is read once is written in place of its use.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from archc.codegen.class_plan import Line
 from archc.codegen.names import identifier, unique
 from archc.codegen.semantics import Semantics, Use
 from archc.ir.graph import PRELUDE, Graph, Node, Scope, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, LOOP, WEIGHT, ZEROS
+from archc.ir.ops.structure import APPEND, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT, ZEROS
 from archc.ir.paths import path_text
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
@@ -31,6 +31,9 @@ _SHORT = {
     "attend": "o",
     "add": "x",
     "mul": "h",
+    "dispatch": "rows",
+    "experts": "y",
+    "combine": "y",
 }
 
 
@@ -43,6 +46,7 @@ class Style:
     reserved: names that variables must not take
     home:     where the ops' reference functions are found, such as "reference."
     loop:     the statement of a loop: given its node, its results' and operands' names
+    of_experts: the texts of the weights in the body of an `experts` node, by its number
     """
 
     semantics: Semantics
@@ -53,14 +57,45 @@ class Style:
     comments: bool = True
     home: str = ""
     none_for_zeros: Callable[[Graph, Node], bool] = lambda _graph, _node: False
+    of_experts: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Body:
+    """The body of experts, and the texts of what it takes from outside."""
+
+    node: Node
+    captured: Sequence[str]
+
+    @property
+    def graph(self) -> Graph:
+        return self.node.bodies[0]
+
+    @property
+    def whole(self) -> dict[Value, str]:
+        """What it reads whole, by its own inputs."""
+        return {value: text for value, text, kind in self._inputs() if kind == "whole"}
+
+    @property
+    def wanted(self) -> dict[Value, str]:
+        """Names for its other inputs: those that they have outside."""
+        return {v: text for v, text, kind in self._inputs() if kind != "whole" and text.isidentifier()}
+
+    def texts(self, kind: str) -> list[str]:
+        """What it takes in one way."""
+        return [text for _, text, each in self._inputs() if each == kind]
+
+    def _inputs(self) -> Iterator[tuple[Value, str, str]]:
+        yield from zip(self.graph.inputs, self.captured, self.node.attributes["taken"], strict=True)
 
 
 class Emitter:
     """Writes one graph."""
 
-    def __init__(self, graph: Graph, style: Style):
+    def __init__(self, graph: Graph, style: Style, headings: bool = True):
         self.graph = graph
         self.style = style
+        self.headings = headings and style.comments
         self.nodes = graph.nodes()
         self.lines: list[Line] = []
         self.names: dict[Value, str] = {}
@@ -71,13 +106,16 @@ class Emitter:
         self._scope: Scope | None = None
         self._step = 0
 
-    def arguments(self, given: Mapping[Value, str] | None = None) -> list[str]:
+    def arguments(
+        self, given: Mapping[Value, str] | None = None, wanted: Mapping[Value, str] | None = None
+    ) -> list[str]:
         """Names for the graph's inputs, but for those `given` a text; to be called first."""
         self.names.update(given or {})
         free = [value for value in self.graph.inputs if value not in self.names]
         names: list[str] = []
         for value in free:
-            names.append(self._bind(value, self.graph.name_of(value) or "x", names))
+            name = (wanted or {}).get(value) or self.graph.name_of(value) or "x"
+            names.append(self._bind(value, name, names))
         return names
 
     def run(self) -> list[str]:
@@ -91,6 +129,8 @@ class Emitter:
                     self._append(node)
             elif node.op is LOOP:
                 self._loop(node)
+            elif node.op is EXPERTS:
+                self._experts(node)
             elif self._is_inline(node):
                 self._pending[node.outputs[0]] = self._call(node)
             else:
@@ -128,6 +168,9 @@ class Emitter:
                 "None" if self.style.none_for_zeros(self.graph, node) else f"torch.zeros_like({operands[0]})"
             )
         texts = {name: attribute_code(value, self.style.comments) for name, value in node.attributes.items()}
+        if node.op.module:
+            settings = [f"{name}={text}" for name, text in texts.items()]
+            return f"{node.op.module}.{node.op.name}({', '.join([*operands, *settings])})"
         return self.style.semantics.call(use_of(node), operands, texts, self.style.home)
 
     def _operands(self, node: Node) -> list[str]:
@@ -136,7 +179,7 @@ class Emitter:
         So do those that the statement reads twice, which would be computed twice.
         """
         values = [value for value in node.inputs if value is not None]
-        twice = () if rule_of(node) else self.style.semantics.written_twice(use_of(node))
+        twice = () if rule_of(node) or node.op.module else self.style.semantics.written_twice(use_of(node))
         for value, repeated in zip(values, twice, strict=False):
             if repeated and value in self._pending:
                 self._flush(value)
@@ -157,6 +200,7 @@ class Emitter:
         )
 
     def _flush(self, value: Value) -> None:
+        self._enter(self.graph.node(value))
         code = self._pending.pop(value)
         name = self._bind(value, self._wanted(value), inside=True)
         self.lines.append(Line(f"{name} = {code}", self._shape_comment([value])))
@@ -168,7 +212,7 @@ class Emitter:
         users = self.graph.users(value)
         if self.style.comments and self.graph.is_output(value):
             return False
-        if len(users) + self.graph.is_output(value) != 1 or (users and users[0][0].op is LOOP):
+        if len(users) + self.graph.is_output(value) != 1 or (users and users[0][0].op in (LOOP, EXPERTS)):
             return False
         pending = sum(len(self._pending.get(v, "")) for v in node.inputs if v is not None)
         return pending <= _MAX_INLINE
@@ -241,6 +285,35 @@ class Emitter:
         ]
         self.lines += self.style.loop(node, targets, [*inner, *operands[len(entering) :]])
 
+    def _experts(self, node: Node) -> None:
+        """The body as a function, and the loop that calls it for one expert after the other."""
+        self._enter(node)
+        chosen, *captured = [self._use(value) for value in node.inputs if value is not None]
+        body = _Body(node, captured)
+        name = unique("expert", {*self._owners, *self.style.reserved})
+        self.lines += [Line(""), *self._expert_function(name, body), Line("")]
+        count = attribute_code(node.attributes["count"], self.style.comments)
+        given = (name, count, chosen, tuple_text(body.texts("token")), tuple_text(body.texts("choice")))
+        target = self._bind(node.outputs[0], self._wanted(node.outputs[0]))
+        self.lines.append(Line(f"{target} = experts.each({', '.join(given)})", self._comment_of(node)))
+
+    def _expert_function(self, name: str, body: _Body) -> list[Line]:
+        """What one expert does with its rows; what it reads whole are variables of the code around it."""
+        variable = identifier(body.node.attributes["variable"])
+        reserved = self.style.reserved | {variable, *body.whole.values()}
+        style = replace(self.style, weights=self.style.of_experts[body.node.id], reserved=reserved)
+        inner = Emitter(body.graph, style, headings=False)
+        arguments = inner.arguments(body.whole, body.wanted)
+        (result,) = inner.run()
+        lines = [_indented(line) for line in inner.lines]
+        last = inner.lines[-1] if inner.lines else Line("")
+        if last.code.startswith(f"{result} = "):
+            lines[-1] = Line(f"    return {last.code.removeprefix(f'{result} = ')}", last.comment)
+        else:
+            lines.append(Line(f"    return {result}"))
+        parameters = [f"{variable}: int", *(f"{argument}: Tensor" for argument in arguments)]
+        return [Line(f"def {name}({', '.join(parameters)}) -> Tensor:"), *lines]
+
     def _is_read_later(self, value: Value | None, loop: Node) -> bool:
         return value is not None and self._last_use.get(value, -1) > self.nodes.index(loop)
 
@@ -301,7 +374,7 @@ class Emitter:
     def _enter(self, node: Node) -> None:
         """A blank line and a heading where another block of the spec begins."""
         scope = _own_block(node.scope)
-        if not self.style.comments or scope is self._scope or scope is None or not scope.path:
+        if not self.headings or scope is self._scope or scope is None or not scope.path:
             return
         self._scope = scope
         place = f", {scope.span.line_reference}" if scope.span else ""
@@ -314,6 +387,16 @@ class Emitter:
 
     def _shape_comment(self, values: Sequence[Value]) -> str:
         return _shapes([self.graph.type(value).shape for value in values]) if self.style.comments else ""
+
+
+def _indented(line: Line) -> Line:
+    """The line in a body of its own."""
+    text = line.code or (f"# {line.comment}" if line.comment else "")
+    return Line(f"    {text}", line.comment if line.code else "") if text else line
+
+
+def tuple_text(items: Sequence[str]) -> str:
+    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
 
 
 def no_loop(_node: Node, _targets: list[str], _operands: list[str]) -> list[Line]:
@@ -372,7 +455,7 @@ def number_text(value: float) -> str:
 def _shapes(shapes: Sequence[tuple[Dim, ...]]) -> str:
     """Shapes as a comment; those that differ in one dim only as one: `[B, T, 32 | 8 | 8, 128]`."""
     first = shapes[0]
-    if all(len(shape) == len(first) for shape in shapes):
+    if len(first) > 1 and all(len(shape) == len(first) for shape in shapes):
         columns = list(zip(*shapes, strict=True))
         if sum(len(set(column)) > 1 for column in columns) <= 1:
             dims = [

@@ -19,7 +19,8 @@ _MODULE_NAMES = frozenset("""
     target_log_probs to to_empty train training type xpu zero_grad
     """.split())  # noqa: SIM905 - a list of this length is easier to read as words
 _LOCALS = frozenset(
-    {"self", "cache", "span", "padding", "factory", "layer", "kernels", "torch", "nn", "F", "super", "zip"}
+    {"self", "cache", "span", "padding", "factory", "layer", "super", "zip"}
+    | {"kernels", "experts", "torch", "nn", "F"}
 )
 
 

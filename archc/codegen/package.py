@@ -16,12 +16,13 @@ from archc.codegen.loss_kernel import plan_loss
 from archc.codegen.plan import Constant, Module, Package
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node
-from archc.ir.ops.structure import APPEND, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, EXPERTS, INPUT, LOOP, WEIGHT
 from archc.ir.program import KEY_POSITIONS, POSITIONS, Program, vocabulary_of
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
 from archc.target import CUDA, Target
 
+_MODULES = ("experts", "kernels", "Stored", "per_expert")
 _RUNTIME = ("Cache", "Span", "past", "remember", "spans", "vector")
 
 
@@ -42,7 +43,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
     loss = plan_loss(cut, [kernel.name for kernel in kernels], target) if cut else None
     constants = _constants(program.parameters)
     reserved = frozenset(
-        {constant.name for constant in constants} | set(semantics.sources) | {*_RUNTIME, "Stored"}
+        {constant.name for constant in constants} | set(semantics.sources) | {*_RUNTIME, *_MODULES}
     )
     vocabulary = vocabulary_of(reference)
     cached = vocabulary > 0 and _is_cached(reference)
@@ -66,6 +67,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
         loss=vocabulary > 0,
         vocabulary=vocabulary,
         vectors=any(_mentions(text, "vector") for text in helpers),
+        experts=any(part.experts() for part in reference.walk()),
         ignored=program.ignored,
         tied=tuple((path_code(alias), path_code(target)) for alias, target in program.tied),
         model=_module(f"The fused model {program.name}.", model.classes, semantics, constants, base, ()),
@@ -83,10 +85,10 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
 
 def _uses(graph: Graph) -> Iterable[Any]:
     """The calls of ops that are written as reference functions, here and in loops."""
-    structural = (INPUT, WEIGHT, LOOP, APPEND)
+    structural = (INPUT, WEIGHT, LOOP, EXPERTS, APPEND)
     for part in graph.walk():
         for node in part.nodes():
-            if node.op not in structural and rule_of(node) is None:
+            if node.op not in structural and not node.op.module and rule_of(node) is None:
                 yield use_of(node)
 
 
@@ -103,11 +105,13 @@ def _module(
 ) -> Module:
     text = "\n".join([_class_text(classes), *helpers])
     runtime = sorted(name for name in _RUNTIME if _mentions(text, name))
-    imports = [f"from .checkpoint import {', '.join(sorted({'Stored', base} - {'LanguageModel'}))}"]
+    stored = {"Stored", base} | ({"per_expert"} if _has_experts(classes) else set())
+    imports = [f"from .checkpoint import {', '.join(sorted(stored - {'LanguageModel'}))}"]
     if base == "LanguageModel":
         imports.append("from .language_model import LanguageModel")
-    if "kernels." in text:
-        imports.insert(0, "from . import kernels")
+    modules = [name for name in ("experts", "kernels") if f"{name}." in text]
+    if modules:
+        imports.insert(0, f"from . import {', '.join(modules)}")
     if not helpers and _used(semantics, [text]):
         imports.append(f"from .reference import {', '.join(_used(semantics, [text]))}")
     if runtime:
@@ -116,11 +120,16 @@ def _module(
     return Module(title, tuple(imports), used, helpers, tuple(classes))
 
 
+def _has_experts(classes: Sequence[Class]) -> bool:
+    return any(parameter.per_expert for each in classes for parameter in each.parameters)
+
+
 def _class_text(classes: Sequence[Class]) -> str:
     """Everything that is written of classes, to see which names it mentions."""
     parts: list[str] = []
     for each in classes:
         parts += [str(line) for line in each.lines]
+        parts += [p.per_expert.count for p in each.parameters if p.per_expert]
         parts += [p.shape + " " + " ".join(s.rows for s in p.stored) for p in each.parameters]
         parts += [layers.modules for layers in each.layers]
         parts += [str(argument) for argument in each.arguments]

@@ -35,6 +35,7 @@ class Package:
     loss: bool  # whether its output is logits over the tokens' vocabulary
     vocabulary: int
     vectors: bool  # whether some reference function holds a list of numbers
+    experts: bool  # whether tokens choose experts
     ignored: tuple[str, ...]
     tied: tuple[tuple[str, str], ...]  # (name a checkpoint may repeat, the name it is tied to)
     model: Module

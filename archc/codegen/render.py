@@ -68,6 +68,8 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
         sources["language_model.py"] = _fill("language_model.py.jinja", package=package)
     if package.generates:
         sources["decoding.py"] = _fill("decoding.py.jinja", package=package)
+    if package.experts:
+        sources["experts.py"] = _fill("experts.py.jinja", package=package)
     if package.kernels:
         sources["kernels.py"] = _kernels(package)
     files = {name: format_python(text) for name, text in sources.items()}
@@ -93,7 +95,7 @@ def by_black(text: str) -> str:
 
 def _module(package: Package, module: Module) -> str:
     classes = [_class(package, each) for each in module.classes]
-    return _fill("model.py.jinja", module=module, classes=classes)
+    return _fill("model.py.jinja", package=package, module=module, classes=classes)
 
 
 def _class(package: Package, plan: Class) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from archc.errors import Span, did_you_mean
 from archc.frontend import arithmetic, mistakes, syntax
-from archc.frontend.lowerer import Lowerer
+from archc.frontend.lowerer import Lowerer, Region
 from archc.frontend.values import (
     POISON,
     ArithmeticMistake,
@@ -22,6 +22,7 @@ from archc.frontend.values import (
 )
 from archc.ir.op import OPS
 from archc.ir.records import Record, readable
+from archc.ir.types import shape_text, taken_type
 
 _TENSOR_OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 _PLAIN = (int, float, str, tuple, range, Record, type(None))
@@ -59,6 +60,8 @@ class Expressions(Lowerer):
                 return self._index(expr, env)
             case syntax.Attribute():
                 return self._attribute(expr, env)
+            case syntax.Experts():
+                return self.experts(expr, env)
 
     def single(self, value: Any, span: Span) -> Any:
         """The one value of a call that may have several."""
@@ -104,8 +107,23 @@ class Expressions(Lowerer):
     def _index(self, expr: syntax.Index, env: Env) -> Any:
         target, index = self.evaluate(expr.target, env), self.evaluate(expr.index, env)
         if isinstance(target, Handle):
+            if self.region is not None and _is_expert(index, self.region):
+                return self._at_choice(target, self.region, expr.span)
             return self.report(mistakes.TensorIndex(expr.span, found=target.type))
         return self._compute(expr, arithmetic.item, target, index)
+
+    def _at_choice(self, target: Handle, region: Region, span: Span) -> Any:
+        """`x[e]` in `experts e`: of a value for each choice, the one of the choice that led here."""
+        if target.type.shape != (*region.tokens, region.choices) or self.frame.outer is None:
+            need = shape_text((*region.tokens, region.choices))
+            reason = f"needs a value for each choice, {need}, not {target.type}"
+            return self.report(mistakes.WrongShape(span, op=f"[{region.variable}]", reason=reason))
+        outer = self.resolve(target, self.frame.outer)
+        if outer not in region.at_choice:
+            graph = self.frame.outer.graph
+            type_ = taken_type(graph.type(outer), "choice")
+            region.at_choice[outer] = self.frame.graph.add_input(graph.name_of(outer), type_, span)
+        return Handle(self.frame.graph, region.at_choice[outer])
 
     def _attribute(self, expr: syntax.Attribute, env: Env) -> Any:
         target = self.evaluate(expr.target, env)
@@ -194,6 +212,11 @@ class Expressions(Lowerer):
             return lift(function, *arguments)
         except ArithmeticMistake as failure:
             return self.report(mistakes.BadArithmetic(expr.span, text=source_text(expr), reason=failure))
+
+
+def _is_expert(index: Any, region: Region) -> bool:
+    """Whether an index is the variable of the `experts` around it."""
+    return isinstance(index, LoopValue) and index.variables == {region.variable} and index.steps == 1
 
 
 def unknown_name(expr: syntax.Name, env: Env, hint: str | None = None) -> mistakes.UnknownName:

@@ -20,6 +20,7 @@ MAX_NODES = 10_000  # ops of a model; a loop's body counts once for each differe
 MAX_BLOCK_DEPTH = 40  # blocks called inside of one another
 MAX_REENTRY = 8  # times that a block is entered inside of itself
 MAX_LOOP_DEPTH = 8  # loops inside of one another
+MAX_REGION_DEPTH = 1  # `experts` inside of one another
 MAX_PATH = 40  # segments of a parameter path
 MAX_WEIGHTS = 200_000  # parameter tensors of a model
 MAX_WEIGHT_ELEMENTS = 1 << 48  # elements of a parameter tensor

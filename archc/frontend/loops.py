@@ -78,6 +78,9 @@ class Loops(Statements):
         if len(self.steps) >= MAX_LOOP_DEPTH:
             self.report(mistakes.TooDeep(_header(statement), limit=f"{MAX_LOOP_DEPTH} loops"))
             return self._poison(statement, env)
+        if self.region is not None:
+            self.report(mistakes.NotInExperts(_header(statement), what="a `for`"))
+            return self._poison(statement, env)
         _Loop(self, statement, env, items).run()
         return None
 
@@ -94,7 +97,7 @@ class _Loop:
         self.statement = statement
         self.env = env
         self.items = items
-        self.variable = _fresh(statement.variable, lowerer.steps)
+        self.variable = fresh_variable(statement.variable, lowerer.steps)
         self.steps: Sequence[int] = items if isinstance(items, range) else range(len(items))
         self.names = [name for name in assigned_names(statement.body) if name in env.local()]
         self.path = self._path()
@@ -330,7 +333,7 @@ def _merge(bodies: list[Graph], schedule: list[int]) -> tuple[list[Graph], list[
     return merged, [renumbered[number] for number in schedule]
 
 
-def _fresh(name: str, taken: dict[str, Sequence[int]]) -> str:
+def fresh_variable(name: str, taken: dict[str, Sequence[int]]) -> str:
     """A name for a loop variable that no loop around it has."""
     while name in taken:
         name += "_"

@@ -10,8 +10,8 @@ from archc.frontend import mistakes, syntax
 from archc.frontend.arguments import ArgumentMistake, Parameter, match, signature
 from archc.frontend.callees import wrong_arguments
 from archc.frontend.limits import MAX_NESTING, MAX_STEPS
-from archc.frontend.loops import Loops
 from archc.frontend.lowerer import Budget, ExhaustedError
+from archc.frontend.regions import Regions
 from archc.frontend.resolve import Module
 from archc.frontend.scopes import Scopes, constant
 from archc.frontend.values import POISON, BlockValue, Builtin, Env, Handle, Poison, describe
@@ -28,7 +28,7 @@ RESERVED_CONSTANTS = {"F", "T", "Tensor"}
 _KEY_DIM = "S"
 
 
-class ModelLowerer(Loops):
+class ModelLowerer(Regions):
     """Lowers one model."""
 
     def __init__(self, module: Module, model: syntax.Model, reporter: Reporter, budget: Budget):

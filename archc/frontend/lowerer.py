@@ -15,7 +15,7 @@ from archc.frontend.values import POISON, Env, Handle, LoopValue
 from archc.ir.graph import Graph, Scope, Value
 from archc.ir.op import Op
 from archc.ir.paths import Path
-from archc.ir.types import Dim
+from archc.ir.types import Dim, TensorType, taken_type
 
 # Standard specs that hold blocks and nothing else.
 _LIBRARIES = ("specs/prelude.arch", "specs/std.arch")
@@ -54,6 +54,24 @@ class Observation:
 
 
 @dataclass
+class Region:
+    """What sets the frame of an `experts` body apart: which expert it is, and how its inputs are taken.
+
+    `at_choice` maps values [B, T, choices] of the outer frame to the inputs that stand for one of each here.
+    """
+
+    variable: str
+    count: int
+    tokens: tuple[Dim, Dim]
+    choices: Dim
+    at_choice: dict[Value, Value] = field(default_factory=dict)
+
+    def kind(self, type_: TensorType) -> str:
+        """How the body takes a value from outside: by token, or whole."""
+        return "token" if type_.shape[:2] == self.tokens else "whole"
+
+
+@dataclass
 class Frame:
     """A graph under construction; a loop body's frame lies inside of its loop's.
 
@@ -68,6 +86,7 @@ class Frame:
     unindexed: list[tuple[Path, Span]] = field(
         default_factory=list
     )  # weights that every iteration would share
+    region: Region | None = None  # of the body of `experts`
 
 
 @dataclass(frozen=True)
@@ -126,6 +145,10 @@ class Lowerer(ABC):
     @abstractmethod
     def loop(self, statement: syntax.For, env: Env) -> None:
         """Run a `for`."""
+
+    @abstractmethod
+    def experts(self, expr: syntax.Experts, env: Env) -> Any:
+        """The value of an `experts` region."""
 
     # --------------------------------------------------------------- mistakes
 
@@ -187,8 +210,19 @@ class Lowerer(ABC):
             source = frame.outer.graph
             node = source.node(outer)
             name = source.name_of(outer) or str(next((s for s in reversed(node.path) if s != "weight"), ""))
-            frame.captured[outer] = frame.graph.add_input(name, source.type(outer), node.span)
+            type_ = source.type(outer)
+            if frame.region is not None:
+                type_ = taken_type(type_, frame.region.kind(type_))
+            frame.captured[outer] = frame.graph.add_input(name, type_, node.span)
         return frame.captured[outer]
+
+    @property
+    def region(self) -> Region | None:
+        """The `experts` around what is being traced."""
+        frame: Frame | None = self.frame
+        while frame is not None and frame.region is None:
+            frame = frame.outer
+        return frame.region if frame is not None else None
 
     @contextmanager
     def within(self, path: Path, scope: Scope | None = None) -> Iterator[None]:

@@ -78,6 +78,15 @@ class ReturnInLoop(Mistake):
     hint = "assign to a variable that exists before the loop and return that after it"
 
 
+class ExpertsDiffer(Mistake):
+    message = "what an expert computes depends on which one it is"
+    hint = "`{variable}` may stand in paths, and as in `weights[{variable}]`"
+
+
+class NotInExperts(Mistake):
+    message = "{what} cannot stand inside of `experts`: an expert sees each token by itself"
+
+
 class BadDecomposition(Mistake):
     message = "fusion `{name}`: {reason}"
 

@@ -255,8 +255,21 @@ class _Checker:
                 self._all((expr.target, expr.index), env)
             case syntax.Attribute():
                 self._expr(expr.target, env)
+            case syntax.Experts():
+                self._experts(expr, env)
             case syntax.Literal():
                 pass
+
+    def _experts(self, expr: syntax.Experts, env: Env) -> None:
+        self._declare(expr.variable, expr.span, "a variable")
+        self._all((expr.chosen, expr.count), env)
+        inner = Env(env, {expr.variable: _ANY})
+        self._path(expr.path, inner)
+        outside, self.loops = self.loops, []  # a `return` in the body is the body's own
+        self._body(expr.body, inner)
+        self.loops = outside
+        if not may_return(expr.body):
+            self._report(mistakes.MissingReturn(expr.span, name="experts"))
 
     def _all(self, exprs: Iterable[syntax.Expr], env: Env) -> None:
         for expr in exprs:

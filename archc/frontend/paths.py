@@ -158,7 +158,7 @@ class Paths(Expressions):
         if self.tie is not None:
             return self.resolve(self._tied_weight(self.tie, full, shape, span))
         frame = self._home(full, span)
-        stored = Stored(full, tuple(size for size in shape if not isinstance(size, str)))
+        stored = _stored(frame, full, tuple(size for size in shape if not isinstance(size, str)))
         node = frame.graph.add(
             WEIGHT,
             (),
@@ -170,10 +170,13 @@ class Paths(Expressions):
         return self.resolve(self.weights[full])
 
     def _home(self, path: Path, span: Span) -> Frame:
-        """The frame whose graph a weight belongs to: the innermost whose loop variable the path follows."""
+        """The frame whose graph a weight belongs to: the innermost whose loop variable the path follows.
+
+        A path that does not tell experts apart is that of one tensor with the weights of all.
+        """
         variables = {segment.variable for segment in path if isinstance(segment, Index)}
         frame = self.frame
-        while frame.outer is not None and frame.variable not in variables:
+        while frame.outer is not None and frame.region is None and frame.variable not in variables:
             if _UNKNOWN not in path:
                 frame.unindexed.append((path, self.place(span)))
             frame = frame.outer
@@ -204,6 +207,15 @@ class Paths(Expressions):
         for steps in product(*runs.values()):
             indices = dict(zip(runs, steps, strict=True))
             self.tied_names[concrete(path, indices)] = concrete(target, indices)
+
+
+def _stored(frame: Frame, path: Path, shape: tuple[int, ...]) -> Stored:
+    """How the checkpoint holds a weight: by itself, or as one plane of those of all experts."""
+    region = frame.region
+    follows = any(isinstance(segment, Index) and segment.variable == frame.variable for segment in path)
+    if region is None or follows:
+        return Stored(path, shape)
+    return Stored(path, shape, planes=region.count, plane=Index(region.variable))
 
 
 def _encloses(frame: Frame, handle: Handle) -> bool:

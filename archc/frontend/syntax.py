@@ -91,8 +91,19 @@ class Attribute(Node):
     name: str
 
 
+@dataclass(frozen=True)
+class Experts(Node):
+    """Each token through the experts that it has chosen, of `count`; what the body returns is summed."""
+
+    variable: str
+    chosen: Expr
+    count: Expr
+    path: Path | None
+    body: tuple[Statement, ...]
+
+
 Expr: TypeAlias = (
-    Literal | Name | ListOf | Unary | Binary | Conditional | Call | Index | Attribute
+    Literal | Name | ListOf | Unary | Binary | Conditional | Call | Index | Attribute | Experts
 )  # fmt: skip
 
 # ----------------------------------------------------------------- statements

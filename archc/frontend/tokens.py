@@ -14,7 +14,7 @@ from archc.frontend.limits import MAX_NAME, MAX_NESTING
 OPENING = {"LPAR": "(", "LSQB": "[", "LBRACE": "{"}
 # Words that expressions and statements are made of: a name like them could be given, but never read.
 RESERVED_WORDS = frozenset(
-    {"and", "as", "else", "false", "for", "if", "in", "none", "not", "or", "return", "true"}
+    {"and", "as", "else", "false", "for", "if", "in", "none", "not", "of", "or", "return", "true"}
 )
 CLOSING = {"RPAR": "LPAR", "RSQB": "LSQB", "RBRACE": "LBRACE"}
 
@@ -52,7 +52,7 @@ class _Place:
 
     def __init__(self) -> None:
         self.brackets: list[str] = []  # those open, by the terminal that opened them; PATH for `as layers.{`
-        self.loop: int | None = None  # in the header of a `for`: how many brackets are open around it
+        self.loop: int | None = None  # in the header of a `for` or `experts`: how many brackets are open
         self.ends_statement = True  # whether what comes next on this line may be a statement
         self.previous: Token | None = None
 
@@ -76,7 +76,7 @@ class _Place:
             self.brackets.append("PATH" if opens_path_index(self.previous, token) else token.type)
         elif token.type in CLOSING and self.brackets:
             closed = self.brackets.pop()
-        if token.type == "FOR":
+        if token.type in ("FOR", "EXPERTS"):
             self.loop = len(self.brackets)
         elif token.type == "LBRACE" and self.brackets[-1] == "LBRACE":
             self.loop = None

@@ -211,6 +211,17 @@ class TreeBuilder:
     def _range(self, tree: Any) -> syntax.Binary:
         return self._two(tree, "..")
 
+    def _experts(self, tree: Any) -> syntax.Experts:
+        _, variable, chosen, count, _, path, body = tree.children
+        return syntax.Experts(
+            self._span(tree),
+            str(variable),
+            self._node(chosen),
+            self._node(count),
+            self._node(path),
+            self._node(body),
+        )
+
     def _conditional(self, tree: Any) -> syntax.Conditional:
         chosen, _, condition, *other = tree.children
         return syntax.Conditional(

@@ -36,6 +36,8 @@ def _count(graph: Graph) -> int:
         schedule = loop.attributes["schedule"]
         counts = [_count(body) for body in loop.bodies]
         count += sum(counts[number] for number in schedule)
+    for node in graph.experts():
+        count += len(node.bodies[0].weights()) * node.attributes["count"]
     return count
 
 

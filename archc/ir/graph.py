@@ -15,7 +15,7 @@ import networkx as nx
 
 from archc.errors import Span
 from archc.ir.op import Op
-from archc.ir.ops.structure import INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import EXPERTS, INPUT, LOOP, WEIGHT
 from archc.ir.paths import Path, Stored
 from archc.ir.types import TensorType
 
@@ -61,8 +61,8 @@ class Node:
 
     @property
     def bodies(self) -> tuple[Graph, ...]:
-        """A loop's different bodies."""
-        bodies: tuple[Graph, ...] = self.attributes["bodies"] if self.op is LOOP else ()
+        """A loop's different bodies, or the one of experts."""
+        bodies: tuple[Graph, ...] = self.attributes["bodies"] if self.op in (LOOP, EXPERTS) else ()
         return bodies
 
     def operand(self, name: str) -> Value | None:
@@ -128,19 +128,33 @@ class Graph:
     def loops(self) -> list[Node]:
         return [node for node in self.nodes() if node.op is LOOP]
 
+    def experts(self) -> list[Node]:
+        return [node for node in self.nodes() if node.op is EXPERTS]
+
     def walk(self) -> Iterator[Graph]:
-        """This graph and the loop bodies in it, outermost first."""
+        """This graph and the bodies of loops and experts in it, outermost first."""
         yield self
-        for loop in self.loops():
-            for body in loop.bodies:
+        for node in self.nodes():
+            for body in node.bodies:
                 yield from body.walk()
 
     def runs(self, times: int = 1) -> Iterator[tuple[Graph, int]]:
-        """This graph and the loop bodies in it, each with how often it runs in one forward pass."""
+        """This graph and the bodies in it, each with how often it runs in one forward pass.
+
+        The body of experts runs once for each choice of the tokens.
+        """
         yield self, times
         for loop in self.loops():
             for number, body in enumerate(loop.bodies):
                 yield from body.runs(times * loop.attributes["schedule"].count(number))
+        for node in self.experts():
+            yield from node.bodies[0].runs(times * self.choices(node))
+
+    def choices(self, experts: Node) -> int:
+        """How many of the experts a token chooses."""
+        chosen = experts.inputs[0]
+        assert chosen is not None
+        return int(self.type(chosen).width)
 
     def depends_on(self, number: int) -> set[int]:
         """Numbers of the nodes that read the node's values, directly or through others."""
@@ -241,13 +255,13 @@ class Graph:
         self._sorted = None
 
     def copy(self) -> Graph:
-        """A copy that shares no loop body with this graph."""
+        """A copy that shares no body with this graph."""
         twin = Graph(self.name)
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
         twin._net, twin._next = self._net.copy(), self._next
-        for loop in twin.loops():
-            bodies = tuple(body.copy() for body in loop.bodies)
-            twin.update(loop, attributes={**loop.attributes, "bodies": bodies})
+        for node in (*twin.loops(), *twin.experts()):
+            bodies = tuple(body.copy() for body in node.bodies)
+            twin.update(node, attributes={**node.attributes, "bodies": bodies})
         return twin
 
     def part(self, outputs: Sequence[tuple[str, Value]], given: Sequence[tuple[str, Value]] = ()) -> Graph:

@@ -7,8 +7,9 @@ from typing import Any
 
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.ops.structure import APPEND, INPUT, LOOP, WEIGHT
-from archc.ir.paths import concrete
+from archc.ir.ops.structure import APPEND, EXPERTS, INPUT, LOOP, WEIGHT
+from archc.ir.paths import Stored, concrete
+from archc.ir.weights import experts_of
 
 Observer = Callable[[Graph, Node, Mapping[str, int], tuple[Any, ...]], None]
 
@@ -54,17 +55,29 @@ class Interpreter:
             return (self._weight(node, indices),)
         if node.op is LOOP:
             return tuple(self._loop(node, inputs, indices))
+        if node.op is EXPERTS:
+            return (self._experts(node, inputs, indices),)
         if node.op is APPEND and self.state is not None:
             return (self._append(node, inputs[0], indices),)
         result = node.op.reference(*inputs, **node.attributes)
         return tuple(result) if isinstance(result, tuple | list) else (result,)
 
     def _weight(self, node: Node, indices: Mapping[str, int]) -> Tensor:
-        parts = []
-        for stored in stored_in(node):
-            tensor = self.weights[concrete(stored.path, indices)]
-            parts.append(tensor.t() if stored.transposed else tensor)
+        experts = experts_of(node)
+        if experts is None:
+            return self._rows(node, indices)
+        variable, count = experts
+        return torch.stack([self._rows(node, {**indices, variable: expert}) for expert in range(count)])
+
+    def _rows(self, node: Node, indices: Mapping[str, int]) -> Tensor:
+        parts = [self._stored(stored, indices) for stored in stored_in(node)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 0)
+
+    def _stored(self, stored: Stored, indices: Mapping[str, int]) -> Tensor:
+        tensor = self.weights[concrete(stored.path, indices)]
+        if stored.plane is not None:
+            tensor = tensor[stored.plane.at(indices)]
+        return tensor.t() if stored.transposed else tensor
 
     def _loop(self, node: Node, operands: list[Any], indices: Mapping[str, int]) -> list[Any]:
         """Runs the bodies by their schedule.  What a body leaves enters the next one by its name."""
@@ -78,12 +91,35 @@ class Interpreter:
             values = [left.get(name, value) for name, value in zip(names, values, strict=True)]
         return results
 
+    def _experts(self, node: Node, operands: list[Any], indices: Mapping[str, int]) -> Tensor:
+        """Runs the body for one expert after the other, on the rows of the tokens that have chosen it."""
+        chosen, *captured = operands
+        results: Tensor | None = None
+        for expert in range(node.attributes["count"]):
+            places = (chosen == expert).nonzero(as_tuple=True)
+            kinds = node.attributes["taken"]
+            rows = [_taken(x, kind, places) for x, kind in zip(captured, kinds, strict=True)]
+            (result,) = self._run(node.bodies[0], rows, {**indices, node.attributes["variable"]: expert})
+            if results is None:
+                results = result.new_zeros(*chosen.shape, *result.shape[1:])
+            results[places] = result
+        assert results is not None
+        return results.sum(2)
+
     def _append(self, node: Node, value: Tensor, indices: Mapping[str, int]) -> Tensor:
         assert self.state is not None
         key = (node.attributes["slot"], node.path, tuple(indices.items()))
         past = self.state.get(key)
         self.state[key] = value if past is None else torch.cat([past, value], 1)
         return self.state[key]
+
+
+def _taken(x: Any, kind: str, places: tuple[Tensor, ...]) -> Any:
+    """What an expert's body takes of a value, for the choices at places (batch, token, choice)."""
+    batch, token, choice = places
+    if kind == "choice":
+        return x[batch, token, choice, None]
+    return x[batch if len(x) > 1 else 0, token] if kind == "token" else x
 
 
 def loop_entries(loop: Node) -> list[str | None]:

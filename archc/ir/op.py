@@ -121,6 +121,7 @@ class Op:
     derivative: Callable[..., tuple[Any, ...]] | None = None  # (gradient, *operands) -> operand gradients
     scalar: Callable[..., Any] | None = None  # the op on numbers known when the spec is compiled
     internal: bool = False  # the compiler's own: the language has no name for it
+    module: str = ""  # the module of a package that has a function of this name for it
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -165,6 +166,7 @@ def declare(
     derivative: Callable[..., tuple[Any, ...]] | None = None,
     scalar: Callable[..., Any] | None = None,
     internal: bool = False,
+    module: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare the decorated reference function as an op and enter it in `OPS`.
 
@@ -192,6 +194,7 @@ def declare(
             derivative=derivative,
             scalar=scalar,
             internal=internal,
+            module=module,
         )
         return function
 

@@ -40,12 +40,20 @@ def concrete(path: Path, indices: Mapping[str, int]) -> str:
 class Stored:
     """One tensor of the checkpoint that makes up a weight or some rows of it.
 
-    `shape` is as stored; `transposed` says that the weight holds it as [columns, rows].
+    `shape` is as stored; `transposed` says that the weight holds it as [columns, rows].  Where the weights of
+    all experts lie in one tensor [planes, *shape], this is the plane that `plane` says.
     """
 
     path: Path
     shape: tuple[int, ...]
     transposed: bool = False
+    planes: int = 0
+    plane: Index | None = None
+
+    @property
+    def file_shape(self) -> tuple[int, ...]:
+        """The shape of the whole tensor in the checkpoint."""
+        return (self.planes, *self.shape) if self.planes else self.shape
 
     @property
     def held_shape(self) -> tuple[int, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from archc.ir.graph import Graph, Node, Value, stored_in
-from archc.ir.ops.structure import CONSTANT, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
 from archc.ir.paths import path_text
 from archc.ir.records import attribute_text
 
 
 def print_graph(graph: Graph) -> str:
-    """The graph as text: inputs, a line a node, outputs; loop bodies are indented."""
+    """The graph as text: inputs, a line a node, outputs; bodies of loops and experts are indented."""
     return "\n".join(_Printer(graph).lines("")) + "\n"
 
 
@@ -55,6 +55,8 @@ class _Printer:
         place = f"  # {node.span.line_reference}" if node.span else ""
         if node.op is LOOP:
             return self._loop(node, indent, f"{results} = loop({operands})", f" : {types}{place}")
+        if node.op is EXPERTS:
+            return self._experts(node, indent, f"{results} = experts({operands})", f" : {types}{place}")
         shown = {name: attribute_text(value) for name, value in node.attributes.items()}
         attributes = ", ".join(f"{name} = {text}" for name, text in shown.items())
         braces = f" {{{attributes}}}" if attributes else ""
@@ -67,6 +69,11 @@ class _Printer:
         for body in node.bodies:
             text += _Printer(body).lines(indent + "  ")
         return [*text, f"{indent}}}"]
+
+    def _experts(self, node: Node, indent: str, head: str, tail: str) -> list[str]:
+        variable, count = node.attributes["variable"], node.attributes["count"]
+        text = [f"{indent}{head} for {variable} of {count} {{{tail.strip()}"]
+        return [*text, *_Printer(node.bodies[0]).lines(indent + "  "), f"{indent}}}"]
 
 
 def _indices_text(node: Node) -> str:

@@ -96,3 +96,17 @@ def broadcast(left: TensorType, right: TensorType, names: tuple[str, str] = ("x"
             raise TypeMistake(f"shapes {shape_text(a)} and {shape_text(b)} do not match", *names)
         shape.append(y if x == 1 else x)
     return TensorType(tuple(shape), promote(left.dtype, right.dtype))
+
+
+ROWS = "N"  # the dim of the tokens that an expert is given, or all of them are
+
+
+def taken_type(type_: TensorType, kind: str) -> TensorType:
+    """The type of what an expert's body takes of a value: its tokens' rows, its choices', or all of it."""
+    match kind:
+        case "token":
+            return type_.with_shape(ROWS, *type_.shape[2:])
+        case "choice":
+            return type_.with_shape(ROWS, 1)
+        case _:
+            return type_

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from archc.ir.graph import Graph, Node, stored_in
-from archc.ir.ops.structure import LOOP, WEIGHT
-from archc.ir.types import TypeMistake
+from archc.ir.ops.structure import EXPERTS, LOOP, WEIGHT
+from archc.ir.types import TypeMistake, taken_type
+from archc.ir.weights import experts_of
 
 
 class MalformedGraphError(Exception):
@@ -43,12 +44,16 @@ def _check_node(graph: Graph, node: Node) -> None:
         _check_weight(node, wrong)
     if node.op is LOOP:
         _check_loop(graph, node, wrong)
+    if node.op is EXPERTS:
+        _check_experts(graph, node, wrong)
 
 
 def _check_weight(node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
     shapes = [stored.held_shape for stored in stored_in(node)]
     rows = sum(shape[0] for shape in shapes) if shapes else 0
-    if (rows, *shapes[0][1:]) != node.types[0].shape or len({shape[1:] for shape in shapes}) != 1:
+    experts = experts_of(node)
+    held = ((experts[1],) if experts else ()) + (rows, *shapes[0][1:])
+    if held != node.types[0].shape or len({shape[1:] for shape in shapes}) != 1:
         raise wrong(f"{node.types[0]} is not made up of {shapes}")
 
 
@@ -69,3 +74,17 @@ def _check_loop(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphE
     for name, type_ in zip(entering, operands, strict=False):
         if len(node.attributes["schedule"]) > 1 and carried.get(name, type_) != type_:
             raise wrong(f"`{name}` changes type from {type_} to {carried[name]}")
+
+
+def _check_experts(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
+    """The body takes rows of what tokens and choices have, and gives one row for each."""
+    (body,) = node.bodies
+    verify_graph(body)
+    chosen, *captured = [graph.type(value) for value in node.inputs if value is not None]
+    kinds = node.attributes["taken"]
+    expected = [taken_type(type_, kind) for type_, kind in zip(captured, kinds, strict=True)]
+    if [body.type(value) for value in body.inputs] != expected:
+        raise wrong("the body's inputs are not what it takes")
+    result = body.type(body.outputs[0][1])
+    if [result.with_shape(*chosen.shape[:2], *result.shape[1:])] != list(node.types):
+        raise wrong("the body's output differs in type from the sum")

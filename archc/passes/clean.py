@@ -6,7 +6,7 @@ from typing import Any
 
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, EXPERTS, INPUT, LOOP, WEIGHT
 from archc.ir.paths import concrete
 from archc.ir.program import KEY_POSITIONS, POSITIONS
 from archc.ir.weights import enumerate_weights
@@ -19,7 +19,7 @@ def merge_common(graph: Graph, _context: Context) -> None:
         seen: dict[Any, Node] = {}
         for node in part.nodes():
             node = part.node(node.id)
-            if node.op in (INPUT, WEIGHT, LOOP, APPEND) or node.op.has(Trait.EFFECT):
+            if node.op in (INPUT, WEIGHT, LOOP, EXPERTS, APPEND) or node.op.has(Trait.EFFECT):
                 continue
             first = seen.setdefault(_key(node), node)
             if first is not node:
@@ -72,6 +72,9 @@ def _drop_unused(graph: Graph) -> None:
         for body in loop.bodies:
             _drop_unused(body)
         _drop_unread_captures(graph, loop)
+    for node in graph.experts():
+        _drop_unused(node.bodies[0])
+        _drop_untaken(graph, node)
     for node in reversed(graph.nodes()):
         unused = not any(_is_read(graph, value) for value in node.outputs)
         if unused and node.op is not INPUT and not node.op.has(Trait.EFFECT):
@@ -91,6 +94,22 @@ def _drop_unread_captures(graph: Graph, loop: Node) -> None:
             body.remove(body.node(body.inputs[place]))
         body.inputs = [body.inputs[place] for place in kept]
     graph.update(loop, inputs=tuple(loop.inputs[place] for place in kept))
+
+
+def _drop_untaken(graph: Graph, experts: Node) -> None:
+    """What the body of experts takes without reading it."""
+    (body,) = experts.bodies
+    kept = [place for place, value in enumerate(body.inputs) if _is_read(body, value)]
+    for place in set(range(len(body.inputs))) - set(kept):
+        body.remove(body.node(body.inputs[place]))
+    body.inputs = [body.inputs[place] for place in kept]
+    chosen, *captured = experts.inputs
+    taken = tuple(experts.attributes["taken"][place] for place in kept)
+    graph.update(
+        experts,
+        inputs=(chosen, *(captured[place] for place in kept)),
+        attributes={**experts.attributes, "taken": taken},
+    )
 
 
 def _is_read(graph: Graph, value: Value) -> bool:

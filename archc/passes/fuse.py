@@ -70,6 +70,8 @@ def _obstacle(
     if rule.family not in context.target.families:
         kind = f"{rule.family} kernels" if rule.family else "kernel for such a decomposition"
         return f"target `{context.target.name}` has no {kind}"
+    if any(value is not None and len(graph.type(value).shape) != 1 for value in _weights_of(rule, match)):
+        return "a weight differs from row to row"
     if rule.family == "norm":
         return _norm_obstacle(rule, graph, match, context.target.max_row)
     if rule.family == "pointwise":
@@ -79,6 +81,10 @@ def _obstacle(
     if rule.family == "rope" and "eps" in rule.attributes:
         return _rope_obstacle(graph, match)
     return ""
+
+
+def _weights_of(rule: Rule, match: Match) -> list[Value | None]:
+    return [match.operands.get(name) for name in rule.weights]
 
 
 def _norm_obstacle(rule: Rule, graph: Graph, match: Match, longest: int) -> str:

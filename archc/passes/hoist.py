@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
 from archc.passes.context import Context
 
 
@@ -27,7 +27,9 @@ def _hoist_from(graph: Graph, loop_id: int, number: int) -> None:
 
 
 def _is_invariant(loop: Node, body: Graph, node: Node) -> bool:
-    if node.op in (INPUT, WEIGHT, CONSTANT, LOOP, APPEND) or node.op.has(Trait.EFFECT) or not node.inputs:
+    if node.op in (INPUT, WEIGHT, CONSTANT, LOOP, EXPERTS, APPEND) or node.op.has(Trait.EFFECT):
+        return False
+    if not node.inputs:
         return False
     fixed = set(body.inputs[len(loop.attributes["entering"]) :])
     return all(value is None or value in fixed or body.node(value).op is CONSTANT for value in node.inputs)

@@ -6,10 +6,12 @@ checkpoint is loaded and saved in its original layout.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.op import OPS, Op
 from archc.ir.ops.structure import WEIGHT
-from archc.ir.paths import Stored, path_text
+from archc.ir.paths import path_text
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context, place_of
 from archc.passes.fold import canonical_sizes
@@ -32,7 +34,7 @@ def _transpose(graph: Graph, linear: Node) -> None:
     weight = graph.node(value)
     if weight.op is not WEIGHT or len(graph.users(value)) > 1:
         return
-    sources = tuple(Stored(s.path, s.shape, not s.transposed) for s in stored_in(weight))
+    sources = tuple(replace(s, transposed=not s.transposed) for s in stored_in(weight))
     shape = weight.types[0].shape[::-1]
     type_ = TensorType(shape, DType.FLOAT)
     attributes = {**weight.attributes, "sources": sources, "type": type_}
@@ -89,6 +91,8 @@ def _obstacle(graph: Graph, group: list[Node]) -> str:
         return "some have a bias and some have none"
     if len({str(weight.attributes["init"]) for weight in weights}) > 1:
         return "their weights start out differently"
+    if len({tuple(bool(s.planes) for s in stored_in(weight)) for weight in weights}) > 1:
+        return "some experts' weights lie in one tensor, some in their own"
     if any(node.attributes != group[0].attributes for node in group):
         return "their weights are stored differently"
     return ""

@@ -11,6 +11,7 @@ from archc.passes.bias import split_bias
 from archc.passes.cache import plan_cache
 from archc.passes.clean import drop_unused, merge_common
 from archc.passes.context import Context
+from archc.passes.dispatch import dispatch_experts
 from archc.passes.fold import fold_constants
 from archc.passes.fuse import fuse
 from archc.passes.hoist import hoist_invariants
@@ -39,6 +40,7 @@ PASSES = (
     Pass("cache", plan_cache),
     Pass("layout", normalise_layout),
     Pass("pack", pack_linears),
+    Pass("dispatch", dispatch_experts),
     Pass("bias", split_bias),
     Pass("rotate", rotate_loops),
     Pass("fuse", fuse),

@@ -40,13 +40,13 @@ def random_weights(graph: Graph, outliers: bool = False, seed: int = 0) -> dict[
     tensors: dict[str, Tensor] = {}
     for node, indices in enumerate_weights(graph):
         for stored in stored_in(node):
-            noise = torch.randn(stored.shape, generator=generator, dtype=torch.float64)
-            if noise.dim() < 2:
+            noise = torch.randn(stored.file_shape, generator=generator, dtype=torch.float64)
+            if len(stored.shape) < 2:
                 tensor = 1 + 0.2 * noise
             else:
                 tensor = noise * (1.5 / max(stored.shape[-1], 1) ** 0.5)
                 if outliers:
-                    tensor[:, :: max(1, stored.shape[-1] // 3)] *= 30
+                    tensor[..., :: max(1, stored.shape[-1] // 3)] *= 30
             tensors[concrete(stored.path, indices)] = tensor
     return tensors
 

@@ -206,15 +206,13 @@ def _check_training(compilation: Compilation, model: Any, reference: Any) -> Ite
 
 def stored_tensors(model: Any, gradients: bool = False) -> Iterator[tuple[str, Tensor]]:
     """A generated model's tensors, or their gradients, by their names and in the layout of the checkpoint."""
+    checkpoint = sys.modules[f"{type(model).__module__.rpartition('.')[0]}.checkpoint"]
     for module in model.modules():
         for name, parts in module.stored().items() if hasattr(module, "stored") else ():
             parameter = getattr(module, name)
             held = parameter.grad if gradients else parameter.detach()
-            row = 0
-            for stored in parts:
-                part = held[row : row + stored.rows]
-                yield stored.name, part.t() if stored.transposed else part
-                row += stored.rows
+            for stored, part in checkpoint.rows_of(held, parts):
+                yield stored.name, part.mT if stored.transposed else part
 
 
 def _check_greedy(compilation: Compilation, model: Any, reference: Any) -> Outcome:

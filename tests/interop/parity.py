@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -77,6 +77,7 @@ def save_random(config: PretrainedConfig, folder: Path, spread: float = 0.25) ->
     torch.manual_seed(0)
     attention = "eager" if config.model_type in _NO_SDPA else "sdpa"
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    model.set_experts_implementation("eager")  # the others take no float64
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -141,7 +142,7 @@ class ParityTests:
         loss = model.loss(tokens, labels)
         loss.backward()
         assert distance(loss, theirs) < LOGITS
-        wanted = {name: parameter.grad for name, parameter in _by_checkpoint_name(pair)}
+        wanted = {name: gradient for name, _, gradient in _by_checkpoint_name(pair)}
         found = dict(stored_tensors(model, gradients=True))
         assert set(found) == set(wanted)
         least = _ZERO * max(float(gradient.norm()) for gradient in wanted.values())
@@ -172,14 +173,31 @@ def _next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _stored_parameters(pair: Pair) -> dict[str, Tensor]:
     """The checkpoint's tensors but for what a module of theirs saves besides its parameters."""
-    names = {name for name, _ in _by_checkpoint_name(pair)}
+    names = {name for name, _, _ in _by_checkpoint_name(pair)}
     stored = load_file(pair.folder / "model.safetensors")
     return {name: tensor for name, tensor in stored.items() if name in names}
 
 
-def _by_checkpoint_name(pair: Pair) -> Iterator[tuple[str, nn.Parameter]]:
-    """Their parameters by the names in the checkpoint, which differ from those in the module now and then."""
+def _by_checkpoint_name(pair: Pair) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """Their parameters and gradients by the names in the checkpoint, which the module may not have."""
     stored = load_file(pair.folder / "model.safetensors")
     for name, parameter in pair.theirs.named_parameters():
-        same = [key for key, tensor in stored.items() if torch.equal(tensor, parameter.detach())]
-        yield (name if name in stored else same[0]), parameter
+        if name in stored:
+            yield name, parameter.detach(), parameter.grad
+            continue
+        for part, gradient in _pieces(parameter, stored):
+            same = [key for key, tensor in stored.items() if torch.equal(tensor, part)]
+            yield same[0], part, gradient
+
+
+def _pieces(parameter: nn.Parameter, stored: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """What the checkpoint holds of a parameter: all of it, or of stacked experts each one's matrices."""
+    shapes = {tensor.shape for tensor in stored.values()}
+    if parameter.shape in shapes:
+        yield parameter.detach(), parameter.grad
+        return
+    halves = 1 if parameter.shape[1:] in shapes else 2  # gate and up lie in one matrix
+    for expert in range(len(parameter)):
+        parts = parameter.detach()[expert].chunk(halves)
+        gradients = [None] * halves if parameter.grad is None else parameter.grad[expert].chunk(halves)
+        yield from zip(parts, gradients, strict=True)

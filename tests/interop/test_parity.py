@@ -13,10 +13,12 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     SmolLM3Config,
 )
 
@@ -80,6 +82,30 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
         use_sliding_window=True,
         sliding_window=6,
         max_window_layers=2,
+    ),
+    "mixtral": lambda: rms(MixtralConfig, num_local_experts=5),
+    "mixtral_window": lambda: rms(
+        MixtralConfig, num_local_experts=4, num_experts_per_tok=4, sliding_window=5, tie_word_embeddings=True
+    ),
+    "qwen3_moe": lambda: rms(
+        Qwen3MoeConfig,
+        head_dim=12,
+        moe_intermediate_size=28,
+        num_experts=7,
+        num_experts_per_tok=3,
+        norm_topk_prob=True,
+    ),
+    "qwen3_moe_mixed": lambda: rms(
+        Qwen3MoeConfig,
+        num_hidden_layers=4,
+        moe_intermediate_size=20,
+        num_experts=6,
+        num_experts_per_tok=2,
+        decoder_sparse_step=2,
+        mlp_only_layers=[3],
+        use_sliding_window=True,
+        sliding_window=6,
+        attention_bias=True,
     ),
     "smollm3": lambda: rms(SmolLM3Config, num_hidden_layers=5),
     "smollm3_windows": lambda: rms(

@@ -25,6 +25,7 @@ POSITIONS = ((2, 3), "i64")
 TABLE = ((2, 3, 2), "f32")
 ATTENDED = [HEADS, ((2, 5, 2, 6), "float"), ((2, 5, 2, 7), "float"), POSITIONS, ((2, 5), "i64")]
 MASKS = (Causal(), Full(), Sliding(2), Chunked(2))
+CHOSEN = ((2, 3, 2), "i64")
 
 # op -> operands as (shape, dtype) and attributes; every op that the language has must be here
 EXAMPLES: dict[str, list[Example]] = {
@@ -84,6 +85,14 @@ EXAMPLES: dict[str, list[Example]] = {
     "merge_heads": [([HEADS], {})],
     "slice": [([X], {"start": 2, "end": 7})],
     "upcast": [([X], {})],
+    "cast_like": [([TABLE, X], {}), ([X, TABLE], {})],
+    "top_k": [([X], {"k": 3}), ([X], {"k": 8})],
+    "group_mask": [
+        ([X], {"groups": 4, "keep": 2, "score": score, "fill": fill})
+        for score, fill in (("largest", "zero"), ("sum_top_two", "minus_infinity"))
+    ],
+    "gather": [([X, CHOSEN], {})],
+    "split_interleaved": [([X], {"parts": 2})],
 }
 UNARY = [
     name

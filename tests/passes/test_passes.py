@@ -24,7 +24,7 @@ from archc.verification.packages import stored_tensors
 from archc.verification.stages import check_stages
 from tests.support import SPECS, build, scramble
 
-FAMILIES = ("llama3", "mistral", "smollm3", "qwen2", "qwen3", "olmo2", "gpt2", "palm")
+FAMILIES = ("llama3", "mistral", "smollm3", "qwen2", "qwen3", "olmo2", "gpt2", "palm", "mixtral", "qwen3_moe")
 
 
 def tiny(family: str) -> Program:

@@ -5,11 +5,24 @@ linear        linear, embedding, parameter, matmul
 norm          rms_norm, layer_norm, softmax and other reductions over the last dim
 position      rope frequencies, tables and rotation, sinusoids; `scaling` beside it
 attention     masks, attend
+router        top_k, group_mask, gather
+experts       what `experts` becomes: sorted choices, grouped linears, their sum
 shape         split, concat, heads, slices
-structure     input, constant, zeros, append, loop
+structure     input, constant, zeros, append, loop, experts
 """
 
-from archc.ir.ops import attention, elementwise, linear, norm, position, shape, structure
+from archc.ir.ops import attention, elementwise, experts, linear, norm, position, router, shape, structure
 from archc.ir.records import RECORDS
 
-__all__ = ["RECORDS", "attention", "elementwise", "linear", "norm", "position", "shape", "structure"]
+__all__ = [
+    "RECORDS",
+    "attention",
+    "elementwise",
+    "experts",
+    "linear",
+    "norm",
+    "position",
+    "router",
+    "shape",
+    "structure",
+]

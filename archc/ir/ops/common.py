@@ -8,11 +8,11 @@ from typing import Any
 from archc.ir.types import TensorType, TypeMistake
 
 
-def float_type(call: Any) -> TensorType:
-    """The type of operand x; raises `TypeMistake` unless it is floating."""
-    if not call.x.dtype.is_floating:
-        raise TypeMistake(f"needs a floating-point tensor, not {call.x}", "x")
-    type_: TensorType = call.x
+def float_type(call: Any, operand: str = "x") -> TensorType:
+    """The type of an operand; raises `TypeMistake` unless it is floating."""
+    type_: TensorType = getattr(call, operand)
+    if not type_.dtype.is_floating:
+        raise TypeMistake(f"needs a floating-point tensor, not {type_}", operand)
     return type_
 
 

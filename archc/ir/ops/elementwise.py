@@ -345,3 +345,9 @@ def gelu_tanh(x: Tensor) -> Tensor:
 def upcast(x: Tensor) -> Tensor:
     """x in float32, or as it is where it is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@declare(infer=lambda call: float_type(call).with_dtype(call.like.dtype), traits=(Trait.PER_TOKEN,))
+def cast_like(x: Tensor, like: Tensor) -> Tensor:
+    """x in the dtype of another tensor."""
+    return x.to(like.dtype)

@@ -28,6 +28,19 @@ def split(x: Tensor, *, sizes: Width | tuple[Width, ...]) -> tuple[Tensor, ...]:
     return torch.chunk(x, sizes, -1) if isinstance(sizes, int) else torch.split(x, sizes, -1)  # type: ignore[arg-type]
 
 
+def _split_interleaved_types(call: Any) -> tuple[TensorType, ...]:
+    width = known_width(call.x)
+    if width % call.parts:
+        raise TypeMistake(f"{call.x} does not split into {call.parts} equal parts", "x")
+    return tuple(call.x.with_width(width // call.parts) for _ in range(call.parts))
+
+
+@declare(infer=_split_interleaved_types, traits=_TRAITS)
+def split_interleaved(x: Tensor, *, parts: Width) -> tuple[Tensor, ...]:
+    """Parts of the last dim that take turns: part p has values p, p + parts, p + 2 * parts..."""
+    return torch.unbind(torch.unflatten(x, -1, (-1, parts)), -1)
+
+
 def _concat_type(call: Any) -> TensorType:
     first: TensorType = call.xs[0]
     for other in call.xs[1:]:

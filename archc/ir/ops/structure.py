@@ -1,4 +1,4 @@
-"""Ops that the compiler itself puts into graphs: inputs, weights, constants, state, loops."""
+"""Ops that the compiler itself puts into graphs: inputs, weights, constants, state, loops, experts."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def append(x: Tensor, *, slot: str) -> Tensor:
 
 
 def _graph_only(*_args: Any, **_attributes: Any) -> Any:
-    raise AssertionError("inputs, weights and loops have a meaning only inside of a graph")
+    raise AssertionError("inputs, weights, loops and experts have a meaning only inside of a graph")
 
 
 def _structural(name: str, doc: str, infer: Any) -> Op:
@@ -52,3 +52,6 @@ CONSTANT, ZEROS, APPEND = (OPS[name] for name in ("constant", "zeros", "append")
 INPUT = _structural("input", "A value given from outside.", lambda call: call.type)
 WEIGHT = _structural("weight", "A parameter, by its sources in the checkpoint.", lambda call: call.type)
 LOOP = _structural("loop", "Bodies run one after another, by a schedule.", lambda call: call.types)
+EXPERTS = _structural(
+    "experts", "Each token through the bodies of its chosen experts, summed.", lambda call: call.types
+)

@@ -1,0 +1,151 @@
+"""The `experts` region: its body is traced once, for all experts.
+
+Inside of it a tensor of the tokens [B, T, ...] is the rows [N, ...] of those that have chosen an expert, and
+`x[e]` is, of a value for each choice [B, T, choices], the one of the choice that led there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from archc.frontend import mistakes, syntax
+from archc.frontend.limits import MAX_REGION_DEPTH
+from archc.frontend.loops import Loops, fresh_variable
+from archc.frontend.lowerer import Frame, Region
+from archc.frontend.values import POISON, Env, Handle, LoopValue, Poison, describe
+from archc.ir.attributes import Width, kind_of
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import Trait
+from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, WEIGHT
+from archc.ir.paths import Index, Path
+from archc.ir.types import ROWS, DType, TensorType
+
+
+class Regions(Loops):
+    """Evaluation of `experts`."""
+
+    def experts(self, expr: syntax.Experts, env: Env) -> Any:
+        chosen = self.evaluate(expr.chosen, env)
+        count = self.known(self.evaluate(expr.count, env))
+        count = self.convert(count, kind_of(Width), "the number of experts", expr.count.span)
+        if isinstance(chosen, Poison) or isinstance(count, Poison):
+            return POISON
+        if not isinstance(chosen, Handle):
+            what = "what tokens have chosen"
+            return self.report(mistakes.NotATensor(expr.chosen.span, what=what, found=describe(chosen)))
+        if len(chosen.type.shape) != 3 or chosen.type.dtype is not DType.I64:
+            reason = f"needs the numbers of experts [B, T, choices], not {chosen.type}"
+            return self.report(mistakes.WrongShape(expr.chosen.span, op="experts", reason=reason))
+        if self.region is not None:
+            return self.report(mistakes.TooDeep(expr.span, limit=f"{MAX_REGION_DEPTH} `experts`"))
+        return _Tracer(self, expr, env, chosen, count).run()
+
+
+class _Tracer:
+    """One region."""
+
+    def __init__(self, lowerer: Regions, expr: syntax.Experts, env: Env, chosen: Handle, count: int):
+        self.lowerer = lowerer
+        self.expr = expr
+        self.env = env
+        self.chosen = chosen
+        self.count = count
+        self.variable = fresh_variable(expr.variable, lowerer.steps)
+        variable = self.variable
+        self.expert = LoopValue(0, lambda indices: indices[variable], frozenset({variable}))
+
+    def run(self) -> Any:
+        lowerer, variable = self.lowerer, self.variable
+        lowerer.count_node(self.expr.span)
+        lowerer.steps[variable], lowerer.now[variable] = range(self.count), 0
+        inner = Env(self.env, {self.expr.variable: self.expert})
+        path = lowerer.path_of(self.expr.path, inner) if self.expr.path is not None else ()
+        if path and not any(isinstance(segment, Index) and segment.variable == variable for segment in path):
+            path = (*path, Index(variable))
+        outer = lowerer.frame
+        frame = self._frame(outer)
+        lowerer.frame = frame
+        with lowerer.within(path):
+            result = self._result(frame, inner)
+        lowerer.frame = outer
+        del lowerer.steps[variable], lowerer.now[variable]
+        if result is None or not self._is_sound(frame):
+            return POISON
+        return self._build(frame, result, path)
+
+    def _frame(self, outer: Frame) -> Frame:
+        batch, tokens, choices = self.chosen.type.shape
+        region = Region(self.variable, self.count, (batch, tokens), choices)
+        return Frame(Graph(f"{outer.graph.name}.{self.variable}"), outer, self.variable, region=region)
+
+    def _result(self, frame: Frame, inner: Env) -> Value | None:
+        """The one tensor that the body returns, in its graph; None after a mistake."""
+        lowerer = self.lowerer
+        results = lowerer.run(self.expr.body, inner)
+        if results is None:
+            lowerer.report(mistakes.MissingReturn(self.expr.span, name="experts"))
+            return None
+        if len(results) != 1:
+            if results:
+                lowerer.report(mistakes.NotSingle(self.expr.span, found=f"{len(results)} values"))
+            return None
+        span = results[0].span
+        value = lowerer.evaluate(results[0].value, inner)
+        if isinstance(value, Poison):
+            return None
+        if not isinstance(value, Handle):
+            what = "what experts return"
+            lowerer.report(mistakes.NotATensor(span, what=what, found=describe(value)))
+            return None
+        result = lowerer.resolve(value)
+        type_ = frame.graph.type(result)
+        if type_.shape[:1] != (ROWS,) or not type_.dtype.is_floating:
+            reason = f"must return a floating-point value for each token, not {type_}"
+            lowerer.report(mistakes.WrongShape(span, op="experts", reason=reason))
+            return None
+        return result
+
+    # ------------------------------------------------------------------ checks
+
+    def _is_sound(self, frame: Frame) -> bool:
+        """All experts compute alike, and each token by itself."""
+        if frame.observed:
+            variable = self.expr.variable
+            self.lowerer.report(mistakes.ExpertsDiffer(self.expr.span, variable=variable))
+            return False
+        odd = next((node for node in frame.graph.nodes() if not _is_per_token(node)), None)
+        if odd is not None:
+            self.lowerer.report(mistakes.NotInExperts(odd.span or self.expr.span, what=f"`{odd.op.name}`"))
+        return odd is None
+
+    # ---------------------------------------------------------------- building
+
+    def _build(self, frame: Frame, result: Value, path: Path) -> Handle:
+        lowerer, region = self.lowerer, frame.region
+        assert region is not None
+        outer = lowerer.frame.graph
+        taken = {value: region.kind(outer.type(value)) for value in frame.captured}
+        captured = [*taken, *region.at_choice]
+        body = frame.graph
+        body.inputs = [*frame.captured.values(), *region.at_choice.values()]
+        body.outputs = [("y", result)]
+        type_ = body.type(result)
+        node = outer.add(
+            EXPERTS,
+            [lowerer.resolve(self.chosen), *captured],
+            {
+                "types": (TensorType((*region.tokens, *type_.shape[1:]), type_.dtype),),
+                "bodies": (body,),
+                "variable": self.variable,
+                "count": self.count,
+                "taken": (*taken.values(), *("choice" for _ in region.at_choice)),
+            },
+            span=lowerer.place(self.expr.span),
+            scope=lowerer.scope,
+            path=lowerer.prefix + path,
+        )
+        return Handle(outer, node.outputs[0])
+
+
+def _is_per_token(node: Node) -> bool:
+    return node.op in (INPUT, WEIGHT, CONSTANT) or (node.op.has(Trait.PER_TOKEN) and not node.op.past)

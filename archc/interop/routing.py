@@ -1,0 +1,30 @@
+"""What configs say of experts, and which of their keys matter to training alone."""
+
+from __future__ import annotations
+
+from archc.interop.config import Config
+from archc.interop.family import Known, Reader
+
+MAX_EXPERTS = 10_000
+
+# Losses and noise that balance the experts' loads.
+ROUTER_TRAINING = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
+
+
+def experts(key: str, missing: int, *older: str) -> Reader:
+    """How many experts there are, under one of the names that versions of transformers write."""
+
+    def read(config: Config, _known: Known) -> int:
+        present = [name for name in (key, *older) if config.get(name) is not None]
+        return config.whole(present[0] if present else key, missing, most=MAX_EXPERTS)
+
+    return read
+
+
+def choices(key: str, missing: int) -> Reader:
+    """How many of the experts a token chooses."""
+
+    def read(config: Config, known: Known) -> int:
+        return config.whole(key, min(missing, known["experts"]), most=known["experts"])
+
+    return read

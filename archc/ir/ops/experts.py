@@ -1,0 +1,99 @@
+"""What `experts` becomes: choices sorted by expert, one matrix product a group, the sum of each token's.
+
+N is the number of all choices, B * T * choices.  Row n belongs to choice `order[n]`, counted over
+[B, T, choices]; the rows of expert e end before `ends[e]`.  These references are the plain meaning; a package
+has functions of these names in its module `experts`, where no shape depends on what was chosen.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+from archc.ir.attributes import Width
+from archc.ir.lazy_torch import F, Tensor, torch
+from archc.ir.op import OPS, Trait, declare
+from archc.ir.types import ROWS, DType, TensorType, TypeMistake, shape_text, taken_type
+
+_TRAITS = (Trait.PER_TOKEN,)
+
+
+@declare(
+    infer=lambda call: (TensorType((ROWS,), DType.I64), TensorType((call.count,), DType.I64)),
+    traits=_TRAITS,
+    internal=True,
+    module="experts",
+)
+def sort_choices(chosen: Tensor, *, count: Width) -> tuple[Tensor, Tensor]:
+    """Choices [B, T, choices] by expert, each expert's in their own order: order [N], ends [count]."""
+    by_expert, order = torch.sort(chosen.flatten(), stable=True)
+    return order, torch.searchsorted(by_expert, torch.arange(count, device=chosen.device), right=True)
+
+
+@declare(infer=lambda call: taken_type(call.x, "token"), traits=_TRAITS, internal=True, module="experts")
+def dispatch(x: Tensor, order: Tensor, chosen: Tensor) -> Tensor:
+    """What tokens [B, T, ...] have, a row for each of their choices: [N, ...]."""
+    return x.expand(len(chosen), *x.shape[1:]).flatten(0, 1)[order // chosen.shape[-1]]
+
+
+@declare(infer=lambda call: taken_type(call.x, "choice"), traits=_TRAITS, internal=True, module="experts")
+def at_choice(x: Tensor, order: Tensor) -> Tensor:
+    """What choices [B, T, choices] have: [N, 1]."""
+    return x.flatten()[order][:, None]
+
+
+@declare(
+    infer=lambda call: call.table.with_shape(ROWS, *call.table.shape[1:]),
+    traits=_TRAITS,
+    internal=True,
+    module="experts",
+)
+def of_expert(table: Tensor, ends: Tensor, order: Tensor) -> Tensor:
+    """What experts [count, ...] have, for each row: [N, ...]."""
+    rows = torch.arange(len(order), device=ends.device)
+    return table[torch.searchsorted(ends, rows, right=True)]
+
+
+def _grouped_type(call: Any) -> TensorType:
+    if call.x.width != call.weight.shape[2]:
+        weights = shape_text(call.weight.shape)
+        raise TypeMistake(f"weights {weights} do not take a width of {call.x.width}", "x")
+    type_: TensorType = call.x.with_width(call.weight.shape[1])
+    return type_
+
+
+def _matrix(call: Any) -> int:
+    """Elements of one expert's matrix."""
+    return int(call.weight.shape[1]) * int(call.weight.shape[2])
+
+
+@declare(
+    infer=_grouped_type,
+    traits=(*_TRAITS, Trait.LINEAR, Trait.MATRIX),
+    reads=lambda call: {"weight": min(call.x.shape[0], call.weight.shape[0]) * _matrix(call)},
+    flops=lambda call: 2 * int(call.x.numel()) * int(call.weight.shape[1]),
+    internal=True,
+    module="experts",
+)
+def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor, offset: Tensor | None = None) -> Tensor:
+    """Each expert's own x W^T + b on its rows: [N, in] -> [N, out].
+
+    weight: [count, out, in]; offset: [count, out].
+    """
+    rows = [x[start:end] for start, end in pairwise([0, *ends.tolist()])]
+    offsets = [None] * len(rows) if offset is None else offset.unbind()
+    return torch.cat([F.linear(*each) for each in zip(rows, weight.unbind(), offsets, strict=True)])
+
+
+@declare(
+    infer=lambda call: call.y.with_shape(*call.chosen.shape[:2], *call.y.shape[1:]),
+    traits=_TRAITS,
+    internal=True,
+    module="experts",
+)
+def combine(y: Tensor, order: Tensor, chosen: Tensor) -> Tensor:
+    """The sum of each token's rows, in the order of its choices: [N, ...] -> [B, T, ...]."""
+    return torch.zeros_like(y).index_copy(0, order, y).view(*chosen.shape, *y.shape[1:]).sum(2)
+
+
+SORT_CHOICES, DISPATCH, AT_CHOICE, OF_EXPERT, GROUPED_LINEAR, COMBINE = (
+    OPS[name] for name in ("sort_choices", "dispatch", "at_choice", "of_expert", "grouped_linear", "combine")
+)

@@ -1,0 +1,74 @@
+"""Ops that choose experts: by score, within groups, and what they score.
+
+A router is written with these and with arithmetic: which function makes the scores, what is added to them for
+the choice alone, how they are normalised and scaled is said by the spec.
+"""
+
+from typing import Any, Literal
+
+from archc.ir.attributes import Width
+from archc.ir.lazy_torch import Tensor, torch
+from archc.ir.op import Trait, declare
+from archc.ir.ops.common import float_type, known_width
+from archc.ir.types import DType, TensorType, TypeMistake
+
+
+def _top_k_types(call: Any) -> tuple[TensorType, ...]:
+    scores = float_type(call, "scores")
+    if call.k > known_width(scores, "scores"):
+        raise TypeMistake(f"{call.k} of {scores} cannot be chosen", "scores")
+    values = scores.with_width(call.k)
+    return values, values.with_dtype(DType.I64)
+
+
+@declare(infer=_top_k_types, traits=(Trait.PER_TOKEN,))
+def top_k(scores: Tensor, *, k: Width) -> tuple[Tensor, Tensor]:
+    """The k largest values of the last dim, largest first, and their places; of equal ones the first."""
+    values, places = torch.sort(scores, dim=-1, descending=True, stable=True)
+    return values[..., :k], places[..., :k]
+
+
+def _group_mask_type(call: Any) -> TensorType:
+    scores = float_type(call, "scores")
+    width = known_width(scores, "scores")
+    if width % call.groups:
+        raise TypeMistake(f"{scores} does not split into {call.groups} equal groups", "scores")
+    if call.keep > call.groups:
+        raise TypeMistake(f"{call.keep} of {call.groups} groups cannot be kept", "scores")
+    if call.score == "sum_top_two" and width // call.groups < 2:
+        raise TypeMistake(f"groups of {scores} have no two scores to sum", "scores")
+    return scores
+
+
+@declare(infer=_group_mask_type, traits=(Trait.PER_TOKEN,))
+def group_mask(
+    scores: Tensor,
+    *,
+    groups: Width,
+    keep: Width,
+    score: Literal["largest", "sum_top_two"],
+    fill: Literal["zero", "minus_infinity"],
+) -> Tensor:
+    """The scores of the `keep` best of equal groups, those of the others filled; of equal groups the first.
+
+    `score` is what a group is judged by: its largest score, or the sum of its two largest.
+    """
+    grouped = torch.unflatten(scores, -1, (groups, -1))
+    best = grouped.amax(-1) if score == "largest" else grouped.topk(2, -1).values.sum(-1)
+    kept = torch.sort(best, dim=-1, descending=True, stable=True).indices[..., :keep]
+    left_out = torch.ones_like(best, dtype=torch.bool).scatter(-1, kept, False)
+    filled = grouped.masked_fill(left_out[..., None], 0.0 if fill == "zero" else float("-inf"))
+    return filled.flatten(-2)
+
+
+def _gather_type(call: Any) -> TensorType:
+    if call.index.dtype is not DType.I64 or call.index.shape[:-1] != call.x.shape[:-1]:
+        raise TypeMistake(f"needs whole numbers for each row of {call.x}, not {call.index}", "index")
+    type_: TensorType = call.x.with_width(call.index.width)
+    return type_
+
+
+@declare(infer=_gather_type, traits=(Trait.PER_TOKEN,))
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """The values of the last dim at places `index`."""
+    return x.gather(-1, index)

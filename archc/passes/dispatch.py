@@ -1,0 +1,146 @@
+"""`experts` become straight-line ops: choices sorted by expert, grouped linears over all rows, one sum.
+
+The body is written into the graph around it, each op on the rows of all experts at once.  A weight of an
+expert becomes the weights of all, [count, ...]; its checkpoint's tensors stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import OPS, Op
+from archc.ir.ops.experts import AT_CHOICE, COMBINE, DISPATCH, GROUPED_LINEAR, OF_EXPERT, SORT_CHOICES
+from archc.ir.ops.structure import INPUT, WEIGHT
+from archc.ir.types import TensorType
+from archc.passes.context import Context, place_of
+from archc.passes.pack import LINEAR
+
+EMBEDDING = OPS["embedding"]
+
+
+def dispatch_experts(graph: Graph, context: Context) -> None:
+    """Sort what tokens have chosen, and compute all experts' rows together."""
+    for part in graph.walk():
+        for node in part.experts():
+            obstacle = _obstacle(node)
+            if obstacle:
+                context.report.remark("dispatch", f"experts ({place_of(node)}) run one by one: {obstacle}")
+            else:
+                _Dispatch(part, node).run()
+                count, choices = node.attributes["count"], part.type(_chosen(node)).width
+                context.report.remark(
+                    "dispatch", f"{choices} of {count} experts ({place_of(node)}) are grouped linears"
+                )
+
+
+def _obstacle(node: Node) -> str:
+    """Why a body cannot be computed for all experts together, or nothing."""
+    (body,) = node.bodies
+    for each in body.nodes():
+        if each.op is EMBEDDING and _weight(body, each.inputs[1]):
+            return f"each has a table of its own ({place_of(each)})"
+        if each.op is LINEAR and _weight(body, each.inputs[1]) and each.attributes["layout"] != "out_in":
+            return f"a weight is read in two ways ({place_of(each)})"
+    return ""
+
+
+def _chosen(node: Node) -> Value:
+    chosen = node.inputs[0]
+    assert chosen is not None
+    return chosen
+
+
+def _weight(graph: Graph, value: Value | None) -> bool:
+    return value is not None and graph.node(value).op is WEIGHT
+
+
+class _Dispatch:
+    """One region, taken apart.  `values` are what stands in the graph for values of the body."""
+
+    def __init__(self, graph: Graph, node: Node):
+        self.graph = graph
+        self.node = node
+        (self.body,) = node.bodies
+        self.chosen = _chosen(node)
+        self.values: dict[Value, Value] = {}
+        self.count = 0
+
+    def run(self) -> None:
+        graph, node = self.graph, self.node
+        sort = self._add(
+            node, SORT_CHOICES, [self.chosen], {"count": node.attributes["count"]}, ("order", "ends")
+        )
+        self.order, self.ends = sort.outputs
+        for value, outer, kind in zip(
+            self.body.inputs, node.inputs[1:], node.attributes["taken"], strict=True
+        ):
+            assert outer is not None
+            self.values[value] = self._taken(value, outer, kind)
+        for each in self.body.nodes():
+            if each.op is not INPUT:
+                self._move(each)
+        result = self.values[self.body.outputs[0][1]]
+        total = self._add(node, COMBINE, [result, self.order, self.chosen], {}, node.names)
+        graph.replace_uses(node.outputs[0], total.outputs[0])
+        graph.remove(node)
+
+    def _taken(self, value: Value, outer: Value, kind: str) -> Value:
+        """The rows of a value from outside."""
+        origin = self.body.node(value)
+        if kind == "token":
+            return self._add(origin, DISPATCH, [outer, self.order, self.chosen], {}).outputs[0]
+        if kind == "choice":
+            return self._add(origin, AT_CHOICE, [outer, self.order], {}).outputs[0]
+        return outer
+
+    def _move(self, node: Node) -> None:
+        """Write a node of the body into the graph."""
+        if node.op is WEIGHT:
+            moved = self._add(node, WEIGHT, [], self._stacked(node))
+        elif node.op is LINEAR and _weight(self.body, node.inputs[1]):
+            x, weight, offset = (self._value(value) for value in node.inputs)
+            moved = self._add(node, GROUPED_LINEAR, [x, weight, self.ends, offset], {}, node.names)
+        else:
+            inputs = [self._row_of(value) for value in node.inputs]
+            moved = self._add(node, node.op, inputs, node.attributes, node.names)
+        self.values.update(zip(node.outputs, moved.outputs, strict=True))
+
+    def _stacked(self, weight: Node) -> dict[str, Any]:
+        """The attributes of the weights of all experts."""
+        experts = self.node.attributes["variable"], self.node.attributes["count"]
+        type_ = weight.types[0]
+        stacked = TensorType((experts[1], *type_.shape), type_.dtype)
+        return {**weight.attributes, "type": stacked, "experts": experts}
+
+    def _value(self, value: Value | None) -> Value | None:
+        return self.values[value] if value is not None else None
+
+    def _row_of(self, value: Value | None) -> Value | None:
+        """A value for each row: of the weights of experts, each row's own."""
+        if value is None or not _weight(self.body, value):
+            return self._value(value)
+        return self._add(
+            self.body.node(value), OF_EXPERT, [self.values[value], self.ends, self.order], {}
+        ).outputs[0]
+
+    def _add(
+        self,
+        origin: Node,
+        op: Op,
+        inputs: Sequence[Value | None],
+        attributes: Mapping[str, Any],
+        names: tuple[str, ...] = (),
+    ) -> Node:
+        self.count += 1
+        return self.graph.add(
+            op,
+            inputs,
+            attributes,
+            names=names,
+            span=origin.span,
+            scope=self.node.scope,
+            order=(*self.node.order, self.count),
+            path=origin.path,
+        )

@@ -1,0 +1,288 @@
+"""Mixtures of experts: any body in any storage, inputs that trap a router, no waiting for the device."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from archc.verification.packages import check_package, stored_tensors
+from tests.support import build, compile_model, distance, scramble
+
+both = pytest.mark.parametrize("kind", ["Model", "Reference"])
+
+# What an expert may be, and what the checkpoint holds of it.
+BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
+    "gated": (
+        """y = experts e in chosen of 5 as experts {
+             return weights[e] * GatedMLP(x, 20, silu)
+           }""",
+        {"experts.4.gate_proj.weight": (20, 12), "experts.0.down_proj.weight": (12, 20)},
+    ),
+    "plain with biases": (
+        """y = experts e in chosen of 5 as experts {
+             return weights[e] * linear(relu(linear(x, 20, bias = true) as up), 12, bias = true) as down
+           }""",
+        {"experts.3.up.bias": (20,), "experts.3.down.bias": (12,)},
+    ),
+    "stacked": (
+        """y = experts e in chosen of 5 {
+             gate, up = split(linear(x, 40, bias = true) as gate_up, 2)
+             return weights[e] * linear(gelu(gate) * up, 12) as down
+           }""",
+        {"gate_up.weight": (5, 40, 12), "gate_up.bias": (5, 40), "down.weight": (5, 12, 20)},
+    ),
+    "stacked the other way, clamped, interleaved": (
+        """y = experts e in chosen of 5 {
+             gate, up = split_interleaved(linear(x, 40, bias = true, layout = in_out) as gate_up, 2)
+             gate, up = minimum(gate, 1.5), maximum(minimum(up, 1.5), -1.5)
+             h = (up + 1) * gate * sigmoid(1.702 * gate)
+             return weights[e] * linear(h, 12, bias = true, layout = in_out) as down
+           }""",
+        {"gate_up.weight": (5, 12, 40), "gate_up.bias": (5, 40), "down.weight": (5, 20, 12)},
+    ),
+    "gate and up stacked apart": (
+        """y = experts e in chosen of 5 {
+             h = silu(linear(x, 20) as gate) * linear(x, 20) as up
+             return weights[e] * linear(h, 12) as down
+           }""",
+        {"gate.weight": (5, 20, 12), "up.weight": (5, 20, 12)},
+    ),
+    "weight on the input": (
+        """y = experts e in chosen of 5 as experts {
+             return GatedMLP(weights[e] * x, 20, silu)
+           }""",
+        {"experts.1.up_proj.weight": (20, 12)},
+    ),
+    "normed, with a factor of its own": (
+        """y = experts e in chosen of 5 as experts {
+             h = linear(rms_norm(x, 1e-6) as norm, 12) as up
+             return h * parameter([12]) as factor + weights[e]
+           }""",
+        {"experts.2.norm.weight": (12,), "experts.2.factor": (12,)},
+    ),
+    "a value from outside, a weight that all share": (
+        """scale = parameter([12]) as scale
+           h = linear(x, 12) as first
+           y = experts e in chosen of 5 as experts {
+             return linear(scale * x + h, 12, tied_to = first) + weights[e] * linear(h, 12) as own
+           }""",
+        {"experts.2.own.weight": (12, 12), "first.weight": (12, 12)},
+    ),
+    "beside a shared expert with a gate": (
+        """routed = experts e in chosen of 5 as experts {
+             return weights[e] * GatedMLP(x, 20, silu)
+           }
+           y = routed + sigmoid(linear(x, 1) as shared_gate) * GatedMLP(x, 16, silu) as shared""",
+        {"shared_gate.weight": (1, 12), "shared.up_proj.weight": (16, 12)},
+    ),
+}
+
+
+def spec_of(body: str) -> str:
+    return f"""
+        import std
+        arch A() {{
+          forward(x: float[B, T, 12]) {{
+            weights, chosen = top_k(softmax(linear(x, 5) as router), 2)
+            {body}
+            return y
+          }}
+        }}
+        model a = A()
+    """
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_any_body_is_what_the_plain_loop_computes(name: str, tmp_path: Path) -> None:
+    body, shapes = BODIES[name]
+    compilation = compile_model(spec_of(body), "a")
+    assert "grouped_linear" in {node.op.name for node in compilation.fused.nodes()}
+    assert [str(outcome) for outcome in check_package(compilation) if not outcome.holds] == []
+    package = build(spec_of(body), "a", tmp_path)
+    stored = {key: tuple(tensor.shape) for key, tensor in stored_tensors(package.Model())}
+    assert stored.items() >= shapes.items()
+
+
+def test_what_cannot_be_grouped_runs_in_the_loop() -> None:
+    body = """values, places = top_k(x, 3)
+              y = experts e in chosen of 5 as experts {
+                return weights[e] * merge_heads(embedding(places, 12, 4) as table)
+              }"""
+    compilation = compile_model(spec_of(body), "a")
+    assert any("one by one" in remark.text for remark in compilation.report.remarks)
+    assert [str(outcome) for outcome in check_package(compilation) if not outcome.holds] == []
+
+
+# ----------------------------------------------------------------------- traps
+
+EXPERTS, WIDTH, HIDDEN = 8, 12, 10
+ROUTED = """
+    arch A(count = 8, choices = 2) {
+      forward(x: float[B, T, 12], scores: float[B, T, count]) {
+        weights, chosen = top_k(scores, choices)
+        y = experts e in chosen of count as experts {
+          return weights[e] * linear(silu(linear(x, 10) as up), 12) as down
+        }
+        return y
+      }
+    }
+    model a = A()
+"""
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def one_expert(scores: Tensor) -> Tensor:
+    """All tokens choose expert 3, and then the first of those that are left."""
+    return torch.zeros_like(scores).index_fill(-1, torch.tensor([3]), 1.0)
+
+
+# name -> tokens, experts, choices, and what becomes of normal scores
+TRAPS = {
+    "all scores negative": (7, EXPERTS, 2, lambda s: -s.abs() - 1),
+    "exact ties": (7, EXPERTS, 3, lambda s: s.round()),
+    "all equal": (5, EXPERTS, 2, torch.ones_like),
+    "one expert takes every token": (9, EXPERTS, 2, one_expert),
+    "experts with no token": (2, EXPERTS, 1, lambda s: s),
+    "one token": (1, EXPERTS, 2, lambda s: s),
+    "all experts": (6, EXPERTS, EXPERTS, lambda s: s),
+    "512 experts": (4, 512, 8, lambda s: s),
+    "scores of any size": (5, EXPERTS, 2, lambda s: (40 * s).sinh()),
+}
+
+
+@pytest.fixture(scope="module")
+def routed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], ModuleType]:
+    made: dict[tuple[int, int], ModuleType] = {}
+    for _, count, choices, _ in TRAPS.values():
+        if (count, choices) not in made:
+            settings = {"count": str(count), "choices": str(choices)}
+            made[count, choices] = build(ROUTED, "a", tmp_path_factory.mktemp("routed"), settings)
+    return made
+
+
+def by_hand(model: torch.nn.Module, x: Tensor, scores: Tensor, choices: int) -> Tensor:
+    """Token by token, choice by choice, from the checkpoint's tensors."""
+    tensors = {name: tensor.double() for name, tensor in stored_tensors(model)}
+    y = torch.zeros_like(x)
+    for place in torch.cartesian_prod(*map(torch.arange, x.shape[:2])).view(-1, 2).tolist():
+        row, own = x[*place], scores[*place].tolist()
+        for e in sorted(range(len(own)), key=lambda e: (-own[e], e))[:choices]:
+            up, down = tensors[f"experts.{e}.up.weight"], tensors[f"experts.{e}.down.weight"]
+            y[*place] += own[e] * (down @ torch.nn.functional.silu(up @ row))
+    return y
+
+
+@both
+@pytest.mark.parametrize("name", TRAPS)
+def test_traps(routed: dict[tuple[int, int], ModuleType], name: str, kind: str) -> None:
+    tokens, count, choices, change = TRAPS[name]
+    model = getattr(routed[count, choices], kind)(dtype=torch.float64)
+    scramble(model)
+    x, scores = noise(2, tokens, WIDTH), change(noise(2, tokens, count, seed=1))
+    with torch.no_grad():
+        y = model(x, scores)
+        assert distance(y, by_hand(model, x, scores, choices)) < 1e-13
+        assert torch.equal(model(x, scores), y)
+
+
+def test_a_huge_bias_chooses_and_does_not_weigh(tmp_path: Path) -> None:
+    """Sigmoids of about 1e-9 beside a bias of 1e4: its expert is chosen, the weights never see the bias."""
+    spec = """
+        arch A() {
+          forward(x: float[B, T, 8]) {
+            scores = sigmoid(upcast(x))
+            biased = scores + parameter([8], init = fill(0)) as bias
+            _, chosen = top_k(group_mask(biased, 4, 2, score = sum_top_two, fill = minus_infinity), 3)
+            weights = gather(scores, chosen)
+            return weights = weights / (sum(weights) + 1e-20) * 2.5, chosen = chosen
+          }
+        }
+        model a = A()
+    """
+    package = build(spec, "a", tmp_path)
+    x = noise(1, 3, 8).float() - 20
+    for kind in ("Model", "Reference"):
+        model = getattr(package, kind)()
+        with torch.no_grad():
+            model.bias[5] = 1e4
+        weights, chosen = model(x)
+        assert (chosen == 5).any(-1).all()
+        scores = x.double().sigmoid()
+        truth = scores.gather(-1, chosen)
+        assert distance(weights, 2.5 * truth / truth.sum(-1, keepdim=True)) < 1e-6
+        assert ((chosen // 2).unique().numel()) >= 2  # expert 5's group, and the best of the others
+
+
+# ------------------------------------------------------------------ the device
+
+
+def experts_module(package: ModuleType) -> ModuleType:
+    return sys.modules[f"{package.__name__}.experts"]
+
+
+def example(count: int = 6, rows: int = 150) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows, gradients, weights and ends: one expert has no row, one has most."""
+    sizes = torch.tensor([10, 0, 90, 1, 40, 9])[:count]
+    return noise(rows, 16), noise(rows, 24, seed=1), noise(count, 24, 16, seed=2), sizes.cumsum(0)
+
+
+def test_products_without_a_host_are_those_with_one(routed: dict[tuple[int, int], ModuleType]) -> None:
+    """What a GPU runs gives the same numbers, and asks for none: fake tensors go through it."""
+    experts = experts_module(routed[EXPERTS, 2])
+    x, dy, weight, ends = example()
+    torch.testing.assert_close(
+        experts._grouped_product(x, weight, ends), experts._grouped_linear(x, weight, ends, None)
+    )
+    outer = experts._grouped_outer(dy, x, ends)
+    torch.testing.assert_close(experts._grouped_outer_product(dy, x, ends), outer)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        x, dy, weight, ends = map(mode.from_tensor, example())
+        assert experts._grouped_product(x, weight, ends).shape == dy.shape
+        assert experts._grouped_outer_product(dy, x, ends).shape == weight.shape
+        with pytest.raises(DataDependentOutputException):
+            ends.tolist()
+
+
+def test_gradients_of_grouped_products(routed: dict[tuple[int, int], ModuleType]) -> None:
+    experts = experts_module(routed[EXPERTS, 2])
+    leaves = [each.requires_grad_() for each in (noise(10, 5), noise(6, 4, 5), noise(6, 4))]
+    few = torch.tensor([1, 1, 7, 7, 9, 10])
+    assert torch.autograd.gradcheck(
+        lambda x, weight, offset: experts.grouped_linear(x, weight, few, offset), leaves
+    )
+    table, order = noise(6, 5).requires_grad_(), torch.arange(10)
+    assert torch.autograd.gradcheck(lambda table: experts.of_expert(table, few, order), (table,))
+
+
+def test_one_graph_whatever_is_chosen(routed: dict[tuple[int, int], ModuleType]) -> None:
+    """No break where tokens choose: compiled with gradients, and exported for any number of tokens."""
+    model = routed[EXPERTS, 2].Model()
+    scramble(model)
+    x, scores = noise(2, 7, WIDTH).float(), noise(2, 7, EXPERTS, seed=1).float()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    leaf = x.clone().requires_grad_()
+    compiled(leaf, scores).square().sum().backward()
+    plain = x.clone().requires_grad_()
+    model(plain, scores).square().sum().backward()
+    torch.testing.assert_close(leaf.grad, plain.grad)
+    tokens = torch.export.Dim("tokens", min=2, max=64)
+    exported = torch.export.export(model, (x, scores), dynamic_shapes=({1: tokens}, {1: tokens})).module()
+    for length in (3, 20):
+        x, scores = noise(2, length, WIDTH).float(), noise(2, length, EXPERTS, seed=2).float()
+        for chosen in (scores, one_expert(scores)):
+            torch.testing.assert_close(exported(x, chosen), model(x, chosen))
+
+
+def test_a_meta_model_takes_no_memory_and_runs_on_shapes(routed: dict[tuple[int, int], ModuleType]) -> None:
+    model = routed[EXPERTS, 2].Model(device="meta", dtype=torch.bfloat16)
+    x, scores = (torch.empty(2, 5, n, dtype=torch.bfloat16, device="meta") for n in (WIDTH, EXPERTS))
+    assert model(x, scores).shape == (2, 5, WIDTH)
