@@ -151,6 +151,17 @@ def choose_models(spec: Spec, name: str | None) -> list[str]:
     return [name]
 
 
+def one_program(spec: Spec, name: str | None, settings: Mapping[str, str] | None = None) -> Program:
+    """The program of one model, which needs no name where a spec has only one.  Raises `ArchcError`."""
+    names = choose_models(spec, name)
+    if len(names) > 1:
+        raise ArchcError(
+            f"{spec.module.source.name} has several models: --model chooses of {', '.join(names)}"
+        )
+    (program,) = lower_models(spec, names, settings)
+    return program
+
+
 def compile_program(program: Program, rules: tuple[Rule, ...], target: Target = CUDA) -> Compilation:
     """Run all passes; raises `SpecError` where an `expect` is not met."""
     context = Context(rules, target)

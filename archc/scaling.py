@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from archc import compiler
 from archc.analysis.allocation import Allocation, Demand, for_budget, for_loss
 from archc.analysis.laws.chinchilla import FLOPS_PER_PARAMETER, Chinchilla
 from archc.analysis.laws.law import Count, Law
+from archc.analysis.parameters import count_parameters
 from archc.errors import ArchcError
 from archc.quantities import quantity_text
+from archc.settings import parse_settings
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,18 @@ class Size:
     @staticmethod
     def given(parameters: float) -> Size:
         return Size(quantity_text(parameters), dict.fromkeys(Count, parameters))
+
+    @staticmethod
+    def read(path: Path, model: str | None, settings: tuple[str, ...]) -> Size:
+        """What a spec's model holds; raises `ArchcError`."""
+        program = compiler.one_program(compiler.read_spec_file(path), model, parse_settings(settings))
+        counts = count_parameters(program.graph)
+        found = {
+            Count.TOTAL: counts.total,
+            Count.NON_EMBEDDING: counts.non_embedding,
+            Count.ACTIVE: counts.active,
+        }
+        return Size(program.name, {count: float(number) for count, number in found.items()})
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ def test_one_file_knows_networkx() -> None:
         ["ir", "specs/llama3.arch", "--model", "llama3_tiny"],
         ["explain", "specs/llama3.arch", "--model", "llama3_tiny"],
         ["scale", "--compute", "1e24", "--serve", "10T"],
+        ["scale", "specs/llama3.arch", "--model", "llama3_8b", "--tokens", "15T"],
+        ["design", "--params", "1B"],
         ["analyze", "specs/llama3.arch", "--model", "llama3_tiny"],
         ["analyze", "specs/llama3.arch", "--model", "llama3_tiny", "--hardware", "cpu", "--json"],
     ],

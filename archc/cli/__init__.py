@@ -10,7 +10,7 @@ import sys
 import click
 
 from archc import __version__
-from archc.cli import analyzing, benching, building, checking, importing, inspecting, scaling
+from archc.cli import analyzing, benching, building, checking, designing, importing, inspecting, scaling
 from archc.errors import ArchcError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -48,6 +48,7 @@ for command in (
     importing.import_,
     analyzing.analyze,
     scaling.scale,
+    designing.design,
     benching.bench,
 ):
     main.add_command(command)

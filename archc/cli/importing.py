@@ -6,17 +6,13 @@ from pathlib import Path
 
 import click
 
+from archc.cli import options
+
 
 @click.command("import")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write the spec here, not to stdout.",
-)
-@click.option("--force", is_flag=True, help="Overwrite a file that holds something else.")
+@options.spec_output
+@options.force
 def import_(path: Path, output: Path | None, force: bool) -> None:
     """Make a spec from a Hugging Face model directory or its config.json.
 

@@ -38,4 +38,26 @@ class _Quantity(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+class _Tokens(click.ParamType[int]):
+    """`8192`, `128K`: K and M are powers of 1024, as in specs."""
+
+    name = "tokens"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        digits, unit = str(value)[:-1], {"K": 1 << 10, "M": 1 << 20}.get(str(value)[-1:].upper())
+        text = digits if unit else str(value)
+        if not (text.isascii() and text.isdigit() and 0 < int(text) * (unit or 1) <= 1 << 40):
+            self.fail(f"`{value}` is no number of tokens: write 8192 or 128K", param, ctx)
+        return int(text) * (unit or 1)
+
+
 QUANTITY = _Quantity()
+TOKENS = _Tokens()
+spec_output = click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the spec here, not to stdout.",
+)
+force = click.option("--force", is_flag=True, help="Overwrite a file that holds something else.")

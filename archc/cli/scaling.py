@@ -11,6 +11,9 @@ from archc.cli import options
 
 
 @click.command()
+@click.argument("spec", required=False, type=click.Path(path_type=Path))
+@options.model
+@options.settings
 @click.option("--params", metavar="N", type=options.QUANTITY, help="Parameters, such as 8B.")
 @click.option("--tokens", metavar="D", type=options.QUANTITY, help="Training tokens, such as 15T.")
 @click.option("--compute", metavar="FLOPS", type=options.QUANTITY, help="A budget, serving included: 1e24.")
@@ -31,6 +34,9 @@ from archc.cli import options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw lines of equal loss.")
 def scale(
+    spec: Path | None,
+    model: str | None,
+    settings: tuple[str, ...],
     params: float | None,
     tokens: float | None,
     compute: float | None,
@@ -45,8 +51,9 @@ def scale(
 ) -> None:
     """Tell what scaling laws predict: a loss, or how to divide a budget.
 
-    With N and D: the loss.  With --compute: the N and D of the least loss, and with --serve those for which
-    training and serving together cost the budget.  With --loss: the cheapest model that reaches it.
+    With N, from --params or a spec's model, and D: the loss.  With --compute: the N and D of the least loss,
+    and with --serve those for which training and serving together cost the budget.  With --loss: the cheapest
+    model that reaches it.
 
     Fits are epoch, hoffmann-tex, hoffmann-rounded, kaplan, and for routed models krajewski, krajewski-dense,
     clark, ludziejewski.  The output says which parameters each means by N.
@@ -54,6 +61,7 @@ def scale(
     \b
     Examples:
       archc scale --params 70B --tokens 1.4T
+      archc scale specs/llama3.arch --model llama3_8b --tokens 15T --fit epoch --fit kaplan
       archc scale --compute 5.76e23 --fit epoch --fit hoffmann-tex
       archc scale --loss 2.0 --serve 10T
       archc scale --params 8B --tokens 15T --plot iso_loss.png
@@ -62,18 +70,18 @@ def scale(
     from archc.analysis.allocation import Demand
     from archc.analysis.laws.named import DEFAULT, law_named
 
-    if sum(given is not None for given in (tokens, compute, loss)) != 1 or (params is None) != (
-        tokens is None
-    ):
-        raise click.UsageError("give --params and --tokens, or --compute, or --loss")
+    sizes = sum(given is not None for given in (params, spec))
+    aims = sum(given is not None for given in (tokens, compute, loss))
+    if aims != 1 or sizes != (tokens is not None) or (spec is None and (model or settings)):
+        raise click.UsageError("give --tokens with --params or a SPEC, or --compute, or --loss")
     laws = [law_named(name, experts, granularity) for name in fits or (DEFAULT,)]
     demand = Demand(serve or 0.0, serving_price)
     if plot is not None:
         from archc.plotting import check_picture
 
         check_picture(plot)
-    if params is not None and tokens is not None:
-        size = scaling.Size.given(params)
+    if tokens is not None:
+        size = scaling.Size.read(spec, model, settings) if spec else scaling.Size.given(params or 0)
         predictions = scaling.predict(laws, size, tokens)
         found = [each.as_json() for each in predictions]
         if not as_json:

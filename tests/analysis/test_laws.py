@@ -47,6 +47,12 @@ def test_the_optimum_for_chinchillas_compute(
     assert tokens / size == pytest.approx(ratio, rel=2e-3)
 
 
+def test_the_tokens_for_a_size_are_those_of_its_optimum() -> None:
+    for law in (EPOCH, HOFFMANN_TEX):
+        size, tokens = law.optimum(1e22)
+        assert law.tokens_for(size) == pytest.approx(tokens, rel=1e-9)
+
+
 def test_only_epochs_fit_agrees_with_chinchilla_itself() -> None:
     assert DEFAULT == "epoch"
     ratios = {law.name: law.optimum(5.76e23) for law in (EPOCH, HOFFMANN_TEX, HOFFMANN_ROUNDED)}

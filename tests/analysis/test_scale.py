@@ -14,6 +14,9 @@ from archc.analysis.laws.chinchilla import EPOCH, HOFFMANN_TEX
 from archc.cli import main
 from archc.errors import ArchcError
 from archc.quantities import parse_quantity, quantity_text
+from tests.support import SPECS
+
+LLAMA = str(SPECS / "llama3.arch")
 
 
 def run(*arguments: str) -> Result:
@@ -50,6 +53,17 @@ def test_each_law_says_what_it_counts() -> None:
     assert "compare them within a fit" in run(*asked, "--fit", "epoch", "--fit", "kaplan").output
 
 
+def test_a_model_of_a_spec_has_the_n_that_each_law_means() -> None:
+    """Qwen3-8B: 8.19B in all, 6.95B without its two tables."""
+    asked = [str(SPECS / "qwen3.arch"), "--model", "qwen3_8b", "--tokens", "36T"]
+    epoch, kaplan = fits(*asked, "--fit", "epoch", "--fit", "kaplan")
+    assert epoch["parameters"] == 8_190_735_360
+    assert kaplan["parameters"] == 8_190_735_360 - 2 * 151936 * 4096
+    assert "qwen3_8b, trained on 36T tokens" in run(*asked).output
+    (small,) = fits(*asked, "--set", "layers=2")
+    assert small["parameters"] < epoch["parameters"]
+
+
 def test_budgets_and_losses() -> None:
     (plain,) = fits("--compute", "5.76e23")
     assert plain["tokens_per_parameter"] == pytest.approx(18.4, abs=0.05)
@@ -69,9 +83,18 @@ def test_budgets_and_losses() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ((), 2, "give --params and --tokens"),
-        (("--params", "8B"), 2, "give --params and --tokens"),
-        (("--tokens", "8B", "--compute", "1e20"), 2, "give --params and --tokens"),
+        ((), 2, "give --tokens with --params or a SPEC"),
+        (("--params", "8B"), 2, "give --tokens with --params or a SPEC"),
+        (("--tokens", "8B", "--compute", "1e20"), 2, "give --tokens with --params or a SPEC"),
+        (("--params", "8B", "--tokens", "1T", "--set", "d=64"), 2, "give --tokens with --params or a SPEC"),
+        ((LLAMA, "--params", "8B", "--tokens", "1T"), 2, "give --tokens with --params or a SPEC"),
+        ((LLAMA, "--tokens", "1T"), 1, "has several models: --model chooses of llama3_8b"),
+        ((LLAMA, "--model", "llama3_9b", "--tokens", "1T"), 1, "did you mean `llama3_8b`?"),
+        (
+            (LLAMA, "--model", "llama3_8b", "--tokens", "1T", "--fit", "clark", "--experts", "8"),
+            1,
+            "give --params",
+        ),
         (("--params", "8 billion", "--tokens", "1T"), 2, "is no amount"),
         (("--compute", "-1"), 2, "is no amount"),
         (("--compute", "1e20", "--fit", "chinchila"), 1, "the fits are epoch"),

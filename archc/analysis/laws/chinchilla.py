@@ -45,6 +45,11 @@ class Chinchilla(Law):
         size = balance * math.pow(budget, self.size_exponent)
         return size, budget / size
 
+    def tokens_for(self, parameters: float) -> float:
+        """The D for which N is the optimum of their compute: where the last of either helps as much."""
+        ratio = self.beta * self.B / (self.alpha * self.A)
+        return math.pow(ratio * math.pow(parameters, self.alpha), 1 / self.beta)
+
     def error_of(self, value: Callable[[Chinchilla], float]) -> float | None:
         """The standard error of what follows from the law, to first order in the coefficients' errors."""
         if self.covariance is None:

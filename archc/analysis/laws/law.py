@@ -65,5 +65,8 @@ class Law(ABC):
         for what, value, fitted in (("N", parameters, self.sizes), ("D", tokens, self.tokens)):
             if fitted is not None and value not in fitted:
                 ends = f"{quantity_text(fitted.low)} to {quantity_text(fitted.high)}"
-                times = f"{fitted.factor_outside(value):.3g} times outside of"
+                factor = fitted.factor_outside(value)
+                times = (
+                    f"{factor:,.0f} times outside of" if factor >= 100 else f"{factor:.3g} times outside of"
+                )
                 yield f"{what} = {quantity_text(value)} is {times} the fit's {ends}: extrapolated"

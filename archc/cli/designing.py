@@ -1,0 +1,64 @@
+"""`archc design`: a spec for a size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from archc.cli import options
+
+
+@click.command()
+@click.option("--params", metavar="N", required=True, type=options.QUANTITY, help="Parameters in all: 8B.")
+@click.option(
+    "--context",
+    metavar="TOKENS",
+    type=options.TOKENS,
+    default="8K",
+    show_default=True,
+    help="The context to make it for; K and M are powers of 1024 here.",
+)
+@click.option(
+    "--tokens", metavar="D", type=options.QUANTITY, help="Training tokens, for what the spec tells."
+)
+@click.option("--vocab", metavar="V", type=click.IntRange(1, 1 << 24), help="The tokenizer's vocabulary.")
+@click.option("--hardware", default="h200", show_default=True, metavar="NAME", help="The device to tell of.")
+@click.option("--hardware-file", type=click.Path(path_type=Path), help="Your own devices, in TOML or JSON.")
+@click.option("--name", default="designed", show_default=True, help="The model's name.")
+@options.spec_output
+@options.force
+def design(
+    params: float,
+    context: int,
+    tokens: float | None,
+    vocab: int | None,
+    hardware: str,
+    hardware_file: Path | None,
+    name: str,
+    output: Path | None,
+    force: bool,
+) -> None:
+    """Propose a spec for a number of parameters, and say in comments why each size is what it is.
+
+    The model is a dense decoder of the kind that most are, with the proportions of published ones, sizes that
+    matrix products and several devices divide well, and as many parameters as asked for.
+
+    \b
+    Examples:
+      archc design --params 8B
+      archc design --params 1.5B --context 32K --vocab 50257 --tokens 1T -o my_model.arch
+    """
+    from archc import compiler, designer
+    from archc.analysis.devices import find_device
+    from archc.importer import Imported, write_spec
+    from archc.proposal import proposal
+
+    request = designer.Request(params, context, find_device(hardware, hardware_file), tokens, vocab, name)
+    text = proposal(designer.design(request))
+    compiler.check(compiler.read_spec_text(text, str(output or "design.arch")))
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_spec(Imported(text, "llama"), output, force)
+        click.echo(f"{output}: written")

@@ -1,0 +1,200 @@
+"""`archc design`: a model of a size, as a spec.
+
+Parameters are counted on graphs.  A model's count is affine in its layers, and in d_ff for each of them, so
+three small graphs of a width tell what any depth of that width holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+
+from archc import compiler
+from archc.analysis import proportions as rules
+from archc.analysis.analysis import Analysis, Setting, analyse
+from archc.analysis.devices import Device
+from archc.analysis.parameters import count_parameters
+from archc.compiler import Spec
+from archc.errors import ArchcError
+from archc.ir.program import Program
+from archc.quantities import quantity_text
+
+TOLERANCE = 0.05  # of the parameters asked for
+_VOCABULARY_STEP = 128
+_DTYPE = "bfloat16"
+_WIDTHS = 0.6, 1.7  # times the guess, between which widths are tried
+_EFFORT = 12.5  # parameters of a layer over d^2, for the guess: grouped attention, and an MLP of 3.5 d
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to design.
+
+    parameters: in all
+    context:    tokens that positions and the cache are made for
+    device:     that the model's sizes should suit, and whose roofline is told
+    tokens:     of training; None for those that Epoch's fit finds best
+    vocabulary: of the tokenizer; None lets the size choose
+    name:       of the model
+    """
+
+    parameters: float
+    context: int
+    device: Device
+    tokens: float | None = None
+    vocabulary: int | None = None
+    name: str = "designed"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a dense decoder, as arguments of `Llama`."""
+
+    d: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    d_ff: int
+    vocabulary: int
+    tied: bool
+    theta: int
+
+    def arguments(self) -> dict[str, str]:
+        return {
+            "d": str(self.d),
+            "layers": str(self.layers),
+            "heads": str(self.heads),
+            "kv_heads": str(self.kv_heads),
+            "head_dim": str(self.head_dim),
+            "d_ff": str(self.d_ff),
+            "vocab": str(self.vocabulary),
+            "tied": str(self.tied).lower(),
+            "rope": f"rope(theta = {self.theta})",
+        }
+
+
+@dataclass(frozen=True)
+class Design:
+    """A shape with what its graph says of it."""
+
+    request: Request
+    shape: Shape
+    analysis: Analysis
+
+
+def design(request: Request) -> Design:
+    """The shape that is nearest to published proportions, of the size asked for; raises `ArchcError`."""
+    found = min(_candidates(request), key=lambda pair: pair[0], default=None)
+    if found is None:
+        raise ArchcError(
+            f"no design of {quantity_text(request.parameters)} parameters"
+            + (f" with a vocabulary of {request.vocabulary:,}" if request.vocabulary else "")
+            + ": its tables of tokens leave too little for layers"
+        )
+    return _with_smaller_cache(request, found[1])
+
+
+def _with_smaller_cache(request: Request, shape: Shape) -> Design:
+    """Halve the key and value heads while one full context would take more memory than the weights."""
+    made = Design(request, shape, _analysis(shape, request))
+    fewer, memory = shape.kv_heads // 2, made.analysis.memory
+    outweighs = made.analysis.kv_cache.bytes > memory.weights[_DTYPE]
+    if not outweighs or fewer < 1 or shape.heads / fewer > rules.MAX_SHARED:
+        return made
+    return _with_smaller_cache(request, _refitted(request, replace(shape, kv_heads=fewer)))
+
+
+def _refitted(request: Request, shape: Shape) -> Shape:
+    """The shape with the d_ff that gives back its size."""
+    return replace(shape, d_ff=_Line(shape).d_ff_for(request.parameters, shape.layers))
+
+
+def _candidates(request: Request) -> Iterator[tuple[float, Shape]]:
+    """Shapes within the tolerance, each with its distance from the rules."""
+    guess, vocabulary = _guess(request)
+    for d in _multiples(guess * _WIDTHS[0], guess * _WIDTHS[1]):
+        heads, width = d // rules.head_dim(d), rules.head_dim(d)
+        tied = rules.ties_tables(request.parameters, d, vocabulary)
+        theta = rules.rope_theta(request.context)
+        shape = Shape(d, 2, heads, rules.kv_heads(heads), width, 4 * d, vocabulary, tied, theta)
+        line = _Line(shape)
+        wanted = rules.layers_for(d, request.parameters)
+        for layers in range(2, 2 * math.ceil(wanted) + 2, 2):
+            d_ff = line.d_ff_for(request.parameters, layers)
+            error = line.parameters(layers, d_ff) / request.parameters - 1
+            if 1 <= d_ff / d <= 8 and abs(error) < TOLERANCE:
+                proportion = math.log(d_ff / d / rules.MLP_RATIO)
+                distance = math.log(layers / wanted) ** 2 + proportion**2 + (20 * error) ** 2
+                yield distance, replace(shape, layers=layers, d_ff=d_ff)
+
+
+def _guess(request: Request) -> tuple[float, int]:
+    """A width that is about right, and the vocabulary."""
+    width, vocabulary = 512.0, rules.VOCABULARIES[0]
+    for _ in range(20):
+        vocabulary = _padded(request) or rules.vocabulary(request.parameters, width)
+        tables = vocabulary * width * (1 if rules.ties_tables(request.parameters, width, vocabulary) else 2)
+        rest = max(request.parameters - tables, 0.1 * request.parameters)
+        layers = max(2.0, rules.layers_for(width, request.parameters))
+        width = math.sqrt(width * math.sqrt(rest / _EFFORT / layers))
+    return width, vocabulary
+
+
+def _padded(request: Request) -> int:
+    """The vocabulary asked for, as a multiple of 128; 0 for none."""
+    return -(-(request.vocabulary or 0) // _VOCABULARY_STEP) * _VOCABULARY_STEP
+
+
+def _multiples(low: float, high: float) -> Iterable[int]:
+    width = 0
+    while width < high:
+        step = rules.width_step(width + 1)
+        width = (width // step + 1) * step
+        if width >= low:
+            yield width
+
+
+class _Line:
+    """How many parameters a width has at any depth and d_ff."""
+
+    def __init__(self, shape: Shape):
+        self._d = shape.d
+        one, two = replace(shape, layers=1, d_ff=shape.d), replace(shape, layers=1, d_ff=2 * shape.d)
+        small, wide, deep = (_parameters(each) for each in (one, two, replace(one, layers=2)))
+        self._layer, self._per_d_ff = deep - small, (wide - small) / shape.d
+        self._base = small - self._layer
+
+    def parameters(self, layers: int, d_ff: int) -> float:
+        return self._base + layers * (self._layer + (d_ff - self._d) * self._per_d_ff)
+
+    def d_ff_for(self, parameters: float, layers: int) -> int:
+        """The d_ff of a size, as a multiple of what matrix products like."""
+        exact = self._d + ((parameters - self._base) / layers - self._layer) / self._per_d_ff
+        step = 256 if self._d >= 2048 else 128
+        return max(step, round(exact / step) * step)
+
+
+@cache
+def _spec() -> Spec:
+    return compiler.read_spec_text(
+        "import llama\nmodel m = Llama(d = 64, layers = 1, heads = 1, d_ff = 64, vocab = 128)", "design.arch"
+    )
+
+
+def _program(shape: Shape) -> Program:
+    (program,) = compiler.lower_models(_spec(), ["m"], shape.arguments())
+    return program
+
+
+def _parameters(shape: Shape) -> int:
+    return count_parameters(_program(shape).graph).total
+
+
+def _analysis(shape: Shape, request: Request) -> Analysis:
+    program = _program(shape)
+    compilation = compiler.compile_program(program, _spec().rules)
+    setting = Setting(1, request.context, _DTYPE, request.device)
+    return analyse(request.name, program.arch, compilation.reference, compilation.fused, setting)
