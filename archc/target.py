@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAX_ROW = 1 << 16  # a norm keeps a whole row in registers
+MAX_ROW = 1 << 15  # a norm keeps a whole row in registers
 
 
 @dataclass(frozen=True)

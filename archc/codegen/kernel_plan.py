@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.class_plan import Argument, Line
+from archc.codegen.wide_norm import WideNorm
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _tensors(count: int) -> str:
 
 @dataclass(frozen=True)
 class NormKernel:
-    """A row of sums and one norm."""
+    """A row of sums and one norm.  `wide` is there where a row's gradient does not fit in registers."""
 
     name: str
     equation: tuple[str, ...]
@@ -98,7 +99,14 @@ class NormKernel:
     forward_arguments: tuple[str, ...]
     backward_parameters: tuple[str, ...]
     backward_arguments: tuple[str, ...]
-    template: str = "norm"
+    backward_warps: int
+    wide: WideNorm | None
+    template: str
+
+    @property
+    def backward_grid(self) -> str:
+        groups = self.wide.groups if self.wide else 1
+        return f"(programs, {groups})" if groups > 1 else "(programs,)"
 
     @property
     def masked(self) -> bool:
@@ -178,6 +186,7 @@ class RopeKernel:
     rest: int
     rest_block: int
     interleaved: bool
+    over_heads: bool  # the norm is over all heads together, its weight as wide
     eps: float
     shift: str  # "1.0 + " where the norm's weight has an offset
     warps: int
@@ -215,6 +224,40 @@ class RopeKernel:
             f"tl.store({place} + {lane}, {value}{_store(part.mask)})"
             for value, lane in ((first, self.first), (second, self.second))
         )
+
+    def scale(self, part: Heads) -> str:
+        """One over the root mean square of each head, or of all of them."""
+        if self.over_heads:
+            return f"1.0 / tl.sqrt((tl.sum(a * a) + tl.sum(b * b)) / {part.width} + {self.eps})"
+        return (
+            f"(1.0 / tl.sqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / {self.head_dim} + {self.eps}))[:, None]"
+        )
+
+    def mean(self, part: Heads) -> str:
+        """The gradient's mean along the normed values of each head, or of all of them."""
+        if self.over_heads:
+            return f"(tl.sum(da * a) + tl.sum(db * b)) / {part.width}"
+        return f"((tl.sum(da * a, 1) + tl.sum(db * b, 1)) / {self.head_dim})[:, None]"
+
+    def weight_width(self, part: Heads) -> int:
+        return part.width if self.over_heads else self.head_dim
+
+    def weight_block(self, part: Heads) -> str:
+        return f"[{part.block}, {self.pair_block}]" if self.over_heads else f"[{self.pair_block}]"
+
+    def weight_place(self, lane: str, head: str = "head") -> str:
+        """Where the norm's weight of the pairs' first or second values lies."""
+        return f"{head} * {self.head_dim} + {lane}" if self.over_heads else lane
+
+    def weight_load(self, part: Heads, head: str = "head") -> str:
+        return _load(part.mask.replace("head", head)) if self.over_heads else self.pair_load
+
+    def weight_store(self, part: Heads, head: str = "head") -> str:
+        return _store(part.mask.replace("head", head)) if self.over_heads else self.pair_store
+
+    def weight_part(self, gradient: str) -> str:
+        """What a token adds to the gradient of the norm's weight."""
+        return gradient if self.over_heads else f"tl.sum({gradient}, 0)"
 
     @property
     def first(self) -> str:
@@ -308,6 +351,12 @@ class AttentionKernel:
     warps: int
     steps: bool
     template: str = "attention"
+
+    @property
+    def step_warps(self) -> str:
+        """Values of float32 take twice the registers, so there are twice the threads to hold them."""
+        warps = str(self.warps)
+        return warps if self.warps > 4 else f"{warps} if q.element_size() == 2 else {2 * self.warps}"
 
     @property
     def group(self) -> int:

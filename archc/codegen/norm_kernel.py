@@ -7,6 +7,7 @@ from typing import Any
 from archc.codegen.class_plan import Argument, Line
 from archc.codegen.fused import Fused, power_of_two
 from archc.codegen.kernel_plan import CustomOp, NormKernel
+from archc.codegen.wide_norm import MAX_NARROW, WARPS, plan_wide_norm
 from archc.ir.op import Trait
 from archc.ir.rule import OperandRef, Rule, StepRef
 
@@ -28,6 +29,10 @@ def plan_norm(fused: Fused) -> NormKernel:
     offset = float(fused.node.attributes["offset"])
     factor = f"({offset} + weight)" if offset else "weight"
     operands = (*addends, *after)
+    eps = float(fused.node.attributes["eps"])
+    wide = None
+    if width > MAX_NARROW:
+        wide = plan_wide_norm(step.op.name, total, result, weights, factor, width, eps, joins=sums)
     return NormKernel(
         name=fused.name,
         equation=fused.equation,
@@ -42,7 +47,7 @@ def plan_norm(fused: Fused) -> NormKernel:
         weight="weight" in weights,
         weights=weights,
         sum_lines=_sum_lines(addends, total, load, fused.optional),
-        norm_lines=_norm_lines(step.op.name, total, width, float(fused.node.attributes["eps"]), bool(load)),
+        norm_lines=_norm_lines(step.op.name, total, width, eps, bool(load)),
         result_lines=_result_lines(result, weights, factor, after, load),
         gradient_lines=_gradient_lines(
             step.op.name, result, weights, factor, total if sums else "", width, load
@@ -79,6 +84,9 @@ def plan_norm(fused: Fused) -> NormKernel:
             "rows",
             "source.stride(0)",
         ),
+        backward_warps=WARPS if wide else _backward_warps(block, weights),
+        wide=wide,
+        template="wide_norm" if wide else "norm",
     )
 
 
@@ -102,8 +110,16 @@ def _added_after(rule: Rule, norm: int) -> list[str]:
 
 
 def _warps(block: int) -> int:
-    """Enough threads to hold a row in registers; 16 warps of 64 are as many as a program may have on AMD."""
-    return 4 if block <= 2048 else 8 if block <= 8192 else 16
+    """Enough threads to hold a row in registers, and few enough for 16 bytes of bfloat16 each.
+
+    A warp of 64 threads takes 512 values; 16 of them are as many as a program may have on AMD.
+    """
+    return max(1, block // 512) if block <= 4096 else 8 if block <= 8192 else 16
+
+
+def _backward_warps(block: int, weights: tuple[str, ...]) -> int:
+    """Twice as many where the gradients of two weights share the registers with the row."""
+    return min(16, 2 * _warps(block)) if len(weights) > 1 and block <= 4096 else _warps(block)
 
 
 def _custom_op(

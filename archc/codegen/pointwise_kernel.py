@@ -11,6 +11,8 @@ from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.kernel_plan import CustomOp, PointwiseKernel
 from archc.codegen.pointwise import Pointwise, Writer, analyse
 
+_BLOCKS = (2048, 1024)  # columns of a program: one that needs no mask where there is one
+
 
 @dataclass(frozen=True)
 class _Load:
@@ -25,7 +27,7 @@ def plan_pointwise(fused: Fused) -> PointwiseKernel:
     """The kernel of a rule of the pointwise family."""
     formulas = analyse(fused.form)
     width = width_of(fused.node.types[0])
-    block = min(1024, power_of_two(width))
+    block = next((size for size in _BLOCKS if width % size == 0), min(_BLOCKS[0], power_of_two(width)))
     load = ", mask=inside, other=0.0" if width % block else ""
     store = ", mask=inside" if width % block else ""
     vectors = [name for name, type_ in fused.types.items() if len(type_.shape) == 1]
@@ -49,7 +51,7 @@ def plan_pointwise(fused: Fused) -> PointwiseKernel:
         op=_custom_op(fused, sources, vectors, outputs, width),
         width=width,
         block=block,
-        warps=4,
+        warps=max(1, block // 512),  # 16 bytes of bfloat16 a thread, where a warp has 64 of them too
         helpers=("tanh",) if any("tanh(" in line for line in (*forward.lines, *backward.lines)) else (),
         load_lines=(
             *(_load_line(item, load) for item in loads),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from archc.codegen.class_plan import Argument
 from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.kernel_plan import CustomOp, Heads, RopeKernel
+from archc.ir.rule import Rule, StepRef
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ def plan_rope(fused: Fused) -> RopeKernel:
     table = "cos.shape[0] * cos.shape[1]"
     incoming = [f"d{out}" for out in outs]
     again = (*names, *weights) if normed else ()
-    elements = max(part.block for part in rotated) * power_of_two(head_dim)
+    over_heads = _is_over_heads(fused.rule)
+    blocks = [part.block * power_of_two(head_dim) for part in rotated]
+    elements = sum(blocks) if over_heads else max(blocks)  # in registers at once
     shapes = {
         name: (str(width) if packed else f"{_count(parts, name)}, {head_dim}") for name, width in sources
     }
@@ -59,9 +62,10 @@ def plan_rope(fused: Fused) -> RopeKernel:
         rest=head_dim - 2 * pairs,
         rest_block=power_of_two(head_dim - 2 * pairs) if head_dim > 2 * pairs else 0,
         interleaved=attributes["pairing"] == "interleaved",
+        over_heads=over_heads,
         eps=float(attributes.get("eps", 0.0)),
         shift=f"{offset} + " if offset else "",
-        warps=4 if elements <= 4096 else 8 if elements <= 16384 else 16,
+        warps=max(1, elements // 1024) if elements <= 4096 else 8 if elements <= 16384 else 16,
         forward_parameters=(
             *(f"{name}_ptr" for name in (*names, "cos", "sin", *weights, *outs)),
             *strides,
@@ -93,6 +97,12 @@ def plan_rope(fused: Fused) -> RopeKernel:
         ),
         template="qk_norm_rope" if normed else "rope",
     )
+
+
+def _is_over_heads(rule: Rule) -> bool:
+    """Whether queries and keys are normed before they are split into heads."""
+    sources = [step.inputs[0] for step in rule.steps if step.op.name == "rms_norm"]
+    return any(isinstance(ref, StepRef) and rule.steps[ref.step].op.name == "split" for ref in sources)
 
 
 def _packed_parts(fused: Fused) -> list[_Part]:

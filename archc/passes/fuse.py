@@ -103,9 +103,9 @@ def _norm_obstacle(rule: Rule, graph: Graph, match: Match, longest: int) -> str:
 def _rope_obstacle(graph: Graph, match: Match) -> str:
     """Normed heads must be rotated whole: the kernel holds a head as its two halves."""
     table = match.operands["cos"]
-    norm = next(graph.node(n) for n in match.nodes.values() if graph.node(n).op.has(Trait.NORM))
+    rotated = next(graph.node(n) for n in match.nodes.values() if graph.node(n).op.name == "rotate_by")
     width = graph.type(table).width if table is not None else None
-    partial = not isinstance(width, int) or 2 * width != norm.types[0].width
+    partial = not isinstance(width, int) or 2 * width != rotated.types[0].width
     return "heads are rotated in part only" if partial else ""
 
 

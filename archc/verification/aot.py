@@ -8,9 +8,8 @@ None become constants, pointers and numbers divisible by 16 are known to be.
 from __future__ import annotations
 
 import importlib
+import math
 import os
-import re
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,8 @@ from archc.codegen.kernel_plan import AttentionKernel, CustomOp, LossKernel, OpK
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.errors import ArchcError
+from archc.ir.types import ROWS
+from archc.verification.machine_code import MachineCode, read_machine_code
 from archc.verification.packages import import_package
 
 _MAX_THREADS = 1024  # of a program, on every chip
@@ -54,6 +55,7 @@ CHIPS = {
     for chip in (
         Chip("sm_80", "cuda", 80, 32, 163 * 1024),
         Chip("sm_90", "cuda", 90, 32, 227 * 1024),
+        Chip("sm_100", "cuda", 100, 32, 227 * 1024),
         Chip("gfx942", "hip", "gfx942", 64, 64 * 1024),
     )
 }
@@ -76,6 +78,18 @@ class Launch:
     def name(self) -> str:
         return str(self.kernel.__name__)
 
+    @property
+    def adjacent(self) -> int:
+        """Values that lie side by side, and aligned, in the rows of every tensor.
+
+        They are the common divisor of the rows' widths.  How far rows lie from each other is an argument: the
+        compiler knows of it that it is divisible by 16, or nothing.
+        """
+        tensors = [argument for argument in self.arguments if isinstance(argument, Tensor)]
+        apart = [tensor.stride(0) for tensor in tensors if tensor.dim() == 2]
+        widths = [tensor.shape[-1] for tensor in tensors if tensor.dim() > 1]
+        return 1 if any(stride % 16 for stride in apart) else math.gcd(*widths)
+
     def specialise(self, chip: Chip) -> tuple[dict[str, str], dict[tuple[int], Any], dict[tuple[int], Any]]:
         """Types by name; constants and known facts by place."""
         from triton.compiler.compiler import make_backend
@@ -93,18 +107,29 @@ class Launch:
     def key(self, chip: Chip) -> str:
         """Equal for launches that compile to the same code, whatever the kernel is called."""
         text = self.kernel.src.partition("(")[2]
-        return repr((chip.name, text, self.specialise(chip), self.warps))
+        return repr((chip.name, text, _called(self.kernel), self.specialise(chip), self.warps))
+
+
+def _called(kernel: Any) -> list[str]:
+    """The texts of the jitted functions that a kernel calls."""
+    scope = kernel.fn.__globals__
+    return [scope[name].src for name in kernel.fn.__code__.co_names if hasattr(scope.get(name), "src")]
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a compiled kernel takes: registers and bytes of spilled ones a thread, shared memory a program."""
+    """What a kernel takes on a chip.  `adjacent`: values that lie side by side in all rows it moves."""
 
     name: str
     chip: str
-    registers: int
-    spilled: int
-    shared: int
+    adjacent: int
+    code: MachineCode
+
+    def breaches(self) -> list[str]:
+        """What a kernel must not have: spilled registers, narrow accesses, dots beside the tensor cores."""
+        spilled = f"{self.code.spilled} bytes of registers spilled" if self.code.spilled else ""
+        found = (spilled, self.code.narrow_accesses(self.adjacent), self.code.missing_tensor_cores())
+        return [f"{self.name} on {self.chip}: {text}" for text in found if text]
 
 
 def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length: int = 2) -> list[Launch]:
@@ -146,7 +171,7 @@ def _record(kernels: Any, found: list[Launch]) -> None:
 
 def _operands(op: CustomOp, dtype: torch.dtype, length: int) -> Iterator[tuple[Tensor | None, ...]]:
     """Operands of a fused op: all of them, then all but those that may be None."""
-    sizes = {"B": 1, "T": length}
+    sizes = {"B": 1, "T": length, ROWS: length}
     tensors = []
     for operand in op.operands:
         shape = [sizes[dim] if isinstance(dim, str) else dim for dim in operand.shape]
@@ -207,39 +232,11 @@ def compile_launch(launch: Launch, chip: Chip) -> Usage:
         compiled = triton.compile(source, target=chip.target, options={"num_warps": launch.warps})
     except (TritonError, RuntimeError) as error:
         raise _error(launch, chip, str(error)) from error
-    usage = _usage(launch, chip, compiled)
-    if usage.shared > chip.shared:
-        raise _error(launch, chip, f"{usage.shared:,} bytes of shared memory, there are {chip.shared:,}")
-    return usage
+    code = read_machine_code(compiled, chip.backend, threads)
+    if code.shared > chip.shared:
+        raise _error(launch, chip, f"{code.shared:,} bytes of shared memory, there are {chip.shared:,}")
+    return Usage(launch.name, chip.name, launch.adjacent, code)
 
 
 def _error(launch: Launch, chip: Chip, text: str) -> KernelError:
     return KernelError(f"{launch.name} for {chip.name}: {text}")
-
-
-def _usage(launch: Launch, chip: Chip, compiled: Any) -> Usage:
-    read = _of_cubin if chip.backend == "cuda" else _of_hsaco
-    registers, spilled = read(compiled)
-    return Usage(launch.name, chip.name, registers, spilled, int(compiled.metadata.shared))
-
-
-def _of_cubin(compiled: Any) -> tuple[int, int]:
-    """Registers, and the stack that spilled ones lie in, by the disassembler that Triton brings."""
-    from triton import knobs
-
-    path = next(path for name, path in compiled.metadata_group.items() if name.endswith(".cubin"))
-    command = [knobs.nvidia.cuobjdump.path, "-res-usage", str(path)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return _number(r"REG:(\d+)", text), _number(r"STACK:(\d+)", text)
-
-
-def _of_hsaco(compiled: Any) -> tuple[int, int]:
-    """The same as the assembly says it."""
-    text = compiled.asm["amdgcn"]
-    return _number(r"\.vgpr_count: *(\d+)", text), _number(r"\.private_segment_fixed_size: *(\d+)", text)
-
-
-def _number(pattern: str, text: str) -> int:
-    match = re.search(pattern, text)
-    assert match is not None, pattern
-    return int(match[1])

@@ -60,15 +60,11 @@ def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = to
     return work
 
 
-def layer_launches(graph: Graph) -> list[int]:
-    """The launches of each different layer of a fused graph."""
-    counts = []
-    for loop in graph.loops():
-        for body in loop.bodies:
-            work = Work()
-            _plan(body, {"B": 1, "T": 1, "S": 2}, torch.bfloat16, 1, work)
-            counts.append(work.count)
-    return counts
+def layer_launches(layer: Graph) -> int:
+    """The launches of a layer of a fused graph."""
+    work = Work()
+    _plan(layer, {"B": 1, "T": 1, "S": 2}, torch.bfloat16, 1, work)
+    return work.count
 
 
 def _plan(graph: Graph, sizes: Mapping[str, int], dtype: torch.dtype, times: int, work: Work) -> None:

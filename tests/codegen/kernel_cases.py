@@ -22,6 +22,13 @@ _NORM_ROPE_QKV = _SPLIT + """
 _NORM_ROPE = _NORM_ROPE_QKV.replace("rms_norm(q,", "rms_norm(q * 2,").replace(
     "rms_norm(k,", "rms_norm(k * 2,"
 )
+_ROW_NORM_ROPE_QKV = """
+  h = rms_norm(x, 1e-6) as n
+  q = rms_norm(linear(h, HEADS * SIZE) as q_proj, 1e-6 NORM) as qn
+  k = rms_norm(linear(h, KV * SIZE) as k_proj, 1e-6 NORM) as kn
+  q, k = rotate(split_heads(q, HEADS), rope(ROPE)), rotate(split_heads(k, KV), rope(ROPE))
+  v = split_heads(linear(h, KV * SIZE) as v_proj, KV)
+""" + _ATTEND
 _GATED = "x = x + linear(ACT(linear(x, F) as gate) * linear(x, F) as up, d) as down"
 _BIASED = "x = linear(ACT(linear(x, F, bias = true) as up), d) as down"
 
@@ -67,9 +74,11 @@ CASES = {
     "rms_norm": (60, "x = rms_norm(x, 1e-6) as n"),
     "rms_norm/block": (64, "x = rms_norm(x, 1e-6, cast = after) as n"),
     "rms_norm/offset": (100, "x = rms_norm(x, 1e-5, offset = 1) as n"),
+    "rms_norm/wide": (9000, "x = rms_norm(x, 1e-6, offset = 1) as n"),
     "rms_norm/unweighted": (7, "x = rms_norm(x, 1e-5, weight = false)"),
     "add_rms_norm": (60, _ADD + "x = x * rms_norm(x, 1e-6) as n"),
     "add_rms_norm/unweighted": (100, _ADD + "x = x * rms_norm(x, 1e-6, weight = false)"),
+    "add_rms_norm/wide": (16384, _ADD + "x = x * rms_norm(x, 1e-6) as n"),
     "add_rms_norm/none": (60, _loop("rms_norm(x, 1e-6, offset = 1) as n")),
     "add_add_rms_norm": (100, _ADD_TWO + "x = x * rms_norm(x, 1e-5, offset = 1) as n"),
     "add_add_rms_norm/none": (60, _loop("rms_norm(x, 1e-6) as n", _TWO)),
@@ -79,9 +88,11 @@ CASES = {
     "layer_norm/block": (64, "x = layer_norm(x, 1e-5) as n"),
     "layer_norm/unbiased": (100, "x = layer_norm(x, 1e-5, bias = false, offset = 1) as n"),
     "layer_norm/unweighted": (7, "x = layer_norm(x, 1e-5, weight = false) as n"),
+    "layer_norm/wide": (10240, "x = layer_norm(x, 1e-5, weight = false, bias = false)"),
     "layer_norm/bare": (60, "x = layer_norm(x, 1e-5, weight = false, bias = false)"),
     "add_layer_norm": (60, _ADD + "x = x * layer_norm(x, 1e-5) as n"),
     "add_layer_norm/unbiased": (100, _ADD + "x = x * layer_norm(x, 1e-5, bias = false) as n"),
+    "add_layer_norm/wide": (13000, _ADD + "x = x * layer_norm(x, 1e-5) as n"),
     "add_layer_norm/none": (60, _loop("layer_norm(x, 1e-5) as n")),
     "add_add_layer_norm": (100, _ADD_TWO + "x = x * layer_norm(x, 1e-5, offset = 1) as n"),
     "add_add_layer_norm/none": (60, _loop("layer_norm(x, 1e-5, bias = false) as n", _TWO)),
@@ -102,14 +113,18 @@ CASES = {
     "qk_norm_rope_qkv/block": (64, _heads(_NORM_ROPE_QKV, 4, 2, 8, "")),
     "qk_norm_rope_qkv/interleaved": (60, _heads(_NORM_ROPE_QKV, 6, 3, 10, ", pairing = interleaved")),
     "qk_norm_rope_qkv/unweighted": (60, _heads(_NORM_ROPE_QKV, 3, 3, 14, "", ", weight = false")),
+    "row_norm_rope_qkv": (60, _heads(_ROW_NORM_ROPE_QKV, 5, 1, 12, "", ", offset = 1")),
+    "row_norm_rope_qkv/block": (64, _heads(_ROW_NORM_ROPE_QKV, 4, 2, 8, "")),
+    "row_norm_rope_qkv/interleaved": (60, _heads(_ROW_NORM_ROPE_QKV, 6, 3, 10, ", pairing = interleaved")),
+    "row_norm_rope_qkv/unweighted": (60, _heads(_ROW_NORM_ROPE_QKV, 3, 3, 14, "", ", weight = false")),
     "swiglu": (60, _gated("silu", 33)),
-    "swiglu/blocks": (60, _gated("silu", 1100)),
+    "swiglu/blocks": (60, _gated("silu", 2100)),
     "geglu_tanh": (60, _gated("gelu_tanh", 100)),
     "geglu": (60, _gated("gelu", 64)),
     "reglu": (60, _gated("relu", 33)),
     "bias_gelu_tanh": (60, _biased("gelu_tanh", 900)),
     "bias_gelu": (60, _biased("gelu", 500)),
-    "bias_gelu/blocks": (60, _biased("gelu", 2048)),
+    "bias_gelu/blocks": (60, _biased("gelu", 4096)),
     "bias_silu": (60, _biased("silu", 300)),
     "bias_relu": (60, _biased("relu", 1100)),
     "relu_squared": (60, "x = linear(square(relu(linear(x, 33) as up)), d) as down"),

@@ -1,33 +1,44 @@
-"""Every kernel of every spec compiled for chips that need not be there."""
+"""Every kernel of every model of every spec, compiled for chips that need not be there.
+
+At their real widths, forward and backward: bfloat16 for every chip, float32 for one.  Kernels that compile
+to the same code are compiled once, by whichever test process comes first.  None spills a register; shared
+memory fits; loads and stores are of 16 bytes where the rows allow it; tensor cores compute the dots that are
+large enough.  Small, masked blocks of every fusion are compiled too.
+
+All of that takes minutes, and most of it is slow.  The default suite has the first model of every spec for
+sm_90, and each for one of the others in turn; the small blocks for sm_90.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import hashlib
+import os
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import triton
 import triton.language as tl
+from _pytest.mark import ParameterSet
 
 from archc import compiler
 from archc.errors import ArchcError
-from archc.verification.aot import CHIPS, Chip, KernelError, Launch, Usage, compile_launch, launches
+from archc.verification.aot import CHIPS, KernelError, Launch, Usage, compile_launch, launches
+from archc.verification.machine_code import MachineCode, Tile
 from tests.codegen.kernel_cases import FIRST, spec_of_case
-from tests.support import SPECS, compile_model
+from tests.support import ROOT, SPECS, compile_model
 
-GOLDEN = ("llama3_8b", "qwen3_8b", "olmo2_7b", "gpt2", "palm_8b", "smollm2_135m")
 MODELS = {
     model: path for path in sorted(SPECS.glob("*.arch")) for model in compiler.read_spec_file(path).models
 }
-
-# Rows of 12,288 values and more: the backward kernel holds four of them, more than there are registers.
-SPILLING = {"gpt3_175b", "llama3_405b", "palm_540b"}
-FEW_BYTES = 32  # a thread; one release of the assembler spills that much where another spills nothing
-BFLOAT16 = [(torch.bfloat16, chip) for chip in CHIPS]
-
-_usages: dict[str, Usage] = {}  # what was compiled, so that models share kernels
+FIRST_MODELS = list({path: model for model, path in reversed(MODELS.items())}.values())[::-1]
+MAIN = (torch.bfloat16, "sm_90")
+OTHERS = [*((torch.bfloat16, chip) for chip in CHIPS if chip != MAIN[1]), (torch.float32, MAIN[1])]
+Compiled = Callable[[Iterable[Launch], str], Iterator[Usage]]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,12 +49,24 @@ def _empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def _compiled(found: Iterable[Launch], chip: Chip) -> Iterator[Usage]:
-    for launch in found:
-        key = launch.key(chip)
-        if key not in _usages:
-            _usages[key] = compile_launch(launch, chip)
-        yield _usages[key]
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """Compiles launches for a chip, each once for all test processes of a run."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "usages"
+    folder.mkdir(exist_ok=True)
+
+    def compile_all(found: Iterable[Launch], chip: str) -> Iterator[Usage]:
+        for launch in found:
+            name = hashlib.sha256(launch.key(CHIPS[chip]).encode()).hexdigest()
+            path = folder / name
+            if not path.exists():
+                draft = folder / f"{name}.{os.getpid()}"
+                draft.write_bytes(pickle.dumps(compile_launch(launch, CHIPS[chip])))
+                draft.replace(path)
+            yield pickle.loads(path.read_bytes())
+
+    return compile_all
 
 
 def _launches(model: str, folder: Path, dtype: torch.dtype, length: int = 2) -> list[Launch]:
@@ -52,29 +75,51 @@ def _launches(model: str, folder: Path, dtype: torch.dtype, length: int = 2) -> 
     return found
 
 
-@pytest.mark.parametrize("name", FIRST)
-def test_kernels_of_every_rule(name: str, tmp_path: Path) -> None:
-    """Their blocks are small and masked."""
-    compilation = compile_model(spec_of_case(name), "a")
-    for dtype, chip in BFLOAT16:
-        found = launches(compilation, tmp_path, dtype)
-        assert {launch.name for launch in found} >= {f"_{name}_kernel", f"_{name}_backward_kernel"}
-        assert all(usage.registers for usage in _compiled(found, CHIPS[chip]))
+def _case(quick: bool, *values: object) -> ParameterSet:
+    name = "-".join(str(value).removeprefix("torch.") for value in values)
+    return pytest.param(*values, marks=() if quick else pytest.mark.slow, id=name)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_kernels_of_every_model(model: str, tmp_path: Path) -> None:
-    """Bfloat16 for every chip, float32 for one; next to nothing spills but in the longest rows."""
-    for dtype, chip in [*BFLOAT16, (torch.float32, "sm_90")]:
-        for usage in _compiled(_launches(model, tmp_path, dtype), CHIPS[chip]):
-            assert usage.spilled <= FEW_BYTES or model in SPILLING, usage
+def _in_turn(model: str) -> tuple[torch.dtype, str]:
+    """The chip, and dtype, that the first model of a spec is compiled for beside the main one."""
+    return OTHERS[FIRST_MODELS.index(model) % len(OTHERS)]
 
 
-@pytest.mark.parametrize("model", GOLDEN)
-@pytest.mark.parametrize("length", [1, 16])
-def test_lengths_that_launches_are_specialised_for(model: str, length: int, tmp_path: Path) -> None:
+RULE_CASES = [_case(chip == MAIN[1], name, chip) for name in FIRST for chip in CHIPS]
+MODEL_CASES = [
+    _case(model in FIRST_MODELS and (dtype, chip) in (MAIN, _in_turn(model)), model, dtype, chip)
+    for model in MODELS
+    for dtype, chip in (MAIN, *OTHERS)
+]
+LENGTH_CASES = [
+    _case(model == FIRST_MODELS[0], model, length)
+    for model in sorted(path.name for path in (ROOT / "generated").iterdir())
+    for length in (1, 16)
+]
+
+
+@pytest.mark.parametrize(("name", "chip"), RULE_CASES)
+def test_kernels_of_every_rule(name: str, chip: str, tmp_path: Path, compiled: Compiled) -> None:
+    found = launches(compile_model(spec_of_case(name), "a"), tmp_path, torch.bfloat16)
+    assert {launch.name for launch in found} >= {f"_{name}_kernel", f"_{name}_backward_kernel"}
+    assert not [text for usage in compiled(found, chip) for text in usage.breaches()]
+
+
+@pytest.mark.parametrize(("model", "dtype", "chip"), MODEL_CASES)
+def test_kernels_of_every_model(
+    model: str, dtype: torch.dtype, chip: str, tmp_path: Path, compiled: Compiled
+) -> None:
+    found = _launches(model, tmp_path, dtype)
+    assert not [text for usage in compiled(found, chip) for text in usage.breaches()]
+
+
+@pytest.mark.parametrize(("model", "length"), LENGTH_CASES)
+def test_lengths_that_launches_are_specialised_for(
+    model: str, length: int, tmp_path: Path, compiled: Compiled
+) -> None:
     """One token, which is a constant for the compiler, and a number of them that is divisible by 16."""
-    assert list(_compiled(_launches(model, tmp_path, torch.bfloat16, length), CHIPS["sm_90"]))
+    found = _launches(model, tmp_path, torch.bfloat16, length)
+    assert not [text for usage in compiled(found, MAIN[1]) for text in usage.breaches()]
 
 
 # ----------------------------------------------------------- controls that fail
@@ -101,22 +146,74 @@ def test_too_much_shared_memory_is_found() -> None:
     launch = Launch(_sum_kernel, (torch.zeros(1024), torch.zeros(1)), 4)
     chip = CHIPS["sm_90"]
     usage = compile_launch(launch, chip)
-    assert usage.shared
+    assert usage.code.shared
     with pytest.raises(KernelError, match="bytes of shared memory"):
-        compile_launch(launch, dataclasses.replace(chip, shared=usage.shared - 1))
+        compile_launch(launch, dataclasses.replace(chip, shared=usage.code.shared - 1))
 
 
 def test_too_many_threads_are_found() -> None:
     launch = Launch(_sum_kernel, (torch.zeros(1024), torch.zeros(1)), 32)
-    assert compile_launch(launch, CHIPS["sm_90"]).registers
+    assert compile_launch(launch, CHIPS["sm_90"]).code.registers
     with pytest.raises(KernelError, match="2048 threads"):
         compile_launch(launch, CHIPS["gfx942"])
 
 
-def test_spilled_registers_are_counted(tmp_path: Path) -> None:
-    found = _launches("palm_540b", tmp_path, torch.bfloat16)
-    launch = next(each for each in found if each.name == "_add_add_layer_norm_backward_kernel")
-    assert all(compile_launch(launch, chip).spilled for chip in CHIPS.values())
+@triton.jit
+def _crowded_kernel(x_ptr, y_ptr, SIZE: tl.constexpr):
+    place = tl.arange(0, SIZE)
+    x = tl.load(x_ptr + place)
+    tl.store(y_ptr + place, x / tl.sum(x, 0))
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_spilled_registers_are_found(chip: str) -> None:
+    registers = 512 if CHIPS[chip].backend == "hip" else 256  # of a thread, and a value more would not fit
+    size = registers * CHIPS[chip].warp
+    launch = Launch(_crowded_kernel, (torch.zeros(1, size), torch.zeros(1, size), size), 1)
+    assert "bytes of registers spilled" in str(compile_launch(launch, CHIPS[chip]).breaches())
+
+
+@triton.jit
+def _strided_kernel(x_ptr, y_ptr):
+    place = tl.arange(0, 1024)
+    tl.store(y_ptr + place, tl.load(x_ptr + 2 * place))
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_narrow_accesses_are_found(chip: str) -> None:
+    launch = Launch(_strided_kernel, (torch.zeros(1, 2048), torch.zeros(1, 1024)), 1)
+    assert "in accesses of 16 and more" in str(compile_launch(launch, CHIPS[chip]).breaches())
+
+
+def test_rows_say_how_wide_accesses_may_be() -> None:
+    row, few, odd = Tile(1024, 2), Tile(256, 2), Tile(1024, 4)
+    assert [tile.width(128, 4096) for tile in (row, few, odd)] == [16, 4, 16]
+    assert [row.width(128, adjacent) for adjacent in (64, 12, 50257)] == [16, 8, 2]
+    code = MachineCode(32, 0, 0, 128, (row, few), Counter({16: 1, 4: 1}), (), False)
+    assert not code.narrow_accesses(4096)
+    halves = dataclasses.replace(code, accesses=Counter({8: 2, 4: 1}))
+    assert halves.narrow_accesses(4096)
+    assert not halves.narrow_accesses(12)
+
+
+@triton.jit
+def _dot_kernel(a_ptr, b_ptr, c_ptr, PRECISION: tl.constexpr):
+    row, column = tl.arange(0, 64)[:, None], tl.arange(0, 64)[None, :]
+    place = row * 64 + column
+    product = tl.dot(tl.load(a_ptr + place), tl.load(b_ptr + place), input_precision=PRECISION)
+    tl.store(c_ptr + place, product)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_dots_beside_the_tensor_cores_are_found(chip: str) -> None:
+    def breaches(dtype: torch.dtype, precision: str) -> str:
+        matrix = torch.zeros(64, 64, dtype=dtype)
+        launch = Launch(_dot_kernel, (matrix, matrix, matrix.float(), precision), 4)
+        return str(compile_launch(launch, CHIPS[chip]).breaches())
+
+    assert "tensor cores" not in breaches(torch.bfloat16, "tf32")
+    if chip != "gfx942":  # its tensor cores compute in float32
+        assert "a dot of 64 rows without tensor cores" in breaches(torch.float32, "ieee")
 
 
 def test_a_process_that_interprets_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -62,6 +62,14 @@ BODIES = {
   k = rotate(rms_norm(k, 1e-6, offset = 1) as kn, rope(theta = 100))
   """
     + _ATTEND,
+    "row_norm_rope_qkv": """
+  h = rms_norm(x, 1e-6) as n
+  q = rms_norm(linear(h, 5 * 8) as q_proj, 1e-6, offset = 1) as qn
+  k = rms_norm(linear(h, 5 * 8) as k_proj, 1e-6, offset = 1) as kn
+  q, k = rotate(split_heads(q, 5), rope(theta = 100)), rotate(split_heads(k, 5), rope(theta = 100))
+  v = split_heads(linear(h, 5 * 8) as v_proj, 5)
+  """
+    + _ATTEND,
     "swiglu": _GATED.replace("ACT", "silu"),
     "geglu_tanh": _GATED.replace("ACT", "gelu_tanh"),
     "geglu": _GATED.replace("ACT", "gelu"),

@@ -1,0 +1,135 @@
+"""What a fused op costs for a token: bytes moved against the least that its meaning demands, and operations.
+
+Bytes are counted at two lengths.  What grows between them, in tensors that grow as well, is a token's share;
+weights and partial sums, whose size stays, are a program's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from archc.codegen.kernel_plan import CustomOp
+from archc.ir.graph import Graph, Node
+from archc.ir.rule import Rule, node_flops, rule_of
+from archc.ir.types import ROWS, TensorType
+from archc.verification.minimum import gradient_needs
+from archc.verification.traffic import Traffic, measure
+
+_TOKENS = 4  # and twice as many: an interpreted reduction has four programs, whatever it sums
+_ONE_TOKEN = {"B": 1, "T": 1, ROWS: 1}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes and operations of a token.
+
+    least:  each value read once, each result written once
+    moved:  what the kernels and PyTorch move at first access
+    again:  what a program reads once more
+    flops:  of the op's meaning, as the ops of its decomposition declare them
+    """
+
+    name: str
+    least: int
+    moved: float
+    again: float
+    flops: int
+
+
+def op_costs(
+    kernels: ModuleType, name: str, plan: CustomOp, graph: Graph, node: Node, dtype: torch.dtype
+) -> tuple[Cost, Cost]:
+    """The costs of a fused op and of its gradient, in a process where Triton interprets."""
+    rule = rule_of(node)
+    assert rule is not None
+    named = zip((*rule.operands, *rule.weights), node.inputs, strict=True)
+    types = {operand: graph.type(value) for operand, value in named if value is not None}
+    results = dict(zip(rule.output_names, node.types, strict=True))
+    wanted = [operand for operand, type_ in types.items() if type_.dtype.value != "f32"]
+    needs = gradient_needs(rule, _random(types, 1, torch.float64), node.attributes, wanted)
+    forward = [*types.values(), *results.values()]
+    known = {**types, **results}
+    backward = [
+        *results.values(),
+        *(known[value] for value in needs.read),
+        *(types[value] for value in needs.written),
+    ]
+    flops = node_flops(graph, node, _ONE_TOKEN)
+    traffics = [
+        _traffic(kernels, name, plan, rule, types, tokens, dtype) for tokens in (_TOKENS, 2 * _TOKENS)
+    ]
+    return (
+        _cost(name, forward, [both[0] for both in traffics], flops, dtype),
+        _cost(f"{name}_backward", backward, [both[1] for both in traffics], 2 * flops, dtype),
+    )
+
+
+def _traffic(
+    kernels: ModuleType,
+    name: str,
+    plan: CustomOp,
+    rule: Rule,
+    types: Mapping[str, TensorType],
+    tokens: int,
+    dtype: torch.dtype,
+) -> tuple[Traffic, Traffic]:
+    """What the op and its gradient move for one sequence of `tokens`."""
+    values: dict[str, Any] = _random(types, tokens, dtype)
+    outputs: list[Tensor] = []
+    run = _implementation(kernels, name)
+
+    def forward() -> None:
+        results = run(*(values[operand] for operand in plan.names))
+        outputs.extend(results if isinstance(results, tuple) else (results,))
+
+    there = measure(forward)
+    values |= dict(zip(rule.output_names, outputs, strict=True))
+    values |= {f"d{output}": torch.randn_like(values[output]) for output in rule.output_names}
+    run_back = _implementation(kernels, f"{name}_backward")
+    return there, measure(lambda: run_back(*(values[incoming] for incoming in plan.incoming_names)))
+
+
+def _implementation(kernels: ModuleType, name: str) -> Callable[..., Any]:
+    """The function behind a custom op: inside of the op itself PyTorch's dispatch is not seen."""
+    function: Callable[..., Any] = getattr(kernels, f"_{name}")._init_fn
+    return function
+
+
+def _cost(
+    name: str, least: Sequence[TensorType], lengths: Sequence[Traffic], flops: int, dtype: torch.dtype
+) -> Cost:
+    short, long = lengths
+    moved = again = 0
+    for key, entry in long.moved.items():
+        before = short.moved[key]
+        again += entry.again - before.again
+        if entry.size > before.size:
+            moved += entry.first - before.first
+    bytes_ = sum(_bytes(type_, dtype) for type_ in least)
+    return Cost(name, bytes_, moved / _TOKENS, again / _TOKENS, flops)
+
+
+def _bytes(type_: TensorType, dtype: torch.dtype) -> int:
+    """A token's share of a tensor; a weight has none."""
+    if not any(isinstance(dim, str) for dim in type_.shape):
+        return 0
+    return type_.bind(_ONE_TOKEN).numel() * (4 if type_.dtype.value == "f32" else dtype.itemsize)
+
+
+def _random(types: Mapping[str, TensorType], tokens: int, dtype: torch.dtype) -> dict[str, Tensor | None]:
+    shapes = {name: [_length(dim, tokens) for dim in type_.shape] for name, type_ in types.items()}
+    kinds = {
+        name: torch.float32 if type_.dtype.value == "f32" and dtype != torch.float64 else dtype
+        for name, type_ in types.items()
+    }
+    return {name: torch.randn(shape).to(kinds[name]) for name, shape in shapes.items()}
+
+
+def _length(dim: Any, tokens: int) -> int:
+    return {"B": 1, "T": tokens, ROWS: tokens}[dim] if isinstance(dim, str) else int(dim)

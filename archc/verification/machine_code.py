@@ -1,0 +1,144 @@
+"""What a compiled kernel takes and how it moves its data, read from what the compiler wrote."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+_WIDEST = 16  # bytes of the widest access that every chip has
+_TENSOR_ROWS = 64  # a dot of so many rows and more belongs on the tensor cores
+
+_TILE = re.compile(r"\btt\.(?:load|store)\b.*: *tensor<([\dx]+)x!tt\.ptr<(\w+)>")
+_DOT = re.compile(r"\btt\.dot(?:_scaled)?\b.*-> *tensor<(\d+)x")
+_PTX_ACCESS = re.compile(r"\b(?:ld|st)\.global(?:\.\w+|::\w+)*?(?:\.v(\d))?\.[bufs](\d+)\b")
+_PTX_COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\.global.*?, *(?:0x)?([0-9a-f]+)")
+_GCN_ACCESS = re.compile(r"\b(?:global|buffer|flat)_(?:load|store)_(?:lds_)?([a-z0-9]+)")
+_GCN_BYTES = {"dword": 4, "dwordx2": 8, "dwordx3": 12, "dwordx4": 16, "short": 2, "ushort": 2, "sshort": 2}
+_GCN_BYTES |= {"byte": 1, "ubyte": 1, "sbyte": 1, "b32": 4, "b64": 8, "b96": 12, "b128": 16}
+_TENSOR_CORES = {
+    "cuda": re.compile(r"\b(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)"),
+    "hip": re.compile(r"\bv_s?mfma"),
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one load or store of a kernel's source moves: so many values of so many bytes.
+
+    One that moves a single value is none: a chip may have registers and instructions of their own for it.
+    """
+
+    values: int
+    size: int
+
+    def width(self, threads: int, adjacent: int) -> int:
+        """Bytes that a thread moves at once, where `adjacent` values lie side by side and aligned.
+
+        16, or fewer where a thread has fewer values, or where a row's length is no multiple of 16 bytes.
+        """
+        share = max(1, self.values // threads)
+        return self.size * min(_power(share), _power(adjacent), max(1, _WIDEST // self.size))
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """What a compiled kernel has.
+
+    registers, spilled:  of a thread; the spilled ones in bytes
+    shared:              bytes of shared memory of a program
+    tiles:               the loads and stores of its source
+    accesses:            those of its machine code, by their width in bytes
+    dots:                rows of each matrix product of its source
+    """
+
+    registers: int
+    spilled: int
+    shared: int
+    threads: int
+    tiles: tuple[Tile, ...]
+    accesses: Counter[int]
+    dots: tuple[int, ...]
+    tensor_cores: bool
+
+    def narrow_accesses(self, adjacent: int) -> str:
+        """What is narrower than rows of `adjacent` values allow, or "" where nothing is."""
+        for width in (_WIDEST, 8, 4):
+            wide = [tile for tile in self.tiles if tile.width(self.threads, adjacent) >= width]
+            expected = sum(max(1, tile.values // self.threads) * tile.size for tile in wide)
+            found = sum(size * count for size, count in self.accesses.items() if size >= width)
+            if found < expected:
+                return f"{found} bytes a thread move in accesses of {width} and more, {expected} could"
+        return ""
+
+    def missing_tensor_cores(self) -> str:
+        """The dot that tensor cores should compute, or "" where there is none or they do."""
+        tall = [rows for rows in self.dots if rows >= _TENSOR_ROWS]
+        return f"a dot of {tall[0]} rows without tensor cores" if tall and not self.tensor_cores else ""
+
+
+def read_machine_code(compiled: Any, backend: str, threads: int) -> MachineCode:
+    """What Triton compiled for a "cuda" or "hip" chip."""
+    source = compiled.asm["ttir"]
+    assembly = compiled.asm["ptx" if backend == "cuda" else "amdgcn"]
+    registers, spilled = _of_cubin(compiled) if backend == "cuda" else _of_hsaco(assembly)
+    return MachineCode(
+        registers=registers,
+        spilled=spilled,
+        shared=int(compiled.metadata.shared),
+        threads=threads,
+        tiles=tuple(_tiles(source)),
+        accesses=Counter(_ptx_widths(assembly) if backend == "cuda" else _gcn_widths(assembly)),
+        dots=tuple(int(match[1]) for match in _DOT.finditer(source)),
+        tensor_cores=_TENSOR_CORES[backend].search(assembly) is not None,
+    )
+
+
+def _of_cubin(compiled: Any) -> tuple[int, int]:
+    """Registers, and the stack that spilled ones lie in, by the disassembler that Triton brings."""
+    from triton import knobs
+
+    path = next(path for name, path in compiled.metadata_group.items() if name.endswith(".cubin"))
+    command = [knobs.nvidia.cuobjdump.path, "-res-usage", str(path)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return _number(r"REG:(\d+)", text), _number(r"STACK:(\d+)", text)
+
+
+def _of_hsaco(assembly: str) -> tuple[int, int]:
+    """The same as the assembly says it."""
+    return _number(r"\.vgpr_count: *(\d+)", assembly), _number(
+        r"\.private_segment_fixed_size: *(\d+)", assembly
+    )
+
+
+def _number(pattern: str, text: str) -> int:
+    match = re.search(pattern, text)
+    assert match is not None, pattern
+    return int(match[1])
+
+
+def _tiles(source: str) -> Iterable[Tile]:
+    for match in _TILE.finditer(source):
+        values = math.prod(int(dim) for dim in match[1].split("x"))
+        yield Tile(values, max(1, _number(r"(\d+)", match[2]) // 8))
+
+
+def _ptx_widths(assembly: str) -> Iterable[int]:
+    for match in _PTX_ACCESS.finditer(assembly):
+        yield int(match[1] or 1) * int(match[2]) // 8
+    for match in _PTX_COPY.finditer(assembly):
+        yield int(match[1], 16)
+
+
+def _gcn_widths(assembly: str) -> Iterable[int]:
+    for match in _GCN_ACCESS.finditer(assembly):
+        yield _GCN_BYTES[match[1]]
+
+
+def _power(number: int) -> int:
+    """The largest power of two that divides a number."""
+    return number & -number

@@ -1,0 +1,116 @@
+"""What the gradient of a fused op must read and write, worked out from the op's decomposition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from archc.ir.op import Op
+from archc.ir.rule import Rule, StepRef
+
+Tensors = Mapping[str, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Names of values.
+
+    read:     operands and outputs whose values the gradient depends on
+    written:  gradients that are neither equal to another one nor to one that came in
+    """
+
+    read: frozenset[str]
+    written: frozenset[str]
+
+
+def gradient_needs(
+    rule: Rule, operands: Tensors, attributes: Mapping[str, Any], wanted: Sequence[str]
+) -> Needs:
+    """What the gradients of the operands `wanted` take; operands are random, in float64.
+
+    An output that later steps read is taken as it was saved, not computed again from the operands.
+    """
+    return Needs(_read(rule, operands, attributes, wanted), _written(rule, operands, attributes, wanted))
+
+
+def _read(
+    rule: Rule, operands: Tensors, attributes: Mapping[str, Any], wanted: Sequence[str]
+) -> frozenset[str]:
+    leaves = {name: t.detach().clone() for name, t in operands.items() if t is not None}
+    saved = _saved(rule, leaves, attributes)
+    leaves |= saved
+    ends = (*wanted, *saved)
+    before = _pieces(rule, leaves, attributes, ends)
+    needed = set()
+    for name, value in leaves.items():
+        after = _pieces(rule, {**leaves, name: torch.randn_like(value)}, attributes, ends)
+        if any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+            needed.add(name)
+    return frozenset(needed)
+
+
+def _saved(rule: Rule, leaves: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The outputs that later steps read."""
+    inner = {ref for step in rule.steps for ref in step.inputs if isinstance(ref, StepRef)}
+    outputs = rule.run(leaves, attributes, _apply)
+    named = zip(rule.outputs, rule.output_names, outputs, strict=True)
+    return {name: value.detach() for ref, name, value in named if ref in inner}
+
+
+def _pieces(
+    rule: Rule, leaves: Mapping[str, Tensor], attributes: Mapping[str, Any], wanted: Sequence[str]
+) -> list[Tensor]:
+    """Gradients of leaves, each step that makes a saved output cut off from those behind it."""
+    inputs = {name: value.detach().requires_grad_() for name, value in leaves.items()}
+    names = {ref: name for ref, name in zip(rule.outputs, rule.output_names, strict=True) if name in inputs}
+    numbers = iter(range(len(rule.steps)))
+    ends: list[Tensor] = []
+
+    def apply(op: Op, values: list[Any], given: dict[str, Any]) -> Sequence[Any]:
+        number = next(numbers)
+        made = list(_apply(op, values, given))
+        for place, value in enumerate(made):
+            if (ref := StepRef(number, place)) in names:
+                ends.append(value)
+                made[place] = inputs[names[ref]]
+        return made
+
+    results = rule.run(inputs, attributes, apply)
+    ends += [value for value in results if value.grad_fn is not None]
+    leaves_wanted = [inputs[name] for name in wanted]
+    return list(
+        torch.autograd.grad(ends, leaves_wanted, _incoming(ends), allow_unused=True, materialize_grads=True)
+    )
+
+
+def _written(
+    rule: Rule, operands: Tensors, attributes: Mapping[str, Any], wanted: Sequence[str]
+) -> frozenset[str]:
+    inputs = {name: t.detach().clone().requires_grad_() for name, t in operands.items() if t is not None}
+    outputs = rule.run(inputs, attributes, _apply)
+    known = _incoming(outputs)
+    grads = torch.autograd.grad(outputs, [inputs[name] for name in wanted], known)
+    written = set()
+    for name, gradient in zip(wanted, grads, strict=True):
+        if not any(_equal(gradient, other) for other in known):
+            written.add(name)
+            known.append(gradient)
+    return frozenset(written)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b)
+
+
+def _incoming(values: Sequence[Tensor]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(v.shape, generator=generator, dtype=v.dtype) for v in values]
+
+
+def _apply(op: Op, values: list[Any], given: dict[str, Any]) -> Sequence[Any]:
+    result = op.reference(*values, **given)
+    return result if isinstance(result, tuple | list) else (result,)

@@ -1,0 +1,155 @@
+"""The bytes that kernels move, counted in Triton's interpreter, against the least that their ops demand.
+
+Every kernel of every model of every spec at its real widths, and one of each fusion at awkward ones.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+import pytest
+import torch
+
+from archc import compiler
+from archc.codegen.kernel_plan import NormKernel, PointwiseKernel, RopeKernel
+from archc.codegen.kernels import KernelTable
+from archc.codegen.package import plan_package
+from archc.compiler import Compilation, standard_rules
+from archc.ir.graph import Graph, Node
+from archc.ir.rule import rule_of
+from archc.verification.cost import Cost, op_costs
+from archc.verification.packages import import_package
+from tests.codegen.fused_ops import changed
+from tests.codegen.interpreter import interpreted
+from tests.codegen.kernel_cases import FIRST, spec_of_case
+from tests.support import SPECS, compile_model
+
+STANDARD = {rule.name for rule in standard_rules()}
+BFLOAT16 = torch.bfloat16.itemsize
+
+# Kernels move the least there is, but for what counting itself rounds.
+TOLERANCE = 1.001
+# A row that does not fit in registers is read again: twice itself, once its gradient, twice the weight.
+WIDE_ROWS_AGAIN = 5
+# Operations for each byte of memory that the slowest of the chips has time for, beside its tensor cores.
+BALANCE = 9.5
+
+_checked: set[str] = set()  # kernels that models share
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A fused op of a built package, where it stands in the graph, and its kernels."""
+
+    plan: NormKernel | RopeKernel | PointwiseKernel
+    graph: Graph
+    node: Node
+    kernels: ModuleType
+
+    @property
+    def key(self) -> str:
+        return repr((self.plan.name, self.plan.equation, self.plan.op.operands))
+
+    def costs(self) -> tuple[Cost, Cost]:
+        return op_costs(self.kernels, self.plan.name, self.plan.op, self.graph, self.node, torch.bfloat16)
+
+
+def _priced(compilation: Compilation, folder: Path) -> Iterator[Priced]:
+    kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
+    graph = compilation.fused
+    nodes = [(part, node) for part in graph.walk() for node in part.nodes() if rule_of(node)]
+    table = KernelTable(nodes)
+    called = {table.name(*place): place for place in reversed(nodes)}
+    for plan in plan_package(compilation.program, graph, compilation.reference).kernels:
+        if plan.name in called and hasattr(plan, "op"):
+            yield Priced(plan, *called[plan.name], kernels)
+
+
+def _waste(op: Priced) -> list[str]:
+    """What an op and its gradient move beyond the least, in words."""
+    forward, backward = op.costs()
+    return [*_beyond(forward, 0, 0), *_beyond(backward, _vector_sums(op), _read_again(op))]
+
+
+def _read_again(op: Priced) -> int:
+    """What gradients of long rows read once more, from a cache: registers hold the weights' gradients."""
+    if isinstance(op.plan, NormKernel):
+        return WIDE_ROWS_AGAIN * op.plan.width * BFLOAT16 if op.plan.wide else 0
+    if isinstance(op.plan, RopeKernel) and op.plan.over_heads:
+        return sum(part.width * BFLOAT16 for part in op.plan.rotated)  # the norms' weights
+    return 0
+
+
+def _vector_sums(op: Priced) -> int:
+    """The gradient of a vector is PyTorch's sum over rows that a pointwise kernel has just written."""
+    vectors = [operand for operand in op.plan.op.operands if len(operand.shape) == 1]
+    return len(vectors) * op.plan.width * BFLOAT16 if isinstance(op.plan, PointwiseKernel) else 0
+
+
+def _beyond(cost: Cost, more: int, again: int) -> list[str]:
+    found = []
+    if cost.moved > TOLERANCE * cost.least + more:
+        found.append(f"{cost.name} moves {cost.moved:,} bytes a token, {cost.least:,} are needed")
+    if cost.again > again:
+        found.append(f"{cost.name} reads {cost.again:,} bytes of a token again, {again:,} are allowed")
+    return found
+
+
+@pytest.mark.parametrize(
+    "spec", sorted(p.stem for p in SPECS.glob("*.arch") if compiler.read_spec_file(p).models)
+)
+@interpreted
+def test_kernels_of_every_model_move_no_more_than_their_ops_demand(spec: str) -> None:
+    path = SPECS / f"{spec}.arch"
+    for model in compiler.read_spec_file(path).models:
+        with TemporaryDirectory() as folder:
+            for op in _priced(compile_model(path, model), Path(folder)):
+                if op.key not in _checked:
+                    _checked.add(op.key)
+                    assert not _waste(op), model
+
+
+@pytest.mark.parametrize("name", [name for name in FIRST if name in STANDARD])
+@interpreted
+def test_kernels_of_every_fusion_move_no_more_than_their_ops_demand(name: str) -> None:
+    with TemporaryDirectory() as folder:
+        for op in _priced(compile_model(spec_of_case(name), "a"), Path(folder)):
+            assert not _waste(op)
+            assert all(cost.moved > 0.8 * cost.least for cost in op.costs()), "what is least is less"
+
+
+@interpreted
+def test_memory_bounds_the_kernels() -> None:
+    """So bytes are what their time is made of: operations are fewer than a chip has time for."""
+    for name in ("rms_norm", "layer_norm", "rope_qkv", "qk_norm_rope_qkv", "swiglu", "bias_gelu_tanh"):
+        with TemporaryDirectory() as folder:
+            for op in _priced(compile_model(spec_of_case(name), "a"), Path(folder)):
+                assert all(cost.flops < BALANCE * cost.moved for cost in op.costs())
+
+
+# ----------------------------------------------------------- controls that fail
+
+# case, a text in its kernels, a wasteful one that computes the same, and what is found
+WASTE = [
+    ("add_rms_norm", "normed = s * rstd", "normed = s * rstd + 0 * tl.load(weight_ptr + column)", "again"),
+    ("add_rms_norm", "_rows(residual, 60)", "_rows(residual, 60).clone()", "moves"),
+    ("add_rms_norm", "dx = _like(s)", "dx = torch.empty_like(s, dtype=torch.float32)", "moves"),
+    ("swiglu", "dy.contiguous()", "(dy * 1)", "moves"),
+    ("swiglu", "gate_up_rows = _rows(gate_up, 66)", "gate_up_rows = _rows(gate_up + 0, 66)", "moves"),
+    ("rope_qkv", "cos.contiguous()", "cos.clone()", "moves"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new", "found"), WASTE)
+@interpreted
+def test_a_wasteful_kernel_is_found(name: str, old: str, new: str, found: str) -> None:
+    with TemporaryDirectory() as folder:
+        ops = _priced(compile_model(spec_of_case(name), "a"), Path(folder))
+        op = next(op for op in ops if op.plan.name == name)
+        assert not _waste(op)
+        assert found in str(_waste(changed(op, old, new)))
