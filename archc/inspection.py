@@ -15,6 +15,7 @@ from archc.ir.program import Program
 from archc.ir.rule import Rule
 from archc.passes.context import Context
 from archc.passes.pipeline import PASSES, stages
+from archc.passes.report import RELAXATIONS
 from archc.settings import parse_settings
 from archc.target import TARGETS
 
@@ -67,8 +68,6 @@ def _explain(compilation: Compilation, console: Console) -> None:
         console.print(missed)
     for remark in report.remarks:
         console.print(f"{remark.pass_name}: {remark.text}")
-    if any(each.relaxations for each in report.fired):
-        console.print(
-            "fewer_roundings: the kernel stays in float32 where the ops one by one round to the model's dtype"
-        )
+    for relaxation in sorted({name for each in report.fired for name in each.relaxations}):
+        console.print(f"{relaxation}: {RELAXATIONS[relaxation]}")
     console.print()

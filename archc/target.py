@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_ROW = 1 << 15  # a norm keeps a whole row in registers
+MAX_HEAD = 1 << 10  # attention keeps a weighted sum of values there
 
 
 @dataclass(frozen=True)
@@ -13,19 +14,35 @@ class Target:
 
     `families` are the kinds of kernels it has: "norm", "rope", "pointwise" and "attention" for fused ops,
     "loss", and "steps", attention of single tokens behind a cache.
+
+    bandwidth:   bytes a second from memory, and
+    matmul_rate: multiplications and additions a second, in bfloat16: what a roofline needs
+    max_row:     widest row of a norm
+    max_head:    widest head that attention is given
     """
 
     name: str
     description: str
     families: frozenset[str]
+    bandwidth: float
+    matmul_rate: float
     max_row: int = MAX_ROW
+    max_head: int = MAX_HEAD
 
 
 CUDA = Target(
     "cuda",
     "Triton kernels on NVIDIA and AMD GPUs, plain PyTorch elsewhere",
     frozenset({"norm", "rope", "pointwise", "attention", "loss", "steps"}),
+    bandwidth=3.35e12,  # NVIDIA H100 SXM, by its data sheet
+    matmul_rate=989e12,
 )
-CPU = Target("cpu", "plain PyTorch only", frozenset({"attention"}))
+CPU = Target(
+    "cpu",
+    "plain PyTorch only",
+    frozenset({"attention"}),
+    bandwidth=200e9,  # a socket of a server, in round numbers
+    matmul_rate=4e12,
+)
 
 TARGETS = {target.name: target for target in (CUDA, CPU)}

@@ -35,13 +35,8 @@ def decodes(root: Graph) -> bool:
     """Whether tokens can be made one by one: all that is read of earlier ones is kept."""
     if not vocabulary_of(root):
         return False
-    read = [
-        (graph, node.operand(name))
-        for graph in root.walk()
-        for node in graph.nodes()
-        for name in node.op.past
-    ]
-    return all(value is not None and graph.node(value).op is APPEND for graph, value in read)
+    read = [graph.type(value) for graph in root.walk() for node in graph.nodes() for value in node.past]
+    return all(type_.shape[1] == "S" for type_ in read)
 
 
 def _elements(node: Node, length: int) -> int:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from archc.analysis.parameters import HEAD
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.head import last_linear
 from archc.ir.op import Trait
 from archc.ir.ops.experts import SORT_CHOICES
-from archc.ir.ops.structure import APPEND, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT, ZEROS
+from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT, ZEROS
 from archc.ir.paths import Path
 from archc.ir.rule import rule_of
 from archc.ir.types import ROWS, DType, TensorType
@@ -72,7 +73,7 @@ class Shape:
 def kernels(root: Graph, shape: Shape, element: int, roles: Mapping[Path, str]) -> Iterator[Kernel]:
     """The kernels of one forward pass; `element` is the size of the model's dtype in bytes."""
     heads = [last_linear(root, value) for _, value in root.outputs]
-    for graph, times in root.runs():
+    for graph, times in root.runs(new=shape.tokens if shape.tokens < shape.context else inf):
         for node in graph.nodes():
             if node.op in _FREE or node.op.has(Trait.VIEW):
                 continue
@@ -89,7 +90,7 @@ def _choices(graph: Graph) -> int:
 
 
 # Attention keeps keys and values itself, and zeros that enter the first layer are not there at all.
-_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, LOOP, EXPERTS)
+_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, LOOP, EXPERTS, BRANCH)
 
 
 def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int]) -> Work:

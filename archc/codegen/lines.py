@@ -15,7 +15,7 @@ from archc.codegen.names import identifier, unique
 from archc.codegen.semantics import Semantics, Use
 from archc.ir.graph import PRELUDE, Graph, Node, Scope, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT, ZEROS
+from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT, ZEROS
 from archc.ir.paths import path_text
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
@@ -131,6 +131,8 @@ class Emitter:
                 self._loop(node)
             elif node.op is EXPERTS:
                 self._experts(node)
+            elif node.op is BRANCH:
+                self._branch(node)
             elif self._is_inline(node):
                 self._pending[node.outputs[0]] = self._call(node)
             else:
@@ -212,7 +214,7 @@ class Emitter:
         users = self.graph.users(value)
         if self.style.comments and self.graph.is_output(value):
             return False
-        if len(users) + self.graph.is_output(value) != 1 or (users and users[0][0].op in (LOOP, EXPERTS)):
+        if len(users) + self.graph.is_output(value) != 1 or (users and users[0][0].bodies):
             return False
         pending = sum(len(self._pending.get(v, "")) for v in node.inputs if v is not None)
         return pending <= _MAX_INLINE
@@ -228,8 +230,7 @@ class Emitter:
         rule = rule_of(node)
         if rule is None or rule.family != "attention":
             return []
-        values = [value for name in node.op.past if (value := node.operand(name)) is not None]
-        kept = [self.graph.node(value) for value in values]
+        kept = [self.graph.node(value) for value in node.past]
         alone = all(each.op is APPEND and len(self.graph.users(each.outputs[0])) == 1 for each in kept)
         return kept if alone else []
 
@@ -313,6 +314,26 @@ class Emitter:
             lines.append(Line(f"    return {result}"))
         parameters = [f"{variable}: int", *(f"{argument}: Tensor" for argument in arguments)]
         return [Line(f"def {name}({', '.join(parameters)}) -> Tensor:"), *lines]
+
+    def _branch(self, node: Node) -> None:
+        """One way for many new tokens, another for a few behind a cache."""
+        self._enter(node)
+        operands = [self._use(value) for value in node.inputs if value is not None]
+        busy = {name for name, owner in self._owners.items() if self._last_use.get(owner, -1) > self._step}
+        target = self._bind(node.outputs[0], self._wanted(node.outputs[0]))
+        tests = (f"if cache is None or {operands[0]}.shape[1] > {node.attributes['few']}:", "else:")
+        comments = (
+            "keys and values of all tokens",
+            "the same without them: their maps go to queries and sums",
+        )
+        for test, comment, body in zip(tests, comments, node.bodies, strict=True):
+            emitter = Emitter(body, replace(self.style, reserved=self.style.reserved | busy), headings=False)
+            emitter.arguments(dict(zip(body.inputs, operands, strict=True)))
+            (text,) = emitter.run()
+            result = Line(f"{target} = {text}", self._shape_comment(node.outputs))
+            lines = [*emitter.lines, *([result] if text != target else [])]
+            self.lines.append(Line(test, comment if self.style.comments else ""))
+            self.lines += map(_indented, lines)
 
     def _is_read_later(self, value: Value | None, loop: Node) -> bool:
         return value is not None and self._last_use.get(value, -1) > self.nodes.index(loop)

@@ -16,7 +16,7 @@ from archc.codegen.loss_kernel import plan_loss
 from archc.codegen.plan import Constant, Module, Package
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node
-from archc.ir.ops.structure import APPEND, EXPERTS, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, WEIGHT
 from archc.ir.program import KEY_POSITIONS, POSITIONS, Program, vocabulary_of
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
@@ -85,7 +85,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
 
 def _uses(graph: Graph) -> Iterable[Any]:
     """The calls of ops that are written as reference functions, here and in loops."""
-    structural = (INPUT, WEIGHT, LOOP, EXPERTS, APPEND)
+    structural = (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND)
     for part in graph.walk():
         for node in part.nodes():
             if node.op not in structural and not node.op.module and rule_of(node) is None:
@@ -179,16 +179,9 @@ def _constants(parameters: Mapping[str, Any]) -> list[Constant]:
 
 def _is_cached(graph: Graph) -> bool:
     """Whether decoding can go token by token: nothing reads the past but through what is kept of it."""
-    nodes = [node for part in graph.walk() for node in part.nodes()]
-    return all(not node.op.past or _reads_kept(graph, node) for node in nodes) and not _sees_later(nodes)
-
-
-def _reads_kept(root: Graph, node: Node) -> bool:
-    for part in root.walk():
-        if node.id in part and part.node(node.id) is node:
-            values = [node.operand(name) for name in node.op.past]
-            return all(value is not None and part.node(value).op is APPEND for value in values)
-    return False
+    nodes = [(part, node) for part in graph.walk() for node in part.nodes()]
+    reads = (part.type(value) for part, node in nodes for value in node.past)
+    return all(type_.shape[1] == "S" for type_ in reads) and not _sees_later([node for _, node in nodes])
 
 
 def _sees_later(nodes: Sequence[Node]) -> bool:

@@ -7,7 +7,7 @@ may be exchanged for another under the same number without touching its users.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -15,9 +15,12 @@ import networkx as nx
 
 from archc.errors import Span
 from archc.ir.op import Op
-from archc.ir.ops.structure import EXPERTS, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import BRANCH, EXPERTS, INPUT, LOOP, WEIGHT
 from archc.ir.paths import Path, Stored
 from archc.ir.types import TensorType
+
+_WITH_BODIES = (LOOP, EXPERTS, BRANCH)
+_START, _GOAL = "start", "goal"  # of a minimum cut
 
 # Blocks that every spec sees without an import, and that no reader needs to be told of.
 PRELUDE = frozenset({"rotate", "attention"})
@@ -61,9 +64,15 @@ class Node:
 
     @property
     def bodies(self) -> tuple[Graph, ...]:
-        """A loop's different bodies, or the one of experts."""
-        bodies: tuple[Graph, ...] = self.attributes["bodies"] if self.op in (LOOP, EXPERTS) else ()
+        """A loop's different bodies, the one of experts, or the two of a branch."""
+        bodies: tuple[Graph, ...] = self.attributes["bodies"] if self.op in _WITH_BODIES else ()
         return bodies
+
+    @property
+    def past(self) -> list[Value]:
+        """The operands that are values of earlier tokens too."""
+        operands = (self.operand(name) for name in self.op.past)
+        return [value for value in operands if value is not None]
 
     def operand(self, name: str) -> Value | None:
         for operand, value in zip(self.op.operands, self.inputs, strict=True):
@@ -131,24 +140,32 @@ class Graph:
     def experts(self) -> list[Node]:
         return [node for node in self.nodes() if node.op is EXPERTS]
 
+    def branches(self) -> list[Node]:
+        return [node for node in self.nodes() if node.op is BRANCH]
+
     def walk(self) -> Iterator[Graph]:
-        """This graph and the bodies of loops and experts in it, outermost first."""
+        """This graph and the bodies of loops, experts and branches in it, outermost first."""
         yield self
         for node in self.nodes():
             for body in node.bodies:
                 yield from body.walk()
 
-    def runs(self, times: int = 1) -> Iterator[tuple[Graph, int]]:
+    def runs(self, times: int = 1, new: float | None = None) -> Iterator[tuple[Graph, int]]:
         """This graph and the bodies in it, each with how often it runs in one forward pass.
 
-        The body of experts runs once for each choice of the tokens.
+        The body of experts runs once for each choice of the tokens.  Of a branch both, or only the one for
+        `new` tokens behind a cache; infinitely many stand for a call without one.
         """
         yield self, times
         for loop in self.loops():
             for number, body in enumerate(loop.bodies):
-                yield from body.runs(times * loop.attributes["schedule"].count(number))
+                yield from body.runs(times * loop.attributes["schedule"].count(number), new)
         for node in self.experts():
-            yield from node.bodies[0].runs(times * self.choices(node))
+            yield from node.bodies[0].runs(times * self.choices(node), new)
+        for branch in self.branches():
+            taken = branch.bodies if new is None else [branch.bodies[new <= branch.attributes["few"]]]
+            for body in taken:
+                yield from body.runs(times, new)
 
     def choices(self, experts: Node) -> int:
         """How many of the experts a token chooses."""
@@ -163,6 +180,51 @@ class Graph:
     def needed_by(self, number: int) -> set[int]:
         """Numbers of the nodes whose values the node reads, directly or through others."""
         return _reached(number, self._net.predecessors)
+
+    def between(self, given: Collection[Value], goals: Iterable[Value]) -> list[Node]:
+        """Nodes that compute goals from `given` values; in order, without the weights that they read."""
+        found: set[int] = set()
+        waiting = list(goals)
+        while waiting:
+            value = waiting.pop()
+            node = self.node(value)
+            if value not in given and node.op is not WEIGHT and node.id not in found:
+                found.add(node.id)
+                waiting += [each for each in node.inputs if each is not None]
+        return [node for node in self.nodes() if node.id in found]
+
+    def minimum_cut(
+        self, goals: Iterable[Value], passes: Callable[[Node], bool], weight: Callable[[Value], int]
+    ) -> list[Value]:
+        """The lightest values from which nodes that `passes` accepts can compute all goals.
+
+        In program order; of cuts that weigh the same, the one nearest to the goals.
+        """
+        flow = self._flow(goals, passes, weight)
+        _, (before, behind) = nx.minimum_cut(flow, _START, _GOAL)  # of equal ones, that nearest to its end
+        cut = [value for value in flow if isinstance(value, Value) and value in before and (value,) in behind]
+        return sorted(cut, key=lambda value: (self.node(value).order, value))
+
+    def _flow(
+        self, goals: Iterable[Value], passes: Callable[[Node], bool], weight: Callable[[Value], int]
+    ) -> nx.DiGraph:
+        """What goals are made from; a value is an edge of its weight, from itself to a tuple of it alone."""
+        flow = nx.DiGraph()
+        waiting = list(goals)
+        flow.add_edges_from(((value,), _GOAL) for value in waiting)
+        while waiting:
+            value = waiting.pop()
+            if flow.has_edge(value, (value,)):
+                continue
+            flow.add_edge(value, (value,), capacity=weight(value))
+            node = self.node(value)
+            sources = [each for each in node.inputs if each is not None] if passes(node) else []
+            sources = [each for each in sources if self.node(each).op is not WEIGHT]
+            flow.add_edges_from(((source,), value) for source in sources)
+            if not sources:
+                flow.add_edge(_START, value)
+            waiting += sources
+        return flow
 
     def is_acyclic(self) -> bool:
         return bool(nx.is_directed_acyclic_graph(self._net))
@@ -254,14 +316,21 @@ class Graph:
         self._net.remove_node(node.id)
         self._sorted = None
 
+    def remove_unread(self, nodes: Sequence[Node]) -> None:
+        """Remove those of some nodes, given in order, that nothing reads, or only others of them."""
+        for node in reversed(nodes):
+            if not any(self.users(value) or self.is_output(value) for value in node.outputs):
+                self.remove(node)
+
     def copy(self) -> Graph:
         """A copy that shares no body with this graph."""
         twin = Graph(self.name)
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
         twin._net, twin._next = self._net.copy(), self._next
-        for node in (*twin.loops(), *twin.experts()):
-            bodies = tuple(body.copy() for body in node.bodies)
-            twin.update(node, attributes={**node.attributes, "bodies": bodies})
+        for node in twin.nodes():
+            if node.bodies:
+                bodies = tuple(body.copy() for body in node.bodies)
+                twin.update(node, attributes={**node.attributes, "bodies": bodies})
         return twin
 
     def part(self, outputs: Sequence[tuple[str, Value]], given: Sequence[tuple[str, Value]] = ()) -> Graph:

@@ -7,7 +7,7 @@ from typing import Any
 
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.ops.structure import APPEND, EXPERTS, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, WEIGHT
 from archc.ir.paths import Stored, concrete
 from archc.ir.weights import experts_of
 
@@ -57,6 +57,9 @@ class Interpreter:
             return tuple(self._loop(node, inputs, indices))
         if node.op is EXPERTS:
             return (self._experts(node, inputs, indices),)
+        if node.op is BRANCH:
+            few = self.state is not None and inputs[0].shape[1] <= node.attributes["few"]
+            return tuple(self._run(node.bodies[few], inputs, indices))
         if node.op is APPEND and self.state is not None:
             return (self._append(node, inputs[0], indices),)
         result = node.op.reference(*inputs, **node.attributes)

@@ -27,7 +27,8 @@ class Trait(Enum):
     ELEMENTWISE = auto()  # each output element depends on the operands' elements at the same place
     COMMUTATIVE = auto()  # the two operands may change places
     PER_TOKEN = auto()  # tokens do not look at each other
-    VIEW = auto()  # a new shape for the same elements, no arithmetic
+    SHAPE = auto()  # moves or repeats elements, no arithmetic
+    VIEW = auto()  # a new shape for the same elements, and no copy of them
     LINEAR = auto()  # linear in its first operand, by a weight
     MATRIX = auto()  # its FLOPs are those of matrix products
     NORM = auto()  # normalises its first operand over the last dim

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from archc.ir.graph import Graph, Node, Value, stored_in
-from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
 from archc.ir.paths import path_text
 from archc.ir.records import attribute_text
 
@@ -57,6 +57,9 @@ class _Printer:
             return self._loop(node, indent, f"{results} = loop({operands})", f" : {types}{place}")
         if node.op is EXPERTS:
             return self._experts(node, indent, f"{results} = experts({operands})", f" : {types}{place}")
+        if node.op is BRANCH:
+            head = f"{results} = branch({operands}) few = {node.attributes['few']} {{: {types}{place}"
+            return self._bodies(node, indent, head)
         shown = {name: attribute_text(value) for name, value in node.attributes.items()}
         attributes = ", ".join(f"{name} = {text}" for name, text in shown.items())
         braces = f" {{{attributes}}}" if attributes else ""
@@ -65,7 +68,11 @@ class _Printer:
     def _loop(self, node: Node, indent: str, head: str, tail: str) -> list[str]:
         variable = node.attributes["variable"]
         schedule = schedule_text(node)
-        text = [f"{indent}{head} for {variable} in {_indices_text(node)}{schedule} {{{tail.strip()}"]
+        head = f"{head} for {variable} in {_indices_text(node)}{schedule} {{{tail.strip()}"
+        return self._bodies(node, indent, head)
+
+    def _bodies(self, node: Node, indent: str, head: str) -> list[str]:
+        text = [f"{indent}{head}"]
         for body in node.bodies:
             text += _Printer(body).lines(indent + "  ")
         return [*text, f"{indent}}}"]

@@ -44,24 +44,24 @@ class Program:
 
 
 def positions_in(root: Graph) -> dict[tuple[int, Value], str]:
-    """What is `POSITIONS` or `KEY_POSITIONS` in a graph and its loops, by the graph's `id` and the value."""
+    """What is `POSITIONS` or `KEY_POSITIONS` in a graph and its bodies, by the graph's `id` and the value."""
     found: dict[tuple[int, Value], str] = {}
 
     def collect(graph: Graph, known: Mapping[Value, str]) -> None:
         found.update({(id(graph), value): name for value, name in known.items()})
-        for loop in graph.loops():
-            for body in loop.bodies:
-                collect(body, captured_in(body, loop, known))
+        for node in (*graph.loops(), *graph.branches()):
+            for body in node.bodies:
+                collect(body, captured_in(body, node, known))
 
     names = {value: root.node(value).attributes["name"] for value in root.inputs}
     collect(root, {value: name for value, name in names.items() if name in (POSITIONS, KEY_POSITIONS)})
     return found
 
 
-def captured_in(body: Graph, loop: Node, outside: Mapping[Value, T]) -> dict[Value, T]:
-    """What is known of values outside of a loop, by the inputs of its body that stay equal to them."""
-    start = len(loop.attributes["entering"])
-    pairs = list(zip(body.inputs, loop.inputs, strict=True))[start:]
+def captured_in(body: Graph, node: Node, outside: Mapping[Value, T]) -> dict[Value, T]:
+    """What is known of values outside of a loop or branch, by the inputs of a body that equal them."""
+    start = len(node.attributes.get("entering", ()))
+    pairs = list(zip(body.inputs, node.inputs, strict=True))[start:]
     return {inner: outside[outer] for inner, outer in pairs if outer is not None and outer in outside}
 
 

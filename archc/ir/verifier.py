@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from archc.ir.graph import Graph, Node, stored_in
-from archc.ir.ops.structure import EXPERTS, LOOP, WEIGHT
+from archc.ir.ops.structure import BRANCH, EXPERTS, LOOP, WEIGHT
 from archc.ir.types import TypeMistake, taken_type
 from archc.ir.weights import experts_of
 
@@ -46,6 +46,8 @@ def _check_node(graph: Graph, node: Node) -> None:
         _check_loop(graph, node, wrong)
     if node.op is EXPERTS:
         _check_experts(graph, node, wrong)
+    if node.op is BRANCH:
+        _check_bodies(graph, node, wrong)
 
 
 def _check_weight(node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
@@ -62,14 +64,10 @@ def _check_loop(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphE
     operands = [graph.type(value) for value in node.inputs if value is not None]
     if len(node.attributes["indices"]) != len(node.attributes["schedule"]):
         raise wrong("indices and schedule differ in length")
+    _check_bodies(graph, node, wrong)
     for body in node.bodies:
-        verify_graph(body)
-        if [body.type(value) for value in body.inputs] != operands:
-            raise wrong("a body's inputs are not the loop's operands")
         if [name for name, _ in body.outputs] != list(node.attributes["carried"]):
             raise wrong("a body's outputs are not what the loop carries")
-        if tuple(body.type(value) for _, value in body.outputs) != node.types:
-            raise wrong("a body's outputs differ in type from the loop's")
     carried = dict(zip(node.attributes["carried"], node.types, strict=True))
     for name, type_ in zip(entering, operands, strict=False):
         if len(node.attributes["schedule"]) > 1 and carried.get(name, type_) != type_:
@@ -88,3 +86,13 @@ def _check_experts(graph: Graph, node: Node, wrong: Callable[[str], MalformedGra
     result = body.type(body.outputs[0][1])
     if [result.with_shape(*chosen.shape[:2], *result.shape[1:])] != list(node.types):
         raise wrong("the body's output differs in type from the sum")
+
+
+def _check_bodies(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
+    operands = [graph.type(value) for value in node.inputs if value is not None]
+    for body in node.bodies:
+        verify_graph(body)
+        if [body.type(value) for value in body.inputs] != operands:
+            raise wrong(f"a body's inputs are not the {node.op.name}'s operands")
+        if tuple(body.type(value) for _, value in body.outputs) != node.types:
+            raise wrong(f"a body's outputs differ in type from the {node.op.name}'s")

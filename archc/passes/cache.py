@@ -1,25 +1,42 @@
-"""Which values of earlier tokens decoding keeps: an `append` for every operand that reads the past."""
+"""Which values of earlier tokens decoding keeps: the fewest bytes that all keys and values can be made from.
+
+A minimum cut between what a layer is given and what its attention reads.  Behind the cut may lie what costs
+nothing to do for every earlier token again: rearrangements, and linear maps that attention can absorb, where
+that pays.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from archc.ir.absorption import is_plain_map
 from archc.ir.graph import Graph, Node, Value
-from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND
+from archc.ir.op import OPS, Op, Trait
+from archc.ir.ops.structure import APPEND, WEIGHT
 from archc.ir.program import vocabulary_of
+from archc.ir.types import TensorType
+from archc.passes.absorb import Absorption, bytes_of
 from archc.passes.context import Context, place_of
+from archc.passes.fold import canonical_sizes
+
+CONCAT, SPLIT = OPS["concat"], OPS["split"]
+MERGE_HEADS, SPLIT_HEADS = OPS["merge_heads"], OPS["split_heads"]
 
 
 def plan_cache(graph: Graph, context: Context) -> None:
-    """Put `append` before the keys and values of every attention, where decoding is possible at all."""
+    """Put `append` where the fewest bytes of a token are kept, if decoding is possible at all."""
     obstacle = _obstacle(graph)
     if obstacle:
         context.report.remark("cache", f"no cached decoding: {obstacle}")
         return
-    for part in graph.walk():
-        slots: set[str] = set()
-        for node in part.nodes():
-            for operand in node.op.past:
-                _append(part, part.node(node.id), operand, slots)
+    for part, times in list(graph.runs()):
+        readers = [node for node in part.nodes() if node.op.past]
+        if readers:
+            planner = _Planner(part, readers, context)
+            context.report.remark("cache", planner.describe(times))
+            planner.keep()
 
 
 def _obstacle(graph: Graph) -> str:
@@ -36,36 +53,217 @@ def _obstacle(graph: Graph) -> str:
     return ""
 
 
-def _append(graph: Graph, node: Node, operand: str, slots: set[str]) -> None:
-    """Let one operand of a node be the values of all tokens so far."""
-    value = node.operand(operand)
-    assert value is not None
-    kept = next((user for user, _ in graph.users(value) if user.op is APPEND), None)
-    if kept is None:
-        kept = _new_append(graph, node, operand, value, _unique_slot(operand, slots))
-    place = [each.name for each in node.op.operands].index(operand)
-    inputs = list(node.inputs)
-    inputs[place] = kept.outputs[0]
-    graph.update(node, inputs=tuple(inputs))
+class _Planner:
+    """Plans for one graph: `cut` is what is kept, `absorbed` are readers that do linear maps behind it."""
+
+    def __init__(self, graph: Graph, readers: list[Node], context: Context):
+        self.graph = graph
+        self.readers = readers
+        self.context = context
+        self.refused: dict[int, str] = {}
+        self._slots: set[str] = set()
+        self.cut = self._choose()
+
+    def _choose(self) -> list[Value]:
+        """The cut, with fewer and fewer linear maps behind it until every reader gains by those that are."""
+        goals = [value for reader in self.readers for value in reader.past]
+        while True:
+            cut = self.graph.minimum_cut(goals, partial(_may_lie_behind, maps=self._maps()), self._bytes)
+            reasons = {
+                reader.id: reason
+                for reader in self.readers
+                if reader.id not in self.refused and (reason := self._refusal(reader, cut))
+            }
+            if not reasons:
+                return cut
+            self.refused.update(reasons)
+
+    def _maps(self) -> set[int]:
+        """Linear maps that may lie behind the cut: all that is made of them is read by willing readers."""
+        found: set[int] = set()
+        unwilling: set[int] = set()
+        for reader in self.readers:
+            maps = {node.id for node in self._first_maps(reader)}
+            found |= maps
+            if reader.id in self.refused:
+                unwilling |= maps
+        return found - unwilling
+
+    def _first_maps(self, reader: Node) -> list[Node]:
+        """The last linear maps before what a reader reads of the past."""
+        waiting, found = reader.past, []
+        while waiting:
+            node = self.graph.node(waiting.pop())
+            if node.op.has(Trait.SHAPE):
+                waiting += [value for value in node.inputs if value is not None]
+            elif is_plain_map(node) and self._is_weight(node.inputs[1]):
+                found.append(node)
+        return found
+
+    def _is_weight(self, value: Value | None) -> bool:
+        return value is not None and self.graph.node(value).op is WEIGHT
+
+    def _refusal(self, reader: Node, cut: list[Value]) -> str:
+        """Why a reader had better not do the linear maps behind a cut itself, or nothing."""
+        absorption = Absorption.behind(self.graph, reader, cut)
+        return absorption.obstacle(self.context.target) if absorption else ""
+
+    def _bytes(self, value: Value) -> int:
+        return bytes_of(self.graph.type(value))
+
+    # ----------------------------------------------------------------- report
+
+    def describe(self, times: int) -> str:
+        """What is kept, what of it attention takes over, and why it does not where it could."""
+        kept = " + ".join(f"{self._name(value)} {_size(self.graph.type(value))}" for value in self.cut)
+        total = sum(map(self._bytes, self.cut))
+        layers = f" in each of {times} layers" if times > 1 else ""
+        place = ", ".join(dict.fromkeys(place_of(reader) for reader in self.readers))
+        text = f"{place}: decoding keeps {kept}, {total:,} bytes a token{layers}"
+        for reader in self.readers:
+            absorption = Absorption.behind(self.graph, reader, self.cut)
+            if absorption:
+                text += (
+                    f"; attention absorbs what makes keys and values: {absorption.gain(self.context.target)}"
+                )
+        for reason in dict.fromkeys(self.refused.values()):
+            text += f"; fewer bytes would do, but {reason}"
+        return text
+
+    def _name(self, value: Value) -> str:
+        if self.graph.name_of(value):
+            return self.graph.name_of(value)
+        return next((name for r in self.readers for name in r.op.past if r.operand(name) == value), "a value")
+
+    # ----------------------------------------------------------------- change
+
+    def keep(self) -> None:
+        """Put `append` behind the cut, and let readers read what it gives."""
+        regions = [self.graph.between(set(self.cut), reader.past) for reader in self.readers]
+        made: dict[Value, Value] = {}
+        for reader in self.readers:
+            joined = self._joined(reader)
+            if joined:
+                self._append_joined(reader, joined, made)
+            for name in reader.op.past:
+                self._append_leaves(reader, name, made)
+        for reader, region in zip(self.readers, regions, strict=True):
+            for node in region:
+                self._make_again(node, made)
+            inputs = {
+                name: made[goal] for name in reader.op.past if (goal := reader.operand(name)) is not None
+            }
+            names = [operand.name for operand in reader.op.operands]
+            kept = [inputs.get(name, value) for name, value in zip(names, reader.inputs, strict=True)]
+            self.graph.update(reader, inputs=tuple(kept))
+        for region in regions:
+            self.graph.remove_unread([node for node in region if node.id in self.graph])
+
+    def _leaves(self, goal: Value) -> list[Value]:
+        """What is kept of that which a value is made of, in order of its columns."""
+        if goal in self.cut:
+            return [goal]
+        inputs = [v for v in self.graph.node(goal).inputs if v is not None and not self._is_weight(v)]
+        return list(dict.fromkeys(leaf for value in inputs for leaf in self._leaves(value)))
+
+    def _joined(self, reader: Node) -> list[Value]:
+        """Several parts of a key that all heads share; side by side in one slot they are read as they lie."""
+        if not self._absorbs(reader):
+            return []
+        leaves = self._leaves(reader.past[0])
+        others = {
+            leaf for r in self.readers if r is not reader for goal in r.past for leaf in self._leaves(goal)
+        }
+        shared = all(_is_one_head(self.graph.type(value)) for value in leaves)
+        return leaves if len(leaves) > 1 and shared and not others & set(leaves) else []
+
+    def _absorbs(self, reader: Node) -> bool:
+        region = self.graph.between(set(self.cut), reader.past)
+        return any(node.op.has(Trait.LINEAR) for node in region)
+
+    def _append_joined(self, reader: Node, joined: list[Value], made: dict[Value, Value]) -> None:
+        """Keep values side by side as one head; `made` gets those of all tokens, apart again."""
+        flat = {value for value in joined if len(self.graph.type(value).shape) == 3}
+        heads = [
+            self._add(reader, SPLIT_HEADS, [value], {"heads": 1}).outputs[0] if value in flat else value
+            for value in joined
+        ]
+        side_by_side = self._add(reader, CONCAT, heads).outputs[0]
+        kept = self._append(reader, side_by_side, "latent", 0)
+        sizes = canonical_sizes(tuple(_width(self.graph.type(value)) for value in heads))
+        names = tuple(self.graph.name_of(value) for value in joined)
+        apart = self._add(reader, SPLIT, [kept], {"sizes": sizes}, names)
+        for value, part in zip(joined, apart.outputs, strict=True):
+            made[value] = self._add(reader, MERGE_HEADS, [part]).outputs[0] if value in flat else part
+
+    def _append_leaves(self, reader: Node, operand: str, made: dict[Value, Value]) -> None:
+        """Keep, each in a slot of its own, what one operand is made of."""
+        goal = reader.operand(operand)
+        leaves = self._leaves(goal) if goal is not None else []
+        slot = operand if len(leaves) == 1 and not self._has_map(leaves, goal) else "latent"
+        for value in leaves:
+            if value not in made:
+                made[value] = self._append(reader, value, slot, reader.op.past.index(operand))
+
+    def _has_map(self, leaves: list[Value], goal: Value | None) -> bool:
+        assert goal is not None
+        return any(node.op.has(Trait.LINEAR) for node in self.graph.between(leaves, [goal]))
+
+    def _append(self, reader: Node, value: Value, slot: str, place: int) -> Value:
+        name = self.graph.name_of(value) or slot
+        return self._add(reader, APPEND, [value], {"slot": self._unique(slot)}, (name,), place).outputs[0]
+
+    def _unique(self, slot: str) -> str:
+        """A name for what is kept, unlike the others of the same layer; it joins them."""
+        name, count = slot, 2
+        while name in self._slots:
+            name, count = f"{slot}_{count}", count + 1
+        self._slots.add(name)
+        return name
+
+    def _make_again(self, node: Node, made: dict[Value, Value]) -> None:
+        """Compute what a node behind the cut makes for all tokens."""
+        if node.outputs[0] in made:
+            return
+        inputs = [made.get(value, value) if value is not None else None for value in node.inputs]
+        again = self.graph.add_like(node, node.op, inputs, node.attributes, names=node.names)
+        made.update(zip(node.outputs, again.outputs, strict=True))
+
+    def _add(
+        self,
+        reader: Node,
+        op: Op,
+        inputs: list[Value],
+        attributes: Mapping[str, Any] | None = None,
+        names: tuple[str, ...] = (),
+        place: int = 0,
+    ) -> Node:
+        """A node that stands before a reader."""
+        return self.graph.add(
+            op,
+            inputs,
+            attributes,
+            names=names,
+            span=reader.span,
+            scope=reader.scope,
+            order=(*reader.order[:-1], reader.order[-1] - 1, place),
+            path=reader.scope.path if reader.scope else (),
+        )
 
 
-def _new_append(graph: Graph, node: Node, operand: str, value: Value, slot: str) -> Node:
-    return graph.add(
-        APPEND,
-        [value],
-        {"slot": slot},
-        names=(graph.name_of(value) or operand,),
-        span=node.span,
-        scope=node.scope,
-        order=(*node.order[:-1], node.order[-1] - 1, node.op.past.index(operand)),
-        path=node.scope.path if node.scope else (),
-    )
+def _may_lie_behind(node: Node, maps: set[int]) -> bool:
+    return node.op.has(Trait.SHAPE) or node.id in maps
 
 
-def _unique_slot(operand: str, slots: set[str]) -> str:
-    """A name for what is kept, unlike the others of the same layer; it joins them."""
-    slot, count = operand, 2
-    while slot in slots:
-        slot, count = f"{operand}_{count}", count + 1
-    slots.add(slot)
-    return slot
+def _is_one_head(type_: TensorType) -> bool:
+    return len(type_.shape) == 3 or type_.shape[2] == 1
+
+
+def _width(type_: TensorType) -> int:
+    assert isinstance(type_.width, int)
+    return type_.width
+
+
+def _size(type_: TensorType) -> str:
+    """What one token has of a value: `8 x 128`."""
+    return " x ".join(str(dim) for dim in type_.shape[2:])

@@ -6,7 +6,7 @@ from typing import Any
 
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, EXPERTS, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, WEIGHT
 from archc.ir.paths import concrete
 from archc.ir.program import KEY_POSITIONS, POSITIONS
 from archc.ir.weights import enumerate_weights
@@ -19,7 +19,7 @@ def merge_common(graph: Graph, _context: Context) -> None:
         seen: dict[Any, Node] = {}
         for node in part.nodes():
             node = part.node(node.id)
-            if node.op in (INPUT, WEIGHT, LOOP, EXPERTS, APPEND) or node.op.has(Trait.EFFECT):
+            if node.op in (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND) or node.op.has(Trait.EFFECT):
                 continue
             first = seen.setdefault(_key(node), node)
             if first is not node:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from archc.ir.graph import Graph
 from archc.ir.verifier import MalformedGraphError, verify_graph
+from archc.passes.absorb import absorb_maps
 from archc.passes.bias import split_bias
 from archc.passes.cache import plan_cache
 from archc.passes.clean import drop_unused, merge_common
@@ -41,6 +42,7 @@ PASSES = (
     Pass("layout", normalise_layout),
     Pass("pack", pack_linears),
     Pass("dispatch", dispatch_experts),
+    Pass("absorb", absorb_maps),
     Pass("bias", split_bias),
     Pass("rotate", rotate_loops),
     Pass("fuse", fuse),

@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 
 from archc.errors import Span
 
+# What a pass may change of the numbers, by name.
+RELAXATIONS = {
+    "fewer_roundings": "the kernel stays in float32 where the ops one by one round to the model's dtype",
+    "reassociation": "sums are taken in another order, and what is rounded is what lies between them",
+}
+
 
 @dataclass(frozen=True)
 class Fired:

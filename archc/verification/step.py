@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from archc.ir.graph import Graph, Node
-from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, LOOP, WEIGHT, ZEROS
+from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, LOOP, WEIGHT, ZEROS
 from archc.ir.rule import rule_of
 from archc.ir.types import DType, TensorType
 
@@ -73,6 +73,8 @@ def _plan(graph: Graph, sizes: Mapping[str, int], dtype: torch.dtype, times: int
             for number, body in enumerate(node.bodies):
                 runs = node.attributes["schedule"].count(number)
                 _plan(body, sizes, dtype, times * runs, work)
+        elif node.op is BRANCH:
+            _plan(node.bodies[1], sizes, dtype, times, work)
         elif node.op not in _FREE:
             _plan_node(graph, node, sizes, dtype, times, work)
 

@@ -7,15 +7,28 @@ position      rope frequencies, tables and rotation, sinusoids; `scaling` beside
 attention     masks, attend
 router        top_k, group_mask, gather
 experts       what `experts` becomes: sorted choices, grouped linears, their sum
+absorption    weights of keys and values, applied by heads to queries and to sums
 shape         split, concat, heads, slices
-structure     input, constant, zeros, append, loop, experts
+structure     input, constant, zeros, append, loop, experts, branch
 """
 
-from archc.ir.ops import attention, elementwise, experts, linear, norm, position, router, shape, structure
+from archc.ir.ops import (
+    absorption,
+    attention,
+    elementwise,
+    experts,
+    linear,
+    norm,
+    position,
+    router,
+    shape,
+    structure,
+)
 from archc.ir.records import RECORDS
 
 __all__ = [
     "RECORDS",
+    "absorption",
     "attention",
     "elementwise",
     "experts",

@@ -1,4 +1,4 @@
-"""Ops that only rearrange: splits, heads, concatenation, slices."""
+"""Ops that only rearrange or repeat: splits, heads, concatenation, slices."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from archc.ir.op import Trait, declare
 from archc.ir.ops.common import known_width
 from archc.ir.types import Dim, TensorType, TypeMistake
 
-_TRAITS = (Trait.PER_TOKEN, Trait.VIEW)
+_TRAITS = (Trait.PER_TOKEN, Trait.SHAPE, Trait.VIEW)
 
 
 def _split_types(call: Any) -> tuple[TensorType, ...]:
@@ -52,7 +52,7 @@ def _concat_type(call: Any) -> TensorType:
     return first.with_width(total)
 
 
-@declare(infer=_concat_type, traits=(Trait.PER_TOKEN,))
+@declare(infer=_concat_type, traits=(Trait.PER_TOKEN, Trait.SHAPE))
 def concat(*xs: Tensor) -> Tensor:
     """Side by side along the last dim."""
     return torch.cat(xs, -1)
@@ -85,6 +85,19 @@ def _merge_heads_type(call: Any) -> TensorType:
 def merge_heads(x: Tensor) -> Tensor:
     """[..., heads, head_dim] -> [..., heads * head_dim]."""
     return x.flatten(-2)
+
+
+def _expand_heads_type(call: Any) -> TensorType:
+    if len(call.x.shape) != 4 or call.x.shape[2] != 1:
+        raise TypeMistake(f"needs one head [B, T, 1, head_dim], not {call.x}", "x")
+    type_: TensorType = call.x.with_shape(*call.x.shape[:2], call.heads, call.x.width)
+    return type_
+
+
+@declare(infer=_expand_heads_type, traits=_TRAITS)
+def expand_heads(x: Tensor, *, heads: Width) -> Tensor:
+    """One head for all: [B, T, 1, head_dim] -> [B, T, heads, head_dim], without a copy."""
+    return x.expand(-1, -1, heads, -1)
 
 
 def _slice_type(call: Any) -> TensorType:

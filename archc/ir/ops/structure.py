@@ -32,7 +32,7 @@ def append(x: Tensor, *, slot: str) -> Tensor:
 
 
 def _graph_only(*_args: Any, **_attributes: Any) -> Any:
-    raise AssertionError("inputs, weights, loops and experts have a meaning only inside of a graph")
+    raise AssertionError("these ops have a meaning only inside of a graph")
 
 
 def _structural(name: str, doc: str, infer: Any) -> Op:
@@ -55,3 +55,5 @@ LOOP = _structural("loop", "Bodies run one after another, by a schedule.", lambd
 EXPERTS = _structural(
     "experts", "Each token through the bodies of its chosen experts, summed.", lambda call: call.types
 )
+# Two bodies that compute the same: the second where at most `few` new tokens stand behind a cache.
+BRANCH = _structural("branch", "Another way for a few tokens behind many.", lambda call: call.types)

@@ -1,0 +1,155 @@
+"""Attention does linear maps of its keys and values itself where few tokens stand behind many.
+
+The maps behind what is kept would have to be applied to every earlier token again.  Moved onto the queries
+and onto the weighted sum they are applied to the new tokens only, at the price of wider heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from archc.ir.absorption import absorbed_form
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import Trait
+from archc.ir.ops.structure import APPEND, BRANCH
+from archc.ir.rule import node_flops
+from archc.ir.types import DType, TensorType
+from archc.passes.context import Context, place_of
+from archc.passes.report import Fired
+from archc.target import Target
+
+RELAXATION = "reassociation"
+_ALWAYS = 1 << 40  # tokens: more than any call has
+_ONE_TOKEN = {"B": 1, "T": 1, "S": 1}
+
+
+def bytes_of(type_: TensorType) -> int:
+    """What one token's value takes, in bfloat16 where it is of the model's dtype."""
+    return type_.bind(_ONE_TOKEN).numel() * (4 if type_.dtype is DType.F32 else 2)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What attention of one new token does for each token of its context."""
+
+    bytes: int
+    flops: int
+
+    def seconds(self, target: Target) -> float:
+        """By the roofline: what takes longer, moving the bytes or multiplying."""
+        return max(self.bytes / target.bandwidth, self.flops / target.matmul_rate)
+
+
+@dataclass(frozen=True)
+class Absorption:
+    """A reader of the past in two forms: `whole` makes keys and values of what is kept, `absorbed` does not.
+
+    inputs:     the values of the reader's graph that both forms take, queries first
+    kept_bytes: of one token, in all that is kept
+    absorbed:   None where what the reader reads has no such form
+    """
+
+    inputs: tuple[Value, ...]
+    kept_bytes: int
+    whole: Graph
+    absorbed: Graph | None
+
+    @staticmethod
+    def behind(graph: Graph, reader: Node, kept: Iterable[Value]) -> Absorption | None:
+        """The two forms of a reader for what is kept; None where no linear map lies between."""
+        kept = set(kept)
+        region = graph.between(kept, reader.past)
+        if not any(node.op.has(Trait.LINEAR) for node in region):
+            return None
+        read = {value for node in (*region, reader) for value in node.inputs if value is not None}
+        made = {value for node in region for value in node.outputs}
+        queries = reader.inputs[0]
+        inputs = tuple(sorted(read - made, key=lambda v: (v != queries, graph.node(v).order, v)))
+        names = [graph.name_of(value) or graph.node(value).op.name for value in inputs]
+        whole = graph.part([("o", reader.outputs[0])], list(zip(names, inputs, strict=True)))
+        kept_bytes = sum(bytes_of(graph.type(value)) for value in inputs if value in kept)
+        return Absorption(inputs, kept_bytes, whole, absorbed_form(whole))
+
+    @property
+    def whole_cost(self) -> Cost:
+        """The cost where all keys and values are kept."""
+        reader = _reader(self.whole)
+        return Cost(
+            sum(bytes_of(self.whole.type(value)) for value in set(reader.past)),
+            node_flops(self.whole, reader, _ONE_TOKEN),
+        )
+
+    @property
+    def absorbed_cost(self) -> Cost:
+        """The cost where what is kept is all that is read."""
+        assert self.absorbed is not None
+        return Cost(self.kept_bytes, node_flops(self.absorbed, _reader(self.absorbed), _ONE_TOKEN))
+
+    @property
+    def few(self) -> int:
+        """Up to how many new tokens multiply less in the absorbed form, behind a context of any length."""
+        maps = [node for node in self.whole.nodes() if node.op.has(Trait.LINEAR)]
+        again = sum(node_flops(self.whole, node, _ONE_TOKEN) for node in maps)
+        wider = self.absorbed_cost.flops - self.whole_cost.flops
+        return max(again // wider, 1) if wider > 0 else _ALWAYS
+
+    def obstacle(self, target: Target) -> str:
+        """Why the target had better keep keys and values, or nothing."""
+        if self.absorbed is None:
+            return "keys and values are made of it in a way that attention cannot take over"
+        width = self.absorbed.type(_reader(self.absorbed).inputs[0] or Value(0)).width
+        if isinstance(width, int) and width > target.max_head:
+            return f"heads would be {width} wide, and `{target.name}` attends over {target.max_head} at most"
+        now, then = self.whole_cost.seconds(target), self.absorbed_cost.seconds(target)
+        return (
+            ""
+            if then < now
+            else f"a token of context would take {_picoseconds(then)}, not {_picoseconds(now)}"
+        )
+
+    def gain(self, target: Target) -> str:
+        """What the absorbed form saves, for the report."""
+        now, then = self.whole_cost, self.absorbed_cost
+        times = f"{_picoseconds(then.seconds(target))} in place of {_picoseconds(now.seconds(target))}"
+        return (
+            f"{then.bytes:,} bytes in place of {now.bytes:,}, by the roofline of `{target.name}` {times}"
+            " for each token of context"
+        )
+
+
+def _reader(form: Graph) -> Node:
+    """The op of a form that reads the past."""
+    return next(node for node in form.nodes() if node.op.past)
+
+
+def _picoseconds(seconds: float) -> str:
+    picoseconds = seconds * 1e12
+    return f"{picoseconds:,.0f} ps" if picoseconds >= 100 else f"{picoseconds:.2g} ps"
+
+
+def absorb_maps(graph: Graph, context: Context) -> None:
+    """Give attention a second form, for few new tokens, where linear maps lie behind what is kept."""
+    for part, times in list(graph.runs()):
+        kept = [node.outputs[0] for node in part.nodes() if node.op is APPEND]
+        for reader in [node for node in part.nodes() if node.op.past] if kept else ():
+            absorption = Absorption.behind(part, reader, kept)
+            if absorption is not None and absorption.absorbed is not None:
+                _branch(part, reader, absorption)
+                context.report.fired.append(
+                    Fired("absorb", place_of(reader), times, (RELAXATION,), reader.span)
+                )
+
+
+def _branch(graph: Graph, reader: Node, absorption: Absorption) -> None:
+    """Replace a reader, and what makes its keys and values, by a choice between its two forms."""
+    made = graph.between(absorption.inputs, reader.past)
+    attributes = {
+        "types": reader.types,
+        "bodies": (absorption.whole, absorption.absorbed),
+        "few": absorption.few,
+    }
+    branch = graph.add_like(reader, BRANCH, absorption.inputs, attributes, names=reader.names)
+    graph.replace_uses(reader.outputs[0], branch.outputs[0])
+    graph.remove(reader)
+    graph.remove_unread(made)
