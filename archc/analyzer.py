@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from archc.analysis.context import longest_context, usual_context
 from archc.analysis.devices import Device, find_device
 from archc.analysis.memory import RUN_DTYPES
 from archc.analysis.roofline import Phase
+from archc.compiler import Compilation
 from archc.errors import ArchcError
+from archc.ir.graph import Graph
 from archc.quantities import with_unit
 from archc.settings import parse_settings
 
@@ -43,23 +45,52 @@ class Request:
         return find_device(self.hardware, self.hardware_file)
 
 
-def analyses(
-    path: Path, model: str | None, settings: tuple[str, ...], request: Request
-) -> Iterator[Analysis]:
-    """The analysis of a spec's model, or of each of them; raises `ArchcError`."""
+@dataclass(frozen=True)
+class Analysed:
+    """A model's analysis, and the unfused graph that it was made of."""
+
+    analysis: Analysis
+    reference: Graph
+
+
+def analyses(subjects: Sequence[str], settings: tuple[str, ...], request: Request) -> Iterator[Analysed]:
+    """Each model of specs, written `SPEC` for all of its models or `SPEC:MODEL`; raises `ArchcError`."""
     device = request.device()
-    spec = compiler.read_spec_file(path)
-    names = compiler.choose_models(spec, model)
-    for program in compiler.lower_models(spec, names, parse_settings(settings)):
-        compilation = compiler.compile_program(program, spec.rules)
-        longest = longest_context(compilation.reference)
-        context = request.context or usual_context(compilation.reference)
-        if longest is not None and context > longest:
-            raise ArchcError(
-                f"{program.name} has learned positions for {longest:,} tokens, not for {context:,}"
-            )
-        setting = Setting(request.batch, context, request.dtype, device)
-        yield analyse(program.name, program.arch, compilation.reference, compilation.fused, setting)
+    for subject in subjects:
+        path, model = _parts(subject)
+        spec = compiler.read_spec_file(path)
+        names = compiler.choose_models(spec, model)
+        for program in compiler.lower_models(spec, names, parse_settings(settings)):
+            yield _analysed(compiler.compile_program(program, spec.rules), request, device)
+
+
+def the_one(subject: str, settings: tuple[str, ...], request: Request) -> Analysed:
+    """The model of `SPEC:MODEL`, or of a `SPEC` that has only one; raises `ArchcError`."""
+    path, model = _parts(subject)
+    if model is None:
+        models = compiler.read_spec_file(path).models
+        if len(models) > 1:
+            raise ArchcError(f"{path} has several models: write {path}:{models[0]}, or another of them")
+    (found,) = analyses([subject], settings, request)
+    return found
+
+
+def _parts(subject: str) -> tuple[Path, str | None]:
+    path, colon, model = subject.rpartition(":")
+    if not colon or Path(subject).exists():
+        return Path(subject), None
+    return Path(path), model
+
+
+def _analysed(compilation: Compilation, request: Request, device: Device) -> Analysed:
+    program, reference = compilation.program, compilation.reference
+    longest = longest_context(reference)
+    context = request.context or usual_context(reference)
+    if longest is not None and context > longest:
+        raise ArchcError(f"{program.name} has learned positions for {longest:,} tokens, not for {context:,}")
+    setting = Setting(request.batch, context, request.dtype, device)
+    analysis = analyse(program.name, program.arch, reference, compilation.fused, setting)
+    return Analysed(analysis, reference)
 
 
 def as_json(found: Iterable[Analysis]) -> str:
@@ -137,12 +168,14 @@ def _memory(analysis: Analysis) -> Table:
     table.add_row(f"training: weights in {setting.dtype}", with_unit(training.weights, "B"))
     table.add_row("training: gradients", with_unit(training.gradients, "B"))
     table.add_row("training: Adam", with_unit(training.optimizer, "B"))
+    table.add_row("training: activations", with_unit(training.activations, "B"))
+    table.add_row("training: activations, layers computed again", with_unit(training.recomputed, "B"))
     return table
 
 
 def _roofline(analysis: Analysis) -> Table:
     setting, roofline = analysis.setting, analysis.roofline
-    title = f"at least, on one {setting.device.name}, batch {setting.batch:,}, context {setting.context:,}"
+    title = f"at least: {setting.text}"
     table = _table(title, "", "time", "tokens/s", "FLOPs/byte", "waits for")
     phases = {"prefill": roofline.prefill, "decode": roofline.decode, "training step": roofline.training_step}
     for name, phase in phases.items():

@@ -28,7 +28,9 @@ def test_help_is_everywhere_with_an_example() -> None:
 
 
 def test_commands_of_the_contract_exist() -> None:
-    assert {"check", "build", "ir", "explain", "verify", "import", "fmt", "analyze"} <= set(main.commands)
+    assert {"check", "build", "ir", "explain", "verify", "import", "fmt", "analyze", "diff"} <= set(
+        main.commands
+    )
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_one_file_knows_networkx() -> None:
         ["scale", "specs/llama3.arch", "--model", "llama3_8b", "--tokens", "15T"],
         ["design", "--params", "1B"],
         ["analyze", "specs/llama3.arch", "--model", "llama3_tiny"],
+        ["diff", "specs/llama3.arch:llama3_tiny", "specs/llama2.arch:llama2_tiny"],
         ["analyze", "specs/llama3.arch", "--model", "llama3_tiny", "--hardware", "cpu", "--json"],
     ],
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from archc.analysis.activations import activations
 from archc.analysis.advice import advice
 from archc.analysis.cache import CacheSize, cache_size, decodes
 from archc.analysis.devices import Device
@@ -25,6 +26,10 @@ class Setting:
     context: int
     dtype: str
     device: Device
+
+    @property
+    def text(self) -> str:
+        return f"batch {self.batch:,}, context {self.context:,}, {self.dtype}, one {self.device.name}"
 
     @property
     def element(self) -> int:
@@ -76,7 +81,9 @@ class Analysis:
 def analyse(model: str, arch: str, reference: Graph, fused: Graph, setting: Setting) -> Analysis:
     """The analysis of a model from its unfused graph, with its cache planned, and its fused one."""
     parameters = count_parameters(reference)
-    memory = Memory(weight_bytes(parameters.total), training_memory(parameters.total, setting.dtype))
+    batch = Shape(setting.batch, setting.context, setting.context, setting.context)
+    kept = activations(fused, batch, setting.element)
+    memory = Memory(weight_bytes(parameters.total), training_memory(parameters.total, setting.dtype, kept))
     cache = cache_size(reference, setting.batch, setting.context, setting.element)
     notes = [*advice(reference, setting.device), *_fit(memory, cache, setting)]
     return Analysis(
@@ -128,7 +135,7 @@ def _fit(memory: Memory, cache: CacheSize, setting: Setting) -> Iterator[str]:
     device = setting.device
     for what, needed in (
         ("weights and cache", memory.weights[setting.dtype] + cache.bytes),
-        ("weights, gradients and optimizer", memory.training.total),
+        ("weights, gradients, optimizer and activations computed again", memory.training.least),
     ):
         if needed > device.memory:
             least = -(-needed // int(device.memory))

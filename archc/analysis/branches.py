@@ -15,6 +15,7 @@ from archc.ir.op import Trait
 from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
 
 ATTENTION, MIXER, MLP, ROUTED, OTHER = "attention", "mixer", "mlp", "experts", "other"
+ROUTER = "router"
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,22 @@ class Branch:
 
     kind:   `attention` reads values of earlier tokens, `mixer` looks at other tokens in another way, `mlp` is
             linear maps with something between them, `experts` those that tokens choose, `other` all else
-    detail: what its attention sees, such as `sliding(4096)`; empty where nothing says it
+    detail: what its attention sees, such as `sliding(4096)`, or how many of its experts a token chooses
+    router: the nodes that the choice of experts is made by
+    routed: the other nodes that experts read
     """
 
     nodes: frozenset[int]
     kind: str
     detail: str = ""
+    router: frozenset[int] = frozenset()
+    routed: frozenset[int] = frozenset()
+
+    def role(self, node: int) -> str:
+        """What a node is for; beside experts that are chosen may stand some that all tokens take."""
+        if self.kind != ROUTED:
+            return self.kind
+        return ROUTER if node in self.router else ROUTED if node in self.routed else MLP
 
     @property
     def label(self) -> str:
@@ -40,7 +51,7 @@ def branches(graph: Graph, entering: Sequence[Value]) -> list[Branch]:
     stream = _stream(graph, entering)
     made = _made_of_tensors(graph)
     inside = [node for node in graph.nodes() if node.id in made and node.id not in stream]
-    return [_branch(nodes) for nodes in _connected(graph, inside)]
+    return [_branch(graph, nodes) for nodes in _connected(graph, inside)]
 
 
 def _stream(graph: Graph, entering: Sequence[Value]) -> set[int]:
@@ -93,7 +104,7 @@ def _connected(graph: Graph, nodes: list[Node]) -> Iterator[list[Node]]:
             yield sorted(group, key=lambda each: (each.order, each.id))
 
 
-def _branch(nodes: list[Node]) -> Branch:
+def _branch(graph: Graph, nodes: list[Node]) -> Branch:
     numbers = frozenset(node.id for node in nodes)
     reading = [node for node in nodes if node.op.past]
     if reading:
@@ -101,7 +112,15 @@ def _branch(nodes: list[Node]) -> Branch:
         return Branch(numbers, ATTENTION, ", ".join(dict.fromkeys(masks)))
     if any(not node.op.internal and not node.op.has(Trait.PER_TOKEN) for node in nodes):
         return Branch(numbers, MIXER)
-    if any(node.op is EXPERTS for node in nodes):
-        return Branch(numbers, ROUTED)
+    if experts := [node for node in nodes if node.op is EXPERTS]:
+        return _routed(graph, numbers, experts)
     linears = sum(node.op.has(Trait.LINEAR) for node in nodes)
     return Branch(numbers, MLP if linears > 1 else OTHER)
+
+
+def _routed(graph: Graph, numbers: frozenset[int], experts: list[Node]) -> Branch:
+    chosen = {node.inputs[0].node for node in experts if node.inputs[0] is not None}
+    router = chosen.union(*(graph.needed_by(number) for number in chosen))
+    routed = {node.id for node in experts}.union(*(graph.needed_by(node.id) for node in experts)) - router
+    details = (f"{graph.choices(node)} of {node.attributes['count']}" for node in experts)
+    return Branch(numbers, ROUTED, ", ".join(dict.fromkeys(details)), frozenset(router), frozenset(routed))

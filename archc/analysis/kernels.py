@@ -109,11 +109,11 @@ def node_bytes(graph: Graph, node: Node, sizes: Mapping[str, int], element: int)
     """The bytes that a node reads and writes."""
     types = _bound(graph, node, sizes)
     partly = node.op.reads(node.op.call(types, node.attributes))
-    total = sum(_bytes(type_.bind(sizes), element) for type_ in node.types)
+    total = sum(type_bytes(type_.bind(sizes), element) for type_ in node.types)
     for place, type_ in enumerate(types):
         name = node.op.operands[place].name if not node.op.variadic else ""
         whole = type_.numel() if type_ is not None else 0
-        total += _bytes(type_, element, min(partly.get(name, whole), whole))
+        total += type_bytes(type_, element, min(partly.get(name, whole), whole))
     return total
 
 
@@ -121,7 +121,7 @@ def _bound(graph: Graph, node: Node, sizes: Mapping[str, int]) -> list[TensorTyp
     return [graph.type(value).bind(sizes) if value is not None else None for value in node.inputs]
 
 
-def _bytes(type_: TensorType | None, element: int, count: int | None = None) -> int:
+def type_bytes(type_: TensorType | None, element: int, count: int | None = None) -> int:
     """The bytes of a tensor, or of `count` elements of it."""
     if type_ is None:
         return 0

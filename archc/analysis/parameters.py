@@ -88,7 +88,7 @@ def count_parameters(graph: Graph) -> Parameters:
         head=head,
         non_embedding=total - embedding - head,
         by_role=dict(sorted(by_role.items(), key=lambda item: -item[1])),
-        layers=tuple(_layers(graph, counted)),
+        layers=tuple(layer for layer, _ in _layers(graph, counted)),
     )
 
 
@@ -119,18 +119,20 @@ def roles_by_path(graph: Graph) -> dict[Path, str]:
     return {stored.path: each.role for each in weights_of(graph) for stored in stored_in(each.weight)}
 
 
-def _layers(root: Graph, counted: list[Counted]) -> Iterator[Layer]:
+def layers_of(graph: Graph) -> list[tuple[Layer, Graph]]:
+    """The different layers of a model, with their graphs."""
+    return list(_layers(graph, list(weights_of(graph))))
+
+
+def _layers(root: Graph, counted: list[Counted]) -> Iterator[tuple[Layer, Graph]]:
     bodies = [each for each in _bodies(root) if each[0].weights() or each[0].experts()]
     labels = [_label(body, entering) for body, _, entering in bodies]
     for (body, times, _), label in zip(bodies, labels, strict=True):
         rivals = [other for (other, _, _), its in zip(bodies, labels, strict=True) if its == label]
         own = [each for each in counted if each.body is body]
-        yield Layer(
-            kind=label + _distinction(body, rivals),
-            count=times,
-            parameters=sum(each.size for each in own),
-            active=sum(each.active for each in own),
-        )
+        kind = label + _distinction(body, rivals)
+        parameters = sum(each.size for each in own)
+        yield Layer(kind, times, parameters, sum(each.active for each in own)), body
 
 
 def _bodies(root: Graph) -> Iterator[tuple[Graph, int, list[Value]]]:
@@ -188,4 +190,4 @@ def _role(reader: Node, parts: list[Branch]) -> str:
         return EMBEDDING
     if reader.op.has(Trait.NORM):
         return NORM
-    return next((branch.kind for branch in parts if reader.id in branch.nodes), OTHER)
+    return next((branch.role(reader.id) for branch in parts if reader.id in branch.nodes), OTHER)

@@ -47,6 +47,7 @@ for command in (
     inspecting.verify,
     importing.import_,
     analyzing.analyze,
+    analyzing.diff,
     scaling.scale,
     designing.design,
     benching.bench,

@@ -114,9 +114,8 @@ class Op:
     options: Mapping[str, Attr] = field(default_factory=dict)
     traits: frozenset[Trait] = frozenset()
     flops: Callable[[Any], int] = lambda _call: 0
-    reads: Callable[[Any], Mapping[str, int]] = (
-        lambda _call: {}
-    )  # elements of operands that are not read whole
+    reads: Callable[[Any], Mapping[str, int]] = lambda _call: {}  # how much of operands not read whole
+    saves: tuple[str, ...] = ()  # operands, or "result", that the gradient reads; elementwise: see derivative
     past: tuple[str, ...] = ()  # operands whose values of earlier tokens the op reads
     triton: str | None = None  # the op on float32 registers, as a Triton expression
     derivative: Callable[..., tuple[Any, ...]] | None = None  # (gradient, *operands) -> operand gradients
@@ -163,6 +162,7 @@ def declare(
     past: Sequence[str] = (),
     flops: Callable[[Any], int] = lambda _call: 0,
     reads: Callable[[Any], Mapping[str, int]] = lambda _call: {},
+    saves: Sequence[str] = (),
     triton: str | None = None,
     derivative: Callable[..., tuple[Any, ...]] | None = None,
     scalar: Callable[..., Any] | None = None,
@@ -190,6 +190,7 @@ def declare(
             traits=frozenset(traits),
             flops=flops,
             reads=reads,
+            saves=tuple(saves),
             past=tuple(past),
             triton=triton,
             derivative=derivative,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def keys(value: Any, prefix: str = "") -> Iterator[str]:
 
 
 def test_the_page_describes_every_key() -> None:
-    described = set(re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(), re.MULTILINE))
+    page = PAGE.read_text().split("That of `archc diff`")[0]
+    described = set(re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE))
     found = set(keys(analysed(LLAMA, "--model", "llama3_8b", "--hardware", "a100", "--context", "1000000")))
     spelled = {re.sub(r"roofline\.(prefill|decode|training_step)", "roofline.PHASE", key) for key in found}
     assert spelled == described
@@ -106,6 +108,44 @@ def test_the_whole_is_the_sum_of_its_kernels() -> None:
     for phase in found["roofline"].values():
         for quantity in ("seconds", "bytes", "flops"):
             assert sum(kernel[quantity] for kernel in phase["kernels"]) == pytest.approx(phase[quantity])
+
+
+# -------------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize(
+    ("specs", "said"),
+    [
+        (
+            ("llama3.arch:llama3_8b",),
+            ["linear (mlp): prefill", "matrix units: 990 TFLOP/s", "memory: 4.8 TB/s"],
+        ),
+        (
+            ("llama3.arch:llama3_8b", "mistral.arch:mistral_7b", "gpt2.arch"),
+            [
+                "llama3_8b,",
+                "mistral_7b",
+                "gpt2_xl",
+                "tokens of the sequence",
+                "bytes of its cache in bfloat16",
+            ],
+        ),
+    ],
+    ids=["roofline", "caches"],
+)
+def test_pictures_say_what_they_show(specs: tuple[str, ...], said: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib").rcParams["svg.fonttype"] = "none"  # text as text
+    picture = tmp_path / "picture.svg"
+    assert run(*(str(SPECS / spec) for spec in specs), "--plot", str(picture)).exit_code == 0
+    drawn = picture.read_text()
+    assert [text for text in said if text not in drawn] == []
+
+
+def test_pictures_need_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run(LLAMA, "--model", "llama3_8b", "--plot", str(tmp_path / "picture.png"))
+    assert result.exit_code == 1
+    assert result.output.strip() == "pictures need matplotlib: pip install 'archc-compiler[analysis]'"
 
 
 # --------------------------------------------------------------------- devices

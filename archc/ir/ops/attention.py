@@ -128,7 +128,12 @@ def _attend_reads(call: Any) -> dict[str, int]:
 
 # A query that sees no key (a padding token) is let see all: its output is never read, but must be finite.
 @declare(
-    infer=_attend_type, traits=(Trait.MATRIX,), past=("k", "v"), flops=_attend_flops, reads=_attend_reads
+    infer=_attend_type,
+    traits=(Trait.MATRIX,),
+    past=("k", "v"),
+    flops=_attend_flops,
+    reads=_attend_reads,
+    saves=("q", "k", "v", "result"),
 )
 def attend(
     q: Tensor,

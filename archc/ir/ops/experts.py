@@ -70,6 +70,7 @@ def _matrix(call: Any) -> int:
     traits=(*_TRAITS, Trait.LINEAR, Trait.MATRIX),
     reads=lambda call: {"weight": min(call.x.shape[0], call.weight.shape[0]) * _matrix(call)},
     flops=lambda call: 2 * int(call.x.numel()) * int(call.weight.shape[1]),
+    saves=("x",),
     internal=True,
     module="experts",
 )

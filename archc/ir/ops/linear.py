@@ -40,6 +40,7 @@ def _linear_flops(call: Any) -> int:
         Weight("bias", lambda call: (call.width,), ZEROS, when="bias", operand="offset"),
     ),
     flops=_linear_flops,
+    saves=("x",),
 )
 def linear(
     x: Tensor,
@@ -103,6 +104,7 @@ def _matmul_type(call: Any) -> TensorType:
     infer=_matmul_type,
     traits=(Trait.MATRIX,),
     flops=lambda call: 2 * int(call.x.numel()) * int(call.y.width),
+    saves=("x", "y"),
 )
 def matmul(x: Tensor, y: Tensor) -> Tensor:
     """Matrix product over the last two dims."""

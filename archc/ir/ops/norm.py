@@ -23,6 +23,7 @@ def _norm_start(call: Any) -> Init:
     options={"weight": (bool, True)},
     weights=(Weight("weight", _norm_shape, _norm_start, when="weight"),),
     flops=per_element(4),
+    saves=("x",),
 )
 def rms_norm(
     x: Tensor,
@@ -58,6 +59,7 @@ def rms_norm(
         Weight("bias", _norm_shape, ZEROS, when="bias"),
     ),
     flops=per_element(7),
+    saves=("x",),
 )
 def layer_norm(
     x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float, offset: float = 0.0
@@ -76,7 +78,7 @@ def layer_norm(
     return normed.to(x.dtype)
 
 
-@declare(infer=float_type, traits=(Trait.PER_TOKEN,), flops=per_element(5))
+@declare(infer=float_type, traits=(Trait.PER_TOKEN,), flops=per_element(5), saves=("result",))
 def softmax(x: Tensor) -> Tensor:
     """e^x / sum(e^x) over the last dim, in float32."""
     return torch.softmax(x, -1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)

@@ -136,6 +136,7 @@ def _rotated_type(call: Any) -> TensorType:
     infer=_rotated_type,
     traits=(Trait.PER_TOKEN,),
     flops=lambda call: 3 * int(call.x.numel()),
+    saves=("cos", "sin"),
 )
 def rotate_by(
     x: Tensor, cos: Tensor, sin: Tensor, *, pairing: Literal["half", "interleaved"] = "half"

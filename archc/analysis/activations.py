@@ -1,0 +1,136 @@
+"""What training keeps of a forward pass: values that ops say their gradients need, each tensor once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from archc.analysis.kernels import Shape, type_bytes
+from archc.ir.expr import Expr, Formula, leaf
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import Trait
+from archc.ir.ops.structure import APPEND, CONSTANT, WEIGHT
+from archc.ir.rule import rule_of
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes kept between forward and backward pass.
+
+    all:        everything that the gradients need
+    recomputed: what enters each layer, and everything of one layer at a time (Chen et al. 2016)
+    """
+
+    all: int
+    recomputed: int
+
+
+def activations(root: Graph, shape: Shape, element: int) -> Activations:
+    """The activations of a fused graph; `element` is the size of the model's dtype in bytes."""
+
+    def size(graph: Graph, values: Iterable[Value]) -> int:
+        sizes = shape.sizes(graph)
+        return sum(type_bytes(graph.type(value).bind(sizes), element) for value in values)
+
+    kept: dict[int, set[Value]] = {}
+    _collect(root, set(root.inputs), kept)
+    outside = size(root, kept[id(root)])
+    inside = [(times, size(body, kept[id(body)])) for body, times in root.runs() if body is not root]
+    entering = sum(
+        times * len(loop.attributes["schedule"]) * size(graph, _entering(loop))
+        for graph, times in root.runs()
+        for loop in graph.loops()
+    )
+    return Activations(
+        all=outside + sum(times * held for times, held in inside),
+        recomputed=outside + entering + max((held for _, held in inside), default=0),
+    )
+
+
+def _entering(loop: Node) -> list[Value]:
+    return [value for value in loop.inputs[: len(loop.attributes["entering"])] if value is not None]
+
+
+def _collect(graph: Graph, captured: set[Value], found: dict[int, set[Value]]) -> set[Value]:
+    """Enter the values that gradients need into `found`, by graph; those captured from outside are returned.
+
+    A view counts as what it is a view of; parameters and numbers are there anyway.
+    """
+    kept = {_base(graph, value) for node in graph.nodes() for value in _kept_by(graph, node)}
+    for loop in graph.loops():
+        for body in loop.bodies:
+            outer = dict(zip(body.inputs, loop.inputs, strict=True))
+            fixed = body.inputs[len(loop.attributes["entering"]) :]
+            through = (outer[value] for value in _collect(body, set(fixed), found))
+            kept |= {_base(graph, value) for value in through if value is not None}
+            found[id(body)] -= _twice(loop, body, found[id(body)])
+    kept = {value for value in kept if graph.node(value).op not in (WEIGHT, CONSTANT)}
+    found[id(graph)] = kept - captured
+    return kept & captured
+
+
+def _twice(loop: Node, body: Graph, kept: set[Value]) -> set[Value]:
+    """What enters a layer and was kept as a result of the layer before."""
+    left = dict(zip(loop.attributes["carried"], (value for _, value in body.outputs), strict=True))
+    names = zip(loop.attributes["entering"], body.inputs, strict=False)
+    return {value for name, value in names if name in left and _base(body, left[name]) in kept}
+
+
+def _base(graph: Graph, value: Value) -> Value:
+    """The tensor that a value lies in; there is no cache in training."""
+    node = graph.node(value)
+    while (node.op.has(Trait.VIEW) or node.op is APPEND) and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = graph.node(value)
+    return value
+
+
+def _kept_by(graph: Graph, node: Node) -> set[Value]:
+    rule = rule_of(node)
+    if rule is None:
+        return {value for value in _needed(graph, node) if value is not None}
+    names = [operand.name for operand in node.op.operands]
+    given = dict(zip(names, node.inputs, strict=True))
+    types = {name: graph.type(value) if value is not None else None for name, value in given.items()}
+    steps = rule.decompose(types, node.attributes)
+    outputs = {value: node.outputs[place] for place, (_, value) in enumerate(steps.outputs)}
+    found: set[Value] = set()
+    waiting = [value for step in steps.nodes() for value in _needed(steps, step) if value is not None]
+    while waiting:  # what is needed of the middle of a kernel is computed again from what goes in
+        value = _base(steps, waiting.pop())
+        if value in outputs:
+            found.add(outputs[value])
+        elif value in steps.inputs:
+            outer = given[steps.name_of(value)]
+            assert outer is not None
+            found.add(outer)
+        else:
+            waiting += [each for each in steps.node(value).inputs if each is not None]
+    return found
+
+
+def _needed(graph: Graph, node: Node) -> list[Value | None]:
+    """The operands and results that the gradient of an op reads."""
+    op = node.op
+    if op.has(Trait.VIEW):
+        return []
+    if op.derivative is not None:
+        names = [operand.name for operand in op.operands]
+        formulas = op.derivative(leaf(""), *(leaf(name) for name in names))
+        wanted = (
+            f for f, v in zip(formulas, node.inputs, strict=True) if v and graph.node(v).op is not CONSTANT
+        )
+        read = {name for formula in wanted for name in _leaves(formula)}
+        return [value for name, value in zip(names, node.inputs, strict=True) if name in read]
+    saved: Mapping[str, Value | None] = {"result": node.outputs[0]} if node.outputs else {}
+    if not op.variadic:
+        saved = {**saved, **{o.name: value for o, value in zip(op.operands, node.inputs, strict=True)}}
+    return [saved[name] for name in op.saves]
+
+
+def _leaves(formula: Formula) -> set[str]:
+    if not isinstance(formula, Expr):
+        return set()
+    if formula.op == "leaf":
+        return {str(formula.args[0])}
+    return {name for part in formula.args if isinstance(part, Expr) for name in _leaves(part)}

@@ -1,0 +1,71 @@
+"""Activations: what the graph says that training keeps is what autograd keeps of the generated module."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from archc.analysis.activations import activations
+from archc.analysis.kernels import Shape
+from archc.ir.graph import Graph
+from tests.analysis.models import TINY, built, compiled
+
+LENGTH = 24
+
+
+class _Attention(torch.autograd.Function):
+    """What attention kernels keep, but for one number for each head and token; o lies as they leave it."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        batch, heads, tokens = q.shape[:3]
+        o = v.new_empty(batch, tokens, heads, v.shape[-1]).transpose(1, 2)
+        ctx.save_for_backward(q, k, v, o)
+        return o
+
+
+def kept_by_autograd(model: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Bytes of the tensors that the fused module keeps on its way to what the head reads."""
+    package = built(model)
+    module = package.Model(device="meta", dtype=torch.bfloat16)
+    kernels = sys.modules[f"{package.__name__}.kernels"]
+    monkeypatch.setattr(kernels, "_runs_triton", lambda _x: True)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, **_: _Attention.apply(q, k, v))
+    stores: dict[int, Any] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        store = tensor.untyped_storage()
+        if tensor.is_floating_point():  # tokens and positions are there anyway
+            stores[store._cdata] = store
+        return tensor
+
+    tokens = torch.zeros(1, LENGTH, dtype=torch.int64, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = module.head(module.hidden(tokens))
+    assert result.requires_grad
+    given = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+    return sum(store.nbytes() for key, store in stores.items() if key not in given)
+
+
+def _not_chosen(fused: Graph) -> int:
+    """Bytes of the float32 scores that `top_k` did not choose: what it gives is a view of all, sorted."""
+    return sum(
+        4 * times * LENGTH * (int(graph.type(node.inputs[0]).width) - node.attributes["k"])
+        for graph, times in fused.runs()
+        for node in graph.nodes()
+        if node.op.name == "top_k"
+    )
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_activations_are_what_autograd_keeps(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = activations(compiled(model).fused, Shape(1, LENGTH, LENGTH, LENGTH), element=2)
+    assert kept.all + _not_chosen(compiled(model).fused) == kept_by_autograd(model, monkeypatch)
+    assert 0 < kept.recomputed < kept.all
+    more = activations(compiled(model).fused, Shape(3, 2 * LENGTH, 2 * LENGTH, 2 * LENGTH), element=2)
+    assert (more.all, more.recomputed) == (6 * kept.all, 6 * kept.recomputed)
