@@ -50,6 +50,7 @@ for command in (
     analyzing.diff,
     scaling.scale,
     designing.design,
+    designing.search,
     benching.bench,
 ):
     main.add_command(command)

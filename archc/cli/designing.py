@@ -1,4 +1,4 @@
-"""`archc design`: a spec for a size."""
+"""`archc design` and `archc search`: a spec for a size, and better shapes of a model."""
 
 from __future__ import annotations
 
@@ -62,3 +62,94 @@ def design(
     else:
         write_spec(Imported(text, "llama"), output, force)
         click.echo(f"{output}: written")
+
+
+@click.command()
+@options.spec
+@options.model
+@options.settings
+@click.option(
+    "--params", metavar="N", type=options.QUANTITY, help="Parameters without tables.  [the model's]"
+)
+@click.option("--law", "law_name", default="bian-small", show_default=True, metavar="NAME", help="The fit.")
+@click.option("--width-step", type=click.IntRange(min=1), default=256, show_default=True, help="Steps of d.")
+@click.option(
+    "--groups", type=click.IntRange(min=1), default=9, show_default=True, help="Most heads to a KV head."
+)
+@click.option("--hardware", default="h200", show_default=True, metavar="NAME", help="The roofline's device.")
+@click.option("--hardware-file", type=click.Path(path_type=Path), help="Your own devices, in TOML or JSON.")
+@click.option(
+    "--batch", type=click.IntRange(1, 1 << 20), default=128, show_default=True, help="Requests at a time."
+)
+@click.option("--prompt", type=options.TOKENS, default="4K", show_default=True, help="Tokens of a prompt.")
+@click.option("--answer", type=options.TOKENS, default="1K", show_default=True, help="Tokens of an answer.")
+@click.option("--rates", metavar="CSV", type=click.Path(path_type=Path), help="Shapes with measured rates.")
+@click.option("--csv", "csv_path", metavar="FILE", type=click.Path(path_type=Path), help="Write all points.")
+@click.option("--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw the front.")
+@options.spec_output
+@options.force
+def search(
+    spec: Path,
+    model: str | None,
+    settings: tuple[str, ...],
+    params: float | None,
+    law_name: str,
+    width_step: int,
+    groups: int,
+    hardware: str,
+    hardware_file: Path | None,
+    batch: int,
+    prompt: int,
+    answer: int,
+    rates: Path | None,
+    csv_path: Path | None,
+    plot: Path | None,
+    output: Path | None,
+    force: bool,
+) -> None:
+    """Find shapes of a model, at its number of parameters, that lose little and answer fast.
+
+    Width, MLP-to-attention ratio and heads vary.  The loss is that of the conditional law (Bian et al. 2025),
+    the rate that of a roofline, or from --rates: a CSV file with the columns d, heads, kv_heads, head_dim,
+    d_ff and tokens_per_second.  -o writes the front as models that can be built.
+
+    \b
+    Examples:
+      archc search specs/llama3.arch --model llama3_2_1b --hardware a100
+      archc search specs/llama3.arch --model llama3_2_1b --plot front.png -o shapes.arch
+      archc search specs/llama3.arch --model llama3_2_1b --rates measured.csv
+    """
+    from archc import compiler, search_report, searcher
+    from archc.analysis.devices import find_device
+    from archc.analysis.laws.conditional import conditional_named
+    from archc.analysis.serving import Workload
+    from archc.files import write_whole
+    from archc.importer import Imported, write_spec
+    from archc.plotting import check_picture
+    from archc.search_space import Base, Grid
+    from archc.settings import parse_settings
+    from archc.variants import variants_text
+
+    if plot is not None:
+        check_picture(plot)
+    law = conditional_named(law_name)
+    given = parse_settings(settings)
+    read = compiler.read_spec_file(spec)
+    base = Base(read, compiler.one_program(read, model, given), given)
+    load = Workload(batch, prompt, answer, "bfloat16", find_device(hardware, hardware_file))
+    if rates is not None:
+        found = searcher.search_measured(base, law, search_report.read_rates(rates), load)
+    else:
+        grid = Grid(params or base.counts(base.shape).non_embedding, width_step=width_step, groups=groups)
+        found = searcher.search(base, law, grid, load)
+    search_report.print_search(found, base, law, load, rates is not None)
+    if csv_path is not None:
+        write_whole(csv_path, search_report.as_csv(found))
+        click.echo(f"{csv_path}: written")
+    if output is not None:
+        text = variants_text(base, search_report.variants(found, base), output)
+        write_spec(Imported(text, Path(base.arch_file).stem), output, force)
+        click.echo(f"{output}: written")
+    if plot is not None:
+        search_report.draw_search(found, base, load, rates is not None, plot)
+        click.echo(f"{plot}: written")

@@ -30,13 +30,14 @@ def spec_text(family: Family, name: str, arguments: Mapping[str, Value], origin:
             "",
             f"import {family.spec}",
             "",
-            *_model_lines(f"model {name} = {family.arch}", settings),
+            *model_lines(f"model {name} = {family.arch}", settings),
             "",
         ]
     )
 
 
-def _model_lines(head: str, settings: list[str]) -> Iterator[str]:
+def model_lines(head: str, settings: list[str]) -> Iterator[str]:
+    """A model's line, or lines as long as they may be; `head` is what stands before its arguments."""
     whole = f"{head}({', '.join(settings)})"
     if len(whole) <= _WIDTH:
         yield whole

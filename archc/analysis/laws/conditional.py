@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from archc.analysis.laws.law import Range
-from archc.errors import ArchcError
+from archc.errors import ArchcError, did_you_mean
 from archc.quantities import quantity_text
 
 RATIOS = Range(0.5, 5.0)  # of r; the paper fits no run outside
@@ -106,3 +106,11 @@ ONE_B = Conditional(
     Curve(0.5104, 0.0051, 0.0062),
 )
 CONDITIONAL_FITS = {fit.name: fit for fit in (SMALL, ONE_B)}
+
+
+def conditional_named(name: str) -> Conditional:
+    """The fit of a name; raises `ArchcError` where there is none."""
+    if name not in CONDITIONAL_FITS:
+        hint = did_you_mean(name, CONDITIONAL_FITS) or f"there are {', '.join(CONDITIONAL_FITS)}"
+        raise ArchcError(f"no fit `{name}` of the conditional law; {hint}")
+    return CONDITIONAL_FITS[name]
