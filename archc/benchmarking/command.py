@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from archc.benchmarking.bench import bench, read_options
+from archc.benchmarking.plot import check_plot, draw
 from archc.benchmarking.results import Result, write_json
 from archc.benchmarking.table import print_result
 from archc.errors import ArchcError
@@ -24,10 +25,14 @@ def run(
     dtype: str | None,
     device: str | None,
     json_file: Path | None,
+    plot: Path | None,
 ) -> list[Result]:
     """Bench a spec's models; files are written after each, so that what was measured is never lost."""
     options = read_options(settings, budget, layers, dtype, device)
-    _check_folder(json_file)
+    for file in (json_file, plot):
+        _check_folder(file)
+    if plot:
+        check_plot(plot)
     console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
@@ -38,6 +43,8 @@ def run(
             print_result(result, console)
             if json_file:
                 write_json(results, json_file)
+            if plot:
+                draw(results, plot)
     return results
 
 

@@ -104,11 +104,20 @@ class Package:
 
 
 def share_weights(reference: Any, model: Any) -> None:
-    """Let a package's `Reference`, made without memory, take the weights of its `Model`."""
+    """Let a package's `Reference`, made without memory, take the weights of its `Model`.
+
+    A parameter that is one tensor of the checkpoint shares its memory; others are put together anew.
+    """
     tensors = dict(stored_tensors(model))
+    checkpoint = importlib.import_module(f"{type(reference).__module__.rpartition('.')[0]}.checkpoint")
     for module in reference.modules():
         for name, parts in module.stored().items() if hasattr(module, "stored") else ():
-            (stored,) = parts
-            tensor = tensors[stored.name]
-            held = tensor.t() if stored.transposed else tensor
+            shape = getattr(module, name).shape
+            whole = tensors[parts[0].name]
+            held = whole.mT if parts[0].transposed else whole
+            if len(parts) > 1 or held.shape != shape:
+                held = torch.empty(shape, dtype=whole.dtype, device=whole.device)
+                for stored, rows in checkpoint.rows_of(held, parts):
+                    tensor = tensors[stored.name]
+                    rows.copy_(tensor.mT if stored.transposed else tensor)
             setattr(module, name, nn.Parameter(held))

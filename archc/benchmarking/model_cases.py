@@ -44,7 +44,8 @@ def inference(models: Models, scale: Scale, bench: Bench) -> Iterator[Phase]:
     """Decode at several batches, and prefill."""
     costs = Costs(models.compilation, bench.dtype, bench.rates)
     for batch in scale.batches:
-        context, needs = _context(models, batch, scale, bench)
+        context = fitting_context(models, batch, scale, bench)
+        needs = batch * _kept_bytes(models, bench) * (context + STEPS)
         yield Phase(
             costs.decode(Case("model", "decode", {"B": batch, "S": context}, batch), batch, context),
             Priority.DECODE_ONE if batch == 1 else Priority.DECODE_MANY,
@@ -108,13 +109,13 @@ def _decode(models: Models, batch: int, context: int, contender: Contender) -> R
 # ------------------------------------------------------------------ before the run
 
 
-def _context(models: Models, batch: int, scale: Scale, bench: Bench) -> tuple[int, int]:
-    """A context of which two contenders' caches fit into memory, and the bytes of one."""
+def fitting_context(models: Models, batch: int, scale: Scale, bench: Bench) -> int:
+    """A context of which two contenders' caches fit into memory."""
     context = models.fits(scale.context + STEPS) - STEPS
-    token = batch * _kept_bytes(models, bench)
-    while context > LEAST_CONTEXT and 2 * token * (context + STEPS) > scale.share * free_memory(bench.device):
+    token = 2 * batch * _kept_bytes(models, bench)
+    while context > LEAST_CONTEXT and token * (context + STEPS) > scale.share * free_memory(bench.device):
         context //= 2
-    return context, token * (context + STEPS)
+    return context
 
 
 def _kept_bytes(models: Models, bench: Bench) -> int:

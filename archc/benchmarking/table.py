@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from archc.benchmarking.results import Pair, Result, Skip, pairs
+
+_SHOWN = 3  # cases that a line on what was skipped names
 
 
 def print_result(result: Result, console: Console) -> None:
@@ -33,32 +36,38 @@ def device_text(result: Result) -> str:
     )
 
 
-def _table(heading: str, pairs: Iterable[Pair]) -> Table:
-    table = Table(title=heading, title_justify="left")
+# Columns beside those of the case and the peer, and how many of them a kernel has.
+_COLUMNS = ("archc", "peer", "ratio", "±", "roofline", "tokens/s", "memory", "peer's")
+_OF_KERNELS = 5
+
+
+def _table(heading: str, shown: Sequence[Pair]) -> Table:
+    kernels = all(pair.ours.case.kind == "kernel" for pair in shown)
+    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("case")
     table.add_column("peer")
-    for column in ("archc", "peer", "ratio", "±", "roofline", "tokens/s", "memory", "peer's"):
+    columns = _COLUMNS[:_OF_KERNELS] if kernels else _COLUMNS
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     last = ""
-    for pair in pairs:
-        if last and pair.ours.case.title != last:
-            table.add_section()
-        table.add_row("" if pair.ours.case.title == last else pair.ours.case.title, *cells(pair))
-        last = pair.ours.case.title
+    for pair in shown:
+        title = pair.ours.case.title
+        cells = (pair.theirs.contender, *figures(pair)[: len(columns)])
+        table.add_row("" if title == last else title, *cells)
+        last = title
     return table
 
 
-def cells(pair: Pair) -> tuple[str, ...]:
-    """The peer, both times, their ratio and its noise; archc's fraction and tokens; both peaks of memory."""
+def figures(pair: Pair) -> tuple[str, ...]:
+    """Both times, their ratio and its noise; archc's fraction and tokens; both peaks of memory."""
     ours, theirs = pair.ours, pair.theirs
     return (
-        theirs.contender,
         seconds_text(ours.times.median),
         seconds_text(theirs.times.median),
         f"{pair.ratio:.2f}",
         f"{pair.noise:.2f}",
         "" if ours.fraction is None else f"{ours.fraction:.0%}",
-        f"{ours.tokens_per_second:,.0f}" if ours.case.kind == "model" else "",
+        f"{ours.tokens_per_second:,.0f}",
         "" if ours.peak is None else bytes_text(ours.peak),
         "" if theirs.peak is None else bytes_text(theirs.peak),
     )
@@ -73,7 +82,9 @@ def skip_lines(skipped: Iterable[Skip]) -> list[str]:
     for (reason, peer), group in grouped.items():
         needs = sum(skip.needs or 0.0 for skip in group)
         seconds = f", about {needs:.0f} s" if needs else ""
-        cases = "; ".join(skip.case for skip in group)
+        cases = "; ".join(skip.case for skip in group[:_SHOWN])
+        if len(group) > _SHOWN:
+            cases += f"; and {len(group) - _SHOWN} more"
         lines.append(f"{f'{peer}: ' if peer else ''}{reason}{seconds} ({cases})")
     return lines
 

@@ -22,6 +22,7 @@ from archc.cli import options
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all figures."
 )
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw them: svg, png or pdf.")
 def bench(
     spec: Path,
     model: str | None,
@@ -31,19 +32,21 @@ def bench(
     dtype: str | None,
     device: str | None,
     json_file: Path | None,
+    plot: Path | None,
 ) -> None:
-    """Time a model beside its peers, on the device at hand.
+    """Time a model and its kernels beside their peers, on the device at hand.
 
-    Peers are the unfused Reference, and Hugging Face's class for the same model: eager, compiled with a
-    static cache, with Liger's kernels.  Weights are random.  What does not fit into the budget or the memory
-    is left out, the least telling first, and said to be.
+    A model's peers are its unfused Reference, and Hugging Face's class for it: eager, compiled with a static
+    cache, with Liger's kernels.  A kernel's are PyTorch op by op, compiled, PyTorch's own, and Liger's.
+    Weights are random.  What does not fit into the budget or the memory is left out, the least telling first,
+    and said to be.
 
     \b
     Examples:
       archc bench specs/llama3.arch --model llama3_8b
-      archc bench specs/smollm2.arch --model smollm2_135m --budget 120 --json smollm2.json
+      archc bench specs/smollm2.arch --model smollm2_135m --budget 120 --json smollm2.json --plot smollm2.svg
       archc bench my_model.arch --layers 4 --dtype float32 --device cpu
     """
     from archc.benchmarking.command import run
 
-    run(spec, model, settings, budget, layers, dtype, device, json_file)
+    run(spec, model, settings, budget, layers, dtype, device, json_file, plot)

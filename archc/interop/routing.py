@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from archc.interop.config import Config
-from archc.interop.family import Known, Reader
+from archc.interop.family import Known, Reader, Setting
 
 MAX_EXPERTS = 10_000
 
@@ -18,7 +18,7 @@ def experts(key: str, missing: int, *older: str) -> Reader:
         present = [name for name in (key, *older) if config.get(name) is not None]
         return config.whole(present[0] if present else key, missing, most=MAX_EXPERTS)
 
-    return read
+    return Setting(read, lambda value, _known: {key: int(value)})
 
 
 def choices(key: str, missing: int) -> Reader:
@@ -27,4 +27,4 @@ def choices(key: str, missing: int) -> Reader:
     def read(config: Config, known: Known) -> int:
         return config.whole(key, min(missing, known["experts"]), most=known["experts"])
 
-    return read
+    return Setting(read, lambda value, _known: {key: int(value)})

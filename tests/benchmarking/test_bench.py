@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from archc import compiler
 from archc.benchmarking import bench as module
+from archc.benchmarking import kernel_cases, model_cases
 from archc.benchmarking.bench import ModelRun, Options, bench_model, least_layers
+from archc.benchmarking.kernel_peers import BY_DYNAMO, FUSED, OP_BY_OP
+from archc.benchmarking.kernel_peers import LIGER as LIGER_KERNEL
+from archc.benchmarking.kernel_places import places
+from archc.benchmarking.markdown import page
 from archc.benchmarking.models import COMPILED, EAGER, LIGER, PEERS, REFERENCE
 from archc.benchmarking.plan import NO_TIME
+from archc.benchmarking.plot import draw
 from archc.benchmarking.probes import Rates
 from archc.benchmarking.results import OURS, Result, from_json, pairs, read_json, write_json
 from archc.benchmarking.scale import CPU, Scale
+from archc.benchmarking.table import print_result
 from archc.benchmarking.timing import ClockTimer
 from archc.benchmarking.turn import Bench
 from archc.cli import main
@@ -40,41 +49,49 @@ def test_every_spec_has_all_cases(path: Path, tmp_path: Path) -> None:
     """The first model of a spec, which is a real one, and the last, which is tiny."""
     models = compiler.read_spec_file(path).models
     for name in {models[0], models[-1]}:
-        tasks, skipped = model_run(path, name, tmp_path).tasks()
+        run = model_run(path, name, tmp_path)
+        tasks, skipped = run.tasks()
         assert skipped == []
-        cases = {task.case.partition(",")[0] for task in tasks}
-        assert cases == {"decode", "prefill", "training step"}
-        assert len([task for task in tasks if task.case.startswith("decode")]) == len(CPU.batches) * len(
-            PEERS
-        )
-        assert {task.peer for task in tasks} == set(PEERS)
+        whole = [task for task in tasks if task.peer in PEERS]
+        assert {task.case.partition(",")[0] for task in whole} == {"decode", "prefill", "training step"}
+        assert len(whole) == (len(CPU.batches) + 2) * len(PEERS)
+        kernels = {task.case.split()[0] for task in tasks if task.peer == OP_BY_OP}
+        assert kernels == {place.name for place in places(run.compilation)}
+        assert {task.peer for task in tasks} >= {*PEERS, OP_BY_OP, BY_DYNAMO}
         assert all(task.estimate > 0 for task in tasks)
 
 
 @pytest.fixture(scope="module")
 def result() -> Result:
+    """A run in which nothing is too long for the budget but what has to be compiled."""
     clock = Ticking(0.05)
-    return bench_model(
-        compiler.read_spec_file(SPECS / "smollm2.arch"),
-        "smollm2_tiny",
-        Options({"d_ff": "112"}, 40.0),
-        DEVICE,
-        TINY,
-        clock=clock,
-        timer=ClockTimer(clock),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_TIMING", 0.0)
+        for cases in (model_cases, kernel_cases):
+            patch.setattr(cases, "_COMPILING", 1e9)
+        return bench_model(
+            compiler.read_spec_file(SPECS / "smollm2.arch"),
+            "smollm2_tiny",
+            Options({"d_ff": "112"}, 500.0),
+            DEVICE,
+            TINY,
+            clock=clock,
+            timer=ClockTimer(clock),
+        )
 
 
 def test_both_sides_of_each_turn_are_there(result: Result) -> None:
     found = pairs(result.findings)
-    assert {pair.ours.case.title for pair in found} == {
+    whole = [pair for pair in found if pair.ours.case.kind == "model"]
+    assert {pair.ours.case.title for pair in whole} == {
         "decode, B 1, S 8",
         "decode, B 2, S 8",
         "prefill, B 1, T 8",
         "training step, B 2, T 8",
     }
-    assert {pair.theirs.contender for pair in found} == {EAGER, REFERENCE}
-    assert len(found) == 4 * 2
+    assert {pair.theirs.contender for pair in whole} == {EAGER, REFERENCE}
+    assert len(whole) == 4 * 2
+    assert {pair.theirs.contender for pair in found} == {EAGER, REFERENCE, OP_BY_OP, FUSED}
     for pair in found:
         assert pair.ours.contender == OURS
         assert pair.ours.turn == pair.theirs.turn
@@ -84,7 +101,8 @@ def test_both_sides_of_each_turn_are_there(result: Result) -> None:
 
 def test_what_is_left_out_is_told(result: Result) -> None:
     reasons = {(skip.peer, skip.reason) for skip in result.findings.skipped}
-    assert reasons == {(LIGER, "Liger's kernels run on a GPU only"), (COMPILED, NO_TIME)}
+    no_gpu = "Liger's kernels run on a GPU only"
+    assert reasons == {(LIGER, no_gpu), (LIGER_KERNEL, no_gpu), (COMPILED, NO_TIME), (BY_DYNAMO, NO_TIME)}
     assert all(skip.case for skip in result.findings.skipped)
 
 
@@ -102,9 +120,23 @@ def test_json_tells_everything(result: Result, tmp_path: Path) -> None:
         assert entry["fraction"] > 0
         assert entry["case"]["bytes"] > 0
         assert entry["case"]["flops"] > 0
-        assert entry["peak"] > 0
+        assert (entry["peak"] is None) == (entry["case"]["kind"] == "kernel")
     assert read_json(tmp_path / "out.json") == [from_json(record)]
     assert from_json(record).findings == result.findings
+
+
+def test_a_table_a_page_and_a_plot_tell_every_pair(result: Result, tmp_path: Path) -> None:
+    console = Console(record=True, width=120, file=io.StringIO())
+    print_result(result, console)
+    texts = [console.export_text(), page([result])]
+    draw([result], tmp_path / "plot.svg")
+    for pair in pairs(result.findings):
+        for text in texts:
+            assert pair.ours.case.title in text
+            assert pair.theirs.contender in text
+    assert all("GPU only" in text for text in texts)
+    assert f"torch {result.environment['versions']['torch']}" in texts[1]
+    assert (tmp_path / "plot.svg").stat().st_size > 10_000
 
 
 def test_layers_are_as_many_as_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -134,6 +166,7 @@ def test_fewer_layers_still_have_each_kind(spec: str, model: str, least: int) ->
         (["--budget", "0.5"], "--budget 0.5 is too small"),
         (["--dtype", "float8"], "did you mean `float"),
         (["--layers", "0"], "--layers takes a whole number from 1"),
+        (["--plot", "picture.txt"], "name a file that ends in .svg, .png, .pdf"),
         (["--set", "layer=2", "--model", "llama3_tiny"], "did you mean `layers`?"),
         (["--model", "llama3_tiny", "--json", "/nowhere/at/all.json"], "cannot write /nowhere/at/all.json"),
     ],

@@ -1,9 +1,12 @@
 """Qwen 3 with experts: in all layers, in every n-th, or in all but some."""
 
+from typing import Any
+
 from archc.interop.config import Config
 from archc.interop.family import (
     Family,
     Known,
+    Setting,
     activation,
     flag,
     head_dim,
@@ -33,6 +36,17 @@ def _window(config: Config, _known: Known) -> int | None:
     return size if config.flag("use_sliding_window", False) else None
 
 
+def _write_sparse(value: tuple[bool, ...] | None, _known: Known) -> dict[str, Any]:
+    return {"mlp_only_layers": [layer for layer, sparse in enumerate(value or ()) if not sparse]}
+
+
+def _write_window(value: int | None, _known: Known) -> dict[str, Any]:
+    return {
+        "use_sliding_window": value is not None,
+        **({} if value is None else {"sliding_window": int(value)}),
+    }
+
+
 QWEN3_MOE = Family(
     model_type="qwen3_moe",
     spec="qwen3_moe",
@@ -52,10 +66,10 @@ QWEN3_MOE = Family(
         "vocab": whole("vocab_size", 151936),
         "eps": number("rms_norm_eps", 1e-6),
         "rope": rotary(theta=10000.0, context=32768),
-        "window": _window,
+        "window": Setting(_window, _write_window),
         "act": activation("hidden_act", "silu"),
         "attention_bias": flag("attention_bias", False),
-        "sparse": _sparse,
+        "sparse": Setting(_sparse, _write_sparse),
         "tied": flag("tie_word_embeddings", False),
     },
     inert=(*ROUTER_TRAINING, "max_window_layers"),

@@ -1,0 +1,183 @@
+"""Each kernel of a model as the model calls it: for a token, a prompt and a training step, there and back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from archc.benchmarking.kernel_peers import BY_DYNAMO, PEERS, Call, Function, has_peer
+from archc.benchmarking.kernel_places import Place, places
+from archc.benchmarking.model_cases import fitting_context
+from archc.benchmarking.models import Models
+from archc.benchmarking.plan import Priority, Task
+from archc.benchmarking.recording import Arguments, tensor_bytes
+from archc.benchmarking.recordings import Kind, Recordings
+from archc.benchmarking.results import OURS, Case, Findings
+from archc.benchmarking.scale import Scale
+from archc.benchmarking.timing import Run
+from archc.benchmarking.turn import Bench
+from archc.codegen.kernel_plan import LossKernel, OpKernel
+
+FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
+_COMPILING = 15.0  # seconds that TorchDynamo takes for a kernel
+_CALLS = 20  # of each contender, with what recording takes
+_SETS = 16  # of tensors that calls take turns with, where a model has fewer layers
+
+
+@dataclass(frozen=True)
+class KernelCase:
+    """A kernel, how it is called, and which way."""
+
+    place: Place
+    kind: Kind
+    way: str
+    priority: Priority
+
+
+def kernel_tasks(models: Models, scale: Scale, bench: Bench) -> Iterator[Task]:
+    """A task for each case and each peer that has such a kernel."""
+    found = places(models.compilation)
+    recordings = Recordings(models, found)
+    for case in kernel_cases(found, models, scale, bench):
+        priced = _priced(case, bench)
+        for number, peer in enumerate(name for name in PEERS if has_peer(case.place, name)):
+            late = peer == BY_DYNAMO
+            estimate = 2 * _CALLS * (priced.least or 0.0) + bench.seconds
+            yield Task(
+                priced.title,
+                peer,
+                (Priority.COMPILED_KERNEL if late else case.priority, number),
+                estimate + (_COMPILING if late else 0.0),
+                partial(_run, case, priced, peer, recordings, bench),
+            )
+
+
+def kernel_cases(found: list[Place], models: Models, scale: Scale, bench: Bench) -> Iterator[KernelCase]:
+    """Every kernel with every kind of call; gradients belong to a training step, losses to nothing else."""
+    batch, length = scale.rows[0], models.fits(scale.rows[1])
+    trains = Kind(batch, length, trains=True)
+    most = scale.batches[-1]
+    kinds = (
+        (Kind(1, models.fits(scale.prompt)), (FORWARD,), Priority.KERNEL_PREFILL),
+        (trains, (FORWARD, BACKWARD), Priority.KERNEL_TRAINING),
+        (Kind(1, 1, fitting_context(models, 1, scale, bench)), (FORWARD,), Priority.KERNEL_DECODE),
+        (Kind(most, 1, fitting_context(models, most, scale, bench)), (FORWARD,), Priority.KERNEL_DECODE),
+    )
+    for kind, ways, priority in kinds:
+        for place in found:
+            if not isinstance(place.plan, LossKernel):
+                yield from (KernelCase(place, kind, way, priority) for way in ways)
+            elif kind is trains:
+                yield KernelCase(place, kind, BOTH, priority)
+
+
+def _priced(case: KernelCase, bench: Bench) -> Case:
+    cost = Place.backward if case.way == BACKWARD else Place.forward
+    work = cost(case.place, case.kind.shape, bench.dtype.itemsize)
+    least = max(work.matrix / bench.rates.flops, work.bytes / bench.rates.bandwidth)
+    tokens = case.kind.batch * case.kind.tokens
+    name = f"{case.place.name} {case.way}"
+    return Case("kernel", name, case.kind.shown, tokens, work.bytes, work.matrix + work.vector, least)
+
+
+# ---------------------------------------------------------------------- the run
+
+
+def _run(
+    case: KernelCase, priced: Case, peer: str, recordings: Recordings, bench: Bench, number: int
+) -> Findings:
+    contenders = {name: partial(_prepare, case, name, recordings) for name in (OURS, peer)}
+    return bench.turn(priced, contenders, number, together=case.way == FORWARD)
+
+
+def _prepare(case: KernelCase, name: str, recordings: Recordings) -> Run:
+    """Calls on several sets of tensors, one after another, so that no cache holds them."""
+    runs = []
+    for call in _several(case.place, recordings.of(case.place, case.kind)):
+        marked = Call(
+            call.function,
+            _marked(case.place, call.arguments),
+            call.plain,
+            _marked(case.place, call.plain_arguments),
+        )
+        function, arguments = (
+            (call.function, marked.arguments) if name == OURS else PEERS[name](case.place, marked)
+        )
+        runs.append(_WAYS[case.way](function, arguments))
+    turns = itertools.cycle(runs)
+    return lambda: next(turns)()
+
+
+def _several(place: Place, calls: list[Call]) -> list[Call]:
+    """Calls on tensors of their own, up to `_SETS`: copies where the model does not make as many."""
+    if not isinstance(place.plan, OpKernel) or tensor_bytes(calls[0].arguments) > _LARGE:
+        return calls
+    copies = [
+        Call(call.function, given, call.plain, given)
+        for call in itertools.islice(itertools.cycle(calls), _SETS - len(calls))
+        for given in (tuple(a.clone() if isinstance(a, Tensor) else a for a in call.arguments),)
+    ]
+    return [*calls, *copies]
+
+
+_LARGE = 1 << 28  # bytes of a call whose tensors no cache holds
+
+
+def _marked(place: Place, arguments: Arguments) -> Arguments:
+    """Arguments of which those that have gradients require them."""
+    if isinstance(place.plan, OpKernel):
+        wanted = {number for number, o in enumerate(place.plan.op.operands) if o.dtype == "float"}
+    else:
+        wanted = set(range(2 if isinstance(place.plan, LossKernel) else 3))
+    return tuple(
+        _leaf(argument) if number in wanted and isinstance(argument, Tensor) else argument
+        for number, argument in enumerate(arguments)
+    )
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor if isinstance(tensor, nn.Parameter) else tensor.detach().requires_grad_()
+
+
+def _forward(function: Function, arguments: Arguments) -> Run:
+    given = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
+
+    def run() -> Any:
+        with torch.no_grad():
+            return function(*given)
+
+    return run
+
+
+def _backward(function: Function, arguments: Arguments) -> Run:
+    """The gradient alone, of an output that is kept."""
+    given, leaves = _leaves(arguments)
+    outputs = [o for o in _tensors(function(*given)) if o.requires_grad]
+    gradients = [torch.randn(o.shape, dtype=o.dtype, device=o.device) for o in outputs]
+    return lambda: torch.autograd.grad(outputs, leaves, gradients, retain_graph=True, allow_unused=True)
+
+
+def _both(function: Function, arguments: Arguments) -> Run:
+    given, leaves = _leaves(arguments)
+    return lambda: torch.autograd.grad(function(*given), leaves)
+
+
+_WAYS = {FORWARD: _forward, BACKWARD: _backward, BOTH: _both}
+
+
+def _leaves(arguments: Arguments) -> tuple[Arguments, list[Tensor]]:
+    """The arguments, and those that require gradients, none of which is computed from others."""
+    given = tuple(
+        _leaf(a) if isinstance(a, Tensor) and a.requires_grad and not a.is_leaf else a for a in arguments
+    )
+    return given, [a for a in given if isinstance(a, Tensor) and a.requires_grad]
+
+
+def _tensors(outputs: Any) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -1,0 +1,118 @@
+"""What stands beside a kernel: PyTorch op by op, the same compiled, PyTorch's fused op, Liger's kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from archc.benchmarking.kernel_places import Place
+from archc.benchmarking.liger_ops import ADAPTERS
+from archc.benchmarking.plan import SkippedError
+from archc.benchmarking.recording import Arguments
+from archc.codegen.kernel_plan import OpKernel
+
+OP_BY_OP, BY_DYNAMO, FUSED, LIGER = "PyTorch op by op", "PyTorch compiled", "PyTorch's own", "Liger"
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a kernel, and of what the unfused model does in its place."""
+
+    function: Function
+    arguments: Arguments
+    plain: Function
+    plain_arguments: Arguments
+
+
+Peer = Callable[[Place, Call], tuple[Function, Arguments]]
+
+
+def plain_function(place: Place) -> Function:
+    """A kernel's decomposition, op by op, on the kernel's own operands."""
+    rule, node, plan = place.rule, place.node, place.plan
+    assert rule is not None
+    assert node is not None
+    assert isinstance(plan, OpKernel)
+    order = (*rule.operands, *rule.weights)
+
+    def run(*operands: Any) -> Any:
+        given = dict(zip(plan.op.names, operands, strict=True))
+        return node.op.reference(*(given.get(name) for name in order), **node.attributes)
+
+    return run
+
+
+def _op_by_op(_place: Place, call: Call) -> tuple[Function, Arguments]:
+    return call.plain, call.plain_arguments
+
+
+def _by_dynamo(_place: Place, call: Call) -> tuple[Function, Arguments]:
+    torch._functorch.config.donated_buffer = False  # a gradient is taken again and again
+    return torch.compile(call.plain, dynamic=False), call.plain_arguments
+
+
+def _fused(place: Place, call: Call) -> tuple[Function, Arguments]:
+    assert place.node is not None
+    return _OWN[place.feature](place.node.attributes, call)
+
+
+def _liger(place: Place, call: Call) -> tuple[Function, Arguments]:
+    if not any(a.is_cuda for a in call.arguments if isinstance(a, Tensor)):
+        raise SkippedError("Liger's kernels run on a GPU only")
+    try:
+        found: tuple[Function, Arguments] = ADAPTERS[place.feature](
+            {} if place.node is None else place.node.attributes, call.arguments
+        )
+    except ImportError as error:
+        raise SkippedError(f"liger-kernel cannot be imported: {error}") from None
+    return found
+
+
+def _rms_norm(attributes: Mapping[str, Any], call: Call) -> tuple[Function, Arguments]:
+    x, weight = call.arguments
+    if attributes["offset"]:
+        raise SkippedError("F.rms_norm adds no offset to its weight")
+    return (lambda x, w: F.rms_norm(x, (x.shape[-1],), w, float(attributes["eps"]))), (x, weight)
+
+
+def _layer_norm(attributes: Mapping[str, Any], call: Call) -> tuple[Function, Arguments]:
+    eps = float(attributes["eps"])
+    return (lambda x, w, b=None: F.layer_norm(x, (x.shape[-1],), w, b, eps)), call.arguments
+
+
+def _attention(attributes: Mapping[str, Any], call: Call) -> tuple[Function, Arguments]:
+    """With keys and values where they lie, and no mask but the causal one."""
+    mask = attributes["mask"]
+    q, k, v = (heads.transpose(1, 2) for heads in call.plain_arguments[:3])
+    if mask.kind != "causal":
+        raise SkippedError(f"it knows no {mask.kind} mask")
+    scale, whole = float(attributes["scale"]), q.shape[2] == k.shape[2]
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=whole, scale=scale, enable_gqa=True)
+
+    return run, (q, k, v)
+
+
+# PyTorch's own, by the fusion that it is.
+_OWN: dict[str, Callable[[Mapping[str, Any], Call], tuple[Function, Arguments]]] = {
+    "rms_norm": _rms_norm,
+    "layer_norm": _layer_norm,
+    "attention": _attention,
+}
+
+PEERS: dict[str, Peer] = {OP_BY_OP: _op_by_op, FUSED: _fused, LIGER: _liger, BY_DYNAMO: _by_dynamo}
+
+
+def has_peer(place: Place, peer: str) -> bool:
+    """Whether a peer has something like the kernel."""
+    if peer == FUSED:
+        return place.feature in _OWN
+    return peer != LIGER or place.feature in ADAPTERS

@@ -1,0 +1,89 @@
+"""The kernels of a model: where each stands in the graph, and what a call of it costs at the least."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from archc.analysis.kernels import Shape, Work, node_bytes, node_flops
+from archc.codegen.kernel_plan import Kernel, LossKernel, OpKernel
+from archc.codegen.kernels import KernelTable
+from archc.codegen.package import plan_package
+from archc.compiler import Compilation
+from archc.ir.graph import Graph, Node
+from archc.ir.rule import Rule, rule_of
+from archc.ir.types import DType, TensorType
+
+
+@dataclass(frozen=True)
+class Place:
+    """A kernel and the first node that calls it; the loss's stands for no node."""
+
+    name: str
+    plan: Kernel
+    graph: Graph
+    node: Node | None
+
+    @property
+    def rule(self) -> Rule | None:
+        return None if self.node is None else rule_of(self.node)
+
+    @property
+    def feature(self) -> str:
+        """The fusion that it is."""
+        return self.rule.name if self.rule else "linear_cross_entropy"
+
+    def forward(self, shape: Shape, element: int) -> Work:
+        """What a call computes and moves; `element` is the size of the model's dtype."""
+        if isinstance(self.plan, LossKernel):
+            return _loss_work(self.plan, shape.batch * (shape.tokens - 1), element)
+        assert self.node is not None
+        sizes = shape.sizes(self.graph)
+        moved = Work(bytes=node_bytes(self.graph, self.node, sizes, element))
+        return node_flops(self.graph, self.node, sizes) + moved
+
+    def backward(self, shape: Shape, element: int) -> Work:
+        """What its gradient computes, and moves by its plan: what comes in, was kept, and goes out."""
+        forward = self.forward(shape, element)
+        twice = Work(2 * forward.matrix, 2 * forward.vector, 2 * forward.bytes)
+        if not isinstance(self.plan, OpKernel):
+            return twice
+        types, sizes = self._types(), shape.sizes(self.graph)
+        names = [argument.name for argument in self.plan.op.incoming] + list(self.plan.op.gradients)
+        moved = sum(_bytes(_named(name, types), sizes, element) for name in names)
+        return Work(twice.matrix, twice.vector, moved)
+
+    def _types(self) -> dict[str, TensorType]:
+        """Operands and outputs by name."""
+        assert self.node is not None
+        assert self.rule is not None
+        named = zip((*self.rule.operands, *self.rule.weights), self.node.inputs, strict=True)
+        operands = {name: self.graph.type(value) for name, value in named if value is not None}
+        return operands | dict(zip(self.rule.output_names, self.node.types, strict=True))
+
+
+def places(compilation: Compilation) -> list[Place]:
+    """All kernels of a model, in the order of its file of kernels."""
+    graph = compilation.fused
+    nodes = [(part, node) for part in graph.walk() for node in part.nodes() if rule_of(node)]
+    table = KernelTable(nodes)
+    called = {table.name(*place): place for place in reversed(nodes)}
+    plans = plan_package(compilation.program, graph, compilation.reference).kernels
+    return [Place(plan.name, plan, *called.get(plan.name, (graph, None))) for plan in plans]
+
+
+def _named(name: str, types: Mapping[str, TensorType]) -> TensorType | None:
+    """The type of a value, or of the gradient of one, which is called the same with a d before it."""
+    return types.get(name) or types.get(name.removeprefix("d"))
+
+
+def _bytes(type_: TensorType | None, sizes: Mapping[str, int], element: int) -> int:
+    if type_ is None:
+        return 0
+    return type_.bind(sizes).numel() * (4 if type_.dtype is DType.F32 else element)
+
+
+def _loss_work(plan: LossKernel, rows: int, element: int) -> Work:
+    """The loss and its gradients: three products, of which no logits need to reach memory."""
+    hidden, weight = rows * plan.width, plan.vocabulary * plan.width
+    return Work(matrix=6 * rows * weight, bytes=2 * element * (hidden + weight))

@@ -1,0 +1,115 @@
+"""The kernels' calls of a real forward pass, for each kind of call."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from archc.analysis.kernels import Shape
+from archc.benchmarking.contenders import Package, pieces
+from archc.benchmarking.kernel_peers import Call, Function, plain_function
+from archc.benchmarking.kernel_places import Place
+from archc.benchmarking.models import REFERENCE, Models
+from archc.benchmarking.plan import SkippedError
+from archc.benchmarking.probes import cache_bytes
+from archc.benchmarking.recording import Arguments, Calls, recorded
+from archc.benchmarking.results import OURS
+from archc.codegen.kernel_plan import LossKernel, OpKernel
+
+_ROOM = 8  # tokens that a cache has room for behind the one that is timed
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of call: T tokens of B sequences, in a training step, or behind a context of S others."""
+
+    batch: int
+    tokens: int
+    context: int | None = None
+    trains: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        """The same as costs are counted for."""
+        return Shape(self.batch, self.tokens, (self.context or 0) + self.tokens, self.tokens)
+
+    @property
+    def shown(self) -> dict[str, int]:
+        return {"B": self.batch, **({"T": self.tokens} if self.context is None else {"S": self.context})}
+
+
+@dataclass
+class Recordings:
+    """Calls by kind, recorded when first asked for; those of one kind are held at a time."""
+
+    models: Models
+    places: Sequence[Place]
+    _kind: Kind | None = None
+    _calls: dict[str, Calls] = field(default_factory=dict)
+
+    def of(self, place: Place, kind: Kind) -> list[Call]:
+        """The calls of a kernel, on other tensors each; raises `SkippedError` where the model makes none."""
+        function = getattr(self._module("kernels"), place.name)
+        kept = self._recorded(OURS, kind, [p.name for p in self.places]).kept.get(place.name, [])
+        if not kept:
+            raise SkippedError("the model does not call it here")
+        plain = itertools.cycle(self._plain(place, kind, kept))
+        return [Call(function, given, *other) for given, other in zip(kept, plain, strict=False)]
+
+    def _plain(self, place: Place, kind: Kind, kept: list[Arguments]) -> list[tuple[Function, Arguments]]:
+        """What the unfused model does instead, and on what."""
+        if isinstance(place.plan, OpKernel):
+            return [(plain_function(place), given) for given in kept]
+        if isinstance(place.plan, LossKernel):
+            return [(self._plain_loss, given) for given in kept]
+        assert place.rule is not None
+        name = place.rule.steps[0].op.name
+        function = getattr(self._module("reference"), name)
+        return [(function, given) for given in self._recorded(REFERENCE, kind, [name]).kept[name]]
+
+    def _plain_loss(self, *given: Any) -> Any:
+        """What a language model does where no kernel knows better: all logits first."""
+        signature = inspect.signature(self._module("kernels").linear_cross_entropy)
+        named = signature.bind(*given).arguments
+        base = self._module("language_model").LanguageModel
+        return base.cross_entropy(
+            self.models.model, *(named[name] for name in ("h", "targets", "shares", "z_loss"))
+        )
+
+    def _module(self, name: str) -> Any:
+        return sys.modules[f"{self.models.package.__name__}.{name}"]
+
+    def _recorded(self, contender: str, kind: Kind, names: list[str]) -> Calls:
+        if kind != self._kind:
+            self._calls.clear()
+            self._kind = kind
+        if contender not in self._calls:
+            found = self.models.get(contender)
+            assert isinstance(found, Package)
+            module = self._module("kernels" if contender == OURS else "reference")
+            calls = Calls(2 * cache_bytes(self.models.device))
+            with torch.no_grad():
+                self._call(found.model, kind, module, names, calls)
+            self._calls[contender] = calls
+        return self._calls[contender]
+
+    def _call(self, model: Any, kind: Kind, module: Any, names: list[str], calls: Calls) -> None:
+        tokens = self.models.tokens(kind.batch, kind.tokens)
+        if kind.context is None:
+            with recorded(module, names, calls):
+                model.loss(tokens, tokens) if kind.trains else model.hidden(tokens)
+            return
+        cache = model.new_cache(kind.batch, kind.context + kind.tokens + _ROOM)
+        for piece in pieces(self.models.tokens(kind.batch, kind.context)):
+            model.hidden(piece, cache=cache)
+        if tokens.is_cuda and module is self._module("kernels"):
+            cache.start_steps()
+        with recorded(module, names, calls):
+            model.hidden(tokens, cache=cache)
+        cache.length = kind.context  # so that the calls can be made again

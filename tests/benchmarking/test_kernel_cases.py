@@ -1,0 +1,142 @@
+"""Kernels are timed on what the model gives them, beside peers that compute the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from archc.benchmarking.kernel_cases import BACKWARD, BOTH, FORWARD, _marked, _prepare, kernel_cases
+from archc.benchmarking.kernel_peers import BY_DYNAMO, FUSED, LIGER, OP_BY_OP, PEERS, has_peer
+from archc.benchmarking.kernel_places import Place, places
+from archc.benchmarking.models import Models
+from archc.benchmarking.plan import SkippedError
+from archc.benchmarking.probes import Rates
+from archc.benchmarking.recording import Calls, recorded
+from archc.benchmarking.recordings import Kind, Recordings
+from archc.benchmarking.results import OURS
+from archc.benchmarking.scale import Scale
+from archc.benchmarking.timing import ClockTimer
+from archc.benchmarking.turn import Bench
+from archc.codegen.kernel_plan import LossKernel
+from tests.benchmarking.clocks import Ticking
+from tests.support import SPECS, compile_model, distance
+
+CPU = torch.device("cpu")
+TINY = Scale(prompt=6, batches=(1, 3), context=5, rows=(2, 4), share=0.3)
+BENCH = Bench(CPU, torch.float64, ClockTimer(Ticking()), Ticking(), Rates(1e10, 1e11), 0.1)
+SPEC_OF = {"llama3_tiny": "llama3", "qwen3_tiny": "qwen3", "olmo2_tiny": "olmo2", "gpt2_tiny": "gpt2",
+           "palm_tiny": "palm", "mixtral_tiny": "mixtral", "mistral_tiny": "mistral"}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=SPEC_OF)
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    compilation = compile_model(SPECS / f"{SPEC_OF[request.param]}.arch", request.param)
+    return Models(compilation, tmp_path_factory.mktemp(request.param), CPU, torch.float64)
+
+
+def values(outputs: Any) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def test_every_kernel_is_timed_every_way(models: Models) -> None:
+    found = places(models.compilation)
+    ways = {place.name: set() for place in found}
+    for case in kernel_cases(found, models, TINY, BENCH):
+        ways[case.place.name].add((case.way, tuple(case.kind.shown.items())))
+    for place in found:
+        rows = [(("B", 2), ("T", 4)), (("B", 1), ("T", 6)), (("B", 1), ("S", 5)), (("B", 3), ("S", 5))]
+        expected = {(FORWARD, each) for each in rows} | {(BACKWARD, rows[0])}
+        assert ways[place.name] == ({(BOTH, rows[0])} if isinstance(place.plan, LossKernel) else expected)
+
+
+def test_peers_compute_the_same(models: Models) -> None:
+    found = places(models.compilation)
+    recordings = Recordings(models, found)
+    for case in kernel_cases(found, models, TINY, BENCH):
+        for call in recordings.of(case.place, case.kind):
+            truth = values(call.function(*call.arguments))
+            for peer in (OP_BY_OP, FUSED):
+                if has_peer(case.place, peer):
+                    try:
+                        function, arguments = PEERS[peer](case.place, call)
+                    except SkippedError:
+                        continue
+                    result = values(function(*arguments))
+                    if case.place.feature == "attention" and peer == FUSED:
+                        result = (result[0].transpose(1, 2),)
+                    for value, true in zip(result, truth, strict=True):
+                        assert distance(value, true) < 1e-6, (case.place.name, peer, case.kind)
+
+
+def test_gradients_of_both_sides_are_the_same(models: Models) -> None:
+    found = places(models.compilation)
+    recordings = Recordings(models, found)
+    for case in kernel_cases(found, models, TINY, BENCH):
+        if case.way != FORWARD:
+            torch.manual_seed(0)
+            ours = _prepare(case, OURS, recordings)()
+            torch.manual_seed(0)
+            theirs = _prepare(case, OP_BY_OP, recordings)()
+            assert any(gradient is not None for gradient in values(ours))
+            for value, true in zip(values(ours), values(theirs), strict=True):
+                assert (value is None) == (true is None)
+                assert true is None or distance(value, true) < 1e-6, case.place.name
+
+
+def test_costs_are_those_of_the_tensors(models: Models) -> None:
+    """Forward, an op of its own reads its operands and writes its results."""
+    found = places(models.compilation)
+    recordings = Recordings(models, found)
+    for place in found:
+        kind = Kind(1, 6)
+        if hasattr(place.plan, "op"):
+            call = recordings.of(place, kind)[0]
+            tensors = [*call.arguments, *values(call.function(*call.arguments))]
+            moved = sum(t.numel() * t.element_size() for t in tensors)
+            work = place.forward(kind.shape, 8)
+            tables = sum(t.numel() for t in tensors if t.shape[:2] == (1, 6) and t.dtype == torch.float32)
+            assert work.bytes == pytest.approx(moved, abs=8 * tables + 1)
+            assert 0 < place.backward(kind.shape, 8).bytes <= 3 * work.bytes
+
+
+def test_all_peers_are_offered_where_they_exist(models: Models) -> None:
+    offered = {place.feature: {peer for peer in PEERS if has_peer(place, peer)} for place in _places(models)}
+    for feature, peers in offered.items():
+        assert {OP_BY_OP, BY_DYNAMO} <= peers
+        if feature in ("add_rms_norm", "swiglu", "rope_qkv", "linear_cross_entropy"):
+            assert LIGER in peers
+
+
+def _places(models: Models) -> list[Place]:
+    return places(models.compilation)
+
+
+def test_only_operands_with_gradients_are_marked(models: Models) -> None:
+    for place in _places(models):
+        if hasattr(place.plan, "op"):
+            given = tuple(torch.zeros(2) for _ in place.plan.op.operands)
+            marked = [tensor.requires_grad for tensor in _marked(place, given)]
+            assert marked == [operand.dtype == "float" for operand in place.plan.op.operands]
+
+
+class _Module:
+    pass
+
+
+def test_calls_with_all_operands_are_kept_and_no_more_than_enough() -> None:
+    module = _Module()
+    module.f = lambda *arguments: len(arguments)  # type: ignore[attr-defined]
+    original = module.f  # type: ignore[attr-defined]
+    calls = Calls(enough=3 * 8)
+    one = torch.zeros(1, dtype=torch.float64)
+    with recorded(module, ["f", "absent"], calls):
+        assert module.f(None, one) == 2  # type: ignore[attr-defined]
+        for _ in range(5):
+            module.f(one, one)  # type: ignore[attr-defined]
+        module.f(None, one)  # type: ignore[attr-defined]
+    assert module.f is original  # type: ignore[attr-defined]
+    assert [len(arguments) for arguments in calls.kept["f"]] == [2, 2]
+    assert all(argument is one for arguments in calls.kept["f"] for argument in arguments)
