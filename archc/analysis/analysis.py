@@ -8,13 +8,14 @@ from typing import Any
 
 from archc.analysis.activations import activations
 from archc.analysis.advice import advice
-from archc.analysis.cache import CacheSize, cache_size, decodes
+from archc.analysis.cache import CacheSize, cache_size
 from archc.analysis.devices import Device
 from archc.analysis.flops import Flops, count_flops
 from archc.analysis.kernels import Kernel, Shape, Work, kernels
 from archc.analysis.memory import ELEMENT_BYTES, TrainingMemory, training_memory, weight_bytes
 from archc.analysis.parameters import Parameters, count_parameters, roles_by_path
 from archc.analysis.roofline import Phase, phase
+from archc.ir.fixed import decodes
 from archc.ir.graph import Graph
 
 

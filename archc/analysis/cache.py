@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from archc.ir.graph import Graph, Node
 from archc.ir.ops.structure import APPEND
-from archc.ir.program import vocabulary_of
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,6 @@ def cache_size(root: Graph, batch: int, context: int, element: int) -> CacheSize
         return element * sum(times * _elements(node, length) for node, times in kept)
 
     return CacheSize(bytes_per_token=bytes_of(1), bytes=batch * bytes_of(context))
-
-
-def decodes(root: Graph) -> bool:
-    """Whether tokens can be made one by one: all that is read of earlier ones is kept."""
-    if not vocabulary_of(root):
-        return False
-    read = [graph.type(value) for graph in root.walk() for node in graph.nodes() for value in node.past]
-    return all(type_.shape[1] == "S" for type_ in read)
 
 
 def _elements(node: Node, length: int) -> int:

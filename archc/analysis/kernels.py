@@ -15,7 +15,7 @@ from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.head import last_linear
 from archc.ir.op import Trait
 from archc.ir.ops.experts import SORT_CHOICES
-from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT, ZEROS
+from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, WEIGHT, ZEROS
 from archc.ir.paths import Path
 from archc.ir.rule import rule_of
 from archc.ir.types import ROWS, DType, TensorType
@@ -90,7 +90,7 @@ def _choices(graph: Graph) -> int:
 
 
 # Attention keeps keys and values itself, and zeros that enter the first layer are not there at all.
-_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, LOOP, EXPERTS, BRANCH)
+_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, LOOP, EXPERTS, BRANCH)
 
 
 def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int]) -> Work:

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from archc import compiler
-from archc.analysis.cache import decodes
 from archc.analysis.context import longest_context
 from archc.analysis.parameters import count_parameters
 from archc.benchmarking.kernel_cases import kernel_tasks
@@ -25,6 +24,7 @@ from archc.benchmarking.timing import Clock, Timer, timer_for
 from archc.benchmarking.turn import Bench
 from archc.compiler import Compilation, Spec
 from archc.errors import ArchcError, did_you_mean
+from archc.ir.fixed import decodes
 from archc.settings import parse_settings
 
 LEAST_BUDGET = 5.0  # seconds, of which the probes take one

@@ -99,6 +99,21 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """The method that computes what a cache keeps: it is the same at every call."""
+
+    arguments: tuple[Argument, ...]
+    lines: tuple[Line, ...]
+    result: str
+    result_type: str
+    shapes: str
+
+    @property
+    def signature(self) -> str:
+        return ", ".join(map(str, self.arguments))
+
+
+@dataclass(frozen=True)
 class Class:
     """A generated module: the model itself, or one of its different layers."""
 
@@ -113,6 +128,7 @@ class Class:
     result: str
     result_type: str
     head: Head | None = None  # of a language model, when `lines` end at what the head reads
+    fixed: Fixed | None = None  # where it reads what does not follow from the tokens that are added
 
     @property
     def is_model(self) -> bool:

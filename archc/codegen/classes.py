@@ -6,18 +6,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from archc.codegen import schedule
-from archc.codegen.class_plan import Argument, Class, Head, Layers, Line, Parameter, PerExpert, Stored
+from archc.codegen.class_plan import (
+    Argument,
+    Class,
+    Fixed,
+    Head,
+    Layers,
+    Line,
+    Parameter,
+    PerExpert,
+    Stored,
+)
 from archc.codegen.head import Cut, write_head
+from archc.codegen.kept import KeptPart, is_span, with_spans
 from archc.codegen.kernel_plan import LossKernel
-from archc.codegen.lines import SPAN, Emitter, Style, no_loop, size_code, tuple_text, with_span
-from archc.codegen.names import attribute, class_name, identifier, parameter_names, unique
+from archc.codegen.lines import Emitter, Style, no_loop, shapes_text, size_code, tuple_text
+from archc.codegen.names import attribute, class_name, identifier, layer_names, parameter_names, unique
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.op import Fill, Init, Normal
-from archc.ir.ops.structure import APPEND, EXPERTS, LOOP, WEIGHT, ZEROS
+from archc.ir.ops.structure import APPEND, EXPERTS, KEEP, LOOP, WEIGHT, ZEROS
 from archc.ir.paths import Index, Path, path_text
 from archc.ir.paths import Stored as IrStored
-from archc.ir.program import KEY_POSITIONS, POSITIONS, captured_in
+from archc.ir.program import Sequence as Tokens
+from archc.ir.program import captured_in, given_inputs, positions_named, sequences
 from archc.ir.rule import rule_of
 from archc.ir.weights import experts_of, is_per_expert
 
@@ -65,19 +77,17 @@ class ClassWriter:
         loss: LossKernel | None = None,
     ) -> None:
         """The model's own class, after those of its layers; with a head of its own where there is a cut."""
-        given = {
-            value: f"{SPAN}.{graph.node(value).attributes['name']}"
-            for value in graph.inputs
-            if graph.node(value).attributes["name"] in (POSITIONS, KEY_POSITIONS)
-        }
-        extra = [Argument("*", ""), Argument("padding", "Tensor | None = None")]
+        known = sequences(graph)
+        given = _read_off_spans(graph)
+        extra = [Argument("*", ""), *(Argument(s.called("padding"), "Tensor | None = None") for s in known)]
         if cached:
             extra.append(Argument("cache", "Cache | None = None"))
         body, weights = cut.body if cut else graph, held_weights(graph)
         built = self._class(name, doc, body, (), given, result_type, weights)
-        arguments = [argument for argument in built.arguments if argument.name != SPAN]
-        start = Line(f"{SPAN} = spans({arguments[0].name}, padding{', cache' if cached else ''})")
-        end = [Line("if cache is not None:"), Line("    cache.advance(span)")] if cached else []
+        arguments = _optional_once([a for a in built.arguments if not is_span(a.name)], known, cached)
+        start = _spans(graph, [argument.name for argument in arguments], cached)
+        advance = f"    cache.advance({known[-1].called('span')})"
+        end = [Line("if cache is not None:"), Line(advance)] if cached else []
         self.classes.append(
             Class(
                 name,
@@ -87,10 +97,11 @@ class ClassWriter:
                 built.layers,
                 built.state,
                 (*arguments, *extra),
-                (start, *built.lines, *end),
+                (*start, *built.lines, *end),
                 built.result,
                 result_type,
                 self._head(cut, graph, loss, built.result) if cut and loss else None,
+                built.fixed,
             )
         )
 
@@ -144,6 +155,25 @@ class ClassWriter:
             lines=_tidy(emitter.lines),
             result=", ".join(results),
             result_type=result_type,
+            fixed=self._fixed(graph, style, given),
+        )
+
+    def _fixed(self, graph: Graph, style: Style, given: Mapping[Value, str]) -> Fixed | None:
+        """The method for what a graph keeps while tokens are added, if there is anything."""
+        part = KeptPart(graph)
+        if not part.keeps:
+            return None
+        alone = part.alone()
+        emitter = Emitter(alone, style)
+        emitter.arguments(given)
+        arguments = self._arguments(alone, [emitter.names[value] for value in alone.inputs])
+        results = emitter.run()
+        return Fixed(
+            arguments=arguments,
+            lines=_tidy(emitter.lines),
+            result=", ".join(results),
+            result_type=_result_type(len(results)),
+            shapes=shapes_text([graph.type(value).shape for value in part.values]),
         )
 
     def _names(self, weights: Sequence[Held], indices: Sequence[str]) -> list[str]:
@@ -153,8 +183,8 @@ class ClassWriter:
         """The arguments of a graph's class, given what its inputs are called."""
         inputs = {name: (id(graph), value.node) for value, name in zip(graph.inputs, names, strict=True)}
         arguments: list[Argument] = []
-        for name in with_span(names):
-            kind = "Span" if name == SPAN else "Tensor"
+        for name in with_spans(names):
+            kind = "Span" if is_span(name) else "Tensor"
             optional = inputs.get(name) in self.optional
             arguments.append(Argument(name, f"{kind} | None" if optional else kind))
         return tuple(arguments)
@@ -165,12 +195,12 @@ class ClassWriter:
         """A module list for every loop; by loop, its name and whether its layers take the cache."""
         layers: list[Layers] = []
         calls: dict[int, tuple[str, bool]] = {}
-        for loop in graph.loops():
-            literal = [s for s in loop.path if isinstance(s, str)] or ["layers"]
-            name = unique(attribute(literal[-1]), taken)
+        loops = graph.loops()
+        for loop, segment in zip(loops, layer_names([loop.path for loop in loops]), strict=True):
+            name = unique(attribute(segment), taken)
             taken.add(name)
             inner = (*indices, identifier(loop.attributes["variable"]))
-            classes = self._bodies(loop, literal[-1], inner, given)
+            classes = self._bodies(loop, segment, inner, given)
             layers.append(Layers(name, self._modules(loop, classes, inner)))
             calls[loop.id] = name, any(_remembers(body) for body in loop.bodies)
         return layers, calls
@@ -192,9 +222,7 @@ class ClassWriter:
             self.names.add(name)
             place = f"  {loop.span.line_reference}" if loop.span else ""
             doc = (f"{schedule.describe(order, number, steps)}, {path_text(loop.path)}.{place}",)
-            result_type = (
-                "Tensor" if len(loop.types) == 1 else f"tuple[{', '.join(['Tensor'] * len(loop.types))}]"
-            )
+            result_type = _result_type(len(loop.types))
             built = self._class(name, doc, body, indices, captured_in(body, loop, given), result_type)
             if any(map(_remembers, loop.bodies)):  # all layers of a loop are called alike
                 built = replace(built, arguments=(*built.arguments, Argument("cache", "Cache | None")))
@@ -217,11 +245,47 @@ class ClassWriter:
 
 def _loop_lines(call: tuple[str, bool], targets: list[str], operands: list[str]) -> list[Line]:
     name, cached = call
-    arguments = ", ".join([*with_span(operands), *(["cache"] if cached else [])])
+    arguments = ", ".join([*with_spans(operands), *(["cache"] if cached else [])])
     return [
         Line(f"for layer in self.{name}:"),
         Line(f"    {', '.join(targets)} = layer({arguments})"),
     ]
+
+
+def _read_off_spans(graph: Graph) -> dict[Value, str]:
+    """The texts of positions, by the inputs that stand for them."""
+    found: dict[Value, str] = {}
+    for value in graph.inputs:
+        known = positions_named(graph.node(value).attributes["name"])
+        if known is not None:
+            found[value] = f"{Tokens(known[0], ()).called('span')}.{known[1]}"
+    return found
+
+
+def _spans(graph: Graph, arguments: Sequence[str], cached: bool) -> list[Line]:
+    """Where the tokens of each sequence stand; `arguments` are what the given inputs are called."""
+    *others, last = sequences(graph)
+    inputs = [graph.type(value).shape[:2] for value in given_inputs(graph)]
+    lines: list[Line] = []
+    for each in (*others, last):
+        tokens = arguments[inputs.index(each.dims)]
+        make = "fixed_span" if cached and each is not last else "spans"
+        cache = ", cache" if cached else ""
+        lines.append(Line(f"{each.called('span')} = {make}({tokens}, {each.called('padding')}{cache})"))
+    return lines
+
+
+def _optional_once(
+    arguments: Sequence[Argument], known: Sequence[Tokens], cached: bool
+) -> tuple[Argument, ...]:
+    """A language model's arguments: tokens that a cache has seen to once may be None from then on."""
+    if not cached or len(known) == 1:
+        return tuple(arguments)
+    return (*(Argument(a.name, "Tensor | None") for a in arguments[:-1]), arguments[-1])
+
+
+def _result_type(count: int) -> str:
+    return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"
 
 
 def _tidy(lines: Sequence[Line]) -> tuple[Line, ...]:
@@ -235,7 +299,7 @@ def _tidy(lines: Sequence[Line]) -> tuple[Line, ...]:
 
 
 def _remembers(body: Graph) -> bool:
-    return any(node.op is APPEND for part in body.walk() for node in part.nodes())
+    return any(node.op in (APPEND, KEEP) for part in body.walk() for node in part.nodes())
 
 
 # ------------------------------------------------------------------ parameters

@@ -85,4 +85,5 @@ def _key(graph: Graph, node: Node) -> Any:
 def _shape_key(type_: TensorType, by_width: bool) -> Any:
     if by_width:
         return len(type_.shape) == 1, type_.dtype, type_.width
-    return type_.dtype, type_.shape[2:] if len(type_.shape) > 2 else type_.shape
+    shape = type_.shape[2:] if len(type_.shape) > 2 else type_.shape
+    return type_.dtype, tuple(dim for dim in shape if isinstance(dim, int))

@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from archc.codegen.class_plan import Line
+from archc.codegen.kept import KeptPart, with_one_span, with_spans
 from archc.codegen.names import identifier, unique
 from archc.codegen.semantics import Semantics, Use
 from archc.ir.graph import PRELUDE, Graph, Node, Scope, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT, ZEROS
+from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, WEIGHT, ZEROS
 from archc.ir.paths import path_text
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import Dim, shape_text
-
-SPAN = "span"  # in generated code: where the tokens of a call stand
 
 _MAX_LINE = 104
 _MAX_INLINE = 64
@@ -102,6 +101,7 @@ class Emitter:
         self._owners: dict[str, Value] = {}
         self._pending: dict[Value, str] = {}
         self._kept_by = self._kept_by_attention()
+        self._kept_part = KeptPart(graph)
         self._last_use = self._last_uses()
         self._scope: Scope | None = None
         self._step = 0
@@ -122,9 +122,11 @@ class Emitter:
         """Write the statements into `lines`; the texts of the outputs."""
         for step, node in enumerate(self.nodes):
             self._step = step
-            if node.op in (INPUT, WEIGHT, CONSTANT):
+            if node.op in (INPUT, WEIGHT, CONSTANT) or node in self._kept_part:
                 continue
-            if node.op is APPEND:
+            if node.op is KEEP:
+                self._once()
+            elif node.op is APPEND:
                 if node.id not in self._kept_by:
                     self._append(node)
             elif node.op is LOOP:
@@ -163,7 +165,7 @@ class Emitter:
             slots = [f'"{kept.attributes["slot"]}"' for kept in self._kept(node)]
             past = [f"past(cache, self, {', '.join(slots)})"] if slots else []
             if rule.family == "attention":
-                operands = with_span(operands)
+                operands = with_one_span(operands)
             return self.style.kernels(self.graph, node, [*operands, *past])
         if node.op is ZEROS:
             return (
@@ -263,6 +265,16 @@ class Emitter:
         comma = "," if len(targets) == 1 else ""
         code = f"{', '.join(targets)}{comma} = remember(cache, self, {', '.join(given)})"
         self.lines.append(Line(code, self._shape_comment([other.outputs[0] for other in group])))
+
+    def _once(self) -> None:
+        """All that is kept while tokens are added, in one statement."""
+        part = self._kept_part
+        if part.values[0] in self.names:
+            return
+        arguments = with_spans([self.names[value] for value in part.inputs])
+        targets = [self._bind(value, self._wanted(value)) for value in part.values]
+        code = f"{', '.join(targets)} = once({', '.join(['cache', 'self.fixed', *arguments])})"
+        self.lines.append(Line(code, self._shape_comment(part.values)))
 
     def _loop(self, node: Node) -> None:
         operands = [self._use(value) for value in node.inputs if value is not None]
@@ -386,6 +398,8 @@ class Emitter:
             for value in (*node.inputs, *(kept.inputs[0] for kept in self._kept(node))):
                 if value is not None:
                     last[value] = step
+        for value in self._kept_part.inputs:  # all of it is read where the first is kept
+            last[value] = max(last[value], self.nodes.index(self._kept_part.keeps[0]))
         for _, value in self.graph.outputs:
             last[value] = len(self.nodes) + 1
         return last
@@ -407,7 +421,7 @@ class Emitter:
         return self._shape_comment(node.outputs)
 
     def _shape_comment(self, values: Sequence[Value]) -> str:
-        return _shapes([self.graph.type(value).shape for value in values]) if self.style.comments else ""
+        return shapes_text([self.graph.type(value).shape for value in values]) if self.style.comments else ""
 
 
 def _indented(line: Line) -> Line:
@@ -430,16 +444,6 @@ def _own_block(scope: Scope | None) -> Scope | None:
     while scope is not None and scope.block in PRELUDE:
         scope = scope.outer
     return scope
-
-
-def with_span(operands: Sequence[str]) -> list[str]:
-    """Operands, with the span itself once in place of all that is read off it."""
-    places = [place for place, text in enumerate(operands) if text.startswith(f"{SPAN}.")]
-    return [
-        SPAN if place in places[:1] else text
-        for place, text in enumerate(operands)
-        if place not in places[1:]
-    ]
 
 
 def use_of(node: Node) -> Use:
@@ -473,7 +477,7 @@ def number_text(value: float) -> str:
     return repr(int(value)) if float(value).is_integer() and abs(value) < 1e6 else repr(float(value))
 
 
-def _shapes(shapes: Sequence[tuple[Dim, ...]]) -> str:
+def shapes_text(shapes: Sequence[tuple[Dim, ...]]) -> str:
     """Shapes as a comment; those that differ in one dim only as one: `[B, T, 32 | 8 | 8, 128]`."""
     first = shapes[0]
     if len(first) > 1 and all(len(shape) == len(first) for shape in shapes):

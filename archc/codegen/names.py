@@ -11,12 +11,12 @@ from archc.ir.paths import Path, Stored
 # What modules of PyTorch answer to: a parameter of such a name would hide it.
 _MODULE_NAMES = frozenset("""
     add_module apply bfloat16 bool buffers call_super_init checkpoint children compile complete cpu
-    cross_entropy cuda device double dtype dump_patches eval extra_repr float forward generate get_buffer
-    get_extra_state get_parameter get_submodule half head hidden ipu load_state_dict log_probs loss modules
-    mtia named_buffers named_children named_modules named_parameters new_cache number parameters
-    register_buffer register_module register_parameter requires_grad_ reset_parameters save_pretrained
-    from_pretrained set_extra_state set_submodule shape_logits share_memory STATE state_dict stored
-    target_log_probs to to_empty train training type xpu zero_grad
+    cross_entropy cuda device double dtype dump_patches eval extra_repr fixed float forward generate
+    get_buffer get_extra_state get_parameter get_submodule half head hidden ipu load_state_dict
+    log_probs loss modules mtia named_buffers named_children named_modules named_parameters new_cache
+    number parameters register_buffer register_module register_parameter requires_grad_ reset_parameters
+    save_pretrained from_pretrained set_extra_state set_submodule shape_logits share_memory STATE
+    state_dict stored target_log_probs to to_empty train training type xpu zero_grad
     """.split())  # noqa: SIM905 - a list of this length is easier to read as words
 _LOCALS = frozenset(
     {"self", "cache", "span", "padding", "factory", "layer", "super", "zip"}
@@ -27,7 +27,8 @@ _LOCALS = frozenset(
 def identifier(text: str) -> str:
     """A Python identifier near to a text."""
     name = _word(text)
-    return f"{name}_" if keyword.iskeyword(name) or name in _LOCALS else name
+    own = name in _LOCALS or name.endswith(("_span", "_padding"))
+    return f"{name}_" if keyword.iskeyword(name) or own else name
 
 
 def attribute(text: str) -> str:
@@ -73,6 +74,23 @@ def parameter_names(weights: Sequence[Sequence[Stored]], taken: Sequence[str] = 
     for name in names:
         result.append(unique(attribute(name), (*taken, *result)))
     return result
+
+
+def layer_names(paths: Sequence[Path]) -> list[str]:
+    """Names for loops by their paths: `layers`, or `encoder_layers` where another loop ends in that, too."""
+    literal = [[s for s in path if isinstance(s, str)] or ["layers"] for path in paths]
+    lengths = [1] * len(paths)
+    while True:
+        names = [_join(words[-length:]) for words, length in zip(literal, lengths, strict=True)]
+        growing = [
+            place
+            for place, name in enumerate(names)
+            if names.count(name) > 1 and lengths[place] < len(literal[place])
+        ]
+        if not growing:
+            return names
+        for place in growing:
+            lengths[place] += 1
 
 
 def _words(path: Path) -> list[str]:

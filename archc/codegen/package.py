@@ -13,17 +13,19 @@ from archc.codegen.kernel_plan import Kernel, OpKernel
 from archc.codegen.kernels import KernelTable
 from archc.codegen.lines import use_of
 from archc.codegen.loss_kernel import plan_loss
-from archc.codegen.plan import Constant, Module, Package
+from archc.codegen.plan import Constant, Module, Package, Tokens
 from archc.codegen.semantics import Semantics
+from archc.ir.fixed import decodes
 from archc.ir.graph import Graph, Node
-from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, WEIGHT
-from archc.ir.program import KEY_POSITIONS, POSITIONS, Program, vocabulary_of
+from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, WEIGHT
+from archc.ir.program import Program, given_inputs, sequences, vocabulary_of
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
+from archc.ir.types import shape_text
 from archc.target import CUDA, Target
 
 _MODULES = ("experts", "kernels", "Stored", "per_expert")
-_RUNTIME = ("Cache", "Span", "past", "remember", "spans", "vector")
+_RUNTIME = ("Cache", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
 
 
 def plan_package(program: Program, fused: Graph, reference: Graph, target: Target = CUDA) -> Package:
@@ -46,7 +48,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
         {constant.name for constant in constants} | set(semantics.sources) | {*_RUNTIME, *_MODULES}
     )
     vocabulary = vocabulary_of(reference)
-    cached = vocabulary > 0 and _is_cached(reference)
+    cached = decodes(reference)
     base = "LanguageModel" if vocabulary else "CheckpointModule"
 
     def call(graph: Graph, node: Node, operands: list[str]) -> str:
@@ -66,6 +68,8 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
         generates=cached,
         loss=vocabulary > 0,
         vocabulary=vocabulary,
+        sequences=_sequences(fused),
+        start=program.start,
         vectors=any(_mentions(text, "vector") for text in helpers),
         experts=any(part.experts() for part in reference.walk()),
         ignored=program.ignored,
@@ -85,7 +89,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
 
 def _uses(graph: Graph) -> Iterable[Any]:
     """The calls of ops that are written as reference functions, here and in loops."""
-    structural = (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND)
+    structural = (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND, KEEP)
     for part in graph.walk():
         for node in part.nodes():
             if node.op not in structural and not node.op.module and rule_of(node) is None:
@@ -177,25 +181,21 @@ def _constants(parameters: Mapping[str, Any]) -> list[Constant]:
 # ----------------------------------------------------------------------- model
 
 
-def _is_cached(graph: Graph) -> bool:
-    """Whether decoding can go token by token: nothing reads the past but through what is kept of it."""
-    nodes = [(part, node) for part in graph.walk() for node in part.nodes()]
-    reads = (part.type(value) for part, node in nodes for value in node.past)
-    return all(type_.shape[1] == "S" for type_ in reads) and not _sees_later([node for _, node in nodes])
-
-
-def _sees_later(nodes: Sequence[Node]) -> bool:
-    return any("mask" in node.attributes and not node.attributes["mask"].causal for node in nodes)
-
-
 def _result_type(graph: Graph) -> str:
     count = len(graph.outputs)
     return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"
 
 
+def _sequences(graph: Graph) -> tuple[Tokens, ...]:
+    inputs = [(graph.type(value).shape[:2], graph.name_of(value)) for value in given_inputs(graph)]
+    return tuple(
+        Tokens(next(name for dims, name in inputs if dims == s.dims), shape_text(s.dims), s.called("padding"))
+        for s in sequences(graph)
+    )
+
+
 def _doc(program: Program, graph: Graph, manner: str) -> tuple[str, ...]:
-    given = [v for v in graph.inputs if graph.node(v).attributes["name"] not in (POSITIONS, KEY_POSITIONS)]
-    inputs = ", ".join(f"{graph.name_of(v)} {_type(graph, v)}" for v in given)
+    inputs = ", ".join(f"{graph.name_of(v)} {_type(graph, v)}" for v in given_inputs(graph))
     outputs = ", ".join(f"{name} {_type(graph, value)}" for name, value in graph.outputs)
     return (f"{program.arch}, {manner}: {inputs} -> {outputs}.  {program.span.line_reference}",)
 

@@ -27,6 +27,15 @@ class Module:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """A sequence of tokens as a model takes it: what its input is called, its dims, and its padding."""
+
+    name: str
+    dims: str
+    padding: str
+
+
+@dataclass(frozen=True)
 class Package:
     """A generated package."""
 
@@ -34,6 +43,8 @@ class Package:
     generates: bool  # whether it is a language model with a cache: loss, new_cache, generate
     loss: bool  # whether its output is logits over the tokens' vocabulary
     vocabulary: int
+    sequences: tuple[Tokens, ...]  # the last is the one that grows
+    start: int | None  # the token that it begins with
     vectors: bool  # whether some reference function holds a list of numbers
     experts: bool  # whether tokens choose experts
     ignored: tuple[str, ...]
@@ -41,6 +52,43 @@ class Package:
     model: Module
     reference: Module
     kernels: tuple[Kernel, ...]
+
+    @property
+    def grows(self) -> str:
+        """What the tokens are called that are added to a cache."""
+        return self.sequences[-1].name
+
+    @property
+    def fixed_tokens(self) -> tuple[str, ...]:
+        """What tokens are called that are there from the start, an encoder's."""
+        return tuple(each.name for each in self.sequences[:-1])
+
+    @property
+    def token_signature(self) -> str:
+        """The tokens that a language model takes, as parameters."""
+        kind = "Tensor | None" if self.generates else "Tensor"
+        return ", ".join([*(f"{name}: {kind}" for name in self.fixed_tokens), f"{self.grows}: Tensor"])
+
+    @property
+    def token_arguments(self) -> str:
+        return ", ".join(each.name for each in self.sequences)
+
+    @property
+    def padding_signature(self) -> str:
+        return ", ".join(f"{each.padding}: Tensor | None = None" for each in self.sequences)
+
+    @property
+    def padding_arguments(self) -> str:
+        return ", ".join(f"{each.padding}={each.padding}" for each in self.sequences)
+
+    @property
+    def about_options(self) -> str:
+        """What a model's options mean."""
+        told = [f"{each.padding} is bool {each.dims}" for each in self.sequences]
+        cache = "; a cache is filled and read" if self.generates else ""
+        if self.generates and len(self.sequences) > 1:
+            cache += f", and {' and '.join(self.fixed_tokens)} may be None once it has been"
+        return f"{', '.join(told)}, False where a token is padding{cache}."
 
     @property
     def ignored_items(self) -> str:

@@ -23,7 +23,7 @@ from archc.ir.attributes import kind_of
 from archc.ir.graph import Scope
 from archc.ir.op import Op
 from archc.ir.paths import Path
-from archc.ir.program import KEY_POSITIONS
+from archc.ir.program import KEY_POSITIONS, sequences
 from archc.ir.records import Record
 from archc.ir.types import DType, TensorType, shape_text
 
@@ -74,23 +74,30 @@ class Calls(Applications):
         return self.report(mistakes.WrongShape(span, op="width", reason=reason))
 
     def _positions(self, name: str, x: Handle, span: Span) -> Any:
-        """The positions of the tokens along a tensor's second dim: an input of the whole graph."""
+        """The positions of the tokens along a tensor's second dim: an input of the whole graph.
+
+        Those of keys are open in number where the sequence grows, with a cache: it is the last one.
+        """
         frame = self.frame
         while frame.outer is not None:
             frame = frame.outer
         graph = frame.graph
-        if len(x.type.shape) < 2 or x.type.shape[:2] != self.tokens_shape:
-            reason = f"{x.type} has no tokens: it must begin with {shape_text(self.tokens_shape)}"
+        known = sequences(graph)
+        own = next((s for s in known if len(x.type.shape) >= 2 and x.type.shape[:2] == s.dims), None)
+        if own is None:
+            must = " or ".join(shape_text(sequence.dims) for sequence in known)
+            reason = f"{x.type} has no tokens: it must begin with {must}"
             return self.report(mistakes.WrongShape(span, op=name, reason=reason))
-        if not all(isinstance(dim, str) for dim in self.tokens_shape):
-            reason = f"batch and tokens must be open, as in `[B, T]`, not {shape_text(self.tokens_shape)}"
+        if not all(isinstance(dim, str) for dim in own.dims):
+            reason = f"batch and tokens must be open, as in `[B, T]`, not {shape_text(own.dims)}"
             return self.report(mistakes.WrongShape(span, op=name, reason=reason))
+        called = own.called(name)
         for value in graph.inputs:
-            if graph.node(value).attributes["name"] == name:
+            if graph.node(value).attributes["name"] == called:
                 return Handle(graph, value)
-        batch, tokens = self.tokens_shape
-        shape = (batch, "S" if name == KEY_POSITIONS else tokens)
-        return Handle(graph, graph.add_input(name, TensorType(shape, DType.I64), span))
+        batch, tokens = own.dims
+        shape = (batch, "S" if name == KEY_POSITIONS and own is known[-1] else tokens)
+        return Handle(graph, graph.add_input(called, TensorType(shape, DType.I64), span))
 
     # ---------------------------------------------------------------- records
 

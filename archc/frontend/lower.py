@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from archc.errors import ArchcError, Reporter, did_you_mean
@@ -16,8 +16,9 @@ from archc.frontend.resolve import Module
 from archc.frontend.scopes import Scopes, constant
 from archc.frontend.values import POISON, BlockValue, Builtin, Env, Handle, Poison, describe
 from archc.frontend.weight_names import check_weight_names
+from archc.ir.attributes import kind_of
 from archc.ir.graph import Graph
-from archc.ir.program import KEY_POSITIONS, POSITIONS, Program
+from archc.ir.program import POSITIONS, Program, are_positions
 from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import DType, TensorType
 
@@ -51,10 +52,10 @@ class ModelLowerer(Regions):
         if forward is None:
             self.report(mistakes.MissingForward(arch.span, name=arch.name))
             return None
-        self._forward(forward, env)
-        return None if self.reporter else self._program(arch, parameters)
+        start = self._forward(forward, env)
+        return None if self.reporter else self._program(arch, parameters, start)
 
-    def _program(self, arch: syntax.Arch, parameters: dict[str, Any]) -> Program | None:
+    def _program(self, arch: syntax.Arch, parameters: dict[str, Any], start: int | None) -> Program | None:
         graph = self.frame.graph
         names = check_weight_names(graph, self.reporter)
         if self.reporter:
@@ -69,6 +70,7 @@ class ModelLowerer(Regions):
             parameters=parameters,
             ignored=tuple(member.pattern for member in arch.members if isinstance(member, syntax.Ignore)),
             expectations=tuple(self.expectations),
+            start=start,
             tied=tuple((tuple(alias.split(".")), tuple(target.split("."))) for alias, target in tied.items()),
         )
 
@@ -124,21 +126,36 @@ class ModelLowerer(Regions):
                 self._statement(member, env)
         return forward
 
-    def _forward(self, forward: syntax.Block, env: Env) -> None:
+    def _forward(self, forward: syntax.Block, env: Env) -> int | None:
+        """Trace the model; the token that its last input begins with, if it says one."""
         inner = Env(env, is_block=True)
+        start = None
         for param in forward.params:
             inner.names[param.name] = self._input(param, inner)
+            start = self._start(param, forward.params, env)
         results = self.run(forward.body, inner)
         if results is None:
             self.report(mistakes.MissingReturn(forward.span, name="forward"))
-            return
+            return None
         for result in results:
             self._output(result, self.evaluate(result.value, inner))
+        return start
+
+    def _start(self, param: syntax.Param, params: Sequence[syntax.Param], env: Env) -> int | None:
+        """The token that an input begins with: what stands as its default."""
+        if param.default is None:
+            return None
+        if param is not params[-1] or len(params) == 1:
+            self.report(mistakes.NoStart(param.span, name=param.name))
+            return None
+        what = f"the token that `{param.name}` begins with"
+        value = self.convert(self.evaluate(param.default, env), kind_of(int | None), what, param.default.span)
+        return value if isinstance(value, int) else None
 
     def _input(self, param: syntax.Param, env: Env) -> Any:
         if param.shape is None:
             return self.report(mistakes.NoAnnotation(param.span, name=param.name))
-        if param.name in (POSITIONS, KEY_POSITIONS):
+        if are_positions(param.name):
             reason = f"the positions of tokens come by themselves, as `{POSITIONS}(x)`"
             return self.report(
                 mistakes.ReservedName(param.span, name=param.name, kind="an input", reason=reason)
@@ -151,7 +168,6 @@ class ModelLowerer(Regions):
             return self.report(
                 mistakes.ReservedName(param.shape.span, name=_KEY_DIM, kind="a dim", reason=reason)
             )
-        self.tokens_shape = self.tokens_shape or dims[:2]
         type_ = TensorType(dims, self.dtype(param.shape) or DType.I64)
         graph = self.frame.graph
         return Handle(graph, graph.add_input(param.name, type_, param.span))

@@ -116,7 +116,6 @@ class Lowerer(ABC):
         self.weights: dict[Path, Handle] = {}
         self.tie: Tie | None = None
         self.tied_names: dict[str, str] = {}  # what tied weights would be called -> what they are
-        self.tokens_shape: tuple[Dim, ...] = ()  # the leading dims of the first input: batch and tokens
         self.nodes = 0
         self.budget = budget
 

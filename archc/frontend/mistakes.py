@@ -43,6 +43,10 @@ class ReservedName(Mistake):
     message = "`{name}` cannot name {kind}: {reason}"
 
 
+class NoStart(Mistake):
+    message = "`{name}` has no default: only the last of several inputs says which token it begins with"
+
+
 class MissingImport(Mistake):
     message = "no spec `{name}.arch` beside {importer} or among the standard specs"
 

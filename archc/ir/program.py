@@ -4,17 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from archc.errors import Span
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.paths import Path
-from archc.ir.types import DType
+from archc.ir.types import Dim, DType
 
 T = TypeVar("T")
 
-POSITIONS = "positions"  # graph input, i64 [B, T]: each token's position
-KEY_POSITIONS = "key_positions"  # graph input, i64 [B, S]: the same for all keys, -1 where padding
+# Graph inputs that come by themselves, i64; those of a second sequence have its name before them.
+POSITIONS = "positions"  # [B, T]: each token's position
+KEY_POSITIONS = "key_positions"  # [B, S]: the same for all keys, -1 where padding
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Tokens along one pair of leading dims: an encoder's and a decoder's are two sequences.
+
+    name:  empty for that of a model's first input, `decoder` for that of another input `decoder_tokens`
+    dims:  batch and tokens
+    """
+
+    name: str
+    dims: tuple[Dim, ...]
+
+    def called(self, what: str) -> str:
+        """The name of what belongs to this sequence, such as its positions."""
+        return f"{self.name}_{what}" if self.name else what
+
+
+def positions_named(name: str) -> tuple[str, str] | None:
+    """Of which sequence an input's name tells positions, and which of both; None for other inputs."""
+    for what in (KEY_POSITIONS, POSITIONS):
+        before = name.removesuffix(what)
+        if before != name and before[-1:] in ("", "_"):
+            return before[:-1], what
+    return None
+
+
+def are_positions(name: str) -> bool:
+    """Whether an input's name is that of positions, which come by themselves."""
+    return positions_named(name) is not None
+
+
+def given_inputs(graph: Graph) -> list[Value]:
+    """The inputs that a model is called with."""
+    return [value for value in graph.inputs if not are_positions(graph.node(value).attributes["name"])]
+
+
+def sequences(graph: Graph) -> list[Sequence]:
+    """The sequences of a graph by its inputs.  With a cache it is the last one that grows."""
+    found: dict[tuple[Dim, ...], Sequence] = {}
+    for value in given_inputs(graph):
+        dims = graph.type(value).shape[:2]
+        name = graph.node(value).attributes["name"].removesuffix("_tokens") if found else ""
+        if not found or (len(dims) == 2 and all(isinstance(dim, str) for dim in dims)):
+            found.setdefault(dims, Sequence(name, dims))
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -38,23 +85,28 @@ class Program:
     ignored: tuple[str, ...] = ()
     expectations: tuple[Expectation, ...] = field(default=())
     tied: tuple[tuple[Path, Path], ...] = ()  # (what a checkpoint may repeat, what it is tied to)
+    start: int | None = None  # the token that a decoder's sequence begins with
 
     def with_graph(self, graph: Graph) -> Program:
         return replace(self, graph=graph)
 
 
-def positions_in(root: Graph) -> dict[tuple[int, Value], str]:
-    """What is `POSITIONS` or `KEY_POSITIONS` in a graph and its bodies, by the graph's `id` and the value."""
-    found: dict[tuple[int, Value], str] = {}
+# Positions in a graph and its bodies, by the graph's `id` and the value: as `positions_named` tells them.
+Places: TypeAlias = Mapping[tuple[int, Value], tuple[str, str]]
 
-    def collect(graph: Graph, known: Mapping[Value, str]) -> None:
+
+def positions_in(root: Graph) -> Places:
+    """What are positions in a graph and its loops."""
+    found: dict[tuple[int, Value], tuple[str, str]] = {}
+
+    def collect(graph: Graph, known: Mapping[Value, tuple[str, str]]) -> None:
         found.update({(id(graph), value): name for value, name in known.items()})
         for node in (*graph.loops(), *graph.branches()):
             for body in node.bodies:
                 collect(body, captured_in(body, node, known))
 
-    names = {value: root.node(value).attributes["name"] for value in root.inputs}
-    collect(root, {value: name for value, name in names.items() if name in (POSITIONS, KEY_POSITIONS)})
+    names = {value: positions_named(root.node(value).attributes["name"]) for value in root.inputs}
+    collect(root, {value: known for value, known in names.items() if known is not None})
     return found
 
 
@@ -66,13 +118,19 @@ def captured_in(body: Graph, node: Node, outside: Mapping[Value, T]) -> dict[Val
 
 
 def vocabulary_of(graph: Graph) -> int:
-    """The vocabulary of a language model: tokens [B, T] go in, logits over them come out.  0 for all else."""
-    given = [v for v in graph.inputs if graph.node(v).attributes["name"] not in (POSITIONS, KEY_POSITIONS)]
-    if len(given) != 1 or graph.type(given[0]).dtype is not DType.I64 or len(graph.outputs) != 1:
+    """The vocabulary of a language model, 0 for all else.
+
+    Tokens of each sequence go in, logits over those of the last come out.
+    """
+    given, last = given_inputs(graph), sequences(graph)[-1:]
+    tokens = all(graph.type(value).dtype is DType.I64 for value in given)
+    if not last or len(given) != len(sequences(graph)) or not tokens or len(graph.outputs) != 1:
         return 0
-    tables = [user for user, _ in graph.users(given[0]) if user.op.name == "embedding"]
+    tables = [user for user, _ in graph.users(given[-1]) if user.op.name == "embedding"]
     logits = graph.type(graph.outputs[0][1])
-    if not tables or len(logits.shape) != 3 or tables[0].inputs[1] is None:
+    if not tables or len(logits.shape) != 3 or logits.shape[:2] != last[0].dims:
+        return 0
+    if tables[0].inputs[1] is None:
         return 0
     rows = graph.type(tables[0].inputs[1]).shape[0]
     return int(rows) if isinstance(rows, int) and logits.width == rows else 0

@@ -6,7 +6,8 @@ and onto the weighted sum they are applied to the new tokens only, at the price 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from archc.ir.absorption import absorbed_form
@@ -21,7 +22,7 @@ from archc.target import Target
 
 RELAXATION = "reassociation"
 _ALWAYS = 1 << 40  # tokens: more than any call has
-_ONE_TOKEN = {"B": 1, "T": 1, "S": 1}
+_ONE_TOKEN: Mapping[str, int] = defaultdict(lambda: 1)  # every dim that is open
 
 
 def bytes_of(type_: TensorType) -> int:

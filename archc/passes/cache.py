@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from archc.ir.absorption import is_plain_map
+from archc.ir.fixed import Fixed
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import OPS, Op, Trait
 from archc.ir.ops.structure import APPEND, WEIGHT
@@ -20,6 +21,7 @@ from archc.ir.types import TensorType
 from archc.passes.absorb import Absorption, bytes_of
 from archc.passes.context import Context, place_of
 from archc.passes.fold import canonical_sizes
+from archc.passes.keep import keep_fixed
 
 CONCAT, SPLIT = OPS["concat"], OPS["split"]
 MERGE_HEADS, SPLIT_HEADS = OPS["merge_heads"], OPS["split_heads"]
@@ -31,22 +33,27 @@ def plan_cache(graph: Graph, context: Context) -> None:
     if obstacle:
         context.report.remark("cache", f"no cached decoding: {obstacle}")
         return
+    fixed = Fixed(graph)
     for part, times in list(graph.runs()):
-        readers = [node for node in part.nodes() if node.op.past]
+        readers = [n for n in part.nodes() if n.op.past and not fixed.has_all(part, n.past)]
         if readers:
             planner = _Planner(part, readers, context)
             context.report.remark("cache", planner.describe(times))
             planner.keep()
+    keep_fixed(graph, fixed)
 
 
 def _obstacle(graph: Graph) -> str:
     """Why a token cannot be computed from the past alone, or need not be, or nothing."""
     if not vocabulary_of(graph):
         return "what the model returns is not logits over its tokens"
+    fixed = Fixed(graph)
     for part in graph.walk():
         for node in part.nodes():
+            if fixed.has_all(part, node.outputs):
+                continue
             mask = node.attributes.get("mask")
-            if mask is not None and not mask.causal:
+            if mask is not None and not mask.causal and not fixed.has_all(part, node.past):
                 return f"`{mask}` lets tokens see later ones ({place_of(node)})"
             if not (node.op.internal or node.op.past or node.op.has(Trait.PER_TOKEN)):
                 return f"`{node.op.name}` looks at other tokens and declares no state ({place_of(node)})"

@@ -6,9 +6,9 @@ from typing import Any
 
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, WEIGHT
 from archc.ir.paths import concrete
-from archc.ir.program import KEY_POSITIONS, POSITIONS
+from archc.ir.program import are_positions
 from archc.ir.weights import enumerate_weights
 from archc.passes.context import Context
 
@@ -19,7 +19,7 @@ def merge_common(graph: Graph, _context: Context) -> None:
         seen: dict[Any, Node] = {}
         for node in part.nodes():
             node = part.node(node.id)
-            if node.op in (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND) or node.op.has(Trait.EFFECT):
+            if node.op in (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND, KEEP) or node.op.has(Trait.EFFECT):
                 continue
             first = seen.setdefault(_key(node), node)
             if first is not node:
@@ -39,7 +39,7 @@ def drop_unused(graph: Graph, _context: Context) -> None:
     """Remove nodes that no output needs, and what loops take in without reading it."""
     _drop_unused(graph)
     for value in list(graph.inputs):
-        implicit = graph.node(value).attributes["name"] in (POSITIONS, KEY_POSITIONS)
+        implicit = are_positions(graph.node(value).attributes["name"])
         if implicit and not graph.users(value):
             graph.inputs.remove(value)
             graph.remove(graph.node(value))

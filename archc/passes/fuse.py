@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.program import KEY_POSITIONS, POSITIONS, positions_in
+from archc.ir.program import KEY_POSITIONS, POSITIONS, Places, positions_in
 from archc.ir.rule import Rule, rule_of
 from archc.passes.context import Context, place_of
 from archc.passes.matcher import Match, Matcher
@@ -41,7 +40,7 @@ def _apply_everywhere(
     times: int,
     context: Context,
     attempts: dict[int, list[_Attempt]],
-    positions: Mapping[tuple[int, Value], str],
+    positions: Places,
 ) -> None:
     wanted = rule.steps[rule.root].op
     for node in graph.nodes():
@@ -63,9 +62,7 @@ def _apply_everywhere(
         context.report.fired.append(Fired(rule.name, place_of(node), times, relaxations, node.span))
 
 
-def _obstacle(
-    rule: Rule, graph: Graph, match: Match, context: Context, positions: Mapping[tuple[int, Value], str]
-) -> str:
+def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context, positions: Places) -> str:
     """Why the target has no kernel for a match, or nothing."""
     if rule.family not in context.target.families:
         kind = f"{rule.family} kernels" if rule.family else "kernel for such a decomposition"
@@ -123,13 +120,17 @@ def _pointwise_obstacle(rule: Rule, graph: Graph, match: Match) -> str:
     return "its operands differ in shape" if len(shapes) != 1 else ""
 
 
-def _attention_obstacle(graph: Graph, match: Match, positions: Mapping[tuple[int, Value], str]) -> str:
+def _attention_obstacle(graph: Graph, match: Match, positions: Places) -> str:
     """Kernels are given where the tokens of a call stand, and take nothing else for it."""
+    owners = set()
     for name in (POSITIONS, KEY_POSITIONS):
         value = match.operands[name]
-        if value is None or positions.get((id(graph), value)) != name:
+        known = None if value is None else positions.get((id(graph), value))
+        if known is None or known[1] != name:
             return f"its {name} are not those of the tokens"
-    return ""
+        owners.add(known[0])
+    crossing = len(owners) > 1 and match.attributes["mask"].causal
+    return "its mask compares positions in two sequences" if crossing else ""
 
 
 def _replace(rule: Rule, graph: Graph, match: Match) -> Node:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, WEIGHT
 from archc.passes.context import Context
 
 
@@ -27,9 +27,8 @@ def _hoist_from(graph: Graph, loop_id: int, number: int) -> None:
 
 
 def _is_invariant(loop: Node, body: Graph, node: Node) -> bool:
-    if node.op in (INPUT, WEIGHT, CONSTANT, LOOP, EXPERTS, APPEND) or node.op.has(Trait.EFFECT):
-        return False
-    if not node.inputs:
+    stays = node.op in (INPUT, WEIGHT, CONSTANT, LOOP, EXPERTS, APPEND, KEEP) or node.op.has(Trait.EFFECT)
+    if stays or not node.inputs:
         return False
     fixed = set(body.inputs[len(loop.attributes["entering"]) :])
     return all(value is None or value in fixed or body.node(value).op is CONSTANT for value in node.inputs)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,14 @@ from archc.ir.graph import Graph, Value, stored_in
 from archc.ir.op import Trait
 from archc.ir.ops.structure import LOOP
 from archc.ir.paths import concrete
-from archc.ir.program import KEY_POSITIONS, POSITIONS
+from archc.ir.program import (
+    KEY_POSITIONS,
+    POSITIONS,
+    Sequence,
+    are_positions,
+    given_inputs,
+    sequences,
+)
 from archc.ir.types import DType
 from archc.ir.weights import enumerate_weights
 
@@ -23,12 +30,23 @@ _BATCH = 2
 
 @dataclass(frozen=True)
 class Case:
-    """One set of inputs for a graph, positions included.  `padding` is bool [B, T], or None."""
+    """One set of inputs for a graph, positions included.
+
+    options: what a model takes besides them, such as the padding of each sequence: bool [B, T]
+    padding: that of the sequence that the outputs belong to, or None
+    shifted: positions do not start at 0: only a graph can be given them
+    """
 
     name: str
     inputs: dict[str, Tensor]
+    options: dict[str, Tensor] = field(default_factory=dict)
     padding: Tensor | None = None
-    shifted: bool = False  # positions do not start at 0: only a graph can be given them
+    shifted: bool = False
+
+    @property
+    def given(self) -> list[Tensor]:
+        """The inputs that a model is called with; the last are the tokens that a cache takes one by one."""
+        return [value for name, value in self.inputs.items() if not are_positions(name)]
 
 
 def random_weights(graph: Graph, outliers: bool = False, seed: int = 0) -> dict[str, Tensor]:
@@ -59,12 +77,9 @@ def cases(graph: Graph) -> Iterator[Case]:
     yield _case(graph, f"{length} tokens", length, seed=1)
     yield _case(graph, "1 token", 1, seed=2)
     yield _case(graph, "equal tokens", min(8, most), seed=3, equal=True)
-    if POSITIONS in _names(graph):
-        left, right = torch.ones(_BATCH, length).bool(), torch.ones(_BATCH, length).bool()
-        left[0, : length // 3] = False
-        right[1, -(length // 4) - 1 :] = False
-        yield _case(graph, "padding on the left", length, seed=4, padding=left)
-        yield _case(graph, "padding on the right", length, seed=5, padding=right)
+    if any(are_positions(name) for name in _names(graph)):
+        yield _case(graph, "padding on the left", length, seed=4, pad=_pad_left)
+        yield _case(graph, "padding on the right", length, seed=5, pad=_pad_right)
         for start in (1000, 1_000_000):
             if furthest is None or start + length <= furthest:
                 yield _case(graph, f"from position {start:,}", length, seed=6, start=start)
@@ -76,23 +91,39 @@ def _case(
     length: int,
     seed: int,
     equal: bool = False,
-    padding: Tensor | None = None,
+    pad: Callable[[int], Tensor] | None = None,
     start: int = 0,
 ) -> Case:
+    """A case with `length` tokens in the last sequence, and fewer in others."""
     generator = torch.Generator().manual_seed(seed)
+    *others, last = sequences(graph)
+    lengths = {**dict.fromkeys(others, length - length // 3), last: length}
+    sizes = {dim: size for each, size in lengths.items() for dim in each.dims[1:] if isinstance(dim, str)}
     inputs: dict[str, Tensor] = {}
-    sizes: dict[str, int] = {}
-    for value in graph.inputs:
-        given = graph.node(value).attributes["name"]
-        if given in (POSITIONS, KEY_POSITIONS):
-            continue
+    for value in given_inputs(graph):
         type_ = graph.type(value)
         for place, dim in enumerate(type_.shape):
             if isinstance(dim, str):
                 sizes.setdefault(dim, (_BATCH, length)[min(place, 1)])
         shape = type_.bind(sizes).shape
-        inputs[given] = _values(graph, value, shape, generator, equal)
-    return Case(name, inputs | _positions(length, padding, start), padding, shifted=start > 0)
+        inputs[graph.node(value).attributes["name"]] = _values(graph, value, shape, generator, equal)
+    paddings = {each: pad(size) if pad else None for each, size in lengths.items()}
+    for each, padding in paddings.items():
+        inputs |= _positions(each, lengths[each], padding, start)
+    options = {each.called("padding"): padding for each, padding in paddings.items() if padding is not None}
+    return Case(name, inputs, options, paddings[last], shifted=start > 0)
+
+
+def _pad_left(length: int) -> Tensor:
+    real = torch.ones(_BATCH, length, dtype=torch.bool)
+    real[0, : length // 3] = False
+    return real
+
+
+def _pad_right(length: int) -> Tensor:
+    real = torch.ones(_BATCH, length, dtype=torch.bool)
+    real[1, -(length // 4) - 1 :] = False
+    return real
 
 
 def _values(graph: Graph, value: Any, shape: Any, generator: torch.Generator, equal: bool) -> Tensor:
@@ -105,12 +136,12 @@ def _values(graph: Graph, value: Any, shape: Any, generator: torch.Generator, eq
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def _positions(length: int, padding: Tensor | None, start: int) -> dict[str, Tensor]:
-    if padding is None:
-        positions = torch.arange(start, start + length).expand(_BATCH, -1)
-        return {POSITIONS: positions, KEY_POSITIONS: positions}
-    positions = (padding.cumsum(1) - 1).clamp(min=0)
-    return {POSITIONS: positions, KEY_POSITIONS: torch.where(padding, positions, -1)}
+def _positions(sequence: Sequence, length: int, padding: Tensor | None, start: int) -> dict[str, Tensor]:
+    positions = keys = torch.arange(start, start + length).expand(_BATCH, -1)
+    if padding is not None:
+        positions = (padding.cumsum(1) - 1).clamp(min=0)
+        keys = torch.where(padding, positions, -1)
+    return {sequence.called(POSITIONS): positions, sequence.called(KEY_POSITIONS): keys}
 
 
 def _names(graph: Graph) -> list[str]:
@@ -136,10 +167,8 @@ def _table_rows(graph: Graph, value: Value) -> Iterator[int]:
 
 def _position_rows(graph: Graph) -> int | None:
     """How many positions a learned table has, None where there is none."""
-    for value in graph.inputs:
-        if graph.node(value).attributes["name"] == POSITIONS:
-            return min(_table_rows(graph, value), default=None)
-    return None
+    positions = [v for v in graph.inputs if are_positions(graph.node(v).attributes["name"])]
+    return min((rows for value in positions for rows in _table_rows(graph, value)), default=None)
 
 
 def _longest_window(graph: Graph) -> int:

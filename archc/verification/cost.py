@@ -6,6 +6,7 @@ weights and partial sums, whose size stays, are a program's affair.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -22,7 +23,7 @@ from archc.verification.minimum import gradient_needs
 from archc.verification.traffic import Traffic, measure
 
 _TOKENS = 4  # and twice as many: an interpreted reduction has four programs, whatever it sums
-_ONE_TOKEN = {"B": 1, "T": 1, ROWS: 1}
+_ONE_TOKEN: Mapping[str, int] = defaultdict(lambda: 1)  # every dim that is open
 
 
 @dataclass(frozen=True)

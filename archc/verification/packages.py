@@ -18,7 +18,7 @@ from archc import compiler
 from archc.codegen.emit import Origin, write_package
 from archc.compiler import Compilation
 from archc.ir.interpreter import Interpreter
-from archc.ir.program import KEY_POSITIONS, POSITIONS
+from archc.ir.program import KEY_POSITIONS, POSITIONS, are_positions, sequences
 from archc.verification.cases import Case, cases, depends_on_length, random_weights
 from archc.verification.outcome import Outcome, distance, furthest, unequal
 from archc.verification.stages import CHANCE, EXACT, FLOOR
@@ -76,9 +76,8 @@ def _save(weights: dict[str, Tensor], path: Path) -> None:
 
 def _call(model: Any, case: Case, dtype: torch.dtype, **options: Any) -> dict[str, Tensor]:
     """The model's outputs for a case, numbered."""
-    given = [v for name, v in case.inputs.items() if name not in (POSITIONS, KEY_POSITIONS)]
     with torch.no_grad():
-        result = model(*(v.to(dtype) if v.is_floating_point() else v for v in given), **options)
+        result = model(*(v.to(dtype) if v.is_floating_point() else v for v in case.given), **options)
     return _numbered(result if isinstance(result, tuple) else (result,))
 
 
@@ -92,9 +91,9 @@ def _check_forward(
             continue
         truth = _interpret(compilation, weights, case)
         plain = furthest(_interpret(compilation, narrow, _narrow(case)), truth, case.padding)
-        value = _call(exact, case, torch.float64, padding=case.padding)
+        value = _call(exact, case, torch.float64, **case.options)
         yield Outcome(name, "float64", case.name, furthest(value, truth, case.padding), EXACT)
-        value = _call(rounded, case, torch.float32, padding=case.padding)
+        value = _call(rounded, case, torch.float32, **case.options)
         limit = max(CHANCE * plain, FLOOR)
         yield Outcome(name, "float32", case.name, furthest(value, truth, case.padding), limit)
 
@@ -111,7 +110,7 @@ def _numbered(outputs: Iterable[Tensor]) -> dict[str, Tensor]:
 
 def _narrow(case: Case) -> Case:
     inputs = {n: v.float() if v.is_floating_point() else v for n, v in case.inputs.items()}
-    return Case(case.name, inputs, case.padding)
+    return Case(case.name, inputs, case.options, case.padding)
 
 
 def _check_cache(
@@ -123,28 +122,35 @@ def _check_cache(
     """
     by_length = depends_on_length(compilation.program.graph)
     for case in cases(compilation.program.graph):
-        tokens = _tokens(case)
-        length = tokens.shape[1]
+        length = case.given[-1].shape[1]
         if case.shifted or length < 4:
             continue
         with torch.no_grad():
-            whole = model(tokens, padding=case.padding)
+            whole = model(*case.given, **case.options)
             for pieces in ((length // 2, 1, 1, length - length // 2 - 2), (1,) * length):
-                parts = _through_cache(model, tokens, case.padding, pieces)
+                parts = _through_cache(model, case, pieces)
                 manner = "in pieces" if len(set(pieces)) > 1 else "one by one"
                 truth = _interpret_pieces(compilation, weights, case, pieces) if by_length else whole
                 error = furthest({"": parts}, {"": truth}, case.padding)
                 yield Outcome(name, "cache", f"{case.name}, {manner}", error, EXACT)
 
 
-def _through_cache(model: Any, tokens: Tensor, padding: Tensor | None, pieces: Sequence[int]) -> Tensor:
-    """The outputs for tokens that reach the cache in pieces, told of padding where there is some."""
+def _through_cache(model: Any, case: Case, pieces: Sequence[int]) -> Tensor:
+    """The outputs for tokens that reach the cache in pieces, told of padding where there is some.
+
+    An encoder's tokens are given with the first piece alone.
+    """
+    *others, tokens = case.given
+    options: dict[str, Tensor | None] = dict(case.options)
     cache = model.new_cache(len(tokens), tokens.shape[1])
     parts, start = [], 0
     for size in pieces:
         end = start + size
-        real = None if padding is None or bool(padding[:, start:end].all()) else padding[:, start:end]
-        parts.append(model(tokens[:, start:end], padding=real, cache=cache))
+        for name, padding in case.options.items():
+            if padding is case.padding:
+                options[name] = None if bool(padding[:, start:end].all()) else padding[:, start:end]
+        given = others if start == 0 else [None] * len(others)
+        parts.append(model(*given, tokens[:, start:end], cache=cache, **options))
         start = end
     return torch.cat(parts, 1)
 
@@ -154,21 +160,19 @@ def _interpret_pieces(
 ) -> Tensor:
     """The reference graph's outputs for tokens that come in pieces."""
     interpreter, start = Interpreter(weights, state={}), 0
+    last = sequences(compilation.reference)[-1]
+    *_, tokens = (name for name in case.inputs if not are_positions(name))
     parts: list[Tensor] = []
     for size in pieces:
         end = start + size
-        inputs = {key: value[:, start:end] for key, value in case.inputs.items()}
-        if KEY_POSITIONS in inputs:
-            inputs[KEY_POSITIONS] = case.inputs[KEY_POSITIONS][:, :end]
+        inputs = dict(case.inputs)
+        for name in (tokens, last.called(POSITIONS)):
+            inputs[name] = case.inputs[name][:, start:end]
+        keys = last.called(KEY_POSITIONS)
+        inputs[keys] = case.inputs[keys][:, :end]
         parts += interpreter.run(compilation.reference, inputs).values()
         start = end
     return torch.cat(parts, 1)
-
-
-def _tokens(case: Case) -> Tensor:
-    """The only input of a language model."""
-    (tokens,) = (value for name, value in case.inputs.items() if name not in (POSITIONS, KEY_POSITIONS))
-    return tokens
 
 
 def _check_checkpoint(name: str, model: Any, weights: dict[str, Tensor], folder: Path) -> Outcome:
@@ -184,12 +188,11 @@ def _check_checkpoint(name: str, model: Any, weights: dict[str, Tensor], folder:
 def _check_training(compilation: Compilation, model: Any, reference: Any) -> Iterator[Outcome]:
     """Loss and the gradients of all tensors of the checkpoint."""
     case = next(iter(cases(compilation.program.graph)))
-    tokens = _tokens(case)
-    labels = tokens.clone()
-    labels[:, : tokens.shape[1] // 3] = -100
+    labels = case.given[-1].clone()
+    labels[:, : labels.shape[1] // 3] = -100
     losses, gradients = [], []
     for each in (model, reference):
-        loss = each.loss(tokens, labels)
+        loss = each.loss(*case.given, labels)
         loss.backward()
         losses.append(loss.detach())
         gradients.append(dict(stored_tensors(each, gradients=True)))
@@ -217,7 +220,10 @@ def stored_tensors(model: Any, gradients: bool = False) -> Iterator[tuple[str, T
 
 def _check_greedy(compilation: Compilation, model: Any, reference: Any) -> Outcome:
     case = next(iter(cases(compilation.program.graph)))
-    tokens = _tokens(case)
+    *others, tokens = case.given
     prompt = tokens[:, : max(1, tokens.shape[1] // 2)]
-    chosen = [each.generate(prompt, max_new_tokens=8) for each in (model, reference)]
+    *_, grows = (name for name in case.inputs if not are_positions(name))
+    options = {grows: prompt} if others else {}
+    given = others or [prompt]
+    chosen = [each.generate(*given, max_new_tokens=8, **options) for each in (model, reference)]
     return Outcome("Model", "greedy tokens", "8 new tokens", unequal(*chosen), 0.0)

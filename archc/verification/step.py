@@ -7,6 +7,7 @@ whatever would wait for the device raises.
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from archc.ir.graph import Graph, Node
-from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, LOOP, WEIGHT, ZEROS
+from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, WEIGHT, ZEROS
 from archc.ir.rule import rule_of
 from archc.ir.types import DType, TensorType
 
@@ -55,7 +56,7 @@ def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = to
     its reference function does.
     """
     work = Work()
-    _plan(graph, {"B": batch, "T": 1, "S": context + 1}, dtype, 1, work)
+    _plan(graph, defaultdict(lambda: 1, B=batch, S=context + 1), dtype, 1, work)
     work.add("bookkeeping", _BOOKKEEPING, 0)
     return work
 
@@ -63,7 +64,7 @@ def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = to
 def layer_launches(layer: Graph) -> int:
     """The launches of a layer of a fused graph."""
     work = Work()
-    _plan(layer, {"B": 1, "T": 1, "S": 2}, torch.bfloat16, 1, work)
+    _plan(layer, defaultdict(lambda: 1, S=2), torch.bfloat16, 1, work)
     return work.count
 
 
@@ -80,7 +81,7 @@ def _plan(graph: Graph, sizes: Mapping[str, int], dtype: torch.dtype, times: int
 
 
 # Attention keeps its keys and values itself, and zeros that enter the first layer are not there at all.
-_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND)
+_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP)
 
 
 def _plan_node(

@@ -31,6 +31,14 @@ def append(x: Tensor, *, slot: str) -> Tensor:
     return x
 
 
+# What follows from an encoder's tokens alone goes through here to where a decoder reads it: with a cache it
+# is computed at the first call, and the same from then on.
+@declare(infer=lambda call: call.x, traits=(Trait.PER_TOKEN,), internal=True)
+def keep(x: Tensor) -> Tensor:
+    """A value that stays the same while tokens are added."""
+    return x
+
+
 def _graph_only(*_args: Any, **_attributes: Any) -> Any:
     raise AssertionError("these ops have a meaning only inside of a graph")
 
@@ -48,7 +56,7 @@ def _structural(name: str, doc: str, infer: Any) -> Op:
     )
 
 
-CONSTANT, ZEROS, APPEND = (OPS[name] for name in ("constant", "zeros", "append"))
+CONSTANT, ZEROS, APPEND, KEEP = (OPS[name] for name in ("constant", "zeros", "append", "keep"))
 INPUT = _structural("input", "A value given from outside.", lambda call: call.type)
 WEIGHT = _structural("weight", "A parameter, by its sources in the checkpoint.", lambda call: call.type)
 LOOP = _structural("loop", "Bodies run one after another, by a schedule.", lambda call: call.types)

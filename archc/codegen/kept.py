@@ -1,0 +1,78 @@
+"""What stays the same while tokens are added: a method of its own, whose results a cache keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import Trait
+from archc.ir.ops.structure import CONSTANT, INPUT, KEEP, WEIGHT
+
+
+class KeptPart:
+    """The nodes of a graph that only its `keep` nodes need.
+
+    keeps:  those nodes
+    inputs: what the part reads of the graph's inputs
+    """
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.keeps = [node for node in graph.nodes() if node.op is KEEP]
+        self._numbers = _only_kept(graph) if self.keeps else set()
+        self.inputs = [value for value in graph.inputs if self._reads(value)]
+
+    def __contains__(self, node: Node) -> bool:
+        return node.id in self._numbers
+
+    def _reads(self, value: Value) -> bool:
+        return any(user in self or user.op is KEEP for user, _ in self.graph.users(value))
+
+    @property
+    def values(self) -> list[Value]:
+        """What is kept, as the rest of the graph reads it."""
+        return [keep.outputs[0] for keep in self.keeps]
+
+    def alone(self) -> Graph:
+        """The part as a graph, whose nodes keep their numbers."""
+        outputs = [(self.graph.name_of(keep.outputs[0]), keep.inputs[0]) for keep in self.keeps]
+        part = self.graph.part([(name, value) for name, value in outputs if value is not None])
+        part.inputs = list(self.inputs)
+        return part
+
+
+def _only_kept(graph: Graph) -> set[int]:
+    needed: set[int] = set()
+    waiting = [value.node for _, value in graph.outputs]
+    waiting += [node.id for node in graph.nodes() if node.op.has(Trait.EFFECT)]
+    while waiting:
+        node = graph.node(waiting.pop())
+        if node.id not in needed:
+            needed.add(node.id)
+            waiting += [] if node.op is KEEP else [value.node for value in node.inputs if value is not None]
+    others = [node for node in graph.nodes() if node.id not in needed]
+    return {node.id for node in others if node.op not in (INPUT, WEIGHT, CONSTANT)}
+
+
+def span_of(text: str) -> str:
+    """The span that a text reads positions off, `decoder_span` of `decoder_span.positions`, or nothing."""
+    owner, dot, _ = text.partition(".")
+    return owner if dot and owner.endswith("span") else ""
+
+
+def with_spans(operands: Sequence[str]) -> list[str]:
+    """Operands, with each span itself once in place of all that is read off it."""
+    texts = [span_of(text) or text for text in operands]
+    return [text for place, text in enumerate(texts) if not (is_span(text) and text in texts[:place])]
+
+
+def is_span(text: str) -> bool:
+    return text == "span" or text.endswith("_span")
+
+
+def with_one_span(operands: Sequence[str]) -> list[str]:
+    """Operands of attention, with one span for the positions of queries and those of keys."""
+    queries, keys = [place for place, text in enumerate(operands) if span_of(text)]
+    query_span, key_span = span_of(operands[queries]), span_of(operands[keys])
+    one = query_span if query_span == key_span else f"{query_span}.across({key_span})"
+    return [one if place == queries else text for place, text in enumerate(operands) if place != keys]

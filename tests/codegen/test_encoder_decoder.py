@@ -1,0 +1,116 @@
+"""Models with an encoder and a decoder: what is computed once, what a cache refuses, where tokens begin."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from archc.ir.ops.structure import KEEP
+from archc.verification.packages import stored_tensors
+from tests.support import SPECS, build, compile_model, distance, scramble
+
+START = 7  # of transformer_tiny
+kinds = pytest.mark.parametrize("kind", ["Model", "Reference"])
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    return build(SPECS / "transformer.arch", "transformer_tiny", tmp_path_factory.mktemp("package"))
+
+
+def made(package: ModuleType, kind: str) -> Any:
+    torch.manual_seed(0)
+    model = getattr(package, kind)(dtype=torch.float64)
+    scramble(model)
+    return model
+
+
+def tokens(length: int, batch: int = 2) -> Tensor:
+    return torch.randint(160, (batch, length), generator=torch.Generator().manual_seed(length))
+
+
+def test_a_keep_stands_where_the_decoder_reads_the_encoder() -> None:
+    fused = compile_model(SPECS / "transformer.arch", "transformer_tiny").fused
+    kept = [
+        [fused_type.shape for fused_type in n.types] for g in fused.walk() for n in g.nodes() if n.op is KEEP
+    ]
+    assert kept == [[("B", "T", 36)], [("B", "T", 3, 12)], [("B", "T", 3, 12)]]
+
+
+@kinds
+def test_the_encoder_runs_once(package: ModuleType, kind: str) -> None:
+    """After the first call its weights, and those of cross attention's keys, are not read again."""
+    model, source, target = made(package, kind), tokens(9), tokens(6)
+    with torch.no_grad():
+        whole = model(source, target)
+        cache = model.new_cache(2, 6)
+        parts = [model(source, target[:, :2], cache=cache)]
+        for name, tensor in stored_tensors(model):
+            if "model.encoder." in name or "encoder_attn.k_proj" in name or "encoder_attn.v_proj" in name:
+                tensor.fill_(float("nan"))
+        parts += [model(None, target[:, 2:3], cache=cache), model(source, target[:, 3:], cache=cache)]
+    assert distance(torch.cat(parts, 1), whole) < 1e-12
+
+
+@kinds
+def test_what_a_cache_refuses(package: ModuleType, kind: str) -> None:
+    model, cache = made(package, kind), made(package, kind).new_cache(2, 6)
+    with pytest.raises(ValueError, match="tokens must be given"):
+        model(None, tokens(2), cache=cache)
+    with pytest.raises(ValueError, match="tokens must be given"):
+        model(None, tokens(2))
+    model(tokens(9), tokens(2), cache=cache)
+    with pytest.raises(ValueError, match="filled for 9 tokens, not for these 8"):
+        model(tokens(8), tokens(1), cache=cache)
+    with pytest.raises(ValueError, match="2 are in it, 5 more do not fit"):
+        model(None, tokens(5), cache=cache)
+
+
+@kinds
+def test_generate_begins_with_the_token_of_the_spec(package: ModuleType, kind: str) -> None:
+    model, source = made(package, kind), tokens(9)
+    found = model.generate(source, max_new_tokens=5)
+    assert found.shape == (2, 6)
+    assert found[:, 0].tolist() == [START, START]
+    for length in range(1, 6):
+        assert torch.equal(model(source, found[:, :length])[:, -1].argmax(-1), found[:, length])
+    longer = model.generate(source, max_new_tokens=3, decoder_tokens=found[:, :3])
+    assert torch.equal(longer, found)
+
+
+@kinds
+def test_padding_of_either_sequence_changes_nothing(package: ModuleType, kind: str) -> None:
+    model = made(package, kind)
+    source, real = tokens(9), torch.ones(2, 9, dtype=torch.bool)
+    real[0, :4] = False
+    prompt, told = tokens(4), torch.ones(2, 4, dtype=torch.bool)
+    told[1, :2] = False
+    together = model.generate(
+        source, max_new_tokens=5, padding=real, decoder_tokens=prompt, decoder_padding=told
+    )
+    first = model.generate(source[:1, 4:], max_new_tokens=5, decoder_tokens=prompt[:1])
+    second = model.generate(source[1:], max_new_tokens=5, decoder_tokens=prompt[1:, 2:])
+    assert torch.equal(together[0, -5:], first[0, -5:])
+    assert torch.equal(together[1, -5:], second[0, -5:])
+
+
+@kinds
+def test_loss_is_of_the_next_decoder_token(package: ModuleType, kind: str) -> None:
+    model, source, target = made(package, kind), tokens(9), tokens(6)
+    labels = target.clone()
+    labels[0, :3] = -100
+    logits = model(source, target)
+    expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    assert distance(model.loss(source, target, labels), expected) < 1e-12
+    chosen = logits.log_softmax(-1)[:, :-1].gather(-1, target[:, 1:, None])[..., 0]
+    assert distance(model.log_probs(source, target), chosen) < 1e-12
+
+
+def test_the_whole_model_is_one_graph_for_the_compiler(package: ModuleType) -> None:
+    model = made(package, "Model")
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert distance(compiled(tokens(9), tokens(6)), model(tokens(9), tokens(6))) < 1e-12
