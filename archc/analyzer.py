@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +18,7 @@ from archc.analysis.devices import Device, find_device
 from archc.analysis.memory import RUN_DTYPES
 from archc.analysis.roofline import Phase
 from archc.compiler import Compilation
-from archc.errors import ArchcError
+from archc.errors import ArchcError, did_you_mean
 from archc.ir.graph import Graph
 from archc.quantities import with_unit
 from archc.settings import parse_settings
@@ -97,6 +98,21 @@ def as_json(found: Iterable[Analysis]) -> str:
     """One analysis as an object, several as a list."""
     objects = [each.as_json() for each in found]
     return json.dumps(objects[0] if len(objects) == 1 else objects, indent=2)
+
+
+def value_lines(analysis: Analysis, keys: Sequence[str]) -> Iterator[str]:
+    """`model  key  value` for each dotted key of the JSON; raises `ArchcError` for one that is none."""
+    found = analysis.as_json()
+    for key in keys:
+        value: Any = found
+        for word in key.split("."):
+            if not isinstance(value, dict) or word not in value:
+                known = value if isinstance(value, dict) else ()
+                hint = did_you_mean(word, known) or f"known are {', '.join(known) or 'none'}"
+                raise ArchcError(f"{analysis.model} has no `{key}`: {hint}")
+            value = value[word]
+        text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else json.dumps(value)
+        yield f"{analysis.model}  {key}  {text}"
 
 
 # ---------------------------------------------------------------------- tables

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from archc.analysis.kernels import Shape, type_bytes
 from archc.ir.expr import Expr, Formula, leaf
@@ -35,10 +36,10 @@ def activations(root: Graph, shape: Shape, element: int) -> Activations:
     kept: dict[int, set[Value]] = {}
     _collect(root, set(root.inputs), kept)
     outside = size(root, kept[id(root)])
-    inside = [(times, size(body, kept[id(body)])) for body, times in root.runs() if body is not root]
+    inside = [(times, size(body, kept[id(body)])) for body, times in root.runs(new=inf) if body is not root]
     entering = sum(
         times * len(loop.attributes["schedule"]) * size(graph, _entering(loop))
-        for graph, times in root.runs()
+        for graph, times in root.runs(new=inf)
         for loop in graph.loops()
     )
     return Activations(
@@ -64,9 +65,23 @@ def _collect(graph: Graph, captured: set[Value], found: dict[int, set[Value]]) -
             through = (outer[value] for value in _collect(body, set(fixed), found))
             kept |= {_base(graph, value) for value in through if value is not None}
             found[id(body)] -= _twice(loop, body, found[id(body)])
+    for branch in graph.branches():
+        kept |= {_base(graph, value) for value in _of_branch(branch, found)}
     kept = {value for value in kept if graph.node(value).op not in (WEIGHT, CONSTANT)}
     found[id(graph)] = kept - captured
     return kept & captured
+
+
+def _of_branch(branch: Node, found: dict[int, set[Value]]) -> Iterator[Value]:
+    """What the way for many tokens keeps of values outside of it, its results being some of them."""
+    body = branch.bodies[0]
+    outer = dict(zip(body.inputs, branch.inputs, strict=True))
+    through = _collect(body, set(body.inputs), found)
+    yield from (value for inner in through if (value := outer[inner]) is not None)
+    for (_, result), value in zip(body.outputs, branch.outputs, strict=True):
+        if result in found[id(body)]:
+            found[id(body)].remove(result)
+            yield value
 
 
 def _twice(loop: Node, body: Graph, kept: set[Value]) -> set[Value]:

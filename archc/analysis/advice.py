@@ -8,6 +8,7 @@ from archc.analysis.devices import Device
 from archc.ir.graph import Graph, Node
 from archc.ir.head import last_linear
 from archc.ir.op import Trait
+from archc.ir.ops.structure import APPEND
 from archc.ir.types import Dim
 
 _HEAD_DIMS = (64, 128, 256)
@@ -59,12 +60,13 @@ def _attention_notes(graph: Graph, node: Node) -> Iterator[str]:
     for name in node.op.past:
         value = node.operand(name)
         kept = graph.type(value).shape if value is not None else ()
-        if len(kept) != 4 or len(query) != 4:
+        if value is None or len(kept) != 4 or len(query) != 4:
             continue
         heads, kv_heads, width = query[2], kept[2], kept[3]
         if width not in _HEAD_DIMS:
             yield f"heads of {width} values: attention kernels are made for 64, 128 and 256"
-        if heads == kv_heads and isinstance(heads, int) and heads > 1:
+        is_kept = graph.node(value).op is APPEND  # and not made anew from something smaller
+        if is_kept and heads == kv_heads and isinstance(heads, int) and heads > 1:
             yield (
                 f"each of {heads} heads has keys and values of its own: sharing them between {_USUAL_GROUP} "
                 f"heads makes the cache, and what decoding reads of it, {_USUAL_GROUP} times smaller"

@@ -106,27 +106,42 @@ def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int]) -> Work:
 
 
 def node_bytes(graph: Graph, node: Node, sizes: Mapping[str, int], element: int) -> int:
-    """The bytes that a node reads and writes."""
+    """The bytes that a node reads and writes; of several views of one tensor each byte is read once."""
     types = _bound(graph, node, sizes)
     partly = node.op.reads(node.op.call(types, node.attributes))
-    total = sum(type_bytes(type_.bind(sizes), element) for type_ in node.types)
-    for place, type_ in enumerate(types):
-        name = node.op.operands[place].name if not node.op.variadic else ""
-        whole = type_.numel() if type_ is not None else 0
-        total += type_bytes(type_, element, min(partly.get(name, whole), whole))
-    return total
+    parts: dict[Value, list[tuple[int, float]]] = {}  # by tensor: the bytes of each view, which part is read
+    for place, (value, type_) in enumerate(zip(node.inputs, types, strict=True)):
+        if value is not None and type_ is not None:
+            name = node.op.operands[place].name if not node.op.variadic else ""
+            share = min(partly.get(name, type_.numel()) / (type_.numel() or 1), 1.0)
+            parts.setdefault(base_of(graph, value), []).append((type_bytes(type_, element), share))
+    read = (
+        min(
+            sum(round(size * share) for size, share in views),
+            round(type_bytes(graph.type(base).bind(sizes), element) * max(share for _, share in views)),
+        )
+        for base, views in parts.items()
+    )
+    return sum(read) + sum(type_bytes(type_.bind(sizes), element) for type_ in node.types)
+
+
+def base_of(graph: Graph, value: Value) -> Value:
+    """The tensor that a value is a view of, or itself."""
+    node = graph.node(value)
+    while node.op.has(Trait.VIEW) and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = graph.node(value)
+    return value
 
 
 def _bound(graph: Graph, node: Node, sizes: Mapping[str, int]) -> list[TensorType | None]:
     return [graph.type(value).bind(sizes) if value is not None else None for value in node.inputs]
 
 
-def type_bytes(type_: TensorType | None, element: int, count: int | None = None) -> int:
-    """The bytes of a tensor, or of `count` elements of it."""
-    if type_ is None:
-        return 0
+def type_bytes(type_: TensorType, element: int) -> int:
+    """The bytes of a tensor."""
     sizes = {DType.FLOAT: element, DType.F32: 4, DType.I64: 8, DType.BOOL: 1, DType.SCALAR: 0}
-    return sizes[type_.dtype] * (type_.numel() if count is None else count)
+    return sizes[type_.dtype] * type_.numel()
 
 
 def _role(graph: Graph, node: Node, roles: Mapping[Path, str]) -> str:

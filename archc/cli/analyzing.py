@@ -41,6 +41,13 @@ def _request(command: Callable[..., Any]) -> Callable[..., Any]:
 @options.settings
 @_request
 @click.option(
+    "--get",
+    "keys",
+    multiple=True,
+    metavar="KEY",
+    help="Print only this of the JSON, such as parameters.total.",
+)
+@click.option(
     "--plot",
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -51,6 +58,7 @@ def analyze(
     model: str | None,
     settings: tuple[str, ...],
     as_json: bool,
+    keys: tuple[str, ...],
     plot: Path | None,
     **given: Any,
 ) -> None:
@@ -64,6 +72,7 @@ def analyze(
       archc analyze specs/llama3.arch --model llama3_8b
       archc analyze specs/llama3.arch:llama3_8b --hardware h100 --batch 64 --context 8192
       archc analyze specs/qwen3.arch:qwen3_8b --set layers=20 --json
+      archc analyze specs/qwen3.arch --get parameters.total --get kv_cache.bytes_per_token
       archc analyze specs/qwen3.arch:qwen3_8b --plot roofline.svg
       archc analyze specs/llama2.arch specs/llama3.arch --plot caches.png
     """
@@ -81,7 +90,9 @@ def analyze(
     kept = []
     for each in found:
         kept.append(each)
-        if not as_json:
+        for line in analyzer.value_lines(each.analysis, keys):
+            click.echo(line)
+        if not (as_json or keys):
             analyzer.print_analysis(each.analysis)
     if as_json:
         click.echo(analyzer.as_json(each.analysis for each in kept))

@@ -79,6 +79,14 @@ def test_tables_for_people() -> None:
     assert "more than the 24 GB of one NVIDIA GeForce RTX 4090" in " ".join(result.output.split())
 
 
+def test_single_values() -> None:
+    result = run(LLAMA, "--model", "llama3_8b", "--get", "parameters.total", "--get", "roofline.decode.bound")
+    assert result.output.splitlines() == [
+        "llama3_8b  parameters.total  8,030,261,248",
+        'llama3_8b  roofline.decode.bound  "memory bandwidth"',
+    ]
+
+
 # -------------------------------------------------------------------- roofline
 
 
@@ -186,6 +194,8 @@ def test_a_device_of_ones_own(ending: str, tmp_path: Path) -> None:
         (("--hardware-file", "nowhere.toml"), "cannot read the device file nowhere.toml"),
         (("--model", "llama3_9b"), "did you mean `llama3_8b`?"),
         (("--set", "layers"), "--set takes name=value"),
+        (("--get", "parameters.totel"), "did you mean `total`?"),
+        (("--get", "model.total"), "llama3_tiny has no `model.total`"),
     ],
 )
 def test_faulty_requests(arguments: tuple[str, ...], message: str) -> None:
