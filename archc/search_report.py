@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -37,8 +38,12 @@ def print_search(found: Search, base: Base, law: Conditional, load: Workload, me
         f"prompt, {load.answer:,} of answer, {source}",
         style="bold",
     )
-    titles = ("", "d", "d_ff", "heads", "KV", "N", "x", "r", "loss", "tokens/s", "")
-    table = Table(*(titles), title="front, the least loss first", title_justify="left")
+    table = Table(
+        *("", "d", "d_ff", "heads", "x", "r", "loss", "tokens/s", ""),
+        title="front, the least loss first",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
     table.add_row(base.program.name, *_row(found.base, found.base))
     table.add_section()
     for number, point in enumerate(found.front, 1):
@@ -54,13 +59,12 @@ def print_search(found: Search, base: Base, law: Conditional, load: Workload, me
 
 def _row(point: Point, base: Point) -> Iterator[str]:
     each = point.candidate
-    yield from (str(each.shape.d), str(each.shape.d_ff), str(each.shape.heads), str(each.shape.kv_heads))
-    yield quantity_text(each.parameters)
+    yield from (str(each.shape.d), str(each.shape.d_ff), f"{each.shape.heads}/{each.shape.kv_heads}")
     yield f"{each.x:.4f}"
     yield f"{each.r:.2f}"
     yield f"+{point.multiplier - 1:.2%}" if math.isfinite(point.multiplier) else "unknown"
     yield f"{point.rate:,.0f}"
-    yield f"x {point.rate / base.rate:.2f}"
+    yield f"{point.rate / base.rate:.2f}x"
 
 
 def as_csv(found: Search) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archc import compiler
-from archc.analysis.laws.conditional import RATIOS
+from archc.analysis.laws.law import Range
 from archc.analysis.parameters import Parameters, count_parameters
 from archc.compiler import Spec
 from archc.errors import ArchcError, did_you_mean
@@ -111,8 +111,8 @@ class Grid:
     groups: int = 9
 
 
-def candidates(base: Base, grid: Grid) -> Iterator[Candidate]:
-    """All shapes of the grid whose N is that asked for and whose r the law was fitted on."""
+def candidates(base: Base, grid: Grid, ratios: Range) -> Iterator[Candidate]:
+    """All shapes of the grid whose N is that asked for and whose r is in a range."""
     first, last = (base.shape.d * factor for factor in grid.widths)
     for d in range(math.ceil(first / grid.width_step) * grid.width_step, int(last) + 1, grid.width_step):
         plane = _Plane(base, d)
@@ -122,7 +122,7 @@ def candidates(base: Base, grid: Grid) -> Iterator[Candidate]:
                 step = grid.d_ff_step
                 found = plane.candidate(kv_heads * group, kv_heads, max(1, round(d_ff / step)) * step)
                 close = abs(found.parameters / grid.parameters - 1) <= grid.tolerance
-                if close and found.r in RATIOS:
+                if close and found.r in ratios:
                     yield found
                 kv_heads += 1
 

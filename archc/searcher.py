@@ -50,7 +50,7 @@ class Search:
 
 def search(base: Base, law: Conditional, grid: Grid, load: Workload) -> Search:
     """The front of the roofline's rates; raises `ArchcError` where the grid has no shape."""
-    found = list(candidates(base, grid))
+    found = list(candidates(base, grid, law.ratios))
     if not found:
         raise ArchcError(
             f"no shape of {grid.parameters:,.0f} parameters without tables has a ratio of MLP to attention "

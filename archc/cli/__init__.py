@@ -49,6 +49,7 @@ for command in (
     analyzing.analyze,
     analyzing.diff,
     scaling.scale,
+    scaling.fit,
     designing.design,
     designing.search,
     benching.bench,

@@ -71,7 +71,14 @@ def design(
 @click.option(
     "--params", metavar="N", type=options.QUANTITY, help="Parameters without tables.  [the model's]"
 )
-@click.option("--law", "law_name", default="bian-small", show_default=True, metavar="NAME", help="The fit.")
+@click.option(
+    "--law",
+    "law_name",
+    default="bian-small",
+    show_default=True,
+    metavar="NAME",
+    help="The fit; or a file of `archc fit`.",
+)
 @click.option("--width-step", type=click.IntRange(min=1), default=256, show_default=True, help="Steps of d.")
 @click.option(
     "--groups", type=click.IntRange(min=1), default=9, show_default=True, help="Most heads to a KV head."
@@ -125,6 +132,7 @@ def search(
     from archc.analysis.serving import Workload
     from archc.files import write_whole
     from archc.importer import Imported, write_spec
+    from archc.law_files import read_conditional
     from archc.plotting import check_picture
     from archc.search_space import Base, Grid
     from archc.settings import parse_settings
@@ -132,7 +140,7 @@ def search(
 
     if plot is not None:
         check_picture(plot)
-    law = conditional_named(law_name)
+    law = read_conditional(Path(law_name)) if law_name.endswith(".json") else conditional_named(law_name)
     given = parse_settings(settings)
     read = compiler.read_spec_file(spec)
     base = Base(read, compiler.one_program(read, model, given), given)

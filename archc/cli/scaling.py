@@ -1,4 +1,4 @@
-"""`archc scale`: scaling laws."""
+"""`archc scale` and `archc fit`: scaling laws, of papers and of one's own."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def scale(
     model that reaches it.
 
     Fits are epoch, hoffmann-tex, hoffmann-rounded, kaplan, and for routed models krajewski, krajewski-dense,
-    clark, ludziejewski.  The output says which parameters each means by N.
+    clark, ludziejewski; or a file that `archc fit` wrote.  The output says which parameters each means by N.
 
     \b
     Examples:
@@ -69,12 +69,16 @@ def scale(
     from archc import scaling
     from archc.analysis.allocation import Demand
     from archc.analysis.laws.named import DEFAULT, law_named
+    from archc.law_files import read_chinchilla
 
     sizes = sum(given is not None for given in (params, spec))
     aims = sum(given is not None for given in (tokens, compute, loss))
     if aims != 1 or sizes != (tokens is not None) or (spec is None and (model or settings)):
         raise click.UsageError("give --tokens with --params or a SPEC, or --compute, or --loss")
-    laws = [law_named(name, experts, granularity) for name in fits or (DEFAULT,)]
+    laws = [
+        read_chinchilla(Path(name)) if name.endswith(".json") else law_named(name, experts, granularity)
+        for name in fits or (DEFAULT,)
+    ]
     demand = Demand(serve or 0.0, serving_price)
     if plot is not None:
         from archc.plotting import check_picture
@@ -98,3 +102,81 @@ def scale(
 
         draw_iso_loss(laws[0], [(each["parameters"], each["tokens"]) for each in found[:1]], demand, plot)
         click.echo(f"{plot}: written", err=True)
+
+
+@click.command()
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option(
+    "--law",
+    type=click.Choice(["chinchilla", "conditional"]),
+    default="chinchilla",
+    show_default=True,
+    help="What to fit.",
+)
+@click.option(
+    "--column", "columns", multiple=True, metavar="NAME=TITLE", help="A column that has another title."
+)
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(20, 100_000),
+    default=200,
+    show_default=True,
+    help="Fits to drawn runs.",
+)
+@click.option(
+    "--level", type=click.FloatRange(0.5, 0.99), default=0.9, show_default=True, help="Of the intervals."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+@click.option("--params", metavar="N", type=options.QUANTITY, help="Predict the loss of N parameters...")
+@click.option("--tokens", metavar="D", type=options.QUANTITY, help="...after D tokens.")
+@click.option("--extrapolate", is_flag=True, help="Predict outside of the runs too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the law, as JSON, for later commands.",
+)
+def fit(
+    runs: Path,
+    law: str,
+    columns: tuple[str, ...],
+    bootstrap: int,
+    level: float,
+    seed: int,
+    params: float | None,
+    tokens: float | None,
+    extrapolate: bool,
+    as_json: bool,
+    output: Path | None,
+) -> None:
+    """Fit a scaling law to runs, with intervals, and say what the runs do not determine.
+
+    RUNS is a CSV file with a line for each model that was trained.  Chinchilla's law takes the columns
+    parameters, tokens and loss; the conditional law parameters (without the vocabulary's tables), tokens,
+    d_model, ratio (of MLP to attention parameters) and loss.
+
+    The law that -o writes is one that `archc scale --fit FILE` and `archc search --law FILE` take.
+
+    \b
+    Examples:
+      archc fit runs.csv
+      archc fit runs.csv --column loss=val_loss --params 7B --tokens 140B --extrapolate
+      archc fit shapes.csv --law conditional -o mine.json
+    """
+    from archc import fitting
+    from archc.files import write_whole
+
+    if (params is None) != (tokens is None) or (params is not None and law != fitting.CHINCHILLA):
+        raise click.UsageError("--params and --tokens go together, and with --law chinchilla")
+    asked = (params, tokens) if params is not None and tokens is not None else None
+    renamed = fitting.parse_columns(columns)
+    report = fitting.fit(fitting.Request(runs, law, renamed, bootstrap, level, seed, asked, extrapolate))
+    if as_json:
+        click.echo(fitting.to_json(report), nl=False)
+    else:
+        fitting.print_report(report)
+    if output is not None:
+        write_whole(output, fitting.to_json(report))
+        click.echo(f"{output}: written", err=True)

@@ -91,7 +91,7 @@ def test_the_front_is_that_of_all_shapes() -> None:
     load = Workload(16, 256, 128, "bfloat16", find_device("h200"))
     grid = Grid(base.counts(base.shape).non_embedding, 0.03, 64, (0.75, 1.5), 32, groups=3)
     everything = []
-    for each in candidates(base, grid):
+    for each in candidates(base, grid, SMALL.ratios):
         compilation = compiler.compile_program(base.lowered(each.shape), base.spec.rules)
         rate = serving_rate(compilation.reference, compilation.fused, load)
         everything.append((each.shape, SMALL.multiplier(each.x, each.r), rate))

@@ -48,14 +48,16 @@ class Curve:
 class Conditional:
     """A fit of the law.
 
-    width: the curve of x = d_model / sqrt(N)
-    ratio: the curve of r = MLP / attention parameters
+    width:  the curve of x = d_model / sqrt(N)
+    ratio:  the curve of r = MLP / attention parameters
+    ratios: the r that it was fitted on
     """
 
     name: str
     source: str
     width: Curve
     ratio: Curve
+    ratios: Range = RATIOS
 
     @property
     def optimum(self) -> tuple[float, float]:
@@ -69,10 +71,10 @@ class Conditional:
 
     def multiplier(self, x: float, r: float) -> float:
         """Loss over that of the best shape of the same N and D, 1 at the optimum; raises `ArchcError`."""
-        if r not in RATIOS:
+        if r not in self.ratios:
             raise ArchcError(
-                f"the conditional law was fitted for MLP / attention parameters of {RATIOS.low} to "
-                f"{RATIOS.high}, and says nothing of {r:.3g}"
+                f"the conditional law was fitted for MLP / attention parameters of {self.ratios.low:.3g} to "
+                f"{self.ratios.high:.3g}, and says nothing of {r:.3g}"
             )
         if not x > 0:
             raise ArchcError(f"the width over the square root of N must be positive, not {x:.3g}")
