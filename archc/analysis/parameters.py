@@ -37,7 +37,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Counts of a model's parameters, each shared one once.
+    """Counts of a model's parameters, each shared one once; what training leaves alone is none of them.
 
     total:         all
     active:        those that take part in a token's way through the model, tables that it looks up included
@@ -75,7 +75,7 @@ class Counted:
 
 def count_parameters(graph: Graph) -> Parameters:
     """The parameters of a graph as the spec says it: before linears are packed."""
-    counted = list(weights_of(graph))
+    counted = [each for each in weights_of(graph) if each.weight.attributes["trained"]]
     by_role: dict[str, int] = {}
     for each in counted:
         by_role[each.role] = by_role.get(each.role, 0) + each.times * each.size

@@ -56,6 +56,7 @@ class Parameter:
     start: str  # how it is initialised: a function of torch.nn.init, with `{}` for the parameter
     stored: tuple[Stored, ...]
     comment: str
+    trained: bool
     per_expert: PerExpert | None = None  # when every expert has tensors of its own
 
 

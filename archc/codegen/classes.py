@@ -332,7 +332,8 @@ def _parameter(held: Held, name: str) -> Parameter:
     if held.experts is not None and is_per_expert(held.weight, held.experts[0]):
         per_expert = PerExpert(identifier(held.experts[0]), size_code(held.experts[1]))
     stored = tuple(_stored(source, per_expert) for source in sources)
-    return Parameter(name, code, _start(held.weight.attributes["init"]), stored, comment, per_expert)
+    start, trained = _start(held.weight.attributes["init"]), held.weight.attributes["trained"]
+    return Parameter(name, code, start, stored, comment, trained, per_expert)
 
 
 def _leaf(path: Path) -> str:

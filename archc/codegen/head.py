@@ -64,7 +64,7 @@ def _is_plain(graph: Graph, linear: Node) -> bool:
     """Whether it is x W^T + b with W and b as the model holds them."""
     weights = [value for value in linear.inputs[1:] if value is not None]
     held = all(graph.node(value).op is WEIGHT for value in weights)
-    return held and linear.attributes["layout"] == "out_in"
+    return held and linear.attributes.get("layout") == "out_in" and not linear.attributes["wide"]
 
 
 def write_head(cut: Cut, loss: LossKernel, hidden: str, style: Style) -> Head:

@@ -9,7 +9,7 @@ from archc.errors import Note, Span, did_you_mean
 from archc.frontend import mistakes
 from archc.frontend.expressions import source_text
 from archc.frontend.limits import MAX_NODES, MAX_WEIGHT_ELEMENTS, NODE_STEPS
-from archc.frontend.paths import Paths
+from archc.frontend.paths import Paths, Start
 from archc.frontend.values import POISON, Handle, LoopValue, Poison, Quotient, describe
 from archc.ir.attributes import Kind, NotWholeError
 from archc.ir.graph import Value
@@ -138,7 +138,9 @@ class Applications(Paths):
             init = (
                 attributes["init"] if weight is op.weights[0] and "init" in attributes else weight.start(call)
             )
-            made[weight.operand_name] = self.weight(path, weight.name, shape, init, span)
+            place, name = _weight_place(path, weight.name, attributes.get("names", "dotted"))
+            start = Start(init, attributes.get("trained", True))
+            made[weight.operand_name] = self.weight(place, name, shape, start, span)
         return [made.get(weight.operand_name) for weight in op.weights]
 
     def _check_weight_size(self, shape: tuple[Any, ...], span: Span) -> None:
@@ -153,3 +155,10 @@ class Applications(Paths):
                 mistakes.TooLarge(span, what="a parameter", value=f"shape {shape_text(shape)}", limit=limit)
             )
             raise _Reported
+
+
+def _weight_place(path: Path, name: str, names: str) -> tuple[Path, str]:
+    """Where a weight lies: at `path.weight` and `path.bias`, or, joined, at `path` and `path_bias`."""
+    if names == "dotted" or not path:
+        return path, name
+    return (path, "") if name == "weight" else ((*path[:-1], f"{path[-1]}_{name}"), "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import Any
@@ -24,6 +25,14 @@ from archc.ir.types import Dim, DType, TensorType, shape_text
 
 _UNKNOWN = "?"  # what stands for a segment after a mistake
 _SEGMENT = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_\-]{{0,{MAX_NAME - 1}}}")
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a weight begins, and whether training changes it."""
+
+    init: Init
+    trained: bool
 
 
 class Paths(Expressions):
@@ -152,7 +161,7 @@ class Paths(Expressions):
 
     # ---------------------------------------------------------------- weights
 
-    def weight(self, path: Path, name: str, shape: tuple[Dim, ...], init: Init, span: Span) -> Value:
+    def weight(self, path: Path, name: str, shape: tuple[Dim, ...], start: Start, span: Span) -> Value:
         """The weight of a call: a new one, or the one that it is tied to."""
         full = self.prefix + path + ((name,) if name else ())
         if self.tie is not None:
@@ -162,7 +171,12 @@ class Paths(Expressions):
         node = frame.graph.add(
             WEIGHT,
             (),
-            {"type": TensorType(shape, DType.FLOAT), "sources": (stored,), "init": init},
+            {
+                "type": TensorType(shape, DType.FLOAT),
+                "sources": (stored,),
+                "init": start.init,
+                "trained": start.trained,
+            },
             span=self.place(span),
             path=full,
         )
@@ -196,7 +210,7 @@ class Paths(Expressions):
             self._remember_tie(path, target)
             return found
         graph = self.frame.graph
-        stand_in = graph.add(WEIGHT, (), {"type": need, "sources": (), "init": Normal()})
+        stand_in = graph.add(WEIGHT, (), {"type": need, "sources": (), "init": Normal(), "trained": True})
         return Handle(graph, stand_in.outputs[0])
 
     def _remember_tie(self, path: Path, target: Path) -> None:

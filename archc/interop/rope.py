@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from archc.interop.config import Config
 from archc.interop.family import Known, Reader, Setting
 from archc.ir.attributes import Width
 from archc.ir.ops.position import Rope
 from archc.ir.ops.scaling import Dynamic, LinearScaling, Llama3, Longrope, Scaling, Yarn
+
+Pairing: TypeAlias = Literal["half", "interleaved"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,11 @@ class Rotated:
         return self.context / self.original_of(given)
 
 
-def rotary(theta: float, context: int) -> Reader:
-    """Rotary positions; the class's defaults are `theta`, and `context` of max_position_embeddings."""
+def rotary(theta: float, context: int, pairing: Pairing = "half", width: str = "head_dim") -> Reader:
+    """Rotary positions; the class's defaults are `theta`, and `context` of max_position_embeddings.
+
+    `pairing` is the class's own; `width` the parameter that says how many values of a head are rotated.
+    """
 
     def read(config: Config, known: Known) -> Rope:
         length = config.whole("max_position_embeddings", context)
@@ -53,7 +58,8 @@ def rotary(theta: float, context: int) -> Reader:
         base = given.number("rope_theta", outer, null=outer)
         for section in (config, given):
             _check_whole_head(section)
-        return Rope(theta=base, scaling=_scaling(given, Rotated(length, original, known["head_dim"])))
+        scaling = _scaling(given, Rotated(length, original, known[width]))
+        return Rope(theta=base, pairing=pairing, scaling=scaling)
 
     return Setting(read, _write)
 
@@ -96,8 +102,8 @@ def _dynamic(given: Config, rotated: Rotated) -> Scaling:
 
 def _llama3(given: Config, rotated: Rotated) -> Scaling:
     low, high = given.number("low_freq_factor"), given.number("high_freq_factor")
-    if low >= high:
-        given.complain("high_freq_factor", f"must be above low_freq_factor, which is {low:g}")
+    if low > high:
+        given.complain("high_freq_factor", f"must not be below low_freq_factor, which is {low:g}")
     return Llama3(factor=given.number("factor"), low=low, high=high, original=rotated.original_of(given))
 
 
@@ -114,8 +120,8 @@ def _yarn(given: Config, rotated: Rotated) -> Scaling:
         mscale=_given(given, "mscale"),
         mscale_all_dim=_given(given, "mscale_all_dim"),
     )
-    if scaling.fast <= scaling.slow:
-        given.complain("beta_fast", f"must be above beta_slow, which is {scaling.slow:g}")
+    if scaling.fast < scaling.slow:
+        given.complain("beta_fast", f"must not be below beta_slow, which is {scaling.slow:g}")
     return scaling
 
 

@@ -25,6 +25,15 @@ def choices(key: str, missing: int) -> Reader:
     """How many of the experts a token chooses."""
 
     def read(config: Config, known: Known) -> int:
-        return config.whole(key, min(missing, known["experts"]), most=known["experts"])
+        usual = min(missing, known["experts"])
+        return config.whole(key, usual, null=usual, most=known["experts"])
 
     return Setting(read, lambda value, _known: {key: int(value)})
+
+
+def dense_layers(missing: int) -> Reader:
+    """How many layers, from the first, have no experts."""
+    key = "first_k_dense_replace"
+    return Setting(
+        lambda config, _known: config.whole(key, missing, least=0), lambda value, _known: {key: int(value)}
+    )

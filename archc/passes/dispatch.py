@@ -41,8 +41,11 @@ def _obstacle(node: Node) -> str:
     for each in body.nodes():
         if each.op is EMBEDDING and _weight(body, each.inputs[1]):
             return f"each has a table of its own ({place_of(each)})"
-        if each.op is LINEAR and _weight(body, each.inputs[1]) and each.attributes["layout"] != "out_in":
-            return f"a weight is read in two ways ({place_of(each)})"
+        if each.op is LINEAR and _weight(body, each.inputs[1]):
+            if each.attributes["layout"] != "out_in":
+                return f"a weight is read in two ways ({place_of(each)})"
+            if each.attributes["wide"]:
+                return f"its product is in float32 ({place_of(each)})"
     return ""
 
 

@@ -93,6 +93,8 @@ def _obstacle(graph: Graph, group: list[Node]) -> str:
         return "their weights start out differently"
     if len({tuple(bool(s.planes) for s in stored_in(weight)) for weight in weights}) > 1:
         return "some experts' weights lie in one tensor, some in their own"
+    if len({weight.attributes["trained"] for weight in weights}) > 1:
+        return "some are trained and some are not"
     if any(node.attributes != group[0].attributes for node in group):
         return "their weights are stored differently"
     return ""

@@ -214,6 +214,8 @@ def stored_tensors(model: Any, gradients: bool = False) -> Iterator[tuple[str, T
         for name, parts in module.stored().items() if hasattr(module, "stored") else ():
             parameter = getattr(module, name)
             held = parameter.grad if gradients else parameter.detach()
+            if held is None:
+                continue  # it only chooses: no gradient comes to it
             for stored, part in checkpoint.rows_of(held, parts):
                 yield stored.name, part.mT if stored.transposed else part
 

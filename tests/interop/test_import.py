@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ CLASSES = {
     "smollm3": transformers.SmolLM3Config,
     "olmo2": transformers.Olmo2Config,
     "gpt2": transformers.GPT2Config,
+    "gpt_oss": transformers.GptOssConfig,
+    "llama4_text": transformers.Llama4TextConfig,
+    "deepseek_v2": transformers.DeepseekV2Config,
+    "deepseek_v3": transformers.DeepseekV3Config,
+    "kimi_k2": transformers.DeepseekV3Config,
 }
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -66,7 +72,8 @@ def newer(config: dict[str, Any]) -> dict[str, Any]:
     given = {renamed.get(key, key): value for key, value in config.items()}
     theta, scaling = given.pop("rope_theta", None), given.pop("rope_scaling", None)
     if theta is not None:
-        given["rope_parameters"] = {"rope_type": "default", **(scaling or {}), "rope_theta": theta}
+        kind = {"rope_type": scaling["type"]} if scaling and "type" in scaling else {}
+        given["rope_parameters"] = {"rope_type": "default", **(scaling or {}), **kind, "rope_theta": theta}
     return given
 
 
@@ -124,6 +131,19 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("qwen3_moe", {"sliding_window": 7, "use_sliding_window": True}, {"window": 7}),
     ("qwen3_moe", {"num_hidden_layers": 4, "decoder_sparse_step": 2}, {"sparse": (False, True) * 2}),
     ("qwen3_moe", {"num_hidden_layers": 3, "mlp_only_layers": [1]}, {"sparse": (True, False, True)}),
+    ("deepseek_v2", {"q_lora_rank": None, "first_k_dense_replace": 0}, {"q_rank": None, "dense": 0}),
+    (
+        "deepseek_v2",
+        {"topk_method": "group_limited_greedy", "n_group": 8, "topk_group": 3},
+        {"kept_groups": 3},
+    ),
+    ("deepseek_v2", {"topk_method": "greedy", "n_group": 1, "topk_group": 1}, {"groups": None}),
+    ("deepseek_v3", {"n_group": 1, "topk_group": 1, "norm_topk_prob": False}, {"groups": 1, "normed": False}),
+    ("gpt_oss", {"num_hidden_layers": 2, "layer_types": [FULL, SLIDING]}, {"windowed": (False, True)}),
+    ("gpt_oss", {"num_hidden_layers": 2, "layer_types": [SLIDING, FULL]}, {"windowed": None}),
+    ("llama4_text", {"num_hidden_layers": 2, "no_rope_layers": [0, 1]}, {"rotated": (False, True)}),
+    ("llama4_text", {"num_hidden_layers": 4, "moe_layers": [1, 3]}, {"sparse": (False, True) * 2}),
+    ("llama4_text", {"attention_chunk_size": None, "use_qk_norm": False}, {"chunk": None, "qk_norm": False}),
     ("smollm3", {"no_rope_layer_interval": 3}, {"nope_every": 3, "rotated": None}),
     ("smollm3", {"no_rope_layers": [1, 1, 1, 0] * 9}, {"nope_every": 4, "rotated": None}),
     ("smollm3", {"no_rope_layers": [0] * 36}, {"rotated": (False,) * 36}),
@@ -153,7 +173,7 @@ def test_keys_and_what_they_mean(
     assert {name: values[name] for name in meant} == meant
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind != "gpt2"])
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind not in ("gpt2", "gpt_oss")])
 @pytest.mark.parametrize(
     ("keys", "meant"),
     [
@@ -232,7 +252,17 @@ def test_keys_and_what_they_mean(
     ],
 )
 def test_rotary_positions(kind: str, keys: dict[str, Any], meant: str, tmp_path: Path) -> None:
-    assert str(imported(tmp_path / "x", model_type=kind, **keys)["rope"]).endswith(meant)
+    latent = {"qk_rope_head_dim": 4} if "head_dim" in keys and kind.startswith(("deepseek", "kimi")) else {}
+    rope = imported(tmp_path / "x", model_type=kind, **keys, **latent)["rope"]
+    assert str(replace(rope, pairing="half")).endswith(meant)  # how values are paired is the class's own
+    assert (rope.pairing == "interleaved") is kind.startswith(("deepseek", "kimi", "llama4"))
+
+
+def test_scaling_is_the_default_of_some(tmp_path: Path) -> None:
+    """gpt-oss scales its frequencies where a config does not speak of them."""
+    assert "factor = 32" in str(imported(tmp_path / "bare", model_type="gpt_oss")["rope"])
+    given = {"rope_parameters": {"rope_type": "default", "rope_theta": 7}}
+    assert str(imported(tmp_path / "x", model_type="gpt_oss", **given)["rope"]) == "rope(theta = 7)"
 
 
 @pytest.mark.parametrize(
@@ -321,8 +351,8 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "llama",
-        {"rope_parameters": {"rope_type": "yarn", "factor": 4, "beta_slow": 32}},
-        '"rope_parameters.beta_fast" is missing: must be above beta_slow, which is 32',
+        {"rope_parameters": {"rope_type": "yarn", "factor": 4, "beta_slow": 33}},
+        '"rope_parameters.beta_fast" is missing: must not be below beta_slow, which is 33',
     ),
     (
         "llama",
@@ -342,8 +372,8 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"rope_scaling": {"factor": 2}}, '"rope_scaling.factor" is 2: type llama has no such key'),
     (
         "llama",
-        {"rope_scaling": {"rope_type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 4}},
-        '"rope_scaling.high_freq_factor" is 4: must be above low_freq_factor, which is 4',
+        {"rope_scaling": {"rope_type": "llama3", "factor": 2, "low_freq_factor": 5, "high_freq_factor": 4}},
+        '"rope_scaling.high_freq_factor" is 4: must not be below low_freq_factor, which is 5',
     ),
     (
         "llama",
@@ -372,6 +402,11 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("qwen2", {"max_window_layers": -1}, '"max_window_layers" is -1: must be a whole number from 0'),
     ("qwen3", {"head_dim": None}, '"head_dim" is null: must be a whole number from 1'),
+    ("deepseek_v2", {"topk_method": "noaux_tc"}, "supported are greedy, group_limited_greedy"),
+    ("deepseek_v3", {"topk_group": 9}, '"topk_group" is 9: must be a whole number from 1 to 8'),
+    ("deepseek_v3", {"rope_interleave": False}, "since the arch's pairs are neighbours"),
+    ("llama4_text", {"layer_types": [FULL] * 48}, "supported is chunked attention where, and only where"),
+    ("llama4_text", {"moe_layers": 3}, "must be a list of layers' numbers"),
     ("mixtral", {"num_experts_per_tok": 9}, '"num_experts_per_tok" is 9: must be a whole number from 1 to 8'),
     ("qwen3_moe", {"mlp_only_layers": "all"}, "must be a list of layers' numbers"),
     (

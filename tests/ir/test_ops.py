@@ -36,8 +36,9 @@ EXAMPLES: dict[str, list[Example]] = {
     "maximum": [([X, X], {})],
     "minimum": [([X, X], {})],
     "linear": [
-        ([X, ((5, 8), "float"), None], {"layout": "out_in"}),
-        ([X, ((8, 5), "float"), ((5,), "float")], {"layout": "in_out"}),
+        ([X, ((5, 8), "float"), None], {"layout": "out_in", "wide": False}),
+        ([X, ((8, 5), "float"), ((5,), "float")], {"layout": "in_out", "wide": False}),
+        ([X, ((5, 8), "float"), ((5,), "float")], {"layout": "out_in", "wide": True}),
     ],
     "embedding": [([POSITIONS, ((9, 5), "float")], {})],
     "parameter": [([((4, 5), "float")], {})],
@@ -93,6 +94,8 @@ EXAMPLES: dict[str, list[Example]] = {
         for score, fill in (("largest", "zero"), ("sum_top_two", "minus_infinity"))
     ],
     "gather": [([X, CHOSEN], {})],
+    "unsqueeze": [([X], {})],
+    "whole_quotient": [([POSITIONS], {"by": 2})],
     "split_interleaved": [([X], {"parts": 2})],
 }
 UNARY = [

@@ -1,7 +1,11 @@
 """The families that can be imported, one a file."""
 
+from archc.interop.families.deepseek_v2 import DEEPSEEK_V2
+from archc.interop.families.deepseek_v3 import DEEPSEEK_V3, KIMI_K2
 from archc.interop.families.gpt2 import GPT2
+from archc.interop.families.gpt_oss import GPT_OSS
 from archc.interop.families.llama import LLAMA
+from archc.interop.families.llama4 import LLAMA4
 from archc.interop.families.mistral import MISTRAL
 from archc.interop.families.mixtral import MIXTRAL
 from archc.interop.families.olmo2 import OLMO2
@@ -12,5 +16,20 @@ from archc.interop.families.smollm3 import SMOLLM3
 
 FAMILIES = {
     family.model_type: family
-    for family in (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN3_MOE, SMOLLM3, OLMO2, GPT2)
+    for family in (
+        LLAMA,
+        LLAMA4,
+        MISTRAL,
+        MIXTRAL,
+        QWEN2,
+        QWEN3,
+        QWEN3_MOE,
+        SMOLLM3,
+        OLMO2,
+        GPT2,
+        GPT_OSS,
+        DEEPSEEK_V2,
+        DEEPSEEK_V3,
+        KIMI_K2,
+    )
 }

@@ -7,6 +7,7 @@ kernels and their backward passes are written.
 import math
 from typing import Any
 
+from archc.ir.attributes import Width
 from archc.ir.expr import Expr
 from archc.ir.lazy_torch import F, Tensor, torch
 from archc.ir.op import Trait, declare
@@ -338,6 +339,19 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+def _whole_type(call: Any) -> TensorType:
+    if call.x.dtype is not DType.I64:
+        raise TypeMistake(f"needs whole numbers, not {call.x}", "x")
+    type_: TensorType = call.x
+    return type_
+
+
+@declare(infer=_whole_type, traits=(Trait.PER_TOKEN,))
+def whole_quotient(x: Tensor, *, by: Width) -> Tensor:
+    """x // by, for whole numbers."""
+    return torch.div(x, by, rounding_mode="floor")
+
+
 # ---------------------------------------------------------------------- casts
 
 
@@ -347,7 +361,7 @@ def upcast(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-@declare(infer=lambda call: float_type(call).with_dtype(call.like.dtype), traits=(Trait.PER_TOKEN,))
+@declare(infer=lambda call: call.x.with_dtype(float_type(call, "like").dtype), traits=(Trait.PER_TOKEN,))
 def cast_like(x: Tensor, like: Tensor) -> Tensor:
-    """x in the dtype of another tensor."""
+    """x in the dtype of another, floating-point tensor."""
     return x.to(like.dtype)

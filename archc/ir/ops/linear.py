@@ -24,7 +24,7 @@ def _linear_type(call: Any) -> TensorType:
             f"weight {shape_text(call.weight.shape)} does not take a width of {call.x.width}", "x"
         )
     type_: TensorType = call.x.with_width(out)
-    return type_
+    return type_.with_dtype(DType.F32) if call.wide else type_
 
 
 def _linear_flops(call: Any) -> int:
@@ -34,7 +34,12 @@ def _linear_flops(call: Any) -> int:
 @declare(
     infer=_linear_type,
     traits=(Trait.PER_TOKEN, Trait.LINEAR, Trait.MATRIX),
-    options={"width": Width, "bias": (bool, False), "init": (Init, Normal())},
+    options={
+        "width": Width,
+        "bias": (bool, False),
+        "init": (Init, Normal()),
+        "names": (Literal["dotted", "joined"], "dotted"),
+    },
     weights=(
         Weight("weight", _linear_shape),
         Weight("bias", lambda call: (call.width,), ZEROS, when="bias", operand="offset"),
@@ -48,11 +53,18 @@ def linear(
     offset: Tensor | None = None,
     *,
     layout: Literal["out_in", "in_out"] = "out_in",
+    wide: bool = False,
 ) -> Tensor:
     """x W^T + b.
 
     `layout` is how W is stored: [out, in], or [in, out] as GPT-2's Conv1D does.
+
+    `wide` takes x, W and b to float32 before they are multiplied, and leaves the result there.
     """
+    if wide:
+        wider = torch.promote_types(x.dtype, torch.float32)
+        product = x.to(wider) @ (weight if layout == "in_out" else weight.t()).to(wider)
+        return product if offset is None else product + offset.to(wider)
     return F.linear(x, weight.t() if layout == "in_out" else weight, offset)
 
 
@@ -81,7 +93,7 @@ def _parameter_shape(call: Any) -> tuple[Dim, ...]:
 
 @declare(
     infer=lambda call: call.weight,
-    options={"shape": tuple[Width, ...], "init": (Init, Normal())},
+    options={"shape": tuple[Width, ...], "init": (Init, Normal()), "trained": (bool, True)},
     weights=(Weight("", _parameter_shape, operand="weight"),),
     traits=(Trait.PER_TOKEN, Trait.VIEW),
 )

@@ -56,8 +56,8 @@ def _frequencies_type(call: Any) -> TensorType:
 
 
 def _check_ramp(scaling: Yarn, theta: float, width: int) -> None:
-    if not scaling.fast > scaling.slow:
-        raise TypeMistake(f"`fast` must be above `slow` in `{scaling}`")
+    if scaling.fast < scaling.slow:
+        raise TypeMistake(f"`fast` must not be below `slow` in `{scaling}`")
     try:
         scaling.ramp(theta, width)
     except (ArithmeticError, ValueError):

@@ -100,6 +100,12 @@ def expand_heads(x: Tensor, *, heads: Width) -> Tensor:
     return x.expand(-1, -1, heads, -1)
 
 
+@declare(infer=lambda call: call.x.with_shape(*call.x.shape, 1), traits=_TRAITS)
+def unsqueeze(x: Tensor) -> Tensor:
+    """A last dim of length 1 besides: [...] -> [..., 1]."""
+    return x[..., None]
+
+
 def _slice_type(call: Any) -> TensorType:
     width = known_width(call.x)
     if not 0 <= call.start < call.end <= width:

@@ -1,0 +1,69 @@
+"""DeepSeek V3 and Kimi K2: attention by latents, experts scored by sigmoids with a bias for the choice."""
+
+from typing import Any
+
+from archc.interop.config import Config
+from archc.interop.family import Family, Known, activation, flag, layers, number, whole
+from archc.interop.latent import FOLLOWING, LATENT, gain
+from archc.interop.rope import rotary
+from archc.interop.routing import ROUTER_TRAINING, choices, dense_layers, experts
+
+
+def _kept_groups(config: Config, known: Known) -> int:
+    return config.whole("topk_group", min(4, known["groups"]), most=known["groups"])
+
+
+_INERT = (
+    *ROUTER_TRAINING,
+    *FOLLOWING,
+    "aux_loss_alpha",
+    "seq_aux",
+    "ep_size",
+    "pretraining_tp",
+    "num_nextn_predict_layers",  # layers for training that checkpoints hold behind the last
+    "num_mtp_layers",
+)
+_FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "scoring_func": (("sigmoid",), "as in the class"),
+    "topk_method": (("noaux_tc",), "as in the class"),
+    "moe_layer_freq": ((1,), "since all layers behind the dense ones have experts"),
+    "rope_interleave": ((True,), "since the arch's pairs are neighbours"),
+}
+
+
+def _family(model_type: str) -> Family:
+    return Family(
+        model_type=model_type,
+        spec="deepseek_v3",
+        arch="DeepseekV3",
+        architectures=("DeepseekV3ForCausalLM",),
+        parameters={
+            "d": whole("hidden_size", 7168),
+            "layers": layers("num_hidden_layers", 61),
+            "dense": dense_layers(3),
+            "heads": whole("num_attention_heads", 128),
+            **LATENT,
+            "d_ff": whole("intermediate_size", 18432),
+            "experts": experts("n_routed_experts", 256),
+            "choices": choices("num_experts_per_tok", 8),
+            "shared": whole("n_shared_experts", 1),
+            "expert_d_ff": whole("moe_intermediate_size", 2048),
+            "groups": whole("n_group", 8),
+            "kept_groups": _kept_groups,
+            "normed": flag("norm_topk_prob", True),
+            "routed_scale": number("routed_scaling_factor", 2.5),
+            "vocab": whole("vocab_size", 129280),
+            "eps": number("rms_norm_eps", 1e-6),
+            "rope": rotary(theta=10000.0, context=4096, pairing="interleaved", width="rotary"),
+            "gain": gain,
+            "act": activation("hidden_act", "silu"),
+            "attention_bias": flag("attention_bias", False),
+            "tied": flag("tie_word_embeddings", False),
+        },
+        fixed=_FIXED,
+        inert=_INERT,
+    )
+
+
+DEEPSEEK_V3 = _family("deepseek_v3")
+KIMI_K2 = _family("kimi_k2")

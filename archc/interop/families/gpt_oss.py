@@ -1,0 +1,60 @@
+"""gpt-oss: sinks, windows on every other layer, experts with a clamped gate."""
+
+from archc.interop.config import Config
+from archc.interop.family import Family, Known, Value, flag, key_value_heads, layers, number, whole
+from archc.interop.rope import rotary
+from archc.interop.routing import ROUTER_TRAINING, choices, experts
+from archc.interop.windows import FULL, SLIDING
+from archc.ir.attributes import Width
+from archc.ir.ops.position import Rope
+from archc.ir.ops.scaling import Yarn
+
+_ROTARY = rotary(theta=150000.0, context=131072)
+
+
+def _rope(config: Config, known: Known) -> Value:
+    """Rotary positions, scaled where the config does not speak of them."""
+    given = _ROTARY(config, known)
+    if config.get("rope_parameters") is None and config.get("rope_scaling") is None:
+        assert isinstance(given, Rope)
+        return Rope(given.theta, scaling=Yarn(factor=32.0, original=Width(4096), truncate=False))
+    return given
+
+
+def _windowed(config: Config, known: Known) -> tuple[bool, ...] | None:
+    """For each layer whether it has the window, None where every other has, from the first."""
+    count = known["layers"]
+    types = config.items("layer_types", count, (SLIDING, FULL).__contains__, f'"{FULL}" or "{SLIDING}"')
+    if types is None:
+        return None
+    windowed = tuple(each == SLIDING for each in types)
+    return None if windowed == tuple(layer % 2 == 0 for layer in range(count)) else windowed
+
+
+GPT_OSS = Family(
+    model_type="gpt_oss",
+    spec="gpt_oss",
+    arch="GptOss",
+    architectures=("GptOssForCausalLM",),
+    parameters={
+        "d": whole("hidden_size", 2880),
+        "layers": layers("num_hidden_layers", 36),
+        "heads": whole("num_attention_heads", 64),
+        "kv_heads": key_value_heads(8),
+        "head_dim": whole("head_dim", 64),
+        "d_ff": whole("intermediate_size", 2880),
+        "experts": experts("num_local_experts", 128, "num_experts"),
+        "choices": choices("num_experts_per_tok", 4),
+        "vocab": whole("vocab_size", 201088),
+        "eps": number("rms_norm_eps", 1e-5),
+        "window": whole("sliding_window", 128),
+        "windowed": _windowed,
+        "alpha": number("swiglu_alpha", 1.702),
+        "limit": number("swiglu_limit", 7.0),
+        "attention_bias": flag("attention_bias", True),
+        "tied": flag("tie_word_embeddings", False),
+        "rope": _rope,
+    },
+    fixed={"hidden_act": (("silu",), "since the gate is clamped and takes its sigmoid")},
+    inert=(*ROUTER_TRAINING, "experts_per_token", "initial_context_length"),
+)
