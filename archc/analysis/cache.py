@@ -12,7 +12,7 @@ from archc.ir.ops.structure import APPEND
 class CacheSize:
     """Bytes of a cache.
 
-    bytes_per_token: what one more token of one sequence adds, over all layers
+    bytes_per_token: what one token of one sequence leaves, over all layers, while all see it
     bytes:           of `batch` sequences of `context` tokens each
     """
 
@@ -31,5 +31,6 @@ def cache_size(root: Graph, batch: int, context: int, element: int) -> CacheSize
 
 
 def _elements(node: Node, length: int) -> int:
-    """Elements kept of `length` tokens of one sequence."""
-    return node.types[0].bind({"B": 1, "S": length}).numel()
+    """Elements kept of `length` tokens of one sequence, or of the last of them."""
+    kept = min(length, node.attributes["length"] or length)
+    return node.types[0].bind({"B": 1, "S": kept}).numel()

@@ -140,9 +140,7 @@ class ClassWriter:
         arguments = self._arguments(graph, [emitter.names[value] for value in graph.inputs])
         results = emitter.run()
         state = tuple(
-            (node.attributes["slot"], tuple_text([size_code(dim) for dim in node.types[0].shape[2:]]))
-            for node in graph.nodes()
-            if node.op is APPEND
+            (node.attributes["slot"], _kept_code(node)) for node in graph.nodes() if node.op is APPEND
         )
         return Class(
             name=name,
@@ -296,6 +294,13 @@ def _tidy(lines: Sequence[Line]) -> tuple[Line, ...]:
         if not (blank and (not kept or not str(kept[-1]))):
             kept.append(line)
     return tuple(kept)
+
+
+def _kept_code(append: Node) -> str:
+    """What one token leaves in a slot, and how many tokens stay there if not all."""
+    shape = tuple_text([size_code(dim) for dim in append.types[0].shape[2:]])
+    length = append.attributes["length"]
+    return shape if length is None else f"Ring({size_code(length)}, {shape})"
 
 
 def _remembers(body: Graph) -> bool:

@@ -74,5 +74,6 @@ def with_one_span(operands: Sequence[str]) -> list[str]:
     """Operands of attention, with one span for the positions of queries and those of keys."""
     queries, keys = [place for place, text in enumerate(operands) if span_of(text)]
     query_span, key_span = span_of(operands[queries]), span_of(operands[keys])
-    one = query_span if query_span == key_span else f"{query_span}.across({key_span})"
+    recent, _, _ = operands[keys].rpartition(".")  # `span.recent(512)` where keys come from a ring
+    one = recent if query_span == key_span else f"{query_span}.across({key_span})"
     return [one if place == queries else text for place, text in enumerate(operands) if place != keys]

@@ -16,7 +16,7 @@ from archc.codegen.names import identifier, unique
 from archc.codegen.semantics import Semantics, Use
 from archc.ir.graph import PRELUDE, Graph, Node, Scope, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, WEIGHT, ZEROS
+from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, RECENT, WEIGHT, ZEROS
 from archc.ir.paths import path_text
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
@@ -135,6 +135,8 @@ class Emitter:
                 self._experts(node)
             elif node.op is BRANCH:
                 self._branch(node)
+            elif node.op is RECENT:
+                self.names[node.outputs[0]] = self._recent(node)
             elif self._is_inline(node):
                 self._pending[node.outputs[0]] = self._call(node)
             else:
@@ -235,6 +237,13 @@ class Emitter:
         kept = [self.graph.node(value) for value in node.past]
         alone = all(each.op is APPEND and len(self.graph.users(each.outputs[0])) == 1 for each in kept)
         return kept if alone else []
+
+    def _recent(self, node: Node) -> str:
+        """Positions of keys as the span of rings has them."""
+        (positions,) = node.inputs
+        assert positions is not None
+        span, _, name = self._use(positions).rpartition(".")
+        return f"{span}.recent({attribute_code(node.attributes['length'], self.style.comments)}).{name}"
 
     # ------------------------------------------------------------- statements
 

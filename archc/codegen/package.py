@@ -17,7 +17,7 @@ from archc.codegen.plan import Constant, Module, Package, Tokens
 from archc.codegen.semantics import Semantics
 from archc.ir.fixed import decodes
 from archc.ir.graph import Graph, Node
-from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, RECENT, WEIGHT
 from archc.ir.program import Program, given_inputs, sequences, vocabulary_of
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
@@ -25,7 +25,7 @@ from archc.ir.types import shape_text
 from archc.target import CUDA, Target
 
 _MODULES = ("experts", "kernels", "Stored", "per_expert")
-_RUNTIME = ("Cache", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
+_RUNTIME = ("Cache", "Ring", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
 
 
 def plan_package(program: Program, fused: Graph, reference: Graph, target: Target = CUDA) -> Package:
@@ -70,6 +70,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
         vocabulary=vocabulary,
         sequences=_sequences(fused),
         start=program.start,
+        rings=any(node.op is RECENT for part in fused.walk() for node in part.nodes()),
         vectors=any(_mentions(text, "vector") for text in helpers),
         experts=any(part.experts() for part in reference.walk()),
         ignored=program.ignored,
@@ -89,7 +90,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
 
 def _uses(graph: Graph) -> Iterable[Any]:
     """The calls of ops that are written as reference functions, here and in loops."""
-    structural = (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND, KEEP)
+    structural = (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND, KEEP, RECENT)
     for part in graph.walk():
         for node in part.nodes():
             if node.op not in structural and not node.op.module and rule_of(node) is None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from archc.errors import Span
 from archc.ir.graph import Graph, Node, Value
+from archc.ir.ops.structure import RECENT
 from archc.ir.paths import Path
 from archc.ir.types import Dim, DType
 
@@ -99,7 +100,10 @@ def positions_in(root: Graph) -> Places:
     """What are positions in a graph and its loops."""
     found: dict[tuple[int, Value], tuple[str, str]] = {}
 
-    def collect(graph: Graph, known: Mapping[Value, tuple[str, str]]) -> None:
+    def collect(graph: Graph, known: dict[Value, tuple[str, str]]) -> None:
+        for node in graph.nodes():
+            if node.op is RECENT and node.inputs[0] in known:
+                known[node.outputs[0]] = known[node.inputs[0]]
         found.update({(id(graph), value): name for value, name in known.items()})
         for node in (*graph.loops(), *graph.branches()):
             for body in node.bodies:

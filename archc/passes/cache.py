@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from math import inf
 from typing import Any
 
 from archc.ir.absorption import is_plain_map
 from archc.ir.fixed import Fixed
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import OPS, Op, Trait
-from archc.ir.ops.structure import APPEND, WEIGHT
-from archc.ir.program import vocabulary_of
+from archc.ir.ops.structure import APPEND, RECENT, WEIGHT
+from archc.ir.program import KEY_POSITIONS, vocabulary_of
 from archc.ir.types import TensorType
 from archc.passes.absorb import Absorption, bytes_of
 from archc.passes.context import Context, place_of
@@ -70,6 +71,7 @@ class _Planner:
         self.refused: dict[int, str] = {}
         self._slots: set[str] = set()
         self.cut = self._choose()
+        self._lengths = self._seen_lengths()
 
     def _choose(self) -> list[Value]:
         """The cut, with fewer and fewer linear maps behind it until every reader gains by those that are."""
@@ -118,11 +120,21 @@ class _Planner:
     def _bytes(self, value: Value) -> int:
         return bytes_of(self.graph.type(value))
 
+    def _seen_lengths(self) -> dict[Value, int | None]:
+        """How many tokens back what is kept is seen, None for all: the same for all that is read together."""
+        lengths = dict.fromkeys(self.cut, 0.0)
+        for _ in self.readers:  # as often as it may take to pass a length on
+            for reader in self.readers:
+                together = [leaf for goal in reader.past for leaf in self._leaves(goal)]
+                reach = reader.attributes["mask"].reach or inf
+                lengths.update(dict.fromkeys(together, max(reach, *(lengths[leaf] for leaf in together))))
+        return {value: None if length == inf else int(length) for value, length in lengths.items()}
+
     # ----------------------------------------------------------------- report
 
     def describe(self, times: int) -> str:
         """What is kept, what of it attention takes over, and why it does not where it could."""
-        kept = " + ".join(f"{self._name(value)} {_size(self.graph.type(value))}" for value in self.cut)
+        kept = " + ".join(map(self._kept_text, self.cut))
         total = sum(map(self._bytes, self.cut))
         layers = f" in each of {times} layers" if times > 1 else ""
         place = ", ".join(dict.fromkeys(place_of(reader) for reader in self.readers))
@@ -136,6 +148,11 @@ class _Planner:
         for reason in dict.fromkeys(self.refused.values()):
             text += f"; fewer bytes would do, but {reason}"
         return text
+
+    def _kept_text(self, value: Value) -> str:
+        length = self._lengths[value]
+        last = "" if length is None else f" of the last {length:,} tokens"
+        return f"{self._name(value)} {_size(self.graph.type(value))}{last}"
 
     def _name(self, value: Value) -> str:
         if self.graph.name_of(value):
@@ -157,14 +174,21 @@ class _Planner:
         for reader, region in zip(self.readers, regions, strict=True):
             for node in region:
                 self._make_again(node, made)
-            inputs = {
-                name: made[goal] for name in reader.op.past if (goal := reader.operand(name)) is not None
-            }
-            names = [operand.name for operand in reader.op.operands]
-            kept = [inputs.get(name, value) for name, value in zip(names, reader.inputs, strict=True)]
-            self.graph.update(reader, inputs=tuple(kept))
+            self._read(reader, made)
         for region in regions:
             self.graph.remove_unread([node for node in region if node.id in self.graph])
+
+    def _read(self, reader: Node, made: dict[Value, Value]) -> None:
+        """Let a reader read what is kept, at the positions that it has."""
+        length = self._lengths[self._leaves(reader.past[0])[0]]
+        inputs = []
+        for operand, value in zip(reader.op.operands, reader.inputs, strict=True):
+            if value is not None and operand.name in reader.op.past:
+                value = made[value]
+            elif value is not None and operand.name == KEY_POSITIONS and length is not None:
+                value = self._add(reader, RECENT, [value], {"length": length}).outputs[0]
+            inputs.append(value)
+        self.graph.update(reader, inputs=tuple(inputs))
 
     def _leaves(self, goal: Value) -> list[Value]:
         """What is kept of that which a value is made of, in order of its columns."""
@@ -196,6 +220,7 @@ class _Planner:
             for value in joined
         ]
         side_by_side = self._add(reader, CONCAT, heads).outputs[0]
+        self._lengths[side_by_side] = self._lengths[joined[0]]
         kept = self._append(reader, side_by_side, "latent", 0)
         sizes = canonical_sizes(tuple(_width(self.graph.type(value)) for value in heads))
         names = tuple(self.graph.name_of(value) for value in joined)
@@ -218,7 +243,8 @@ class _Planner:
 
     def _append(self, reader: Node, value: Value, slot: str, place: int) -> Value:
         name = self.graph.name_of(value) or slot
-        return self._add(reader, APPEND, [value], {"slot": self._unique(slot)}, (name,), place).outputs[0]
+        attributes = {"slot": self._unique(slot), "length": self._lengths[value]}
+        return self._add(reader, APPEND, [value], attributes, (name,), place).outputs[0]
 
     def _unique(self, slot: str) -> str:
         """A name for what is kept, unlike the others of the same layer; it joins them."""

@@ -195,9 +195,10 @@ def _run_loss(function: Callable[..., Any], vocabulary: int, dtype: torch.dtype,
 
 
 def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
-    """With few keys, which one program reads, and with as many as are shared; with and without padding."""
+    """With few keys, which one program reads, and with many that are shared; padded or not, and in a ring."""
     shares = kernels._shares
-    for count, padded in ((1, True), (_SHARES, False)):
+    rings = [(_SHARES, False, _KEYS // 2)] if plan.window else []
+    for count, padded, length in ((1, True, _KEYS), (_SHARES, False, _KEYS), *rings):
         kernels._shares = lambda *_, count=count: count
         new = [
             torch.zeros(1, 1, heads, width, dtype=dtype)
@@ -207,10 +208,10 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
                 (plan.kv_heads, plan.value_dim),
             )
         ]
-        stores = [torch.zeros(1, _KEYS, *each.shape[2:], dtype=dtype) for each in new[1:]]
+        stores = [torch.zeros(1, length, *each.shape[2:], dtype=dtype) for each in new[1:]]
         integers = [torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, _KEYS)]
         arrived = torch.zeros(plan.kv_heads, dtype=torch.int32)
-        getattr(kernels, f"_{plan.name}_step")(*new, *stores, *integers, arrived, plan.window, padded)
+        getattr(kernels, f"_{plan.name}_step")(*new, *stores, *integers, arrived, padded)
     kernels._shares = shares
 
 

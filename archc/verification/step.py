@@ -20,13 +20,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from archc.ir.graph import Graph, Node
-from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, WEIGHT, ZEROS
+from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, RECENT, WEIGHT, ZEROS
 from archc.ir.rule import rule_of
 from archc.ir.types import DType, TensorType
 
 # Launches beside the graph's: the token's place among the keys and two counts of the cache, the choice of the
 # likeliest token, its two copies and their count.
 _BOOKKEEPING = 7
+_RING = 2  # the token's place in rings of one length, and its position there
 _NO_LAUNCH = ("_unsafe_view", "empty")
 
 
@@ -57,7 +58,10 @@ def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = to
     """
     work = Work()
     _plan(graph, defaultdict(lambda: 1, B=batch, S=context + 1), dtype, 1, work)
-    work.add("bookkeeping", _BOOKKEEPING, 0)
+    kept = [node for part in graph.walk() for node in part.nodes() if node.op is APPEND]
+    rings = {node.attributes["length"] for node in kept} - {None}
+    turning = sum(length <= context for length in rings)
+    work.add("bookkeeping", _BOOKKEEPING + _RING * turning, 0)
     return work
 
 
@@ -81,13 +85,16 @@ def _plan(graph: Graph, sizes: Mapping[str, int], dtype: torch.dtype, times: int
 
 
 # Attention keeps its keys and values itself, and zeros that enter the first layer are not there at all.
-_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP)
+_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, RECENT)
 
 
 def _plan_node(
     graph: Graph, node: Node, sizes: Mapping[str, int], dtype: torch.dtype, times: int, work: Work
 ) -> None:
-    operands = [None if v is None else _meta(graph.type(v), sizes, dtype) for v in node.inputs]
+    operands = [
+        None if v is None else _meta(graph.type(v), _kept_sizes(graph.node(v), sizes), dtype)
+        for v in node.inputs
+    ]
     if rule_of(node):
         results = [_meta(type_, sizes, dtype) for type_ in node.types]
         # Where the keys stand is read only if there is padding.
@@ -97,6 +104,12 @@ def _plan_node(
     with _Count() as count:
         node.op.reference(*operands, **node.attributes)
     work.add(node.op.name, count.work.count, count.work.bytes, times)
+
+
+def _kept_sizes(node: Node, sizes: Mapping[str, int]) -> Mapping[str, int]:
+    """Sizes for what a node makes: a ring gives no more tokens than it holds."""
+    length = node.attributes.get("length")
+    return sizes if length is None else {**sizes, "S": min(length, sizes["S"])}
 
 
 def _meta(type_: TensorType, sizes: Mapping[str, int], dtype: torch.dtype) -> Tensor | float:

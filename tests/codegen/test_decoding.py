@@ -141,15 +141,17 @@ def test_where_no_graph_can_be_captured_there_is_one_notice(tmp_path: Path) -> N
 SHAPES = [(4, 4, 16, 16), (6, 2, 12, 20), (8, 1, 64, 64), (5, 1, 80, 16)]
 
 
-def _spec(heads: int, kv_heads: int, head_dim: int, value_dim: int) -> str:
+def _spec(heads: int, kv_heads: int, head_dim: int, value_dim: int, window: int = 0) -> str:
+    """A model of one attention that keeps its keys and values; a window of 0 is none."""
+    mask = f"sliding({window})" if window else "causal"
     return f"""
     arch A(d = 32) {{
       forward(tokens: [B, T]) {{
         x = embedding(tokens, 50, d) as wte
         q = split_heads(linear(x, {heads * head_dim}) as q_proj, {heads})
-        k = split_heads(linear(x, {kv_heads * head_dim}) as k_proj, {kv_heads})
-        v = split_heads(linear(x, {kv_heads * value_dim}) as v_proj, {kv_heads})
-        o = merge_heads(attention(q, k, v, mask = causal))
+        k = split_heads(silu(linear(x, {kv_heads * head_dim}) as k_proj), {kv_heads})
+        v = split_heads(silu(linear(x, {kv_heads * value_dim}) as v_proj), {kv_heads})
+        o = merge_heads(attention(q, k, v, mask = {mask}))
         return linear(x + linear(o, d) as o_proj, 50) as head
       }}
     }}
@@ -157,23 +159,23 @@ def _spec(heads: int, kv_heads: int, head_dim: int, value_dim: int) -> str:
     """
 
 
+@pytest.mark.parametrize("window", [0, 7])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @interpreted
-def test_attention_of_a_step(shape: tuple[int, int, int, int], tmp_path: Path) -> None:
-    """Every length, share, window and kind of padding; the new token is stored, the counts are zero again."""
-    heads, kv_heads, head_dim, value_dim = shape
-    kernels = sys.modules[build(_spec(*shape), "a", tmp_path).Model.__module__].kernels
-    for filled, shares, window, padded in itertools.product((0, 1, 33), (1, 4), (0, 7), (False, True)):
+def test_attention_of_a_step(shape: tuple[int, int, int, int], window: int, tmp_path: Path) -> None:
+    """Every length, share and kind of padding; the new token is stored, the counts are zero again."""
+    kv_heads = shape[1]
+    kernels = sys.modules[build(_spec(*shape, window), "a", tmp_path).Model.__module__].kernels
+    for filled, shares, padded in itertools.product((0, 1, 33), (1, 4), (False, True)):
         kernels._shares = lambda *_, shares=shares: shares
-        q = torch.randn(2, 1, heads, head_dim + 3)[..., :head_dim]
-        k, v = torch.randn(2, 1, kv_heads, head_dim), torch.randn(2, 1, kv_heads, value_dim)
+        q, k, v = _new_token(*shape)
         keys, values = (torch.full((2, 40, *x.shape[2:]), float("nan")) for x in (k, v))
         for store in (keys, values):
             store[:, :filled].normal_()
         positions, places = _places(filled, padded)
         arrived = torch.zeros(2 * kv_heads, dtype=torch.int32)
         state = (torch.tensor([filled]), positions, places, arrived)
-        o = kernels._attention_step(q, k, v, keys, values, *state, window, padded)
+        o = kernels._attention_step(q, k, v, keys, values, *state, padded)
         assert torch.equal(keys[:, filled : filled + 1], k)
         assert torch.equal(values[:, filled : filled + 1], v)
         assert keys[:, filled + 1 :].isnan().all()
@@ -181,12 +183,50 @@ def test_attention_of_a_step(shape: tuple[int, int, int, int], tmp_path: Path) -
         seen = places[:, : filled + 1].clone()
         seen[:, filled] = positions[:, 0]
         visible = (seen >= 0) & ((seen > positions - window) if window else True)
-        truth = torch.nn.functional.scaled_dot_product_attention(
-            *(x.double().transpose(1, 2) for x in (q, keys[:, : filled + 1], values[:, : filled + 1])),
-            attn_mask=visible[:, None, None],
-            enable_gqa=True,
-        )
-        assert distance(o, truth.transpose(1, 2)) < 3e-6, (filled, shares, window, padded)
+        truth = _attention(q, keys[:, : filled + 1], values[:, : filled + 1], visible)
+        assert distance(o, truth) < 3e-6, (filled, shares, padded)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
+@pytest.mark.parametrize("length", [7, 9])
+@interpreted
+def test_a_step_in_a_ring(shape: tuple[int, int, int, int], length: int, tmp_path: Path) -> None:
+    """Each sequence has places of its own, at positions modulo the ring's length: the window's, or longer."""
+    window, kv_heads = 7, shape[1]
+    kernels = sys.modules[build(_spec(*shape, window), "a", tmp_path).Model.__module__].kernels
+    for before, shares in itertools.product(((0, 3), (6, 7), (8, 33)), (1, 2)):
+        kernels._shares = lambda *_, shares=shares: shares
+        q, k, v = _new_token(*shape)
+        positions = torch.tensor(before)[:, None]
+        keys, values = (torch.full((2, length, *x.shape[2:]), float("nan")) for x in (k, v))
+        for row, count in enumerate(before):
+            for store in (keys, values):
+                store[row, : min(count, length)].normal_()
+        arrived = torch.zeros(2 * kv_heads, dtype=torch.int32)
+        state = (torch.tensor([35]), positions, torch.full((2, 40), -1), arrived)
+        o = kernels._attention_step(q, k, v, keys, values, *state, True)
+        held = (positions - (positions - torch.arange(length)) % length).clamp(min=-1)
+        assert torch.equal(keys[torch.arange(2), positions[:, 0] % length], k[:, 0])
+        assert torch.equal(values.isnan().flatten(2).all(-1), held < 0)
+        visible = (held >= 0) & (held > positions - window)
+        truth = _attention(q, keys.nan_to_num(), values.nan_to_num(), visible)
+        assert distance(o, truth) < 3e-6, (before, shares)
+
+
+def _new_token(heads: int, kv_heads: int, head_dim: int, value_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of one new token of two sequences; the query is not contiguous."""
+    q = torch.randn(2, 1, heads, head_dim + 3)[..., :head_dim]
+    return q, torch.randn(2, 1, kv_heads, head_dim), torch.randn(2, 1, kv_heads, value_dim)
+
+
+def _attention(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+    """In float64, of one query of each sequence; visible: bool [1 or B, S]."""
+    o = torch.nn.functional.scaled_dot_product_attention(
+        *(x.double().transpose(1, 2) for x in (q, keys, values)),
+        attn_mask=visible[:, None, None],
+        enable_gqa=True,
+    )
+    return o.transpose(1, 2)
 
 
 def _places(filled: int, padded: bool) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,10 @@ def test_a_step_does_what_the_plan_says(model: str, tmp_path: Path) -> None:
     compilation = compile_model(MODELS[model], model)
     if any(node.op is SORT_CHOICES for part in compilation.fused.walk() for node in part.nodes()):
         pytest.xfail("routing launches its ops one by one: more than a layer may, and than the plan knows of")
+    if any(part.branches() for part in compilation.fused.walk()):
+        pytest.xfail(
+            "there is no kernel for one token's attention over a latent: its ops are launched one by one"
+        )
     assert all(layer_launches(layer) <= _most(layer) for layer in _layers(compilation.fused))
     plan = planned_step(compilation.fused, batch=2, context=300)
     step = counted_step(import_package(compilation, tmp_path), batch=2, context=300)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import OPS, Op, Trait, declare
 from archc.ir.types import DType, TensorType
@@ -26,8 +27,11 @@ def zeros(like: Tensor) -> Tensor:
 # What an op reads of earlier tokens goes through here: over a whole sequence it is the identity, with a cache
 # it stores the values of the new tokens and gives those of all tokens so far.
 @declare(infer=lambda call: call.x.with_shape(call.x.shape[0], "S", *call.x.shape[2:]), internal=True)
-def append(x: Tensor, *, slot: str) -> Tensor:
-    """The values of all tokens so far: [B, T, ...] -> [B, S, ...]."""
+def append(x: Tensor, *, slot: str, length: Width | None = None) -> Tensor:
+    """The values of all tokens so far: [B, T, ...] -> [B, S, ...].
+
+    `length`: how many tokens back a query sees, its own included; those before need not be kept (None: any).
+    """
     return x
 
 
@@ -37,6 +41,12 @@ def append(x: Tensor, *, slot: str) -> Tensor:
 def keep(x: Tensor) -> Tensor:
     """A value that stays the same while tokens are added."""
     return x
+
+
+@declare(infer=lambda call: call.key_positions, traits=(Trait.PER_TOKEN, Trait.VIEW), internal=True)
+def recent(key_positions: Tensor, *, length: Width) -> Tensor:
+    """The positions of what an `append` of that length gives."""
+    return key_positions
 
 
 def _graph_only(*_args: Any, **_attributes: Any) -> Any:
@@ -56,7 +66,9 @@ def _structural(name: str, doc: str, infer: Any) -> Op:
     )
 
 
-CONSTANT, ZEROS, APPEND, KEEP = (OPS[name] for name in ("constant", "zeros", "append", "keep"))
+CONSTANT, ZEROS, APPEND, KEEP, RECENT = (
+    OPS[name] for name in ("constant", "zeros", "append", "keep", "recent")
+)
 INPUT = _structural("input", "A value given from outside.", lambda call: call.type)
 WEIGHT = _structural("weight", "A parameter, by its sources in the checkpoint.", lambda call: call.type)
 LOOP = _structural("loop", "Bodies run one after another, by a schedule.", lambda call: call.types)
