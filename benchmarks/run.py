@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from archc.benchmarking.bench import bench, read_options
+from archc.benchmarking.command import output
 from archc.benchmarking.markdown import page
 from archc.benchmarking.plot import draw
 from archc.benchmarking.results import read_json, write_json
@@ -50,7 +50,7 @@ def main(budget: float, device: str | None, models: tuple[str, ...], layers: int
         for name in models or MODELS:
             spec = ROOT / "specs" / f"{MODELS[name]}.arch"
             (result,) = bench(spec, name, options, lambda line: click.echo(line, err=True))
-            print_result(result, Console(markup=False, highlight=False))
+            print_result(result, output())
             write_json([result], folder / f"{name}.json")
             draw([result], folder / f"{name}.svg")
     except ArchcError as error:

@@ -33,9 +33,7 @@ def run(
         _check_folder(file)
     if plot:
         check_plot(plot)
-    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH)
+    console = output()
     results: list[Result] = []
     with Console(stderr=True, markup=False, highlight=False).status("") as status:
         for result in bench(spec, model, options, status.update):
@@ -46,6 +44,14 @@ def run(
             if plot:
                 draw(results, plot)
     return results
+
+
+def output() -> Console:
+    """Where tables go, wide enough for them where it is not a terminal."""
+    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH)
+    return console
 
 
 def _check_folder(file: Path | None) -> None:

@@ -120,7 +120,7 @@ def _several(place: Place, calls: list[Call]) -> list[Call]:
         return calls
     copies = [
         Call(call.function, given, call.plain, given)
-        for call in itertools.islice(itertools.cycle(calls), _SETS - len(calls))
+        for call in itertools.islice(itertools.cycle(calls), max(_SETS - len(calls), 0))
         for given in (tuple(a.clone() if isinstance(a, Tensor) else a for a in call.arguments),)
     ]
     return [*calls, *copies]

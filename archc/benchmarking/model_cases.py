@@ -15,13 +15,13 @@ from archc.benchmarking.plan import Priority, SkippedError, Task
 from archc.benchmarking.results import OURS, Case, Findings
 from archc.benchmarking.scale import Scale, free_memory
 from archc.benchmarking.table import bytes_text
-from archc.benchmarking.timing import LEAST_ROUNDS, WARM_UP, Run
+from archc.benchmarking.timing import LEAST_ROUNDS, LONG, WARM_UP, Run
 from archc.benchmarking.turn import Bench
 
 STEPS = 200  # tokens that a decode case writes at the most
 LEAST_CONTEXT = 16
 TRAINING = 7  # how many times the weights two contenders hold: weights once, gradients and moments each
-_SLACK = 3.0  # how many times its least a contender is expected to take
+_SLACK = 2.0  # how many times its least a contender is expected to take
 _OVERHEAD = 0.02  # seconds of a call beside its work
 _COMPILING = 30.0  # seconds that TorchDynamo takes for a model and for each different layer
 
@@ -94,12 +94,9 @@ def _run(phase: Phase, peer: str, models: Models, bench: Bench, number: int) -> 
     free = free_memory(bench.device)
     if 2 * phase.needs > free:
         raise SkippedError(f"it needs {bytes_text(2 * phase.needs)}, {bytes_text(free)} are free")
-    contenders = {name: partial(_prepare, phase, models, name) for name in (OURS, peer)}
+    made = {name: models.get(name) for name in (OURS, peer)}  # their weights are not the call's memory
+    contenders = {name: partial(phase.prepare, contender) for name, contender in made.items()}
     return bench.turn(phase.case, contenders, number, most_calls=phase.most_calls, memory=True)
-
-
-def _prepare(phase: Phase, models: Models, name: str) -> Run:
-    return phase.prepare(models.get(name))
 
 
 def _decode(models: Models, batch: int, context: int, contender: Contender) -> Run:
@@ -125,7 +122,7 @@ def _kept_bytes(models: Models, bench: Bench) -> int:
 
 def _estimate(phase: Phase, bench: Bench) -> float:
     single = _SLACK * (phase.case.least or 0.0) + _OVERHEAD
-    return 2 * single * (1 + WARM_UP + 1 + LEAST_ROUNDS) + bench.seconds
+    return 2 * single * (2 + (WARM_UP + 1 if single < LONG else 0) + LEAST_ROUNDS) + bench.seconds
 
 
 def _compiling(models: Models) -> float:

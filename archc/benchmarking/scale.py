@@ -23,7 +23,7 @@ class Scale:
 
 
 GPU = Scale(prompt=8192, batches=(1, 8, 128), context=2048, rows=(4, 2048), share=0.8)
-CPU = Scale(prompt=128, batches=(1, 8, 128), context=64, rows=(2, 64), share=0.3)
+CPU = Scale(prompt=128, batches=(1, 8, 128), context=64, rows=(1, 64), share=0.3)
 
 
 def scale_for(device: torch.device) -> Scale:

@@ -15,6 +15,7 @@ Clock = Callable[[], float]  # seconds, from any start
 Run = Callable[[], object]
 
 WARM_UP = 2  # calls before any that count
+LONG = 0.5  # seconds of a call for which one before it is enough
 LEAST_ROUNDS = 3
 MOST_ROUNDS = 100
 _SAMPLE = 2e-3  # seconds that a sample should last, so that a clock's own error is small beside it
@@ -91,7 +92,10 @@ def timer_for(device: torch.device) -> Timer:
 
 def warm_up(run: Run, timer: Timer) -> float:
     """Call until nothing is compiled or allocated any more; seconds of one call then."""
-    timer.elapsed(run, WARM_UP)
+    first = timer.elapsed(run, 1)
+    if first >= LONG:
+        return first
+    timer.elapsed(run, WARM_UP - 1)
     return timer.elapsed(run, 1)
 
 

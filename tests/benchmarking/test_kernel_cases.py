@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from archc.benchmarking.kernel_cases import BACKWARD, BOTH, FORWARD, _marked, _prepare, kernel_cases
+from archc.benchmarking.kernel_cases import BACKWARD, BOTH, FORWARD, _marked, _prepare, _several, kernel_cases
 from archc.benchmarking.kernel_peers import BY_DYNAMO, FUSED, LIGER, OP_BY_OP, PEERS, has_peer
 from archc.benchmarking.kernel_places import Place, places
 from archc.benchmarking.models import Models
@@ -120,6 +120,19 @@ def test_only_operands_with_gradients_are_marked(models: Models) -> None:
             given = tuple(torch.zeros(2) for _ in place.plan.op.operands)
             marked = [tensor.requires_grad for tensor in _marked(place, given)]
             assert marked == [operand.dtype == "float" for operand in place.plan.op.operands]
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_calls_take_turns_over_several_sets_of_tensors(models: Models, count: int) -> None:
+    place = next(place for place in _places(models) if hasattr(place.plan, "op"))
+    call = Recordings(models, _places(models)).of(place, Kind(1, 6))[0]
+    calls = _several(place, [call] * count)
+    assert len(calls) == max(count, 16)
+    assert calls[:count] == [call] * count
+    for copy in calls[count:]:
+        for tensor, original in zip(copy.arguments, call.arguments, strict=True):
+            assert torch.equal(tensor, original)
+            assert tensor.data_ptr() != original.data_ptr()
 
 
 class _Module:
