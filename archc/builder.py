@@ -13,6 +13,7 @@ from archc.errors import ArchcError
 from archc.frontend.resolve import display_name
 from archc.settings import parse_settings
 from archc.target import TARGETS
+from archc.tuned import read_tables
 
 UP_TO_DATE = "up to date"
 
@@ -27,7 +28,12 @@ class Job:
 
 
 def jobs(
-    specs: Sequence[Path], output: Path, model: str | None, target: str, settings: tuple[str, ...]
+    specs: Sequence[Path],
+    output: Path,
+    model: str | None,
+    target: str,
+    settings: tuple[str, ...],
+    table: Path | None = None,
 ) -> list[Job]:
     """A job for each model of the specs, or for the one that is named; raises `ArchcError`."""
     parse_settings(settings)
@@ -35,7 +41,8 @@ def jobs(
     for path in specs:
         spec = compiler.read_spec_file(path)
         for name in compiler.choose_models(spec, model):
-            found.append(Job(output / name, spec, Origin(display_name(path), name, target, settings)))
+            origin = Origin(display_name(path), name, target, settings, str(table or ""))
+            found.append(Job(output / name, spec, origin))
     return found
 
 
@@ -66,7 +73,8 @@ def files_of(job: Job) -> dict[str, str]:
     """The files of a job's package, headers included."""
     (name,) = compiler.choose_models(job.spec, job.origin.model)
     (program,) = compiler.lower_models(job.spec, [name], parse_settings(job.origin.settings))
-    compilation = compiler.compile_program(program, job.spec.rules, TARGETS[job.origin.target])
+    tuned = read_tables(Path(job.origin.table) if job.origin.table else None)
+    compilation = compiler.compile_program(program, job.spec.rules, TARGETS[job.origin.target], tuned)
     return compiler.package_files(compilation, job.origin)
 
 
@@ -88,7 +96,8 @@ def touched(found: Sequence[Job]) -> tuple[list[Path], list[Path]]:
         for path in imported
         if path.parent == standard != spec.parent
     }
-    return sorted({*(path for files in read for path in files), *written}), sorted(absent)
+    tables = [Path(job.origin.table) for job in found if job.origin.table]
+    return sorted({*(path for files in read for path in files), *tables, *written}), sorted(absent)
 
 
 def check(found: Sequence[Job]) -> Iterator[str]:

@@ -25,10 +25,11 @@ from archc.passes.context import Context
 from archc.passes.pipeline import run_passes, run_reference_passes
 from archc.passes.report import Report
 from archc.target import CUDA, Target
+from archc.tuned import NOTHING, Tuned, read_tables
 
 if TYPE_CHECKING:
     from archc.codegen.emit import Origin
-    from archc.codegen.plan import ReportPlan
+    from archc.codegen.plan import Package, ReportPlan
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,14 @@ class Compilation:
     program:   as the spec says it
     fused:     the graph that model.py is written from
     reference: the graph that reference.py is written from
+    tuned:     what was measured on GPUs, by which some kernels are chosen
     """
 
     program: Program
     fused: Graph
     reference: Graph
     context: Context
+    tuned: Tuned = NOTHING
 
     @property
     def report(self) -> Report:
@@ -162,12 +165,18 @@ def one_program(spec: Spec, name: str | None, settings: Mapping[str, str] | None
     return program
 
 
-def compile_program(program: Program, rules: tuple[Rule, ...], target: Target = CUDA) -> Compilation:
-    """Run all passes; raises `SpecError` where an `expect` is not met."""
+def compile_program(
+    program: Program, rules: tuple[Rule, ...], target: Target = CUDA, tuned: Tuned | None = None
+) -> Compilation:
+    """Run all passes; raises `SpecError` where an `expect` is not met.
+
+    tuned: what was measured on GPUs; archc's own table without it
+    """
     context = Context(rules, target)
     fused = run_passes(program.graph, context)
     _check_expectations(program.expectations, context)
-    return Compilation(program, fused, run_reference_passes(program.graph, context), context)
+    reference = run_reference_passes(program.graph, context)
+    return Compilation(program, fused, reference, context, read_tables() if tuned is None else tuned)
 
 
 def _check_expectations(expectations: Iterable[Expectation], context: Context) -> None:
@@ -197,14 +206,19 @@ def package_files(compilation: Compilation, origin: Origin) -> dict[str, str]:
     from archc.codegen.render import render_package
 
     package = plan_package(
-        compilation.program, compilation.fused, compilation.reference, compilation.context.target
+        compilation.program,
+        compilation.fused,
+        compilation.reference,
+        compilation.context.target,
+        compilation.tuned,
     )
-    return with_headers(render_package(package, _report_plan(compilation)), origin)
+    return with_headers(render_package(package, _report_plan(compilation, package)), origin)
 
 
-def _report_plan(compilation: Compilation) -> ReportPlan:
+def _report_plan(compilation: Compilation, package: Package) -> ReportPlan:
     """What REPORT.md tells, in words."""
     from archc.analysis.facts import facts
+    from archc.codegen.kernel_plan import LinearKernel
     from archc.codegen.plan import ReportPlan
 
     program, report = compilation.program, compilation.report
@@ -215,6 +229,7 @@ def _report_plan(compilation: Compilation) -> ReportPlan:
         fired=tuple((f.rule, f.place, f.count, ", ".join(f.relaxations)) for f in report.fired),
         missed=tuple((m.rule, m.place, m.reason) for m in report.missed),
         remarks=tuple((r.pass_name, r.text) for r in report.remarks),
+        linear=next((kernel for kernel in package.kernels if isinstance(kernel, LinearKernel)), None),
     )
 
 

@@ -74,7 +74,7 @@ def _toolchain() -> str:
     folders = [_PACKAGE, *(resources.resource_dir(kind) for kind in ("grammar", "templates", "specs"))]
     for folder in folders:
         for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".lark", ".jinja", ".arch"):
+            if path.suffix in (".py", ".json", ".lark", ".jinja", ".arch"):
                 digest.update(str(path.relative_to(folder)).encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -18,6 +18,8 @@ from archc.passes.pipeline import PASSES, stages
 from archc.passes.report import RELAXATIONS
 from archc.settings import parse_settings
 from archc.target import TARGETS
+from archc.tuned import read_tables
+from archc.tuning.choice import gpu_at_hand, installed_triton, measured
 
 
 def _programs(
@@ -46,12 +48,15 @@ def print_stage(
     return "\n".join(texts)
 
 
-def explain(path: Path, model: str | None, target: str, settings: tuple[str, ...]) -> None:
+def explain(
+    path: Path, model: str | None, target: str, settings: tuple[str, ...], table: Path | None = None
+) -> None:
     """Print what fired, what was missed with reasons, and what else the passes did."""
     programs, rules = _programs(path, model, settings)
+    tuned = read_tables(table)
     console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
     for program in programs:
-        _explain(compiler.compile_program(program, rules, TARGETS[target]), console)
+        _explain(compiler.compile_program(program, rules, TARGETS[target], tuned), console)
 
 
 def _explain(compilation: Compilation, console: Console) -> None:
@@ -70,4 +75,23 @@ def _explain(compilation: Compilation, console: Console) -> None:
         console.print(f"{remark.pass_name}: {remark.text}")
     for relaxation in sorted({name for each in report.fired for name in each.relaxations}):
         console.print(f"{relaxation}: {RELAXATIONS[relaxation]}")
+    _explain_measured(compilation, console)
     console.print()
+
+
+def _explain_measured(compilation: Compilation, console: Console) -> None:
+    """The linear maps that have kernels because these were faster, and why that may not hold here."""
+    entries = measured(compilation)
+    if not entries:
+        return
+    table = Table("weight", "rows", "us", "PyTorch", "tile", title="linear maps", title_justify="left")
+    for entry in entries:
+        problem = entry.problem
+        rows = "1" if problem.rows == 1 else f"2 to {problem.rows}"
+        times = (f"{entry.microseconds:.1f}", f"{entry.library:.1f}")
+        table.add_row(f"{problem.outputs} x {problem.inputs}", rows, *times, str(entry.tile))
+    console.print(table)
+    gpu, triton = gpu_at_hand(), installed_triton()
+    for source in dict.fromkeys(entry.provenance for entry in entries):
+        doubts = source.doubts(gpu, triton)
+        console.print(f"measured on {source}{f'; {doubts}: archc tune measures again' if doubts else ''}")

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "archc"
 PARTS = ("frontend", "passes", "codegen", "analysis", "interop")
 # What each part may import of archc besides itself.
 ALLOWED = {
-    part: {"ir", "errors", "files", "quantities", "resources", "tables", "target"} for part in PARTS
+    part: {"ir", "errors", "files", "quantities", "resources", "tables", "target", "tuned"} for part in PARTS
 } | {
     "files": {"errors"},
     "ir": {"errors"},
@@ -25,6 +25,7 @@ ALLOWED = {
     "resources": {"errors"},
     "tables": {"errors"},
     "target": set(),
+    "tuned": {"errors", "files"},
 }
 
 

@@ -10,7 +10,17 @@ import sys
 import click
 
 from archc import __version__
-from archc.cli import analyzing, benching, building, checking, designing, importing, inspecting, scaling
+from archc.cli import (
+    analyzing,
+    benching,
+    building,
+    checking,
+    designing,
+    importing,
+    inspecting,
+    scaling,
+    tuning,
+)
 from archc.errors import ArchcError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -53,5 +63,6 @@ for command in (
     designing.design,
     designing.search,
     benching.bench,
+    tuning.tune,
 ):
     main.add_command(command)

@@ -23,6 +23,7 @@ from archc.cli import options
 @options.model
 @options.target
 @options.settings
+@options.table
 @click.option(
     "--check", "only_check", is_flag=True, help="Write nothing; fail when a package is not up to date."
 )
@@ -33,6 +34,7 @@ def build(
     model: str | None,
     target: str,
     settings: tuple[str, ...],
+    table: Path | None,
     only_check: bool,
     force: bool,
 ) -> None:
@@ -49,13 +51,13 @@ def build(
     """
     from archc import freshness
 
-    if not specs and (model or settings):
-        raise click.UsageError("--model and --set go with a SPEC")
-    request = [*map(str, specs), "-o", str(output), str(model), target, *settings]
+    if not specs and (model or settings or table):
+        raise click.UsageError("--model, --set and --table go with a SPEC")
+    request = [*map(str, specs), "-o", str(output), str(model), target, str(table), *settings]
     lines = None if only_check else freshness.recall(request)
     if lines is None:
         gc.disable()  # a build is short, and makes many small objects that live to its end
-        lines = _build(specs, output, model, target, settings, only_check, force, request)
+        lines = _build(specs, output, model, target, settings, table, only_check, force, request)
     for line in lines:
         click.echo(line)
 
@@ -66,13 +68,15 @@ def _build(
     model: str | None,
     target: str,
     settings: tuple[str, ...],
+    table: Path | None,
     only_check: bool,
     force: bool,
     request: list[str],
 ) -> list[str]:
     from archc import builder, freshness
 
-    jobs = builder.jobs(specs, output, model, target, settings) if specs else builder.recorded_jobs(output)
+    given = builder.jobs(specs, output, model, target, settings, table) if specs else None
+    jobs = given if given is not None else builder.recorded_jobs(output)
     if only_check:
         return list(builder.check(jobs))
     lines = list(builder.write(jobs, force))

@@ -34,8 +34,11 @@ def ir(spec: Path, model: str | None, target: str, settings: tuple[str, ...], af
 @options.model
 @options.target
 @options.settings
-def explain(spec: Path, model: str | None, target: str, settings: tuple[str, ...]) -> None:
-    """Tell what was fused, what was not and why, and where rounding was relaxed.
+@options.table
+def explain(
+    spec: Path, model: str | None, target: str, settings: tuple[str, ...], table: Path | None
+) -> None:
+    """Tell what was fused, what was not and why, where rounding was relaxed, what was measured.
 
     \b
     Example:
@@ -43,7 +46,7 @@ def explain(spec: Path, model: str | None, target: str, settings: tuple[str, ...
     """
     from archc import inspection
 
-    inspection.explain(spec, model, target, settings)
+    inspection.explain(spec, model, target, settings, table)
 
 
 @click.command()

@@ -22,6 +22,12 @@ target = click.option(
 settings = click.option(
     "--set", "settings", multiple=True, metavar="K=V", help="Give a parameter of the arch another value."
 )
+table = click.option(
+    "--table",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Measurements of `archc tune`, besides those that archc brings.",
+)
 
 
 class _Quantity(click.ParamType[float]):

@@ -89,6 +89,7 @@ class Head:
     logits_shape: str
     weight: str
     bias: str  # or ""
+    linear: str  # the function of the linear map
     loss: LossKernel
     tail: tuple[Line, ...]
     result: str

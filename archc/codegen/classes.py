@@ -19,7 +19,8 @@ from archc.codegen.class_plan import (
 )
 from archc.codegen.head import Cut, write_head
 from archc.codegen.kept import KeptPart, is_span, with_spans
-from archc.codegen.kernel_plan import LossKernel
+from archc.codegen.kernel_plan import LinearKernel, LossKernel
+from archc.codegen.linear_kernel import linear_shape
 from archc.codegen.lines import Emitter, Style, no_loop, shapes_text, size_code, tuple_text
 from archc.codegen.names import attribute, class_name, identifier, layer_names, parameter_names, unique
 from archc.codegen.semantics import Semantics
@@ -63,6 +64,7 @@ class ClassWriter:
     kernels: Callable[[Graph, Node, list[str]], str]
     reserved: frozenset[str]
     optional: frozenset[tuple[int, int]]  # (graph, input) of values that may be None
+    linear: LinearKernel | None = None
     classes: list[Class] = field(default_factory=list)
     names: set[str] = field(default_factory=set)  # of all classes, those still being written included
 
@@ -108,7 +110,11 @@ class ClassWriter:
     def _head(self, cut: Cut, graph: Graph, loss: LossKernel, hidden: str) -> Head:
         texts = _weight_texts(held_weights(graph), self._names(held_weights(graph), ()))
         style = Style(self.semantics, self.kernels, texts, self.reserved, no_loop)
-        return write_head(cut, loss, hidden, style)
+        return write_head(cut, loss, hidden, style, self._function_for(cut.weight_shape) or "F.linear")
+
+    def _function_for(self, shape: tuple[int, int] | None) -> str:
+        """The function for linear maps by a weight of a shape, "" where that is PyTorch's."""
+        return f"kernels.{self.linear.name}" if self.linear and self.linear.has(shape) else ""
 
     # ---------------------------------------------------------------- classes
 
@@ -133,6 +139,7 @@ class ClassWriter:
             self.reserved,
             lambda node, targets, operands: _loop_lines(calls[node.id], targets, operands),
             none_for_zeros=may_be_none,
+            linear=lambda graph, node: self._function_for(linear_shape(graph, node)),
             of_experts=_expert_texts(weights, names),
         )
         emitter = Emitter(graph, style)

@@ -26,6 +26,7 @@ class Origin:
     model: str
     target: str
     settings: tuple[str, ...] = ()
+    table: str = ""  # of measurements, besides the one that archc brings
 
     @property
     def command(self) -> str:
@@ -34,6 +35,8 @@ class Origin:
             options += ["--target", self.target]
         for setting in self.settings:
             options += ["--set", setting]
+        if self.table:
+            options += ["--table", self.table]
         return shlex.join(["archc", "build", self.spec, *options])
 
     @staticmethod
@@ -45,7 +48,8 @@ class Origin:
         pairs = list(zip(options[::2], options[1::2], strict=True))
         given = dict(pairs)
         settings = tuple(value for name, value in pairs if name == "--set")
-        return Origin(spec, given["--model"], given.get("--target", "cuda"), settings)
+        target, table = given.get("--target", "cuda"), given.get("--table", "")
+        return Origin(spec, given["--model"], target, settings, table)
 
 
 def with_headers(files: Mapping[str, str], origin: Origin) -> dict[str, str]:

@@ -67,8 +67,8 @@ def _is_plain(graph: Graph, linear: Node) -> bool:
     return held and linear.attributes.get("layout") == "out_in" and not linear.attributes["wide"]
 
 
-def write_head(cut: Cut, loss: LossKernel, hidden: str, style: Style) -> Head:
-    """The head's statements; `hidden` is the name of what it reads."""
+def write_head(cut: Cut, loss: LossKernel, hidden: str, style: Style, linear: str) -> Head:
+    """The head's statements; `hidden` is the name of what it reads, `linear` the function that it calls."""
     lines: tuple[Line, ...] = ()
     logits = "logits"
     shape = cut.body.type(cut.body.outputs[0][1])
@@ -83,6 +83,7 @@ def write_head(cut: Cut, loss: LossKernel, hidden: str, style: Style) -> Head:
         logits_shape=shape.with_width(cut.weight_shape[0]).shape_code,
         weight=style.weights[cut.weight.id],
         bias=style.weights[cut.bias.id] if cut.bias else "",
+        linear=linear,
         loss=loss,
         tail=lines,
         result=logits,

@@ -45,6 +45,7 @@ class Style:
     reserved: names that variables must not take
     home:     where the ops' reference functions are found, such as "reference."
     loop:     the statement of a loop: given its node, its results' and operands' names
+    linear:   the function for a linear map that has a kernel, "" for all other nodes
     of_experts: the texts of the weights in the body of an `experts` node, by its number
     """
 
@@ -56,6 +57,7 @@ class Style:
     comments: bool = True
     home: str = ""
     none_for_zeros: Callable[[Graph, Node], bool] = lambda _graph, _node: False
+    linear: Callable[[Graph, Node], str] = lambda _graph, _node: ""
     of_experts: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 
 
@@ -173,6 +175,8 @@ class Emitter:
             return (
                 "None" if self.style.none_for_zeros(self.graph, node) else f"torch.zeros_like({operands[0]})"
             )
+        if function := self.style.linear(self.graph, node):
+            return f"{function}({', '.join(operands)})"
         texts = {name: attribute_code(value, self.style.comments) for name, value in node.attributes.items()}
         if node.op.module:
             settings = [f"{name}={text}" for name, text in texts.items()]

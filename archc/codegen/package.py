@@ -11,6 +11,7 @@ from archc.codegen.classes import ClassWriter, optional_inputs, path_code
 from archc.codegen.head import cut_head
 from archc.codegen.kernel_plan import Kernel, OpKernel
 from archc.codegen.kernels import KernelTable
+from archc.codegen.linear_kernel import linear_shapes, plan_linear
 from archc.codegen.lines import use_of
 from archc.codegen.loss_kernel import plan_loss
 from archc.codegen.plan import Constant, Module, Package, Tokens
@@ -23,16 +24,20 @@ from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import shape_text
 from archc.target import CUDA, Target
+from archc.tuned import NOTHING, Tuned
 
 _MODULES = ("experts", "kernels", "Stored", "per_expert")
 _RUNTIME = ("Cache", "Ring", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
 
 
-def plan_package(program: Program, fused: Graph, reference: Graph, target: Target = CUDA) -> Package:
+def plan_package(
+    program: Program, fused: Graph, reference: Graph, target: Target = CUDA, tuned: Tuned = NOTHING
+) -> Package:
     """The plan for a program on a target.
 
     fused:     the graph after all passes, from which model.py and kernels.py are written
     reference: the graph as the spec says it, with its cache planned, for reference.py
+    tuned:     what was measured of the target
     """
     cut = cut_head(fused)
     parts = [part for top in (cut.graphs if cut else (fused,)) for part in top.walk()]
@@ -42,7 +47,9 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
         table.allow_none(graph, node)
     semantics = Semantics([use for g in (fused, reference, *table.decompositions()) for use in _uses(g)])
     kernels = table.plans(semantics, target)
-    loss = plan_loss(cut, [kernel.name for kernel in kernels], target) if cut else None
+    names = [kernel.name for kernel in kernels]
+    linear = plan_linear(linear_shapes(parts, cut), tuned, target, names)
+    loss = plan_loss(cut, names, target) if cut else None
     constants = _constants(program.parameters)
     reserved = frozenset(
         {constant.name for constant in constants} | set(semantics.sources) | {*_RUNTIME, *_MODULES}
@@ -56,7 +63,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
             operands = operands[:-1]
         return f"kernels.{table.name(graph, node)}({', '.join(operands)})"
 
-    model = ClassWriter(semantics, call, reserved, optional)
+    model = ClassWriter(semantics, call, reserved, optional, linear)
     model.model("Model", _doc(program, fused, "fused"), fused, cached, _result_type(fused), cut, loss)
     plain = ClassWriter(semantics, call, reserved, frozenset())
     plain.model("Reference", _doc(program, reference, "op by op"), reference, cached, _result_type(reference))
@@ -84,7 +91,7 @@ def plan_package(program: Program, fused: Graph, reference: Graph, target: Targe
             base,
             helpers,
         ),
-        kernels=(*kernels, loss) if loss else kernels,
+        kernels=tuple(kernel for kernel in (*kernels, linear, loss) if kernel is not None),
     )
 
 

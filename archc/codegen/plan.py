@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from archc.codegen.class_plan import Class
-from archc.codegen.kernel_plan import Kernel
+from archc.codegen.kernel_plan import Kernel, LinearKernel
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Package:
 
 @dataclass(frozen=True)
 class ReportPlan:
-    """REPORT.md: facts as label and value, then what was fused."""
+    """REPORT.md: facts as label and value, what was fused, and the linear maps that have kernels."""
 
     name: str
     title: str
@@ -111,3 +111,4 @@ class ReportPlan:
     fired: tuple[tuple[str, str, int, str], ...]  # rule, place, times, relaxations
     missed: tuple[tuple[str, str, str], ...]  # rule, place, reason
     remarks: tuple[tuple[str, str], ...]  # pass, text
+    linear: LinearKernel | None

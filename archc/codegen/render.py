@@ -14,6 +14,7 @@ from archc.codegen.class_plan import Class
 from archc.codegen.kernel_plan import (
     AttentionKernel,
     Kernel,
+    LinearKernel,
     LossKernel,
     NormKernel,
     OpKernel,
@@ -129,7 +130,7 @@ def _kernels(package: Package) -> str:
 
 
 def _runs_triton(kernel: Kernel) -> bool:
-    return isinstance(kernel, OpKernel) or _has_steps(kernel) or _has_loss(kernel)
+    return isinstance(kernel, OpKernel | LinearKernel) or _has_steps(kernel) or _has_loss(kernel)
 
 
 def _has_steps(kernel: Kernel) -> bool:

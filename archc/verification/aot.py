@@ -19,7 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archc.codegen.kernel_plan import AttentionKernel, CustomOp, LossKernel, OpKernel
+from archc.codegen.kernel_plan import (
+    AttentionKernel,
+    CustomOp,
+    LinearChoice,
+    LinearKernel,
+    LossKernel,
+    OpKernel,
+)
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.errors import ArchcError
@@ -67,12 +74,16 @@ class KernelError(ArchcError):
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """A launch that was recorded: a jitted kernel, its arguments, how many warps, constants by name."""
+    """A launch that was recorded: a jitted kernel, its arguments, how many warps, constants by name.
+
+    `stages`: how many loads of a loop are under way at a time; Triton's own choice without it.
+    """
 
     kernel: Any
     arguments: tuple[Any, ...]
     warps: int
     constants: tuple[tuple[str, Any], ...] = ()
+    stages: int | None = None
 
     @property
     def name(self) -> str:
@@ -89,6 +100,12 @@ class Launch:
         apart = [tensor.stride(0) for tensor in tensors if tensor.dim() == 2]
         widths = [tensor.shape[-1] for tensor in tensors if tensor.dim() > 1]
         return 1 if any(stride % 16 for stride in apart) else math.gcd(*widths)
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The compiler's options."""
+        stages = {} if self.stages is None else {"num_stages": self.stages}
+        return {"num_warps": self.warps, **stages}
 
     def specialise(self, chip: Chip) -> tuple[dict[str, str], dict[tuple[int], Any], dict[tuple[int], Any]]:
         """Types by name; constants and known facts by place."""
@@ -107,7 +124,7 @@ class Launch:
     def key(self, chip: Chip) -> str:
         """Equal for launches that compile to the same code, whatever the kernel is called."""
         text = self.kernel.src.partition("(")[2]
-        return repr((chip.name, text, _called(self.kernel), self.specialise(chip), self.warps))
+        return repr((chip.name, text, _called(self.kernel), self.specialise(chip), self.options))
 
 
 def _called(kernel: Any) -> list[str]:
@@ -144,11 +161,16 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
     kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
     found: list[Launch] = []
     _record(kernels, found)
-    package = plan_package(compilation.program, compilation.fused, compilation.reference)
+    package = plan_package(
+        compilation.program, compilation.fused, compilation.reference, tuned=compilation.tuned
+    )
     for plan in package.kernels:
         if isinstance(plan, OpKernel):
             for operands in _operands(plan.op, dtype, length):
                 _run(getattr(kernels, f"_{plan.name}"), operands)
+        elif isinstance(plan, LinearKernel):
+            for choice in plan.choices:
+                _run_linear(getattr(kernels, f"_{plan.name}"), choice)
         elif isinstance(plan, LossKernel) and plan.triton:
             _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, length)
         elif isinstance(plan, AttentionKernel) and hasattr(kernels, f"_{plan.name}_step"):
@@ -160,9 +182,11 @@ def _record(kernels: Any, found: list[Launch]) -> None:
     """Let the kernels of a module join the list when they are launched, and do nothing."""
     from triton.runtime.jit import JITFunction
 
-    def record(kernel: Any, *arguments: Any, num_warps: int, **named: Any) -> None:
+    def record(
+        kernel: Any, *arguments: Any, num_warps: int, num_stages: int | None = None, **named: Any
+    ) -> None:
         constants = tuple((name, value) for name, value in named.items() if name in kernel.arg_names)
-        found.append(Launch(kernel, arguments, num_warps, constants))
+        found.append(Launch(kernel, arguments, num_warps, constants, num_stages))
 
     for value in vars(kernels).values():
         if isinstance(value, JITFunction):
@@ -186,6 +210,13 @@ def _run(function: Callable[..., Any], operands: tuple[Tensor | None, ...]) -> N
     outputs = function(*operands)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     torch.autograd.backward(outputs, [torch.zeros_like(output) for output in outputs])
+
+
+def _run_linear(function: Callable[..., Any], choice: LinearChoice) -> None:
+    dtype = getattr(torch, choice.dtype)
+    weight = torch.zeros(choice.outputs, choice.inputs, dtype=dtype)
+    for bias in (None, torch.zeros(choice.outputs, dtype=dtype)):
+        function(torch.zeros(choice.rows, 1, choice.inputs, dtype=dtype), weight, bias, *choice.tile)
 
 
 def _run_loss(function: Callable[..., Any], vocabulary: int, dtype: torch.dtype, length: int) -> None:
@@ -230,7 +261,7 @@ def compile_launch(launch: Launch, chip: Chip) -> Usage:
     signature, constants, facts = launch.specialise(chip)
     source = ASTSource(launch.kernel, signature, constants, facts)
     try:
-        compiled = triton.compile(source, target=chip.target, options={"num_warps": launch.warps})
+        compiled = triton.compile(source, target=chip.target, options=launch.options)
     except (TritonError, RuntimeError) as error:
         raise _error(launch, chip, str(error)) from error
     code = read_machine_code(compiled, chip.backend, threads)

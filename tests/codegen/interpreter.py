@@ -45,7 +45,7 @@ def _call(module: str, name: str, arguments: dict[str, Any]) -> None:
 
 
 def _prepare() -> None:
-    """Before each test: random numbers from the start, new memory full of NaN, casts that round."""
+    """Before each test: random numbers from the start, new memory full of NaN, casts and dots as on GPUs."""
     import torch
 
     torch.manual_seed(0)
@@ -53,6 +53,7 @@ def _prepare() -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     _round_to_nearest()
+    _widen_dots()
 
 
 @functools.cache
@@ -72,3 +73,24 @@ def _round_to_nearest() -> None:
         return TensorHandle(rounded.view(torch.int16).numpy().view(np.uint16), tl.bfloat16)
 
     InterpreterBuilder.cast_impl = cast
+
+
+@functools.cache
+def _widen_dots() -> None:
+    """Let dots of bfloat16 multiply numbers; Triton's interpreter multiplies the integers that hold them."""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    narrow = InterpreterBuilder.create_dot
+
+    def widened(handle: Any) -> Any:
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        bits = np.ascontiguousarray(handle.data).astype(np.uint32) << 16
+        return TensorHandle(bits.view(np.float32), tl.float32)
+
+    def dot(self: Any, a: Any, b: Any, *further: Any) -> Any:
+        return narrow(self, widened(a), widened(b), *further)
+
+    InterpreterBuilder.create_dot = dot

@@ -27,6 +27,9 @@ from _pytest.mark import ParameterSet
 
 from archc import compiler
 from archc.errors import ArchcError
+from archc.tuned import ROWS, Entry, Provenance, Tuned
+from archc.tuning.choice import problems
+from archc.tuning.search import tiles
 from archc.verification.aot import CHIPS, KernelError, Launch, Usage, compile_launch, launches
 from archc.verification.machine_code import MachineCode, Tile
 from tests.codegen.kernel_cases import FIRST, spec_of_case
@@ -120,6 +123,29 @@ def test_lengths_that_launches_are_specialised_for(
     """One token, which is a constant for the compiler, and a number of them that is divisible by 16."""
     found = _launches(model, tmp_path, torch.bfloat16, length)
     assert not [text for usage in compiled(found, MAIN[1]) for text in usage.breaches()]
+
+
+TILE_CASES = [
+    _case(chip == MAIN[1] and not every, rows, every, chip)
+    for rows in ROWS
+    for every, chip in (*((False, chip) for chip in CHIPS), (True, MAIN[1]))
+]
+
+
+@pytest.mark.parametrize(("rows", "every", "chip"), TILE_CASES)
+def test_tiles_that_are_tried_for_linear_maps(
+    rows: int, every: bool, chip: str, tmp_path: Path, compiled: Compiled
+) -> None:
+    """The likeliest one for all chips, every one for one: other chips may have too little shared memory."""
+    compilation = compile_model(MODELS["gpt2_medium"], "gpt2_medium")
+    problem = dataclasses.replace(problems(compilation, "bfloat16")[0], rows=rows)
+    source = Provenance("a GPU", "3.9.0", "2.13.0", "2026-11-25")
+    for tile in tiles(problem)[: None if every else 1]:
+        tuned = Tuned((Entry(problem, tile, 1.0, 2.0, source),))
+        found = launches(dataclasses.replace(compilation, tuned=tuned), tmp_path, torch.bfloat16)
+        own = [launch for launch in found if launch.name.startswith("_linear_row")]
+        assert len(own) == 2, "with a bias and without"
+        assert not [text for usage in compiled(own, chip) for text in usage.breaches()]
 
 
 # ----------------------------------------------------------- controls that fail

@@ -1,0 +1,60 @@
+"""`archc tune`: which kernels are worth having on the GPU at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from archc.cli import options
+from archc.tuned import DTYPES
+
+
+@click.command()
+@options.spec
+@options.model
+@options.settings
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="bfloat16",
+    show_default=True,
+    help="What the model runs in.",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long it may take in all.",
+)
+@click.option(
+    "--table",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The table to bring up to date; archc's own without it.",
+)
+def tune(
+    spec: Path,
+    model: str | None,
+    settings: tuple[str, ...],
+    dtype: str,
+    budget: float,
+    table: Path | None,
+) -> None:
+    """Measure the linear maps of decoding on the GPU at hand, into the table that builds read.
+
+    Each weight of a model is timed with 1 row and with 16, by PyTorch and by kernels of different tiles, the
+    largest weights first.  A build has a kernel where that was faster, PyTorch's own linear map elsewhere.
+    The table says which GPU, releases and day a measurement is from.
+
+    \b
+    Examples:
+      archc tune specs/llama3.arch --model llama3_8b
+      archc tune my_model.arch --budget 60 --table h100.json
+      archc build my_model.arch --table h100.json
+    """
+    from archc.tuning.command import tune as run
+
+    run(spec, model, settings, dtype, budget, table)

@@ -1,0 +1,187 @@
+"""Configurations that were measured on a GPU, and where: what `archc tune` writes and a build reads.
+
+The table is data: archc/tuned.json, or a file of one's own, whose entries come first.  A linear map that no
+entry is about is PyTorch's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from archc.errors import ArchcError
+from archc.files import write_whole
+
+DTYPES = ("bfloat16", "float16", "float32")
+SHIPPED = Path(__file__).with_suffix(".json")
+MOST_ROWS = 16  # of a linear map that the kernels are for: those of one tile of a tensor core
+ROWS = (1, MOST_ROWS)  # what is measured: one row, and a whole tile, which fewer rows cost as much as
+_TEXT = re.compile(
+    r"[\w .,+:()/-]{1,80}"
+)  # names of GPUs and releases: they become part of generated comments
+MARGIN = 0.98  # of the library's time: what is nearer to it is noise
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a linear map is divided: outputs of a program, inputs at a time, warps, stages of the loads."""
+
+    outputs: int
+    inputs: int
+    warps: int
+    stages: int
+
+    def __str__(self) -> str:
+        return f"{self.outputs} x {self.inputs}, {self.warps} warps, {self.stages} stages"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A linear map of `rows` rows by a weight [outputs, inputs] of a dtype."""
+
+    rows: int
+    outputs: int
+    inputs: int
+    dtype: str = "bfloat16"
+
+    @property
+    def elements(self) -> int:
+        return self.outputs * self.inputs
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.inputs} by {self.outputs} x {self.inputs}, {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where and when something was measured."""
+
+    gpu: str
+    triton: str
+    torch: str
+    date: str
+
+    def __str__(self) -> str:
+        return f"{self.gpu}, Triton {self.triton}, torch {self.torch}, {self.date}"
+
+    def doubts(self, gpu: str | None, triton: str | None) -> str:
+        """Why a measurement may not hold for a GPU and a release of Triton; None where one is unknown."""
+        found = []
+        if gpu is not None and gpu != self.gpu:
+            found.append(f"here is {gpu}")
+        if triton is not None and triton != self.triton:
+            found.append(f"here is Triton {triton}")
+        return "; ".join(found)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A measurement: the best tile and its microseconds, and those of PyTorch's own linear map."""
+
+    problem: Problem
+    tile: Tile
+    microseconds: float
+    library: float
+    provenance: Provenance
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the kernel was faster than the library."""
+        return self.microseconds < MARGIN * self.library
+
+    def as_json(self) -> dict[str, Any]:
+        parts = (self.problem, self.tile, self.provenance)
+        return {
+            **{key: value for part in parts for key, value in _own(part).items()},
+            "microseconds": self.microseconds,
+            "library": self.library,
+        }
+
+    @staticmethod
+    def from_json(entry: Mapping[str, Any]) -> Entry:
+        """The entry that an object of the table is; raises `KeyError`, `TypeError` or `ValueError`."""
+        return Entry(
+            _read(Problem, entry),
+            _read(Tile, entry),
+            float(entry["microseconds"]),
+            float(entry["library"]),
+            _read(Provenance, entry),
+        )
+
+
+# A tile and a problem both have outputs and inputs.
+_RENAMED = {(Tile, "outputs"): "tile_outputs", (Tile, "inputs"): "tile_inputs"}
+
+
+def _own(part: Any) -> dict[str, Any]:
+    return {_RENAMED.get((type(part), name), name): value for name, value in asdict(part).items()}
+
+
+def _read(kind: Any, entry: Mapping[str, Any]) -> Any:
+    values = {field.name: entry[_RENAMED.get((kind, field.name), field.name)] for field in fields(kind)}
+    for field in fields(kind):
+        value = values[field.name]
+        if field.type == "str" and not (isinstance(value, str) and _TEXT.fullmatch(value)):
+            raise TypeError(f"`{field.name}` is no short text")
+        if field.name == "dtype" and value not in DTYPES:
+            raise TypeError(f"`dtype` is none of {', '.join(DTYPES)}")
+        if field.type == "int" and (type(value) is not int or value < 1):
+            raise TypeError(f"`{field.name}` is no positive whole number")
+    return kind(**values)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A table of measurements; of several of one problem the first counts."""
+
+    entries: tuple[Entry, ...] = ()
+
+    def find(self, problem: Problem) -> Entry | None:
+        return next((entry for entry in self.entries if entry.problem == problem), None)
+
+    def choices(self, outputs: int, inputs: int) -> Iterator[Entry]:
+        """The entries by which a weight has a kernel of its own."""
+        dtypes = dict.fromkeys(entry.problem.dtype for entry in self.entries)
+        for dtype in dtypes:
+            for rows in ROWS:
+                entry = self.find(Problem(rows, outputs, inputs, dtype))
+                if entry is not None and entry.is_chosen:
+                    yield entry
+
+    def updated(self, entries: Iterable[Entry]) -> Tuned:
+        """The table with new measurements, which replace those of the same problems on the same GPU."""
+        new = tuple(entries)
+        replaced = {(entry.problem, entry.provenance.gpu) for entry in new}
+        kept = [each for each in self.entries if (each.problem, each.provenance.gpu) not in replaced]
+        return Tuned((*new, *kept))
+
+
+NOTHING = Tuned()
+
+
+def read_tables(own: Path | None = None) -> Tuned:
+    """One's own table, if there is one, then the one that archc brings; raises `ArchcError`."""
+    paths = [SHIPPED] if own is None else [own, SHIPPED]
+    return Tuned(tuple(entry for path in paths for entry in read_table(path).entries))
+
+
+def read_table(path: Path) -> Tuned:
+    """The table in a file; raises `ArchcError` where it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Tuned(tuple(Entry.from_json(entry) for entry in found["entries"]))
+    except OSError as error:
+        raise ArchcError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ArchcError(f"{path} is no table of `archc tune`: {reason}") from None
+
+
+def write_table(path: Path, table: Tuned) -> None:
+    """Write a table, an entry a line; raises `ArchcError`."""
+    lines = ",\n".join(f"    {json.dumps(entry.as_json())}" for entry in table.entries)
+    write_whole(path, f'{{\n  "entries": [\n{lines}\n  ]\n}}\n' if lines else '{\n  "entries": []\n}\n')

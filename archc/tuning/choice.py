@@ -1,0 +1,50 @@
+"""What a model could be tuned for, and which measurements it is built by."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from archc.codegen.head import cut_head
+from archc.codegen.linear_kernel import linear_shapes
+from archc.compiler import Compilation
+from archc.tuned import ROWS, Entry, Problem
+
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
+
+
+def problems(compilation: Compilation, dtype: str) -> list[Problem]:
+    """The linear maps of a decoding step, those of most weights first."""
+    found = [Problem(rows, *shape, dtype) for shape in _shapes(compilation) for rows in ROWS]
+    return sorted(found, key=lambda problem: -problem.elements)
+
+
+def measured(compilation: Compilation) -> list[Entry]:
+    """The measurements by which linear maps of a model have kernels."""
+    if "linear" not in compilation.context.target.families:
+        return []
+    return [entry for shape in _shapes(compilation) for entry in compilation.tuned.choices(*shape)]
+
+
+def _shapes(compilation: Compilation) -> list[tuple[int, int]]:
+    cut = cut_head(compilation.fused)
+    tops = cut.graphs if cut else (compilation.fused,)
+    return linear_shapes([part for top in tops for part in top.walk()], cut)
+
+
+def installed_triton() -> str | None:
+    """The release of Triton; None where it is not installed."""
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return None
+
+
+def gpu_at_hand() -> str | None:
+    """The name of the first NVIDIA GPU, as PyTorch has it too; None where the driver tells of none."""
+    for path in sorted(_NVIDIA.glob("*/information")):
+        for line in path.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key == "Model":
+                return value.strip()
+    return None

@@ -1,0 +1,223 @@
+"""`archc tune`: the search with given times, the table, and what is told without a GPU."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from archc.benchmarking.timing import ClockTimer
+from archc.cli import main
+from archc.errors import ArchcError
+from archc.tuned import SHIPPED, Entry, Problem, Provenance, Tile, Tuned, read_table, read_tables, write_table
+from archc.tuning import choice
+from archc.tuning.choice import problems
+from archc.tuning.gpu import Meter, linear_function
+from archc.tuning.search import LIBRARY, Contender, Found, search, tiles
+from tests.codegen.interpreter import interpreted
+from tests.support import SPECS, compile_model
+
+HERE = Provenance("a GPU", "3.9.0", "2.13.0", "2026-11-25")
+THERE = replace(HERE, gpu="another GPU")
+WIDE, SMALL = Problem(1, 4096, 4096), Problem(16, 64, 100)
+
+
+class Clock:
+    """A clock that goes on only as it is told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Machine:
+    """Times of a machine on which the tile of `best` is the fastest, and some cannot run."""
+
+    def __init__(self, best: int, library: float, fails: int = 0):
+        self.clock = Clock()
+        self.asked: list[tuple[Problem, float]] = []
+        self._best, self._library, self._fails = best, library, fails
+
+    def __call__(
+        self, problem: Problem, contenders: Sequence[Contender], seconds: float
+    ) -> Mapping[Contender, float]:
+        self.clock.now += seconds
+        self.asked.append((problem, seconds))
+        return {each: self._seconds(problem, each) for each in contenders if self._can(problem, each)}
+
+    def _can(self, problem: Problem, contender: Contender) -> bool:
+        return contender is LIBRARY or tiles(problem).index(contender) >= self._fails
+
+    def _seconds(self, problem: Problem, contender: Contender) -> float:
+        if contender is LIBRARY:
+            return self._library
+        return 1e-5 + 1e-6 * abs(tiles(problem).index(contender) - self._best)
+
+
+def _search(machine: Machine, wanted: Sequence[Problem], budget: float = 10.0) -> list[Found]:
+    return list(search(wanted, machine, HERE, budget, machine.clock))
+
+
+@pytest.mark.parametrize("problem", [WIDE, SMALL])
+@pytest.mark.parametrize("best", [0, 5])
+def test_the_fastest_tile_is_found(problem: Problem, best: int) -> None:
+    (found,) = _search(Machine(best, 2e-5), [problem])
+    assert found.entry == Entry(problem, tiles(problem)[best], 10.0, 20.0, HERE)
+    assert found.entry.is_chosen
+
+
+def test_a_library_that_is_as_fast_is_kept() -> None:
+    (found,) = _search(Machine(0, 1.01e-5), [WIDE])
+    assert found.entry is not None
+    assert not found.entry.is_chosen
+
+
+def test_tiles_that_cannot_run_are_left_out() -> None:
+    (found,) = _search(Machine(0, 2e-5, fails=4), [WIDE])
+    assert found.entry is not None
+    assert found.entry.tile == tiles(WIDE)[4]
+    (none,) = _search(Machine(0, 2e-5, fails=1000), [WIDE])
+    assert (none.entry, none.reason) == (None, "no tile could run")
+
+
+def test_a_budget_is_shared_and_kept() -> None:
+    machine = Machine(0, 2e-5)
+    _search(machine, [WIDE, SMALL], budget=8.0)
+    assert machine.clock.now == pytest.approx(8.0)
+    assert sum(seconds for problem, seconds in machine.asked if problem == WIDE) == pytest.approx(4.0)
+
+    def slow(problem: Problem, contenders: Sequence[Contender], seconds: float) -> Mapping[Contender, float]:
+        machine.clock.now += 6.0
+        return machine(problem, contenders, 0.0 * seconds)
+
+    found = list(search([WIDE, SMALL], slow, HERE, 8.0, machine.clock))
+    assert [each.entry is None for each in found] == [False, True]
+    assert found[1].reason == "no time was left"
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (5, 7), (576, 1536), (128256, 16384)])
+def test_tiles_are_those_that_triton_takes(rows: int, outputs: int, inputs: int) -> None:
+    found = tiles(Problem(rows, outputs, inputs))
+    assert found
+    assert len(set(found)) == len(found)
+    for tile in found:
+        assert all(math.log2(size).is_integer() for size in (tile.outputs, tile.inputs, tile.warps))
+        assert rows == 1 or (tile.outputs >= 16 and tile.inputs >= 16), "a dot has 16 of each at least"
+
+
+def test_the_heaviest_weights_come_first() -> None:
+    found = problems(compile_model(SPECS / "llama3.arch", "llama3_8b"), "bfloat16")
+    assert [each.elements for each in found] == sorted((each.elements for each in found), reverse=True)
+    shapes = {(each.outputs, each.inputs) for each in found}
+    assert shapes == {(128256, 4096), (28672, 4096), (4096, 14336), (6144, 4096), (4096, 4096)}
+    assert {each.rows for each in found} == {1, 16}
+
+
+# ----------------------------------------------------------------------- table
+
+
+def _entry(problem: Problem = WIDE, source: Provenance = HERE, microseconds: float = 1.0) -> Entry:
+    return Entry(problem, Tile(4, 1024, 4, 1), microseconds, 2.0, source)
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    table = Tuned((_entry(), _entry(SMALL, THERE)))
+    write_table(tmp_path / "t.json", table)
+    assert read_table(tmp_path / "t.json") == table
+    assert read_tables(tmp_path / "t.json").entries[:2] == table.entries
+    assert read_tables() == read_table(SHIPPED)
+
+
+def test_new_measurements_replace_those_of_the_same_gpu() -> None:
+    table = Tuned((_entry(), _entry(source=THERE), _entry(SMALL)))
+    new = _entry(microseconds=1.5)
+    assert table.updated([new]).entries == (new, _entry(source=THERE), _entry(SMALL))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "is no table"),
+        ("[]", "is no table"),
+        ('{"entries": [{}]}', "'rows' is missing"),
+        (json.dumps({"entries": [_entry().as_json() | {"warps": 0}]}), "`warps` is no positive whole number"),
+        (json.dumps({"entries": [_entry().as_json() | {"gpu": 3}]}), "`gpu` is no short text"),
+        (json.dumps({"entries": [_entry().as_json() | {"dtype": "x); import os"}]}), "dtype"),
+        (json.dumps({"entries": [_entry().as_json() | {"gpu": 'a"""\nimport os'}]}), "gpu"),
+        ("[" * 100_000, "is no table"),
+    ],
+)
+def test_what_is_no_table_is_told(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(text)
+    with pytest.raises(ArchcError) as caught:
+        read_table(path)
+    assert told in str(caught.value)
+    assert "t.json" in str(caught.value)
+
+
+def test_a_table_that_is_not_there_is_told(tmp_path: Path) -> None:
+    command = ["build", str(SPECS / "llama3.arch"), "--model", "llama3_tiny", "-o", str(tmp_path)]
+    result = CliRunner().invoke(main, [*command, "--table", str(tmp_path / "none.json")])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("cannot read")
+
+
+# --------------------------------------------------------------- the commands
+
+
+def test_a_build_takes_a_table_and_remembers_it(tmp_path: Path) -> None:
+    """A changed table is a reason to build again; explain says where its entries do not belong."""
+    table, out = tmp_path / "t.json", tmp_path / "out"
+    wanted = problems(compile_model(SPECS / "llama3.arch", "llama3_tiny"), "bfloat16")[0]
+    write_table(table, Tuned((_entry(wanted, replace(HERE, triton="2.0.0")),)))
+    spec = [str(SPECS / "llama3.arch"), "--model", "llama3_tiny", "--table", str(table)]
+    run = CliRunner().invoke
+    assert run(main, ["build", *spec, "-o", str(out)]).exit_code == 0
+    assert "kernels.linear(" in (out / "llama3_tiny" / "model.py").read_text()
+    assert run(main, ["build", "--check", "-o", str(out)]).exit_code == 0
+    assert "here is Triton" in " ".join(run(main, ["explain", *spec]).output.split())
+    write_table(table, Tuned())
+    assert run(main, ["build", "--check", "-o", str(out)]).exit_code == 1
+    assert "model.py" in run(main, ["build", *spec, "-o", str(out)]).output
+    assert "kernels.linear(" not in (out / "llama3_tiny" / "model.py").read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_sentence_says_so() -> None:
+    result = CliRunner().invoke(main, ["tune", str(SPECS / "llama3.arch"), "--model", "llama3_tiny"])
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "no GPU" in result.stderr
+
+
+def test_the_gpu_at_hand_is_found_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_NVIDIA", tmp_path)
+    assert choice.gpu_at_hand() is None
+    (tmp_path / "0000:01:00.0").mkdir()
+    (tmp_path / "0000:01:00.0" / "information").write_text("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ: 12\n")
+    assert choice.gpu_at_hand() == "NVIDIA H100 80GB HBM3"
+    assert not HERE.doubts("a GPU", "3.9.0")
+    assert HERE.doubts("NVIDIA H100 80GB HBM3", None) == "here is NVIDIA H100 80GB HBM3"
+
+
+@interpreted
+def test_the_kernels_of_a_package_are_timed() -> None:
+    """On the CPU, where Triton interprets: what cannot run is left out, the library is there."""
+    compilation = compile_model(SPECS / "llama3.arch", "llama3_tiny")
+    for problem in (Problem(1, 24, 40, "float32"), Problem(16, 24, 40, "float32")):
+        with linear_function(compilation, problems(compilation, "float32")[0], HERE) as function:
+            meter = Meter(function, ClockTimer(), torch.device("cpu"))
+            good, bad = tiles(problem)[0], Tile(3, 5, 1, 1)  # ranges that are no powers of two
+            found = meter(problem, [LIBRARY, good, bad], 0.01)
+        assert set(found) == {LIBRARY, good}
+        assert all(time > 0 for time in found.values())
