@@ -71,6 +71,7 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
         sources["decoding.py"] = _fill("decoding.py.jinja", package=package)
     if package.experts:
         sources["experts.py"] = _fill("experts.py.jinja", package=package)
+        sources["quantised.py"] = _fill("quantised.py.jinja", package=package)
     if package.kernels:
         sources["kernels.py"] = _kernels(package)
     files = {name: format_python(text) for name, text in sources.items()}

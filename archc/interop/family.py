@@ -57,6 +57,8 @@ class Family:
     parameters:     for each parameter of the arch, in its order, how it is read; each reader states the
                     default of the config's class for a key that is missing
     fixed:          keys that must have one of some values, and why
+    inert:          keys that change nothing of what is computed
+    quantised:      how published checkpoints may be quantised: "fp8" in blocks of 128 x 128, or "mxfp4"
     """
 
     model_type: str
@@ -66,6 +68,7 @@ class Family:
     parameters: Mapping[str, Reader]
     fixed: Mapping[str, tuple[tuple[Any, ...], str]] = field(default_factory=dict)
     inert: tuple[str, ...] = ()
+    quantised: str = ""
 
     def read(self, config: Config) -> dict[str, Value]:
         """The arch's parameters; what is wrong with the config is noted in it, unknown keys included."""
@@ -74,8 +77,10 @@ class Family:
             values[name] = reader(config, values)
         config.end_of_meaning()
         self._check_architectures(config)
+        self._check_quantisation(config)
         for key, (supported, why) in {**FIXED, **self.fixed}.items():
-            self._check_fixed(config, key, supported, why)
+            if key not in self.inert:
+                self._check_fixed(config, key, supported, why)
         for key in (*self.inert, *(key for keys in INERT.values() for key in keys)):
             config.get(key)
         config.check_all_read(f"type {self.model_type}")
@@ -96,6 +101,17 @@ class Family:
         given = config.get("architectures") or list(self.architectures)
         if not isinstance(given, list) or any(name not in self.architectures for name in given):
             config.complain("architectures", f"supported is {' or '.join(self.architectures)}")
+
+    def _check_quantisation(self, config: Config) -> None:
+        key = "quantization_config"
+        given = config.get(key)
+        if given is None:
+            return
+        known = isinstance(given, dict) and given.get("quant_method") == self.quantised
+        if not known or given.get("weight_block_size", [128, 128]) != [128, 128]:
+            read = {"fp8": "fp8 weights in blocks of 128 x 128", "mxfp4": "mxfp4 weights"}
+            also = f" or {read[self.quantised]}" if self.quantised else ""
+            config.complain(key, f"supported is only null{also}, since no others are read")
 
     def _check_fixed(self, config: Config, key: str, supported: tuple[Any, ...], why: str) -> None:
         value = config.get(key, supported[0])

@@ -89,7 +89,6 @@ INERT: dict[str, tuple[str, ...]] = {
 
 # Keys that would change what the model computes: their supported values, the default first, and why no other.
 FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "quantization_config": ((None,), "since only unquantised weights are read"),
     "auto_map": ((None,), "since a model with code of its own may compute anything"),
     "per_layer_config": ((None,), "since the arch has one set of sizes for all layers"),
     "is_encoder_decoder": ((False,), "since the arch is a decoder"),

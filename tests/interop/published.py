@@ -199,6 +199,7 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
         "num_local_experts": 32,
         "output_router_logits": False,
         "pad_token_id": 199999,
+        "quantization_config": {"modules_to_not_convert": ["lm_head"], "quant_method": "mxfp4"},
         "rms_norm_eps": 1e-05,
         "rope_scaling": {
             "beta_fast": 32.0,
@@ -244,6 +245,13 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
         "num_key_value_heads": 128,
         "num_nextn_predict_layers": 1,
         "q_lora_rank": 1536,
+        "quantization_config": {
+            "activation_scheme": "dynamic",
+            "fmt": "e4m3",
+            "quant_method": "fp8",
+            "weight_block_size": [128, 128],
+        },
+        "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"},
         "qk_nope_head_dim": 128,
         "qk_rope_head_dim": 64,
         "rms_norm_eps": 1e-06,

@@ -22,6 +22,7 @@ _INERT = (
     "pretraining_tp",
     "num_nextn_predict_layers",  # layers for training that checkpoints hold behind the last
     "num_mtp_layers",
+    "auto_map",  # the code of its own that this arch was written after
 )
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "scoring_func": (("sigmoid",), "as in the class"),
@@ -62,6 +63,7 @@ def _family(model_type: str) -> Family:
         },
         fixed=_FIXED,
         inert=_INERT,
+        quantised="fp8",
     )
 
 

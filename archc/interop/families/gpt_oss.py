@@ -57,4 +57,5 @@ GPT_OSS = Family(
     },
     fixed={"hidden_act": (("silu",), "since the gate is clamped and takes its sigmoid")},
     inert=(*ROUTER_TRAINING, "experts_per_token", "initial_context_length"),
+    quantised="mxfp4",
 )
