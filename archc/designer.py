@@ -23,9 +23,10 @@ from archc.quantities import quantity_text
 
 TOLERANCE = 0.05  # of the parameters asked for
 _VOCABULARY_STEP = 128
+_TILE = 128  # of matrix products, on most devices
 _DTYPE = "bfloat16"
 _WIDTHS = 0.6, 1.7  # times the guess, between which widths are tried
-_EFFORT = 12.5  # parameters of a layer over d^2, for the guess: grouped attention, and an MLP of 3.5 d
+_ATTENTION = 2.5  # parameters over d^2 of grouped attention, for a guess
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Request:
     """What to design.
 
     parameters: in all
+    moe:        whether each MLP is a mixture of experts
     context:    tokens that positions and the cache are made for
     device:     that the model's sizes should suit, and whose roofline is told
     tokens:     of training; None for those that Epoch's fit finds best
@@ -45,12 +47,17 @@ class Request:
     device: Device
     tokens: float | None = None
     vocabulary: int | None = None
+    moe: bool = False
     name: str = "designed"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a dense decoder, as arguments of `Llama`."""
+    """The sizes of a decoder, as arguments of `Llama`; of `Mixtral` where it has experts.
+
+    d_ff:    of an MLP, or of one expert
+    choices: experts that a token takes
+    """
 
     d: int
     layers: int
@@ -61,6 +68,22 @@ class Shape:
     vocabulary: int
     tied: bool
     theta: int
+    experts: int = 0
+    choices: int = 1
+
+    @property
+    def arch(self) -> str:
+        return "Mixtral" if self.experts else "Llama"
+
+    @property
+    def spec(self) -> str:
+        """The standard spec that defines the arch."""
+        return self.arch.lower()
+
+    @property
+    def mlp_ratio(self) -> float:
+        """What a token meets of MLPs in a layer, over the width."""
+        return self.choices * self.d_ff / self.d
 
     def arguments(self) -> dict[str, str]:
         return {
@@ -72,6 +95,7 @@ class Shape:
             "d_ff": str(self.d_ff),
             "vocab": str(self.vocabulary),
             "tied": str(self.tied).lower(),
+            **({"experts": str(self.experts), "choices": str(self.choices)} if self.experts else {}),
             "rope": f"rope(theta = {self.theta})",
         }
 
@@ -119,16 +143,20 @@ def _candidates(request: Request) -> Iterator[tuple[float, Shape]]:
         heads, width = d // rules.head_dim(d), rules.head_dim(d)
         tied = rules.ties_tables(request.parameters, d, vocabulary)
         theta = rules.rope_theta(request.context)
-        shape = Shape(d, 2, heads, rules.kv_heads(heads), width, 4 * d, vocabulary, tied, theta)
+        experts, choices = rules.experts_for(request.parameters) if request.moe else (0, 1)
+        shape = Shape(
+            *(d, 2, heads, rules.kv_heads(heads), width, 4 * d, vocabulary, tied, theta, experts, choices)
+        )
         line = _Line(shape)
-        wanted = rules.layers_for(d, request.parameters)
+        wanted = rules.layers_for(d, _active(request))
         for layers in range(2, 2 * math.ceil(wanted) + 2, 2):
             d_ff = line.d_ff_for(request.parameters, layers)
             error = line.parameters(layers, d_ff) / request.parameters - 1
-            if 1 <= d_ff / d <= 8 and abs(error) < TOLERANCE:
-                proportion = math.log(d_ff / d / rules.MLP_RATIO)
-                distance = math.log(layers / wanted) ** 2 + proportion**2 + (20 * error) ** 2
-                yield distance, replace(shape, layers=layers, d_ff=d_ff)
+            found = replace(shape, layers=layers, d_ff=d_ff)
+            if 1 <= found.mlp_ratio <= 8 and abs(error) < TOLERANCE:
+                proportion = math.log(found.mlp_ratio / rules.MLP_RATIO)
+                uneven = 0.02 if d_ff % _TILE else 0
+                yield math.log(layers / wanted) ** 2 + proportion**2 + (20 * error) ** 2 + uneven, found
 
 
 def _guess(request: Request) -> tuple[float, int]:
@@ -138,9 +166,20 @@ def _guess(request: Request) -> tuple[float, int]:
         vocabulary = _padded(request) or rules.vocabulary(request.parameters, width)
         tables = vocabulary * width * (1 if rules.ties_tables(request.parameters, width, vocabulary) else 2)
         rest = max(request.parameters - tables, 0.1 * request.parameters)
-        layers = max(2.0, rules.layers_for(width, request.parameters))
-        width = math.sqrt(width * math.sqrt(rest / _EFFORT / layers))
+        layers = max(2.0, rules.layers_for(width, _active(request)))
+        width = math.sqrt(width * math.sqrt(rest / _effort(request) / layers))
     return width, vocabulary
+
+
+def _effort(request: Request) -> float:
+    """About how many parameters a layer has over d^2."""
+    experts, choices = rules.experts_for(request.parameters) if request.moe else (1, 1)
+    return _ATTENTION + 3 * rules.MLP_RATIO * experts / choices
+
+
+def _active(request: Request) -> float:
+    """About how many parameters a token uses."""
+    return request.parameters * (_ATTENTION + 3 * rules.MLP_RATIO) / _effort(request)
 
 
 def _padded(request: Request) -> int:
@@ -161,7 +200,7 @@ class _Line:
     """How many parameters a width has at any depth and d_ff."""
 
     def __init__(self, shape: Shape):
-        self._d = shape.d
+        self._d, self._experts = shape.d, shape.experts
         one, two = replace(shape, layers=1, d_ff=shape.d), replace(shape, layers=1, d_ff=2 * shape.d)
         small, wide, deep = (_parameters(each) for each in (one, two, replace(one, layers=2)))
         self._layer, self._per_d_ff = deep - small, (wide - small) / shape.d
@@ -173,19 +212,18 @@ class _Line:
     def d_ff_for(self, parameters: float, layers: int) -> int:
         """The d_ff of a size, as a multiple of what matrix products like."""
         exact = self._d + ((parameters - self._base) / layers - self._layer) / self._per_d_ff
-        step = 256 if self._d >= 2048 else 128
+        step = 64 if self._experts else 256 if self._d >= 2048 else 128
         return max(step, round(exact / step) * step)
 
 
 @cache
-def _spec() -> Spec:
-    return compiler.read_spec_text(
-        "import llama\nmodel m = Llama(d = 64, layers = 1, heads = 1, d_ff = 64, vocab = 128)", "design.arch"
-    )
+def _spec(spec: str, arch: str) -> Spec:
+    model = f"model m = {arch}(d = 64, layers = 1, heads = 1, kv_heads = 1, d_ff = 64, vocab = 128)"
+    return compiler.read_spec_text(f"import {spec}\n{model}")
 
 
 def _program(shape: Shape) -> Program:
-    (program,) = compiler.lower_models(_spec(), ["m"], shape.arguments())
+    (program,) = compiler.lower_models(_spec(shape.spec, shape.arch), ["m"], shape.arguments())
     return program
 
 
@@ -195,6 +233,6 @@ def _parameters(shape: Shape) -> int:
 
 def _analysis(shape: Shape, request: Request) -> Analysis:
     program = _program(shape)
-    compilation = compiler.compile_program(program, _spec().rules)
+    compilation = compiler.compile_program(program, _spec(shape.spec, shape.arch).rules)
     setting = Setting(1, request.context, _DTYPE, request.device)
     return analyse(request.name, program.arch, compilation.reference, compilation.fused, setting)

@@ -22,9 +22,9 @@ def proposal(design: Design) -> str:
     lines = [
         *_comment("", *_summary(design)),
         "",
-        "import llama",
+        f"import {design.shape.spec}",
         "",
-        f"model {design.request.name} = Llama(",
+        f"model {design.request.name} = {design.shape.arch}(",
         *(
             line
             for reasons, arguments in _arguments(design)
@@ -55,11 +55,11 @@ def _summary(design: Design) -> Iterator[str]:
     analysis, request = design.analysis, design.request
     counts, cache = analysis.parameters, analysis.kv_cache
     yield (
-        f"A dense decoder of {counts.total:,} parameters, {counts.non_embedding:,} of them outside of tables,"
+        f"{_kind(design)} of {counts.total:,} parameters, {counts.non_embedding:,} of them outside of tables,"
         f" for {request.context:,} tokens of context.  Proposed by `archc design`."
     )
     yield _training(design)
-    yield _shape_by_law(design)
+    yield _experts(design) if design.shape.experts else _shape_by_law(design)
     decode = analysis.roofline.decode
     rate = f", and at most {decode.tokens_per_second:,.0f} tokens a second for one sequence" if decode else ""
     yield (
@@ -71,15 +71,34 @@ def _summary(design: Design) -> Iterator[str]:
 
 def _training(design: Design) -> str:
     counts = design.analysis.parameters
-    tokens = design.request.tokens or EPOCH.tokens_for(counts.total)
+    tokens = design.request.tokens or EPOCH.tokens_for(counts.active)
+    flops = FLOPS_PER_PARAMETER * counts.active * tokens
+    if design.shape.experts:
+        dense = EPOCH.loss(counts.active, tokens)
+        return (
+            f"Trained on {quantity_text(tokens)} tokens ({quantity_text(flops)} FLOPs): a loss below the "
+            f"{dense:.2f} nats that Epoch's Chinchilla fit gives a dense model of what a token uses."
+        )
     reason = "" if design.request.tokens else ", for which this size is the best that its compute buys"
     found = step_law(counts.non_embedding, tokens)
-    flops = FLOPS_PER_PARAMETER * counts.total * tokens
     return (
         f"Trained on {quantity_text(tokens)} tokens{reason} ({quantity_text(flops)} FLOPs): a loss of about "
         f"{EPOCH.loss(counts.total, tokens):.2f} nats by Epoch's Chinchilla fit.  By Step Law a peak "
         f"learning rate of {found.learning_rate:.1e}, and batches of {quantity_text(found.batch_tokens)} "
         "tokens."
+    )
+
+
+def _kind(design: Design) -> str:
+    return "A mixture of experts" if design.shape.experts else "A dense decoder"
+
+
+def _experts(design: Design) -> str:
+    counts, shape = design.analysis.parameters, design.shape
+    return (
+        f"A token uses {counts.active:,} parameters, {counts.active / counts.total:.1%} of them.  Routed "
+        "laws of loss are of models with other numbers of experts: Krajewski et al. (2024) have 64 times the "
+        f"parameters of one MLP, this {shape.experts / shape.choices:.0f} times."
     )
 
 
@@ -109,6 +128,8 @@ def _arguments(design: Design) -> Iterator[tuple[str, str]]:
     yield _depth(design), f"  d = {shape.d}, layers = {shape.layers},"
     yield _heads(design), f"  heads = {shape.heads}, head_dim = {shape.head_dim},"
     yield _kv_heads(design), f"  kv_heads = {shape.kv_heads},"
+    if shape.experts:
+        yield _expert_counts(design), f"  experts = {shape.experts}, choices = {shape.choices},"
     yield _d_ff(design), f"  d_ff = {shape.d_ff},"
     yield _vocabulary(design), f"  vocab = {shape.vocabulary},"
     yield _tied(design), f"  tied = {str(shape.tied).lower()},"
@@ -118,7 +139,7 @@ def _arguments(design: Design) -> Iterator[tuple[str, str]]:
 def _depth(design: Design) -> str:
     shape, counts = design.shape, design.analysis.parameters
     deepest = rules.deepest_useful(shape.d)
-    aim = min(rules.width_over_depth(counts.total), shape.d / 4)
+    aim = min(rules.width_over_depth(counts.active), shape.d / 4)
     text = (
         f"{shape.d / shape.layers:.0f} of width for each layer.  Models of this size have about {aim:.0f} "
         "(Llama 2 and 3: 128 from 8B on; smaller ones are deeper)."
@@ -153,8 +174,21 @@ def _kv_heads(design: Design) -> str:
     return f"{text}A power of two, so that devices can divide them."
 
 
+def _expert_counts(design: Design) -> str:
+    shape = design.shape
+    return (
+        f"Finer experts lose less (Krajewski et al. 2024): as many as stay wider than a tile.  A token takes "
+        f"{shape.choices} of them; each of {shape.experts} devices, or fewer, can hold as many as any other."
+    )
+
+
 def _d_ff(design: Design) -> str:
     shape = design.shape
+    if shape.experts:
+        return (
+            f"Of one expert; those of a token are {shape.mlp_ratio:.2f} d together.  What is left of the "
+            f"parameters asked for; Qwen3's have 3.  A multiple of {64 if shape.d_ff % 128 else 128}."
+        )
     step = next(step for step in (256, 128) if shape.d_ff % step == 0)
     return (
         f"{shape.d_ff / shape.d:.2f} d: what is left of the parameters asked for; Llama 3 has "

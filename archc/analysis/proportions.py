@@ -59,6 +59,16 @@ def ties_tables(parameters: float, width: float, vocabulary: int) -> bool:
     return 2 * vocabulary * width > _TIED_FROM * parameters
 
 
+def experts_for(parameters: float) -> tuple[int, int]:
+    """Experts, and how many a token takes: an eighth to a sixteenth, as many and as small as the size allows.
+
+    128 and 8 as in Qwen3's mixtures from 10B on; finer experts lose less (Krajewski et al. 2024), but ones
+    that are narrower than a tile waste it.
+    """
+    fitting = ((10e9, (128, 8)), (2e9, (64, 8)), (0.5e9, (32, 4)), (0.0, (16, 2)))
+    return next(counts for least, counts in fitting if parameters >= least)
+
+
 def rope_theta(context: int) -> int:
     """A base of rotary positions for a context: 10000, or more than 0.0424 context^1.628, in round numbers.
 

@@ -23,6 +23,7 @@ from archc.cli import options
     "--tokens", metavar="D", type=options.QUANTITY, help="Training tokens, for what the spec tells."
 )
 @click.option("--vocab", metavar="V", type=click.IntRange(1, 1 << 24), help="The tokenizer's vocabulary.")
+@click.option("--moe", is_flag=True, help="A mixture of experts; N counts all of them.")
 @click.option("--hardware", default="h200", show_default=True, metavar="NAME", help="The device to tell of.")
 @click.option("--hardware-file", type=click.Path(path_type=Path), help="Your own devices, in TOML or JSON.")
 @click.option("--name", default="designed", show_default=True, help="The model's name.")
@@ -33,6 +34,7 @@ def design(
     context: int,
     tokens: float | None,
     vocab: int | None,
+    moe: bool,
     hardware: str,
     hardware_file: Path | None,
     name: str,
@@ -41,12 +43,14 @@ def design(
 ) -> None:
     """Propose a spec for a number of parameters, and say in comments why each size is what it is.
 
-    The model is a dense decoder of the kind that most are, with the proportions of published ones, sizes that
-    matrix products and several devices divide well, and as many parameters as asked for.
+    The model is a decoder of the kind that most are, dense or with experts.  It has the proportions of
+    published ones, sizes that matrix products and several devices divide well, and as many parameters as
+    asked for.
 
     \b
     Examples:
       archc design --params 8B
+      archc design --params 30B --moe --context 32K
       archc design --params 1.5B --context 32K --vocab 50257 --tokens 1T -o my_model.arch
     """
     from archc import compiler, designer
@@ -54,13 +58,16 @@ def design(
     from archc.importer import Imported, write_spec
     from archc.proposal import proposal
 
-    request = designer.Request(params, context, find_device(hardware, hardware_file), tokens, vocab, name)
-    text = proposal(designer.design(request))
+    request = designer.Request(
+        params, context, find_device(hardware, hardware_file), tokens, vocab, moe, name
+    )
+    made = designer.design(request)
+    text = proposal(made)
     compiler.check(compiler.read_spec_text(text, str(output or "design.arch")))
     if output is None:
         click.echo(text, nl=False)
     else:
-        write_spec(Imported(text, "llama"), output, force)
+        write_spec(Imported(text, made.shape.spec), output, force)
         click.echo(f"{output}: written")
 
 
