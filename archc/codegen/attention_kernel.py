@@ -40,6 +40,7 @@ def plan_attention(fused: Fused, steps: bool) -> AttentionKernel:
         tile=min(max(power_of_two(_TILE // (head_block + value_block) + 1) // 2, 2 * _LEAST), 128),
         merged=max(merged, 1),
         warps=warps,
+        keeps=fused.keeps,
         steps=steps and isinstance(mask, Causal | Sliding),
     )
 

@@ -22,6 +22,7 @@ class Fused:
     """`types` are those of the operands and weights that are there, in the rule's order.
 
     `optional`: operands that may be None, for zeros.  `plain`: the statements in PyTorch, the `return` last.
+    `keeps`: whether some call of it keeps its keys and values itself.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Fused:
     form: Graph
     plain: tuple[Line, ...]
     optional: tuple[str, ...]
+    keeps: bool
 
     @property
     def equation(self) -> tuple[str, ...]:
@@ -60,7 +62,9 @@ class Fused:
         return width_of(self.types[operand])
 
 
-def describe_fused(name: str, graph: Graph, node: Node, semantics: Semantics, optional: bool) -> Fused:
+def describe_fused(
+    name: str, graph: Graph, node: Node, semantics: Semantics, optional: bool, keeps: bool
+) -> Fused:
     """What the planners need of a fused node; `optional` lets a norm's addends be None."""
     rule = rule_of(node)
     assert rule is not None
@@ -68,7 +72,7 @@ def describe_fused(name: str, graph: Graph, node: Node, semantics: Semantics, op
     types = {n: graph.type(v) for n, v in zip(names, node.inputs, strict=True) if v is not None}
     form = decomposition(graph, node)
     absent = tuple(n for n in rule.operands if n != "residual") if optional else ()
-    return Fused(name, rule, node, types, form, _plain(form, names, semantics), absent)
+    return Fused(name, rule, node, types, form, _plain(form, names, semantics), absent, keeps)
 
 
 def decomposition(graph: Graph, node: Node) -> Graph:

@@ -330,7 +330,8 @@ class AttentionKernel:
 
     `mask` is how the runtime is asked for what a query sees, `window` how many keys at most, 0 for all.
     A program of that kernel has the `rows` query heads of one key head, and `tile` keys at a time in half
-    precision; it merges `merged` shares of the keys at a time.
+    precision; it merges `merged` shares of the keys at a time.  `keeps`: whether it is given what is kept of
+    earlier tokens, and leaves the new ones there.
     """
 
     name: str
@@ -349,6 +350,7 @@ class AttentionKernel:
     tile: int
     merged: int
     warps: int
+    keeps: bool
     steps: bool
     template: str = "attention"
 

@@ -8,6 +8,7 @@ from typing import Any
 from archc.codegen.attention_kernel import plan_attention
 from archc.codegen.fused import Fused, decomposition, describe_fused
 from archc.codegen.kernel_plan import Kernel
+from archc.codegen.lines import kept_by
 from archc.codegen.names import identifier
 from archc.codegen.norm_kernel import plan_norm
 from archc.codegen.pointwise_kernel import plan_pointwise
@@ -24,7 +25,7 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
     "norm": lambda fused, _target: plan_norm(fused),
     "rope": lambda fused, _target: plan_rope(fused),
     "pointwise": lambda fused, _target: plan_pointwise(fused),
-    "attention": lambda fused, target: plan_attention(fused, "steps" in target.families),
+    "attention": lambda fused, target: plan_attention(fused, fused.keeps and "steps" in target.families),
 }
 
 
@@ -34,6 +35,7 @@ class KernelTable:
     def __init__(self, nodes: Sequence[tuple[Graph, Node]]):
         self._places: dict[Any, tuple[Graph, Node]] = {}
         self._optional: set[Any] = set()
+        self._keeping = {_key(graph, node) for graph, node in nodes if kept_by(graph, node)}
         for graph, node in nodes:
             self._places.setdefault(_key(graph, node), (graph, node))
         self._names = {key: self._name(key) for key in self._places}
@@ -54,7 +56,9 @@ class KernelTable:
         """All kernels, in the order in which they are first called."""
         plans: list[Kernel] = []
         for key, (graph, node) in self._places.items():
-            fused = describe_fused(self._names[key], graph, node, semantics, key in self._optional)
+            fused = describe_fused(
+                self._names[key], graph, node, semantics, key in self._optional, key in self._keeping
+            )
             plans.append(PLANNERS[fused.rule.family](fused, target))
         return tuple(plans)
 

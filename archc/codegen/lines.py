@@ -166,7 +166,7 @@ class Emitter:
         operands = self._operands(node)
         rule = rule_of(node)
         if rule is not None:
-            slots = [f'"{kept.attributes["slot"]}"' for kept in self._kept(node)]
+            slots = [f'"{kept.attributes["slot"]}"' for kept in kept_by(self.graph, node)]
             past = [f"past(cache, self, {', '.join(slots)})"] if slots else []
             if rule.family == "attention":
                 operands = with_one_span(operands)
@@ -231,16 +231,7 @@ class Emitter:
 
     def _kept_by_attention(self) -> set[int]:
         """Numbers of the `append` nodes that a fused attention does itself."""
-        return {kept.id for node in self.nodes for kept in self._kept(node)}
-
-    def _kept(self, node: Node) -> list[Node]:
-        """What a fused attention keeps of its keys and values, if it alone reads what is kept."""
-        rule = rule_of(node)
-        if rule is None or rule.family != "attention":
-            return []
-        kept = [self.graph.node(value) for value in node.past]
-        alone = all(each.op is APPEND and len(self.graph.users(each.outputs[0])) == 1 for each in kept)
-        return kept if alone else []
+        return {kept.id for node in self.nodes for kept in kept_by(self.graph, node)}
 
     def _recent(self, node: Node) -> str:
         """Positions of keys as the span of rings has them."""
@@ -408,7 +399,7 @@ class Emitter:
     def _last_uses(self) -> dict[Value, int]:
         last: dict[Value, int] = {}
         for step, node in enumerate(self.nodes):
-            for value in (*node.inputs, *(kept.inputs[0] for kept in self._kept(node))):
+            for value in (*node.inputs, *(kept.inputs[0] for kept in kept_by(self.graph, node))):
                 if value is not None:
                     last[value] = step
         for value in self._kept_part.inputs:  # all of it is read where the first is kept
@@ -457,6 +448,16 @@ def _own_block(scope: Scope | None) -> Scope | None:
     while scope is not None and scope.block in PRELUDE:
         scope = scope.outer
     return scope
+
+
+def kept_by(graph: Graph, node: Node) -> list[Node]:
+    """The `append` nodes of its keys and values that a fused attention, their only reader, does itself."""
+    rule = rule_of(node)
+    if rule is None or rule.family != "attention":
+        return []
+    kept = [graph.node(value) for value in node.past]
+    alone = all(each.op is APPEND and len(graph.users(each.outputs[0])) == 1 for each in kept)
+    return kept if alone else []
 
 
 def use_of(node: Node) -> Use:

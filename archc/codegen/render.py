@@ -114,8 +114,10 @@ def _kernels(package: Package) -> str:
     imports = []
     if any("reference." in kernel for kernel in kernels):
         imports.append("from . import reference")
-    if any(isinstance(kernel, AttentionKernel) for kernel in package.kernels):
-        imports.append(f"from .runtime import {'Past, ' if package.generates else ''}Span")
+    attention = [kernel for kernel in package.kernels if isinstance(kernel, AttentionKernel)]
+    if attention:
+        keeps = package.generates and any(kernel.keeps for kernel in attention)
+        imports.append(f"from .runtime import {'Past, ' if keeps else ''}Span")
     helpers = [h for k in package.kernels if isinstance(k, PointwiseKernel) for h in k.helpers]
     return _fill(
         "kernels.py.jinja",
