@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 
-from archc.analysis.kernels import Shape, type_bytes
+from archc.analysis.kernels import Shape, growing_dim, type_bytes
 from archc.ir.expr import Expr, Formula, leaf
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, CONSTANT, WEIGHT
+from archc.ir.ops.structure import APPEND, CONSTANT, KEEP, WEIGHT
 from archc.ir.rule import rule_of
 
 
@@ -28,9 +28,10 @@ class Activations:
 
 def activations(root: Graph, shape: Shape, element: int) -> Activations:
     """The activations of a fused graph; `element` is the size of the model's dtype in bytes."""
+    grows = growing_dim(root)
 
     def size(graph: Graph, values: Iterable[Value]) -> int:
-        sizes = shape.sizes(graph)
+        sizes = shape.sizes(graph, grows=grows)
         return sum(type_bytes(graph.type(value).bind(sizes), element) for value in values)
 
     kept: dict[int, set[Value]] = {}
@@ -94,7 +95,7 @@ def _twice(loop: Node, body: Graph, kept: set[Value]) -> set[Value]:
 def _base(graph: Graph, value: Value) -> Value:
     """The tensor that a value lies in; there is no cache in training."""
     node = graph.node(value)
-    while (node.op.has(Trait.VIEW) or node.op is APPEND) and node.inputs[0] is not None:
+    while (node.op.has(Trait.VIEW) or node.op in (APPEND, KEEP)) and node.inputs[0] is not None:
         value = node.inputs[0]
         node = graph.node(value)
     return value

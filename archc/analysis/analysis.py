@@ -135,7 +135,7 @@ def _fit(memory: Memory, cache: CacheSize, setting: Setting) -> Iterator[str]:
     """Whether weights and cache, and training, fit into the device."""
     device = setting.device
     for what, needed in (
-        ("weights and cache", memory.weights[setting.dtype] + cache.bytes),
+        ("weights and cache", memory.weights[setting.dtype] + cache.bytes + cache.fixed_bytes),
         ("weights, gradients, optimizer and activations computed again", memory.training.least),
     ):
         if needed > device.memory:

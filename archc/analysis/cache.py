@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from archc.ir.graph import Graph, Node
-from archc.ir.ops.structure import APPEND
+from archc.ir.op import Op
+from archc.ir.ops.structure import APPEND, KEEP
 
 
 @dataclass(frozen=True)
@@ -14,23 +16,30 @@ class CacheSize:
 
     bytes_per_token: what one token of one sequence leaves, over all layers, while all see it
     bytes:           of `batch` sequences of `context` tokens each
+    fixed_bytes:     of what is computed once from other sequences of as many tokens, such as an encoder's
     """
 
     bytes_per_token: int
     bytes: int
+    fixed_bytes: int
 
 
 def cache_size(root: Graph, batch: int, context: int, element: int) -> CacheSize:
     """The cache of a graph in which it has been planned, its values of `element` bytes each."""
-    kept = [(node, times) for graph, times in root.runs() for node in graph.nodes() if node.op is APPEND]
+    nodes = [(node, times) for graph, times in root.runs() for node in graph.nodes()]
 
-    def bytes_of(length: int) -> int:
-        return element * sum(times * _elements(node, length) for node, times in kept)
+    def bytes_of(op: Op, length: int) -> int:
+        return element * sum(times * _elements(node, length) for node, times in nodes if node.op is op)
 
-    return CacheSize(bytes_per_token=bytes_of(1), bytes=batch * bytes_of(context))
+    return CacheSize(
+        bytes_per_token=bytes_of(APPEND, 1),
+        bytes=batch * bytes_of(APPEND, context),
+        fixed_bytes=batch * bytes_of(KEEP, context),
+    )
 
 
 def _elements(node: Node, length: int) -> int:
     """Elements kept of `length` tokens of one sequence, or of the last of them."""
-    kept = min(length, node.attributes["length"] or length)
-    return node.types[0].bind({"B": 1, "S": kept}).numel()
+    kept = min(length, node.attributes.get("length") or length)
+    _, *dims = node.types[0].shape
+    return prod(kept if isinstance(dim, str) else int(dim) for dim in dims)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from archc.analysis.parameters import layers_of
 from archc.ir.graph import PRELUDE, Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, KEEP, LOOP, WEIGHT
 from archc.ir.records import Record, attribute_text
 
-_SILENT = (INPUT, WEIGHT, CONSTANT, APPEND)
+_SILENT = (INPUT, WEIGHT, CONSTANT, APPEND, KEEP)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ def _place(node: Node) -> str:
 def _source(graph: Graph, value: Value) -> str:
     """The op that a value comes from, seen through views."""
     node = graph.node(value)
-    while (node.op.has(Trait.VIEW) or node.op is APPEND) and node.inputs and node.inputs[0] is not None:
+    while (
+        (node.op.has(Trait.VIEW) or node.op in (APPEND, KEEP)) and node.inputs and node.inputs[0] is not None
+    ):
         value = node.inputs[0]
         node = graph.node(value)
     if node.op is CONSTANT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archc.analysis.kernels import Shape, Work, node_flops
+from archc.analysis.kernels import Shape, Work, growing_dim, node_flops
 from archc.ir.graph import Graph
 from archc.ir.ops.structure import EXPERTS, LOOP, WEIGHT
 
@@ -33,7 +33,7 @@ def count_flops(root: Graph, context: int) -> Flops:
     weights, attention = Work(), Work()
     shape = Shape(1, context, context, context)
     for graph, times in root.runs():
-        sizes = shape.sizes(graph)
+        sizes = shape.sizes(graph, grows=growing_dim(root))
         for node in graph.nodes():
             if node.op in (LOOP, EXPERTS, WEIGHT):
                 continue

@@ -17,6 +17,7 @@ from archc.ir.op import Trait
 from archc.ir.ops.experts import SORT_CHOICES
 from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, WEIGHT, ZEROS
 from archc.ir.paths import Path
+from archc.ir.program import sequences
 from archc.ir.rule import rule_of
 from archc.ir.types import ROWS, DType, TensorType
 
@@ -63,24 +64,39 @@ class Shape:
     context: int
     logits: int
 
-    def sizes(self, graph: Graph, tokens: int | None = None) -> Mapping[str, int]:
-        """Numbers for a graph's symbolic dims; one that is none of the usual is as long as the context."""
+    def sizes(self, graph: Graph, tokens: int | None = None, grows: str = "T") -> Mapping[str, int]:
+        """Numbers for a graph's symbolic dims: new tokens lie along `grows`, other sequences are contexts."""
         new = tokens or self.tokens
-        usual = {"B": self.batch, "T": new, "S": self.context, ROWS: self.batch * new * _choices(graph)}
+        usual = {"B": self.batch, grows: new, "S": self.context, ROWS: self.batch * new * _choices(graph)}
         return defaultdict(lambda: self.context, usual)
 
 
 def kernels(root: Graph, shape: Shape, element: int, roles: Mapping[Path, str]) -> Iterator[Kernel]:
     """The kernels of one forward pass; `element` is the size of the model's dtype in bytes."""
     heads = [last_linear(root, value) for _, value in root.outputs]
+    grows = growing_dim(root)
     for graph, times in root.runs(new=shape.tokens if shape.tokens < shape.context else inf):
         for node in graph.nodes():
             if node.op in _FREE or node.op.has(Trait.VIEW):
                 continue
+            if shape.tokens < shape.context and _is_fixed(node, grows):
+                continue
             is_head = graph is root and node in heads
-            sizes = shape.sizes(graph, shape.logits if is_head else None)
+            sizes = shape.sizes(graph, shape.logits if is_head else None, grows)
             work = node_flops(graph, node, sizes) + Work(bytes=node_bytes(graph, node, sizes, element))
             yield Kernel(node.op.name, HEAD if is_head else _role(graph, node, roles), times, work)
+
+
+def growing_dim(root: Graph) -> str:
+    """The dim along which decoding adds tokens: that of the last sequence."""
+    dims = [sequence.dims for sequence in sequences(root)]
+    return str(dims[-1][1]) if dims and len(dims[-1]) > 1 else "T"
+
+
+def _is_fixed(node: Node, grows: str) -> bool:
+    """Whether a value belongs to a sequence that no tokens are added to: it was computed with the first."""
+    dims = {dim for type_ in node.types for dim in type_.shape[1:] if isinstance(dim, str)}
+    return bool(dims - {grows, "S", ROWS})
 
 
 def _choices(graph: Graph) -> int:

@@ -30,7 +30,7 @@ def test_figures_follow_from_the_outputs() -> None:
         three[model, "parameters.by_role.mlp"] / three[model, "parameters.by_role.attention"]
         for model in ("llama3_2_1b", "llama3_2_3b")
     ]
-    less = latent["llama2_7b", cache] / latent["latent_1b", cache]
+    less = latent["llama2_7b", cache] / latent["deepseek_v3", cache]
     assert re.findall(r"\*\*(.+?)\*\*", TEXT) == [
         f"{14.8e12 / 20 / 1e9:.0f}B",
         f"{seven['olmo2_7b', cache] / seven['mistral_7b', cache]:.0f}",

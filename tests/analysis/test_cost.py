@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +15,7 @@ from archc.analysis.kernels import node_flops
 from archc.ir.graph import Graph
 from archc.ir.op import OPS
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding
+from archc.ir.program import given_inputs
 from tests.analysis.models import MODELS, TINY, built, compiled
 
 BATCH, LENGTH = 3, 24
@@ -21,11 +25,13 @@ MASKS = (Causal(), Full(), Sliding(6), Sliding(50), Chunked(6), Chunked(50))
 @pytest.mark.parametrize("model", MODELS)
 def test_the_cache_is_what_new_cache_allocates(model: str) -> None:
     module = built(model).Model(device="meta", dtype=torch.bfloat16)
-    cache = module.new_cache(BATCH, LENGTH)
-    allocated = sum(t.numel() * t.element_size() for layer in cache.layers for t in layer.values())
     size = cache_size(compiled(model).reference, BATCH, LENGTH, element=2)
-    assert size.bytes == allocated
-    assert size.bytes_per_token == allocated // (BATCH * LENGTH)
+    assert size.bytes == _allocated(module.new_cache(BATCH, LENGTH))
+    assert size.bytes_per_token == _allocated(module.new_cache(1, 1))
+
+
+def _allocated(cache: Any) -> int:
+    return sum(store.numel() * store.element_size() for layer in cache.layers for store in layer.values())
 
 
 @pytest.mark.parametrize("model", TINY)
@@ -34,7 +40,7 @@ def test_flops_are_those_that_torch_counts(model: str) -> None:
     torch.manual_seed(0)
     module = built(model).Reference(dtype=torch.float32)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(torch.randint(50, (1, LENGTH)))
+        module(*(torch.randint(50, (1, LENGTH)) for _ in given_inputs(compiled(model).reference)))
     flops = count_flops(compiled(model).reference, LENGTH)
     seen, all_keys = _attention(compiled(model).reference)
     assert counter.get_total_flops() == flops.weights * LENGTH + all_keys
@@ -48,7 +54,7 @@ def _attention(root: Graph) -> tuple[int, int]:
         for node in graph.nodes():
             if node.op.name == "attend":
                 mask: Mask = node.attributes["mask"]
-                flops = times * node_flops(graph, node, {"B": 1, "T": LENGTH, "S": LENGTH}).matrix
+                flops = times * node_flops(graph, node, defaultdict(lambda: LENGTH, B=1)).matrix
                 seen += flops
                 all_keys += flops // mask.pairs(LENGTH, LENGTH) * LENGTH**2
     return seen, all_keys
@@ -66,3 +72,9 @@ def test_masks_count_what_they_let_see(mask: Mask, queries: int, keys: int) -> N
     seen = OPS["attend"].reference(q, k, v, positions, key_positions, mask=mask, scale=1.0)[0, :, 0] > 0
     assert mask.pairs(queries, keys) == int(seen.sum())
     assert mask.span(queries, keys) == int(seen.any(0).sum())
+
+
+def test_what_is_kept_of_an_encoder() -> None:
+    """By hand: its output, and keys and values of it in each of six decoder layers of width 512."""
+    size = cache_size(compiled("transformer_base").reference, BATCH, LENGTH, element=2)
+    assert size.fixed_bytes == BATCH * LENGTH * 2 * 512 * (1 + 2 * 6)
