@@ -17,7 +17,7 @@ from archc.ir.ops.structure import APPEND, BRANCH
 from archc.target import CUDA
 from archc.verification.cases import random_weights
 from archc.verification.stages import check_stages
-from tests.support import compile_model, distance
+from tests.support import ROOT, SPECS, compile_model, distance
 
 Slots = dict[str, tuple[int, ...]]
 
@@ -303,3 +303,8 @@ def test_the_published_sizes_keep_576_values() -> None:
     assert {fired.rule: fired.relaxations for fired in compilation.report.fired}["absorb"] == (
         "reassociation",
     )
+
+
+def test_the_page_on_caches_shows_what_is_told() -> None:
+    page = " ".join((ROOT / "docs" / "cache.md").read_text().split())
+    assert f"cache: {remarks(compile_model(SPECS / 'latent.arch', 'latent_1b'))}" in page
