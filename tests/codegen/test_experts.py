@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from archc.verification.packages import check_package, stored_tensors
-from tests.support import build, compile_model, distance, scramble
+from tests.support import SPECS, build, compile_model, distance, scramble
 
 both = pytest.mark.parametrize("kind", ["Model", "Reference"])
 
@@ -220,6 +220,30 @@ def test_a_huge_bias_chooses_and_does_not_weigh(tmp_path: Path) -> None:
         truth = scores.gather(-1, chosen)
         assert distance(weights, 2.5 * truth / truth.sum(-1, keepdim=True)) < 1e-6
         assert ((chosen // 2).unique().numel()) >= 2  # expert 5's group, and the best of the others
+
+
+# --------------------------------------------------------------------- balance
+
+
+@both
+def test_loads_are_counted_and_balanced_by_the_bias(tmp_path: Path, kind: str) -> None:
+    """Tokens that all like the same experts come to use all, when the bias follows the loads."""
+    package = build(SPECS / "deepseek_v3.arch", "deepseek_v3_tiny", tmp_path, {"layers": "2", "groups": "1"})
+    experts, model = experts_module(package), getattr(package, kind)()
+    scramble(model)
+    biases = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    tokens = torch.randint(0, 160, (4, 32), generator=torch.Generator().manual_seed(0))
+    spread: list[float] = []
+    for _ in range(60):
+        with experts.counted() as loads, torch.no_grad():
+            model(tokens)
+        assert [load.shape for load in loads] == [(12,)]
+        assert int(loads[0].sum()) == tokens.numel() * 3
+        spread.append(float(loads[0].max() / loads[0].float().mean()))
+        experts.balance(biases, loads, rate=0.02)
+    assert spread[-1] < 1.3 < spread[0]
+    with pytest.raises(ValueError, match="shorter"):
+        experts.balance(biases, [], rate=0.02)
 
 
 # ------------------------------------------------------------------ the device
