@@ -236,5 +236,6 @@ def _past_operands(step: Step) -> list[str]:
 
 def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int] | None = None) -> int:
     """Floating-point operations of a node, with `sizes` for symbolic dims."""
-    types = [graph.type(v).bind(sizes or {}) if v is not None else None for v in node.inputs]
+    known = {} if sizes is None else sizes
+    types = [graph.type(v).bind(known) if v is not None else None for v in node.inputs]
     return node.op.flops(node.op.call(types, node.attributes))
