@@ -10,6 +10,7 @@ from archc.ir.ops.attention import Causal, Mask, Sliding
 
 _LEAST = 16  # rows and columns of a tensor core's tile
 _TILE = 1 << 14  # values of the keys and values that a program holds at a time, 32 KiB in bfloat16
+_SPLIT = ("q", "k", "v", "positions", "key_positions")  # a piece of queries and keys has a part of them
 _LANE = 64  # of a thread's registers, for what it merges
 
 
@@ -19,6 +20,8 @@ def plan_attention(fused: Fused, steps: bool) -> AttentionKernel:
     heads, head_dim, kv_heads, value_dim = map(int, (queries[2], queries[3], keys[2], values[3]))
     mask: Mask = fused.node.attributes["mask"]
     group = heads // kv_heads
+    names = [name for name in fused.types if name not in _SPLIT]
+    plain = fused.plain if names or len(fused.rule.steps) > 1 or _softcap(fused) is not None else ()
     rows = max(power_of_two(group), _LEAST)
     head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (head_dim, value_dim))
     warps = 4 if rows * value_block <= 4096 else 8
@@ -29,6 +32,8 @@ def plan_attention(fused: Fused, steps: bool) -> AttentionKernel:
         layout=fused.layout,
         mask=", ".join(_mask_arguments(mask)),
         window=int(mask.window) if isinstance(mask, Sliding) else 0,
+        plain=plain,
+        extra=tuple((name, f"{name}[:, :, queries, keys]" if name == "bias" else name) for name in names),
         scale=float(fused.node.attributes["scale"]),
         heads=heads,
         kv_heads=kv_heads,
@@ -41,8 +46,13 @@ def plan_attention(fused: Fused, steps: bool) -> AttentionKernel:
         merged=max(merged, 1),
         warps=warps,
         keeps=fused.keeps,
-        steps=steps and isinstance(mask, Causal | Sliding),
+        steps=steps and not plain and isinstance(mask, Causal | Sliding),
     )
+
+
+def _softcap(fused: Fused) -> float | None:
+    cap: float | None = fused.node.attributes["softcap"]
+    return cap
 
 
 def _mask_arguments(mask: Mask) -> list[str]:

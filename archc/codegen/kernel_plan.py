@@ -329,6 +329,9 @@ class AttentionKernel:
     """PyTorch's own scaled-dot-product attention, and with `steps` a kernel for one new token behind a cache.
 
     `mask` is how the runtime is asked for what a query sees, `window` how many keys at most, 0 for all.
+    Where PyTorch's does not do all that is done to scores, `plain` has the statements, and `extra` the
+    operands besides queries, keys and values: their names, and how a piece of queries and keys reads them.
+
     A program of that kernel has the `rows` query heads of one key head, and `tile` keys at a time in half
     precision; it merges `merged` shares of the keys at a time.  `keeps`: whether it is given what is kept of
     earlier tokens, and leaves the new ones there.
@@ -340,6 +343,8 @@ class AttentionKernel:
     mask: str
     window: int
     scale: float
+    plain: tuple[Line, ...]
+    extra: tuple[tuple[str, str], ...]
     heads: int
     kv_heads: int
     head_dim: int
@@ -372,6 +377,19 @@ class AttentionKernel:
     @property
     def grouped(self) -> bool:
         return self.group > 1
+
+    @property
+    def pieces(self) -> str:
+        """The arguments that ask the runtime for pieces."""
+        return ", ".join(filter(None, (self.mask, "whole=False" if self.plain else "")))
+
+    @property
+    def extra_parameters(self) -> str:
+        return "".join(f", {name}: Tensor" for name, _ in self.extra)
+
+    @property
+    def extra_pieces(self) -> str:
+        return "".join(f", {piece}" for _, piece in self.extra)
 
     @property
     def head_mask(self) -> str:

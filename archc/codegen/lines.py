@@ -112,7 +112,8 @@ class Emitter:
         self, given: Mapping[Value, str] | None = None, wanted: Mapping[Value, str] | None = None
     ) -> list[str]:
         """Names for the graph's inputs, but for those `given` a text; to be called first."""
-        self.names.update(given or {})
+        for value, text in (given or {}).items():
+            self._take(value, text)
         free = [value for value in self.graph.inputs if value not in self.names]
         names: list[str] = []
         for value in free:
@@ -169,7 +170,7 @@ class Emitter:
             slots = [f'"{kept.attributes["slot"]}"' for kept in kept_by(self.graph, node)]
             past = [f"past(cache, self, {', '.join(slots)})"] if slots else []
             if rule.family == "attention":
-                operands = with_one_span(operands)
+                operands = [text for text in with_one_span(operands) if text != "None"]
             return self.style.kernels(self.graph, node, [*operands, *past])
         if node.op is ZEROS:
             return (

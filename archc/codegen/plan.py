@@ -25,6 +25,10 @@ class Module:
     helpers: tuple[str, ...]
     classes: tuple[Class, ...]
 
+    @property
+    def uses_math(self) -> bool:
+        return any("math." in text for text in self.helpers)
+
 
 @dataclass(frozen=True)
 class Tokens:

@@ -208,7 +208,6 @@ BUILTINS = {
         _builtin("round_up", _round_up, "x, multiple", "The next multiple that is not below x."),
         _builtin("round_down", _round_down, "x, multiple", "The last multiple that is not above x."),
         _builtin("ceil_div", _ceil_div, "x, y", "x / y rounded up."),
-        _builtin("floor", _rounding(math.floor), "x", "The whole number below x, or x itself."),
         _builtin("ceil", _rounding(math.ceil), "x", "The whole number above x, or x itself."),
         _builtin("round", _rounding(round), "x", "The nearest whole number; halves go to the even one."),
         _builtin("len", _length, "x", "The number of items of a list."),

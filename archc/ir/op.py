@@ -32,6 +32,7 @@ class Trait(Enum):
     LINEAR = auto()  # linear in its first operand, by a weight
     MATRIX = auto()  # its FLOPs are those of matrix products
     NORM = auto()  # normalises its first operand over the last dim
+    PAIRWISE = auto()  # a value for each query and key: made where attention reads it, best never as a whole
     EFFECT = auto()  # must stay where it is: never folded, merged or removed
 
 

@@ -88,7 +88,7 @@ class Rule:
         """Which kind of kernel computes it: "norm", "rope", "attention", "pointwise", or "" for none."""
         names = {step.op.name for step in self.steps}
         if "attend" in names:
-            return "attention" if len(self.steps) == 1 else ""
+            return "attention" if self._attends() else ""
         if "rotate_by" in names:
             return "rope" if names <= {"rotate_by", "split", "split_heads", "rms_norm"} else ""
         norms = [step for step in self.steps if step.op.has(Trait.NORM)]
@@ -98,6 +98,28 @@ class Rule:
         arithmetic = [step for step in self.steps if step.op.name != "split"]
         fusible = all(step.op.has(Trait.ELEMENTWISE) and step.op.triton for step in arithmetic)
         return "pointwise" if fusible and self._splits_only_operands() else ""
+
+    def _attends(self) -> bool:
+        """Whether this is one attention, biases made on the way, of operands called as the op calls them."""
+        *before, last = self.steps
+        biases = all(step.op.has(Trait.PAIRWISE) for step in before)
+        names = zip(last.op.operands, last.inputs, strict=True)
+        return (
+            biases
+            and last.op.name == "attend"
+            and all(not isinstance(ref, OperandRef) or ref.name == operand.name for operand, ref in names)
+        )
+
+    @cached_property
+    def optional(self) -> frozenset[str]:
+        """Operands that may be absent: all that they stand for are operands that ops can do without."""
+        needed = {
+            ref.name
+            for step in self.steps
+            for operand, ref in zip(step.op.operands, step.inputs, strict=True)
+            if isinstance(ref, OperandRef) and not operand.optional
+        }
+        return frozenset(self.operands) - needed
 
     def _splits_only_operands(self) -> bool:
         return all(
@@ -167,7 +189,8 @@ _ANYTHING = Kind("anything", lambda value: value)
 
 
 def _fused_op(rule: Rule) -> FusedOp:
-    operands = [Operand(name) for name in rule.operands] + [Operand(name, True) for name in rule.weights]
+    operands = [Operand(name, name in rule.optional) for name in rule.operands]
+    operands += [Operand(name, True) for name in rule.weights]
     names = [operand.name for operand in operands]
 
     def reference(*tensors: Any, **attributes: Any) -> Any:

@@ -7,7 +7,7 @@ that pays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import inf
 from typing import Any
@@ -126,9 +126,17 @@ class _Planner:
         for _ in self.readers:  # as often as it may take to pass a length on
             for reader in self.readers:
                 together = [leaf for goal in reader.past for leaf in self._leaves(goal)]
-                reach = reader.attributes["mask"].reach or inf
+                reach = self._reach(reader) or inf
                 lengths.update(dict.fromkeys(together, max(reach, *(lengths[leaf] for leaf in together))))
         return {value: None if length == inf else int(length) for value, length in lengths.items()}
+
+    def _reach(self, reader: Node) -> int | None:
+        """How many tokens back a reader sees; all where it adds what was computed for all, and not here."""
+        bias = reader.operand("bias")
+        if bias is not None and not self.graph.node(bias).op.has(Trait.PAIRWISE):
+            return None
+        reach: int | None = reader.attributes["mask"].reach
+        return reach
 
     # ----------------------------------------------------------------- report
 
@@ -181,14 +189,23 @@ class _Planner:
     def _read(self, reader: Node, made: dict[Value, Value]) -> None:
         """Let a reader read what is kept, at the positions that it has."""
         length = self._lengths[self._leaves(reader.past[0])[0]]
-        inputs = []
+        inputs: list[Value | None] = []
+        moved: dict[Value, Value] = {}  # what follows from where the keys are
         for operand, value in zip(reader.op.operands, reader.inputs, strict=True):
             if value is not None and operand.name in reader.op.past:
                 value = made[value]
             elif value is not None and operand.name == KEY_POSITIONS and length is not None:
-                value = self._add(reader, RECENT, [value], {"length": length}).outputs[0]
+                moved[value] = self._add(reader, RECENT, [value], {"length": length}).outputs[0]
+                value = moved[value]
+            elif value is not None and operand.name == "bias" and length is not None:
+                pairs = self.graph.node(value)
+                places = [each if each is None else moved.get(each, each) for each in pairs.inputs]
+                value = self._add(reader, pairs.op, places, pairs.attributes).outputs[0]
             inputs.append(value)
+        bias = reader.operand("bias")
         self.graph.update(reader, inputs=tuple(inputs))
+        if bias is not None:
+            self.graph.remove_unread([self.graph.node(bias)])
 
     def _leaves(self, goal: Value) -> list[Value]:
         """What is kept of that which a value is made of, in order of its columns."""
@@ -266,7 +283,7 @@ class _Planner:
         self,
         reader: Node,
         op: Op,
-        inputs: list[Value],
+        inputs: Sequence[Value | None],
         attributes: Mapping[str, Any] | None = None,
         names: tuple[str, ...] = (),
         place: int = 0,

@@ -124,7 +124,7 @@ def _attention_obstacle(graph: Graph, match: Match, positions: Places) -> str:
     """Kernels are given where the tokens of a call stand, and take nothing else for it."""
     owners = set()
     for name in (POSITIONS, KEY_POSITIONS):
-        value = match.operands[name]
+        value = match.operands.get(name)
         known = None if value is None else positions.get((id(graph), value))
         if known is None or known[1] != name:
             return f"its {name} are not those of the tokens"

@@ -28,7 +28,7 @@ def _hoist_from(graph: Graph, loop_id: int, number: int) -> None:
 
 def _is_invariant(loop: Node, body: Graph, node: Node) -> bool:
     stays = node.op in (INPUT, WEIGHT, CONSTANT, LOOP, EXPERTS, APPEND, KEEP) or node.op.has(Trait.EFFECT)
-    if stays or not node.inputs:
+    if stays or node.op.has(Trait.PAIRWISE) or not node.inputs:
         return False
     fixed = set(body.inputs[len(loop.attributes["entering"]) :])
     return all(value is None or value in fixed or body.node(value).op is CONSTANT for value in node.inputs)

@@ -102,7 +102,7 @@ class Matcher:
                 self.failure.note(match, f"its two uses of `{name}` differ")
         elif name in self.rule.weights and value is not None and not self._is_weight(value):
             self.failure.note(match, f"`{name}` is computed, not a parameter")
-        elif value is not None or name in self.rule.weights:
+        elif value is not None or name in self.rule.weights or name in self.rule.optional:
             yield replace(match, operands={**match.operands, name: value})
 
     def _is_weight(self, value: Value) -> bool:

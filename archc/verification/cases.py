@@ -106,7 +106,8 @@ def _case(
             if isinstance(dim, str):
                 sizes.setdefault(dim, (_BATCH, length)[min(place, 1)])
         shape = type_.bind(sizes).shape
-        inputs[graph.node(value).attributes["name"]] = _values(graph, value, shape, generator, equal)
+        given = graph.node(value).attributes["name"]
+        inputs[given] = _values(graph, value, shape, lengths[last], generator, equal)
     paddings = {each: pad(size) if pad else None for each, size in lengths.items()}
     for each, padding in paddings.items():
         inputs |= _positions(each, lengths[each], padding, start)
@@ -126,11 +127,13 @@ def _pad_right(length: int) -> Tensor:
     return real
 
 
-def _values(graph: Graph, value: Any, shape: Any, generator: torch.Generator, equal: bool) -> Tensor:
+def _values(
+    graph: Graph, value: Any, shape: Any, length: int, generator: torch.Generator, equal: bool
+) -> Tensor:
     dtype = graph.type(value).dtype
     if dtype is DType.I64:
-        drawn = torch.randint(_rows_looked_up(graph, value), shape, generator=generator)
-        return drawn[:, :1].expand(shape).contiguous() if equal else drawn
+        drawn = torch.randint(_rows_looked_up(graph, value, length), shape, generator=generator)
+        return drawn[..., :1].expand(shape).contiguous() if equal else drawn
     if dtype is DType.BOOL:
         return torch.rand(shape, generator=generator) < 0.5
     return torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -148,7 +151,7 @@ def _names(graph: Graph) -> list[str]:
     return [graph.node(value).attributes["name"] for value in graph.inputs]
 
 
-def _rows_looked_up(graph: Graph, value: Value, default: int = 100) -> int:
+def _rows_looked_up(graph: Graph, value: Value, default: int) -> int:
     """The rows of the smallest table that a value indexes, so that every index is one of its rows."""
     return min(_table_rows(graph, value), default=default)
 

@@ -74,11 +74,16 @@ EXAMPLES: dict[str, list[Example]] = {
     "sinusoid": [([X, POSITIONS], {"theta": 1e4, "layout": layout}) for layout in ("interleaved", "halves")],
     "rotate_by": [([HEADS, TABLE, TABLE], {"pairing": pairing}) for pairing in ("half", "interleaved")],
     "attend": [
-        *(([*ATTENDED, None, None], {"mask": m, "scale": 0.5, "softcap": None}) for m in MASKS),
+        *(([*ATTENDED, None, None], {"mask": mask, "scale": 0.5, "softcap": None}) for mask in MASKS),
         (
             [*ATTENDED, ((2, 4, 3, 5), "float"), ((4,), "float")],
             {"mask": Causal(), "scale": 0.5, "softcap": 5.0},
         ),
+    ],
+    "alibi_bias": [([POSITIONS, ((2, 5), "i64")], {"heads": heads, "scale": 1.0}) for heads in (1, 4, 6)],
+    "relative_bias": [
+        ([POSITIONS, ((2, 5), "i64"), ((8, 3), "float")], {"bidirectional": both, "distance": 9})
+        for both in (False, True)
     ],
     "split": [([X], {"sizes": 4}), ([X], {"sizes": (1, 2, 5)})],
     "concat": [([X, ((2, 3, 1), "float")], {})],
@@ -86,7 +91,8 @@ EXAMPLES: dict[str, list[Example]] = {
     "merge_heads": [([HEADS], {})],
     "expand_heads": [([((2, 3, 1, 6), "float")], {"heads": 4})],
     "slice": [([X], {"start": 2, "end": 7})],
-    "upcast": [([X], {})],
+    "upcast": [([X], {}), ([POSITIONS], {})],
+    "unsqueeze": [([X], {})],
     "cast_like": [([TABLE, X], {}), ([X, TABLE], {})],
     "top_k": [([X], {"k": 3}), ([X], {"k": 8})],
     "group_mask": [
@@ -94,7 +100,6 @@ EXAMPLES: dict[str, list[Example]] = {
         for score, fill in (("largest", "zero"), ("sum_top_two", "minus_infinity"))
     ],
     "gather": [([X, CHOSEN], {})],
-    "unsqueeze": [([X], {})],
     "whole_quotient": [([POSITIONS], {"by": 2})],
     "split_interleaved": [([X], {"parts": 2})],
 }

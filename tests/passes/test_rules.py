@@ -80,6 +80,15 @@ BODIES = {
     "bias_relu": _BIASED.replace("ACT", "relu"),
     "relu_squared": "x = linear(square(relu(linear(x, 33) as up)), d) as down",
     "attention": _HEADS + _ATTEND,
+    "alibi_attention": _HEADS
+    + "b = alibi_bias(positions(x), key_positions(x), heads = 5)\n"
+    + _ATTEND.replace("causal", "causal, bias = b, softcap = 2"),
+    "relative_attention": _HEADS
+    + """
+  t = parameter([8, 5], init = normal(std = 1)) as table
+  b = relative_bias(positions(x), key_positions(x), t, bidirectional = true, distance = 9)
+  """
+    + _ATTEND.replace("causal", "full, bias = b"),
 }
 RULES = {rule.name: rule for rule in standard_rules()}
 

@@ -1,20 +1,22 @@
 """The ops, one file a family.  Importing this package declares them all.
 
-elementwise   arithmetic, activations, casts
-linear        linear, embedding, parameter, matmul
-norm          rms_norm, layer_norm, softmax and other reductions over the last dim
-position      rope frequencies, tables and rotation, sinusoids; `scaling` beside it
-attention     masks, attend
-router        top_k, group_mask, gather
-experts       what `experts` becomes: sorted choices, grouped linears, their sum
-absorption    weights of keys and values, applied by heads to queries and to sums
-shape         split, concat, heads, slices
-structure     input, constant, zeros, append, loop, experts, branch
+elementwise     arithmetic, activations, casts
+linear          linear, embedding, parameter, matmul
+norm            rms_norm, layer_norm, softmax and other reductions over the last dim
+position        rope frequencies, tables and rotation, sinusoids; `scaling` beside it
+attention       masks, attend
+attention_bias  what is added to scores by distance: ALiBi, T5's buckets
+router          top_k, group_mask, gather
+experts         what `experts` becomes: sorted choices, grouped linears, their sum
+absorption      weights of keys and values, applied by heads to queries and to sums
+shape           split, concat, heads, slices
+structure       input, constant, zeros, append, loop, experts, branch
 """
 
 from archc.ir.ops import (
     absorption,
     attention,
+    attention_bias,
     elementwise,
     experts,
     linear,
@@ -30,6 +32,7 @@ __all__ = [
     "RECORDS",
     "absorption",
     "attention",
+    "attention_bias",
     "elementwise",
     "experts",
     "linear",

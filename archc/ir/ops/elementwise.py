@@ -163,6 +163,19 @@ def step(x: Tensor) -> Tensor:
     return (x > 0).to(x.dtype)
 
 
+@declare(
+    infer=float_type,
+    traits=_TRAITS,
+    flops=per_element(1),
+    triton="tl.floor({x})",
+    derivative=lambda g, x: (g * 0.0,),
+    scalar=lambda x: x if isinstance(x, int) else math.floor(x),
+)
+def floor(x: Tensor) -> Tensor:
+    """The whole number below x, or x itself."""
+    return torch.floor(x)
+
+
 # ------------------------------------------------------------------ functions
 
 
@@ -355,7 +368,7 @@ def whole_quotient(x: Tensor, *, by: Width) -> Tensor:
 # ---------------------------------------------------------------------- casts
 
 
-@declare(infer=lambda call: float_type(call).with_dtype(DType.F32), traits=_TRAITS, triton="{x}")
+@declare(infer=lambda call: call.x.with_dtype(DType.F32), traits=_TRAITS, triton="{x}")
 def upcast(x: Tensor) -> Tensor:
     """x in float32, or as it is where it is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

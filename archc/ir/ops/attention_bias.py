@@ -1,0 +1,66 @@
+"""What attention adds to its scores for how far apart a query and a key stand."""
+
+import math
+from typing import Any
+
+from archc.ir.attributes import Width
+from archc.ir.lazy_torch import Tensor, torch
+from archc.ir.op import Trait, declare
+from archc.ir.types import DType, TensorType, TypeMistake
+
+
+def _pairs(call: Any, heads: Any, dtype: DType) -> TensorType:
+    batch, queries = call.positions.shape
+    return TensorType((batch, heads, queries, call.key_positions.shape[1]), dtype)
+
+
+# In float32 whatever the model's dtype: at far positions half precision would merge neighbours.
+@declare(
+    infer=lambda call: _pairs(call, call.heads, DType.F32),
+    traits=(Trait.PER_TOKEN, Trait.PAIRWISE),
+)
+def alibi_bias(positions: Tensor, key_positions: Tensor, *, heads: Width, scale: float = 1.0) -> Tensor:
+    """scale * slope * (key position - query position) for each head: [B, heads, T, S].
+
+    ALiBi, Press et al. 2022.  The slopes of n heads, n a power of two, are 2^(-8/n), 2^(-16/n)...; those of
+    other numbers are the slopes of the power below, then every second one of the power above.
+    """
+    whole = 2 ** int(math.log2(heads))
+    exponents = [-8 * head / whole for head in range(1, whole + 1)]
+    exponents += [-4 * head / whole for head in range(1, 2 * (heads - whole), 2)]
+    slopes = scale * 2.0 ** torch.tensor(exponents, device=positions.device)
+    distances = key_positions[:, None, :] - positions[:, :, None]
+    return slopes[:, None, None] * distances[:, None]
+
+
+def _relative_type(call: Any) -> TensorType:
+    if len(call.table.shape) != 2 or not isinstance(call.table.shape[0], int):
+        raise TypeMistake(f"needs a table [buckets, heads], not {call.table}", "table")
+    exact = call.table.shape[0] // (4 if call.bidirectional else 2)
+    if exact < 1 or call.distance <= exact:
+        buckets = f"{call.table.shape[0]} buckets, {exact} of them for exact distances"
+        raise TypeMistake(f"`distance` {call.distance} is too near for {buckets}", "table")
+    return _pairs(call, call.table.width, call.table.dtype)
+
+
+@declare(infer=_relative_type, traits=(Trait.PER_TOKEN, Trait.PAIRWISE))
+def relative_bias(
+    positions: Tensor, key_positions: Tensor, table: Tensor, *, bidirectional: bool, distance: Width
+) -> Tensor:
+    """The row of a table [buckets, heads] for how far a key is from its query: [B, heads, T, S] (T5).
+
+    Half of the buckets are for one distance each, the others for ranges that grow up to `distance`; with
+    `bidirectional` the second half of all are for later keys, which otherwise count as near.
+    """
+    buckets = table.shape[0]
+    back = positions[:, :, None] - key_positions[:, None, :]
+    later = torch.zeros_like(back)
+    if bidirectional:
+        buckets = buckets // 2
+        later = (back < 0) * buckets
+        back = back.abs()
+    back = back.clamp(min=0)
+    exact = buckets // 2
+    growth = torch.log(back.clamp(min=1).float() / exact) / math.log(distance / exact)
+    far = (exact + (growth * (buckets - exact)).long()).clamp(max=buckets - 1)
+    return table[later + torch.where(back < exact, back, far)].permute(0, 3, 1, 2)

@@ -1,0 +1,92 @@
+"""Attention piece by piece: the same values as at once, and memory that does not grow with T squared."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from archc import compiler
+from tests.support import build, distance, scramble
+
+SPEC = Path(__file__).parents[1] / "verification" / "attention.arch"
+MODELS = [name for name in compiler.read_spec_file(SPEC).models if name != "prefixed"]
+TOKENS = 300
+
+
+def _paddings() -> dict[str, Tensor | None]:
+    left, right, holes = torch.ones(3, 2, TOKENS).bool()
+    left[0, :170] = False
+    right[1, 140:] = False
+    holes[:, 1:] = torch.rand(2, TOKENS - 1) < 0.5
+    return {"none": None, "left": left, "right": right, "holes": holes}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_pieces_give_what_all_at_once_does(model: str, tmp_path: Path) -> None:
+    """Whole and through a cache, with every kind of padding."""
+    package = build(SPEC, model, tmp_path)
+    reference = package.Reference(dtype=torch.float64)
+    scramble(reference)
+    reference.save_pretrained(tmp_path / "saved")
+    fused = package.Model.from_pretrained(tmp_path / "saved")
+    tokens = torch.randint(50, (2, TOKENS))
+    for kind, padding in _paddings().items():
+        real = slice(None) if padding is None else padding
+        with torch.no_grad():
+            truth = reference(tokens, padding=padding)[real]
+            assert distance(fused(tokens, padding=padding)[real], truth) < 1e-12, kind
+            if hasattr(fused, "new_cache"):
+                assert distance(_in_parts(fused, tokens, padding)[real], truth) < 1e-12, kind
+
+
+def _in_parts(model: Any, tokens: Tensor, padding: Tensor | None) -> Tensor:
+    cache = model.new_cache(2, TOKENS)
+    parts, start = [], 0
+    for size in (3, 140, 156, 1):
+        part = slice(start, start + size)
+        hole = None if padding is None else padding[:, part]
+        parts.append(model(tokens[:, part], padding=hole, cache=cache))
+        start += size
+    return torch.cat(parts, 1)
+
+
+# ---------------------------------------------------------------------- memory
+
+_PEAK = """
+import importlib, sys, torch
+torch.set_num_threads(1)
+def peak():
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1])
+sys.path.insert(0, sys.argv[1])
+model = importlib.import_module(sys.argv[2]).Model()
+before = peak()
+tokens = torch.zeros(1, int(sys.argv[3]), dtype=torch.long)
+padding = tokens == 0
+padding[0, :5] = False
+with torch.no_grad():
+    model.hidden(tokens, padding=padding if sys.argv[4] == "padded" else None)
+print(peak() - before)
+"""
+
+
+def _peak(package: Any, folder: Path, tokens: int, padded: str) -> int:
+    """KiB that a forward pass of so many tokens takes at most."""
+    command = [sys.executable, "-c", _PEAK, str(folder), package.__name__, str(tokens), padded]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize(("softcap", "padded"), [("none", "full"), ("30", "padded")])
+def test_memory_of_a_long_prompt(softcap: str, padded: str, tmp_path: Path) -> None:
+    """A layer of a window and one of all tokens: four times the tokens take about four times the memory."""
+    settings = {"masks": "[sliding(1024), causal]", "layers": "2", "heads": "1", "kv_heads": "1"}
+    package = build(SPEC, "alternating", tmp_path, {**settings, "softcap": softcap})
+    long, short = (_peak(package, tmp_path, tokens, padded) for tokens in (16384, 4096))
+    assert long < 6 * short
+    assert long < 16384**2 / 1024  # a mask of all queries and keys alone

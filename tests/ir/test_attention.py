@@ -1,0 +1,76 @@
+"""What attention means, by hand and by transformers' own functions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+from transformers.models.t5.modeling_t5 import T5Attention
+
+from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding, attend
+from archc.ir.ops.attention_bias import alibi_bias, relative_bias
+
+TOKENS = 40
+POSITIONS = torch.arange(TOKENS)[None]
+
+
+def heads(count: int, width: int) -> Tensor:
+    return torch.randn(2, TOKENS, count, width, dtype=torch.float64)
+
+
+def weights_of(mask: Mask) -> Tensor:
+    """Which keys each query sees, read off equal scores and values that say which key they are."""
+    q = torch.zeros(1, TOKENS, 1, 2, dtype=torch.float64)
+    v = torch.eye(TOKENS, dtype=torch.float64)[None, :, None]
+    return attend(q, q, v, POSITIONS, POSITIONS, mask=mask, scale=1.0)[0, :, 0] > 0
+
+
+@pytest.mark.parametrize(
+    ("mask", "seen"),
+    [
+        (Causal(), lambda q, k: k <= q),
+        (Full(), lambda q, k: min(q, k) >= 0),
+        (Sliding(1), lambda q, k: k == q),
+        (Sliding(7), lambda q, k: q - 6 <= k <= q),
+        (Sliding(TOKENS), lambda q, k: k <= q),
+        (Chunked(1), lambda q, k: k == q),
+        (Chunked(8), lambda q, k: q // 8 * 8 <= k <= q),
+    ],
+    ids=str,
+)
+def test_masks_let_see_exactly(mask: Mask, seen: object) -> None:
+    assert callable(seen)
+    expected = [[bool(seen(q, k)) for k in range(TOKENS)] for q in range(TOKENS)]
+    assert weights_of(mask).tolist() == expected
+
+
+def test_scores_are_scaled_then_capped_then_biased_then_masked() -> None:
+    q, k, v = heads(2, 8), heads(1, 8), heads(1, 6)
+    bias, sinks = torch.randn(2, 2, TOKENS, TOKENS).double(), torch.tensor([0.5, -1.0]).double()
+    o = attend(q, k, v, POSITIONS, POSITIONS, bias, sinks, mask=Causal(), scale=0.7, softcap=1.5)
+    for head in range(2):
+        scores = 1.5 * torch.tanh(q[:, :, head] @ k[:, :, 0].mT * 0.7 / 1.5) + bias[:, head]
+        weights = scores.exp().tril()
+        total = weights.sum(-1, keepdim=True) + math.exp(sinks[head])
+        torch.testing.assert_close(o[:, :, head], weights / total @ v[:, :, 0])
+
+
+@pytest.mark.parametrize("count", [1, 4, 6, 12, 32])
+def test_alibi_is_blooms_but_for_a_constant_of_each_query(count: int) -> None:
+    bias = alibi_bias(POSITIONS, POSITIONS, heads=count)
+    theirs = build_alibi_tensor(torch.ones(1, TOKENS), count, torch.float32).view(1, count, 1, TOKENS)
+    torch.testing.assert_close(bias - bias[..., :1], (theirs - theirs[..., :1]).expand_as(bias))
+
+
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (8, 20), (6, 5)])
+def test_relative_buckets_are_t5s(both: bool, buckets: int, distance: int) -> None:
+    places = torch.arange(3 * distance)[None]
+    table = torch.arange(buckets, dtype=torch.float64)[:, None]
+    bias = relative_bias(places, places, table, bidirectional=both, distance=distance)
+    back = places[0][None, :] - places[0][:, None]
+    theirs = T5Attention._relative_position_bucket(back, both, buckets, distance)
+    assert torch.equal(bias[0, 0].long(), theirs)
