@@ -31,9 +31,9 @@ def print_result(result: Result, console: Console) -> None:
 def device_text(result: Result) -> str:
     """`AMD EPYC, 2 threads`, or the GPU's name."""
     device = result.device
-    return (
-        f"{device['name']}, {device['threads']} threads" if device["type"] == "cpu" else str(device["name"])
-    )
+    if device["type"] != "cpu":
+        return str(device["name"])
+    return f"{device['name']}, {device['threads']} thread{'' if device['threads'] == 1 else 's'}"
 
 
 # Columns beside those of the case and the peer, and how many of them a kernel has.
