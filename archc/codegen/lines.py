@@ -267,8 +267,8 @@ class Emitter:
         ]
         self._last_use.update({value: self._step for value in kept if len(self.graph.users(value)) == 1})
         targets = [self._bind(other.outputs[0], self._wanted(other.outputs[0])) for other in group]
-        comma = "," if len(targets) == 1 else ""
-        code = f"{', '.join(targets)}{comma} = remember(cache, self, {', '.join(given)})"
+        left = f"({targets[0]},)" if len(targets) == 1 else ", ".join(targets)
+        code = f"{left} = remember(cache, self, {', '.join(given)})"
         self.lines.append(Line(code, self._shape_comment([other.outputs[0] for other in group])))
 
     def _once(self) -> None:

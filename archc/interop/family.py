@@ -163,6 +163,18 @@ def number(key: str, missing: float) -> Reader:
     )
 
 
+def constant(value: Value) -> Reader:
+    """What the config's class has always, and no key says."""
+    return Setting(lambda _config, _known: value, lambda _value, _known: {})
+
+
+def token(key: str, missing: int) -> Reader:
+    """The number of a token."""
+    return Setting(
+        lambda config, _known: config.whole(key, missing, least=0), lambda value, _known: {key: int(value)}
+    )
+
+
 def flag(key: str, missing: bool) -> Reader:
     """True or false."""
     return Setting(lambda config, _known: config.flag(key, missing), lambda value, _known: {key: value})

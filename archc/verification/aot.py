@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,6 @@ from archc.codegen.kernel_plan import (
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.errors import ArchcError
-from archc.ir.types import ROWS
 from archc.verification.machine_code import MachineCode, read_machine_code
 from archc.verification.packages import import_package
 
@@ -195,7 +195,7 @@ def _record(kernels: Any, found: list[Launch]) -> None:
 
 def _operands(op: CustomOp, dtype: torch.dtype, length: int) -> Iterator[tuple[Tensor | None, ...]]:
     """Operands of a fused op: all of them, then all but those that may be None."""
-    sizes = {"B": 1, "T": length, ROWS: length}
+    sizes = defaultdict(lambda: length, B=1)
     tensors = []
     for operand in op.operands:
         shape = [sizes[dim] if isinstance(dim, str) else dim for dim in operand.shape]

@@ -18,7 +18,7 @@ from torch import Tensor
 from archc.codegen.kernel_plan import CustomOp
 from archc.ir.graph import Graph, Node
 from archc.ir.rule import Rule, node_flops, rule_of
-from archc.ir.types import ROWS, TensorType
+from archc.ir.types import TensorType
 from archc.verification.minimum import gradient_needs
 from archc.verification.traffic import Traffic, measure
 
@@ -133,4 +133,4 @@ def _random(types: Mapping[str, TensorType], tokens: int, dtype: torch.dtype) ->
 
 
 def _length(dim: Any, tokens: int) -> int:
-    return {"B": 1, "T": tokens, ROWS: tokens}[dim] if isinstance(dim, str) else int(dim)
+    return {"B": 1}.get(dim, tokens) if isinstance(dim, str) else int(dim)

@@ -6,6 +6,7 @@ whatever would wait for the device raises.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from archc.codegen.kept import KeptPart
 from archc.ir.graph import Graph, Node
 from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, RECENT, WEIGHT, ZEROS
 from archc.ir.rule import rule_of
@@ -73,7 +75,10 @@ def layer_launches(layer: Graph) -> int:
 
 
 def _plan(graph: Graph, sizes: Mapping[str, int], dtype: torch.dtype, times: int, work: Work) -> None:
+    kept = KeptPart(graph)  # computed before the first step
     for node in graph.nodes():
+        if node in kept:
+            continue
         if node.op is LOOP:
             for number, body in enumerate(node.bodies):
                 runs = node.attributes["schedule"].count(number)
@@ -132,11 +137,13 @@ def counted_step(package: ModuleType, batch: int, context: int, dtype: torch.dty
     cache = model.new_cache(batch, context + 1)
     sampler = decoding.Sampler(0.0, 1.0, 0, torch.device("cpu"))
     with torch.no_grad(), _kernels_on(kernels), _Count() as count:
-        model.hidden(tokens, cache=cache)
+        kinds = inspect.signature(model.hidden).parameters.values()
+        others = sum(kind.kind is kind.POSITIONAL_OR_KEYWORD for kind in kinds) - 1
+        model.hidden(*[tokens] * others, tokens, cache=cache)
         cache.start_steps()
 
         def logits(token: Tensor) -> Tensor:
-            found: Tensor = model.head(model.hidden(token, cache=cache))[:, 0]
+            found: Tensor = model.head(model.hidden(*[None] * others, token, cache=cache))[:, 0]
             return found
 
         decoder = decoding.Decoder(logits, cache, sampler, None, tokens[:, 0], 2)

@@ -36,6 +36,7 @@ CLASSES = {
     "deepseek_v2": transformers.DeepseekV2Config,
     "deepseek_v3": transformers.DeepseekV3Config,
     "kimi_k2": transformers.DeepseekV3Config,
+    "marian": transformers.MarianConfig,
 }
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -144,6 +145,8 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("llama4_text", {"num_hidden_layers": 2, "no_rope_layers": [0, 1]}, {"rotated": (False, True)}),
     ("llama4_text", {"num_hidden_layers": 4, "moe_layers": [1, 3]}, {"sparse": (False, True) * 2}),
     ("llama4_text", {"attention_chunk_size": None, "use_qk_norm": False}, {"chunk": None, "qk_norm": False}),
+    ("marian", {"decoder_start_token_id": 0, "scale_embedding": True}, {"start": 0, "scaled": True}),
+    ("marian", {"decoder_layers": 3, "decoder_vocab_size": 58101}, {"layers": 12, "decoder_layers": 3}),
     ("smollm3", {"no_rope_layer_interval": 3}, {"nope_every": 3, "rotated": None}),
     ("smollm3", {"no_rope_layers": [1, 1, 1, 0] * 9}, {"nope_every": 4, "rotated": None}),
     ("smollm3", {"no_rope_layers": [0] * 36}, {"rotated": (False,) * 36}),
@@ -173,7 +176,9 @@ def test_keys_and_what_they_mean(
     assert {name: values[name] for name in meant} == meant
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind not in ("gpt2", "gpt_oss")])
+@pytest.mark.parametrize(
+    "kind", [k for k, family in FAMILIES.items() if "rope" in family.parameters and k != "gpt_oss"]
+)
 @pytest.mark.parametrize(
     ("keys", "meant"),
     [
@@ -325,6 +330,10 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
         '"architectures" is ["LlamaModel"]: supported is LlamaForCausalLM',
     ),
     ("llama", {"architectures": "LlamaForCausalLM"}, '"architectures" is "LlamaForCausalLM": supported is'),
+    ("marian", {"is_encoder_decoder": False}, '"is_encoder_decoder" is false: supported is only true'),
+    ("marian", {"decoder_vocab_size": 9}, '"decoder_vocab_size" is 9: must be vocab_size, which is 58101'),
+    ("marian", {"num_hidden_layers": 9}, '"num_hidden_layers" is 9: must be encoder_layers, which is 12'),
+    ("marian", {"normalize_before": True}, '"normalize_before" is true: supported is only false'),
     ("llama", {"is_encoder_decoder": True}, '"is_encoder_decoder" is true: supported is only false'),
     ("llama", {"pruned_heads": {"0": [1]}}, '"pruned_heads" is {"0": [1]}: supported is only {}'),
     ("llama", {"rope_theta": -1}, '"rope_theta" is -1: must be a number above 0'),

@@ -34,6 +34,9 @@ def programs(path: Path, settings: dict[str, str] | None = None) -> Iterator[Pro
 def test_every_model_that_could_be_imported_has_a_peer(path: Path) -> None:
     for program in programs(path):
         peer = find_peer(program)
+        if program.arch == "Transformer":  # the paper's has no biases where Marian's class always has
+            assert "no config of type marian" in peer.reason
+            continue
         assert (peer.config is not None) == (program.arch in IMPORTED), (program.name, peer.reason)
         assert peer.config or program.arch in peer.reason
 

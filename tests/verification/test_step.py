@@ -13,6 +13,7 @@ from archc.codegen.emit import Origin
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.ops.experts import SORT_CHOICES
+from archc.ir.ops.structure import KEEP
 from archc.verification.packages import import_package
 from archc.verification.step import counted_step, layer_launches, planned_step
 from tests.support import SPECS, compile_model
@@ -45,6 +46,8 @@ def test_a_step_does_what_the_plan_says(model: str, tmp_path: Path) -> None:
         pytest.xfail(
             "there is no kernel for one token's attention over a latent: its ops are launched one by one"
         )
+    if any(node.op is KEEP for part in compilation.fused.walk() for node in part.nodes()):
+        pytest.xfail("cross attention is PyTorch's, which has more launches without memory than on a GPU")
     assert all(layer_launches(layer) <= _most(layer) for layer in _layers(compilation.fused))
     plan = planned_step(compilation.fused, batch=2, context=300)
     step = counted_step(import_package(compilation, tmp_path), batch=2, context=300)

@@ -6,6 +6,7 @@ from archc.interop.families.gpt2 import GPT2
 from archc.interop.families.gpt_oss import GPT_OSS
 from archc.interop.families.llama import LLAMA
 from archc.interop.families.llama4 import LLAMA4
+from archc.interop.families.marian import MARIAN
 from archc.interop.families.mistral import MISTRAL
 from archc.interop.families.mixtral import MIXTRAL
 from archc.interop.families.olmo2 import OLMO2
@@ -31,5 +32,6 @@ FAMILIES = {
         DEEPSEEK_V2,
         DEEPSEEK_V3,
         KIMI_K2,
+        MARIAN,
     )
 }

@@ -1,0 +1,151 @@
+"""Encoders and decoders of transformers, imported, built and run: the same numbers, full and cached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM, MarianConfig, PretrainedConfig
+
+from archc.importer import import_model
+from archc.verification.packages import stored_tensors
+from tests.interop.parity import GRADIENTS, LOGITS, ROUNDED, VOCABULARY, Pair, both
+from tests.support import build, distance
+
+SOURCE, TARGET = 19, 13  # tokens
+PIECES = (4, 1, 1, 5, 2)
+START = 3
+
+
+def marian(**changes: Any) -> PretrainedConfig:
+    small = {"d_model": 48, "encoder_layers": 2, "decoder_layers": 3, "max_position_embeddings": 64}
+    heads = {"encoder_attention_heads": 6, "decoder_attention_heads": 4}
+    widths = {"encoder_ffn_dim": 80, "decoder_ffn_dim": 72, "vocab_size": VOCABULARY}
+    tokens = {"decoder_start_token_id": START, "pad_token_id": 0, "eos_token_id": None}
+    return MarianConfig(
+        **{
+            **small,
+            **heads,
+            **widths,
+            **tokens,
+            "forced_eos_token_id": None,
+            "scale_embedding": True,
+            **changes,
+        }
+    )
+
+
+CASES: dict[str, tuple[Callable[[], PretrainedConfig], float]] = {
+    "marian": (lambda: marian(activation_function="swish"), ROUNDED),
+    "marian_unscaled": (lambda: marian(activation_function="relu", scale_embedding=False), ROUNDED),
+}
+
+
+def save_random(config: PretrainedConfig, folder: Path) -> Any:
+    """A model of transformers with random weights and buffers that show mistakes, saved in a folder."""
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager").eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            noise = torch.randn(tensor.shape, generator=generator)
+            if "embed_positions" not in name:
+                tensor.copy_(0.25 * noise if tensor.dim() > 1 else tensor + 0.3 * noise)
+    model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = None
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="module", params=CASES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp(request.param)
+    config, float64 = CASES[request.param]
+    theirs = save_random(config(), folder / "tiny")
+    package = build(import_model(folder / "tiny").text, "tiny", folder)
+    return Pair(theirs, folder / "tiny", package, float64)
+
+
+def random_tokens(length: int) -> Tensor:
+    return torch.randint(4, VOCABULARY, (2, length), generator=torch.Generator().manual_seed(length))
+
+
+def theirs_of(pair: Pair, padding: Tensor | None = None) -> Tensor:
+    mask = None if padding is None else padding.long()
+    tokens, target = random_tokens(SOURCE), random_tokens(TARGET)
+    logits: Tensor = pair.theirs(input_ids=tokens, attention_mask=mask, decoder_input_ids=target).logits
+    return logits
+
+
+def through_cache(model: nn.Module, padding: Tensor | None = None) -> Tensor:
+    """Logits of decoder tokens that come in pieces; the encoder's are given with the first."""
+    cache, source, parts = model.new_cache(2, TARGET), random_tokens(SOURCE), []
+    for piece in random_tokens(TARGET).split(PIECES, 1):
+        parts.append(model(source, piece, padding=padding, cache=cache))
+        source = padding = None
+    return torch.cat(parts, 1)
+
+
+@both
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_logits(pair: Pair, kind: str, padded: bool) -> None:
+    padding = torch.ones(2, SOURCE, dtype=torch.bool)
+    padding[1, -6:] = False
+    given = padding if padded else None
+    model, truth = pair.ours(kind), theirs_of(pair, given)
+    assert distance(model(random_tokens(SOURCE), random_tokens(TARGET), padding=given), truth) < LOGITS
+    assert distance(through_cache(model, given), truth) < LOGITS
+
+
+@both
+@torch.no_grad()
+def test_logits_in_float64(pair: Pair, kind: str) -> None:
+    pair.theirs.double()
+    truth = theirs_of(pair)
+    pair.theirs.float()
+    found = pair.ours(kind, torch.float64)(random_tokens(SOURCE), random_tokens(TARGET))
+    assert distance(found, truth) < pair.float64
+
+
+@both
+def test_greedy_tokens(pair: Pair, kind: str) -> None:
+    tokens = random_tokens(SOURCE)
+    theirs = pair.theirs.generate(tokens, max_new_tokens=10, do_sample=False, num_beams=1)
+    assert torch.equal(pair.ours(kind).generate(tokens, max_new_tokens=10), theirs)
+
+
+@both
+def test_loss_and_gradients(pair: Pair, kind: str) -> None:
+    """transformers takes labels that are one token ahead of what its decoder reads."""
+    tokens, target, model = random_tokens(SOURCE), random_tokens(TARGET), pair.ours(kind)
+    labels = target.clone()
+    labels[0, :4] = -100
+    pair.theirs.zero_grad()
+    theirs = pair.theirs(
+        input_ids=tokens, decoder_input_ids=target[:, :-1], labels=labels[:, 1:].contiguous()
+    ).loss
+    theirs.backward()
+    loss = model.loss(tokens, target, labels)
+    loss.backward()
+    assert distance(loss, theirs) < LOGITS
+    found = dict(stored_tensors(model, gradients=True))
+    largest = max(float(p.grad.norm()) for p in pair.theirs.parameters() if p.grad is not None)
+    for name, parameter in pair.theirs.named_parameters():
+        if parameter.grad is not None:
+            apart = float((found[name] - parameter.grad).norm())
+            assert apart < GRADIENTS * max(float(parameter.grad.norm()), 1e-3 * largest), name
+
+
+@both
+def test_saves_what_it_loads(pair: Pair, kind: str, tmp_path: Path) -> None:
+    pair.ours(kind).save_pretrained(tmp_path)
+    written, original = load_file(tmp_path / "model.safetensors"), load_file(
+        pair.folder / "model.safetensors"
+    )
+    assert set(written) == set(original)
+    assert all(torch.equal(written[name], tensor) for name, tensor in original.items())
