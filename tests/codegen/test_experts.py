@@ -276,6 +276,25 @@ def test_products_without_a_host_are_those_with_one(routed: dict[tuple[int, int]
             ends.tolist()
 
 
+def test_products_of_pytorch_in_bfloat16(routed: dict[tuple[int, int], ModuleType]) -> None:
+    """PyTorch's grouped product, whichever way the matrices lie, with groups that are empty."""
+    experts = experts_module(routed[EXPERTS, 2])
+    x, dy, weight, ends = (each.bfloat16() if each.is_floating_point() else each for each in example())
+    assert experts._takes_grouped(x, *weight.shape[1:])
+    assert not experts._takes_grouped(x, 12, 16)
+    wide = x.double(), dy.double(), weight.double()
+    for found, truth in (
+        (experts._grouped_product(x, weight, ends), experts._grouped_linear(wide[0], wide[2], ends, None)),
+        (
+            experts._grouped_product(dy, weight.mT, ends),
+            experts._grouped_linear(wide[1], wide[2].mT, ends, None),
+        ),
+        (experts._grouped_outer_product(dy, x, ends), experts._grouped_outer(wide[1], wide[0], ends)),
+    ):
+        assert found.dtype == torch.bfloat16
+        assert distance(found, truth) < 2**-8
+
+
 def test_gradients_of_grouped_products(routed: dict[tuple[int, int], ModuleType]) -> None:
     experts = experts_module(routed[EXPERTS, 2])
     leaves = [each.requires_grad_() for each in (noise(10, 5), noise(6, 4, 5), noise(6, 4))]
