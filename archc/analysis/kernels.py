@@ -67,7 +67,7 @@ class Shape:
     def sizes(self, graph: Graph, tokens: int | None = None, grows: str = "T") -> Mapping[str, int]:
         """Numbers for a graph's symbolic dims: new tokens lie along `grows`, other sequences are contexts."""
         new = tokens or self.tokens
-        usual = {"B": self.batch, grows: new, "S": self.context, ROWS: self.batch * new * _choices(graph)}
+        usual = {"B": self.batch, grows: new, "S": self.context, ROWS: self.batch * new * choices_of(graph)}
         return defaultdict(lambda: self.context, usual)
 
 
@@ -99,7 +99,7 @@ def _is_fixed(node: Node, grows: str) -> bool:
     return bool(dims - {grows, "S", ROWS})
 
 
-def _choices(graph: Graph) -> int:
+def choices_of(graph: Graph) -> int:
     """How many experts a token chooses where their rows are computed together; the body of one takes 1."""
     sorts = [node.inputs[0] for node in graph.nodes() if node.op is SORT_CHOICES]
     return max((int(graph.type(chosen).width) for chosen in sorts if chosen is not None), default=1)

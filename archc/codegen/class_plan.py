@@ -78,6 +78,20 @@ class Argument:
 
 
 @dataclass(frozen=True)
+class Operand:
+    """A tensor that a kernel's op takes.
+
+    Dims are numbers, or names such as "B" and "T".  `dtype` is "float", the model's own, or "f32".
+    An optional operand may be None.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    optional: bool
+
+
+@dataclass(frozen=True)
 class Head:
     """The model's last linear map, and the statements of what follows it, if anything does.
 

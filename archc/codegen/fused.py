@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archc.codegen.class_plan import Line
-from archc.codegen.kernel_plan import Operand
+from archc.codegen.class_plan import Line, Operand
 from archc.codegen.lines import Emitter, Style, no_loop
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node, Value

@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archc.codegen.class_plan import Argument, Line
+from archc.codegen.class_plan import Argument, Line, Operand
+from archc.codegen.router_plan import RouterKernel
 from archc.codegen.wide_norm import WideNorm
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A tensor that a kernel's op takes.
-
-    Dims are numbers, or names such as "B" and "T".  `dtype` is "float", the model's own, or "f32".
-    An optional operand may be None.
-    """
-
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: str
-    optional: bool
 
 
 @dataclass(frozen=True)
@@ -505,6 +492,14 @@ def _camel_case(name: str) -> str:
     return "".join(word.capitalize() for word in name.split("_"))
 
 
+@dataclass(frozen=True)
+class GroupedKernel:
+    """The products, sorts and sums of experts: for any sizes, so one plan for a model."""
+
+    name: str = "grouped_linear"
+    template: str = "grouped"
+
+
 # Kernels of fused ops, which are registered with PyTorch alike.
 OpKernel = NormKernel | RopeKernel | PointwiseKernel
-Kernel = OpKernel | AttentionKernel | LossKernel | LinearKernel
+Kernel = OpKernel | AttentionKernel | LossKernel | LinearKernel | GroupedKernel | RouterKernel

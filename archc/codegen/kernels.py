@@ -13,6 +13,7 @@ from archc.codegen.names import identifier
 from archc.codegen.norm_kernel import plan_norm
 from archc.codegen.pointwise_kernel import plan_pointwise
 from archc.codegen.rope_kernel import plan_rope
+from archc.codegen.router_kernel import plan_router
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node
 from archc.ir.records import Record
@@ -25,6 +26,7 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
     "norm": lambda fused, _target: plan_norm(fused),
     "rope": lambda fused, _target: plan_rope(fused),
     "pointwise": lambda fused, _target: plan_pointwise(fused),
+    "router": lambda fused, _target: plan_router(fused),
     "attention": lambda fused, target: plan_attention(fused, fused.keeps and "steps" in target.families),
 }
 
@@ -83,7 +85,9 @@ def _key(graph: Graph, node: Node) -> Any:
     assert rule is not None
     by_width = rule.family in ("norm", "pointwise")
     shapes = tuple(_shape_key(graph.type(v), by_width) if v is not None else None for v in node.inputs)
-    return node.op.name, shapes, tuple((name, str(value)) for name, value in node.attributes.items())
+    attributes = tuple((name, str(value)) for name, value in node.attributes.items())
+    steps = repr(rule.steps) if rule.family == "router" else ""  # whose rules share a name
+    return node.op.name, shapes, attributes, steps
 
 
 def _shape_key(type_: TensorType, by_width: bool) -> Any:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from archc.codegen.class_plan import Class
-from archc.codegen.kernel_plan import Kernel, LinearKernel
+from archc.codegen.kernel_plan import GroupedKernel, Kernel, LinearKernel
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Package:
     model: Module
     reference: Module
     kernels: tuple[Kernel, ...]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether experts have kernels of their own."""
+        return any(isinstance(kernel, GroupedKernel) for kernel in self.kernels)
 
     @property
     def grows(self) -> str:

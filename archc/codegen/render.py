@@ -13,6 +13,7 @@ from archc import resources
 from archc.codegen.class_plan import Class
 from archc.codegen.kernel_plan import (
     AttentionKernel,
+    GroupedKernel,
     Kernel,
     LinearKernel,
     LossKernel,
@@ -23,6 +24,7 @@ from archc.codegen.kernel_plan import (
 )
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
 from archc.codegen.plan import Module, Package, ReportPlan
+from archc.codegen.router_plan import RouterKernel
 
 
 @cache
@@ -133,7 +135,8 @@ def _kernels(package: Package) -> str:
 
 
 def _runs_triton(kernel: Kernel) -> bool:
-    return isinstance(kernel, OpKernel | LinearKernel) or _has_steps(kernel) or _has_loss(kernel)
+    always = isinstance(kernel, OpKernel | LinearKernel | GroupedKernel | RouterKernel)
+    return always or _has_steps(kernel) or _has_loss(kernel)
 
 
 def _has_steps(kernel: Kernel) -> bool:

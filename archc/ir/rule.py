@@ -37,6 +37,9 @@ class StepRef:
     output: int = 0
 
 
+# Ops besides elementwise ones that work on the few scores of one token.
+ROUTING = frozenset({"top_k", "group_mask", "gather", "softmax", "sum", "cast_like"})
+
 Ref: TypeAlias = OperandRef | StepRef | AttributeVar | float | None
 Apply: TypeAlias = Callable[[Op, list[Any], dict[str, Any]], Sequence[Any]]
 
@@ -85,8 +88,10 @@ class Rule:
 
     @cached_property
     def family(self) -> str:
-        """Which kind of kernel computes it: "norm", "rope", "attention", "pointwise", or "" for none."""
+        """Which kind of kernel computes it, such as "norm" or "pointwise", or "" for none."""
         names = {step.op.name for step in self.steps}
+        if "top_k" in names:
+            return "router" if all(map(_routes, self.steps)) else ""
         if "attend" in names:
             return "attention" if self._attends() else ""
         if "rotate_by" in names:
@@ -183,6 +188,10 @@ class FusedOp(Op):
 def rule_of(node: Node) -> Rule | None:
     """The rule whose fused op a node is."""
     return node.op.rule if isinstance(node.op, FusedOp) else None
+
+
+def _routes(step: Step) -> bool:
+    return step.op.name in ROUTING or bool(step.op.has(Trait.ELEMENTWISE) and step.op.triton)
 
 
 _ANYTHING = Kind("anything", lambda value: value)

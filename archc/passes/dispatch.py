@@ -73,9 +73,13 @@ class _Dispatch:
     def run(self) -> None:
         graph, node = self.graph, self.node
         sort = self._add(
-            node, SORT_CHOICES, [self.chosen], {"count": node.attributes["count"]}, ("order", "ends")
+            node,
+            SORT_CHOICES,
+            [self.chosen],
+            {"count": node.attributes["count"]},
+            ("order", "places", "ends"),
         )
-        self.order, self.ends = sort.outputs
+        self.order, self.places, self.ends = sort.outputs
         for value, outer, kind in zip(
             self.body.inputs, node.inputs[1:], node.attributes["taken"], strict=True
         ):
@@ -85,7 +89,7 @@ class _Dispatch:
             if each.op is not INPUT:
                 self._move(each)
         result = self.values[self.body.outputs[0][1]]
-        total = self._add(node, COMBINE, [result, self.order, self.chosen], {}, node.names)
+        total = self._add(node, COMBINE, [result, self.places], {}, node.names)
         graph.replace_uses(node.outputs[0], total.outputs[0])
         graph.remove(node)
 
@@ -93,7 +97,7 @@ class _Dispatch:
         """The rows of a value from outside."""
         origin = self.body.node(value)
         if kind == "token":
-            return self._add(origin, DISPATCH, [outer, self.order, self.chosen], {}).outputs[0]
+            return self._add(origin, DISPATCH, [outer, self.order, self.places], {}).outputs[0]
         if kind == "choice":
             return self._add(origin, AT_CHOICE, [outer, self.order], {}).outputs[0]
         return outer

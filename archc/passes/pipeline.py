@@ -18,6 +18,8 @@ from archc.passes.fuse import fuse
 from archc.passes.hoist import hoist_invariants
 from archc.passes.loop_edge import rotate_loops
 from archc.passes.pack import normalise_layout, pack_linears
+from archc.passes.route import join_routers
+from archc.passes.rows import join_row_moves
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ PASSES = (
     Pass("layout", normalise_layout),
     Pass("pack", pack_linears),
     Pass("dispatch", dispatch_experts),
+    Pass("rows", join_row_moves),
+    Pass("route", join_routers),
     Pass("absorb", absorb_maps),
     Pass("bias", split_bias),
     Pass("rotate", rotate_loops),

@@ -11,7 +11,7 @@ import importlib
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,22 +20,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archc.codegen.class_plan import Operand
 from archc.codegen.kernel_plan import (
     AttentionKernel,
-    CustomOp,
+    GroupedKernel,
     LinearChoice,
     LinearKernel,
     LossKernel,
     OpKernel,
 )
 from archc.codegen.package import plan_package
+from archc.codegen.router_plan import RouterKernel
 from archc.compiler import Compilation
 from archc.errors import ArchcError
+from archc.ir.graph import Graph, Node
+from archc.ir.ops.experts import DISPATCHED_LINEAR, GROUPED_LINEAR
 from archc.verification.machine_code import MachineCode, read_machine_code
 from archc.verification.packages import import_package
 
 _MAX_THREADS = 1024  # of a program, on every chip
 _KEYS = 4096  # tokens that a cache holds
+_CHOICES = 2  # experts that a token has
+_ROWS_EACH = 64  # rows of an expert where there are many
 _SHARES = 32  # programs among which the keys of one sequence and head are shared
 
 
@@ -166,13 +172,18 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
     )
     for plan in package.kernels:
         if isinstance(plan, OpKernel):
-            for operands in _operands(plan.op, dtype, length):
+            for operands in _operands(plan.op.operands, dtype, length):
                 _run(getattr(kernels, f"_{plan.name}"), operands)
         elif isinstance(plan, LinearKernel):
             for choice in plan.choices:
                 _run_linear(getattr(kernels, f"_{plan.name}"), choice)
         elif isinstance(plan, LossKernel) and plan.triton:
             _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, length)
+        elif isinstance(plan, RouterKernel):
+            for operands in _operands(plan.operands, dtype, length):
+                getattr(kernels, f"_{plan.name}")(*operands)
+        elif isinstance(plan, GroupedKernel):
+            _run_experts(kernels, compilation.fused, dtype)
         elif isinstance(plan, AttentionKernel) and hasattr(kernels, f"_{plan.name}_step"):
             _run_steps(kernels, plan, dtype)
     return found
@@ -193,17 +204,19 @@ def _record(kernels: Any, found: list[Launch]) -> None:
             value.run = partial(record, value)
 
 
-def _operands(op: CustomOp, dtype: torch.dtype, length: int) -> Iterator[tuple[Tensor | None, ...]]:
-    """Operands of a fused op: all of them, then all but those that may be None."""
+def _operands(
+    operands: Sequence[Operand], dtype: torch.dtype, length: int
+) -> Iterator[tuple[Tensor | None, ...]]:
+    """Tensors for a fused op: all of them, then all but those that may be None."""
     sizes = defaultdict(lambda: length, B=1)
     tensors = []
-    for operand in op.operands:
+    for operand in operands:
         shape = [sizes[dim] if isinstance(dim, str) else dim for dim in operand.shape]
         kind = torch.float32 if operand.dtype == "f32" else dtype
         tensors.append(torch.zeros(shape, dtype=kind).requires_grad_(operand.dtype != "f32"))
     yield tuple(tensors)
-    if any(operand.optional for operand in op.operands):
-        yield tuple(None if o.optional else t for o, t in zip(op.operands, tensors, strict=True))
+    if any(operand.optional for operand in operands):
+        yield tuple(None if o.optional else t for o, t in zip(operands, tensors, strict=True))
 
 
 def _run(function: Callable[..., Any], operands: tuple[Tensor | None, ...]) -> None:
@@ -223,6 +236,37 @@ def _run_loss(function: Callable[..., Any], vocabulary: int, dtype: torch.dtype,
     targets, shares = torch.zeros(length, dtype=torch.int64), torch.zeros(length)
     for gradient in (False, True):
         function(torch.zeros(length, vocabulary, dtype=dtype), targets, shares, 1e-4, gradient)
+
+
+def _run_experts(kernels: Any, graph: Graph, dtype: torch.dtype) -> None:
+    """The linears of experts, forward and backward, for few rows and for many; without their memory."""
+    for weight, offset in sorted({_experts(part, node) for part in graph.walk() for node in _linears(part)}):
+        count, out, width = weight
+        with torch.device("meta"):
+            ends, matrices = torch.empty(count, dtype=torch.int64), torch.empty(weight, dtype=dtype)
+            vectors = torch.empty(count, out, dtype=dtype) if offset else None
+            for rows in (count, _ROWS_EACH * count):
+                x, y = torch.empty(rows, width, dtype=dtype), torch.empty(rows, out, dtype=dtype)
+                order = torch.empty(_CHOICES * rows, dtype=torch.int64)
+                kernels.grouped_linear(x, matrices, ends, vectors, order, _CHOICES)
+                kernels.grouped_linear(x, matrices, ends, vectors)
+                kernels.grouped_linear(y, matrices.mT, ends)
+                kernels.grouped_outer(y, x, ends, order[:rows], _CHOICES)
+                kernels.grouped_outer(y, x, ends)
+                places = torch.empty(rows // _CHOICES, 1, _CHOICES, dtype=torch.int64)
+                kernels.sum_of_choices(y, places, torch.empty(places.shape, dtype=dtype))
+            kernels.sort_choices._init_fn(places, count)
+
+
+def _linears(graph: Graph) -> list[Node]:
+    return [node for node in graph.nodes() if node.op in (GROUPED_LINEAR, DISPATCHED_LINEAR)]
+
+
+def _experts(graph: Graph, linear: Node) -> tuple[tuple[int, ...], bool]:
+    """The sizes of all experts' weights, and whether they have biases."""
+    weight = linear.operand("weight")
+    assert weight is not None
+    return tuple(map(int, graph.type(weight).shape)), linear.operand("offset") is not None
 
 
 def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:

@@ -14,7 +14,7 @@ _WIDEST = 16  # bytes of the widest access that every chip has
 _TENSOR_ROWS = 64  # a dot of so many rows and more belongs on the tensor cores
 
 _TILE = re.compile(r"\btt\.(?:load|store)\b.*: *tensor<([\dx]+)x!tt\.ptr<(\w+)>")
-_DOT = re.compile(r"\btt\.dot(?:_scaled)?\b.*-> *tensor<(\d+)x")
+_DOT = re.compile(r"\btt\.dot(?:_scaled)?\b.*: *tensor<[\dx]+x(\w+)> *\*.*-> *tensor<(\d+)x")
 _PTX_ACCESS = re.compile(r"\b(?:ld|st)\.global(?:\.\w+|::\w+)*?(?:\.v(\d))?\.[bufs](\d+)\b")
 _PTX_COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\.global.*?, *(?:0x)?([0-9a-f]+)")
 _GCN_ACCESS = re.compile(r"\b(?:global|buffer|flat)_(?:load|store)_(?:lds_)?([a-z0-9]+)")
@@ -53,7 +53,8 @@ class MachineCode:
     shared:              bytes of shared memory of a program
     tiles:               the loads and stores of its source
     accesses:            those of its machine code, by their width in bytes
-    dots:                rows of each matrix product of its source
+    dots:                rows of each matrix product of its source, but for those of float32, which NVIDIA's
+                         tensor cores would round
     """
 
     registers: int
@@ -93,7 +94,7 @@ def read_machine_code(compiled: Any, backend: str, threads: int) -> MachineCode:
         threads=threads,
         tiles=tuple(_tiles(source)),
         accesses=Counter(_ptx_widths(assembly) if backend == "cuda" else _gcn_widths(assembly)),
-        dots=tuple(int(match[1]) for match in _DOT.finditer(source)),
+        dots=tuple(int(rows) for kind, rows in _DOT.findall(source) if kind != "f32"),
         tensor_cores=_TENSOR_CORES[backend].search(assembly) is not None,
     )
 

@@ -20,16 +20,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from archc.analysis.kernels import choices_of
 from archc.codegen.kept import KeptPart
 from archc.ir.graph import Graph, Node
+from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, RECENT, WEIGHT, ZEROS
 from archc.ir.rule import rule_of
-from archc.ir.types import DType, TensorType
+from archc.ir.types import ROWS, DType, TensorType
 
 # Launches beside the graph's: the token's place among the keys and two counts of the cache, the choice of the
 # likeliest token, its two copies and their count.
 _BOOKKEEPING = 7
 _RING = 2  # the token's place in rings of one length, and its position there
+_GROUPED = {"grouped_linear": 1, "dispatched_linear": 3}  # where these take the weights of all experts
 _NO_LAUNCH = ("_unsafe_view", "empty")
 
 
@@ -59,7 +62,7 @@ def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = to
     its reference function does.
     """
     work = Work()
-    _plan(graph, defaultdict(lambda: 1, B=batch, S=context + 1), dtype, 1, work)
+    _plan(graph, _with({}, B=batch, S=context + 1), dtype, 1, work)
     kept = [node for part in graph.walk() for node in part.nodes() if node.op is APPEND]
     rings = {node.attributes["length"] for node in kept} - {None}
     turning = sum(length <= context for length in rings)
@@ -70,7 +73,7 @@ def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = to
 def layer_launches(layer: Graph) -> int:
     """The launches of a layer of a fused graph."""
     work = Work()
-    _plan(layer, defaultdict(lambda: 1, S=2), torch.bfloat16, 1, work)
+    _plan(layer, _with({}, S=2), torch.bfloat16, 1, work)
     return work.count
 
 
@@ -96,15 +99,15 @@ _FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, RECENT)
 def _plan_node(
     graph: Graph, node: Node, sizes: Mapping[str, int], dtype: torch.dtype, times: int, work: Work
 ) -> None:
+    sizes = _with(sizes, **{ROWS: sizes["B"] * choices_of(graph)})
     operands = [
         None if v is None else _meta(graph.type(v), _kept_sizes(graph.node(v), sizes), dtype)
         for v in node.inputs
     ]
-    if rule_of(node):
+    if rule_of(node) or node.op.module:
         results = [_meta(type_, sizes, dtype) for type_ in node.types]
-        # Where the keys stand is read only if there is padding.
-        places = sum(_bytes(t) for t in operands if isinstance(t, Tensor) and t.dtype == torch.int64)
-        work.add(node.op.name, 1, sum(map(_bytes, (*operands, *results))) - places, times)
+        moved = sum(map(_bytes, (*operands, *results))) - _unread(node, operands)
+        work.add(node.op.name, 1, moved, times)
         return
     with _Count() as count:
         node.op.reference(*operands, **node.attributes)
@@ -114,7 +117,28 @@ def _plan_node(
 def _kept_sizes(node: Node, sizes: Mapping[str, int]) -> Mapping[str, int]:
     """Sizes for what a node makes: a ring gives no more tokens than it holds."""
     length = node.attributes.get("length")
-    return sizes if length is None else {**sizes, "S": min(length, sizes["S"])}
+    return sizes if length is None else _with(sizes, S=min(length, sizes["S"]))
+
+
+def _with(sizes: Mapping[str, int], **others: int) -> Mapping[str, int]:
+    """Sizes with some exchanged; any other dim has one element."""
+    return defaultdict(lambda: 1, {**sizes, **others})
+
+
+def _unread(node: Node, operands: list[Any]) -> int:
+    """Bytes of operands that are passed but not read: where keys stand, without padding; idle experts."""
+    if node.op.past:
+        return sum(_bytes(t) for t in operands if isinstance(t, Tensor) and t.dtype == torch.int64)
+    if not node.op.has(Trait.MATRIX):
+        return 0
+    named = dict(zip((operand.name for operand in node.op.operands), operands, strict=False))
+    rows = named.get("order", named["x"])
+    return _idle(named["weight"], len(rows))
+
+
+def _idle(weight: Tensor, rows: int) -> int:
+    """Bytes of the experts to which none of so many rows can have come."""
+    return max(len(weight) - rows, 0) * (_bytes(weight) // len(weight))
 
 
 def _meta(type_: TensorType, sizes: Mapping[str, int], dtype: torch.dtype) -> Tensor | float:
@@ -185,7 +209,8 @@ def _moved(name: str, args: Any, result: Any) -> int:
         return 2 * _bytes(result)
     if name == "index_copy_":
         return 2 * _bytes(args[3])
-    return sum(_bytes(leaf) for leaf in (*tree_leaves(args), *tree_leaves(result)))
+    moved = sum(_bytes(leaf) for leaf in (*tree_leaves(args), *tree_leaves(result)))
+    return moved - _idle(args[_GROUPED[name]], len(result)) if name in _GROUPED else moved
 
 
 def _bytes(value: Any) -> int:

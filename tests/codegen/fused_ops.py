@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archc.codegen.kernel_plan import Operand, OpKernel
+from archc.codegen.class_plan import Operand
+from archc.codegen.kernel_plan import OpKernel
 from archc.codegen.kernels import KernelTable
 from archc.codegen.package import plan_package
 from archc.ir.rule import rule_of
@@ -106,17 +107,22 @@ def _decompose(reference: Any, present: tuple[bool, ...], *tensors: Tensor) -> t
 
 def changed(op: FusedOp, old: str, new: str) -> FusedOp:
     """The op with another text in its kernels."""
-    source = Path(str(op.kernels.__file__)).read_text()
+    return replace(op, kernels=changed_module(op.kernels, old, new))
+
+
+def changed_module(kernels: ModuleType, old: str, new: str) -> ModuleType:
+    """A package's kernels with another text in them."""
+    source = Path(str(kernels.__file__)).read_text()
     assert old in source, old
     name = f"kernels_{next(_numbers)}"
-    path = Path(str(op.kernels.__file__)).with_name(f"{name}.py")
+    path = Path(str(kernels.__file__)).with_name(f"{name}.py")
     path.write_text(source.replace(old, new))
-    description = importlib.util.spec_from_file_location(f"{op.kernels.__package__}.{name}", path)
+    description = importlib.util.spec_from_file_location(f"{kernels.__package__}.{name}", path)
     assert description is not None
     assert description.loader is not None
     module = importlib.util.module_from_spec(description)
     description.loader.exec_module(module)
-    return replace(op, kernels=module)
+    return module
 
 
 # ---------------------------------------------------------------------- inputs

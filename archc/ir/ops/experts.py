@@ -1,8 +1,9 @@
 """What `experts` becomes: choices sorted by expert, one matrix product a group, the sum of each token's.
 
 N is the number of all choices, B * T * choices.  Row n belongs to choice `order[n]`, counted over
-[B, T, choices]; the rows of expert e end before `ends[e]`.  These references are the plain meaning; a package
-has functions of these names in its module `experts`, where no shape depends on what was chosen.
+[B, T, choices]; `places` says where a choice's row is; the rows of expert e end before `ends[e]`.  These
+references are the plain meaning; a package has functions of these names in its module `experts`, where no
+shape depends on what was chosen.
 """
 
 from itertools import pairwise
@@ -11,27 +12,28 @@ from typing import Any
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import F, Tensor, torch
 from archc.ir.op import OPS, Trait, declare
-from archc.ir.types import ROWS, DType, TensorType, TypeMistake, shape_text, taken_type
+from archc.ir.types import ROWS, DType, TensorType, TypeMistake, broadcast, shape_text, taken_type
 
 _TRAITS = (Trait.PER_TOKEN,)
 
 
-@declare(
-    infer=lambda call: (TensorType((ROWS,), DType.I64), TensorType((call.count,), DType.I64)),
-    traits=_TRAITS,
-    internal=True,
-    module="experts",
-)
-def sort_choices(chosen: Tensor, *, count: Width) -> tuple[Tensor, Tensor]:
-    """Choices [B, T, choices] by expert, each expert's in their own order: order [N], ends [count]."""
+def _sorted_types(call: Any) -> tuple[TensorType, ...]:
+    return TensorType((ROWS,), DType.I64), call.chosen, TensorType((call.count,), DType.I64)
+
+
+@declare(infer=_sorted_types, traits=_TRAITS, internal=True, module="experts")
+def sort_choices(chosen: Tensor, *, count: Width) -> tuple[Tensor, Tensor, Tensor]:
+    """Choices [B, T, choices] by expert, each expert's in their order: order [N], places, ends [count]."""
     by_expert, order = torch.sort(chosen.flatten(), stable=True)
-    return order, torch.searchsorted(by_expert, torch.arange(count, device=chosen.device), right=True)
+    rows = torch.arange(len(order), device=chosen.device)
+    places = torch.empty_like(order).index_copy(0, order, rows).view(chosen.shape)
+    return order, places, torch.searchsorted(by_expert, rows.new_tensor(range(count)), right=True)
 
 
 @declare(infer=lambda call: taken_type(call.x, "token"), traits=_TRAITS, internal=True, module="experts")
-def dispatch(x: Tensor, order: Tensor, chosen: Tensor) -> Tensor:
+def dispatch(x: Tensor, order: Tensor, places: Tensor) -> Tensor:
     """What tokens [B, T, ...] have, a row for each of their choices: [N, ...]."""
-    return x.expand(len(chosen), *x.shape[1:]).flatten(0, 1)[order // chosen.shape[-1]]
+    return x.expand(len(places), *x.shape[1:]).flatten(0, 1)[order // places.shape[-1]]
 
 
 @declare(infer=lambda call: taken_type(call.x, "choice"), traits=_TRAITS, internal=True, module="experts")
@@ -84,17 +86,58 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor, offset: Tensor | Non
     return torch.cat([F.linear(*each) for each in zip(rows, weight.unbind(), offsets, strict=True)])
 
 
+def _dispatched_type(call: Any) -> TensorType:
+    call.x = taken_type(call.x, "token")
+    return _grouped_type(call)
+
+
 @declare(
-    infer=lambda call: call.y.with_shape(*call.chosen.shape[:2], *call.y.shape[1:]),
+    infer=_dispatched_type,
+    traits=(*_TRAITS, Trait.LINEAR, Trait.MATRIX),
+    reads=lambda call: {"weight": min(call.order.shape[0], call.weight.shape[0]) * _matrix(call)},
+    flops=lambda call: 2 * int(call.order.shape[0]) * _matrix(call),
+    internal=True,
+    module="experts",
+)
+def dispatched_linear(
+    x: Tensor, order: Tensor, places: Tensor, weight: Tensor, ends: Tensor, offset: Tensor | None = None
+) -> Tensor:
+    """Each expert's own x W^T + b on the tokens that have chosen it: x [B, T, in] -> [N, out]."""
+    rows: Tensor = grouped_linear(dispatch(x, order, places), weight, ends, offset)
+    return rows
+
+
+@declare(
+    infer=lambda call: call.y.with_shape(*call.places.shape[:2], *call.y.shape[1:]),
     traits=_TRAITS,
     internal=True,
     module="experts",
 )
-def combine(y: Tensor, order: Tensor, chosen: Tensor) -> Tensor:
+def combine(y: Tensor, places: Tensor) -> Tensor:
     """The sum of each token's rows, in the order of its choices: [N, ...] -> [B, T, ...]."""
-    return torch.zeros_like(y).index_copy(0, order, y).view(*chosen.shape, *y.shape[1:]).sum(2)
+    return y[places].sum(2)
 
 
-SORT_CHOICES, DISPATCH, AT_CHOICE, OF_EXPERT, GROUPED_LINEAR, COMBINE = (
-    OPS[name] for name in ("sort_choices", "dispatch", "at_choice", "of_expert", "grouped_linear", "combine")
+def _weighted_type(call: Any) -> TensorType:
+    rows = broadcast(taken_type(call.weights, "choice"), call.y)
+    return rows.with_shape(*call.places.shape[:2], *rows.shape[1:])
+
+
+@declare(
+    infer=_weighted_type,
+    traits=_TRAITS,
+    flops=lambda call: 2 * int(call.y.numel()),
+    internal=True,
+    module="experts",
+)
+def weighted_combine(y: Tensor, weights: Tensor, places: Tensor) -> Tensor:
+    """The sum of each token's rows, each times its weight: y [N, D], weights [B, T, choices] -> [B, T, D]."""
+    return (weights[..., None] * y[places]).sum(2)
+
+
+SORT_CHOICES, DISPATCH, AT_CHOICE, OF_EXPERT = (
+    OPS[name] for name in ("sort_choices", "dispatch", "at_choice", "of_expert")
+)
+GROUPED_LINEAR, DISPATCHED_LINEAR, COMBINE, WEIGHTED_COMBINE = (
+    OPS[name] for name in ("grouped_linear", "dispatched_linear", "combine", "weighted_combine")
 )

@@ -1,0 +1,176 @@
+"""What chooses experts becomes one op: the arithmetic on a token's scores around each `top_k`.
+
+No router is known here.  Around a choice stand ops that look at nothing but one token's scores, few enough to
+be held together; all of them that can be joined are, and what they compute is their decomposition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from archc.errors import Span
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import OPS, Trait
+from archc.ir.ops.structure import CONSTANT
+from archc.ir.rule import ROUTING, OperandRef, Ref, Rule, Step, StepRef
+from archc.ir.types import TensorType
+from archc.passes.context import Context, place_of
+from archc.passes.report import Fired
+
+TOP_K = OPS["top_k"]
+_MOST = 1024  # scores of a token, which one program holds
+
+
+def join_routers(graph: Graph, context: Context) -> None:
+    """Compute the scores, the choice and the weights of a token's experts together, where the target can."""
+    if "router" not in context.target.families:
+        return
+    for part, times in graph.runs():
+        for node in part.nodes():
+            if node.op is TOP_K and node.id in part:
+                _join(part, node, times, context)
+
+
+def _join(graph: Graph, choice: Node, times: int, context: Context) -> None:
+    assert choice.inputs[0] is not None
+    if not _is_narrow(graph.type(choice.inputs[0])):
+        return
+    nodes = _around(graph, choice)
+    routing = _Routing(graph, nodes)
+    rule = routing.rule(choice.span)
+    joined = graph.add_like(choice, rule.op, list(routing.operands), names=rule.output_names)
+    for old, new in zip(routing.outputs, joined.outputs, strict=True):
+        graph.replace_uses(old, new)
+    for node in reversed(nodes):
+        graph.remove(node)
+    context.report.fired.append(Fired(rule.name, place_of(choice), times, ("fewer_roundings",), choice.span))
+
+
+def _around(graph: Graph, choice: Node) -> list[Node]:
+    """The choice and the ops before and behind it that can be computed with it, in the order of the graph."""
+    order = graph.nodes()
+    before = graph.needed_by(choice.id)
+    inside = {choice.id}
+    for node in reversed(order):  # what nothing else reads of the way to the scores
+        if node.id in before and _is_routing(graph, node) and _reads_inside(graph, node, inside, before):
+            inside.add(node.id)
+    for node in order:  # what follows from the choice and from what is inside already
+        sources = {value.node for value in node.inputs if value is not None}
+        follows = node.id not in before and sources & inside and _is_routing(graph, node)
+        if follows and not _reached_outside(graph, node, inside, choice):
+            inside.add(node.id)
+    inside = _without_shared(graph, inside, choice)
+    return [node for node in order if node.id in inside]
+
+
+def _is_routing(graph: Graph, node: Node) -> bool:
+    """Whether an op works on one token's few values."""
+    computed = node.op.name in ROUTING or bool(node.op.has(Trait.ELEMENTWISE) and node.op.triton)
+    types = [graph.type(value) for value in node.inputs[:1] if value is not None]
+    narrow = all(not type_.shape or _is_narrow(type_) for type_ in types)
+    return computed and node.op is not CONSTANT and bool(types) and narrow
+
+
+def _is_narrow(type_: TensorType) -> bool:
+    return isinstance(type_.width, int) and type_.width <= _MOST
+
+
+def _reads_inside(graph: Graph, node: Node, inside: set[int], before: set[int]) -> bool:
+    """Whether what reads a node is inside, or may come to be: it stands behind the choice."""
+    users = [user for value in node.outputs for user, _ in graph.users(value)]
+    outputs = any(graph.is_output(value) for value in node.outputs)
+    return not outputs and all(user.id in inside or user.id not in before for user in users)
+
+
+def _reached_outside(graph: Graph, node: Node, inside: set[int], choice: Node) -> bool:
+    """Whether an operand from outside depends on what is inside."""
+    behind = graph.depends_on(choice.id)
+    return any(value is not None and value.node in behind - inside for value in node.inputs)
+
+
+def _without_shared(graph: Graph, inside: set[int], choice: Node) -> set[int]:
+    """Leave out what is read outside before the choice is made: it would be an output for no gain."""
+    before = graph.needed_by(choice.id)
+    while True:
+        shared = {
+            number
+            for number in inside & before
+            for value in graph.node(number).outputs
+            if graph.is_output(value) or any(user.id not in inside for user, _ in graph.users(value))
+        }
+        if not shared:
+            return inside
+        inside = inside - shared
+
+
+@dataclass
+class _Routing:
+    """The joined nodes as a decomposition: `operands` are what it reads, `outputs` what others read of it."""
+
+    graph: Graph
+    nodes: list[Node]
+    operands: dict[Value, str] = field(default_factory=dict)
+    outputs: list[Value] = field(default_factory=list)
+
+    def rule(self, span: Span | None) -> Rule:
+        """The decomposition as a fusion rule."""
+        assert span is not None
+        steps = {node.id: place for place, node in enumerate(self.nodes)}
+        made = [
+            Step(node.op, tuple(self._refs(node, steps)), node.attributes, self._names(node))
+            for node in self.nodes
+        ]
+        self.outputs = [
+            value
+            for node in self.nodes
+            for value in node.outputs
+            if self.graph.is_output(value) or any(user.id not in steps for user, _ in self.graph.users(value))
+        ]
+        names = _distinct([self.graph.name_of(value) or "weights" for value in self.outputs])
+        return Rule(
+            name="route",
+            operands=tuple(self.operands.values()),
+            weights=(),
+            attributes=(),
+            steps=tuple(made),
+            outputs=tuple(StepRef(steps[value.node], value.output) for value in self.outputs),
+            output_names=tuple(names),
+            span=span,
+            text="",
+        )
+
+    def _refs(self, node: Node, steps: dict[int, int]) -> Iterable[Ref]:
+        for value in node.inputs:
+            if value is None:
+                yield None
+            elif value.node in steps:
+                yield StepRef(steps[value.node], value.output)
+            elif self.graph.node(value).op is CONSTANT:
+                yield float(self.graph.node(value).attributes["value"])
+            else:
+                yield OperandRef(self._operand(value))
+
+    def _operand(self, value: Value) -> str:
+        if value not in self.operands:
+            wanted = self.graph.name_of(value) or self._weight_name(value)
+            self.operands[value] = _distinct([*self.operands.values(), wanted])[-1]
+        return self.operands[value]
+
+    def _weight_name(self, value: Value) -> str:
+        """A name for what has none: scores, or a vector that is added to them."""
+        return "scores" if len(self.graph.type(value).shape) > 1 else "vector"
+
+    def _names(self, node: Node) -> tuple[str, ...]:
+        return tuple(self.graph.name_of(value) for value in node.outputs)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names made unlike one another by numbers."""
+    found: list[str] = []
+    for name in names:
+        candidate, count = name, 2
+        while candidate in found:
+            candidate, count = f"{name}_{count}", count + 1
+        found.append(candidate)
+    return found

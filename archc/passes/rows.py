@@ -1,0 +1,70 @@
+"""Rows of experts move where they are used: a linear gathers its tokens itself, a sum applies its weights."""
+
+from __future__ import annotations
+
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import OPS
+from archc.ir.ops.experts import (
+    AT_CHOICE,
+    COMBINE,
+    DISPATCH,
+    DISPATCHED_LINEAR,
+    GROUPED_LINEAR,
+    WEIGHTED_COMBINE,
+)
+from archc.passes.context import Context, place_of
+from archc.passes.report import Fired
+
+MUL = OPS["mul"]
+
+
+def join_row_moves(graph: Graph, context: Context) -> None:
+    """Let grouped linears gather their rows, and sums over choices weigh them, where the target can."""
+    if "experts" not in context.target.families:
+        return
+    for part, times in graph.runs():
+        for node in part.nodes():
+            if node.op is DISPATCH:
+                _join_dispatch(part, node, times, context)
+            elif node.op is COMBINE:
+                _join_combine(part, node, times, context)
+
+
+def _join_dispatch(graph: Graph, dispatch: Node, times: int, context: Context) -> None:
+    """Where nothing but grouped linears reads the rows, they need not be written down."""
+    users = graph.users(dispatch.outputs[0])
+    if any(user.op is not GROUPED_LINEAR for user, _ in users):
+        return
+    for linear, _ in users:
+        joined = graph.add_like(
+            linear, DISPATCHED_LINEAR, [*dispatch.inputs, *linear.inputs[1:]], names=linear.names
+        )
+        graph.replace_uses(linear.outputs[0], joined.outputs[0])
+        graph.remove(linear)
+        _report("dispatched_linear", joined, times, context)
+    graph.remove(dispatch)
+
+
+def _join_combine(graph: Graph, combine: Node, times: int, context: Context) -> None:
+    """sum(weights * y) without the products: they are added up in float32, and rounded once."""
+    product = _made(graph, combine.inputs[0])
+    if product.op is not MUL or len(graph.users(product.outputs[0])) > 1:
+        return
+    for weights, y in (product.inputs, product.inputs[::-1]):
+        taken = _made(graph, weights)
+        if taken.op is AT_CHOICE and y is not None and len(graph.type(y).shape) == 2:
+            inputs = [y, taken.inputs[0], *combine.inputs[1:]]
+            joined = graph.add_like(combine, WEIGHTED_COMBINE, inputs, names=combine.names)
+            graph.replace_uses(combine.outputs[0], joined.outputs[0])
+            graph.remove(combine)
+            _report("weighted_combine", joined, times, context, "fewer_roundings")
+            return
+
+
+def _made(graph: Graph, value: Value | None) -> Node:
+    assert value is not None
+    return graph.node(value)
+
+
+def _report(name: str, node: Node, times: int, context: Context, *relaxations: str) -> None:
+    context.report.fired.append(Fired(name, place_of(node), times, relaxations, node.span))

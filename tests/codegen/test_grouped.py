@@ -1,0 +1,199 @@
+"""The kernels of experts in Triton's interpreter: choices, sorted and grouped, products, sums, gradients."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from archc.ir.ops import experts
+from tests.codegen.fused_ops import changed_module
+from tests.codegen.interpreter import interpreted
+from tests.codegen.test_experts import BODIES, spec_of
+from tests.support import build, distance, scramble
+
+FLOAT32 = 3e-6
+BFLOAT16 = 1.01  # times the error of the unfused form: where both round once, ties fall either way
+
+# batch, tokens, choices, experts, width, outputs
+SIZES = {
+    "odd": (2, 5, 2, 5, 20, 36),
+    "one token": (1, 1, 1, 3, 8, 8),
+    "many rows": (1, 70, 3, 4, 40, 70),
+    "many experts": (2, 5, 4, 40, 20, 12),
+    "all experts": (1, 7, 6, 6, 16, 12),
+}
+
+
+@functools.cache
+def _kernels(folder: Path) -> Any:
+    package = build(spec_of(BODIES["gated"][0]), "a", folder)
+    return importlib.import_module(f"{package.__name__}.kernels")
+
+
+class Case:
+    """Tokens x that have chosen experts, weights of the choices and of the experts, all in float64."""
+
+    def __init__(self, size: str, dtype: torch.dtype = torch.float32):
+        batch, tokens, choices, self.count, width, outputs = SIZES[size]
+        scores = torch.randn(batch, tokens, self.count)
+        scores[..., 0] += 2  # most come to one, some experts get none
+        self.chosen = scores.topk(choices, -1).indices
+        self.order, self.places, self.ends = experts.sort_choices(self.chosen, count=self.count)
+        self.x = self._random(batch, tokens, width, dtype=dtype)
+        self.weight = self._random(self.count, outputs, width, dtype=dtype)
+        self.offset = self._random(self.count, outputs, dtype=dtype)
+        self.y = self._random(self.chosen.numel(), outputs, dtype=dtype)
+        self.weights = self._random(*self.chosen.shape, dtype=dtype)
+
+    def _random(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.randn(shape).to(dtype).requires_grad_()
+
+
+sizes = pytest.mark.parametrize("size", SIZES)
+
+
+@sizes
+@interpreted
+def test_choices_are_sorted_as_pytorch_does(size: str, tmp_path: Path) -> None:
+    case = Case(size)
+    found = _kernels(tmp_path).sort_choices(case.chosen, case.count)
+    assert all(map(torch.equal, found, (case.order, case.places, case.ends)))
+
+
+@interpreted
+def test_choices_beyond_one_block_are_sorted(tmp_path: Path) -> None:
+    for count in (7, 512):
+        chosen = torch.randint(0, count, (3, 50, 2))
+        found = _kernels(tmp_path).sort_choices(chosen, count)
+        assert all(map(torch.equal, found, experts.sort_choices(chosen, count=count)))
+
+
+def _compare(function: Any, reference: Any, tensors: list[Tensor], bound: float = FLOAT32) -> None:
+    """Values and gradients of a kernel against its op's meaning in float64."""
+    wide = [t.detach().double().requires_grad_() for t in tensors]
+    value, truth = function(*tensors), reference(*wide)
+    incoming = torch.randn_like(truth)
+    gradients = torch.autograd.grad(value, tensors, incoming.to(value.dtype))
+    truths = torch.autograd.grad(truth, wide, incoming)
+    for found, exact in zip((value, *gradients), (truth, *truths), strict=True):
+        assert found.shape == exact.shape
+        assert distance(found, exact) <= bound
+
+
+@sizes
+@pytest.mark.parametrize("biased", [False, True])
+@interpreted
+def test_linears_of_dispatched_tokens(size: str, biased: bool, tmp_path: Path) -> None:
+    case, kernels = Case(size), _kernels(tmp_path)
+
+    def run(x: Tensor, weight: Tensor, offset: Tensor | None = None) -> Tensor:
+        found: Tensor = kernels.dispatched_linear(x, case.order, case.places, weight, case.ends, offset)
+        return found
+
+    def exact(x: Tensor, weight: Tensor, offset: Tensor | None = None) -> Tensor:
+        found: Tensor = experts.dispatched_linear(x, case.order, case.places, weight, case.ends, offset)
+        return found
+
+    _compare(run, exact, [case.x, case.weight, *([case.offset] if biased else [])])
+
+
+@sizes
+@interpreted
+def test_weighted_sums(size: str, tmp_path: Path) -> None:
+    case, kernels = Case(size), _kernels(tmp_path)
+    _compare(
+        lambda y, weights: kernels.weighted_combine(y, weights, case.places),
+        lambda y, weights: experts.weighted_combine(y, weights, case.places),
+        [case.y, case.weights],
+    )
+
+
+@interpreted
+def test_bfloat16_is_no_less_accurate_than_the_unfused_form(tmp_path: Path) -> None:
+    case, kernels = Case("many rows", torch.bfloat16), _kernels(tmp_path)
+    with torch.no_grad():
+        pairs = [
+            (
+                kernels.dispatched_linear(case.x, case.order, case.places, case.weight, case.ends, None),
+                experts.dispatched_linear,
+                (case.x, case.order, case.places, case.weight, case.ends),
+            ),
+            (
+                kernels.weighted_combine(case.y, case.weights, case.places),
+                experts.weighted_combine,
+                (case.y, case.weights, case.places),
+            ),
+        ]
+        for found, op, operands in pairs:
+            exact = op(*(t.double() if t.is_floating_point() else t for t in operands))
+            assert distance(found, exact) <= BFLOAT16 * distance(op(*operands), exact)
+
+
+@pytest.mark.parametrize("body", BODIES)
+@interpreted
+def test_models_with_kernels_are_their_reference(body: str, tmp_path: Path) -> None:
+    """Any body, forward and backward; twice, and the same to the bit."""
+    package = build(spec_of(BODIES[body][0]), "a", tmp_path)
+    model = package.Model(dtype=torch.float32)
+    scramble(model)
+    model.save_pretrained(tmp_path / "weights")
+    exact = package.Reference.from_pretrained(tmp_path / "weights", dtype=torch.float64)
+    x = torch.randn(2, 9, 12)
+    value, truth = model(x), exact(x.double())
+    assert distance(value, truth) < 1e-5
+    assert torch.equal(model(x), value)
+    value.square().sum().backward()
+    wide = package.Model.from_pretrained(tmp_path / "weights", dtype=torch.float64)
+    wide(x.double()).square().sum().backward()
+    for found, expected in zip(model.parameters(), wide.parameters(), strict=True):
+        assert distance(found.grad, expected.grad) < 1e-4
+
+
+CONTROLS = [
+    ("tl.cumsum(mine, 0) - 1", "tl.cumsum(mine, 0) * 0"),
+    ("free += tl.sum(mine, 0)", "free += 0"),
+    ("// CHOICES\n", "// CHOICES * 0\n"),
+    ("(tile - before) * ROWS", "0 * ROWS"),
+    ("for first in range(0, IN, STEP):", "for first in range(0, IN - STEP, STEP):"),
+    ("y *= tl.load(weights_ptr", "y += tl.load(weights_ptr"),
+    ("order, places.shape[-1])\n", "order, 1)\n"),
+    ("for first in range(start, end, STEP):", "for first in range(start + 1, end, STEP):"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), CONTROLS)
+@interpreted
+def test_a_wrong_kernel_is_found(old: str, new: str, tmp_path: Path) -> None:
+    kernels = changed_module(_kernels(tmp_path), old, new)
+    failed = 0
+    for size in ("many rows", "odd"):
+        case = Case(size)
+        order, places, ends = kernels.sort_choices(case.chosen, case.count)
+        failed += not all(map(torch.equal, (order, places, ends), (case.order, case.places, case.ends)))
+        for run, exact, tensors in (
+            (
+                lambda x, weight, case=case: kernels.dispatched_linear(
+                    x, case.order, case.places, weight, case.ends, None
+                ),
+                lambda x, weight, case=case: experts.dispatched_linear(
+                    x, case.order, case.places, weight, case.ends
+                ),
+                [case.x, case.weight],
+            ),
+            (
+                lambda y, weights, case=case: kernels.weighted_combine(y, weights, case.places),
+                lambda y, weights, case=case: experts.weighted_combine(y, weights, case.places),
+                [case.y, case.weights],
+            ),
+        ):
+            try:
+                _compare(run, exact, tensors)
+            except (AssertionError, IndexError):
+                failed += 1
+    assert failed
