@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from archc.analysis.branches import OTHER, ROUTED, Branch, branches
+from archc.analysis.branches import ATTENTION, OTHER, ROUTED, Branch, branches
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.head import last_linear
 from archc.ir.op import Trait
@@ -179,15 +179,17 @@ def _roles(root: Graph) -> dict[_Place, str]:
                 continue
             for value in node.inputs:
                 if value in places:
-                    found.setdefault(places[value], HEAD if id(node) in heads else _role(node, parts))
+                    found.setdefault(places[value], HEAD if id(node) in heads else _role(graph, node, parts))
 
     visit(root, root.inputs, {})
     return found
 
 
-def _role(reader: Node, parts: list[Branch]) -> str:
+def _role(graph: Graph, reader: Node, parts: list[Branch]) -> str:
     if reader.op.name == "embedding":
         return EMBEDDING
     if reader.op.has(Trait.NORM):
         return NORM
+    if any(user.op.has(Trait.PAIRWISE) for value in reader.outputs for user, _ in graph.users(value)):
+        return ATTENTION
     return next((branch.role(reader.id) for branch in parts if reader.id in branch.nodes), OTHER)

@@ -37,6 +37,7 @@ CLASSES = {
     "deepseek_v3": transformers.DeepseekV3Config,
     "kimi_k2": transformers.DeepseekV3Config,
     "marian": transformers.MarianConfig,
+    "t5": transformers.T5Config,
 }
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -145,6 +146,16 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("llama4_text", {"num_hidden_layers": 2, "no_rope_layers": [0, 1]}, {"rotated": (False, True)}),
     ("llama4_text", {"num_hidden_layers": 4, "moe_layers": [1, 3]}, {"sparse": (False, True) * 2}),
     ("llama4_text", {"attention_chunk_size": None, "use_qk_norm": False}, {"chunk": None, "qk_norm": False}),
+    (
+        "t5",
+        {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 3},
+        {"gated": True, "decoder_layers": 3},
+    ),
+    (
+        "t5",
+        {"tie_word_embeddings": False, "num_layers": 4},
+        {"tied": False, "scaled": False, "decoder_layers": 4},
+    ),
     ("marian", {"decoder_start_token_id": 0, "scale_embedding": True}, {"start": 0, "scaled": True}),
     ("marian", {"decoder_layers": 3, "decoder_vocab_size": 58101}, {"layers": 12, "decoder_layers": 3}),
     ("smollm3", {"no_rope_layer_interval": 3}, {"nope_every": 3, "rotated": None}),

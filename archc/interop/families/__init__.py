@@ -14,6 +14,7 @@ from archc.interop.families.qwen2 import QWEN2
 from archc.interop.families.qwen3 import QWEN3
 from archc.interop.families.qwen3_moe import QWEN3_MOE
 from archc.interop.families.smollm3 import SMOLLM3
+from archc.interop.families.t5 import T5
 
 FAMILIES = {
     family.model_type: family
@@ -33,5 +34,6 @@ FAMILIES = {
         DEEPSEEK_V3,
         KIMI_K2,
         MARIAN,
+        T5,
     )
 }
