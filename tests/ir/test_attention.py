@@ -39,7 +39,7 @@ def weights_of(mask: Mask) -> Tensor:
         (Chunked(1), lambda q, k: k == q),
         (Chunked(8), lambda q, k: q // 8 * 8 <= k <= q),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Mask) else "",
 )
 def test_masks_let_see_exactly(mask: Mask, seen: object) -> None:
     assert callable(seen)
