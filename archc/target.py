@@ -13,8 +13,8 @@ class Target:
     """A place that generated code runs on.
 
     `families` are the kinds of kernels it has: "norm", "rope", "pointwise" and "attention" for fused ops,
-    "loss", "steps", attention of single tokens behind a cache, "linear", linear maps of few rows, "router",
-    the choice of experts, and "experts", their grouped products.
+    "loss", "steps", attention of single tokens behind a cache, "flash", attention that PyTorch's own does not
+    cover, "linear", linear maps of few rows, "router", the choice of experts, and "experts", their products.
 
     bandwidth:   bytes a second from memory, and
     matmul_rate: multiplications and additions a second, in bfloat16: what a roofline needs
@@ -34,7 +34,9 @@ class Target:
 CUDA = Target(
     "cuda",
     "Triton kernels on NVIDIA and AMD GPUs, plain PyTorch elsewhere",
-    frozenset({"norm", "rope", "pointwise", "attention", "loss", "steps", "linear", "router", "experts"}),
+    frozenset(
+        {"norm", "rope", "pointwise", "attention", "loss", "steps", "flash", "linear", "router", "experts"}
+    ),
     bandwidth=3.35e12,  # NVIDIA H100 SXM, by its data sheet
     matmul_rate=989e12,
 )

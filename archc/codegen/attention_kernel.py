@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from archc.codegen.flash_kernel import plan_flash
 from archc.codegen.fused import Fused, power_of_two
 from archc.codegen.kernel_plan import AttentionKernel
 from archc.ir.ops.attention import Causal, Mask, Sliding
@@ -14,8 +15,8 @@ _SPLIT = ("q", "k", "v", "positions", "key_positions")  # a piece of queries and
 _LANE = 64  # of a thread's registers, for what it merges
 
 
-def plan_attention(fused: Fused, steps: bool) -> AttentionKernel:
-    """Attention of a model; `steps`: whether the target has a kernel for single tokens."""
+def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
+    """Attention of a model; whether the target has kernels for single tokens, and for whole sequences."""
     queries, keys, values = (fused.types[name].shape for name in ("q", "k", "v"))
     heads, head_dim, kv_heads, value_dim = map(int, (queries[2], queries[3], keys[2], values[3]))
     mask: Mask = fused.node.attributes["mask"]
@@ -47,6 +48,7 @@ def plan_attention(fused: Fused, steps: bool) -> AttentionKernel:
         warps=warps,
         keeps=fused.keeps,
         steps=steps and not plain and isinstance(mask, Causal | Sliding),
+        flash=plan_flash(fused) if flash else None,
     )
 
 

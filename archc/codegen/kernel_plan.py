@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.class_plan import Argument, Line, Operand
+from archc.codegen.flash_plan import FlashKernel
 from archc.codegen.router_plan import RouterKernel
 from archc.codegen.wide_norm import WideNorm
 
@@ -321,7 +322,7 @@ class AttentionKernel:
 
     A program of that kernel has the `rows` query heads of one key head, and `tile` keys at a time in half
     precision; it merges `merged` shares of the keys at a time.  `keeps`: whether it is given what is kept of
-    earlier tokens, and leaves the new ones there.
+    earlier tokens, and leaves the new ones there.  `flash`: the kernel for whole sequences, if there is one.
     """
 
     name: str
@@ -343,8 +344,14 @@ class AttentionKernel:
     merged: int
     warps: int
     keeps: bool
+    flash: FlashKernel | None
     steps: bool
     template: str = "attention"
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """Functions that the kernels call."""
+        return ("tanh",) if self.flash and self.flash.softcap else ()
 
     @property
     def step_warps(self) -> str:

@@ -27,7 +27,9 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
     "rope": lambda fused, _target: plan_rope(fused),
     "pointwise": lambda fused, _target: plan_pointwise(fused),
     "router": lambda fused, _target: plan_router(fused),
-    "attention": lambda fused, target: plan_attention(fused, fused.keeps and "steps" in target.families),
+    "attention": lambda fused, target: plan_attention(
+        fused, fused.keeps and "steps" in target.families, "flash" in target.families
+    ),
 }
 
 

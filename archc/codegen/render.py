@@ -120,7 +120,9 @@ def _kernels(package: Package) -> str:
     if attention:
         keeps = package.generates and any(kernel.keeps for kernel in attention)
         imports.append(f"from .runtime import {'Past, ' if keeps else ''}Span")
-    helpers = [h for k in package.kernels if isinstance(k, PointwiseKernel) for h in k.helpers]
+    helpers = [
+        h for k in package.kernels if isinstance(k, PointwiseKernel | AttentionKernel) for h in k.helpers
+    ]
     return _fill(
         "kernels.py.jinja",
         package=package,
@@ -136,11 +138,15 @@ def _kernels(package: Package) -> str:
 
 def _runs_triton(kernel: Kernel) -> bool:
     always = isinstance(kernel, OpKernel | LinearKernel | GroupedKernel | RouterKernel)
-    return always or _has_steps(kernel) or _has_loss(kernel)
+    return always or _has_steps(kernel) or _has_flash(kernel) or _has_loss(kernel)
 
 
 def _has_steps(kernel: Kernel) -> bool:
     return isinstance(kernel, AttentionKernel) and kernel.steps
+
+
+def _has_flash(kernel: Kernel) -> bool:
+    return isinstance(kernel, AttentionKernel) and kernel.flash is not None
 
 
 def _has_loss(kernel: Kernel) -> bool:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from archc.codegen.class_plan import Operand
+from archc.codegen.flash_plan import FlashKernel
 from archc.codegen.kernel_plan import (
     AttentionKernel,
     GroupedKernel,
@@ -42,6 +43,7 @@ _MAX_THREADS = 1024  # of a program, on every chip
 _KEYS = 4096  # tokens that a cache holds
 _CHOICES = 2  # experts that a token has
 _ROWS_EACH = 64  # rows of an expert where there are many
+_FLASH_TOKENS = 32
 _SHARES = 32  # programs among which the keys of one sequence and head are shared
 
 
@@ -184,8 +186,11 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
                 getattr(kernels, f"_{plan.name}")(*operands)
         elif isinstance(plan, GroupedKernel):
             _run_experts(kernels, compilation.fused, dtype)
-        elif isinstance(plan, AttentionKernel) and hasattr(kernels, f"_{plan.name}_step"):
-            _run_steps(kernels, plan, dtype)
+        elif isinstance(plan, AttentionKernel):
+            if plan.flash:
+                _run_flash(getattr(kernels, f"_{plan.name}_flash"), plan.flash, dtype)
+            if hasattr(kernels, f"_{plan.name}_step"):
+                _run_steps(kernels, plan, dtype)
     return found
 
 
@@ -267,6 +272,23 @@ def _experts(graph: Graph, linear: Node) -> tuple[tuple[int, ...], bool]:
     weight = linear.operand("weight")
     assert weight is not None
     return tuple(map(int, graph.type(weight).shape)), linear.operand("offset") is not None
+
+
+def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dtype) -> None:
+    """Forward and backward, with keys in order and with padding."""
+    for ordered in (True, False):
+        operands = [
+            torch.zeros(1, _FLASH_TOKENS, heads, width, dtype=dtype, requires_grad=True)
+            for heads, width in (
+                (plan.heads, plan.head_dim),
+                (plan.kv_heads, plan.head_dim),
+                (plan.kv_heads, plan.value_dim),
+            )
+        ]
+        sinks = [torch.zeros(plan.heads, dtype=dtype, requires_grad=True)] if plan.sinks else []
+        positions = torch.zeros(1, _FLASH_TOKENS, dtype=torch.int64)
+        o, _ = function(*operands, *sinks, positions, positions, ordered)
+        o.backward(torch.zeros_like(o))
 
 
 def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:

@@ -1,0 +1,65 @@
+"""When attention has a kernel of its own for whole sequences, and the tiles that it works on."""
+
+from __future__ import annotations
+
+from archc.codegen.flash_plan import FlashKernel, Tile, Tiles
+from archc.codegen.fused import Fused, power_of_two
+from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding
+
+_LEAST = 16  # rows and columns of a tensor core's tile
+_OPERANDS = {"q", "k", "v", "positions", "key_positions", "sinks"}
+
+# By the width of a key and its value together, each a power of two: tiles whose registers and shared memory
+# all chips have, from compiling for them.
+_TILES = {
+    128: Tiles(Tile(128, 64, 8), Tile(64, 64, 4), Tile(32, 64, 4)),
+    256: Tiles(Tile(128, 32, 8), Tile(64, 32, 4), Tile(32, 32, 4)),
+    384: Tiles(Tile(64, 32, 4), Tile(32, 32, 4), Tile(16, 32, 4)),
+    512: Tiles(Tile(64, 32, 8), Tile(32, 32, 4), Tile(16, 16, 4)),
+}
+
+
+def plan_flash(fused: Fused) -> FlashKernel | None:
+    """The kernel for an attention of whole sequences; None where PyTorch's own is as fast, or no kernel fits.
+
+    PyTorch's is: all keys, or all up to the query's own, with nothing done to scores, keys as wide as values.
+    """
+    attributes = fused.node.attributes
+    mask: Mask = attributes["mask"]
+    queries, keys, values = (fused.types[name].shape for name in ("q", "k", "v"))
+    heads, head_dim, kv_heads, value_dim = map(int, (queries[2], queries[3], keys[2], values[3]))
+    head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (head_dim, value_dim))
+    tiles = next((tiles for width, tiles in _TILES.items() if head_block + value_block <= width), None)
+    sinks, softcap = "sinks" in fused.types, attributes["softcap"]
+    pytorch = isinstance(mask, Causal | Full) and not sinks and softcap is None and head_dim == value_dim
+    known = isinstance(mask, Causal | Full | Sliding | Chunked) and set(fused.types) <= _OPERANDS
+    if tiles is None or pytorch or not known or len(fused.rule.steps) > 1:
+        return None
+    return FlashKernel(
+        sees=_sees(mask),
+        causal=mask.causal,
+        window=int(mask.window) if isinstance(mask, Sliding) else 0,
+        chunk=int(mask.chunk) if isinstance(mask, Chunked) else 0,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        head_block=head_block,
+        value_block=value_block,
+        scale=float(attributes["scale"]),
+        softcap=None if softcap is None else float(softcap),
+        sinks=sinks,
+        tiles=tiles,
+    )
+
+
+def _sees(mask: Mask) -> str:
+    """Whether a query sees a key, both positions, as a Triton expression."""
+    conditions = ["(key >= 0)"]
+    if mask.causal:
+        conditions.append("(key <= query)")
+    if isinstance(mask, Sliding):
+        conditions.append(f"(key > query - {int(mask.window)})")
+    if isinstance(mask, Chunked):
+        conditions.append(f"(key // {int(mask.chunk)} == query // {int(mask.chunk)})")
+    return " & ".join(conditions) if len(conditions) > 1 else conditions[0].strip("()")

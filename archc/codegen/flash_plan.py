@@ -1,0 +1,111 @@
+"""The plan of attention by tiles: what its templates may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a program holds at a time: so many queries and keys, by so many warps."""
+
+    queries: int
+    keys: int
+    warps: int
+
+    def at(self, size: str) -> str:
+        """A length as the launch takes it: half of it where numbers are twice as wide."""
+        length: int = getattr(self, size)
+        return f"{length} if half else {max(length // 2, 16)}" if length > 16 else str(length)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """`forward` and `query_gradient` go over the keys for a tile of queries, `key_gradient` the other way."""
+
+    forward: Tile
+    query_gradient: Tile
+    key_gradient: Tile
+
+
+@dataclass(frozen=True)
+class FlashKernel:
+    """Attention that holds the scores of a tile of queries and keys at a time, and passes over unseen tiles.
+
+    `sees` is the mask as a Triton expression of a `query` and a `key`, both positions; `window` and `chunk`
+    are how far it reaches, 0 for no bound.
+    """
+
+    sees: str
+    causal: bool
+    window: int
+    chunk: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    head_block: int
+    value_block: int
+    scale: float
+    softcap: float | None
+    sinks: bool
+    tiles: Tiles
+
+    @property
+    def group(self) -> int:
+        """Query heads of a key head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def score_factor(self) -> str:
+        """What products of queries and keys are multiplied by: scores have base 2, or are shares of a cap."""
+        return repr(self.scale / self.softcap if self.softcap else self.scale * _LOG2_E)
+
+    @property
+    def cap(self) -> str:
+        return repr((self.softcap or 0.0) * _LOG2_E)
+
+    @property
+    def per_cap(self) -> str:
+        return repr(1.0 / ((self.softcap or 1.0) * _LOG2_E))
+
+    @property
+    def log2_e(self) -> str:
+        return repr(_LOG2_E)
+
+    @property
+    def head_mask(self) -> str:
+        return f" & (column < {self.head_dim})[None, :]" if self.head_block != self.head_dim else ""
+
+    @property
+    def value_mask(self) -> str:
+        return f" & (value_column < {self.value_dim})[None, :]" if self.value_block != self.value_dim else ""
+
+    @property
+    def first_key(self) -> str:
+        """Of tokens in order, the first key that the first query of a tile, at place `first`, sees."""
+        if self.window:
+            return f"tl.maximum(first - {self.window - 1}, 0)"
+        if self.chunk:
+            return f"tl.maximum(first - first_position % {self.chunk}, 0)"
+        return "0"
+
+    @property
+    def first_shared_key(self) -> str:
+        """The first key that all queries of a tile see, the last of them at place `last`."""
+        if self.window:
+            return f"tl.maximum(last - {self.window - 1}, 0)"
+        if self.chunk:
+            return f"tl.maximum(last - (first_position + last - first) % {self.chunk}, 0)"
+        return "0"
+
+    @property
+    def last_query(self) -> str:
+        """Behind the last query that sees the last key of a tile, at place `last`."""
+        if self.window:
+            return f"last + {self.window}"
+        if self.chunk:
+            return f"last + {self.chunk} - last_position % {self.chunk}"
+        return "keys"

@@ -1,0 +1,205 @@
+"""Attention by tiles in Triton's interpreter: every mask and what is done to scores, forward and backward."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from archc.codegen.package import plan_package
+from archc.ir.graph import Node
+from archc.ir.ops.attention import attend
+from archc.verification.packages import import_package
+from tests.codegen.fused_ops import changed_module
+from tests.codegen.interpreter import interpreted
+from tests.support import SPECS, compile_model, distance
+
+FLOAT32 = 3e-6
+BFLOAT16 = 1.01  # times the error of the unfused form: where both round once, ties fall either way
+
+# heads, key heads, width of keys, width of values, and the arguments of `attention`
+CASES: dict[str, tuple[int, int, int, int, str]] = {
+    "window": (6, 2, 12, 12, "mask = sliding(7)"),
+    "window of one tile": (2, 1, 16, 16, "mask = sliding(32)"),
+    "window longer than all": (3, 3, 8, 8, "mask = sliding(100)"),
+    "chunk": (6, 2, 12, 12, "mask = chunked(11)"),
+    "chunk of one tile": (4, 4, 16, 16, "mask = chunked(32)"),
+    "softcap": (2, 2, 12, 12, "mask = causal, softcap = 2.0"),
+    "sinks": (6, 3, 16, 16, "mask = causal, sinks = parameter([HEADS]) as sinks"),
+    "all of it": (
+        9,
+        1,
+        20,
+        12,
+        "mask = sliding(9), softcap = 3.0, scale = 0.4, sinks = parameter([HEADS]) as sinks",
+    ),
+    "wider keys than values": (3, 1, 24, 16, "mask = causal"),
+    "wider values than keys, all keys": (3, 1, 8, 24, "mask = full"),
+    "softcap over all keys": (2, 1, 8, 8, "mask = full, softcap = 1.5"),
+}
+PADDING = torch.ones(2, 45, dtype=torch.bool)
+PADDING[0, :6] = PADDING[1, 33:] = False
+
+
+def _spec(name: str) -> str:
+    heads, kv_heads, width, value_width, options = CASES[name]
+    return f"""
+        arch A(heads = {heads}) {{
+          forward(x: float[B, T, 16]) {{
+            q = split_heads(linear(x, {heads * width}) as q, {heads})
+            k = split_heads(linear(x, {kv_heads * width}) as k, {kv_heads})
+            v = split_heads(linear(x, {kv_heads * value_width}) as v, {kv_heads})
+            return merge_heads(attention(q, k, v, {options.replace("HEADS", str(heads))}))
+          }}
+        }}
+        model a = A()
+    """
+
+
+class Flash:
+    """The kernel of one attention, and its op's meaning."""
+
+    def __init__(self, name: str, folder: Path):
+        compilation = compile_model(_spec(name), "a")
+        package = import_package(compilation, folder)
+        self.kernels = importlib.import_module(f"{package.__name__}.kernels")
+        self.node: Node = next(node for node in compilation.fused.nodes() if node.op.name == "attention")
+        self.sizes = CASES[name][:4]
+        self.sinks = "sinks" in CASES[name][4]
+
+    def operands(self, queries: int, keys: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        heads, kv_heads, width, value_width = self.sizes
+        shapes = [(2, queries, heads, width), (2, keys, kv_heads, width), (2, keys, kv_heads, value_width)]
+        shapes += [(heads,)] if self.sinks else []
+        return [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
+
+    def run(self, operands: list[Tensor], span: tuple[Tensor, Tensor], kernels: Any = None) -> Tensor:
+        ordered = bool((span[1] >= 0).all())
+        found: Tensor = (kernels or self.kernels)._attention_flash(*operands, *span, ordered)[0]
+        return found
+
+    def exact(self, operands: list[Tensor], span: tuple[Tensor, Tensor]) -> Tensor:
+        q, k, v, *sinks = operands
+        attributes = {name: self.node.attributes[name] for name in ("mask", "scale", "softcap")}
+        found: Tensor = attend(q, k, v, *span, None, sinks[0] if sinks else None, **attributes)
+        return found
+
+    def compare(self, queries: int, keys: int, padding: Tensor | None = None, kernels: Any = None) -> None:
+        """Values and gradients of what belongs to real tokens, against float64."""
+        span = _span(queries, keys, padding)
+        real = torch.ones(2, queries, dtype=torch.bool) if padding is None else padding[:, keys - queries :]
+        operands = self.operands(queries, keys)
+        wide = [t.detach().double().requires_grad_() for t in operands]
+        value, truth = self.run(operands, span, kernels), self.exact(wide, span)
+        incoming = torch.randn_like(truth) * real[..., None, None]
+        gradients = torch.autograd.grad(value, operands, incoming.float())
+        truths = torch.autograd.grad(truth, wide, incoming)
+        assert bool(value.isfinite().all())
+        assert distance(value[real], truth[real]) <= FLOAT32
+        for found, expected in zip(gradients, truths, strict=True):
+            # With one key the weights are 1 whatever the scores are: the truth is nothing but rounding.
+            assert float((found - expected).norm()) <= FLOAT32 * max(
+                float(expected.norm()), float(incoming.norm())
+            )
+
+
+def _span(queries: int, keys: int, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Positions of the last `queries` of `keys` tokens, and of all of them."""
+    if padding is None:
+        places = torch.arange(keys)[None]
+        return places[:, keys - queries :], places
+    places = (padding.cumsum(1) - 1).clamp(min=0)
+    return places[:, keys - queries :], torch.where(padding, places, -1)
+
+
+@functools.cache
+def _flash(name: str, folder: Path) -> Flash:
+    return Flash(name, folder)
+
+
+@pytest.mark.parametrize("name", CASES)
+@interpreted
+def test_whole_sequences(name: str, tmp_path: Path) -> None:
+    _flash(name, tmp_path).compare(45, 45)
+
+
+@pytest.mark.parametrize("name", CASES)
+@interpreted
+def test_padded_sequences(name: str, tmp_path: Path) -> None:
+    _flash(name, tmp_path).compare(45, 45, PADDING)
+
+
+@pytest.mark.parametrize("name", ["window", "chunk", "all of it", "wider keys than values"])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 45), (5, 45), (3, 80)])
+@interpreted
+def test_some_tokens_behind_others(name: str, queries: int, keys: int, tmp_path: Path) -> None:
+    _flash(name, tmp_path).compare(queries, keys)
+
+
+@pytest.mark.parametrize("name", ["all of it", "chunk"])
+@interpreted
+def test_bfloat16_is_no_less_accurate_than_the_unfused_form(name: str, tmp_path: Path) -> None:
+    flash, span = _flash(name, tmp_path), _span(45, 45, None)
+    operands = flash.operands(45, 45, torch.bfloat16)
+    wide = [t.detach().double().requires_grad_() for t in operands]
+    truth = flash.exact(wide, span)
+    incoming = torch.randn_like(truth).bfloat16()
+    truths = (truth, *torch.autograd.grad(truth, wide, incoming.double()))
+    errors = []
+    for run in (flash.run, flash.exact):
+        value = run(operands, span)
+        found = (value, *torch.autograd.grad(value, operands, incoming))
+        errors.append([distance(each, exact) for each, exact in zip(found, truths, strict=True)])
+    assert all(fused <= BFLOAT16 * unfused for fused, unfused in zip(*errors, strict=True))
+
+
+@interpreted
+def test_keys_of_any_strides(tmp_path: Path) -> None:
+    """As a cache gives them: the first tokens of a longer store, heads beside one another in wider rows."""
+    flash, span = _flash("window", tmp_path), _span(9, 45, None)
+    q, k, v = flash.operands(9, 45)
+    store = torch.full((2, 60, *k.shape[2:]), torch.nan)
+    store[:, :45] = k.detach()
+    wide = torch.cat([v.detach(), torch.full_like(v, torch.nan)], -1)[..., : v.shape[-1]]
+    found = flash.run([q, store[:, :45], wide], span)
+    assert distance(found, flash.exact([t.double() for t in (q, k, v)], span)) <= FLOAT32
+
+
+CONTROLS = [
+    ("window", "(key > query - 7)", "(key >= query - 7)"),
+    ("window", "tl.maximum(first - 6, 0) // KEYS", "tl.maximum(first + 6, 0) // KEYS"),
+    ("window", "last + 7 - (keys - queries)", "last - 7 - (keys - queries)"),
+    ("chunk", "key // 11 == query // 11", "key // 11 == query // 10"),
+    ("softcap", "* tanh(tl.dot(", "* (tl.dot("),
+    ("softcap", "dscore *= 1.0 - ", "dscore *= 1.0 + "),
+    ("sinks", "total = tl.full([QUERIES], 1.0, tl.float32)", "total = tl.full([QUERIES], 2.0, tl.float32)"),
+    ("sinks", "dsinks = -(", "dsinks = ("),
+    (
+        "wider keys than values",
+        'weight * (tl.dot(v, tl.trans(do), input_precision="ieee") - delta',
+        'weight * (tl.dot(v, tl.trans(do), input_precision="ieee") + delta',
+    ),
+    ("wider keys than values", "for member in range(3)", "for member in range(2)"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new"), CONTROLS)
+@interpreted
+def test_a_wrong_kernel_is_found(name: str, old: str, new: str, tmp_path: Path) -> None:
+    flash = _flash(name, tmp_path)
+    changed = changed_module(flash.kernels, old, new)
+    with pytest.raises(AssertionError):
+        flash.compare(80, 80, kernels=changed)
+
+
+def test_pytorchs_own_is_kept_where_it_is_as_fast() -> None:
+    """All keys, or all up to the query's own, with nothing done to scores and keys as wide as values."""
+    for spec, model, kernels in (("llama3", "llama3_8b", 0), ("mistral", "mistral_7b", 1)):
+        compilation = compile_model(SPECS / f"{spec}.arch", model)
+        package = plan_package(compilation.program, compilation.fused, compilation.reference)
+        assert sum(getattr(kernel, "flash", None) is not None for kernel in package.kernels) == kernels
