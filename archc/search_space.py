@@ -7,28 +7,22 @@ four graphs tell the counts of all shapes of a width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from archc import compiler
 from archc.analysis.laws.law import Range
 from archc.analysis.parameters import Parameters, count_parameters
-from archc.compiler import Spec
 from archc.errors import ArchcError, did_you_mean
 from archc.ir.program import Program
+from archc.variants import Original
 
 VARIED = ("d", "heads", "kv_heads", "head_dim", "d_ff")
 ATTENTION, MLP = "attention", "mlp"
 
 
 @dataclass(frozen=True)
-class Base:
-    """The model that a search starts from."""
-
-    spec: Spec
-    program: Program
-    settings: Mapping[str, str]
+class Base(Original):
+    """The dense model that a search of shapes starts from."""
 
     def __post_init__(self) -> None:
         known = self.program.parameters
@@ -47,19 +41,9 @@ class Base:
     def shape(self) -> Shape:
         return Shape(*(int(self.program.parameters[name]) for name in VARIED))
 
-    @property
-    def arch_file(self) -> Path:
-        """The spec that defines the model's arch."""
-        found = self.spec.module.find_arch(self.program.arch)
-        assert found is not None
-        assert found[1].path is not None
-        return found[1].path
-
     def lowered(self, shape: Shape) -> Program:
         """The model in another shape; raises `SpecError`."""
-        settings = {**self.settings, **shape.settings()}
-        (program,) = compiler.lower_models(self.spec, [self.program.name], settings)
-        return program
+        return self.changed(shape.settings())
 
     def counts(self, shape: Shape) -> Parameters:
         return count_parameters(self.lowered(shape).graph)

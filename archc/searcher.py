@@ -20,7 +20,9 @@ from archc.analysis.parameters import roles_by_path
 from archc.analysis.pareto import front
 from archc.analysis.serving import Workload, best_rate, serving_rate
 from archc.errors import ArchcError
+from archc.ir.program import Program
 from archc.search_space import Base, Candidate, Grid, Shape, candidate_of, candidates
+from archc.variants import Original
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,12 @@ def _measured(base: Base, law: Conditional, candidate: Candidate, load: Workload
 
 
 def _rate(base: Base, shape: Shape, load: Workload) -> float:
-    compilation = compiler.compile_program(base.lowered(shape), base.spec.rules)
+    return rate_of(base.lowered(shape), base, load)
+
+
+def rate_of(program: Program, original: Original, load: Workload) -> float:
+    """Tokens of answers a second, by the roofline of a compiled variant of a model."""
+    compilation = compiler.compile_program(program, original.spec.rules)
     return serving_rate(compilation.reference, compilation.fused, load)
 
 

@@ -7,11 +7,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from archc import compiler
+from archc.compiler import Spec
 from archc.errors import ArchcError, Reporter, Source
 from archc.frontend.format import format_spec
 from archc.interop.spec import model_lines, value_text
 from archc.ir.op import Op
-from archc.search_space import Base
+from archc.ir.program import Program
+
+
+@dataclass(frozen=True)
+class Original:
+    """The model that variants are of; `settings` are arguments that were given on the command line."""
+
+    spec: Spec
+    program: Program
+    settings: Mapping[str, str]
+
+    @property
+    def arch_file(self) -> Path:
+        """The spec that defines the model's arch."""
+        found = self.spec.module.find_arch(self.program.arch)
+        assert found is not None
+        assert found[1].path is not None
+        return found[1].path
+
+    def changed(self, arguments: Mapping[str, str]) -> Program:
+        """The model with other arguments; raises `SpecError`."""
+        settings = {**self.settings, **arguments}
+        (program,) = compiler.lower_models(self.spec, [self.program.name], settings)
+        return program
 
 
 @dataclass(frozen=True)
@@ -23,32 +48,32 @@ class Variant:
     changed: Mapping[str, str]
 
 
-def variants_text(base: Base, variants: Sequence[Variant], output: Path | None) -> str:
+def variants_text(original: Original, variants: Sequence[Variant], output: Path | None) -> str:
     """A spec of variants of a model; raises `ArchcError` where no import would find its arch.
 
     output: where the text is to lie; an arch that does not come with archc is imported from beside it
     """
-    spec, program = base.spec, base.program
+    spec, program = original.spec, original.program
     found = spec.module.find_arch(program.arch)
     assert found is not None
-    path = base.arch_file
+    path = original.arch_file
     if not found[1].source.standard and (output is None or output.resolve().parent != path.resolve().parent):
         raise ArchcError(f"the arch {program.arch} is in {path}: write the models beside it, with -o")
     lines = [f"import {path.stem}"]
     for each in variants:
-        arguments = [f"{key} = {text}" for key, text in {**_given(base), **each.changed}.items()]
+        arguments = [f"{key} = {text}" for key, text in {**_given(original), **each.changed}.items()]
         lines += ["", f"# {each.comment}", *model_lines(f"model {each.name} = {program.arch}", arguments)]
     text = "\n".join([*lines, ""])
     return format_spec(Source("variants", text), Reporter()) or text
 
 
-def _given(base: Base) -> dict[str, str]:
+def _given(original: Original) -> dict[str, str]:
     """The arguments of the model's own line, as values: the names in them may mean nothing elsewhere."""
-    program = base.program
+    program = original.program
     order = list(program.parameters)
-    written = base.spec.module.models[program.name].arguments
+    written = original.spec.module.models[program.name].arguments
     names = [argument.name or order[place] for place, argument in enumerate(written)]
-    return {name: _text(program.parameters[name]) for name in (*names, *base.settings)}
+    return {name: _text(program.parameters[name]) for name in (*names, *original.settings)}
 
 
 def _text(value: Any) -> str:

@@ -19,6 +19,7 @@ from archc.cli import (
     importing,
     inspecting,
     scaling,
+    searching,
     tuning,
 )
 from archc.errors import ArchcError
@@ -61,7 +62,7 @@ for command in (
     scaling.scale,
     scaling.fit,
     designing.design,
-    designing.search,
+    searching.search,
     benching.bench,
     tuning.tune,
 ):

@@ -195,7 +195,6 @@ def test_broken_measurements(tmp_path: Path, text: str, message: str) -> None:
         ((LLAMA, "--model", "llama3_2_1b", "--params", "1K"), 1, "no shape of 1,000 parameters"),
         ((LLAMA, "--model", "llama3_2_1b", "--rates", "nowhere.csv"), 1, "cannot read nowhere.csv"),
         ((str(SPECS / "gpt2.arch"), "--model", "gpt2"), 1, "has no parameter"),
-        ((str(SPECS / "qwen3_moe.arch"), "--model", "qwen3_30b_a3b"), 1, "dense MLPs"),
         ((LLAMA, "--model", "llama3_2_1b", "--plot", "front.doc"), 1, "a picture is a .png"),
         ((LLAMA, "--groups", "0"), 2, "--groups"),
     ],

@@ -60,10 +60,10 @@ class Law(ABC):
     def loss(self, parameters: float, tokens: float) -> float:
         """The loss of a model of N parameters after D tokens, each seen once."""
 
-    def warnings(self, parameters: float, tokens: float) -> Iterator[str]:
-        """What makes an answer of this law less than its fit."""
+    def warnings(self, parameters: float, tokens: float | None) -> Iterator[str]:
+        """What makes an answer of this law less than its fit; without tokens, what N does."""
         for what, value, fitted in (("N", parameters, self.sizes), ("D", tokens, self.tokens)):
-            if fitted is not None and value not in fitted:
+            if value is not None and fitted is not None and value not in fitted:
                 ends = f"{quantity_text(fitted.low)} to {quantity_text(fitted.high)}"
                 factor = fitted.factor_outside(value)
                 times = (

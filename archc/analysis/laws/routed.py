@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from archc.analysis.laws.law import Count, Law, Range
 
+EXPANSION = 64.0  # experts a token could choose for each that it takes, in all of Krajewski's runs
+EXPANSIONS = Range(16, 256)  # four times around it: what archc is ready to apply the law to
+GRANULARITIES = Range(1, 32)  # from an MLP's own width to the finest of Krajewski's tables
+
 
 def saturated(experts: float, start: float, limit: float) -> float:
     """Clark's effective number of experts: `start` for 1 expert, and never more than `limit`."""
@@ -30,9 +34,12 @@ class Krajewski(Law):
     c: float = 0.47
 
     def loss(self, parameters: float, tokens: float) -> float:
+        return self.c + self.size_term(parameters) + self.b / math.pow(tokens, self.beta)
+
+    def size_term(self, parameters: float) -> float:
+        """What N and G contribute to the loss, whatever the tokens."""
         fine = self.g / math.pow(self.granularity, self.gamma) if self.granularity else 0.0
-        size = (fine + self.a) / math.pow(parameters, self.alpha)
-        return self.c + size + self.b / math.pow(tokens, self.beta)
+        return (fine + self.a) / math.pow(parameters, self.alpha)
 
 
 def replicated_size(dense: float, expansion: float = 64) -> float:
