@@ -279,6 +279,7 @@ class PointwiseKernel:
     op: CustomOp
     width: int
     block: int
+    interleaved: bool  # whether pairs of values lie side by side in the rows of an operand
     warps: int
     helpers: tuple[str, ...]
     load_lines: tuple[str, ...]

@@ -5,25 +5,33 @@ The backward pass is derived from the ops' derivatives, by the chain rule over t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from keyword import iskeyword
 
 from archc.ir.expr import Expr, Formula, leaf
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT, INPUT
+from archc.ir.rule import SPLITS
 
 _INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2)}
 _ATOM = 9
-_HELPERS = ("tanh",)  # functions of a kernels module, which a variable must not hide
+# Names of a kernels module and of every kernel, which a variable must not hide.
+_KERNELS = ("tanh", "tl", "row", "column", "inside", "lane", "lane_inside")
 
 
 @dataclass
 class Writer:
-    """Writes formulas as Triton: arithmetic in place, each function's result once, under a name."""
+    """Writes formulas as Triton: arithmetic in place, each function's result once, under a name.
+
+    `names` are those that functions' results shall have where they are free.
+    """
 
     lines: list[str] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
+    names: Mapping[Expr, str] = field(default_factory=dict)
     _written: dict[Expr, str] = field(default_factory=dict)
 
     def text(self, formula: Formula, binding: int = 0) -> str:
@@ -32,7 +40,8 @@ class Writer:
             text = repr(float(formula))
             return f"({text})" if formula < 0 and binding else text
         if formula.op == "leaf":
-            return str(formula.args[0])
+            name = str(formula.args[0])
+            return f"({name})" if name.startswith("-") and binding else name
         if formula in self._written:
             return self._written[formula]
         if formula.op in _INFIX:
@@ -65,7 +74,7 @@ class Writer:
         arguments = {
             n: self._argument(_formula(a), template, n) for n, a in zip(names, formula.args, strict=False)
         }
-        name = self._fresh(formula.op)
+        name = self._fresh(self.names.get(formula, formula.op))
         self.lines.append(f"{name} = {template.format(**arguments)}")
         self._written[formula] = name
         return name
@@ -73,7 +82,9 @@ class Writer:
     def _argument(self, formula: Formula, template: str, name: str) -> str:
         """An argument as its template needs it: by name where it is used twice or inside of arithmetic."""
         text = self.text(formula)
-        if text.isidentifier() or (template.count(f"{{{name}}}") == 1 and f"({{{name}}})" in template):
+        once = template.count(f"{{{name}}}") == 1
+        alone = re.search(rf"[(,] ?{{{name}}}(?:[,)]| >)", template) is not None
+        if text.isidentifier() or (once and alone):
             return text
         held = self._fresh("t")
         self.lines.append(f"{held} = {text}")
@@ -81,7 +92,7 @@ class Writer:
 
     def _fresh(self, name: str) -> str:
         candidate, count = name, 2
-        while candidate in self.taken or candidate in _HELPERS:
+        while candidate in self.taken or candidate in _KERNELS or iskeyword(candidate):
             candidate, count = f"{name}_{count}", count + 1
         self.taken.add(candidate)
         return candidate
@@ -97,11 +108,13 @@ class Pointwise:
     """An elementwise decomposition as formulas over its loaded values.
 
     leaves:    value of the decomposition -> the name it is loaded under
+    names:     formula -> the name that the decomposition gives its value
     outputs:   formula of each output, by name
     gradients: formula of each leaf's gradient, over the leaves and `d` + output names
     """
 
     leaves: dict[Value, str]
+    names: dict[Expr, str]
     outputs: dict[str, Expr]
     gradients: dict[str, Formula]
 
@@ -113,9 +126,9 @@ def analyse(graph: Graph) -> Pointwise:
     for node in graph.nodes():
         if node.op is INPUT:
             value = node.outputs[0]
-            if not all(user.op.name == "split" for user, _ in graph.users(value)):
+            if not all(user.op.name in SPLITS for user, _ in graph.users(value)):
                 leaves[value] = graph.name_of(value)
-        elif node.op.name == "split":
+        elif node.op.name in SPLITS:
             leaves.update({value: graph.name_of(value) or f"part{value.output}" for value in node.outputs})
         elif node.op is CONSTANT:
             formulas[node.outputs[0]] = node.attributes["value"]
@@ -123,7 +136,13 @@ def analyse(graph: Graph) -> Pointwise:
             formulas[node.outputs[0]] = _apply(node, formulas, leaves)
     outputs = {name: _as_expr(_lookup(value, formulas, leaves)) for name, value in graph.outputs}
     gradients = _gradients(graph, formulas, leaves)
-    return Pointwise(leaves, outputs, gradients)
+    return Pointwise(leaves, _names(graph, formulas, outputs), outputs, gradients)
+
+
+def _names(graph: Graph, formulas: Mapping[Value, Formula], outputs: Mapping[str, Expr]) -> dict[Expr, str]:
+    """The decomposition's own names, but for those that an output has later."""
+    named = {f: graph.name_of(value) for value, f in formulas.items() if isinstance(f, Expr)}
+    return {f: name for f, name in named.items() if name and outputs.get(name, f) == f}
 
 
 def _lookup(value: Value, formulas: Mapping[Value, Formula], leaves: Mapping[Value, str]) -> Formula:
@@ -149,7 +168,7 @@ def _gradients(
     for name, value in graph.outputs:
         _accumulate(gradient, value, leaf(f"d{name}"))
     for node in reversed(graph.nodes()):
-        if node.op in (INPUT, CONSTANT) or node.op.name == "split" or node.outputs[0] not in gradient:
+        if node.op in (INPUT, CONSTANT) or node.op.name in SPLITS or node.outputs[0] not in gradient:
             continue
         incoming = _as_expr(gradient[node.outputs[0]])
         operands = [_lookup(value, formulas, leaves) for value in node.inputs if value is not None]

@@ -16,11 +16,15 @@ _BLOCKS = (2048, 1024)  # columns of a program: one that needs no mask where the
 
 @dataclass(frozen=True)
 class _Load:
-    """A value as it lies in a row of its source, or in a vector."""
+    """A value as it lies in a row of its source, or two that take turns there."""
 
-    name: str
+    names: tuple[str, ...]
     source: str
-    offset: int
+    offset: int = 0
+
+    @property
+    def interleaved(self) -> bool:
+        return len(self.names) > 1
 
 
 def plan_pointwise(fused: Fused) -> PointwiseKernel:
@@ -34,7 +38,7 @@ def plan_pointwise(fused: Fused) -> PointwiseKernel:
     sources = [name for name in fused.types if name not in vectors]
     loads = _loads(fused, formulas, vectors, width)
     outputs = tuple(formulas.outputs)
-    forward = Writer(taken=set(formulas.leaves.values()))
+    forward = Writer(taken={*formulas.leaves.values(), *sources}, names=formulas.names)
     for name, formula in formulas.outputs.items():
         forward.assign(name, formula)
     backward, twins = _backward(formulas, loads, vectors, outputs)
@@ -51,10 +55,11 @@ def plan_pointwise(fused: Fused) -> PointwiseKernel:
         op=_custom_op(fused, sources, vectors, outputs, width),
         width=width,
         block=block,
+        interleaved=any(item.interleaved for item in loads),
         warps=max(1, block // 512),  # 16 bytes of bfloat16 a thread, where a warp has 64 of them too
         helpers=("tanh",) if any("tanh(" in line for line in (*forward.lines, *backward.lines)) else (),
         load_lines=(
-            *(_load_line(item, load) for item in loads),
+            *(line for item in loads for line in _load_lines(item, load, block)),
             *(f"{name} = tl.load({name}_ptr + column{load}).to(tl.float32)" for name in vectors),
         ),
         forward=tuple(forward.lines),
@@ -87,34 +92,56 @@ def plan_pointwise(fused: Fused) -> PointwiseKernel:
 
 
 def _loads(fused: Fused, formulas: Pointwise, vectors: Sequence[str], width: int) -> list[_Load]:
-    """Where each value lies: the parts of a split one after another in their source's rows."""
+    """Where each value lies: the parts of a split one after another in their source's rows, or in turn."""
     loads: list[_Load] = []
     for value, name in formulas.leaves.items():
         node = fused.form.node(value)
         if name in vectors:
             continue
-        if node.inputs and node.inputs[0] is not None:
-            loads.append(_Load(name, fused.form.name_of(node.inputs[0]), value.output * width))
-        else:
-            loads.append(_Load(name, name, 0))
+        if not node.inputs or node.inputs[0] is None:
+            loads.append(_Load((name,), name))
+            continue
+        source = fused.form.name_of(node.inputs[0])
+        if node.op.name == "split":
+            loads.append(_Load((name,), source, value.output * width))
+        elif value.output == 0:
+            loads.append(_Load(tuple(formulas.leaves[part] for part in node.outputs), source))
     return loads
 
 
-def _load_line(item: _Load, load: str) -> str:
-    offset = f"{item.offset} + " if item.offset else ""
-    place = f"{item.source}_ptr + row * {item.source}_stride + {offset}column"
-    return f"{item.name} = tl.load({place}{load}).to(tl.float32)"
+def _load_lines(item: _Load, load: str, block: int) -> tuple[str, ...]:
+    """Values that take turns are loaded as they lie, so that accesses stay wide, and parted in registers."""
+    place = f"{item.source}_ptr + row * {item.source}_stride + {_column(item)}"
+    if not item.interleaved:
+        return (f"{item.names[0]} = tl.load({place}{load}).to(tl.float32)",)
+    return (
+        f"{item.source} = tl.load({place}{_of_lanes(load)}).to(tl.float32)",
+        f"{', '.join(item.names)} = tl.split(tl.reshape({item.source}, {block}, {len(item.names)}))",
+    )
+
+
+def _column(item: _Load) -> str:
+    if item.interleaved:
+        return "lane"
+    return f"{item.offset} + column" if item.offset else "column"
+
+
+def _of_lanes(mask: str) -> str:
+    return mask.replace("inside", "lane_inside")
 
 
 def _backward(
     formulas: Pointwise, loads: Sequence[_Load], vectors: Sequence[str], outputs: Sequence[str]
 ) -> tuple[Writer, dict[str, str]]:
     """The gradient's statements, and for each vector the tensor that has the same gradient row by row."""
-    writer = Writer(taken={*formulas.leaves.values(), *(f"d{name}" for name in outputs)})
+    names = {*formulas.leaves.values(), *(item.source for item in loads)}
+    gradients = {f"d{name}" for name in (*names, *outputs)}
+    writer = Writer(taken=names | gradients, names=formulas.names)
     same: dict[Any, str] = {}
     for item in loads:
-        writer.assign(f"d{item.name}", formulas.gradients[item.name])
-        same.setdefault(formulas.gradients[item.name], f"d{item.source}" if item.source == item.name else "")
+        for name in item.names:
+            writer.assign(f"d{name}", formulas.gradients[name])
+            same.setdefault(formulas.gradients[name], f"d{name}" if name == item.source else "")
     twins = {vector: same.get(formulas.gradients[vector], "") for vector in vectors}
     for vector in vectors:
         if not twins[vector]:
@@ -127,9 +154,12 @@ def _store_lines(
 ) -> tuple[str, ...]:
     lines = []
     for item in loads:
-        offset = f"{item.offset} + " if item.offset else ""
-        place = f"d{item.source}_ptr + row * {fused.width(item.source)} + {offset}column"
-        lines.append(f"tl.store({place}, d{item.name}{store})")
+        place = f"d{item.source}_ptr + row * {fused.width(item.source)} + {_column(item)}"
+        gradients = ", ".join(f"d{name}" for name in item.names)
+        value, mask = (
+            (f"tl.interleave({gradients})", _of_lanes(store)) if item.interleaved else (gradients, store)
+        )
+        lines.append(f"tl.store({place}, {value}{mask})")
     lines += [f"tl.store(d{n}_rows_ptr + row * {width} + column, d{n}{store})" for n in own_rows]
     return tuple(lines)
 

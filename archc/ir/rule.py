@@ -40,6 +40,9 @@ class StepRef:
 # Ops besides elementwise ones that work on the few scores of one token.
 ROUTING = frozenset({"top_k", "group_mask", "gather", "softmax", "sum", "cast_like"})
 
+# Ops that take an operand apart, and their attribute that says into how many parts of equal width.
+SPLITS = {"split": "sizes", "split_interleaved": "parts"}
+
 Ref: TypeAlias = OperandRef | StepRef | AttributeVar | float | None
 Apply: TypeAlias = Callable[[Op, list[Any], dict[str, Any]], Sequence[Any]]
 
@@ -100,9 +103,9 @@ class Rule:
         if norms:
             others = names - {norms[0].op.name}
             return "norm" if len(norms) == 1 and others <= {"add"} else ""
-        arithmetic = [step for step in self.steps if step.op.name != "split"]
+        arithmetic = [step for step in self.steps if step.op.name not in SPLITS]
         fusible = all(step.op.has(Trait.ELEMENTWISE) and step.op.triton for step in arithmetic)
-        return "pointwise" if fusible and self._splits_only_operands() else ""
+        return "pointwise" if fusible and self._splits_operands_evenly() else ""
 
     def _attends(self) -> bool:
         """Whether this is one attention, biases made on the way, of operands called as the op calls them."""
@@ -126,11 +129,23 @@ class Rule:
         }
         return frozenset(self.operands) - needed
 
-    def _splits_only_operands(self) -> bool:
-        return all(
-            isinstance(step.inputs[0], OperandRef) and isinstance(step.attributes["sizes"], int)
+    @cached_property
+    def parts(self) -> dict[str, int]:
+        """Operands that are split into parts of equal width, and into how many."""
+        return {
+            step.inputs[0].name: step.attributes[SPLITS[step.op.name]]
             for step in self.steps
-            if step.op.name == "split"
+            if step.op.name in SPLITS and isinstance(step.inputs[0], OperandRef)
+        }
+
+    def _splits_operands_evenly(self) -> bool:
+        """Whether splits are of operands that nothing else reads; parts that take turns must be two."""
+        splits = [step for step in self.steps if step.op.name in SPLITS]
+        read = [ref.name for step in self.steps for ref in step.inputs if isinstance(ref, OperandRef)]
+        return (
+            len(self.parts) == len(splits)
+            and all(read.count(name) == 1 and isinstance(parts, int) for name, parts in self.parts.items())
+            and all(step.attributes["parts"] == 2 for step in splits if step.op.name == "split_interleaved")
         )
 
     def run(self, operands: Mapping[str, Any], attributes: Mapping[str, Any], apply: Apply) -> list[Any]:

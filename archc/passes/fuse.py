@@ -109,14 +109,12 @@ def _rope_obstacle(graph: Graph, match: Match) -> str:
 def _pointwise_obstacle(rule: Rule, graph: Graph, match: Match) -> str:
     """Operands must be whole tensors of one shape, or vectors along their last dim."""
     types = {name: graph.type(value) for name, value in match.operands.items() if value is not None}
-    split = {ref.name for step in rule.steps if step.op.name == "split" for ref in step.inputs}  # type: ignore[union-attr]
-    parts = next((step.attributes["sizes"] for step in rule.steps if step.op.name == "split"), 1)
     shapes = set()
     for name, type_ in types.items():
         if not isinstance(type_.width, int):
             return f"the width of `{name}` is not known"
         if len(type_.shape) > 1:
-            shapes.add((*type_.shape[:-1], type_.width // (parts if name in split else 1)))
+            shapes.add((*type_.shape[:-1], type_.width // rule.parts.get(name, 1)))
     return "its operands differ in shape" if len(shapes) != 1 else ""
 
 

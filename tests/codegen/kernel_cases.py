@@ -31,6 +31,14 @@ _ROW_NORM_ROPE_QKV = """
 """ + _ATTEND
 _GATED = "x = x + linear(ACT(linear(x, F) as gate) * linear(x, F) as up, d) as down"
 _BIASED = "x = linear(ACT(linear(x, F, bias = true) as up), d) as down"
+_TURNS = """
+  h = linear(x, WIDTH) as joined
+  g, u = split_interleaved(h, 2)
+  x = x + linear(GATED, d) as down
+"""
+_CLAMPED = _TURNS.replace("(h, 2)\n", "(h, 2)\n  gate = minimum(g, LIMIT)\n").replace(
+    "GATED", "(maximum(minimum(u, LIMIT), -LIMIT) + 1) * gate * sigmoid(1.7 * gate)"
+)
 
 
 def _loop(norm: str, addends: str = "linear(h, d) as a") -> str:
@@ -50,6 +58,10 @@ def _gated(activation: str, width: int) -> str:
     return _GATED.replace("ACT", activation).replace("F", str(width))
 
 
+def _clamped(width: int, limit: str) -> str:
+    return _CLAMPED.replace("WIDTH", str(2 * width)).replace("LIMIT", limit)
+
+
 def _biased(activation: str, width: int) -> str:
     return _BIASED.replace("ACT", activation).replace("F", str(width))
 
@@ -65,6 +77,13 @@ fuse tanh_gated(gate_up) {
 fuse scaled_tanh(x, scale) {
   y = tanh(x * scale)
   return y
+}
+
+fuse scaled_turns(gate_up, scale) {
+  g, u = split_interleaved(gate_up, 2)
+  row = silu(g * scale)
+  du = row * u
+  return du
 }
 """
 _TWO = "linear(h, d) as a + linear(h, d) as b"
@@ -122,6 +141,9 @@ CASES = {
     "geglu_tanh": (60, _gated("gelu_tanh", 100)),
     "geglu": (60, _gated("gelu", 64)),
     "reglu": (60, _gated("relu", 33)),
+    "clamped_swiglu": (60, _clamped(33, "1.5")),
+    "clamped_swiglu/block": (64, _clamped(64, "0.7")),
+    "clamped_swiglu/blocks": (60, _clamped(2100, "1.25")),
     "bias_gelu_tanh": (60, _biased("gelu_tanh", 900)),
     "bias_gelu": (60, _biased("gelu", 500)),
     "bias_gelu/blocks": (60, _biased("gelu", 4096)),
@@ -133,10 +155,14 @@ CASES = {
         60,
         "x = x + linear(tanh(linear(x, 300) as up * parameter(shape = [300]) as scale), d) as down",
     ),
+    "scaled_turns": (
+        60,
+        _TURNS.replace("GATED", "silu(g * parameter(shape = [300]) as scale) * u").replace("WIDTH", "600"),
+    ),
 }
 # every rule with a kernel -> its family
 RULES = {rule.name: rule.family for rule in standard_rules() if rule.family != "attention"}
-RULES |= {"tanh_gated": "pointwise", "scaled_tanh": "pointwise"}
+RULES |= dict.fromkeys(("tanh_gated", "scaled_tanh", "scaled_turns"), "pointwise")
 FIRST = [name for name in CASES if "/" not in name]  # one case of each rule
 
 

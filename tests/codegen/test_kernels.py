@@ -279,12 +279,21 @@ CONTROLS = [
     ("geglu", "+ g * exp", "- g * exp"),
     ("reglu", "tl.maximum(g, 0.0)", "tl.maximum(g, 0.1)"),
     ("reglu", "tl.where(g > 0", "tl.where(g < 0"),
+    ("clamped_swiglu", "lane_inside = lane < 66", "lane_inside = lane < 65"),
+    ("clamped_swiglu", "g, u = tl.split(", "u, g = tl.split("),
+    ("clamped_swiglu", "tl.interleave(dg, du)", "tl.interleave(du, dg)"),
+    ("clamped_swiglu", "gate = tl.minimum(g, 1.5)", "gate = g"),
+    ("clamped_swiglu", "up = tl.maximum(minimum, -1.5)", "up = tl.maximum(minimum, -1.6)"),
+    ("clamped_swiglu", "tl.where(1.5 - g > 0", "tl.where(1.4 - g > 0"),
+    ("clamped_swiglu", "tl.where((-1.5) - minimum > 0", "tl.where(minimum > 9"),
+    ("clamped_swiglu/blocks", "tl.program_id(1) * 4096", "tl.program_id(1) * 0"),
+    ("scaled_turns", "gate_up_stride + lane", "gate_up_stride + 600 - lane"),
     ("bias_gelu_tanh", "t = x + bias", "t = x - bias"),
     ("bias_gelu", "exp = tl.exp((-0.5) *", "exp = tl.exp((-0.4) *"),
     ("bias_silu", "_rows(dx, 300).sum(0", "_rows(dx, 300).mean(0"),
     ("bias_relu", "inside = column < 1100", "inside = column < 1024"),
     ("relu_squared", "dy * 2.0 * relu", "dy * relu"),
-    ("relu_squared", "square = relu * relu", "square = relu"),
+    ("relu_squared", "y = relu * relu", "y = relu"),
 ]
 
 

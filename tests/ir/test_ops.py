@@ -262,6 +262,18 @@ def test_derivatives_are_those_of_autograd(op: Op) -> None:
             torch.testing.assert_close(evaluate(formula, values).detach(), expected)
 
 
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+def test_equal_values_share_the_gradient_as_autograd_has_it(name: str) -> None:
+    x, y = (torch.tensor([0.5, other], dtype=torch.float64).requires_grad_() for other in (1.0, 2.0))
+    truth = torch.autograd.grad(OPS[name].reference(x, y).sum(), (x, y))
+    derivative = OPS[name].derivative
+    assert derivative is not None
+    formulas = derivative(leaf("g"), leaf("x"), leaf("y"))
+    for formula, gradient in zip(formulas, truth, strict=True):
+        found = evaluate(formula, {"g": torch.ones(2), "x": x, "y": y}).detach()
+        torch.testing.assert_close(found, gradient)
+
+
 @pytest.mark.parametrize("op", [op for op in OPS.values() if op.scalar], ids=lambda op: op.name)
 def test_numbers_known_now_are_computed_as_tensors_are(op: Op) -> None:
     assert op.scalar is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from archc import compiler
 from archc.compiler import standard_rules
 from archc.ir.op import OPS
 from archc.ir.program import Program
-from archc.ir.rule import Rule, Step
+from archc.ir.rule import SPLITS, Rule, Step
 from archc.passes.context import Context
 from archc.target import CUDA
 from archc.verification.outcome import Outcome
@@ -74,6 +74,11 @@ BODIES = {
     "geglu_tanh": _GATED.replace("ACT", "gelu_tanh"),
     "geglu": _GATED.replace("ACT", "gelu"),
     "reglu": _GATED.replace("ACT", "relu"),
+    "clamped_swiglu": """
+  g, u = split_interleaved(linear(x, 66) as joined, 2)
+  g, u = minimum(g, 0.7), maximum(minimum(u, 0.7), -0.6)
+  x = x + linear(g * (1 + u) * sigmoid(g * 1.5), d) as down
+  """,
     "bias_gelu_tanh": _BIASED.replace("ACT", "gelu_tanh"),
     "bias_gelu": _BIASED.replace("ACT", "gelu"),
     "bias_silu": _BIASED.replace("ACT", "silu"),
@@ -167,7 +172,7 @@ def _mutated(step: Step) -> Step | None:
     return None
 
 
-@pytest.mark.parametrize("name", ["bias_gelu_tanh", "geglu_tanh", "swiglu", "relu_squared"])
+@pytest.mark.parametrize("name", ["bias_gelu_tanh", "geglu_tanh", "swiglu", "clamped_swiglu", "relu_squared"])
 def test_gradients_of_rules_match_autograd(name: str) -> None:
     """The chain rule over a rule's decomposition gives what autograd gives on its reference."""
     from archc.codegen.pointwise import analyse
@@ -176,20 +181,45 @@ def test_gradients_of_rules_match_autograd(name: str) -> None:
     rule = RULES[name]
     width = {"gate_up": 10, "x": 5, "bias": 5}
     types = {n: TensorType(("B", "T", width[n]) if n != "bias" else (5,), DType.FLOAT) for n in rule.operands}
-    pointwise = analyse(rule.decompose(types, {}))
+    numbers = {"limit": 0.7, "lowest": -0.6, "alpha": 1.5}
+    attributes = {n: numbers[n] for n in rule.attributes}
+    pointwise = analyse(rule.decompose(types, attributes))
     shapes = {n: (5,) if n == "bias" else (2, 3, width[n]) for n in rule.operands}
     operands = [torch.randn(shapes[n], dtype=torch.float64, requires_grad=True) for n in rule.operands]
-    (y,) = rule.op.reference(*operands)
+    (y,) = rule.op.reference(*operands, **attributes)
     gradients = torch.autograd.grad(y, operands, torch.ones_like(y))
-    parts = dict(zip(rule.operands, operands, strict=True))
-    if "gate_up" in parts:
-        parts["g"], parts["u"] = parts["gate_up"].chunk(2, -1)
-    values = {**parts, "dy": torch.ones_like(y)}
+    values = {**_leaves(rule, operands), "dy": torch.ones_like(y)}
     computed = {leaf: evaluate(formula, values) for leaf, formula in pointwise.gradients.items()}
-    if "gate_up" in rule.operands:
-        torch.testing.assert_close(torch.cat([computed["g"], computed["u"]], -1), gradients[0])
-    else:
-        torch.testing.assert_close(computed["x"], gradients[0])
+    for leaf, expected in _leaves(rule, gradients).items():
+        if leaf != "bias":  # its gradient is a sum over rows
+            torch.testing.assert_close(computed[leaf], expected)
+
+
+@pytest.mark.parametrize(
+    ("body", "family"),
+    [
+        ("g, u = split_interleaved(x, 2)\n y = silu(g) * u", "pointwise"),
+        ("g, u = split(x, 2)\n y = minimum(g, limit) * u", "pointwise"),
+        ("g, u, t = split(x, 3)\n y = silu(g) * u + t", "pointwise"),
+        ("g, u, t = split_interleaved(x, 3)\n y = silu(g) * u + t", ""),
+        ("g, u = split_interleaved(silu(x), 2)\n y = g * u", ""),
+        ("g, u = split(x, 2)\n a, b = split_interleaved(x, 2)\n y = g * u + a * b", ""),
+    ],
+)
+def test_kernels_take_operands_apart(body: str, family: str) -> None:
+    """In parts one behind another or in pairs, each operand once."""
+    attributes = "; limit" if "limit" in body else ""
+    text = f"fuse own(x{attributes}) {{\n {body}\n return y\n}}"
+    rule = next(rule for rule in compiler.read_spec_text(text).rules if rule.name == "own")
+    assert rule.family == family
+
+
+def _leaves(rule: Rule, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Operands, or gradients of them, by name, with the parts of one that is split first."""
+    first = rule.steps[0]
+    if first.op.name not in SPLITS:
+        return dict(zip(rule.operands, tensors, strict=True))
+    return dict(zip(first.names, first.op.reference(*tensors, **first.attributes), strict=True))
 
 
 def evaluate(formula: object, values: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -85,12 +85,17 @@ def div(x: Tensor, y: Tensor) -> Tensor:
     return x / y
 
 
+def _share(x: Expr, y: Expr) -> Expr:
+    """How much of the gradient goes to x where the larger of two counts: halves where they are equal."""
+    return 0.5 + 0.5 * ((x - y).step() - (y - x).step())
+
+
 @declare(
     infer=_binary_type,
     traits=(*_TRAITS, Trait.COMMUTATIVE),
     flops=per_element(1),
     triton="tl.maximum({x}, {y})",
-    derivative=lambda g, x, y: (g * (x - y).step(), g * (1 - (x - y).step())),
+    derivative=lambda g, x, y: (g * _share(x, y), g * _share(y, x)),
     scalar=max,
 )
 def maximum(x: Tensor, y: Tensor) -> Tensor:
@@ -103,7 +108,7 @@ def maximum(x: Tensor, y: Tensor) -> Tensor:
     traits=(*_TRAITS, Trait.COMMUTATIVE),
     flops=per_element(1),
     triton="tl.minimum({x}, {y})",
-    derivative=lambda g, x, y: (g * (y - x).step(), g * (1 - (y - x).step())),
+    derivative=lambda g, x, y: (g * _share(y, x), g * _share(x, y)),
     scalar=min,
 )
 def minimum(x: Tensor, y: Tensor) -> Tensor:
