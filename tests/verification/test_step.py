@@ -14,6 +14,7 @@ from archc.codegen.kernel_plan import AttentionKernel
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
+from archc.ir.ops.attention import Chunked
 from archc.ir.ops.structure import KEEP
 from archc.verification.packages import import_package
 from archc.verification.step import counted_step, layer_launches, planned_step
@@ -53,6 +54,14 @@ def test_a_step_does_what_the_plan_says(model: str, tmp_path: Path) -> None:
         )
     if any(node.op is KEEP for part in compilation.fused.walk() for node in part.nodes()):
         pytest.xfail("cross attention is PyTorch's, which has more launches without memory than on a GPU")
+    if any(
+        isinstance(node.attributes.get("mask"), Chunked)
+        for part in compilation.fused.walk()
+        for node in part.nodes()
+    ):
+        pytest.xfail(
+            "there is no kernel for one token's attention in chunks: its ops are launched one by one"
+        )
     assert all(layer_launches(layer) <= _most(layer) for layer in _layers(compilation.fused))
     if _sinks_without_a_kernel(compilation):
         pytest.xfail(

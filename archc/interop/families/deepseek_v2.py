@@ -1,7 +1,9 @@
 """DeepSeek V2: attention by latents, experts scored by a softmax."""
 
+from typing import Any
+
 from archc.interop.config import Config
-from archc.interop.family import Family, Known, activation, flag, layers, number, whole
+from archc.interop.family import Family, Known, Setting, activation, flag, layers, number, whole
 from archc.interop.latent import FOLLOWING, LATENT, gain
 from archc.interop.rope import rotary
 from archc.interop.routing import ROUTER_TRAINING, choices, dense_layers, experts
@@ -19,9 +21,18 @@ def _groups(config: Config, known: Known) -> int | None:
     return count if _limited(config) else None
 
 
+def _write_groups(value: int | None, _known: Known) -> dict[str, Any]:
+    plain, limited = _METHODS
+    return {"topk_method": plain} if value is None else {"topk_method": limited, "n_group": int(value)}
+
+
 def _kept_groups(config: Config, known: Known) -> int | None:
     kept = config.whole("topk_group", 1, null=1)
     return kept if known["groups"] is not None else None
+
+
+def _write_kept_groups(value: int | None, _known: Known) -> dict[str, Any]:
+    return {} if value is None else {"topk_group": int(value)}
 
 
 DEEPSEEK_V2 = Family(
@@ -40,8 +51,8 @@ DEEPSEEK_V2 = Family(
         "choices": choices("num_experts_per_tok", 6),
         "shared": whole("n_shared_experts", 2),
         "expert_d_ff": whole("moe_intermediate_size", 1407),
-        "groups": _groups,
-        "kept_groups": _kept_groups,
+        "groups": Setting(_groups, _write_groups),
+        "kept_groups": Setting(_kept_groups, _write_kept_groups),
         "routed_scale": number("routed_scaling_factor", 1.0),
         "vocab": whole("vocab_size", 102400),
         "eps": number("rms_norm_eps", 1e-6),

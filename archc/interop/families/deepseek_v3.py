@@ -3,7 +3,7 @@
 from typing import Any
 
 from archc.interop.config import Config
-from archc.interop.family import Family, Known, activation, flag, layers, number, whole
+from archc.interop.family import Family, Known, Setting, activation, flag, layers, number, whole
 from archc.interop.latent import FOLLOWING, LATENT, gain
 from archc.interop.rope import rotary
 from archc.interop.routing import ROUTER_TRAINING, choices, dense_layers, experts
@@ -50,7 +50,7 @@ def _family(model_type: str) -> Family:
             "shared": whole("n_shared_experts", 1),
             "expert_d_ff": whole("moe_intermediate_size", 2048),
             "groups": whole("n_group", 8),
-            "kept_groups": _kept_groups,
+            "kept_groups": Setting(_kept_groups, lambda value, _known: {"topk_group": int(value)}),
             "normed": flag("norm_topk_prob", True),
             "routed_scale": number("routed_scaling_factor", 2.5),
             "vocab": whole("vocab_size", 129280),

@@ -1,9 +1,12 @@
 """Llama 4, its text model: chunks of the context, layers without positions, one expert of many."""
 
+from typing import Any
+
 from archc.interop.config import Config
 from archc.interop.family import (
     Family,
     Known,
+    Setting,
     activation,
     flag,
     key_value_heads,
@@ -21,6 +24,10 @@ def _chunk(config: Config, _known: Known) -> int | None:
     if config.get("attention_chunk_size", 8192) is None:
         return None
     return config.whole("attention_chunk_size", 8192)
+
+
+def _write_chunk(value: int | None, _known: Known) -> dict[str, Any]:
+    return {"attention_chunk_size": None if value is None else int(value)}
 
 
 def _rotated(config: Config, known: Known) -> tuple[bool, ...] | None:
@@ -43,6 +50,10 @@ def _rotated(config: Config, known: Known) -> tuple[bool, ...] | None:
     return None if rotates == usual else rotates
 
 
+def _write_rotated(value: tuple[bool, ...] | None, _known: Known) -> dict[str, Any]:
+    return {} if value is None else {"no_rope_layers": [int(each) for each in value]}
+
+
 def _sparse(config: Config, known: Known) -> tuple[bool, ...] | None:
     """For each layer whether it has experts, None where it follows the period."""
     listed = config.get("moe_layers")
@@ -54,6 +65,10 @@ def _sparse(config: Config, known: Known) -> tuple[bool, ...] | None:
     sparse = tuple(layer in listed for layer in range(known["layers"]))
     every = known["sparse_every"]
     return None if sparse == tuple((i + 1) % every == 0 for i in range(len(sparse))) else sparse
+
+
+def _write_sparse(value: tuple[bool, ...] | None, _known: Known) -> dict[str, Any]:
+    return {} if value is None else {"moe_layers": [layer for layer, each in enumerate(value) if each]}
 
 
 LLAMA4 = Family(
@@ -72,13 +87,13 @@ LLAMA4 = Family(
         "choices": choices("num_experts_per_tok", 1),
         "expert_d_ff": whole("intermediate_size", 8192),
         "sparse_every": whole("interleave_moe_layer_step", 1),
-        "sparse": _sparse,
+        "sparse": Setting(_sparse, _write_sparse),
         "vocab": whole("vocab_size", 202048),
         "eps": number("rms_norm_eps", 1e-5),
         "rope": rotary(theta=500000.0, context=131072, pairing="interleaved"),
-        "chunk": _chunk,
+        "chunk": Setting(_chunk, _write_chunk),
         "nope_every": whole("no_rope_layer_interval", 4),
-        "rotated": _rotated,
+        "rotated": Setting(_rotated, _write_rotated),
         "qk_norm": flag("use_qk_norm", True),
         "tuned": flag("attn_temperature_tuning", True),
         "tuning": number("attn_scale", 0.1),
