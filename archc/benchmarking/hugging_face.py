@@ -31,8 +31,9 @@ def load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     made = transformers.AutoConfig.for_model(**given, bos_token_id=None, eos_token_id=None, pad_token_id=None)
     dtype = next(iter(tensors.values())).dtype
     cls = getattr(transformers, architecture)
+    attention = "sdpa" if cls._supports_sdpa else "eager"
     model = cls.from_pretrained(
-        None, config=made, state_dict=dict(tensors), dtype=dtype, attn_implementation="sdpa"
+        None, config=made, state_dict=dict(tensors), dtype=dtype, attn_implementation=attention
     )
     return model.to(next(iter(tensors.values())).device).eval()
 
