@@ -13,7 +13,16 @@ import pytest
 from tests.support import ROOT
 
 GENERATED = ROOT / "generated"
-MODELS = ("smollm2_135m", "llama3_8b", "qwen3_8b", "olmo2_7b", "gpt2", "palm_8b", "qwen3_30b_a3b")
+MODELS = (
+    "smollm2_135m",
+    "llama3_8b",
+    "qwen3_8b",
+    "olmo2_7b",
+    "gpt2",
+    "palm_8b",
+    "qwen3_30b_a3b",
+    "gemma3_1b",
+)
 
 
 def _archc(*arguments: str, seed: str = "0", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

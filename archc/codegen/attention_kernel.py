@@ -22,7 +22,8 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
     mask: Mask = fused.node.attributes["mask"]
     group = heads // kv_heads
     names = [name for name in fused.types if name not in _SPLIT]
-    plain = fused.plain if names or len(fused.rule.steps) > 1 or _softcap(fused) is not None else ()
+    alone = len(fused.rule.steps) == 1  # nothing but attention, without what makes a bias
+    plain = fused.plain if names or not alone or _softcap(fused) is not None else ()
     rows = max(power_of_two(group), _LEAST)
     head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (head_dim, value_dim))
     warps = 4 if rows * value_block <= 4096 else 8
@@ -46,8 +47,9 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
         tile=min(max(power_of_two(_TILE // (head_block + value_block) + 1) // 2, 2 * _LEAST), 128),
         merged=max(merged, 1),
         warps=warps,
+        softcap=_softcap(fused),
         keeps=fused.keeps,
-        steps=steps and not plain and isinstance(mask, Causal | Sliding),
+        steps=steps and alone and set(names) <= {"sinks"} and isinstance(mask, Causal | Sliding),
         flash=plan_flash(fused) if flash else None,
     )
 

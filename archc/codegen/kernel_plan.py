@@ -322,8 +322,9 @@ class AttentionKernel:
     operands besides queries, keys and values: their names, and how a piece of queries and keys reads them.
 
     A program of that kernel has the `rows` query heads of one key head, and `tile` keys at a time in half
-    precision; it merges `merged` shares of the keys at a time.  `keeps`: whether it is given what is kept of
-    earlier tokens, and leaves the new ones there.  `flash`: the kernel for whole sequences, if there is one.
+    precision; it merges `merged` shares of the keys at a time.  `softcap` is that of the scores.  `keeps`:
+    whether it is given what is kept of earlier tokens, and leaves the new ones there.  `flash`: the kernel
+    for whole sequences, if there is one.
     """
 
     name: str
@@ -344,6 +345,7 @@ class AttentionKernel:
     tile: int
     merged: int
     warps: int
+    softcap: float | None
     keeps: bool
     flash: FlashKernel | None
     steps: bool
@@ -352,7 +354,12 @@ class AttentionKernel:
     @property
     def helpers(self) -> tuple[str, ...]:
         """Functions that the kernels call."""
-        return ("tanh",) if self.flash and self.flash.softcap else ()
+        flash = self.flash is not None and bool(self.flash.softcap)
+        return ("tanh",) if flash or (self.steps and self.softcap is not None) else ()
+
+    @property
+    def sinks(self) -> bool:
+        return any(name == "sinks" for name, _ in self.extra)
 
     @property
     def step_warps(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -45,7 +45,7 @@ class Paths(Expressions):
             if isinstance(segment, str):
                 segments += self._literal(segment, path.span)
             else:
-                segments.append(self._computed(self.evaluate(segment, env), segment.span))
+                segments += self._computed(self.evaluate(segment, env), segment.span)
         if len(self.prefix) + len(segments) > MAX_PATH:
             value = f"{len(self.prefix) + len(segments)} segments"
             self.report(mistakes.TooLarge(path.span, what="a parameter path", value=value, limit=MAX_PATH))
@@ -63,26 +63,29 @@ class Paths(Expressions):
         )
         return [_UNKNOWN]
 
-    def _computed(self, value: Any, span: Span) -> str | Index:
+    def _computed(self, value: Any, span: Span) -> Sequence[str | Index]:
+        """The segments of a value: an index, a number, those of a string, none of `none`."""
         plain = value.value if isinstance(value, LoopValue) else value
         if isinstance(plain, Poison):
-            return _UNKNOWN
+            return [_UNKNOWN]
         if isinstance(value, LoopValue) and isinstance(plain, int):
             index = self._affine(value)
             if index is None:
                 self.report(mistakes.BadPathIndex(span))
-            return index or _UNKNOWN
+            return [index or _UNKNOWN]
+        if plain is None:
+            return []
         if isinstance(plain, str) or (isinstance(plain, int) and not isinstance(plain, bool)):
-            return self._literal(str(self.known(value)), span)[0]
+            return self._literal(str(self.known(value)), span)
         self.report(
             mistakes.WrongValue(
                 span,
                 what="a path segment",
-                expected="a whole number or a string",
+                expected="a whole number, a string or `none`",
                 found=describe(value),
             )
         )
-        return _UNKNOWN
+        return [_UNKNOWN]
 
     def _affine(self, value: LoopValue) -> Index | None:
         """The index segment that follows a number, None where it is not linear in one loop variable."""

@@ -163,6 +163,23 @@ def number(key: str, missing: float) -> Reader:
     )
 
 
+def number_or_none(key: str, missing: float | None) -> Reader:
+    """A number above 0, or null for none."""
+
+    def read(config: Config, _known: Known) -> float | None:
+        return None if config.get(key, missing) is None else config.number(key, missing)
+
+    return Setting(read, lambda value, _known: {key: None if value is None else float(value)})
+
+
+def query_scale(key: str, missing: int) -> Reader:
+    """The factor of the scores, of which the key holds the inverse square."""
+    return Setting(
+        lambda config, _known: config.whole(key, missing) ** -0.5,
+        lambda value, _known: {key: round(float(value) ** -2)},
+    )
+
+
 def constant(value: Value) -> Reader:
     """What the config's class has always, and no key says."""
     return Setting(lambda _config, _known: value, lambda _value, _known: {})

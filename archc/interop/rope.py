@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from archc.interop.config import Config
 from archc.interop.family import Known, Reader, Setting
+from archc.interop.windows import FULL, SLIDING
 from archc.ir.attributes import Width
 from archc.ir.ops.position import Rope
 from archc.ir.ops.scaling import Dynamic, LinearScaling, Llama3, Longrope, Scaling, Yarn
@@ -50,23 +51,46 @@ def rotary(theta: float, context: int, pairing: Pairing = "half", width: str = "
     """
 
     def read(config: Config, known: Known) -> Rope:
-        length = config.whole("max_position_embeddings", context)
-        key = "original_max_position_embeddings"
-        original = None if config.get(key) is None else config.whole(key, length)
         outer = config.number("rope_theta", theta, null=theta)
-        given = _parameters(config)
-        base = given.number("rope_theta", outer, null=outer)
-        for section in (config, given):
-            _check_whole_head(section)
-        scaling = _scaling(given, Rotated(length, original, known[width]))
-        return Rope(theta=base, pairing=pairing, scaling=scaling)
+        return _read(config, _parameters(config), outer, context, pairing, known[width])
 
     return Setting(read, _write)
 
 
-def _parameters(config: Config) -> Config:
-    """The object that holds the parameters, in either dialect."""
+def rotary_by_layers(theta: float, local_theta: float, context: int) -> dict[str, Reader]:
+    """Rotary positions of layers with a window, `local_rope`, and of the others, `rope`.
+
+    The older dialect scales the frequencies of the latter only.
+    """
+
+    def read_local(config: Config, known: Known) -> Rope:
+        given = config.section("rope_parameters").section(SLIDING)
+        outer = config.number("rope_local_base_freq", local_theta, null=local_theta)
+        return _read(config, given, outer, context, "half", known["head_dim"])
+
+    def read(config: Config, known: Known) -> Rope:
+        outer = config.number("rope_theta", theta, null=theta)
+        return _read(config, _parameters(config, FULL), outer, context, "half", known["head_dim"])
+
+    return {"local_rope": read_local, "rope": Setting(read, _write_by_layers)}
+
+
+def _read(config: Config, given: Config, theta: float, context: int, pairing: Pairing, width: int) -> Rope:
+    """What an object says; `theta` and `context` where it and the config do not."""
+    length = config.whole("max_position_embeddings", context)
+    key = "original_max_position_embeddings"
+    original = None if config.get(key) is None else config.whole(key, length)
+    base = given.number("rope_theta", theta, null=theta)
+    for section in (config, given):
+        _check_whole_head(section)
+    scaling = _scaling(given, Rotated(length, original, width))
+    return Rope(theta=base, pairing=pairing, scaling=scaling)
+
+
+def _parameters(config: Config, layers: str = "") -> Config:
+    """The object that holds the parameters, in either dialect: in the newer that of a type of layers."""
     newer, older = config.section("rope_parameters"), config.section("rope_scaling")
+    newer = newer.section(layers) if layers else newer
     if config.get("rope_parameters") and config.get("rope_scaling"):
         config.complain("rope_scaling", "rope_parameters is there too, and it is unclear which holds")
         newer.read_all()
@@ -196,15 +220,25 @@ WRITTEN: dict[type[Scaling], tuple[str, dict[str, str]]] = {
 
 def _write(rope: Rope, _known: Known) -> dict[str, Any]:
     """The object of transformers 5 that says the same; beside it the context, which is dynamic NTK's own."""
+    outside = (
+        {"max_position_embeddings": int(rope.scaling.original)} if isinstance(rope.scaling, Dynamic) else {}
+    )
+    return {"rope_parameters": _written(rope), **outside}
+
+
+def _write_by_layers(rope: Rope, known: Known) -> dict[str, Any]:
+    """The same, with an object for each type of layers."""
+    both = {FULL: _written(rope), SLIDING: _written(known["local_rope"])}
+    return {**_write(rope, known), "rope_parameters": both}
+
+
+def _written(rope: Rope) -> dict[str, Any]:
     parameters: dict[str, Any] = {"rope_theta": float(rope.theta), "rope_type": "default"}
     if rope.scaling is not None:
         parameters["rope_type"], keys = WRITTEN[type(rope.scaling)]
         values = {key: getattr(rope.scaling, name) for name, key in keys.items()}
         parameters.update((key, _plain(value)) for key, value in values.items() if value is not None)
-    outside = (
-        {"max_position_embeddings": int(rope.scaling.original)} if isinstance(rope.scaling, Dynamic) else {}
-    )
-    return {"rope_parameters": parameters, **outside}
+    return parameters
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,27 @@ def _window(config: Config, missing: int | None) -> int | None:
     if config.get("sliding_window", missing) is None:
         return None
     return config.whole("sliding_window", missing or 1)
+
+
+def windowed(usual: Callable[[int, Known], bool]) -> Reader:
+    """For each layer whether it has the window, None where `layer_types` says no other than is usual."""
+
+    def read(config: Config, known: Known) -> tuple[bool, ...] | None:
+        count, wanted = known["layers"], f'"{FULL}" or "{SLIDING}"'
+        types = config.items("layer_types", count, (SLIDING, FULL).__contains__, wanted)
+        found = None if types is None else tuple(each == SLIDING for each in types)
+        return None if found == tuple(usual(layer, known) for layer in range(count)) else found
+
+    def write(value: tuple[bool, ...] | None, known: Known) -> dict[str, Any]:
+        listed = value or [usual(layer, known) for layer in range(known["layers"])]
+        return {"layer_types": [SLIDING if each else FULL for each in listed]}
+
+    return Setting(read, write)
+
+
+def every_other(layer: int, _known: Known) -> bool:
+    """Windows on every other layer, from the first."""
+    return layer % 2 == 0
 
 
 def read_windows(config: Config, missing: int | None, usual: Sequence[bool]) -> Windows:

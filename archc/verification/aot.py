@@ -308,7 +308,8 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
         stores = [torch.zeros(1, length, *each.shape[2:], dtype=dtype) for each in new[1:]]
         integers = [torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, _KEYS)]
         arrived = torch.zeros(plan.kv_heads, dtype=torch.int32)
-        getattr(kernels, f"_{plan.name}_step")(*new, *stores, *integers, arrived, padded)
+        sinks = [torch.zeros(plan.heads, dtype=dtype)] if plan.sinks else []
+        getattr(kernels, f"_{plan.name}_step")(*new, *stores, *integers, arrived, padded, *sinks)
     kernels._shares = shares
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from archc.ir.ops.attention import Sliding, attend
 from tests.codegen.interpreter import interpreted
 from tests.support import SPECS, build, distance, scramble
 
@@ -22,6 +23,7 @@ TINY = {
     "mistral_tiny": "mistral",  # a window of 5
     "olmo2_tiny": "olmo2",
     "palm_tiny": "palm",
+    "gemma2_tiny": "gemma2",  # scores under a soft cap
 }
 PADDING = torch.ones(3, 7, dtype=torch.bool)
 PADDING[1, :3] = PADDING[2, 5:] = False
@@ -78,7 +80,7 @@ def test_steps_of_kernels_give_the_same_tokens(model: str, padded: bool, tmp_pat
     """Keys shared among several programs."""
     made = _model(model, "Model", tmp_path, torch.float32)
     kernels = _module(made, "kernels")
-    assert hasattr(kernels, "_attention_step")
+    assert any(name.startswith("_attention") and name.endswith("_step") for name in dir(kernels))
     padding = PADDING if padded else None
     expected = made.generate(_tokens(), 20, padding=padding)
     for shares in (1, 4):
@@ -141,9 +143,10 @@ def test_where_no_graph_can_be_captured_there_is_one_notice(tmp_path: Path) -> N
 SHAPES = [(4, 4, 16, 16), (6, 2, 12, 20), (8, 1, 64, 64), (5, 1, 80, 16)]
 
 
-def _spec(heads: int, kv_heads: int, head_dim: int, value_dim: int, window: int = 0) -> str:
+def _spec(heads: int, kv_heads: int, head_dim: int, value_dim: int, window: int = 0, scores: str = "") -> str:
     """A model of one attention that keeps its keys and values; a window of 0 is none."""
     mask = f"sliding({window})" if window else "causal"
+    mask += f", {scores}" if scores else ""
     return f"""
     arch A(d = 32) {{
       forward(tokens: [B, T]) {{
@@ -211,6 +214,41 @@ def test_a_step_in_a_ring(shape: tuple[int, int, int, int], length: int, tmp_pat
         visible = (held >= 0) & (held > positions - window)
         truth = _attention(q, keys.nan_to_num(), values.nan_to_num(), visible)
         assert distance(o, truth) < 3e-6, (before, shares)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.5])
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize("shape", SHAPES[1:3], ids=str)
+@interpreted
+def test_a_step_with_a_softcap_and_sinks(
+    shape: tuple[int, int, int, int], sinks: bool, softcap: float | None, tmp_path: Path
+) -> None:
+    """A sink is counted once, however many programs share the keys."""
+    heads, kv_heads = shape[:2]
+    scores = f"softcap = {softcap}" if softcap else "softcap = none"
+    scores += f", sinks = parameter([{heads}]) as sinks" if sinks else ""
+    kernels = sys.modules[build(_spec(*shape, 7, scores), "a", tmp_path).Model.__module__].kernels
+    for filled, shares in itertools.product((0, 33), (1, 4)):
+        kernels._shares = lambda *_, shares=shares: shares
+        q, k, v = _new_token(*shape)
+        q = 3 * q  # scores that the cap bends
+        keys, values = (torch.randn(2, 40, *x.shape[2:]) for x in (k, v))
+        positions, places = _places(filled, True)
+        sink = [2 * torch.randn(heads)] if sinks else []
+        state = (torch.tensor([filled]), positions, places, torch.zeros(2 * kv_heads, dtype=torch.int32))
+        o = kernels._attention_step(q, k, v, keys, values, *state, True, *sink)
+        seen = places[:, : filled + 1].clone()
+        seen[:, filled] = positions[:, 0]
+        truth = attend(
+            *(x.double() for x in (q, keys[:, : filled + 1], values[:, : filled + 1])),
+            positions,
+            seen,
+            sinks=sink[0].double() if sinks else None,
+            mask=Sliding(7),
+            scale=shape[2] ** -0.5,
+            softcap=softcap,
+        )
+        assert distance(o, truth) < 3e-6, (filled, shares)
 
 
 def _new_token(heads: int, kv_heads: int, head_dim: int, value_dim: int) -> tuple[Tensor, Tensor, Tensor]:

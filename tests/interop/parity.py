@@ -35,6 +35,7 @@ EXACT, ANGLES, ROUNDED = 1e-12, 1e-7, 3e-6
 
 _NO_SDPA = (
     "codegen",
+    "gemma2",
     "gpt_neo",
     "gpt_oss",
     "gptj",

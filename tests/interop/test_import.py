@@ -30,6 +30,8 @@ CLASSES = {
     "qwen3_moe": transformers.Qwen3MoeConfig,
     "smollm3": transformers.SmolLM3Config,
     "olmo2": transformers.Olmo2Config,
+    "gemma2": transformers.Gemma2Config,
+    "gemma3_text": transformers.Gemma3TextConfig,
     "gpt2": transformers.GPT2Config,
     "gpt_oss": transformers.GptOssConfig,
     "llama4_text": transformers.Llama4TextConfig,
@@ -73,9 +75,16 @@ def newer(config: dict[str, Any]) -> dict[str, Any]:
     renamed = {"torch_dtype": "dtype"}
     given = {renamed.get(key, key): value for key, value in config.items()}
     theta, scaling = given.pop("rope_theta", None), given.pop("rope_scaling", None)
+    local, period = given.pop("rope_local_base_freq", None), given.pop("sliding_window_pattern", None)
     if theta is not None:
         kind = {"rope_type": scaling["type"]} if scaling and "type" in scaling else {}
         given["rope_parameters"] = {"rope_type": "default", **(scaling or {}), **kind, "rope_theta": theta}
+    if local is not None:
+        both = {FULL: given["rope_parameters"], SLIDING: {"rope_type": "default", "rope_theta": local}}
+        given["rope_parameters"] = both
+    if period is not None:
+        layers = range(1, given["num_hidden_layers"] + 1)
+        given["layer_types"] = [SLIDING if layer % period else FULL for layer in layers]
     return given
 
 
@@ -143,6 +152,20 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("deepseek_v3", {"n_group": 1, "topk_group": 1, "norm_topk_prob": False}, {"groups": 1, "normed": False}),
     ("gpt_oss", {"num_hidden_layers": 2, "layer_types": [FULL, SLIDING]}, {"windowed": (False, True)}),
     ("gpt_oss", {"num_hidden_layers": 2, "layer_types": [SLIDING, FULL]}, {"windowed": None}),
+    ("gemma2", {"query_pre_attn_scalar": 144, "head_dim": 128}, {"scale": 144**-0.5}),
+    (
+        "gemma2",
+        {"attn_logit_softcapping": None, "final_logit_softcapping": 7},
+        {"softcap": None, "logit_softcap": 7},
+    ),
+    ("gemma2", {"num_hidden_layers": 2, "layer_types": [FULL, SLIDING]}, {"windowed": (False, True)}),
+    ("gemma2", {"num_hidden_layers": 3, "layer_types": [SLIDING, FULL, SLIDING]}, {"windowed": None}),
+    ("gemma3_text", {"sliding_window_pattern": 3}, {"full_every": 3, "windowed": None}),
+    (
+        "gemma3_text",
+        {"num_hidden_layers": 2, "layer_types": [FULL] * 2},
+        {"full_every": 6, "windowed": (False, False)},
+    ),
     ("llama4_text", {"num_hidden_layers": 2, "no_rope_layers": [0, 1]}, {"rotated": (False, True)}),
     ("llama4_text", {"num_hidden_layers": 4, "moe_layers": [1, 3]}, {"sparse": (False, True) * 2}),
     ("llama4_text", {"attention_chunk_size": None, "use_qk_norm": False}, {"chunk": None, "qk_norm": False}),
@@ -188,7 +211,12 @@ def test_keys_and_what_they_mean(
 
 
 @pytest.mark.parametrize(
-    "kind", [k for k, family in FAMILIES.items() if "rope" in family.parameters and k != "gpt_oss"]
+    "kind",
+    [
+        kind
+        for kind, family in FAMILIES.items()
+        if "rope" in family.parameters and "local_rope" not in family.parameters and kind != "gpt_oss"
+    ],
 )
 @pytest.mark.parametrize(
     ("keys", "meant"),
@@ -279,6 +307,35 @@ def test_scaling_is_the_default_of_some(tmp_path: Path) -> None:
     assert "factor = 32" in str(imported(tmp_path / "bare", model_type="gpt_oss")["rope"])
     given = {"rope_parameters": {"rope_type": "default", "rope_theta": 7}}
     assert str(imported(tmp_path / "x", model_type="gpt_oss", **given)["rope"]) == "rope(theta = 7)"
+
+
+@pytest.mark.parametrize(
+    ("keys", "local", "full"),
+    [
+        ({"rope_theta": 7, "rope_local_base_freq": 5}, "rope(theta = 5)", "rope(theta = 7)"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+            "rope(theta = 10000)",
+            "rope(theta = 1e+06, scaling = linear_scaling(factor = 8))",
+        ),
+        (
+            {
+                "rope_theta": 7,
+                "rope_parameters": {
+                    SLIDING: {"rope_type": "linear", "factor": 2, "rope_theta": 5},
+                    FULL: {"rope_type": "dynamic", "factor": 4},
+                },
+                "max_position_embeddings": 99,
+            },
+            "rope(theta = 5, scaling = linear_scaling(factor = 2))",
+            "rope(theta = 7, scaling = dynamic(factor = 4, original = 99))",
+        ),
+        ({"rope_parameters": {FULL: {"rope_theta": 7}}}, "rope(theta = 10000)", "rope(theta = 7)"),
+    ],
+)
+def test_rotary_positions_by_layers(keys: dict[str, Any], local: str, full: str, tmp_path: Path) -> None:
+    values = imported(tmp_path / "x", model_type="gemma3_text", **keys)
+    assert (str(values["local_rope"]), str(values["rope"])) == (local, full)
 
 
 @pytest.mark.parametrize(
@@ -440,6 +497,23 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
         "smollm3",
         {"no_rope_layer_interval": 0},
         '"no_rope_layer_interval" is 0: must be a whole number from 1',
+    ),
+    ("gemma2", {"use_bidirectional_attention": True}, "supported is only false, since the arch is causal"),
+    ("gemma2", {"sliding_window": None}, '"sliding_window" is null: must be a whole number from 1'),
+    ("gemma2", {"final_logit_softcapping": 0}, '"final_logit_softcapping" is 0: must be a number above 0'),
+    ("gemma2", {"query_pre_attn_scalar": 0}, '"query_pre_attn_scalar" is 0: must be a whole number from 1'),
+    ("gemma3_text", {"final_logit_softcapping": 30.0}, "since the arch caps neither scores nor logits"),
+    ("gemma3_text", {"attn_logit_softcapping": 50.0}, "since the arch caps neither scores nor logits"),
+    ("gemma3_text", {"sliding_window_pattern": 0}, "must be a whole number from 1"),
+    (
+        "gemma3_text",
+        {"rope_parameters": {"rope_theta": 7}},
+        '"rope_parameters.rope_theta" is 7: type gemma3_text has no such key; supported are full',
+    ),
+    (
+        "gemma3_text",
+        {"rope_parameters": {SLIDING: {"rope_type": "linear"}}},
+        '"rope_parameters.sliding_attention.factor" is missing: must be a number above 0',
     ),
     ("gpt2", {"reorder_and_upcast_attn": True}, '"reorder_and_upcast_attn" is true: supported is only false'),
     ("gpt2", {"n_head": 7}, "float[B, T, 768] does not split into 7 heads"),

@@ -141,16 +141,6 @@ IN_FLOAT32 = {
     "ernie4_5": rms(hf.Ernie4_5Config, head_dim=12, use_bias=True),
     "exaone4": rms(hf.Exaone4Config, num_hidden_layers=4, sliding_window=5, sliding_window_pattern=3),
     "gemma": rms(hf.GemmaConfig, hidden_size=40, intermediate_size=72, num_key_value_heads=1, head_dim=12),
-    "gemma3": rms(
-        hf.Gemma3TextConfig,
-        intermediate_size=72,
-        num_hidden_layers=4,
-        head_dim=12,
-        sliding_window=5,
-        sliding_window_pattern=3,
-        query_pre_attn_scalar=25,
-        rope_scaling={"rope_type": "linear", "factor": 8.0},
-    ),
     "glm4": rms(hf.Glm4Config, head_dim=12, attention_bias=True, **rope(partial_rotary_factor=0.5)),
     "gpt_neo": partial(
         hf.GPTNeoConfig,

@@ -37,8 +37,14 @@ def _layers(graph: Graph) -> list[Graph]:
 
 
 def _most(layer: Graph) -> int:
-    """The launches that a layer may have; weights of several experts are stacked."""
-    return EXPERTS if any(len(weight.types[0].shape) > 2 for weight in layer.weights()) else DENSE
+    """The launches that a layer may have; weights of several experts are stacked.
+
+    A norm between a linear map and a sum that has a norm behind it is one more.
+    """
+    norms = [node for node in layer.nodes() if node.op.name == "rms_norm"]
+    between = sum(layer.node(norm.inputs[0]).op.name == "linear" for norm in norms)
+    stacked = any(len(weight.types[0].shape) > 2 for weight in layer.weights())
+    return between + (EXPERTS if stacked else DENSE)
 
 
 def _sinks_without_a_kernel(compilation: Compilation) -> bool:

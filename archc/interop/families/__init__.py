@@ -2,6 +2,8 @@
 
 from archc.interop.families.deepseek_v2 import DEEPSEEK_V2
 from archc.interop.families.deepseek_v3 import DEEPSEEK_V3, KIMI_K2
+from archc.interop.families.gemma2 import GEMMA2
+from archc.interop.families.gemma3 import GEMMA3
 from archc.interop.families.gpt2 import GPT2
 from archc.interop.families.gpt_oss import GPT_OSS
 from archc.interop.families.llama import LLAMA
@@ -28,6 +30,8 @@ FAMILIES = {
         QWEN3_MOE,
         SMOLLM3,
         OLMO2,
+        GEMMA2,
+        GEMMA3,
         GPT2,
         GPT_OSS,
         DEEPSEEK_V2,

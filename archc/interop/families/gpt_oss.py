@@ -4,7 +4,7 @@ from archc.interop.config import Config
 from archc.interop.family import Family, Known, Value, flag, key_value_heads, layers, number, whole
 from archc.interop.rope import rotary
 from archc.interop.routing import ROUTER_TRAINING, choices, experts
-from archc.interop.windows import FULL, SLIDING
+from archc.interop.windows import every_other, windowed
 from archc.ir.attributes import Width
 from archc.ir.ops.position import Rope
 from archc.ir.ops.scaling import Yarn
@@ -19,16 +19,6 @@ def _rope(config: Config, known: Known) -> Value:
         assert isinstance(given, Rope)
         return Rope(given.theta, scaling=Yarn(factor=32.0, original=Width(4096), truncate=False))
     return given
-
-
-def _windowed(config: Config, known: Known) -> tuple[bool, ...] | None:
-    """For each layer whether it has the window, None where every other has, from the first."""
-    count = known["layers"]
-    types = config.items("layer_types", count, (SLIDING, FULL).__contains__, f'"{FULL}" or "{SLIDING}"')
-    if types is None:
-        return None
-    windowed = tuple(each == SLIDING for each in types)
-    return None if windowed == tuple(layer % 2 == 0 for layer in range(count)) else windowed
 
 
 GPT_OSS = Family(
@@ -48,7 +38,7 @@ GPT_OSS = Family(
         "vocab": whole("vocab_size", 201088),
         "eps": number("rms_norm_eps", 1e-5),
         "window": whole("sliding_window", 128),
-        "windowed": _windowed,
+        "windowed": windowed(every_other),
         "alpha": number("swiglu_alpha", 1.702),
         "limit": number("swiglu_limit", 7.0),
         "attention_bias": flag("attention_bias", True),
