@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from archc.benchmarking.timing import Run, Timer, time_in_turn
+from archc.benchmarking.timing import Clock, Run, Timer, time_in_turn
 from archc.compiler import Compilation
 from archc.errors import ArchcError
 from archc.tuned import Entry, Problem, Provenance, Tile, Tuned
@@ -40,31 +40,32 @@ def provenance() -> Provenance:
 class Meter:
     """Times contenders in turn, on weights that lie in no cache; `function`: a package's op."""
 
-    def __init__(self, function: Any, timer: Timer, device: torch.device):
+    def __init__(self, function: Any, timer: Timer, device: torch.device, clock: Clock = time.monotonic):
         self._function = function
         self._timer = timer
         self._device = device
+        self._clock = clock
 
     def __call__(
         self, problem: Problem, contenders: Sequence[Contender], seconds: float
     ) -> Mapping[Contender, float]:
         """Seconds of a call by each contender that the GPU can run."""
-        end = time.monotonic() + seconds
+        end = self._clock() + seconds
         runs = {}
         inputs = self._inputs(problem)
         for contender in contenders:
             run = self._run(contender, *inputs)
             if self._works(run):
                 runs[contender] = run
-            if time.monotonic() > end:  # compiling took all of the time
+            if self._clock() > end:  # compiling took all of the time
                 break
         if not runs:
             return {}
         names = {str(number): contender for number, contender in enumerate(runs)}
         named = {name: runs[contender] for name, contender in names.items()}
-        left = max(end - time.monotonic(), 0.0)
+        left = max(end - self._clock(), 0.0)
         with torch.no_grad():
-            times = time_in_turn(named, self._timer, left, time.monotonic, together=True)
+            times = time_in_turn(named, self._timer, left, self._clock, together=True)
         return {names[name]: each.median for name, each in times.items()}
 
     def _inputs(self, problem: Problem) -> tuple[torch.Tensor, list[torch.Tensor]]:
