@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 from archc.analysis.kernels import Shape, growing_dim, type_bytes
 from archc.ir.expr import Expr, Formula, leaf
 from archc.ir.graph import Graph, Node, Value
-from archc.ir.op import Trait
+from archc.ir.op import Op, Trait
 from archc.ir.ops.structure import APPEND, CONSTANT, KEEP, WEIGHT
-from archc.ir.rule import rule_of
+from archc.ir.rule import Rule, as_value, rule_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Activations:
 
 def activations(root: Graph, shape: Shape, element: int) -> Activations:
     """The activations of a fused graph; `element` is the size of the model's dtype in bytes."""
+    root = _with_routers_apart(root)
     grows = growing_dim(root)
 
     def size(graph: Graph, values: Iterable[Value]) -> int:
@@ -47,6 +49,27 @@ def activations(root: Graph, shape: Shape, element: int) -> Activations:
         all=outside + sum(times * held for times, held in inside),
         recomputed=outside + entering + max((held for _, held in inside), default=0),
     )
+
+
+def _with_routers_apart(root: Graph) -> Graph:
+    """A copy in which routers are the ops that they join: their gradient is that of these."""
+    apart = root.copy()
+    for graph in apart.walk():
+        for node in graph.nodes():
+            rule = rule_of(node)
+            if rule is not None and rule.family == "router":
+                _take_apart(graph, node, rule)
+    return apart
+
+
+def _take_apart(graph: Graph, node: Node, rule: Rule) -> None:
+    def apply(op: Op, values: list[Any], attributes: dict[str, Any]) -> Sequence[Value]:
+        return graph.add_like(node, op, [as_value(graph, value) for value in values], attributes).outputs
+
+    outputs = rule.run(dict(zip(rule.operands, node.inputs, strict=True)), node.attributes, apply)
+    for old, new in zip(node.outputs, outputs, strict=True):
+        graph.replace_uses(old, new)
+    graph.remove(node)
 
 
 def _entering(loop: Node) -> list[Value]:

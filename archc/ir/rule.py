@@ -175,7 +175,7 @@ class Rule:
 
         def apply(op: Op, values: list[Any], given: dict[str, Any]) -> Sequence[Value]:
             names = next(steps).names
-            operands = [_as_value(graph, value) for value in values]
+            operands = [as_value(graph, value) for value in values]
             return graph.add(op, operands, given, names=names).outputs
 
         outputs = self.run(inputs, attributes, apply)
@@ -183,7 +183,8 @@ class Rule:
         return graph
 
 
-def _as_value(graph: Graph, value: Any) -> Value | None:
+def as_value(graph: Graph, value: Any) -> Value | None:
+    """A value of a graph; a number becomes a constant."""
     if isinstance(value, int | float):
         return graph.add(CONSTANT, (), {"value": float(value)}).outputs[0]
     assert value is None or isinstance(value, Value)

@@ -131,7 +131,7 @@ def test_the_whole_is_the_sum_of_its_kernels() -> None:
         (
             ("llama3.arch:llama3_8b", "mistral.arch:mistral_7b", "gpt2.arch"),
             [
-                "llama3_8b,",
+                "llama3_8b",
                 "mistral_7b",
                 "gpt2_xl",
                 "tokens of the sequence",

@@ -96,6 +96,7 @@ def _dispatched_type(call: Any) -> TensorType:
     traits=(*_TRAITS, Trait.LINEAR, Trait.MATRIX),
     reads=lambda call: {"weight": min(call.order.shape[0], call.weight.shape[0]) * _matrix(call)},
     flops=lambda call: 2 * int(call.order.shape[0]) * _matrix(call),
+    saves=("x",),
     internal=True,
     module="experts",
 )
@@ -127,6 +128,7 @@ def _weighted_type(call: Any) -> TensorType:
     infer=_weighted_type,
     traits=_TRAITS,
     flops=lambda call: 2 * int(call.y.numel()),
+    saves=("y", "weights"),
     internal=True,
     module="experts",
 )
