@@ -5,28 +5,33 @@ from __future__ import annotations
 from dataclasses import fields
 
 from archc.codegen.flash_kernel import plan_flash
-from archc.codegen.fused import Fused, power_of_two
+from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.kernel_plan import AttentionKernel
 from archc.ir.ops.attention import Causal, Mask, Sliding
 
 _LEAST = 16  # rows and columns of a tensor core's tile
 _TILE = 1 << 14  # values of the keys and values that a program holds at a time, 32 KiB in bfloat16
 _SPLIT = ("q", "k", "v", "positions", "key_positions")  # a piece of queries and keys has a part of them
+_WIDE = 1 << 15  # values of the queries and the keys together, 64 KiB in bfloat16
+_HEADS = 32  # of queries, that a program has beside wide values
 _LANE = 64  # of a thread's registers, for what it merges
 
 
 def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
     """Attention of a model; whether the target has kernels for single tokens, and for whole sequences."""
-    queries, keys, values = (fused.types[name].shape for name in ("q", "k", "v"))
-    heads, head_dim, kv_heads, value_dim = map(int, (queries[2], queries[3], keys[2], values[3]))
+    queries, keys = (fused.types[name].shape for name in ("q", "k"))
+    heads, head_dim, kv_heads = map(int, (queries[2], queries[3], keys[2]))
+    value_dim, joint = width_of(fused.node.types[0]), fused.rule.values_in_keys
     mask: Mask = fused.node.attributes["mask"]
-    group = heads // kv_heads
+    blocks = _blocks(heads // kv_heads) if joint else 1
+    group = heads // kv_heads // blocks
     names = [name for name in fused.types if name not in _SPLIT]
-    alone = len(fused.rule.steps) == 1  # nothing but attention, without what makes a bias
+    alone = joint or len(fused.rule.steps) == 1  # nothing but attention, without what makes a bias
     plain = fused.plain if names or not alone or _softcap(fused) is not None else ()
     rows = max(power_of_two(group), _LEAST)
-    head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (head_dim, value_dim))
-    warps = 4 if rows * value_block <= 4096 else 8
+    beside = head_dim - value_dim if joint else head_dim  # columns of keys that are no values
+    head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (beside, value_dim))
+    warps = 4 if rows * value_block <= (8192 if joint else 4096) else 8
     merged = _LANE * 32 * warps // (power_of_two(group) * value_block)
     return AttentionKernel(
         name=fused.name,
@@ -39,24 +44,43 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
         scale=float(fused.node.attributes["scale"]),
         heads=heads,
         kv_heads=kv_heads,
+        blocks=blocks,
         head_dim=head_dim,
         value_dim=value_dim,
         rows=rows,
         head_block=head_block,
         value_block=value_block,
-        tile=min(max(power_of_two(_TILE // (head_block + value_block) + 1) // 2, 2 * _LEAST), 128),
+        tile=min(
+            _tile(head_block + value_block), _tile_beside(rows, head_block + value_block) if joint else 128
+        ),
         merged=max(merged, 1),
         warps=warps,
         softcap=_softcap(fused),
         keeps=fused.keeps,
         steps=steps and alone and set(names) <= {"sinks"} and isinstance(mask, Causal | Sliding),
-        flash=plan_flash(fused) if flash else None,
+        flash=plan_flash(fused) if flash and not joint else None,
+        values_in_keys=joint,
     )
 
 
 def _softcap(fused: Fused) -> float | None:
-    cap: float | None = fused.node.attributes["softcap"]
+    cap: float | None = fused.node.attributes.get("softcap")
     return cap
+
+
+def _tile(width: int) -> int:
+    """Keys that a program holds at a time: a power of two."""
+    return max(power_of_two(_TILE // width + 1) // 2, 2 * _LEAST)
+
+
+def _tile_beside(rows: int, width: int) -> int:
+    """The same where queries as wide as the keys lie beside them."""
+    return min(max(power_of_two(_WIDE // width - rows + 1) // 2, _LEAST), 128)
+
+
+def _blocks(group: int) -> int:
+    """Programs among which the query heads of a key head are shared, as many to each."""
+    return next(blocks for blocks in range(1, group + 1) if group % blocks == 0 and group // blocks <= _HEADS)
 
 
 def _mask_arguments(mask: Mask) -> list[str]:

@@ -146,9 +146,7 @@ class ClassWriter:
         emitter.arguments(given)
         arguments = self._arguments(graph, [emitter.names[value] for value in graph.inputs])
         results = emitter.run()
-        state = tuple(
-            (node.attributes["slot"], _kept_code(node)) for node in graph.nodes() if node.op is APPEND
-        )
+        state = tuple((node.attributes["slot"], _kept_code(node)) for node in _kept(graph))
         return Class(
             name=name,
             doc=doc,
@@ -301,6 +299,12 @@ def _tidy(lines: Sequence[Line]) -> tuple[Line, ...]:
         if not (blank and (not kept or not str(kept[-1]))):
             kept.append(line)
     return tuple(kept)
+
+
+def _kept(graph: Graph) -> list[Node]:
+    """The nodes that keep something of each token; both forms of a branch keep the same."""
+    parts = [graph, *(branch.bodies[0] for branch in graph.branches())]
+    return [node for part in parts for node in part.nodes() if node.op is APPEND]
 
 
 def _kept_code(append: Node) -> str:

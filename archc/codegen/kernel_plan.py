@@ -321,10 +321,12 @@ class AttentionKernel:
     Where PyTorch's does not do all that is done to scores, `plain` has the statements, and `extra` the
     operands besides queries, keys and values: their names, and how a piece of queries and keys reads them.
 
-    A program of that kernel has the `rows` query heads of one key head, and `tile` keys at a time in half
-    precision; it merges `merged` shares of the keys at a time.  `softcap` is that of the scores.  `keeps`:
-    whether it is given what is kept of earlier tokens, and leaves the new ones there.  `flash`: the kernel
-    for whole sequences, if there is one.
+    A program of that kernel has the query heads of one key head, or one of several `blocks` of them, in
+    `rows`, and `tile` keys at a time in half precision; it merges `merged` shares of the keys at a time.
+    `softcap` is that of the scores.  `keeps`: whether it is given what is kept of earlier tokens, and leaves
+    the new ones there.
+    `values_in_keys`: values are the first columns of the keys, and `head_block` holds those behind them.
+    `flash`: the kernel for whole sequences, if there is one.
     """
 
     name: str
@@ -337,6 +339,7 @@ class AttentionKernel:
     extra: tuple[tuple[str, str], ...]
     heads: int
     kv_heads: int
+    blocks: int
     head_dim: int
     value_dim: int
     rows: int
@@ -349,6 +352,7 @@ class AttentionKernel:
     keeps: bool
     flash: FlashKernel | None
     steps: bool
+    values_in_keys: bool
     template: str = "attention"
 
     @property
@@ -368,9 +372,24 @@ class AttentionKernel:
         return warps if self.warps > 4 else f"{warps} if q.element_size() == 2 else {2 * self.warps}"
 
     @property
+    def step_tile(self) -> str:
+        """Half as many keys in float32, but no fewer than a tensor core's tile has."""
+        half = max(self.tile // 2, 16)
+        return str(half) if half == self.tile else f"{self.tile} if q.element_size() == 2 else {half}"
+
+    @property
     def group(self) -> int:
-        """Query heads of a key head."""
-        return self.heads // self.kv_heads
+        """Query heads of a program; all those of a key head, but for `blocks`."""
+        return self.heads // self.programs
+
+    @property
+    def step_template(self) -> str:
+        return "latent_step" if self.values_in_keys else "attention_step"
+
+    @property
+    def programs(self) -> int:
+        """Programs of one sequence, for each share of the keys."""
+        return self.kv_heads * self.blocks
 
     @property
     def group_block(self) -> int:
@@ -378,7 +397,16 @@ class AttentionKernel:
 
     @property
     def grouped(self) -> bool:
-        return self.group > 1
+        return self.heads > self.kv_heads
+
+    @property
+    def behind(self) -> int:
+        """Columns of the keys behind those that are their values."""
+        return self.head_dim - self.value_dim
+
+    @property
+    def behind_mask(self) -> str:
+        return f"behind < {self.head_dim}" if self.head_block != self.behind else ""
 
     @property
     def pieces(self) -> str:

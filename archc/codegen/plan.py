@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from archc.codegen.class_plan import Class
-from archc.codegen.kernel_plan import GroupedKernel, Kernel, LinearKernel
+from archc.codegen.kernel_plan import AttentionKernel, GroupedKernel, Kernel, LinearKernel
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,12 @@ class Package:
         if self.generates and len(self.sequences) > 1:
             cache += f", and {' and '.join(self.fixed_tokens)} may be None once it has been"
         return f"{', '.join(told)}, False where a token is padding{cache}."
+
+    @property
+    def step_programs(self) -> int:
+        """The most programs of one sequence that share the keys of some attention among them."""
+        kernels = [kernel for kernel in self.kernels if isinstance(kernel, AttentionKernel) and kernel.steps]
+        return max((kernel.programs for kernel in kernels), default=0)
 
     @property
     def ignored_items(self) -> str:

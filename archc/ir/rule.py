@@ -108,15 +108,30 @@ class Rule:
         return "pointwise" if fusible and self._splits_operands_evenly() else ""
 
     def _attends(self) -> bool:
-        """Whether this is one attention, biases made on the way, of operands called as the op calls them."""
+        """Whether this is one attention of operands called as the op calls them.
+
+        Biases may be made on the way, and values be taken from the keys.
+        """
         *before, last = self.steps
-        biases = all(step.op.has(Trait.PAIRWISE) for step in before)
-        names = zip(last.op.operands, last.inputs, strict=True)
-        return (
-            biases
-            and last.op.name == "attend"
-            and all(not isinstance(ref, OperandRef) or ref.name == operand.name for operand, ref in names)
+        if last.op.name != "attend":
+            return False
+        made = all(
+            step.op.has(Trait.PAIRWISE) or self._are_values(number) for number, step in enumerate(before)
         )
+        names = zip(last.op.operands, last.inputs, strict=True)
+        return made and all(
+            not isinstance(ref, OperandRef) or ref.name == operand.name for operand, ref in names
+        )
+
+    def _are_values(self, number: int) -> bool:
+        """Whether a step takes the first columns of the keys, for values."""
+        step, values = self.steps[number], self.steps[-1].inputs[2]
+        return step.op.name == "split" and step.inputs == (OperandRef("k"),) and values == StepRef(number)
+
+    @property
+    def values_in_keys(self) -> bool:
+        """Whether attention's values are the first columns of its keys."""
+        return self.family == "attention" and any(map(self._are_values, range(len(self.steps))))
 
     @cached_property
     def optional(self) -> frozenset[str]:

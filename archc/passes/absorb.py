@@ -154,3 +154,32 @@ def _branch(graph: Graph, reader: Node, absorption: Absorption) -> None:
     graph.replace_uses(reader.outputs[0], branch.outputs[0])
     graph.remove(reader)
     graph.remove_unread(made)
+    for place in range(len(absorption.inputs)):
+        _keep_within(graph, branch.id, place)
+
+
+def _keep_within(graph: Graph, number: int, place: int) -> None:
+    """Let both forms keep what only they read, so that a kernel of one of them may do it."""
+    branch = graph.node(number)
+    value = branch.inputs[place]
+    assert value is not None
+    kept = graph.node(value)
+    if kept.op is not APPEND or len(graph.users(value)) > 1:
+        return
+    (new,) = kept.inputs
+    assert new is not None
+    for body in branch.bodies:
+        _append_input(body, body.inputs[place], graph.type(new), kept)
+    made = graph.node(new)
+    if len(made.types) == 1 and not graph.name_of(new):
+        graph.update(made, names=kept.names)
+    graph.update(branch, inputs=(*branch.inputs[:place], new, *branch.inputs[place + 1 :]))
+    graph.remove(kept)
+
+
+def _append_input(form: Graph, given: Value, type_: TensorType, kept: Node) -> None:
+    """Let a form be given the new tokens of what is kept, and keep them itself."""
+    node = form.node(given)
+    form.update(node, types=(type_,), attributes={**node.attributes, "type": type_})
+    append = form.add_like(kept, APPEND, [given], kept.attributes, names=kept.names)
+    form.replace_uses(given, append.outputs[0], but=[append.id])

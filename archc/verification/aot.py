@@ -297,17 +297,12 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
     rings = [(_SHARES, False, _KEYS // 2)] if plan.window else []
     for count, padded, length in ((1, True, _KEYS), (_SHARES, False, _KEYS), *rings):
         kernels._shares = lambda *_, count=count: count
-        new = [
-            torch.zeros(1, 1, heads, width, dtype=dtype)
-            for heads, width in (
-                (plan.heads, plan.head_dim),
-                (plan.kv_heads, plan.head_dim),
-                (plan.kv_heads, plan.value_dim),
-            )
-        ]
+        kept = [plan.head_dim] if plan.values_in_keys else [plan.head_dim, plan.value_dim]
+        sizes = [(plan.heads, plan.head_dim), *((plan.kv_heads, width) for width in kept)]
+        new = [torch.zeros(1, 1, *size, dtype=dtype) for size in sizes]
         stores = [torch.zeros(1, length, *each.shape[2:], dtype=dtype) for each in new[1:]]
         integers = [torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, _KEYS)]
-        arrived = torch.zeros(plan.kv_heads, dtype=torch.int32)
+        arrived = torch.zeros(plan.programs, dtype=torch.int32)
         sinks = [torch.zeros(plan.heads, dtype=dtype)] if plan.sinks else []
         getattr(kernels, f"_{plan.name}_step")(*new, *stores, *integers, arrived, padded, *sinks)
     kernels._shares = shares

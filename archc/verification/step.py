@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from archc.analysis.kernels import choices_of
 from archc.codegen.kept import KeptPart
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, RECENT, WEIGHT, ZEROS
 from archc.ir.rule import rule_of
@@ -77,8 +77,12 @@ def layer_launches(layer: Graph) -> int:
     return work.count
 
 
-def _plan(graph: Graph, sizes: Mapping[str, int], dtype: torch.dtype, times: int, work: Work) -> None:
+def _plan(
+    graph: Graph, sizes: Mapping[str, int], dtype: torch.dtype, times: int, work: Work
+) -> dict[Value, Any]:
+    """Add a graph's work; what reference functions made, as it lies in memory: its readers may copy it."""
     kept = KeptPart(graph)  # computed before the first step
+    made: dict[Value, Any] = {}
     for node in graph.nodes():
         if node in kept:
             continue
@@ -87,9 +91,12 @@ def _plan(graph: Graph, sizes: Mapping[str, int], dtype: torch.dtype, times: int
                 runs = node.attributes["schedule"].count(number)
                 _plan(body, sizes, dtype, times * runs, work)
         elif node.op is BRANCH:
-            _plan(node.bodies[1], sizes, dtype, times, work)
+            inner = _plan(node.bodies[1], sizes, dtype, times, work)
+            results = zip(node.outputs, node.bodies[1].outputs, strict=True)
+            made.update((value, inner[result]) for value, (_, result) in results if result in inner)
         elif node.op not in _FREE:
-            _plan_node(graph, node, sizes, dtype, times, work)
+            _plan_node(graph, node, made, sizes, dtype, times, work)
+    return made
 
 
 # Attention keeps its keys and values itself, and zeros that enter the first layer are not there at all.
@@ -97,20 +104,29 @@ _FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, RECENT)
 
 
 def _plan_node(
-    graph: Graph, node: Node, sizes: Mapping[str, int], dtype: torch.dtype, times: int, work: Work
+    graph: Graph,
+    node: Node,
+    made: dict[Value, Any],
+    sizes: Mapping[str, int],
+    dtype: torch.dtype,
+    times: int,
+    work: Work,
 ) -> None:
     sizes = _with(sizes, **{ROWS: sizes["B"] * choices_of(graph)})
-    operands = [
-        None if v is None else _meta(graph.type(v), _kept_sizes(graph.node(v), sizes), dtype)
-        for v in node.inputs
-    ]
+
+    def operand(value: Value) -> Any:
+        kept = _kept_sizes(graph.node(value), sizes)
+        return made[value] if value in made else _meta(graph.type(value), kept, dtype)
+
+    operands = [None if value is None else operand(value) for value in node.inputs]
     if rule_of(node) or node.op.module:
         results = [_meta(type_, sizes, dtype) for type_ in node.types]
         moved = sum(map(_bytes, (*operands, *results))) - _unread(node, operands)
         work.add(node.op.name, 1, moved, times)
         return
     with _Count() as count:
-        node.op.reference(*operands, **node.attributes)
+        result = node.op.reference(*operands, **node.attributes)
+    made.update(zip(node.outputs, result if isinstance(result, tuple | list) else [result], strict=True))
     work.add(node.op.name, count.work.count, count.work.bytes, times)
 
 

@@ -19,6 +19,7 @@ from tests.support import SPECS, build, distance, scramble
 
 TINY = {
     "gpt2_tiny": "gpt2",
+    "latent_tiny": "latent",
     "llama3_tiny": "llama3",
     "mistral_tiny": "mistral",  # a window of 5
     "olmo2_tiny": "olmo2",
@@ -80,7 +81,7 @@ def test_steps_of_kernels_give_the_same_tokens(model: str, padded: bool, tmp_pat
     """Keys shared among several programs."""
     made = _model(model, "Model", tmp_path, torch.float32)
     kernels = _module(made, "kernels")
-    assert any(name.startswith("_attention") and name.endswith("_step") for name in dir(kernels))
+    assert any(name.endswith("attention_step") for name in vars(kernels))
     padding = PADDING if padded else None
     expected = made.generate(_tokens(), 20, padding=padding)
     for shares in (1, 4):
@@ -249,6 +250,57 @@ def test_a_step_with_a_softcap_and_sinks(
             softcap=softcap,
         )
         assert distance(o, truth) < 3e-6, (filled, shares)
+
+
+# query heads, values of the latent, of the rotary key beside it
+LATENTS = [(6, 20, 5), (40, 16, 16), (64, 512, 64)]
+
+
+def _latent_spec(heads: int, rank: int, rotary: int, window: int) -> str:
+    """A model of one attention over a latent: its keys and values are as many for each head."""
+    mask = f"sliding({window})" if window else "causal"
+    return f"""
+    arch A(d = 32) {{
+      forward(tokens: [B, T]) {{
+        x = embedding(tokens, 50, d) as wte
+        c = silu(linear(x, {rank}) as kv_down)
+        k_pe = silu(split_heads(linear(x, {rotary}) as k_proj, 1))
+        k, v = split(split_heads(linear(c, {2 * rank * heads}) as kv_up, {heads}), 2)
+        q = split_heads(linear(x, {heads * (rank + rotary)}) as q_proj, {heads})
+        k = concat(k, expand_heads(k_pe, {heads}))
+        o = merge_heads(attention(q, k, v, mask = {mask}))
+        return linear(x + linear(o, d) as o_proj, 50) as head
+      }}
+    }}
+    model a = A()
+    """
+
+
+@pytest.mark.parametrize("window", [0, 7])
+@pytest.mark.parametrize("sizes", LATENTS, ids=str)
+@interpreted
+def test_latent_attention_of_a_step(sizes: tuple[int, int, int], window: int, tmp_path: Path) -> None:
+    """The first columns of what is kept are its values, for all query heads: up to 32 in a program."""
+    heads, rank, rotary = sizes
+    kernels = sys.modules[build(_latent_spec(*sizes, window), "a", tmp_path).Model.__module__].kernels
+    for filled, shares, padded in itertools.product((0, 1, 33), (1, 4), (False, True)):
+        kernels._shares = lambda *_, shares=shares: shares
+        q, k, _ = _new_token(heads, 1, rank + rotary, rank)
+        keys = torch.full((2, 40, 1, rank + rotary), float("nan"))
+        keys[:, :filled].normal_()
+        positions, places = _places(filled, padded)
+        arrived = torch.zeros(2 * -(-heads // 32), dtype=torch.int32)
+        state = (torch.tensor([filled]), positions, places, arrived)
+        o = kernels._latent_attention_step(q, k, keys, *state, padded)
+        assert torch.equal(keys[:, filled : filled + 1], k)
+        assert keys[:, filled + 1 :].isnan().all()
+        assert not arrived.any()
+        seen = places[:, : filled + 1].clone()
+        seen[:, filled] = positions[:, 0]
+        visible = (seen >= 0) & ((seen > positions - window) if window else True)
+        known = keys[:, : filled + 1]
+        truth = _attention(q, known, known[..., :rank], visible)
+        assert distance(o, truth) < 3e-6, (filled, shares, padded)
 
 
 def _new_token(heads: int, kv_heads: int, head_dim: int, value_dim: int) -> tuple[Tensor, Tensor, Tensor]:

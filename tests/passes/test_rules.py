@@ -12,7 +12,7 @@ from archc import compiler
 from archc.compiler import standard_rules
 from archc.ir.op import OPS
 from archc.ir.program import Program
-from archc.ir.rule import SPLITS, Rule, Step
+from archc.ir.rule import SPLITS, Rule, Step, StepRef
 from archc.passes.context import Context
 from archc.target import CUDA
 from archc.verification.outcome import Outcome
@@ -85,6 +85,11 @@ BODIES = {
     "bias_relu": _BIASED.replace("ACT", "relu"),
     "relu_squared": "x = linear(square(relu(linear(x, 33) as up)), d) as down",
     "attention": _HEADS + _ATTEND,
+    "latent_attention": """
+  k = split_heads(linear(x, 12) as latent, 1)
+  v, rest = split(k, [6, 6])
+  q = split_heads(linear(x, 5 * 12) as q_proj, 5)
+  x = linear(merge_heads(attention(q, k, v, mask = causal)), d) as o_proj""",
     "alibi_attention": _HEADS
     + "b = alibi_bias(positions(x), key_positions(x), heads = 5)\n"
     + _ATTEND.replace("causal", "causal, bias = b, softcap = 2"),
@@ -166,6 +171,8 @@ def _mutated(step: Step) -> Step | None:
         return dataclasses.replace(step, inputs=(x, sin, cos))
     if step.op.name == "attend":
         q, k, v, *rest = step.inputs
+        if isinstance(v, StepRef):  # values that are columns of the keys: others of them
+            return dataclasses.replace(step, inputs=(q, k, StepRef(v.step, 1), *rest))
         return dataclasses.replace(step, inputs=(q, v, k, *rest))
     if step.op.name in ("rms_norm", "layer_norm"):
         return dataclasses.replace(step, attributes={**step.attributes, "eps": 1e-2})

@@ -26,7 +26,10 @@ MODELS = {
 # The default suite has the first model of every spec.
 FIRST = {path: model for model, path in reversed(MODELS.items())}.values()
 CASES = [pytest.param(model, marks=() if model in FIRST else pytest.mark.slow) for model in MODELS]
-DENSE, EXPERTS = 9, 16  # launches of a layer
+# Launches of a layer, by whether it has experts and whether its attention is over a latent: there maps go
+# down to that, norms and concatenations lie beside it, and two maps are absorbed.
+MOST = {(False, False): 9, (True, False): 16, (False, True): 19, (True, True): 30}
+DENSE = MOST[False, False]
 NEAR = 0.05
 
 
@@ -41,10 +44,12 @@ def _most(layer: Graph) -> int:
 
     A norm between a linear map and a sum that has a norm behind it is one more.
     """
+    experts = any(len(weight.types[0].shape) > 2 for weight in layer.weights())
+    if layer.branches():
+        return MOST[experts, True]
     norms = [node for node in layer.nodes() if node.op.name == "rms_norm"]
     between = sum(layer.node(norm.inputs[0]).op.name == "linear" for norm in norms)
-    stacked = any(len(weight.types[0].shape) > 2 for weight in layer.weights())
-    return between + (EXPERTS if stacked else DENSE)
+    return between + MOST[experts, False]
 
 
 def _sinks_without_a_kernel(compilation: Compilation) -> bool:
@@ -57,10 +62,6 @@ def _sinks_without_a_kernel(compilation: Compilation) -> bool:
 def test_a_step_does_what_the_plan_says(model: str, tmp_path: Path) -> None:
     """No layer has too many launches; all launches, and all bytes, are those of the graph."""
     compilation = compile_model(MODELS[model], model)
-    if any(part.branches() for part in compilation.fused.walk()):
-        pytest.xfail(
-            "there is no kernel for one token's attention over a latent: its ops are launched one by one"
-        )
     if any(node.op is KEEP for part in compilation.fused.walk() for node in part.nodes()):
         pytest.xfail("cross attention is PyTorch's, which has more launches without memory than on a GPU")
     if any(
