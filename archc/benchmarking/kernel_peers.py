@@ -15,6 +15,7 @@ from archc.benchmarking.liger_ops import ADAPTERS
 from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.recording import Arguments
 from archc.codegen.kernel_plan import OpKernel
+from archc.codegen.router_plan import RouterKernel
 
 OP_BY_OP, BY_DYNAMO, FUSED, LIGER = "PyTorch op by op", "PyTorch compiled", "PyTorch's own", "Liger"
 
@@ -39,11 +40,12 @@ def plain_function(place: Place) -> Function:
     rule, node, plan = place.rule, place.node, place.plan
     assert rule is not None
     assert node is not None
-    assert isinstance(plan, OpKernel)
+    assert isinstance(plan, OpKernel | RouterKernel)
+    names = plan.names if isinstance(plan, RouterKernel) else plan.op.names
     order = (*rule.operands, *rule.weights)
 
     def run(*operands: Any) -> Any:
-        given = dict(zip(plan.op.names, operands, strict=True))
+        given = dict(zip(names, operands, strict=True))
         return node.op.reference(*(given.get(name) for name in order), **node.attributes)
 
     return run

@@ -63,13 +63,14 @@ class Place:
 
 
 def places(compilation: Compilation) -> list[Place]:
-    """All kernels of a model, in the order of its file of kernels."""
+    """All kernels of a model that fused ops call, and the loss, in the order of its file of kernels."""
     graph = compilation.fused
     nodes = [(part, node) for part in graph.walk() for node in part.nodes() if rule_of(node)]
     table = KernelTable(nodes)
     called = {table.name(*place): place for place in reversed(nodes)}
     plans = plan_package(compilation.program, graph, compilation.reference).kernels
-    return [Place(plan.name, plan, *called.get(plan.name, (graph, None))) for plan in plans]
+    timed = [plan for plan in plans if plan.name in called or isinstance(plan, LossKernel)]
+    return [Place(plan.name, plan, *called.get(plan.name, (graph, None))) for plan in timed]
 
 
 def _named(name: str, types: Mapping[str, TensorType]) -> TensorType | None:

@@ -21,6 +21,7 @@ from archc.benchmarking.probes import cache_bytes
 from archc.benchmarking.recording import Arguments, Calls, recorded
 from archc.benchmarking.results import OURS
 from archc.codegen.kernel_plan import LossKernel, OpKernel
+from archc.codegen.router_plan import RouterKernel
 
 _ROOM = 8  # tokens that a cache has room for behind the one that is timed
 
@@ -64,7 +65,7 @@ class Recordings:
 
     def _plain(self, place: Place, kind: Kind, kept: list[Arguments]) -> list[tuple[Function, Arguments]]:
         """What the unfused model does instead, and on what."""
-        if isinstance(place.plan, OpKernel):
+        if isinstance(place.plan, OpKernel | RouterKernel):
             return [(plain_function(place), given) for given in kept]
         if isinstance(place.plan, LossKernel):
             return [(self._plain_loss, given) for given in kept]
