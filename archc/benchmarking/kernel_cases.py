@@ -22,7 +22,8 @@ from archc.benchmarking.results import OURS, Case, Findings
 from archc.benchmarking.scale import Scale
 from archc.benchmarking.timing import Run
 from archc.benchmarking.turn import Bench
-from archc.codegen.kernel_plan import LossKernel, OpKernel
+from archc.codegen.kernel_plan import OpKernel
+from archc.codegen.loss_plan import LossKernel
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
 _COMPILING = 15.0  # seconds that TorchDynamo takes for a kernel

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from archc.analysis.kernels import Shape, Work, node_bytes, node_flops
-from archc.codegen.kernel_plan import Kernel, LossKernel, OpKernel
+from archc.codegen.kernel_plan import Kernel, OpKernel
 from archc.codegen.kernels import KernelTable
+from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.ir.graph import Graph, Node

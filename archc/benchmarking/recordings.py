@@ -20,7 +20,8 @@ from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.probes import cache_bytes
 from archc.benchmarking.recording import Arguments, Calls, recorded
 from archc.benchmarking.results import OURS
-from archc.codegen.kernel_plan import LossKernel, OpKernel
+from archc.codegen.kernel_plan import OpKernel
+from archc.codegen.loss_plan import LossKernel
 from archc.codegen.router_plan import RouterKernel
 
 _ROOM = 8  # tokens that a cache has room for behind the one that is timed

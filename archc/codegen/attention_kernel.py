@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.flash_kernel import plan_flash
 from archc.codegen.fused import Fused, power_of_two, width_of
-from archc.codegen.kernel_plan import AttentionKernel
 from archc.ir.ops.attention import Causal, Mask, Sliding
 
 _LEAST = 16  # rows and columns of a tensor core's tile

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from archc.codegen.kernel_plan import LossKernel
+    from archc.codegen.loss_plan import LossKernel
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from archc.codegen.class_plan import (
 )
 from archc.codegen.head import Cut, write_head
 from archc.codegen.kept import KeptPart, is_span, with_spans
-from archc.codegen.kernel_plan import LinearKernel, LossKernel
 from archc.codegen.linear_kernel import linear_shape
+from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.lines import Emitter, Style, no_loop, shapes_text, size_code, tuple_text
+from archc.codegen.loss_plan import LossKernel
 from archc.codegen.names import attribute, class_name, identifier, layer_names, parameter_names, unique
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node, Value, stored_in

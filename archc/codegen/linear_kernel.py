@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from archc.codegen.head import Cut
-from archc.codegen.kernel_plan import LinearChoice, LinearKernel
+from archc.codegen.linear_plan import LinearChoice, LinearKernel
 from archc.codegen.names import unique
 from archc.ir.graph import Graph, Node
 from archc.ir.ops.structure import WEIGHT

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from archc.codegen.fused import power_of_two
 from archc.codegen.head import Cut
-from archc.codegen.kernel_plan import LossKernel
+from archc.codegen.loss_plan import LossKernel
 from archc.codegen.names import unique
 from archc.target import Target
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from archc.codegen.class_plan import Argument, Line
+from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, power_of_two
-from archc.codegen.kernel_plan import CustomOp, NormKernel
+from archc.codegen.norm_plan import NormKernel
 from archc.codegen.wide_norm import MAX_NARROW, WARPS, plan_wide_norm
 from archc.ir.op import Trait
 from archc.ir.rule import OperandRef, Rule, StepRef

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.class_plan import Class
-from archc.codegen.kernel_plan import AttentionKernel, GroupedKernel, Kernel, LinearKernel
+from archc.codegen.kernel_plan import GroupedKernel, Kernel
+from archc.codegen.linear_plan import LinearKernel
 
 
 @dataclass(frozen=True)

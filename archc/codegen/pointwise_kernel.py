@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from archc.codegen.class_plan import Argument
+from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, power_of_two, width_of
-from archc.codegen.kernel_plan import CustomOp, PointwiseKernel
 from archc.codegen.pointwise import Pointwise, Writer, analyse
+from archc.codegen.pointwise_plan import PointwiseKernel
 
 _BLOCKS = (2048, 1024)  # columns of a program: one that needs no mask where there is one
 

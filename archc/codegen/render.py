@@ -10,20 +10,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 
 from archc import resources
+from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.class_plan import Class
-from archc.codegen.kernel_plan import (
-    AttentionKernel,
-    GroupedKernel,
-    Kernel,
-    LinearKernel,
-    LossKernel,
-    NormKernel,
-    OpKernel,
-    PointwiseKernel,
-    RopeKernel,
-)
+from archc.codegen.kernel_plan import GroupedKernel, Kernel, OpKernel
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
+from archc.codegen.linear_plan import LinearKernel
+from archc.codegen.loss_plan import LossKernel
+from archc.codegen.norm_plan import NormKernel
 from archc.codegen.plan import Module, Package, ReportPlan
+from archc.codegen.pointwise_plan import PointwiseKernel
+from archc.codegen.rope_plan import RopeKernel
 from archc.codegen.router_plan import RouterKernel
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.class_plan import Argument
+from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, power_of_two, width_of
-from archc.codegen.kernel_plan import CustomOp, Heads, RopeKernel
+from archc.codegen.rope_plan import Heads, RopeKernel
 from archc.ir.rule import Rule, StepRef
 
 

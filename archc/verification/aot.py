@@ -20,16 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.class_plan import Operand
 from archc.codegen.flash_plan import FlashKernel
-from archc.codegen.kernel_plan import (
-    AttentionKernel,
-    GroupedKernel,
-    LinearChoice,
-    LinearKernel,
-    LossKernel,
-    OpKernel,
-)
+from archc.codegen.kernel_plan import GroupedKernel, OpKernel
+from archc.codegen.linear_plan import LinearChoice, LinearKernel
+from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
 from archc.codegen.router_plan import RouterKernel
 from archc.compiler import Compilation

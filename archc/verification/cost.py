@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archc.codegen.kernel_plan import CustomOp
+from archc.codegen.custom_op import CustomOp
 from archc.ir.graph import Graph, Node
 from archc.ir.rule import Rule, node_flops, rule_of
 from archc.ir.types import TensorType

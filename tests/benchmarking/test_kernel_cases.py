@@ -20,7 +20,7 @@ from archc.benchmarking.results import OURS
 from archc.benchmarking.scale import Scale
 from archc.benchmarking.timing import ClockTimer
 from archc.benchmarking.turn import Bench
-from archc.codegen.kernel_plan import LossKernel
+from archc.codegen.loss_plan import LossKernel
 from tests.benchmarking.clocks import Ticking
 from tests.support import SPECS, compile_model, distance
 

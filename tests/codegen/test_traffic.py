@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from archc import compiler
-from archc.codegen.kernel_plan import NormKernel, PointwiseKernel, RopeKernel
 from archc.codegen.kernels import KernelTable
+from archc.codegen.norm_plan import NormKernel
 from archc.codegen.package import plan_package
+from archc.codegen.pointwise_plan import PointwiseKernel
+from archc.codegen.rope_plan import RopeKernel
 from archc.compiler import Compilation, standard_rules
 from archc.ir.graph import Graph, Node
 from archc.ir.rule import rule_of

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from archc import compiler
+from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.emit import Origin
-from archc.codegen.kernel_plan import AttentionKernel
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.ir.graph import Graph

@@ -1,0 +1,144 @@
+"""What the templates of attention may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archc.codegen.class_plan import Line
+from archc.codegen.flash_plan import FlashKernel
+from archc.codegen.masks import outer
+
+
+@dataclass(frozen=True)
+class AttentionKernel:
+    """PyTorch's own scaled-dot-product attention, and with `steps` a kernel for one new token behind a cache.
+
+    `mask` is how the runtime is asked for what a query sees, `window` how many keys at most, 0 for all.
+    Where PyTorch's does not do all that is done to scores, `plain` has the statements, and `extra` the
+    operands besides queries, keys and values: their names, and how a piece of queries and keys reads them.
+
+    A program of that kernel has the query heads of one key head, or one of several `blocks` of them, in
+    `rows`, and `tile` keys at a time in half precision; it merges `merged` shares of the keys at a time.
+    `softcap` is that of the scores.  `keeps`: whether it is given what is kept of earlier tokens, and leaves
+    the new ones there.
+    `values_in_keys`: values are the first columns of the keys, and `head_block` holds those behind them.
+    `flash`: the kernel for whole sequences, if there is one.
+    """
+
+    name: str
+    equation: tuple[str, ...]
+    layout: str
+    mask: str
+    window: int
+    scale: float
+    plain: tuple[Line, ...]
+    extra: tuple[tuple[str, str], ...]
+    heads: int
+    kv_heads: int
+    blocks: int
+    head_dim: int
+    value_dim: int
+    rows: int
+    head_block: int
+    value_block: int
+    tile: int
+    merged: int
+    warps: int
+    softcap: float | None
+    keeps: bool
+    flash: FlashKernel | None
+    steps: bool
+    values_in_keys: bool
+    template: str = "attention"
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """Functions that the kernels call."""
+        flash = self.flash is not None and bool(self.flash.softcap)
+        return ("tanh",) if flash or (self.steps and self.softcap is not None) else ()
+
+    @property
+    def sinks(self) -> bool:
+        return any(name == "sinks" for name, _ in self.extra)
+
+    @property
+    def step_warps(self) -> str:
+        """Values of float32 take twice the registers, so there are twice the threads to hold them."""
+        warps = str(self.warps)
+        return warps if self.warps > 4 else f"{warps} if q.element_size() == 2 else {2 * self.warps}"
+
+    @property
+    def step_tile(self) -> str:
+        """Half as many keys in float32, but no fewer than a tensor core's tile has."""
+        half = max(self.tile // 2, 16)
+        return str(half) if half == self.tile else f"{self.tile} if q.element_size() == 2 else {half}"
+
+    @property
+    def group(self) -> int:
+        """Query heads of a program; all those of a key head, but for `blocks`."""
+        return self.heads // self.programs
+
+    @property
+    def step_template(self) -> str:
+        return "latent_step" if self.values_in_keys else "attention_step"
+
+    @property
+    def programs(self) -> int:
+        """Programs of one sequence, for each share of the keys."""
+        return self.kv_heads * self.blocks
+
+    @property
+    def group_block(self) -> int:
+        return 1 << (self.group - 1).bit_length()
+
+    @property
+    def grouped(self) -> bool:
+        return self.heads > self.kv_heads
+
+    @property
+    def behind(self) -> int:
+        """Columns of the keys behind those that are their values."""
+        return self.head_dim - self.value_dim
+
+    @property
+    def behind_mask(self) -> str:
+        return f"behind < {self.head_dim}" if self.head_block != self.behind else ""
+
+    @property
+    def pieces(self) -> str:
+        """The arguments that ask the runtime for pieces."""
+        return ", ".join(filter(None, (self.mask, "whole=False" if self.plain else "")))
+
+    @property
+    def extra_parameters(self) -> str:
+        return "".join(f", {name}: Tensor" for name, _ in self.extra)
+
+    @property
+    def extra_pieces(self) -> str:
+        return "".join(f", {piece}" for _, piece in self.extra)
+
+    @property
+    def head_mask(self) -> str:
+        return f"column < {self.head_dim}" if self.head_block != self.head_dim else ""
+
+    @property
+    def value_mask(self) -> str:
+        return f"value_column < {self.value_dim}" if self.value_block != self.value_dim else ""
+
+    @property
+    def query_mask(self) -> str:
+        return f"query < {self.group}" if self.rows != self.group else ""
+
+    @property
+    def group_mask(self) -> str:
+        return f"query < {self.group}" if self.group_block != self.group else ""
+
+    def where(self, *masks: str) -> str:
+        """The arguments of a store with some masks, in the order of its dims; an empty one is no mask."""
+        joined = outer(masks)
+        return f", mask={joined}" if joined else ""
+
+    def read(self, *masks: str, other: str = "0.0") -> str:
+        """The same of a load."""
+        joined = outer(masks)
+        return f", mask={joined}, other={other}" if joined else ""

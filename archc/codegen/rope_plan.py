@@ -1,0 +1,162 @@
+"""What the template of rotations may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archc.codegen.custom_op import CustomOp
+from archc.codegen.masks import load_where, store_where
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads that a rope kernel reads: `offset` into a token's values, rotated or only copied."""
+
+    name: str
+    source: str
+    source_width: int
+    offset: int
+    heads: int
+    block: int
+    width: int  # of all heads together
+    weight: str  # the norm's weight, or ""
+    mask: str  # which pairs there are, or "" for all
+    lane_mask: str  # the same for values of pairs side by side
+    rest_mask: str
+    copy_mask: str
+
+    @property
+    def offset_term(self) -> str:
+        return f"{self.offset} + " if self.offset else ""
+
+    @property
+    def rest_load(self) -> str:
+        return load_where(self.rest_mask)
+
+    @property
+    def rest_store(self) -> str:
+        return store_where(self.rest_mask)
+
+    @property
+    def copy_load(self) -> str:
+        return load_where(self.copy_mask)
+
+    @property
+    def copy_store(self) -> str:
+        return store_where(self.copy_mask)
+
+
+@dataclass(frozen=True)
+class RopeKernel:
+    """Rotation of queries and keys, their norms before it, values along with them."""
+
+    name: str
+    equation: tuple[str, ...]
+    layout: str
+    op: CustomOp
+    sources: tuple[tuple[str, int], ...]  # inputs and the width of a token in each
+    source_shapes: dict[str, str]  # their dims behind [B, T]
+    rotated: tuple[Heads, ...]
+    copied: tuple[Heads, ...]
+    head_dim: int
+    head_block: int
+    pairs: int
+    pair_block: int
+    rest: int
+    rest_block: int
+    interleaved: bool
+    over_heads: bool  # the norm is over all heads together, its weight as wide
+    eps: float
+    shift: str  # "1.0 + " where the norm's weight has an offset
+    warps: int
+    forward_parameters: tuple[str, ...]
+    forward_arguments: tuple[str, ...]
+    backward_parameters: tuple[str, ...]
+    backward_arguments: tuple[str, ...]
+    template: str
+
+    @property
+    def heads(self) -> tuple[Heads, ...]:
+        return (*self.rotated, *self.copied)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        return tuple(part.weight for part in self.rotated if part.weight)
+
+    def load_pairs(self, part: Heads, place: str, first: str, second: str) -> tuple[str, ...]:
+        """Statements that load the pairs of heads in float32; neighbours come together, and are split."""
+        if self.interleaved:
+            values = f"tl.load({place} + lane{load_where(part.lane_mask)}).to(tl.float32)"
+            return (
+                f"{first}, {second} = tl.split(tl.reshape({values}, {part.block}, {self.pair_block}, 2))",
+            )
+        return tuple(
+            f"{name} = tl.load({place} + {lane}{load_where(part.mask)}).to(tl.float32)"
+            for name, lane in ((first, self.first), (second, self.second))
+        )
+
+    def store_pairs(self, part: Heads, place: str, first: str, second: str) -> tuple[str, ...]:
+        """Statements that store pairs where `load_pairs` found them."""
+        if self.interleaved:
+            return (
+                f"tl.store({place} + lane, tl.interleave({first}, {second}){store_where(part.lane_mask)})",
+            )
+        return tuple(
+            f"tl.store({place} + {lane}, {value}{store_where(part.mask)})"
+            for value, lane in ((first, self.first), (second, self.second))
+        )
+
+    def scale(self, part: Heads) -> str:
+        """One over the root mean square of each head, or of all of them."""
+        if self.over_heads:
+            return f"1.0 / tl.sqrt((tl.sum(a * a) + tl.sum(b * b)) / {part.width} + {self.eps})"
+        return (
+            f"(1.0 / tl.sqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / {self.head_dim} + {self.eps}))[:, None]"
+        )
+
+    def mean(self, part: Heads) -> str:
+        """The gradient's mean along the normed values of each head, or of all of them."""
+        if self.over_heads:
+            return f"(tl.sum(da * a) + tl.sum(db * b)) / {part.width}"
+        return f"((tl.sum(da * a, 1) + tl.sum(db * b, 1)) / {self.head_dim})[:, None]"
+
+    def weight_width(self, part: Heads) -> int:
+        return part.width if self.over_heads else self.head_dim
+
+    def weight_block(self, part: Heads) -> str:
+        return f"[{part.block}, {self.pair_block}]" if self.over_heads else f"[{self.pair_block}]"
+
+    def weight_place(self, lane: str, head: str = "head") -> str:
+        """Where the norm's weight of the pairs' first or second values lies."""
+        return f"{head} * {self.head_dim} + {lane}" if self.over_heads else lane
+
+    def weight_load(self, part: Heads, head: str = "head") -> str:
+        return load_where(part.mask.replace("head", head)) if self.over_heads else self.pair_load
+
+    def weight_store(self, part: Heads, head: str = "head") -> str:
+        return store_where(part.mask.replace("head", head)) if self.over_heads else self.pair_store
+
+    def weight_part(self, gradient: str) -> str:
+        """What a token adds to the gradient of the norm's weight."""
+        return gradient if self.over_heads else f"tl.sum({gradient}, 0)"
+
+    @property
+    def first(self) -> str:
+        """Where the first value of each pair lies in a head."""
+        return "2 * pair" if self.interleaved else "pair"
+
+    @property
+    def second(self) -> str:
+        return "2 * pair + 1" if self.interleaved else f"{self.pairs} + pair"
+
+    @property
+    def pair_mask(self) -> str:
+        return f"pair < {self.pairs}" if self.pair_block != self.pairs else ""
+
+    @property
+    def pair_load(self) -> str:
+        return load_where(self.pair_mask)
+
+    @property
+    def pair_store(self) -> str:
+        return store_where(self.pair_mask)
