@@ -68,18 +68,20 @@ def _groups(graph: Graph) -> list[list[Node]]:
 
 
 def _meeting(graph: Graph, source: Value | None, linear: Node) -> int | None:
-    """The first op down the line that also reads something else made from the same source."""
+    """The first op that all made of a linear goes through, and that reads more of what its source makes."""
     assert source is not None
-    family = graph.depends_on(source.node)
-    node = linear
-    while True:
-        users = [user for value in node.outputs for user, _ in graph.users(value)]
-        if len({user.id for user in users}) != 1 or users[0].op is LINEAR:
-            return None
-        node = users[0]
-        related = {value.node for value in node.inputs if value is not None and value.node in family}
-        if len(related) > 1:
+    others = graph.depends_on(source.node) - graph.depends_on(linear.id) - {linear.id}
+    places = {node.id: place for place, node in enumerate(graph.nodes())}
+    waiting = {linear.id}
+    while waiting:
+        node = graph.node(min(waiting, key=places.__getitem__))
+        waiting.remove(node.id)
+        if not waiting and any(value is not None and value.node in others for value in node.inputs):
             return node.id
+        if any(graph.is_output(value) for value in node.outputs):
+            return None
+        waiting |= {user.id for value in node.outputs for user, _ in graph.users(value)}
+    return None
 
 
 def _obstacle(graph: Graph, group: list[Node]) -> str:

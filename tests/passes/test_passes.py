@@ -149,11 +149,16 @@ def test_layout_turns_weights_round() -> None:
     assert "in_out" not in str([n.attributes for g in graphs["layout"].walk() for n in g.nodes()])
 
 
-def test_pack_joins_what_meets_again() -> None:
-    graphs, _ = staged(tiny("llama3"))
+@pytest.mark.parametrize(
+    ("family", "attention"),
+    [("llama3", ["q_proj", "k_proj", "v_proj"]), ("latent", ["q_a_proj", "kv_a_proj_with_mqa"])],
+)
+def test_pack_joins_what_meets_again(family: str, attention: list[str]) -> None:
+    """At once, or behind norms, other linears and parts that go their own ways."""
+    graphs, _ = staged(tiny(family))
     packed = [paths for paths in weights(graphs["pack"]) if len(paths) > 1]
     assert [[path.split(".")[-2] for path in paths] for paths in packed] == [
-        ["q_proj", "k_proj", "v_proj"],
+        attention,
         ["gate_proj", "up_proj"],
     ]
 
