@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,7 @@ class TestParity(ParityTests):
     ("name", "setting"),
     [
         ("llama", {"eps": "0.0201"}),
+        ("llama", {"rope": "rope(theta = 10000, pairing = interleaved)"}),
         ("llama_scaled_tied", {"rope": "rope(theta = 500000)"}),
         ("mistral", {"window": "6"}),
         ("qwen2_windows", {"full_layers": "2"}),
@@ -289,6 +291,9 @@ class TestParity(ParityTests):
         ("gemma3", {"local_rope": "rope(theta = 11000)"}),
         ("gemma3", {"rope": "rope(theta = 1000000)"}),
         ("gemma3", {"full_every": "2"}),
+        ("llama4", {"rope": "rope(theta = 500000, pairing = half)"}),
+        ("llama4", {"chunk": "7"}),
+        ("gpt_oss", {"window": "6"}),
         ("gpt2", {"act": "gelu"}),
     ],
 )
@@ -297,3 +302,24 @@ def test_a_wrong_parameter_shows(name: str, setting: dict[str, str], tmp_path: P
     with torch.no_grad():
         apart = distance(pair.ours("Model")(random_tokens()), pair.theirs(random_tokens()).logits)
     assert apart > 3 * LOGITS
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "right", "wrong"),
+    [
+        # Twice as much of the softmax's denominator, as if it were there twice.
+        ("gpt_oss", "gpt_oss", "as sinks)", f"as sinks + {math.log(2)})"),
+        # The scale inside of the cap's argument only, not in what the cap bends.
+        ("gemma2", "gemma2", "scale = scale, softcap = softcap", "scale = scale, softcap = softcap * scale"),
+    ],
+)
+def test_a_wrong_spec_shows(name: str, spec: str, right: str, wrong: str, tmp_path: Path) -> None:
+    theirs = save_random(CASES[name](), tmp_path / "tiny")
+    text = (SPECS / f"{spec}.arch").read_text()
+    assert right in text
+    (tmp_path / f"{spec}.arch").write_text(text.replace(right, wrong))
+    (tmp_path / "model.arch").write_text(import_model(tmp_path / "tiny").text)
+    package = build(tmp_path / "model.arch", "tiny", tmp_path)
+    with torch.no_grad():
+        ours = package.Model.from_pretrained(tmp_path / "tiny")(random_tokens())
+        assert distance(ours, theirs(random_tokens()).logits) > 3 * LOGITS
