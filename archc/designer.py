@@ -110,43 +110,46 @@ class Design:
 
 
 def design(request: Request) -> Design:
-    """The shape that is nearest to published proportions, of the size asked for; raises `ArchcError`."""
-    found = min(_candidates(request), key=lambda pair: pair[0], default=None)
+    """The shape that is nearest to published proportions, of the size asked for; raises `ArchcError`.
+
+    Where one full context would take more memory than the weights, it has fewer key and value heads.
+    """
+    made = _nearest(request, math.inf)
+    while _can_share_more(made):
+        made = _nearest(request, made.shape.kv_heads // 2)
+    return made
+
+
+def _can_share_more(made: Design) -> bool:
+    """Whether the cache outweighs the model, and half of the key and value heads are enough."""
+    shape, analysis = made.shape, made.analysis
+    outweighs = analysis.kv_cache.bytes > analysis.memory.weights[_DTYPE]
+    return outweighs and shape.kv_heads > 1 and 2 * shape.heads / shape.kv_heads <= rules.MAX_SHARED
+
+
+def _nearest(request: Request, most_kv_heads: float) -> Design:
+    found = min(_candidates(request, most_kv_heads), key=lambda pair: pair[0], default=None)
     if found is None:
         raise ArchcError(
             f"no design of {quantity_text(request.parameters)} parameters"
             + (f" with a vocabulary of {request.vocabulary:,}" if request.vocabulary else "")
             + ": its tables of tokens leave too little for layers"
         )
-    return _with_smaller_cache(request, found[1])
+    return Design(request, found[1], _analysis(found[1], request))
 
 
-def _with_smaller_cache(request: Request, shape: Shape) -> Design:
-    """Halve the key and value heads while one full context would take more memory than the weights."""
-    made = Design(request, shape, _analysis(shape, request))
-    fewer, memory = shape.kv_heads // 2, made.analysis.memory
-    outweighs = made.analysis.kv_cache.bytes > memory.weights[_DTYPE]
-    if not outweighs or fewer < 1 or shape.heads / fewer > rules.MAX_SHARED:
-        return made
-    return _with_smaller_cache(request, _refitted(request, replace(shape, kv_heads=fewer)))
-
-
-def _refitted(request: Request, shape: Shape) -> Shape:
-    """The shape with the d_ff that gives back its size."""
-    return replace(shape, d_ff=_Line(shape).d_ff_for(request.parameters, shape.layers))
-
-
-def _candidates(request: Request) -> Iterator[tuple[float, Shape]]:
+def _candidates(request: Request, most_kv_heads: float) -> Iterator[tuple[float, Shape]]:
     """Shapes within the tolerance, each with its distance from the rules."""
     guess, vocabulary = _guess(request)
     for d in _multiples(guess * _WIDTHS[0], guess * _WIDTHS[1]):
         heads, width = d // rules.head_dim(d), rules.head_dim(d)
+        kv_heads = int(min(rules.kv_heads(heads), most_kv_heads))
+        if heads / kv_heads > rules.MAX_SHARED:
+            continue
         tied = rules.ties_tables(request.parameters, d, vocabulary)
         theta = rules.rope_theta(request.context)
         experts, choices = rules.experts_for(request.parameters) if request.moe else (0, 1)
-        shape = Shape(
-            *(d, 2, heads, rules.kv_heads(heads), width, 4 * d, vocabulary, tied, theta, experts, choices)
-        )
+        shape = Shape(*(d, 2, heads, kv_heads, width, 4 * d, vocabulary, tied, theta, experts, choices))
         line = _Line(shape)
         wanted = rules.layers_for(d, _active(request))
         for layers in range(2, 2 * math.ceil(wanted) + 2, 2):
@@ -156,7 +159,7 @@ def _candidates(request: Request) -> Iterator[tuple[float, Shape]]:
             if 1 <= found.mlp_ratio <= 8 and abs(error) < TOLERANCE:
                 proportion = math.log(found.mlp_ratio / rules.MLP_RATIO)
                 uneven = 0.02 if d_ff % _TILE else 0
-                yield math.log(layers / wanted) ** 2 + proportion**2 + (20 * error) ** 2 + uneven, found
+                yield math.log(layers / wanted) ** 2 + proportion**2 + (40 * error) ** 2 + uneven, found
 
 
 def _guess(request: Request) -> tuple[float, int]:

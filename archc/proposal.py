@@ -166,8 +166,8 @@ def _kv_heads(design: Design) -> str:
     text = f"{group} query heads share one.  "
     if shape.kv_heads >= 8:
         return f"{text}Up to {shape.kv_heads} devices hold at least one each."
-    if shape.kv_heads < rules.kv_heads(shape.heads):
-        share = analysis.kv_cache.bytes / analysis.memory.weights["bfloat16"]
+    share = analysis.kv_cache.bytes / analysis.memory.weights["bfloat16"]
+    if share > 1 or shape.kv_heads < rules.kv_heads(shape.heads):
         return (
             f"{text}The cache of a full context takes {share:.2f} times what weights take; more heads, more."
         )
