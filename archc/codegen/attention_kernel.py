@@ -11,7 +11,7 @@ from archc.ir.ops.attention import Causal, Mask, Sliding
 
 _LEAST = 16  # rows and columns of a tensor core's tile
 _TILE = 1 << 14  # values of the keys and values that a program holds at a time, 32 KiB in bfloat16
-_SPLIT = ("q", "k", "v", "positions", "key_positions")  # a piece of queries and keys has a part of them
+_SPLIT = ("k", "v", "positions", "key_positions")  # besides queries, a piece of them and keys has a part of
 _WIDE = 1 << 15  # values of the queries and the keys together, 64 KiB in bfloat16
 _HEADS = 32  # of queries, that a program has beside wide values
 _LANE = 64  # of a thread's registers, for what it merges
@@ -19,13 +19,14 @@ _LANE = 64  # of a thread's registers, for what it merges
 
 def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
     """Attention of a model; whether the target has kernels for single tokens, and for whole sequences."""
-    queries, keys = (fused.types[name].shape for name in ("q", "k"))
-    heads, head_dim, kv_heads = map(int, (queries[2], queries[3], keys[2]))
+    queries = fused.rule.queries
+    keys = fused.types["k"].shape
+    heads, head_dim, kv_heads = map(int, (fused.types[queries[0]].shape[2], keys[3], keys[2]))
     value_dim, joint = width_of(fused.node.types[0]), fused.rule.values_in_keys
     mask: Mask = fused.node.attributes["mask"]
     blocks = _blocks(heads // kv_heads) if joint else 1
     group = heads // kv_heads // blocks
-    names = [name for name in fused.types if name not in _SPLIT]
+    names = [name for name in fused.types if name not in (*queries, *_SPLIT)]
     alone = joint or len(fused.rule.steps) == 1  # nothing but attention, without what makes a bias
     plain = fused.plain if names or not alone or _softcap(fused) is not None else ()
     rows = max(power_of_two(group), _LEAST)
@@ -40,6 +41,7 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
         mask=", ".join(_mask_arguments(mask)),
         window=int(mask.window) if isinstance(mask, Sliding) else 0,
         plain=plain,
+        queries=queries,
         extra=tuple((name, f"{name}[:, :, queries, keys]" if name == "bias" else name) for name in names),
         scale=float(fused.node.attributes["scale"]),
         heads=heads,

@@ -14,6 +14,7 @@ class AttentionKernel:
     """PyTorch's own scaled-dot-product attention, and with `steps` a kernel for one new token behind a cache.
 
     `mask` is how the runtime is asked for what a query sees, `window` how many keys at most, 0 for all.
+    `queries` are its operands that are queries, side by side.
     Where PyTorch's does not do all that is done to scores, `plain` has the statements, and `extra` the
     operands besides queries, keys and values: their names, and how a piece of queries and keys reads them.
 
@@ -32,6 +33,7 @@ class AttentionKernel:
     window: int
     scale: float
     plain: tuple[Line, ...]
+    queries: tuple[str, ...]
     extra: tuple[tuple[str, str], ...]
     heads: int
     kv_heads: int
@@ -65,13 +67,13 @@ class AttentionKernel:
     def step_warps(self) -> str:
         """Values of float32 take twice the registers, so there are twice the threads to hold them."""
         warps = str(self.warps)
-        return warps if self.warps > 4 else f"{warps} if q.element_size() == 2 else {2 * self.warps}"
+        return warps if self.warps > 4 else f"{warps} if k.element_size() == 2 else {2 * self.warps}"
 
     @property
     def step_tile(self) -> str:
         """Half as many keys in float32, but no fewer than a tensor core's tile has."""
         half = max(self.tile // 2, 16)
-        return str(half) if half == self.tile else f"{self.tile} if q.element_size() == 2 else {half}"
+        return str(half) if half == self.tile else f"{self.tile} if k.element_size() == 2 else {half}"
 
     @property
     def group(self) -> int:
@@ -108,6 +110,10 @@ class AttentionKernel:
     def pieces(self) -> str:
         """The arguments that ask the runtime for pieces."""
         return ", ".join(filter(None, (self.mask, "whole=False" if self.plain else "")))
+
+    @property
+    def query_parameters(self) -> str:
+        return ", ".join(f"{name}: Tensor" for name in self.queries)
 
     @property
     def extra_parameters(self) -> str:

@@ -21,6 +21,16 @@ class GroupedKernel:
     template: str = "grouped"
 
 
+@dataclass(frozen=True)
+class AbsorptionKernel:
+    """The product that attention over a latent ends with: for any sizes, so one plan for a model."""
+
+    name: str = "absorb_values"
+    template: str = "absorb_values"
+
+
 # Kernels of fused ops, which are registered with PyTorch alike.
 OpKernel = NormKernel | RopeKernel | PointwiseKernel
-Kernel = OpKernel | AttentionKernel | LossKernel | LinearKernel | GroupedKernel | RouterKernel
+Kernel = (
+    OpKernel | AttentionKernel | AbsorptionKernel | LossKernel | LinearKernel | GroupedKernel | RouterKernel
+)

@@ -9,7 +9,7 @@ from typing import Any
 from archc.codegen.class_plan import Class
 from archc.codegen.classes import ClassWriter, optional_inputs, path_code
 from archc.codegen.head import cut_head
-from archc.codegen.kernel_plan import GroupedKernel, Kernel, OpKernel
+from archc.codegen.kernel_plan import AbsorptionKernel, GroupedKernel, Kernel, OpKernel
 from archc.codegen.kernels import KernelTable
 from archc.codegen.linear_kernel import linear_shapes, plan_linear
 from archc.codegen.lines import use_of
@@ -18,6 +18,7 @@ from archc.codegen.plan import Constant, Module, Package, Tokens
 from archc.codegen.semantics import Semantics
 from archc.ir.fixed import decodes
 from archc.ir.graph import Graph, Node
+from archc.ir.ops.absorption import ABSORB_VALUES
 from archc.ir.ops.experts import SORT_CHOICES
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, RECENT, WEIGHT
 from archc.ir.program import Program, given_inputs, sequences, vocabulary_of
@@ -92,7 +93,12 @@ def plan_package(
             base,
             helpers,
         ),
-        kernels=(*kernels, *_grouped(parts, target), *(each for each in (linear, loss) if each is not None)),
+        kernels=(
+            *kernels,
+            *_grouped(parts, target),
+            *_absorbing(parts),
+            *(each for each in (linear, loss) if each is not None),
+        ),
     )
 
 
@@ -100,6 +106,12 @@ def _grouped(parts: Iterable[Graph], target: Target) -> list[GroupedKernel]:
     """The kernels of experts, where a model has some that are computed together."""
     sorted_ = any(node.op is SORT_CHOICES for part in parts for node in part.nodes())
     return [GroupedKernel()] if sorted_ and "experts" in target.families else []
+
+
+def _absorbing(parts: Iterable[Graph]) -> list[AbsorptionKernel]:
+    """The product behind attention that absorbs maps, where a model has some."""
+    absorbs = any(node.op is ABSORB_VALUES for part in parts for node in part.nodes())
+    return [AbsorptionKernel()] if absorbs else []
 
 
 def _uses(graph: Graph) -> Iterable[Any]:

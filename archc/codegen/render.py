@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, Stric
 from archc import resources
 from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.class_plan import Class
-from archc.codegen.kernel_plan import GroupedKernel, Kernel, OpKernel
+from archc.codegen.kernel_plan import AbsorptionKernel, GroupedKernel, Kernel, OpKernel
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
 from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.loss_plan import LossKernel
@@ -125,6 +125,7 @@ def _kernels(package: Package) -> str:
         kernels=kernels,
         imports=imports,
         uses_triton=any(_runs_triton(kernel) for kernel in package.kernels),
+        absorbs=any(isinstance(kernel, AbsorptionKernel) for kernel in package.kernels),
         uses_callables=any("Callable[" in kernel for kernel in kernels),
         uses_shares=package.generates and any(_has_steps(kernel) for kernel in package.kernels),
         uses_programs=any(_reduces(kernel) for kernel in package.kernels),

@@ -183,6 +183,8 @@ class _Builder:
             raise _Mistake(call.span, f"`{op.name}` has {counted(outputs, 'result')}")
         given = self._arguments(op, call)
         inputs = [self._operand(op, o.name, o.optional, given, call) for o in op.data_operands]
+        if op.variadic:
+            inputs = [self._value(argument.value) for argument in call.arguments if argument.name is None]
         inputs += [self._weight(op, call, weight.operand_name) for weight in op.weights]
         attributes = {key: self._attribute(op, key, given.get(key), call) for key in op.attributes}
         return self._step(op, tuple(inputs), attributes, call.span, names).step
@@ -190,8 +192,8 @@ class _Builder:
     def _op(self, call: syntax.Call) -> Op:
         name = call.callee.name if isinstance(call.callee, syntax.Name) else ""
         op = OPS.get(name)
-        if op is None or op.variadic or op.internal:
-            known = [each.name for each in OPS.values() if not (each.variadic or each.internal)]
+        if op is None or op.internal:
+            known = [each.name for each in OPS.values() if not each.internal]
             raise _Mistake(
                 call.callee.span, f"only ops can be called, and `{name}` is none", did_you_mean(name, known)
             )
@@ -201,6 +203,8 @@ class _Builder:
         order = [operand.name for operand in op.data_operands] + [*op.attributes]
         given: dict[str, syntax.Expr] = {}
         for place, argument in enumerate(call.arguments):
+            if op.variadic and argument.name is None:
+                continue
             key = argument.name or (order[place] if place < len(order) else "")
             if not key:
                 raise _Mistake(argument.span, f"`{op.name}` takes at most {counted(len(order), 'argument')}")

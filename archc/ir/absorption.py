@@ -162,7 +162,7 @@ class _Absorber:
         for part, query in zip(parts, self._split_queries(parts, self._moved[q], attend), strict=True):
             columns = replace(part, rows=None)
             if part.rows is not None:
-                query = self._absorb("absorb_keys", attend, query, part.rows)
+                query = self._absorb("absorb_keys", attend, query, part.rows, f"q_{part.name}")
             if columns in queries:
                 query = self.graph.add_like(attend, OPS["add"], [queries[columns], query]).outputs[0]
             queries[columns] = query
@@ -191,12 +191,12 @@ class _Absorber:
         names = tuple(f"q_{part.name}" for part in parts)
         return list(self.graph.add_like(attend, SPLIT, [q], {"sizes": sizes}, names=names).outputs)
 
-    def _absorb(self, op: str, attend: Node, value: Value, rows: Value) -> Value:
+    def _absorb(self, op: str, attend: Node, value: Value, rows: Value, name: str = "") -> Value:
         heads, weights = self.graph.type(value).shape[2], self.graph.type(rows).shape[0]
         assert isinstance(heads, int)
         assert isinstance(weights, int)
         attributes = {"group": heads // weights}
-        return self.graph.add_like(attend, OPS[op], [value, rows], attributes).outputs[0]
+        return self.graph.add_like(attend, OPS[op], [value, rows], attributes, names=(name,)).outputs[0]
 
     def _concat(self, values: list[Value], origin: Node, name: str) -> Value:
         if len(values) == 1:

@@ -110,13 +110,14 @@ class Rule:
     def _attends(self) -> bool:
         """Whether this is one attention of operands called as the op calls them.
 
-        Biases may be made on the way, and values be taken from the keys.
+        Biases may be made on the way, values be taken from the keys, and queries lie in parts.
         """
         *before, last = self.steps
         if last.op.name != "attend":
             return False
         made = all(
-            step.op.has(Trait.PAIRWISE) or self._are_values(number) for number, step in enumerate(before)
+            step.op.has(Trait.PAIRWISE) or self._are_values(number) or self._are_queries(number)
+            for number, step in enumerate(before)
         )
         names = zip(last.op.operands, last.inputs, strict=True)
         return made and all(
@@ -128,10 +129,24 @@ class Rule:
         step, values = self.steps[number], self.steps[-1].inputs[2]
         return step.op.name == "split" and step.inputs == (OperandRef("k"),) and values == StepRef(number)
 
+    def _are_queries(self, number: int) -> bool:
+        """Whether a step joins two operands, for queries."""
+        step, queries = self.steps[number], self.steps[-1].inputs[0]
+        parts = sum(isinstance(ref, OperandRef) for ref in step.inputs)
+        return step.op.name == "concat" and parts == 2 and queries == StepRef(number)
+
     @property
     def values_in_keys(self) -> bool:
-        """Whether attention's values are the first columns of its keys."""
-        return self.family == "attention" and any(map(self._are_values, range(len(self.steps))))
+        """Whether attention's values are the first columns of its keys, and queries lie apart likewise."""
+        steps = range(len(self.steps))
+        return self.family == "attention" and any(map(self._are_values, steps)) and len(self.queries) == 2
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """The operands that are attention's queries, side by side."""
+        joined = [step for number, step in enumerate(self.steps) if self._are_queries(number)]
+        inputs = joined[0].inputs if joined else self.steps[-1].inputs[:1]
+        return tuple(ref.name for ref in inputs if isinstance(ref, OperandRef))
 
     @cached_property
     def optional(self) -> frozenset[str]:
@@ -139,8 +154,8 @@ class Rule:
         needed = {
             ref.name
             for step in self.steps
-            for operand, ref in zip(step.op.operands, step.inputs, strict=True)
-            if isinstance(ref, OperandRef) and not operand.optional
+            for place, ref in enumerate(step.inputs)
+            if isinstance(ref, OperandRef) and (step.op.variadic or not step.op.operands[place].optional)
         }
         return frozenset(self.operands) - needed
 

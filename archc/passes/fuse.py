@@ -74,7 +74,7 @@ def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context, position
     if rule.family == "pointwise":
         return _pointwise_obstacle(rule, graph, match)
     if rule.family == "attention":
-        return _attention_obstacle(graph, match, positions)
+        return _attention_obstacle(rule, graph, match, positions)
     if rule.family == "rope" and "eps" in rule.attributes:
         return _rope_obstacle(graph, match)
     return ""
@@ -118,8 +118,11 @@ def _pointwise_obstacle(rule: Rule, graph: Graph, match: Match) -> str:
     return "its operands differ in shape" if len(shapes) != 1 else ""
 
 
-def _attention_obstacle(graph: Graph, match: Match, positions: Places) -> str:
+def _attention_obstacle(rule: Rule, graph: Graph, match: Match, positions: Places) -> str:
     """Kernels are given where the tokens of a call stand, and take nothing else for it."""
+    queries, values = match.operands[rule.queries[0]], graph.node(match.nodes[rule.root]).types[0]
+    if rule.values_in_keys and (queries is None or graph.type(queries).width != values.width):
+        return "its queries and its keys lie in other parts"
     owners = set()
     for name in (POSITIONS, KEY_POSITIONS):
         value = match.operands.get(name)

@@ -132,6 +132,9 @@ class Matcher:
             return
         if number in match.nodes.values():
             return
+        if len(node.inputs) != len(pattern.inputs):
+            self.failure.note(match, f"`{node.op.name}` has {len(node.inputs)} operands")
+            return
         begun = replace(match, nodes={**match.nodes, step: number})
         for bound in self._attributes(pattern.attributes, node, begun):
             for order in _operand_orders(pattern):

@@ -294,9 +294,10 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
     for count, padded, length in ((1, True, _KEYS), (_SHARES, False, _KEYS), *rings):
         kernels._shares = lambda *_, count=count: count
         kept = [plan.head_dim] if plan.values_in_keys else [plan.head_dim, plan.value_dim]
-        sizes = [(plan.heads, plan.head_dim), *((plan.kv_heads, width) for width in kept)]
+        asked = [plan.value_dim, plan.behind] if plan.values_in_keys else [plan.head_dim]
+        sizes = [*((plan.heads, width) for width in asked), *((plan.kv_heads, width) for width in kept)]
         new = [torch.zeros(1, 1, *size, dtype=dtype) for size in sizes]
-        stores = [torch.zeros(1, length, *each.shape[2:], dtype=dtype) for each in new[1:]]
+        stores = [torch.zeros(1, length, *each.shape[2:], dtype=dtype) for each in new[len(asked) :]]
         integers = [torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, _KEYS)]
         arrived = torch.zeros(plan.programs, dtype=torch.int32)
         sinks = [torch.zeros(plan.heads, dtype=dtype)] if plan.sinks else []

@@ -145,7 +145,7 @@ def _unread(node: Node, operands: list[Any]) -> int:
     """Bytes of operands that are passed but not read: where keys stand, without padding; idle experts."""
     if node.op.past:
         return sum(_bytes(t) for t in operands if isinstance(t, Tensor) and t.dtype == torch.int64)
-    if not node.op.has(Trait.MATRIX):
+    if node.op.module != "experts" or not node.op.has(Trait.MATRIX):
         return 0
     named = dict(zip((operand.name for operand in node.op.operands), operands, strict=False))
     rows = named.get("order", named["x"])

@@ -294,7 +294,7 @@ def test_latent_attention_of_a_step(sizes: tuple[int, int, int], window: int, tm
         positions, places = _places(filled, padded)
         arrived = torch.zeros(2 * -(-heads // 32), dtype=torch.int32)
         state = (torch.tensor([filled]), positions, places, arrived)
-        o = kernels._latent_attention_step(q, k, keys, *state, padded)
+        o = kernels._latent_attention_step(*torch.split(q, (rank, rotary), -1), k, keys, *state, padded)
         assert torch.equal(keys[:, filled : filled + 1], k)
         assert keys[:, filled + 1 :].isnan().all()
         assert not arrived.any()

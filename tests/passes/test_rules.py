@@ -88,7 +88,7 @@ BODIES = {
     "latent_attention": """
   k = split_heads(linear(x, 12) as latent, 1)
   v, rest = split(k, [6, 6])
-  q = split_heads(linear(x, 5 * 12) as q_proj, 5)
+  q = concat(split_heads(linear(x, 5 * 6) as q_proj, 5), split_heads(linear(x, 5 * 6) as q_rest_proj, 5))
   x = linear(merge_heads(attention(q, k, v, mask = causal)), d) as o_proj""",
     "alibi_attention": _HEADS
     + "b = alibi_bias(positions(x), key_positions(x), heads = 5)\n"

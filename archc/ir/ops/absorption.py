@@ -8,7 +8,7 @@ from typing import Any
 
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.op import Trait, declare
+from archc.ir.op import OPS, Trait, declare
 from archc.ir.types import TensorType
 
 
@@ -61,6 +61,7 @@ def absorb_keys(x: Tensor, weight: Tensor, *, group: Width) -> Tensor:
     traits=(Trait.PER_TOKEN, Trait.MATRIX),
     flops=_flops,
     internal=True,
+    module="kernels",
 )
 def absorb_values(x: Tensor, weight: Tensor, *, group: Width) -> Tensor:
     """Values from the weighted sum of what they are made from: each head's W x.
@@ -70,3 +71,6 @@ def absorb_values(x: Tensor, weight: Tensor, *, group: Width) -> Tensor:
     if group == 1:
         return torch.einsum("bthc,hrc->bthr", x, weight)
     return torch.einsum("btkgc,krc->btkgr", torch.unflatten(x, 2, (-1, group)), weight).flatten(2, 3)
+
+
+ABSORB_VALUES = OPS["absorb_values"]

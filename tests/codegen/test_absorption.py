@@ -1,0 +1,43 @@
+"""The product that attention over a latent ends with: values are written where their heads lie."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from archc.ir.op import OPS
+from tests.support import SPECS, build, distance
+
+REFERENCE = OPS["absorb_values"].reference
+
+
+@functools.cache
+def _kernels(folder: Path) -> Any:
+    return sys.modules[build(SPECS / "latent.arch", "latent_tiny", folder).Model.__module__].kernels
+
+
+@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize("tokens", [(1, 1), (3, 1), (2, 5)])
+def test_values_and_gradients(group: int, tokens: tuple[int, int], tmp_path: Path) -> None:
+    x = torch.randn(*tokens, 6, 23, dtype=torch.float64)[..., :20].requires_grad_()
+    weight = torch.randn(6 // group, 7, 20, dtype=torch.float64, requires_grad=True)
+    values = _kernels(tmp_path.parent).absorb_values(x, weight, group)
+    truth = REFERENCE(x, weight, group=group)
+    assert values.is_contiguous()
+    assert distance(values, truth) < 1e-14
+    gradient = torch.randn_like(truth)
+    found, wanted = (torch.autograd.grad(each, (x, weight), gradient) for each in (values, truth))
+    for ours, exact in zip(found, wanted, strict=True):
+        assert distance(ours, exact) < 1e-14
+
+
+def test_it_compiles(tmp_path: Path) -> None:
+    """As one op of PyTorch's, whose shapes are known without running it."""
+    kernels = _kernels(tmp_path.parent)
+    operands = (torch.randn(2, 3, 4, 6, requires_grad=True), torch.randn(4, 5, 6, requires_grad=True), 1)
+    torch.library.opcheck(kernels.absorb_values, operands)
