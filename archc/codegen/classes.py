@@ -421,16 +421,20 @@ def may_be_none(graph: Graph, zeros: Node) -> bool:
 
 def _only_added(body: Graph, value: Value) -> bool:
     readers = body.users(value)
-    return bool(readers) and all(_adds(reader, place) for reader, place in readers)
+    return bool(readers) and all(_adds(body, reader, place) for reader, place in readers)
 
 
-def _adds(reader: Node, place: int) -> bool:
-    """Whether an operand is one that a norm kernel adds to the residual stream."""
+def _adds(body: Graph, reader: Node, place: int) -> bool:
+    """Whether an operand is one that a norm kernel adds to the residual stream, or the weight of its norm."""
     rule = rule_of(reader)
-    return (
-        rule is not None
-        and rule.family == "norm"
-        and len(rule.outputs) > 1
-        and place < len(rule.operands)
-        and rule.operands[place] != "residual"
+    if rule is None or rule.family != "norm" or len(rule.outputs) == 1:
+        return False
+    rows = [name for name in rule.operands if name != "residual"]
+    if place < len(rule.operands):
+        return rule.operands[place] in rows
+    names = (*rule.operands, *rule.weights)
+    normed = [name for name in rows if names[place] in rule.norms_of([name])]
+    values = [reader.inputs[rule.operands.index(name)] for name in normed]
+    return bool(values) and all(
+        value in body.inputs and _only_added(body, value) for value in values if value
     )

@@ -20,7 +20,8 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 class Fused:
     """`types` are those of the operands and weights that are there, in the rule's order.
 
-    `optional`: operands that may be None, for zeros.  `plain`: the statements in PyTorch, the `return` last.
+    `optional`: operands that may be None, for zeros, and weights of norms of these.
+    `plain`: the statements in PyTorch, the `return` last.
     `keeps`: whether some call of it keeps its keys and values itself.
     """
 
@@ -70,8 +71,14 @@ def describe_fused(
     names = (*rule.operands, *rule.weights)
     types = {n: graph.type(v) for n, v in zip(names, node.inputs, strict=True) if v is not None}
     form = decomposition(graph, node)
-    absent = tuple(n for n in rule.operands if n != "residual") if optional else ()
+    absent = tuple(name for name in _absent_together(rule) if name in types) if optional else ()
     return Fused(name, rule, node, types, form, _plain(form, names, semantics), absent, keeps)
+
+
+def _absent_together(rule: Rule) -> list[str]:
+    """What is added to the residual stream, with what norms it."""
+    rows = [name for name in rule.operands if name != "residual"]
+    return [*rows, *rule.norms_of(rows)]
 
 
 def decomposition(graph: Graph, node: Node) -> Graph:

@@ -172,10 +172,8 @@ class Emitter:
             if rule.family == "attention":
                 operands = [text for text in with_one_span(operands) if text != "None"]
             return self.style.kernels(self.graph, node, [*operands, *past])
-        if node.op is ZEROS:
-            return (
-                "None" if self.style.none_for_zeros(self.graph, node) else f"torch.zeros_like({operands[0]})"
-            )
+        if node.op is ZEROS and self.style.none_for_zeros(self.graph, node):
+            return "None"
         if function := self.style.linear(self.graph, node):
             return f"{function}({', '.join(operands)})"
         texts = {name: attribute_code(value, self.style.comments) for name, value in node.attributes.items()}

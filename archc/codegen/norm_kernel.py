@@ -1,113 +1,273 @@
-"""Plans for norms: [residual +] x -> norm -> [+ residual], one row a program."""
+"""Plans for norms: addends, some of them normed, -> sum -> norm, one row a program."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from archc.codegen.class_plan import Argument, Line
 from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, power_of_two
-from archc.codegen.norm_plan import NormKernel
+from archc.codegen.norm_lines import Gradient, Norm, Row, gradient_lines, if_there, result_lines, scale_lines
+from archc.codegen.norm_plan import NormGradient, NormKernel
 from archc.codegen.wide_norm import MAX_NARROW, WARPS, plan_wide_norm
-from archc.ir.op import Trait
-from archc.ir.rule import OperandRef, Rule, StepRef
+from archc.ir.decomposition import AttributeVar, OperandRef
+from archc.ir.norm_form import NormForm
+
+_ABSENT = "None stands for zeros"
 
 
 def plan_norm(fused: Fused) -> NormKernel:
     """The kernel of a rule of the norm family."""
-    rule, types = fused.rule, fused.types
-    place, step = next((i, s) for i, s in enumerate(rule.steps) if s.op.has(Trait.NORM))
-    addends = _addends(rule, step.inputs[0])
-    after = _added_after(rule, place)
-    outputs = dict(zip(rule.outputs, rule.output_names, strict=True))
-    sums = isinstance(step.inputs[0], StepRef)
-    total = outputs[step.inputs[0]] if isinstance(step.inputs[0], StepRef) else addends[0]
-    result = rule.output_names[-1]
-    weights = tuple(name for name in ("weight", "bias") if name in types)
-    width = fused.width(addends[0])
-    block = power_of_two(width)
-    load = "" if block == width else ", mask=inside, other=0.0"
-    offset = float(fused.node.attributes["offset"])
-    factor = f"({offset} + weight)" if offset else "weight"
-    operands = (*addends, *after)
-    eps = float(fused.node.attributes["eps"])
-    wide = None
-    if width > MAX_NARROW:
-        wide = plan_wide_norm(step.op.name, total, result, weights, factor, width, eps, joins=sums)
-    return NormKernel(
-        name=fused.name,
-        equation=fused.equation,
-        layout=fused.layout,
-        op=_custom_op(fused, addends, after, total, result, sums, weights),
-        width=width,
-        block=block,
-        warps=_warps(block),
-        sums=sums,
-        total=total,
-        result=result,
-        weight="weight" in weights,
-        weights=weights,
-        sum_lines=_sum_lines(addends, total, load, fused.optional),
-        norm_lines=_norm_lines(step.op.name, total, width, eps, bool(load)),
-        result_lines=_result_lines(result, weights, factor, after, load),
-        gradient_lines=_gradient_lines(
-            step.op.name, result, weights, factor, total if sums else "", width, load
-        ),
-        row_lines=tuple(_rows(name, width, name in fused.optional) for name in operands),
-        forward_parameters=(
-            *(f"{name}_ptr" for name in (*operands, *weights, *((total,) if sums else ()), result)),
-            *(f"{name}_stride" for name in operands),
-        ),
-        forward_arguments=(
-            *(f"{name}_rows" for name in operands),
-            *weights,
-            *((total,) if sums else ()),
-            result,
-            *(_stride(name, name in fused.optional) for name in operands),
-        ),
-        backward_parameters=(
-            f"d{result}_ptr",
-            *((f"d{total}_ptr",) if sums else ()),
-            f"{total}_ptr",
-            *(("weight_ptr",) if "weight" in weights else ()),
-            "dx_ptr",
-            *(f"d{name}_ptr" for name in weights),
-            "rows",
-            f"{total}_stride",
-        ),
-        backward_arguments=(
-            f"d{result}.contiguous()",
-            *((f"d{total}.contiguous()",) if sums else ()),
-            "source",
-            *(("weight",) if "weight" in weights else ()),
-            "dx",
-            *(f"d{name}" for name in weights),
-            "rows",
-            "source.stride(0)",
-        ),
-        backward_warps=WARPS if wide else _backward_warps(block, weights),
-        wide=wide,
-        template="wide_norm" if wide else "norm",
-    )
+    return _Planner(fused).kernel()
 
 
-def _addends(rule: Rule, ref: Any) -> list[str]:
-    """The operands that the norm reads the sum of, in the order in which they are added."""
-    if isinstance(ref, OperandRef):
-        return [ref.name]
-    assert isinstance(ref, StepRef)
-    return [name for inner in rule.steps[ref.step].inputs for name in _addends(rule, inner)]
+@dataclass(frozen=True)
+class _Planner:
+    """What the parts of a plan have in common."""
 
+    fused: Fused
 
-def _added_after(rule: Rule, norm: int) -> list[str]:
-    """The operand that the normed value is added to, if there is one."""
-    return [
-        ref.name
-        for step in rule.steps
-        if StepRef(norm) in step.inputs
-        for ref in step.inputs
-        if isinstance(ref, OperandRef)
-    ]
+    @cached_property
+    def form(self) -> NormForm:
+        form = self.fused.rule.norm_form
+        assert form is not None
+        return form
+
+    @cached_property
+    def row(self) -> Row:
+        width = self.fused.width(self.form.addends[0].name)
+        return Row(width, power_of_two(width))
+
+    @cached_property
+    def names(self) -> dict[Any, str]:
+        return dict(zip(self.fused.rule.outputs, self.fused.rule.output_names, strict=True))
+
+    @cached_property
+    def total(self) -> str:
+        """The sum, or the only operand."""
+        form = self.form
+        return self.names[form.total] if form.total else form.addends[0].name
+
+    @cached_property
+    def result(self) -> str:
+        """What the outer norm makes of the sum."""
+        return next(name for ref, name in self.names.items() if ref != self.form.total)
+
+    @cached_property
+    def inner(self) -> tuple[Norm, ...]:
+        return tuple(self._norm(addend.norm, addend.name) for addend in self.form.inner)
+
+    @cached_property
+    def outer(self) -> Norm | None:
+        return None if self.form.outer is None else self._norm(self.form.outer, self.total)
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        norms = (*self.inner, *([self.outer] if self.outer else []))
+        return tuple(name for norm in norms for name in norm.weights)
+
+    @cached_property
+    def gradients(self) -> tuple[Gradient, ...]:
+        """Of each norm, the outer one first: its gradient is that of the sum's addends."""
+        found, incoming = [], f"d{self.total}"
+        if self.outer:
+            target = f"d{self.form.plain[0].name}" if self.inner else "dx"
+            joins = incoming if self.form.total else ""
+            found.append(Gradient(self.outer, f"d{self.result}", joins, target, made=False, ragged=False))
+            incoming = target
+        for place, norm in enumerate(self.inner):
+            made = self.outer is not None or place > 0
+            ragged = self.outer is not None and self.outer.centred
+            found.append(Gradient(norm, incoming, "", f"d{norm.source}", made, ragged))
+        return tuple(found)
+
+    @cached_property
+    def wide(self) -> bool:
+        """Whether the gradient is too wide for registers, which several norms share."""
+        return self.row.block * len(self.gradients) > MAX_NARROW
+
+    def _norm(self, number: int | None, source: str) -> Norm:
+        assert number is not None
+        step = self.fused.rule.steps[number]
+        operands = zip(step.op.operands, step.inputs, strict=True)
+        given = {
+            operand.name: ref.name
+            for operand, ref in operands
+            if isinstance(ref, OperandRef) and ref.name in self.fused.types
+        }
+        values = {
+            name: self.fused.node.attributes[value.name] if isinstance(value, AttributeVar) else value
+            for name, value in step.attributes.items()
+        }
+        return Norm(
+            kind=step.op.name,
+            source=source,
+            weight=given.get("weight", ""),
+            bias=given.get("bias", ""),
+            offset=float(values["offset"]),
+            eps=float(values["eps"]),
+            absent=source in self.fused.optional,
+        )
+
+    # ---------------------------------------------------------------- kernels
+
+    def kernel(self) -> NormKernel:
+        operands = [addend.name for addend in (*self.form.plain, *self.form.inner)]
+        ends = list(self.fused.rule.output_names)
+        saved = [gradient.norm.source for gradient in self.gradients]
+        return NormKernel(
+            name=self.fused.name,
+            equation=self.fused.equation,
+            layout=self.fused.layout,
+            op=self._custom_op(),
+            width=self.row.width,
+            block=self.row.block,
+            warps=_warps(self.row.block),
+            forward_lines=self._forward_lines(),
+            row_lines=tuple(self._rows(name) for name in operands),
+            forward_parameters=(
+                *(f"{name}_ptr" for name in (*operands, *self.weights, *ends)),
+                *(f"{name}_stride" for name in operands),
+            ),
+            forward_arguments=(
+                *(f"{name}_rows" for name in operands),
+                *self.weights,
+                *ends,
+                *(self._stride(name) for name in operands),
+            ),
+            weights=self.weights,
+            targets=tuple(gradient.target for gradient in self.gradients),
+            source=saved[0],
+            source_lines=tuple(self._rows(name) for name in saved),
+            gradients=self._kernels_back(),
+            template="wide_norm" if self.wide else "norm",
+        )
+
+    def _forward_lines(self) -> tuple[str, ...]:
+        lines: list[str] = []
+        for addend in self.form.plain:
+            load = self.row.load(addend.name, f"{addend.name}_stride")
+            line = f"{self.total} {'+=' if lines else '='} {load}"
+            absent = addend.name in self.fused.optional
+            lines += if_there(addend.name, [line], _ABSENT) if absent else [line]
+        for norm in self.inner:
+            load = self.row.load(norm.source, f"{norm.source}_stride")
+            added = result_lines(norm, self.row, self.total, "+=")
+            normed = [f"{norm.source} = {load}", *scale_lines(norm, self.row), *added]
+            lines += if_there(norm.source, normed, _ABSENT) if norm.absent else normed
+        if self.form.total:
+            lines.append(self.row.store(self.total, self.total))
+        if self.outer:
+            lines += scale_lines(self.outer, self.row)
+            lines += result_lines(self.outer, self.row, self.result, "=")
+            lines.append(self.row.store(self.result, self.result))
+        return tuple(lines)
+
+    def _kernels_back(self) -> tuple[NormGradient, ...]:
+        if not self.wide:
+            return (self._kernel_back(self.gradients, ""),)
+        suffixes = [f"_{g.norm.source}" if len(self.gradients) > 1 else "" for g in self.gradients]
+        pairs = zip(self.gradients, suffixes, strict=True)
+        return tuple(self._kernel_back([gradient], suffix) for gradient, suffix in pairs)
+
+    def _kernel_back(self, gradients: Sequence[Gradient], suffix: str) -> NormGradient:
+        """The kernel for the gradients of some norms, each of which takes what the one before has made."""
+        norms = [gradient.norm for gradient in gradients]
+        given = [gradients[0].incoming, *(gradient.joins for gradient in gradients if gradient.joins)]
+        factors = [norm.weight for norm in norms if norm.weight]
+        sources, targets = [norm.source for norm in norms], [gradient.target for gradient in gradients]
+        weights = tuple(name for norm in norms for name in norm.weights)
+        made = {gradient.target for gradient in self.gradients}
+        pointers = [*given, *sources, *factors, *targets, *(f"d{name}" for name in weights)]
+        return NormGradient(
+            suffix=suffix,
+            parameters=(
+                *(f"{name}_ptr" for name in pointers),
+                "rows",
+                *(f"{name}_stride" for name in sources),
+            ),
+            arguments=(
+                *(name if name in made else f"{name}.contiguous()" for name in given),
+                *(f"{name}_rows" for name in sources),
+                *factors,
+                *targets,
+                *(f"d{name}" for name in weights),
+                "rows",
+                *(self._stride(name) for name in sources),
+            ),
+            weights=weights,
+            weight_lines=self._weight_lines(norms),
+            lines=self._gradient_lines(gradients),
+            warps=WARPS if self.wide else _backward_warps(self.row.block, weights),
+            wide=plan_wide_norm(gradients[0], self.row.width) if self.wide else None,
+            absent=norms[0].source if self.wide and norms[0].absent else "",
+        )
+
+    def _weight_lines(self, norms: Sequence[Norm]) -> tuple[str, ...]:
+        lines: list[str] = []
+        for norm in norms:
+            load = [f"{name} = {self.row.load_vector(name)}" for name in (norm.weight,) if name]
+            lines += if_there(norm.weight, load) if norm.absent and load else load
+        return tuple(lines)
+
+    def _gradient_lines(self, gradients: Sequence[Gradient]) -> tuple[str, ...]:
+        lines: list[str] = []
+        for gradient in gradients:
+            own = gradient_lines(gradient, self.row, f"{gradient.norm.source}_stride")
+            lines += if_there(gradient.norm.source, own) if gradient.norm.absent else own
+        return tuple(lines)
+
+    def _rows(self, name: str) -> str:
+        rows = f"_rows({name}, {self.row.width})"
+        absent = name in self.fused.optional
+        return f"{name}_rows = None if {name} is None else {rows}" if absent else f"{name}_rows = {rows}"
+
+    def _stride(self, name: str) -> str:
+        stride = f"{name}_rows.stride(0)"
+        return f"0 if {name} is None else {stride}" if name in self.fused.optional else stride
+
+    # --------------------------------------------------------------------- op
+
+    def _custom_op(self) -> CustomOp:
+        fused, optional = self.fused, self.fused.optional
+        names = [operand.name for operand in fused.operands]
+        factors = [norm.weight for norm in (g.norm for g in self.gradients) if norm.weight]
+        saved = [*(gradient.norm.source for gradient in self.gradients), *factors]
+        incoming = [self.gradients[0].incoming, *(g.joins for g in self.gradients if g.joins), *saved]
+        targets = [gradient.target for gradient in self.gradients]
+        anchor = next(name for name in names if name not in optional and name not in self.weights)
+        source = saved[0]
+        return CustomOp(
+            operands=fused.operands,
+            outputs=fused.rule.output_names,
+            fakes=(f"_like({anchor})",) * len(fused.rule.output_names),
+            saved=tuple(saved),
+            incoming=tuple(Argument(n, "Tensor | None" if n in optional else "Tensor") for n in incoming),
+            gradients=(*targets, *(f"d{name}" for name in self.weights)),
+            gradient_fakes=(
+                *(f"_like({source})" for _ in targets),
+                *(f"_like({source}, {source}.shape[-1])" for _ in self.weights),
+            ),
+            returned=tuple(self._returned(name) for name in names),
+            remembered=tuple(f"ctx.has_{name} = {name} is not None" for name in optional),
+            anchor=anchor,
+            plain=(*(Line(self._zeros(name, anchor)) for name in optional), *fused.plain),
+        )
+
+    def _returned(self, name: str) -> str:
+        """The gradient of an operand: of a weight or a normed row its own, of the others that of the sum."""
+        own = name in self.weights or any(norm.source == name for norm in self.inner)
+        gradient = f"d{name}" if own else self.gradients[0].target if self.outer else f"d{self.total}"
+        return f"{gradient} if ctx.has_{name} else None" if name in self.fused.optional else gradient
+
+    def _zeros(self, name: str, anchor: str) -> str:
+        shape = (
+            f"{anchor}.new_zeros({self.row.width})" if name in self.weights else f"torch.zeros_like({anchor})"
+        )
+        return f"{name} = {shape} if {name} is None else {name}"
 
 
 def _warps(block: int) -> int:
@@ -119,109 +279,5 @@ def _warps(block: int) -> int:
 
 
 def _backward_warps(block: int, weights: tuple[str, ...]) -> int:
-    """Twice as many where the gradients of two weights share the registers with the row."""
+    """Twice as many where the gradients of several weights share the registers with the row."""
     return min(16, 2 * _warps(block)) if len(weights) > 1 and block <= 4096 else _warps(block)
-
-
-def _custom_op(
-    fused: Fused,
-    addends: list[str],
-    after: list[str],
-    total: str,
-    result: str,
-    sums: bool,
-    weights: tuple[str, ...],
-) -> CustomOp:
-    anchor = next(name for name in (*addends, *after) if name not in fused.optional)
-    names = [*fused.rule.operands, *weights]
-    gradient = dict.fromkeys(addends, "dx")
-    gradient.update({name: f"dx if ctx.has_{name} else None" for name in fused.optional})
-    gradient.update(dict.fromkeys(after, f"d{result}"))
-    gradient.update({name: f"d{name}" for name in weights})
-    incoming = [f"d{result}", *((f"d{total}",) if sums else ()), total]
-    saved = [total, *(name for name in weights if name == "weight")]
-    zeros = [f"{n} = torch.zeros_like({anchor}) if {n} is None else {n}" for n in fused.optional]
-    return CustomOp(
-        operands=fused.operands,
-        outputs=fused.rule.output_names,
-        fakes=(f"_like({anchor})",) * len(fused.rule.output_names),
-        saved=tuple(saved),
-        incoming=tuple(Argument(name) for name in dict.fromkeys((*incoming, *saved))),
-        gradients=("dx", *(f"d{name}" for name in weights)),
-        gradient_fakes=(f"_like({total})", *(f"_like({total}, {total}.shape[-1])" for _ in weights)),
-        returned=tuple(gradient[name] for name in names),
-        remembered=tuple(f"ctx.has_{name} = {name} is not None" for name in fused.optional),
-        anchor=anchor,
-        plain=(*(Line(line) for line in zeros), *fused.plain),
-    )
-
-
-def _rows(name: str, width: int, optional: bool) -> str:
-    rows = f"_rows({name}, {width})"
-    return f"{name}_rows = None if {name} is None else {rows}" if optional else f"{name}_rows = {rows}"
-
-
-def _stride(name: str, optional: bool) -> str:
-    stride = f"{name}_rows.stride(0)"
-    return f"0 if {name} is None else {stride}" if optional else stride
-
-
-def _sum_lines(addends: list[str], total: str, load: str, optional: tuple[str, ...]) -> tuple[str, ...]:
-    lines: list[str] = []
-    for place, name in enumerate(addends):
-        value = f"tl.load({name}_ptr + row * {name}_stride + column{load}).to(tl.float32)"
-        if name in optional:
-            lines += [f"if {name}_ptr is not None:  # None stands for zeros", f"    {total} += {value}"]
-        else:
-            lines.append(f"{total} {'+=' if place else '='} {value}")
-    return tuple(lines)
-
-
-def _norm_lines(kind: str, total: str, width: int, eps: float, masked: bool) -> tuple[str, ...]:
-    """`normed` and `rstd` of a row in `total`."""
-    if kind == "rms_norm":
-        return (
-            f"rstd = 1.0 / tl.sqrt(tl.sum({total} * {total}, 0) / {width} + {eps})",
-            f"normed = {total} * rstd",
-        )
-    centred = f"{total} - tl.sum({total}, 0) / {width}"
-    return (
-        f"centred = tl.where(inside, {centred}, 0.0)" if masked else f"centred = {centred}",
-        f"rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / {width} + {eps})",
-        "normed = centred * rstd",
-    )
-
-
-def _result_lines(
-    result: str, weights: tuple[str, ...], factor: str, after: list[str], load: str
-) -> tuple[str, ...]:
-    lines = [f"{result} = normed"]
-    if "weight" in weights:
-        lines = [
-            f"weight = tl.load(weight_ptr + column{load}).to(tl.float32)",
-            f"{result} = normed * {factor}",
-        ]
-    if "bias" in weights:
-        lines.append(f"{result} += tl.load(bias_ptr + column{load}).to(tl.float32)")
-    lines += [f"{result} += tl.load({n}_ptr + row * {n}_stride + column{load}).to(tl.float32)" for n in after]
-    return tuple(lines)
-
-
-def _gradient_lines(
-    kind: str, result: str, weights: tuple[str, ...], factor: str, total: str, width: int, load: str
-) -> tuple[str, ...]:
-    """`dx`, and this row's part of the weights' gradients; `total` names the sum whose own gradient joins."""
-    lines = []
-    if "weight" in weights:
-        lines.append(f"dweight += d{result} * normed")
-    if "bias" in weights:
-        lines.append(f"dbias += d{result}")
-    lines.append(f"dnormed = d{result} * {factor}" if "weight" in weights else f"dnormed = d{result}")
-    along = f"normed * (tl.sum(dnormed * normed, 0) / {width})"
-    if kind == "rms_norm":
-        lines.append(f"dx = rstd * (dnormed - {along})")
-    else:
-        lines.append(f"dx = rstd * (dnormed - tl.sum(dnormed, 0) / {width} - {along})")
-    if total:
-        lines.append(f"dx += tl.load(d{total}_ptr + row * {width} + column{load}).to(tl.float32)")
-    return tuple(lines)

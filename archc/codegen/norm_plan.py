@@ -5,12 +5,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.custom_op import CustomOp
+from archc.codegen.masks import store_where
 from archc.codegen.wide_norm import WideNorm
 
 
 @dataclass(frozen=True)
+class NormGradient:
+    """A kernel for the gradient of norms, in the order of its statements; `weights` are those it sums for.
+
+    `wide` is there where a row does not fit in registers; then it is the gradient of one norm.
+    `absent` names the operand without which there is nothing to do, "" for none.
+    """
+
+    suffix: str
+    parameters: tuple[str, ...]
+    arguments: tuple[str, ...]
+    weights: tuple[str, ...]
+    weight_lines: tuple[str, ...]
+    lines: tuple[str, ...]
+    warps: int
+    wide: WideNorm | None
+    absent: str
+
+    @property
+    def grid(self) -> str:
+        groups = self.wide.groups if self.wide else 1
+        return f"(programs, {groups})" if groups > 1 else "(programs,)"
+
+
+@dataclass(frozen=True)
 class NormKernel:
-    """A row of sums and one norm.  `wide` is there where a row's gradient does not fit in registers."""
+    """A row of sums, norms before and behind them.
+
+    Its gradient is one kernel, or where a row does not fit in registers one for each norm.
+    """
 
     name: str
     equation: tuple[str, ...]
@@ -19,37 +47,21 @@ class NormKernel:
     width: int
     block: int
     warps: int
-    sums: bool
-    total: str  # what the norm reads
-    result: str
-    weight: bool
-    weights: tuple[str, ...]
-    sum_lines: tuple[str, ...]
-    norm_lines: tuple[str, ...]
-    result_lines: tuple[str, ...]
-    gradient_lines: tuple[str, ...]
+    forward_lines: tuple[str, ...]
     row_lines: tuple[str, ...]
     forward_parameters: tuple[str, ...]
     forward_arguments: tuple[str, ...]
-    backward_parameters: tuple[str, ...]
-    backward_arguments: tuple[str, ...]
-    backward_warps: int
-    wide: WideNorm | None
+    weights: tuple[str, ...]
+    targets: tuple[str, ...]  # gradients of rows
+    source: str  # what the outermost norm reads
+    source_lines: tuple[str, ...]
+    gradients: tuple[NormGradient, ...]
     template: str
-
-    @property
-    def backward_grid(self) -> str:
-        groups = self.wide.groups if self.wide else 1
-        return f"(programs, {groups})" if groups > 1 else "(programs,)"
 
     @property
     def masked(self) -> bool:
         return self.block != self.width
 
     @property
-    def load(self) -> str:
-        return ", mask=inside, other=0.0" if self.masked else ""
-
-    @property
     def store(self) -> str:
-        return ", mask=inside" if self.masked else ""
+        return store_where("inside") if self.masked else ""

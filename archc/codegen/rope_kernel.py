@@ -8,7 +8,8 @@ from archc.codegen.class_plan import Argument
 from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.rope_plan import Heads, RopeKernel
-from archc.ir.rule import Rule, StepRef
+from archc.ir.decomposition import StepRef
+from archc.ir.rule import Rule
 
 
 @dataclass(frozen=True)

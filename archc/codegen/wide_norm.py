@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.masks import load_where
+from archc.codegen.norm_lines import Gradient, Norm
+
 MAX_NARROW = 8192  # columns of a row whose gradient fits in registers
 WARPS = 8
 _BLOCKS = (4096, 2048)  # columns: the longer one where it needs no mask
@@ -26,6 +29,8 @@ class WideNorm:
     blocks: int  # of a group
     masked: bool
     centred: bool  # the row's mean is taken off
+    source: str  # the rows that are normed
+    target: str  # their gradient
     value: str  # what the norm scales
     contiguous_rows: tuple[str, ...]
     parameters: tuple[str, ...]  # of the function of a block
@@ -53,11 +58,11 @@ class WideNorm:
         start = self.start(block)
         return "" if start == "0" else f"{start} + "
 
-    def call(self, kernel: str, block: int) -> str:
+    def call(self, function: str, block: int) -> str:
         """The statement that computes a block."""
         arguments = ", ".join((self.start(block), *self.parameters[1:]))
         targets = ", ".join(f"{name}_part" for name in self.weights)
-        call = f"_{kernel}_backward_block({arguments})"
+        call = f"{function}({arguments})"
         if len(self.weights) == 1:
             return f"d{self.weights[0]}_{block} += {call}"
         return f"{targets} = {call}" if targets else call
@@ -69,46 +74,44 @@ class WideNorm:
         return tuple(f"d{name}_{block} += {name}_part" for name in self.weights)
 
 
-def plan_wide_norm(
-    kind: str,
-    total: str,
-    result: str,
-    weights: tuple[str, ...],
-    factor: str,
-    width: int,
-    eps: float,
-    joins: bool,
-) -> WideNorm:
-    """The gradient of an "rms_norm" or "layer_norm" of rows `total`, whose own gradient `joins` or not."""
+def plan_wide_norm(gradient: Gradient, width: int) -> WideNorm:
+    """The gradient of a norm of rows of so many columns."""
+    norm = gradient.norm
     block = next((block for block in _BLOCKS if width % block == 0), _BLOCKS[-1])
-    groups = -(-width * max(1, len(weights)) // _HELD)
+    groups = -(-width * max(1, len(norm.weights)) // _HELD)
     blocks = -(-width // (groups * block))
     masked = width != groups * blocks * block
-    centred = kind == "layer_norm"
-    value = f"({total} - mean)" if centred else total
-    rows = (f"d{result}", *((f"d{total}",) if joins else ()))
-    scalars = ("mean", "rstd", "level", "along") if centred else ("rstd", "along")
-    pointers = [f"{name}_row" for name in (total, *rows)]
-    if "weight" in weights:
-        pointers.append("weight_ptr")
-    dx = f"dx = rstd * (dnormed{' - level' if centred else ''} - normed * along)"
-    load = ", mask=inside, other=0.0" if masked else ""
+    value = f"({norm.source} - mean)" if norm.centred else norm.source
+    rows = (gradient.incoming, *((gradient.joins,) if gradient.joins else ()))
+    scalars = ("mean", "rstd", "level", "along") if norm.centred else ("rstd", "along")
+    pointers = [f"{name}_row" for name in (norm.source, *rows)]
+    if norm.weight:
+        pointers.append(f"{norm.weight}_ptr")
+    target = gradient.target
+    result = f"{target} = rstd * (dnormed{' - level' if norm.centred else ''} - normed * along)"
+    load = load_where("inside" if masked else "")
+    joined = f"{target} += {_load(gradient.joins, load)}" if gradient.joins else ""
     return WideNorm(
         block=block,
         groups=groups,
         blocks=blocks,
         masked=masked,
-        centred=centred,
-        value=f"tl.where(inside, {total} - mean, 0.0)" if centred and masked else value,
-        contiguous_rows=(*rows, "dx"),
-        parameters=("start", "column", *scalars, *pointers, "dx_row"),
-        read_lines=_read_lines(total, result, "weight" in weights, factor, load),
-        sums=("squares", "products", *(("levels",) if centred else ())),
-        sum_lines=_sum_lines(total, centred, masked),
-        scalar_lines=_scalar_lines(width, eps, centred),
-        result_lines=(dx, *((f"dx += {_load(f'd{total}', load)}",) if joins else ())),
-        weights=weights,
-        parts=tuple(f"d{result} * normed" if name == "weight" else f"d{result}" for name in weights),
+        centred=norm.centred,
+        source=norm.source,
+        target=target,
+        value=f"tl.where(inside, {norm.source} - mean, 0.0)" if norm.centred and masked else value,
+        contiguous_rows=(*rows, target),
+        parameters=("start", "column", *scalars, *pointers, f"{target}_row"),
+        read_lines=_read_lines(gradient, load),
+        sums=("squares", "products", *(("levels",) if norm.centred else ())),
+        sum_lines=_sum_lines(norm, masked),
+        scalar_lines=_scalar_lines(width, norm.eps, norm.centred),
+        result_lines=(result, joined) if joined else (result,),
+        weights=norm.weights,
+        parts=tuple(
+            f"{gradient.incoming} * normed" if name == norm.weight else gradient.incoming
+            for name in norm.weights
+        ),
     )
 
 
@@ -116,18 +119,20 @@ def _load(name: str, load: str) -> str:
     return f"tl.load({name}_row + start + column{load}).to(tl.float32)"
 
 
-def _read_lines(total: str, result: str, weight: bool, factor: str, load: str) -> tuple[str, ...]:
+def _read_lines(gradient: Gradient, load: str) -> tuple[str, ...]:
     """A block of a row, of the incoming gradient, and of the gradient of the normed row."""
-    reads = [f"{name} = {_load(name, load)}" for name in (total, f"d{result}")]
-    if weight:
-        reads.append(f"weight = tl.load(weight_ptr + start + column{load}).to(tl.float32)")
-    return (*reads, f"dnormed = d{result} * {factor}" if weight else f"dnormed = d{result}")
+    norm, incoming = gradient.norm, gradient.incoming
+    reads = [f"{name} = {_load(name, load)}" for name in (norm.source, incoming)]
+    if norm.weight:
+        reads.append(f"{norm.weight} = tl.load({norm.weight}_ptr + start + column{load}).to(tl.float32)")
+    return (*reads, f"dnormed = {incoming} * {norm.factor}" if norm.weight else f"dnormed = {incoming}")
 
 
-def _sum_lines(total: str, centred: bool, masked: bool) -> tuple[str, ...]:
-    if not centred:
-        return (f"squares += {total} * {total}", f"products += dnormed * {total}")
-    value = f"{total} - mean"
+def _sum_lines(norm: Norm, masked: bool) -> tuple[str, ...]:
+    source = norm.source
+    if not norm.centred:
+        return (f"squares += {source} * {source}", f"products += dnormed * {source}")
+    value = f"{source} - mean"
     return (
         f"centred = tl.where(inside, {value}, 0.0)" if masked else f"centred = {value}",
         "squares += centred * centred",

@@ -13,8 +13,9 @@ from archc.frontend import mistakes, syntax
 from archc.frontend.limits import MAX_FUSION_STEPS, MAX_FUSION_SUMS
 from archc.frontend.resolve import Module
 from archc.frontend.values import counted
+from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
 from archc.ir.op import OPS, REQUIRED, Op, Trait
-from archc.ir.rule import AttributeVar, OperandRef, Ref, Rule, Step, StepRef
+from archc.ir.rule import Rule
 
 _OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 

@@ -9,33 +9,12 @@ from typing import Any, TypeAlias
 
 from archc.errors import Span
 from archc.ir.attributes import Kind
+from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
 from archc.ir.graph import Graph, Node, Value
+from archc.ir.norm_form import NormForm, norm_form
 from archc.ir.op import Attr, Op, Operand, Trait
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.types import TensorType
-
-
-@dataclass(frozen=True)
-class AttributeVar:
-    """An attribute of the fusion, wherever it stands in the decomposition."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class OperandRef:
-    """An operand of the fusion."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class StepRef:
-    """Output `output` of an earlier step."""
-
-    step: int
-    output: int = 0
-
 
 # Ops besides elementwise ones that work on the few scores of one token.
 ROUTING = frozenset({"top_k", "group_mask", "gather", "softmax", "sum", "cast_like"})
@@ -43,18 +22,7 @@ ROUTING = frozenset({"top_k", "group_mask", "gather", "softmax", "sum", "cast_li
 # Ops that take an operand apart, and their attribute that says into how many parts of equal width.
 SPLITS = {"split": "sizes", "split_interleaved": "parts"}
 
-Ref: TypeAlias = OperandRef | StepRef | AttributeVar | float | None
 Apply: TypeAlias = Callable[[Op, list[Any], dict[str, Any]], Sequence[Any]]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One op of a decomposition.  Names are those the rule gives its outputs."""
-
-    op: Op
-    inputs: tuple[Ref, ...]
-    attributes: Mapping[str, Any]
-    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +67,24 @@ class Rule:
             return "attention" if self._attends() else ""
         if "rotate_by" in names:
             return "rope" if names <= {"rotate_by", "split", "split_heads", "rms_norm"} else ""
-        norms = [step for step in self.steps if step.op.has(Trait.NORM)]
-        if norms:
-            others = names - {norms[0].op.name}
-            return "norm" if len(norms) == 1 and others <= {"add"} else ""
+        if any(step.op.has(Trait.NORM) for step in self.steps):
+            return "norm" if self.norm_form else ""
         arithmetic = [step for step in self.steps if step.op.name not in SPLITS]
         fusible = all(step.op.has(Trait.ELEMENTWISE) and step.op.triton for step in arithmetic)
         return "pointwise" if fusible and self._splits_operands_evenly() else ""
+
+    @cached_property
+    def norm_form(self) -> NormForm | None:
+        """What is summed and normed, in a fusion of the family "norm"."""
+        return norm_form(self.steps, self.outputs)
+
+    def norms_of(self, rows: Sequence[str]) -> list[str]:
+        """The weights of the norms of some addends."""
+        inner = self.norm_form.inner if self.norm_form else ()
+        steps = [
+            self.steps[addend.norm] for addend in inner if addend.norm is not None and addend.name in rows
+        ]
+        return [ref.name for step in steps for ref in step.inputs[1:] if isinstance(ref, OperandRef)]
 
     def _attends(self) -> bool:
         """Whether this is one attention of operands called as the op calls them.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from archc.ir.decomposition import OperandRef, StepRef
 from archc.ir.graph import Graph, Node
 from archc.ir.op import OPS
-from archc.ir.rule import OperandRef, Rule, StepRef
+from archc.ir.rule import Rule
 from archc.passes.context import Context
 from archc.passes.pack import LINEAR
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import ZEROS
+from archc.passes.carried import carry_also, free_name
 from archc.passes.context import Context, place_of
+from archc.passes.norm_edge import norms_before, rotate_norms
 
 ADD = OPS["add"]
 
@@ -32,7 +34,11 @@ def _rotate_while_possible(graph: Graph, loop_id: int, name: str, context: Conte
         _rotate(graph, graph.node(loop_id), name)
         rotated += 1
         reason = _obstacle(graph.node(loop_id), name)
-    outcome = "the add at a layer's end moved to the next layer's start" if rotated else reason
+    norms = norms_before(graph.node(loop_id)) if rotated == 1 else []
+    if norms:
+        rotate_norms(graph, graph.node(loop_id), norms)
+    moved = "the add at a layer's end, and the norm before it," if norms else "the add at a layer's end"
+    outcome = f"{moved} moved to the next layer's start" if rotated else reason
     context.report.remark("rotate", f"`{name}` ({place_of(graph.node(loop_id))}): {outcome}")
 
 
@@ -65,31 +71,16 @@ def _feeds_norm(body: Graph, value: Value) -> bool:
 
 def _rotate(graph: Graph, loop: Node, name: str) -> None:
     entering, carried = loop.attributes["entering"], loop.attributes["carried"]
-    addend = _free_name(f"{name}_delta", (*entering, *carried))
+    addend = free_name(f"{name}_delta", loop)
     place = entering.index(name)
     for body in loop.bodies:
         _rotate_body(body, place, len(entering), name, addend)
     start = loop.inputs[place]
     assert start is not None
-    zeros = graph.add(
-        ZEROS, [start], names=(addend,), span=loop.span, order=(*loop.order[:-1], loop.order[-1] - 1, 0)
-    )
-    position = carried.index(name)
-    type_ = loop.types[position]
-    names = (*loop.names, *[""] * (len(carried) - len(loop.names)))
-    old = loop.outputs[position]
-    loop = graph.update(
-        loop,
-        inputs=(*loop.inputs[: len(entering)], zeros.outputs[0], *loop.inputs[len(entering) :]),
-        types=(*loop.types, type_),
-        names=(*names, addend),
-        attributes={
-            **loop.attributes,
-            "entering": (*entering, addend),
-            "carried": (*carried, addend),
-            "types": (*loop.types, type_),
-        },
-    )
+    before = (*loop.order[:-1], loop.order[-1] - 1, 0)
+    zeros = graph.add(ZEROS, [start], {"row": False}, names=(addend,), span=loop.span, order=before)
+    old = loop.outputs[carried.index(name)]
+    loop = carry_also(graph, loop, [addend], zeros.outputs)
     total = graph.add(ADD, [old, loop.outputs[-1]], names=(name,), span=loop.span, order=(*loop.order, 1))
     graph.replace_uses(old, total.outputs[0], but=[total.id])
 
@@ -126,11 +117,3 @@ def _is_stream(body: Graph, value: Value, enters: Value) -> bool:
         return True
     node = body.node(value)
     return node.op is ADD and any(v is not None and _is_stream(body, v, enters) for v in node.inputs)
-
-
-def _free_name(name: str, taken: tuple[str, ...]) -> str:
-    """`name`, or `name_2`, `name_3`... where it is taken."""
-    candidate, count = name, 2
-    while candidate in taken:
-        candidate, count = f"{name}_{count}", count + 1
-    return candidate

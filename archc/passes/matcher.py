@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import CONSTANT, WEIGHT
+from archc.ir.ops.structure import CONSTANT, LOOP, WEIGHT
 from archc.ir.records import attribute_text
-from archc.ir.rule import AttributeVar, OperandRef, Ref, Rule, Step, StepRef
+from archc.ir.rule import Rule
 from archc.passes.context import place_of
 
 
@@ -106,7 +107,12 @@ class Matcher:
             yield replace(match, operands={**match.operands, name: value})
 
     def _is_weight(self, value: Value) -> bool:
-        return self.graph.node(value).op is WEIGHT or value in self.graph.inputs
+        """Whether a value is a parameter, given from outside, or the parameter of a loop's last layer."""
+        node = self.graph.node(value)
+        if node.op is LOOP:
+            left = [(body, body.outputs[value.output][1]) for body in node.bodies]
+            return all(body.node(inner).op is WEIGHT for body, inner in left)
+        return node.op is WEIGHT or value in self.graph.inputs
 
     def _number(self, ref: AttributeVar | float, value: Value | None, match: Match) -> Iterator[Match]:
         node = self.graph.node(value) if value is not None else None

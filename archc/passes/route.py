@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from archc.errors import Span
+from archc.ir.decomposition import OperandRef, Ref, Step, StepRef
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT
-from archc.ir.rule import ROUTING, OperandRef, Ref, Rule, Step, StepRef
+from archc.ir.rule import ROUTING, Rule
 from archc.ir.types import TensorType
 from archc.passes.context import Context, place_of
 from archc.passes.report import Fired

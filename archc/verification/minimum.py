@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archc.ir.decomposition import StepRef
 from archc.ir.op import Op
-from archc.ir.rule import Rule, StepRef
+from archc.ir.rule import Rule
 
 Tensors = Mapping[str, Tensor | None]
 

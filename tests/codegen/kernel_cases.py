@@ -5,6 +5,7 @@ from __future__ import annotations
 from archc.compiler import standard_rules
 
 _ADD = "x = x + linear(x, d) as a\n"
+_SANDWICH = "x = x + NORM(linear(x, d) as a, SET) as m\nx = x * NORM(x, SET) as n"
 _ADD_TWO = "x = x + linear(x, d) as a + linear(x, d) as b\n"
 _SPLIT = """
   h = rms_norm(x, 1e-6) as n
@@ -101,6 +102,17 @@ CASES = {
     "add_rms_norm/none": (60, _loop("rms_norm(x, 1e-6, offset = 1) as n")),
     "add_add_rms_norm": (100, _ADD_TWO + "x = x * rms_norm(x, 1e-5, offset = 1) as n"),
     "add_add_rms_norm/none": (60, _loop("rms_norm(x, 1e-6) as n", _TWO)),
+    "rms_norm_add_rms_norm": (60, _SANDWICH.replace("NORM", "rms_norm").replace("SET", "1e-6, offset = 1")),
+    "rms_norm_add_rms_norm/block": (64, _SANDWICH.replace("NORM", "rms_norm").replace("SET", "1e-6")),
+    "rms_norm_add_rms_norm/unweighted": (
+        100,
+        _SANDWICH.replace("NORM", "rms_norm").replace("SET", "1e-5, weight = false"),
+    ),
+    "rms_norm_add_rms_norm/wide": (5000, _SANDWICH.replace("NORM", "rms_norm").replace("SET", "1e-6")),
+    "rms_norm_add_rms_norm/none": (
+        60,
+        _loop("rms_norm(x, 1e-6) as n", "rms_norm(linear(h, d) as a, 1e-6) as m"),
+    ),
     "rms_norm_add": (60, "x = x + rms_norm(linear(x, d) as a, 1e-6, offset = 1) as n"),
     "rms_norm_add/unweighted": (100, "x = rms_norm(linear(x, d) as a, 1e-6, weight = false) + x"),
     "layer_norm": (60, "x = layer_norm(x, 1e-5) as n"),
@@ -115,6 +127,16 @@ CASES = {
     "add_layer_norm/none": (60, _loop("layer_norm(x, 1e-5) as n")),
     "add_add_layer_norm": (100, _ADD_TWO + "x = x * layer_norm(x, 1e-5, offset = 1) as n"),
     "add_add_layer_norm/none": (60, _loop("layer_norm(x, 1e-5, bias = false) as n", _TWO)),
+    "layer_norm_add_layer_norm": (60, _SANDWICH.replace("NORM", "layer_norm").replace("SET", "1e-5")),
+    "layer_norm_add_layer_norm/unbiased": (
+        100,
+        _SANDWICH.replace("NORM", "layer_norm").replace("SET", "1e-5, bias = false, offset = 1"),
+    ),
+    "layer_norm_add_layer_norm/wide": (9000, _SANDWICH.replace("NORM", "layer_norm").replace("SET", "1e-5")),
+    "layer_norm_add_layer_norm/none": (
+        60,
+        _loop("layer_norm(x, 1e-5) as n", "layer_norm(linear(h, d) as a, 1e-5) as m"),
+    ),
     "layer_norm_add": (60, "x = layer_norm(linear(x, d) as a, 1e-5) as n + x"),
     "layer_norm_add/bare": (100, "x = x + layer_norm(linear(x, d) as a, 1e-5, weight = false, bias = false)"),
     "rope": (60, _heads(_ROPE, 5, 5, 12, "")),

@@ -171,7 +171,9 @@ def test_absent_addends_are_zeros(name: str) -> None:
     op = _op(name)
     optional = [operand.name for operand in op.operands if operand.optional]
     assert optional
-    for absent in {(name,) for name in optional} | {tuple(optional)}:
+    vectors = [operand.name for operand in op.operands if operand.optional and len(operand.shape) == 1]
+    rows = [name for name in optional if name not in vectors]  # what norms them goes with them
+    for absent in {(name, *vectors) for name in rows} | {tuple(optional)}:
         check_float32(op, inputs(op, torch.float32) | dict.fromkeys(absent))
         check_bfloat16(op, [inputs(op, torch.bfloat16) | dict.fromkeys(absent) for _ in range(DRAWS)])
 
@@ -236,7 +238,24 @@ CONTROLS = [
     ("add_rms_norm", "s += tl.load", "s = tl.load"),
     ("add_rms_norm", "dx += tl.load", "dx -= tl.load"),
     ("add_add_rms_norm", "s += tl.load(z_ptr", "s -= tl.load(z_ptr"),
-    ("rms_norm_add", "y += tl.load(residual_ptr", "y -= tl.load(residual_ptr"),
+    ("rms_norm_add", "y += normed", "y -= normed"),
+    ("rms_norm_add_rms_norm", "s += normed * (1.0 + inner)", "s += x * (1.0 + inner)"),
+    ("rms_norm_add_rms_norm", "dresidual += tl.load(ds_ptr", "dresidual -= tl.load(ds_ptr"),
+    ("rms_norm_add_rms_norm", "dnormed = dresidual * (1.0 + inner)", "dnormed = dy * (1.0 + inner)"),
+    ("rms_norm_add_rms_norm", "dinner += dresidual * normed", "dinner += dresidual"),
+    (
+        "rms_norm_add_rms_norm/none",
+        "if x_ptr is not None:\n            x =",
+        "if True:\n            x = s + 0 *",
+    ),
+    (
+        "rms_norm_add_rms_norm/wide",
+        "products += dnormed * x",
+        "products = dnormed * x",
+    ),
+    ("layer_norm_add_layer_norm", "s += tl.load(inner_bias_ptr", "s -= tl.load(inner_bias_ptr"),
+    ("layer_norm_add_layer_norm", "dinner_bias += dresidual", "dinner_bias += dy"),
+    ("layer_norm_add_layer_norm/wide", "dx = rstd * (dnormed - level", "dx = rstd * (dnormed"),
     ("layer_norm", "tl.where(inside, x - tl.sum(x, 0) / 60, 0.0)", "x - tl.sum(x, 0) / 60"),
     ("layer_norm", "y += tl.load(bias_ptr", "y -= tl.load(bias_ptr"),
     ("layer_norm", "dnormed - tl.sum(dnormed, 0) / 60", "dnormed"),

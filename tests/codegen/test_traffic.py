@@ -75,13 +75,19 @@ def _priced(compilation: Compilation, folder: Path) -> Iterator[Priced]:
 def _waste(op: Priced) -> list[str]:
     """What an op and its gradient move beyond the least, in words."""
     forward, backward = op.costs()
-    return [*_beyond(forward, 0, 0), *_beyond(backward, _vector_sums(op), _read_again(op))]
+    return [*_beyond(forward, 0, 0), *_beyond(backward, _vector_sums(op) + _handed_over(op), _read_again(op))]
+
+
+def _handed_over(op: Priced) -> int:
+    """Gradients of rows that kernels of one gradient hand to each other, where registers do not hold them."""
+    between = len(op.plan.gradients) - 1 if isinstance(op.plan, NormKernel) else 0
+    return between * op.plan.width * BFLOAT16 if isinstance(op.plan, NormKernel) else 0
 
 
 def _read_again(op: Priced) -> int:
     """What gradients of long rows read once more, from a cache: registers hold the weights' gradients."""
     if isinstance(op.plan, NormKernel):
-        return WIDE_ROWS_AGAIN * op.plan.width * BFLOAT16 if op.plan.wide else 0
+        return WIDE_ROWS_AGAIN * op.plan.width * BFLOAT16 * sum(bool(g.wide) for g in op.plan.gradients)
     if isinstance(op.plan, RopeKernel) and op.plan.over_heads:
         return sum(part.width * BFLOAT16 for part in op.plan.rotated)  # the norms' weights
     return 0

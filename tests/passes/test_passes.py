@@ -24,7 +24,19 @@ from archc.verification.packages import stored_tensors
 from archc.verification.stages import check_stages
 from tests.support import SPECS, build, scramble
 
-FAMILIES = ("llama3", "mistral", "smollm3", "qwen2", "qwen3", "olmo2", "gpt2", "palm", "mixtral", "qwen3_moe")
+FAMILIES = (
+    "llama3",
+    "mistral",
+    "smollm3",
+    "qwen2",
+    "qwen3",
+    "olmo2",
+    "gpt2",
+    "palm",
+    "gemma2",
+    "mixtral",
+    "qwen3_moe",
+)
 
 
 def tiny(family: str) -> Program:
@@ -202,6 +214,41 @@ def test_rotate_takes_both_addends_of_a_parallel_block() -> None:
     graphs, _ = staged(tiny("palm"))
     (loop,) = graphs["rotate"].loops()
     assert loop.attributes["carried"] == ("x", "x_delta", "x_delta_2")
+
+
+def test_rotate_takes_the_norm_of_the_addend_and_its_weight() -> None:
+    graphs, context = staged(tiny("gemma2"))
+    graph = graphs["rotate"]
+    (loop,) = graph.loops()
+    assert loop.attributes["carried"] == ("x", "x_delta", "x_delta_weight")
+    assert [graph.type(value).shape for value in loop.inputs[1:3] if value] == [("B", "T", 48), (48,)]
+    fired = [fired for fired in context.report.fired if fired.rule == "rms_norm_add_rms_norm"]
+    assert sum(each.count for each in fired) == 2 * 2 + 1  # two layers, and the norm behind them
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "moves"),
+    [
+        ("layer_norm(a, 1e-5) as m", "layer_norm(x, 1e-5) as n", True),
+        ("layer_norm(a, 1e-5, weight = false, bias = false)", "layer_norm(x, 1e-5) as n", False),
+        ("rms_norm(a, 1e-5, weight = false)", "rms_norm(x, 1e-5, weight = false)", True),
+        ("rms_norm(a, 1e-5) as m", "rms_norm(x, 1e-6) as n", False),
+        ("rms_norm(a, 0) as m", "rms_norm(x, 0) as n", False),  # zeros, that come first, have none then
+        ("rms_norm(a, 1e-5) as m", "silu(rms_norm(x, 1e-5) as n) * rms_norm(x, 1e-6) as o", False),
+    ],
+)
+def test_rotate_takes_norms_that_are_alike(before: str, behind: str, moves: bool) -> None:
+    """And like all norms that read the sum: one kernel computes them then."""
+    body = f"""x = embedding(tokens, 9, d) as wte
+    for i in 0..3 as layers {{
+      a = silu(linear({behind}, d) as up)
+      x = x + {before}
+    }}
+    return x"""
+    program = program_of(body)
+    _, context = staged(program)
+    assert any("the norm before it" in remark.text for remark in context.report.remarks) == moves
+    assert [o for o in check_stages(program, context, each_pass=True) if not o.holds] == []
 
 
 def test_rotate_leaves_loops_alone_where_no_norm_reads_the_sum() -> None:

@@ -10,9 +10,10 @@ import torch
 
 from archc import compiler
 from archc.compiler import standard_rules
+from archc.ir.decomposition import Step, StepRef
 from archc.ir.op import OPS
 from archc.ir.program import Program
-from archc.ir.rule import SPLITS, Rule, Step, StepRef
+from archc.ir.rule import SPLITS, Rule
 from archc.passes.context import Context
 from archc.target import CUDA
 from archc.verification.outcome import Outcome
@@ -37,10 +38,16 @@ BODIES = {
     "rms_norm": "x = rms_norm(x, 1e-6, cast = after) as n",
     "add_rms_norm": "x = x + linear(x, d) as a\n h = rms_norm(x, 1e-6) as n\n x = x + h",
     "add_add_rms_norm": _TWO_ADDENDS + "x = x * rms_norm(x, 1e-5, offset = 1) as n",
+    "rms_norm_add_rms_norm": """
+  x = x + rms_norm(linear(x, d) as a, 1e-6) as m
+  x = x * rms_norm(x, 1e-6) as n""",
     "rms_norm_add": "x = x + rms_norm(linear(x, d) as a, 1e-6) as n",
     "layer_norm": "x = layer_norm(x, 1e-5) as n",
     "add_layer_norm": "x = linear(x, d) as a + x\n h = layer_norm(x, 1e-5, bias = false) as n\n x = x + h",
     "add_add_layer_norm": _TWO_ADDENDS + "x = x * layer_norm(x, 1e-5) as n",
+    "layer_norm_add_layer_norm": """
+  x = layer_norm(linear(x, d) as a, 1e-5, bias = false) as m + x
+  x = x * layer_norm(x, 1e-5, bias = false) as n""",
     "layer_norm_add": "x = layer_norm(linear(x, d) as a, 1e-5) as n + x",
     "rope": _HEADS
     + """

@@ -40,16 +40,9 @@ def _layers(graph: Graph) -> list[Graph]:
 
 
 def _most(layer: Graph) -> int:
-    """The launches that a layer may have; weights of several experts are stacked.
-
-    A norm between a linear map and a sum that has a norm behind it is one more.
-    """
+    """The launches that a layer may have; weights of several experts are stacked."""
     experts = any(len(weight.types[0].shape) > 2 for weight in layer.weights())
-    if layer.branches():
-        return MOST[experts, True]
-    norms = [node for node in layer.nodes() if node.op.name == "rms_norm"]
-    between = sum(layer.node(norm.inputs[0]).op.name == "linear" for norm in norms)
-    return between + MOST[experts, False]
+    return MOST[experts, bool(layer.branches())]
 
 
 def _sinks_without_a_kernel(compilation: Compilation) -> bool:

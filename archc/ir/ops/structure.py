@@ -18,10 +18,14 @@ def constant(*, value: float) -> float:
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
-@declare(infer=lambda call: call.like, traits=(Trait.PER_TOKEN,), internal=True)
-def zeros(like: Tensor) -> Tensor:
-    """Zeros of the shape of another value."""
-    return torch.zeros_like(like)
+@declare(
+    infer=lambda call: call.like.with_shape(call.like.width) if call.row else call.like,
+    traits=(Trait.PER_TOKEN,),
+    internal=True,
+)
+def zeros(like: Tensor, *, row: bool = False) -> Tensor:
+    """Zeros of the shape of another value, or of one `row` of it."""
+    return like.new_zeros(like.shape[-1]) if row else torch.zeros_like(like)
 
 
 # What an op reads of earlier tokens goes through here: over a whole sequence it is the identity, with a cache
