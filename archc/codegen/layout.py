@@ -6,6 +6,7 @@ shapes.  Black itself would take more time than the rest of a build; it gets the
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ _INDENT = 4
 _STRING_OR_SIGN = re.compile(r"""[rf]*"(?:[^"\\]|\\.)*"|[rf]*'(?:[^'\\]|\\.)*'|#.*|[()\[\]{},"']""")
 _OPENING, _CLOSING = "([{", ")]}"
 _DEFINITION = re.compile(r"def \w+\($")
-_CALL = re.compile(r"(?:[\w.]+(?:, [\w.]+)* = |return )?[\w.]+(?:\[[^\[\]]*\])?\($")
+_CALL = re.compile(r"(?:[\w.]+(?:, [\w.]+)* \+?= |return )?[\w.]+(?:\[[^\[\]]*\])?\($")
+_ASSIGNMENT = re.compile(r"\s*\w+ = ")
+_TWO_TERMS = re.compile(r"\w+ = \(.*\) [-+*/] \($")  # where those are all brackets
+_SUM, _PRODUCT = ("+", "-"), ("*", "/")
 # Displays, whose items black always puts on lines of their own: by what follows them.
 _DISPLAYS = {
     "": re.compile(r"\w+ = [(\[{]$"),
@@ -57,6 +61,36 @@ class _Statement:
         pieces = [self.code[start + 1 : end].strip() for start, end in zip(starts, ends, strict=True)]
         return [piece for piece in pieces if piece]
 
+    def terms(self) -> tuple[str, list[str]] | None:
+        """What an arithmetic is assigned to, and its terms: each behind the first with its operator.
+
+        They are parted by the operators that bind least; None where those are fewer than two.
+        """
+        start = _ASSIGNMENT.match(self.code)
+        if start is None:
+            return None
+        first, *rest = self._words(start.end())
+        operators = rest[::2]
+        if not set(operators) <= {*_SUM, *_PRODUCT}:
+            return None
+        least = _SUM if set(operators) & {*_SUM} else _PRODUCT
+        if sum(operator in least for operator in operators) < 2:
+            return None
+        terms = [first]
+        for operator, operand in zip(operators, rest[1::2], strict=True):
+            if operator in least:
+                terms.append(f"{operator} {operand}")
+            else:
+                terms[-1] += f" {operator} {operand}"
+        return start[0], terms
+
+    def _words(self, start: int) -> list[str]:
+        """What spaces part, outside of brackets."""
+        spaces = (found.start() for found in re.finditer(" ", self.code))
+        outer = [space for space in spaces if not any(a < space < b for a, b in self.brackets)]
+        places = [start - 1, *(space for space in outer if space >= start), len(self.code)]
+        return [self.code[a + 1 : b] for a, b in itertools.pairwise(places)]
+
 
 def _split(line: str) -> Iterator[str]:
     indent = len(line) - len(line.lstrip())
@@ -68,6 +102,9 @@ def _split(line: str) -> Iterator[str]:
     if len(statement.code) <= LINE_LENGTH:
         yield statement.code
         return
+    if terms := statement.terms():
+        yield from _operation(*terms, indent)
+        return
     opening, closing = _brackets(statement)
     items = statement.inside(opening, closing)
     head, tail = statement.code[: opening + 1], statement.code[closing:]
@@ -76,6 +113,18 @@ def _split(line: str) -> Iterator[str]:
     yield head
     yield from _body(items, indent + _INDENT, head)
     yield " " * indent + tail
+
+
+def _operation(target: str, terms: list[str], indent: int) -> Iterator[str]:
+    """Terms in brackets of their own: on one line where they fit, else one a line."""
+    inner = " " * (indent + _INDENT)
+    one_line = inner + " ".join(terms)
+    lines = [one_line] if len(one_line) <= LINE_LENGTH else [inner + term for term in terms]
+    if any(len(line) > LINE_LENGTH for line in lines):
+        raise UnknownShapeError
+    yield f"{target}("
+    yield from lines
+    yield " " * indent + ")"
 
 
 def _body(items: list[str], indent: int, head: str) -> Iterator[str]:
@@ -89,6 +138,9 @@ def _body(items: list[str], indent: int, head: str) -> Iterator[str]:
         yield one_line
         return
     lines = [f"{' ' * indent}{item}," for item in items]
+    if len(items) == 1 and is_display:
+        yield from _split(" " * indent + items[0])
+        return
     if len(items) == 1 or any(len(line) > LINE_LENGTH for line in lines):
         raise UnknownShapeError
     yield from lines
@@ -103,8 +155,9 @@ def _brackets(statement: _Statement) -> tuple[int, int]:
         return statement.brackets[0]
     opening, closing = statement.brackets[-1]
     head, tail = code[: opening + 1].strip(), code[closing + 1 :]
-    is_call = tail == "" and _CALL.match(head)
-    if code[closing - 1] == "," or not (is_call or (tail in _DISPLAYS and _DISPLAYS[tail].match(head))):
+    is_term = len(statement.brackets) == 2 and _TWO_TERMS.match(head)
+    is_last = tail == "" and (is_term or _CALL.match(head))
+    if code[closing - 1] == "," or not (is_last or (tail in _DISPLAYS and _DISPLAYS[tail].match(head))):
         raise UnknownShapeError
     return opening, closing
 
