@@ -55,5 +55,5 @@ def test_the_wheel_builds_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
         )
         assert loaded.stdout.startswith(str(site))
         for path in (ROOT / "generated" / model).iterdir():
-            if path.suffix in (".py", ".md"):
+            if path.suffix in (".py", ".cpp", ".md"):
                 assert (output / model / path.name).read_bytes() == path.read_bytes(), path.name

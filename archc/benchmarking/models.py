@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -51,7 +52,9 @@ class Models:
 
     @cached_property
     def model(self) -> Any:
-        """The package's `Model`, with start values for training."""
+        """The package's `Model`, with start values for training; on a CPU with its native code."""
+        if self.device.type == "cpu":
+            importlib.import_module(f"{self.package.__name__}.native").build()
         return self.package.Model(dtype=self.dtype, device=self.device)
 
     def get(self, name: str) -> Contender:

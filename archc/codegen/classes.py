@@ -66,6 +66,7 @@ class ClassWriter:
     reserved: frozenset[str]
     optional: frozenset[tuple[int, int]]  # (graph, input) of values that may be None
     linear: LinearKernel | None = None
+    few_rows: str = ""  # the function for all other linear maps by weights, "" for PyTorch's
     classes: list[Class] = field(default_factory=list)
     names: set[str] = field(default_factory=set)  # of all classes, those still being written included
 
@@ -111,11 +112,13 @@ class ClassWriter:
     def _head(self, cut: Cut, graph: Graph, loss: LossKernel, hidden: str) -> Head:
         texts = _weight_texts(held_weights(graph), self._names(held_weights(graph), ()))
         style = Style(self.semantics, self.kernels, texts, self.reserved, no_loop)
-        return write_head(cut, loss, hidden, style, self._function_for(cut.weight_shape) or "F.linear")
+        return write_head(cut, loss, hidden, style, self._function_for(cut.weight_shape))
 
     def _function_for(self, shape: tuple[int, int] | None) -> str:
         """The function for linear maps by a weight of a shape, "" where that is PyTorch's."""
-        return f"kernels.{self.linear.name}" if self.linear and self.linear.has(shape) else ""
+        if self.linear and self.linear.has(shape):
+            return f"kernels.{self.linear.name}"
+        return self.few_rows if shape else ""
 
     # ---------------------------------------------------------------- classes
 

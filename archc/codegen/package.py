@@ -28,7 +28,7 @@ from archc.ir.types import shape_text
 from archc.target import CUDA, Target
 from archc.tuned import NOTHING, Tuned
 
-_MODULES = ("experts", "kernels", "Stored", "per_expert")
+_MODULES = ("experts", "kernels", "native", "Stored", "per_expert")
 _RUNTIME = ("Cache", "Ring", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
 
 
@@ -65,7 +65,7 @@ def plan_package(
             operands = operands[:-1]
         return f"kernels.{table.name(graph, node)}({', '.join(operands)})"
 
-    model = ClassWriter(semantics, call, reserved, optional, linear)
+    model = ClassWriter(semantics, call, reserved, optional, linear, "native.linear")
     model.model("Model", _doc(program, fused, "fused"), fused, cached, _result_type(fused), cut, loss)
     plain = ClassWriter(semantics, call, reserved, frozenset())
     plain.model("Reference", _doc(program, reference, "op by op"), reference, cached, _result_type(reference))
@@ -140,7 +140,7 @@ def _module(
     imports = [f"from .checkpoint import {', '.join(sorted(stored - {'LanguageModel'}))}"]
     if base == "LanguageModel":
         imports.append("from .language_model import LanguageModel")
-    modules = [name for name in ("experts", "kernels") if f"{name}." in text]
+    modules = [name for name in ("experts", "kernels", "native") if f"{name}." in text]
     if modules:
         imports.insert(0, f"from . import {', '.join(modules)}")
     if not helpers and _used(semantics, [text]):

@@ -22,6 +22,8 @@ from archc.codegen.pointwise_plan import PointwiseKernel
 from archc.codegen.rope_plan import RopeKernel
 from archc.codegen.router_plan import RouterKernel
 
+NATIVE_ROWS = 4  # that native code takes: PyTorch's products are as fast for more
+
 
 @cache
 def _environment() -> Environment:
@@ -72,7 +74,9 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
         sources["quantised.py"] = _fill("quantised.py.jinja", package=package)
     if package.kernels:
         sources["kernels.py"] = _kernels(package)
+    sources["native.py"] = _fill("native.py.jinja", rows=NATIVE_ROWS)
     files = {name: format_python(text) for name, text in sources.items()}
+    files["native.cpp"] = _fill("native.cpp.jinja", package=package, rows=NATIVE_ROWS) + "\n"
     files["REPORT.md"] = _fill("REPORT.md.jinja", report=report) + "\n"
     return files
 
@@ -110,8 +114,9 @@ def _kernels(package: Package) -> str:
         _fill(f"kernels/{kernel.template}.jinja", k=kernel, package=package) for kernel in package.kernels
     ]
     imports = []
-    if any("reference." in kernel for kernel in kernels):
-        imports.append("from . import reference")
+    modules = [name for name in ("native", "reference") if any(f"{name}." in kernel for kernel in kernels)]
+    if modules:
+        imports.append(f"from . import {', '.join(modules)}")
     attention = [kernel for kernel in package.kernels if isinstance(kernel, AttentionKernel)]
     if attention:
         keeps = package.generates and any(kernel.keeps for kernel in attention)

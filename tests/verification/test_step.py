@@ -108,9 +108,9 @@ def _changed(monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str) -> 
 @pytest.mark.parametrize(
     ("file", "old", "new", "what"),
     [
-        ("model.py", "F.linear(h, self.qkv_proj)", "F.linear(h.clone(), self.qkv_proj)", "count"),
+        ("model.py", "native.linear(h, self.qkv_proj)", "native.linear(h.clone(), self.qkv_proj)", "count"),
         ("kernels.py", "span.steps is not None and _runs_triton(q)", "False", "count"),
-        ("model.py", "F.linear(h, self.lm_head)", "F.linear(h, self.lm_head.float().bfloat16())", "bytes"),
+        ("model.py", "(h, self.lm_head)", "(h, self.lm_head.float().bfloat16())", "bytes"),
     ],
 )
 def test_more_work_than_planned_is_found(

@@ -1,0 +1,188 @@
+"""Native code for few rows on a CPU: as accurate as PyTorch's, used where it may be and only there."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import mkdtemp
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.support import SPECS, build, distance, scramble
+
+DTYPES = [torch.float32, torch.bfloat16]
+LEVEL = {torch.float32: 1e-7, torch.bfloat16: 2e-4}  # below this all are as good
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+
+
+@functools.cache
+def _package(spec: str, model: str) -> ModuleType:
+    return build(SPECS / f"{spec}.arch", model, Path(mkdtemp()))
+
+
+@functools.cache
+def _cache_folder() -> str:
+    return mkdtemp()
+
+
+def _native(package: ModuleType) -> ModuleType:
+    return importlib.import_module(f"{package.__name__}.native")
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A package with its native code, which is off again behind the test."""
+    found = _package("smollm2", "smollm2_tiny")
+    native = _native(found)
+    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
+    assert native.build()
+    yield found
+    native._functions.clear()
+
+
+@pytest.fixture
+def calls(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the functions of native code that are called."""
+    native, called = _native(package), []
+
+    def call(name: str, *arguments: object) -> None:
+        called.append(name)
+        original(name, *arguments)
+
+    original = native._call
+    monkeypatch.setattr(native, "_call", call)
+    return called
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@needs_compiler
+def test_accuracy(package: ModuleType, calls: list[str], rows: int, dtype: torch.dtype) -> None:
+    """Less than a register of columns, whole ones, and what is left over; with a bias and without."""
+    for outputs, inputs in ((37, 100), (16, 64), (5, 7), (64, 33), (3, 576)):
+        x, weight, bias = (
+            torch.randn(*shape).to(dtype) for shape in ((rows, 1, inputs), (outputs, inputs), (outputs,))
+        )
+        for given in (None, bias):
+            truth = F.linear(x.double(), weight.double(), None if given is None else given.double())
+            with torch.no_grad():
+                y = _native(package).linear(x, weight, given)
+            assert y.shape == truth.shape
+            assert y.dtype == dtype
+            assert distance(y, truth) <= 1.05 * distance(F.linear(x, weight, given), truth) + LEVEL[dtype]
+    assert len(calls) == 10
+
+
+@needs_compiler
+def test_threads_share_the_outputs(package: ModuleType) -> None:
+    x, weight = torch.randn(2, 70), torch.randn(333, 70)
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            found.append(_native(package).linear(x, weight))
+    torch.set_num_threads(before)
+    assert all(torch.equal(found[0], each) for each in found)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 3.4e38, 1e-40])
+@needs_compiler
+def test_extreme_values(package: ModuleType, value: float) -> None:
+    """Rounded to bfloat16 as PyTorch does it."""
+    x = torch.tensor([[value, 1.0]]).bfloat16()
+    weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]).bfloat16()
+    with torch.no_grad():
+        y = _native(package).linear(x, weight)
+    assert torch.equal(y.isnan(), F.linear(x, weight).isnan())
+    assert torch.equal(y.nan_to_num(), F.linear(x, weight).nan_to_num())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@needs_compiler
+def test_decoding(package: ModuleType, calls: list[str], dtype: torch.dtype) -> None:
+    """Logits behind a cache are as near to those of float64 as PyTorch's are."""
+    exact, model = package.Model(dtype=torch.float64), package.Model(dtype=dtype)
+    scramble(exact, spread=0.1)
+    model.load_state_dict(exact.state_dict())
+    exact.load_state_dict(model.state_dict())  # the same rounded weights
+    tokens = torch.randint(160, (2, 12))
+    truth = exact(tokens)
+    calls.clear()
+    fused = _step_by_step(model, tokens)
+    assert calls
+    _native(package)._functions.clear()
+    plain = _step_by_step(model, tokens)
+    assert distance(fused, truth) <= 1.1 * distance(plain, truth) + LEVEL[dtype]
+
+
+@torch.no_grad()
+def _step_by_step(model: torch.nn.Module, tokens: Tensor) -> Tensor:
+    cache = model.new_cache(*tokens.shape)
+    return torch.cat([model(token, cache=cache) for token in tokens.split(1, 1)], 1)
+
+
+@needs_compiler
+def test_what_stays_with_pytorch(package: ModuleType, calls: list[str]) -> None:
+    """Gradients, many rows, other dtypes, weights that do not lie row by row, and what is wrong."""
+    native = _native(package)
+    x, weight = torch.randn(1, 8), torch.randn(5, 8)
+    native.linear(x, weight.requires_grad_()).sum().backward()
+    assert weight.grad is not None
+    with torch.no_grad():
+        for dtype in (torch.float16, torch.float64):
+            native.linear(x.to(dtype), weight.to(dtype))
+        native.linear(torch.randn(5, 8), weight)
+        native.linear(torch.randn(0, 8), weight)
+        native.linear(x, torch.randn(8, 5).t())
+        native.linear(x.to("meta"), weight.to("meta"))
+        with pytest.raises(RuntimeError):
+            native.linear(torch.randn(1, 7), weight)
+        with pytest.raises(RuntimeError):
+            native.linear(x, weight.bfloat16())
+    assert not calls
+
+
+@needs_compiler
+def test_compilers_see_plain_pytorch(package: ModuleType, calls: list[str]) -> None:
+    model = package.Model(dtype=torch.float32).requires_grad_(False)
+    tokens = torch.randint(160, (1, 3))
+    with torch.no_grad():
+        traced = torch.export.export(model, (tokens,)).module()(tokens)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")(tokens)
+        assert not calls
+        assert distance(traced, model(tokens)) < 1e-5
+        assert distance(compiled, model(tokens)) < 1e-5
+    assert calls
+
+
+@needs_compiler
+def test_compiled_once(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = _native(package)
+    commands: list[list[str]] = []
+    run = native._run
+    monkeypatch.setattr(native, "_run", lambda command: commands.append(command) or run(command))
+    assert native.build()
+    assert not any("-shared" in command for command in commands)
+    monkeypatch.setenv("XDG_CACHE_HOME", mkdtemp())
+    assert native.build()
+    assert any("-shared" in command for command in commands)
+
+
+@pytest.mark.parametrize(("compiler", "reason"), [("no-such-compiler", "no-such-compiler"), ("false", "")])
+def test_without_a_compiler(compiler: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning, and everything works as before."""
+    package = _package("smollm2", "smollm2_tiny")
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.warns(RuntimeWarning, match=f"without native code.*{reason}") as warned:
+        assert not _native(package).build()
+    assert len(warned) == 1
+    model = package.Model(dtype=torch.float32)
+    assert model.generate(torch.zeros(1, 3, dtype=torch.int64), 2).shape == (1, 5)
