@@ -26,6 +26,7 @@ from archc.errors import ArchcError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
+BLOCKS = ("moe_block",)  # parts of models, which scripts of these names time
 MODELS = {"smollm2_135m": "smollm2", "llama3_2_1b": "llama3", "qwen3_8b": "qwen3", "llama3_8b": "llama3"}
 
 
@@ -68,7 +69,7 @@ _SECTION = re.compile(r"<!-- results: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def _section(kind: str, folder: Path) -> str:
-    found = [result for name in MODELS for result in _read(folder / f"{name}.json")]
+    found = [result for name in (*MODELS, *BLOCKS) for result in _read(folder / f"{name}.json")]
     text = page(found) if found else "None yet.\n"
     return f"<!-- results: {kind} -->\n{text}<!-- end -->"
 

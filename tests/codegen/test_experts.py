@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from archc.ir.ops import experts as ops
 from archc.verification.packages import check_package, stored_tensors
 from tests.support import SPECS, build, compile_model, distance, scramble
 
@@ -274,6 +276,47 @@ def test_products_without_a_host_are_those_with_one(routed: dict[tuple[int, int]
         assert experts._grouped_outer_product(dy, x, ends).shape == weight.shape
         with pytest.raises(DataDependentOutputException):
             ends.tolist()
+
+
+# Rows of experts: two of a kind side by side and apart, some alone, some with none, some with many.
+ROWS_OF_EXPERTS = (3, 0, 12, 12, 300, 3, 1, 0, 20, 12, 300)
+
+
+@pytest.mark.parametrize("outputs", [24, 7])
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_on_a_cpu_are_those_of_each_expert(
+    outputs: int, flipped: bool, dtype: torch.dtype, routed: dict[tuple[int, int], ModuleType]
+) -> None:
+    """Two at a time or alone, gathered or not, with offsets or without; who has no rows is not looked at."""
+    experts = experts_module(routed[EXPERTS, 2])
+    sizes = torch.tensor(ROWS_OF_EXPERTS)
+    ends, tokens = sizes.cumsum(0), torch.arange(int(sizes.sum())).flip(0) // 2
+    weight = noise(len(sizes), outputs, 16, seed=2).to(dtype)
+    weight[sizes == 0] = torch.nan
+    weight = weight.mT.contiguous().mT if flipped else weight
+    x, offset = noise(len(tokens), 16).to(dtype), noise(len(sizes), outputs, seed=3).to(dtype)
+    for gathered, added in itertools.product((None, tokens), (None, offset)):
+        rows = x if gathered is None else x[gathered]
+        unfused = ops.grouped_linear(rows, weight, ends, added)
+        wide = None if added is None else added.double()
+        truth = ops.grouped_linear(rows.double(), weight.double(), ends, wide)
+        found = experts._product_on_cpu(x, weight, ends, added, gathered)
+        assert found.dtype == dtype
+        assert distance(found, truth) <= max(1.01 * distance(unfused, truth), 3e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weighted_sums_on_a_cpu(dtype: torch.dtype, routed: dict[tuple[int, int], ModuleType]) -> None:
+    experts = experts_module(routed[EXPERTS, 2])
+    places = torch.randperm(2 * 5 * 3, generator=torch.Generator().manual_seed(0)).view(2, 5, 3)
+    y, weights = noise(30, 7).to(dtype), noise(2, 5, 3, seed=1).to(dtype)
+    unfused = ops.weighted_combine(y, weights, places)
+    truth = ops.weighted_combine(y.double(), weights.double(), places)
+    found = experts.weighted_combine(y, weights, places)
+    assert found.shape == (2, 5, 7)
+    assert found.dtype == dtype
+    assert distance(found, truth) <= max(1.01 * distance(unfused, truth), 1e-7)
 
 
 def test_products_of_pytorch_in_bfloat16(routed: dict[tuple[int, int], ModuleType]) -> None:

@@ -1,0 +1,137 @@
+"""A block of experts beside transformers' own, on a CPU: decode and prefill, with random weights.
+
+    python benchmarks/moe_block.py [--seconds SECONDS] [--threads COUNT] [--save]
+
+The block of moe_block.arch is timed against transformers' block of Qwen3-MoE on the same weights, with the
+implementation of experts that it takes by default, grouped_mm, and with its loop.  `--save` writes figures to
+benchmarks/results/cpu/moe_block.json, and the page of all figures again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+import torch
+from run import PAGE, ROOT, write_page
+from torch import Tensor, nn
+
+from archc import compiler
+from archc.benchmarking.command import output
+from archc.benchmarking.probes import measure_rates
+from archc.benchmarking.results import (
+    OURS,
+    Case,
+    Findings,
+    Result,
+    Subject,
+    describe_device,
+    environment,
+    write_json,
+)
+from archc.benchmarking.table import print_result
+from archc.benchmarking.timing import Run, timer_for
+from archc.benchmarking.turn import Bench
+from archc.target import TARGETS
+from archc.verification.packages import import_package
+
+RESULTS = ROOT / "benchmarks" / "results"
+SPEC = Path(__file__).with_suffix(".arch")
+PEERS = {"Hugging Face, grouped_mm": "grouped_mm", "Hugging Face, loop": "eager"}
+PROPORTIONS = {"d": 512, "experts": 128, "choices": 8, "d_ff": 192}
+Sizes = Sequence[tuple[str, int, int]]
+SIZES: Sizes = (("decode", 1, 1), ("decode", 8, 1), ("prefill", 1, 64), ("prefill", 1, 512))  # B and T
+_INPUTS = 16  # that calls take turns with: other tokens choose other experts
+_AGREES = 1e-5  # relative, in float32
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--seconds", default=20.0, show_default=True, help="For each case and each peer.")
+@click.option("--threads", type=int, help="As many as there are cores without it.")
+@click.option("--save", is_flag=True, help="Write the figures and the page.")
+def main(seconds: float, threads: int | None, save: bool) -> None:
+    """Time a block of experts beside transformers' own."""
+    if threads:
+        torch.set_num_threads(threads)
+    result = measure(seconds)
+    print_result(result, output())
+    if save:
+        write_json([result], RESULTS / "cpu" / "moe_block.json")
+        write_page(PAGE, RESULTS)
+
+
+def measure(seconds: float, sizes: Sizes = SIZES, settings: Mapping[str, int] = PROPORTIONS) -> Result:
+    """All cases against all peers; settings are parameters of the spec."""
+    device, timer = torch.device("cpu"), timer_for(torch.device("cpu"))
+    rates = measure_rates(device, torch.float32, timer, time.perf_counter, seconds / 2)
+    bench = Bench(device, torch.float32, timer, time.perf_counter, rates, seconds)
+    block = _block(settings)
+    peers = {peer: _transformers(block, settings, name) for peer, name in PEERS.items()}
+    findings = Findings()
+    with torch.no_grad():
+        turns = itertools.product(sizes, peers.items())
+        for number, ((name, batch, tokens), (peer, other)) in enumerate(turns):
+            inputs = [torch.randn(batch, tokens, settings["d"]) for _ in range(_INPUTS)]
+            _check(peer, block(inputs[0]), other(inputs[0]))
+            case = Case("model", name, {"B": batch, "T": tokens}, batch * tokens)
+            contenders = {OURS: partial(_calls, block, inputs), peer: partial(_calls, other, inputs)}
+            findings.extend(bench.turn(case, contenders, number, memory=True))
+    count = sum(parameter.numel() for parameter in block.parameters())
+    subject = Subject(SPEC.name, "moe_block", settings, "float32", None, None, count)
+    return Result(subject, describe_device(device), rates, seconds, findings, environment())
+
+
+def _block(settings: Mapping[str, int]) -> nn.Module:
+    """The generated block, with random weights."""
+    spec = compiler.read_spec_file(SPEC)
+    texts = {name: str(value) for name, value in settings.items()}
+    (program,) = compiler.lower_models(spec, ["moe_block"], texts)
+    with tempfile.TemporaryDirectory() as folder:
+        package = import_package(compiler.compile_program(program, spec.rules, TARGETS["cuda"]), Path(folder))
+    block = package.Model().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in block.parameters():
+        parameter.normal_(std=0.02, generator=generator)
+    return block
+
+
+def _transformers(block: nn.Module, settings: Mapping[str, int], implementation: str) -> nn.Module:
+    """transformers' block on the same weights, whose memory it shares."""
+    from transformers import Qwen3MoeConfig
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
+
+    config = Qwen3MoeConfig(
+        hidden_size=settings["d"],
+        moe_intermediate_size=settings["d_ff"],
+        num_experts=settings["experts"],
+        num_experts_per_tok=settings["choices"],
+        norm_topk_prob=True,
+    )
+    config._experts_implementation = implementation
+    with torch.device("meta"):
+        made = Qwen3MoeSparseMoeBlock(config)
+    experts = {f"experts.{name}": getattr(block, name) for name in ("gate_up_proj", "down_proj")}
+    made.load_state_dict({"gate.weight": block.gate, **experts}, assign=True)
+    return made.requires_grad_(False).eval()
+
+
+def _check(peer: str, found: Tensor, theirs: Tensor) -> None:
+    """Nothing is timed that does not compute the same."""
+    off = float((found - theirs).norm() / theirs.norm())
+    if off > _AGREES:
+        raise click.ClickException(f"{peer} is {off:.1e} from the generated block, more than {_AGREES:g}")
+
+
+def _calls(block: nn.Module, inputs: Sequence[Tensor]) -> Run:
+    """A call, on the next of the inputs each time."""
+    turns = itertools.cycle(inputs)
+    return lambda: block(next(turns))
+
+
+if __name__ == "__main__":
+    main()
