@@ -18,7 +18,7 @@ from archc.codegen.class_plan import (
     Stored,
 )
 from archc.codegen.head import Cut, write_head
-from archc.codegen.kept import KeptPart, is_span, with_spans
+from archc.codegen.kept import KeptPart, is_span, trains, with_spans
 from archc.codegen.linear_kernel import linear_shape
 from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.lines import Emitter, Style, no_loop, shapes_text, size_code, tuple_text
@@ -86,6 +86,8 @@ class ClassWriter:
         extra = [Argument("*", ""), *(Argument(s.called("padding"), "Tensor | None = None") for s in known)]
         if cached:
             extra.append(Argument("cache", "Cache | None = None"))
+        if trains(graph):
+            extra.append(Argument("losses", "Losses | None = None"))
         body, weights = cut.body if cut else graph, held_weights(graph)
         built = self._class(name, doc, body, (), given, result_type, weights)
         arguments = _optional_once([a for a in built.arguments if not is_span(a.name)], known, cached)
@@ -175,6 +177,8 @@ class ClassWriter:
         emitter.arguments(given)
         arguments = self._arguments(alone, [emitter.names[value] for value in alone.inputs])
         results = emitter.run()
+        if part.trains:
+            arguments = (*arguments, Argument("losses", "Losses | None"))
         return Fixed(
             arguments=arguments,
             lines=_tidy(emitter.lines),
@@ -198,10 +202,10 @@ class ClassWriter:
 
     def _layers(
         self, graph: Graph, indices: tuple[str, ...], taken: set[str], given: Mapping[Value, str]
-    ) -> tuple[list[Layers], dict[int, tuple[str, bool]]]:
-        """A module list for every loop; by loop, its name and whether its layers take the cache."""
+    ) -> tuple[list[Layers], dict[int, tuple[str, list[str]]]]:
+        """A module list for every loop; by loop, its name and what its layers take besides its operands."""
         layers: list[Layers] = []
-        calls: dict[int, tuple[str, bool]] = {}
+        calls: dict[int, tuple[str, list[str]]] = {}
         loops = graph.loops()
         for loop, segment in zip(loops, layer_names([loop.path for loop in loops]), strict=True):
             name = unique(attribute(segment), taken)
@@ -209,7 +213,7 @@ class ClassWriter:
             inner = (*indices, identifier(loop.attributes["variable"]))
             classes = self._bodies(loop, segment, inner, given)
             layers.append(Layers(name, self._modules(loop, classes, inner)))
-            calls[loop.id] = name, any(_remembers(body) for body in loop.bodies)
+            calls[loop.id] = name, [argument.name for argument in _options(loop)]
         return layers, calls
 
     def _bodies(
@@ -231,9 +235,7 @@ class ClassWriter:
             doc = (f"{schedule.describe(order, number, steps)}, {path_text(loop.path)}.{place}",)
             result_type = _result_type(len(loop.types))
             built = self._class(name, doc, body, indices, captured_in(body, loop, given), result_type)
-            if any(map(_remembers, loop.bodies)):  # all layers of a loop are called alike
-                built = replace(built, arguments=(*built.arguments, Argument("cache", "Cache | None")))
-            self.classes.append(built)
+            self.classes.append(replace(built, arguments=(*built.arguments, *_options(loop))))
             names.append(name)
         return names
 
@@ -250,9 +252,15 @@ class ClassWriter:
         return f"{chosen}({', '.join(indices)}, **factory) for {variable} in {sequence}"
 
 
-def _loop_lines(call: tuple[str, bool], targets: list[str], operands: list[str]) -> list[Line]:
-    name, cached = call
-    arguments = ", ".join([*with_spans(operands), *(["cache"] if cached else [])])
+def _options(loop: Node) -> list[Argument]:
+    """What layers take besides the operands of their loop, all of them alike."""
+    options = [Argument("cache", "Cache | None")] if any(map(_remembers, loop.bodies)) else []
+    return options + ([Argument("losses", "Losses | None")] if any(map(trains, loop.bodies)) else [])
+
+
+def _loop_lines(call: tuple[str, list[str]], targets: list[str], operands: list[str]) -> list[Line]:
+    name, options = call
+    arguments = ", ".join([*with_spans(operands), *options])
     return [
         Line(f"for layer in self.{name}:"),
         Line(f"    {', '.join(targets)} = layer({arguments})"),

@@ -53,7 +53,7 @@ def cut_head(graph: Graph) -> Cut | None:
     assert weight is not None
     raw = linear.outputs[0]
     return Cut(
-        body=graph.part([(graph.name_of(hidden) or "h", hidden)]),
+        body=graph.part([(graph.name_of(hidden) or "h", hidden)], losses=True),
         weight=graph.node(weight),
         bias=None if bias is None else graph.node(bias),
         tail=None if raw == logits else graph.part([(name, logits)], [("logits", raw)]),

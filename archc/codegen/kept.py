@@ -29,6 +29,11 @@ class KeptPart:
         return any(user in self or user.op is KEEP for user, _ in self.graph.users(value))
 
     @property
+    def trains(self) -> bool:
+        """Whether there is something in it for training alone."""
+        return any(trains(body) for node in self.graph.nodes() if node in self for body in node.bodies)
+
+    @property
     def values(self) -> list[Value]:
         """What is kept, as the rest of the graph reads it."""
         return [keep.outputs[0] for keep in self.keeps]
@@ -77,3 +82,8 @@ def with_one_span(operands: Sequence[str]) -> list[str]:
     recent, _, _ = operands[keys].rpartition(".")  # `span.recent(512)` where keys come from a ring
     one = recent if query_span == key_span else f"{query_span}.across({key_span})"
     return [one if place == queries else text for place, text in enumerate(operands) if place != keys]
+
+
+def trains(graph: Graph) -> bool:
+    """Whether a graph, or a loop in it, computes something for training alone."""
+    return any(part.losses() for part in graph.walk())

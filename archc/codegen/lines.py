@@ -16,7 +16,20 @@ from archc.codegen.names import identifier, unique
 from archc.codegen.semantics import Semantics, Use
 from archc.ir.graph import PRELUDE, Graph, Node, Scope, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, RECENT, WEIGHT, ZEROS
+from archc.ir.ops.structure import (
+    APPEND,
+    BRANCH,
+    CONSTANT,
+    EXPERTS,
+    INPUT,
+    KEEP,
+    LOOP,
+    LOSSES,
+    NOTED,
+    RECENT,
+    WEIGHT,
+    ZEROS,
+)
 from archc.ir.paths import path_text
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
@@ -138,6 +151,8 @@ class Emitter:
                 self._experts(node)
             elif node.op is BRANCH:
                 self._branch(node)
+            elif node.op is LOSSES:
+                self._losses(node)
             elif node.op is RECENT:
                 self.names[node.outputs[0]] = self._recent(node)
             elif self._is_inline(node):
@@ -172,6 +187,8 @@ class Emitter:
             if rule.family == "attention":
                 operands = [text for text in with_one_span(operands) if text != "None"]
             return self.style.kernels(self.graph, node, [*operands, *past])
+        if node.op is NOTED:
+            return f'losses.noted("{node.attributes["name"]}")'
         if node.op is ZEROS and self.style.none_for_zeros(self.graph, node):
             return "None"
         if function := self.style.linear(self.graph, node):
@@ -221,7 +238,9 @@ class Emitter:
         users = self.graph.users(value)
         if self.style.comments and self.graph.is_output(value):
             return False
-        if len(users) + self.graph.is_output(value) != 1 or (users and users[0][0].bodies):
+        if len(users) + self.graph.is_output(value) != 1:
+            return False
+        if users and (users[0][0].bodies or users[0][0].op is LOSSES):
             return False
         pending = sum(len(self._pending.get(v, "")) for v in node.inputs if v is not None)
         return pending <= _MAX_INLINE
@@ -275,6 +294,7 @@ class Emitter:
         if part.values[0] in self.names:
             return
         arguments = with_spans([self.names[value] for value in part.inputs])
+        arguments += ["losses"] if part.trains else []
         targets = [self._bind(value, self._wanted(value)) for value in part.values]
         code = f"{', '.join(targets)} = once({', '.join(['cache', 'self.fixed', *arguments])})"
         self.lines.append(Line(code, self._shape_comment(part.values)))
@@ -330,11 +350,31 @@ class Emitter:
         parameters = [f"{variable}: int", *(f"{argument}: Tensor" for argument in arguments)]
         return [Line(f"def {name}({', '.join(parameters)}) -> Tensor:"), *lines]
 
+    def _losses(self, node: Node) -> None:
+        """What is computed where a loss is asked for, and nowhere else."""
+        self._enter(node)
+        body: Graph = node.attributes["body"]
+        operands = [self._use(value) for value in node.inputs if value is not None]
+        emitter = Emitter(
+            body, replace(self.style, reserved=self.style.reserved | self._busy()), headings=False
+        )
+        emitter.arguments(dict(zip(body.inputs, operands, strict=True)))
+        results = emitter.run()
+        left = [
+            Line(f'losses.{"add" if kind == "loss" else "note"}("{name}", {text})')
+            for kind, (name, _), text in zip(node.attributes["kinds"], body.outputs, results, strict=True)
+        ]
+        self.lines += [Line("if losses is not None:"), *map(_indented, [*emitter.lines, *left])]
+
+    def _busy(self) -> set[str]:
+        """Names that stand for values which are read later."""
+        return {name for name, owner in self._owners.items() if self._last_use.get(owner, -1) > self._step}
+
     def _branch(self, node: Node) -> None:
         """One way for many new tokens, another for a few behind a cache."""
         self._enter(node)
         operands = [self._use(value) for value in node.inputs if value is not None]
-        busy = {name for name, owner in self._owners.items() if self._last_use.get(owner, -1) > self._step}
+        busy = self._busy()
         target = self._bind(node.outputs[0], self._wanted(node.outputs[0]))
         tests = (f"if cache is None or {operands[0]}.shape[1] > {node.attributes['few']}:", "else:")
         comments = (

@@ -20,7 +20,7 @@ from archc.ir.fixed import decodes
 from archc.ir.graph import Graph, Node
 from archc.ir.ops.absorption import ABSORB_VALUES
 from archc.ir.ops.experts import SORT_CHOICES
-from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, RECENT, WEIGHT
+from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, LOSSES, NOTED, RECENT, WEIGHT
 from archc.ir.program import Program, given_inputs, sequences, vocabulary_of
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
@@ -28,6 +28,7 @@ from archc.ir.types import shape_text
 from archc.target import CUDA, Target
 from archc.tuned import NOTHING, Tuned
 
+_LOSSES = ("Losses",)
 _MODULES = ("experts", "kernels", "native", "Stored", "per_expert")
 _RUNTIME = ("Cache", "Ring", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
 
@@ -54,7 +55,9 @@ def plan_package(
     loss = plan_loss(cut, names, target) if cut else None
     constants = _constants(program.parameters)
     reserved = frozenset(
-        {constant.name for constant in constants} | set(semantics.sources) | {*_RUNTIME, *_MODULES}
+        {constant.name for constant in constants}
+        | set(semantics.sources)
+        | {*_RUNTIME, *_LOSSES, *_MODULES, "losses"}
     )
     vocabulary = vocabulary_of(reference)
     cached = decodes(reference)
@@ -82,6 +85,7 @@ def plan_package(
         rings=any(node.op is RECENT for part in fused.walk() for node in part.nodes()),
         vectors=any(_mentions(text, "vector") for text in helpers),
         experts=any(part.experts() for part in reference.walk()),
+        terms=_terms(reference),
         ignored=program.ignored,
         tied=tuple((path_code(alias), path_code(target)) for alias, target in program.tied),
         model=_module(f"The fused model {program.name}.", model.classes, semantics, constants, base, ()),
@@ -102,6 +106,16 @@ def plan_package(
     )
 
 
+def _terms(graph: Graph) -> tuple[str, ...]:
+    """The terms that a spec adds to the loss, in its order."""
+    names: dict[str, None] = {}
+    for part in graph.walk():
+        for node in part.losses():
+            kinds = zip(node.attributes["kinds"], node.attributes["body"].outputs, strict=True)
+            names.update((name, None) for kind, (name, _) in kinds if kind == "loss")
+    return tuple(names)
+
+
 def _grouped(parts: Iterable[Graph], target: Target) -> list[GroupedKernel]:
     """The kernels of experts, where a model has some that are computed together."""
     sorted_ = any(node.op is SORT_CHOICES for part in parts for node in part.nodes())
@@ -116,8 +130,9 @@ def _absorbing(parts: Iterable[Graph]) -> list[AbsorptionKernel]:
 
 def _uses(graph: Graph) -> Iterable[Any]:
     """The calls of ops that are written as reference functions, here and in loops."""
-    structural = (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND, KEEP, RECENT)
-    for part in graph.walk():
+    structural = (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND, KEEP, RECENT, LOSSES, NOTED)
+    bodies = [node.attributes["body"] for part in graph.walk() for node in part.losses()]
+    for part in (*graph.walk(), *bodies):
         for node in part.nodes():
             if node.op not in structural and not node.op.module and rule_of(node) is None:
                 yield use_of(node)
@@ -141,6 +156,8 @@ def _module(
     if base == "LanguageModel":
         imports.append("from .language_model import LanguageModel")
     modules = [name for name in ("experts", "kernels", "native") if f"{name}." in text]
+    if _mentions(text, "Losses"):
+        imports.append("from .losses import Losses")
     if modules:
         imports.insert(0, f"from . import {', '.join(modules)}")
     if not helpers and _used(semantics, [text]):

@@ -53,6 +53,7 @@ class Package:
     start: int | None  # the token that it begins with
     vectors: bool  # whether some reference function holds a list of numbers
     experts: bool  # whether tokens choose experts
+    terms: tuple[str, ...]  # what the spec adds to the loss
     rings: bool  # whether the cache keeps only the last tokens of some layers
     ignored: tuple[str, ...]
     tied: tuple[tuple[str, str], ...]  # (name a checkpoint may repeat, the name it is tied to)

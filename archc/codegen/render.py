@@ -72,6 +72,8 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
     if package.experts:
         sources["experts.py"] = _fill("experts.py.jinja", package=package)
         sources["quantised.py"] = _fill("quantised.py.jinja", package=package)
+    if package.terms:
+        sources["losses.py"] = _fill("losses.py.jinja", package=package)
     if package.kernels:
         sources["kernels.py"] = _kernels(package)
     sources["native.py"] = _fill("native.py.jinja", rows=NATIVE_ROWS)

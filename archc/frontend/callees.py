@@ -20,11 +20,19 @@ def _query(name: str, doc: str) -> Builtin:
     return Builtin(name, lambda x: x, ("x",), doc)
 
 
-# Functions of a tensor's type and place; calls.py evaluates them.
+NOTED = Builtin(
+    "noted",
+    lambda name: name,
+    ("name",),
+    "The mean of what `note name` has left so far; only in a `loss`.",
+)
+
+# Functions of a tensor's type and place, and of what was noted; calls.py evaluates them.
 QUERIES = (
     _query("width", "The size of a tensor's last dim, a compile-time number."),
     _query(POSITIONS, "The position of each token of a tensor [B, T, ...] in its sequence: [B, T]."),
     _query(KEY_POSITIONS, "The positions of all tokens so far, -1 for padding: [B, S]."),
+    NOTED,
 )
 
 Callee: TypeAlias = Op | BlockValue | Builtin | type[Record]

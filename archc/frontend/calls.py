@@ -7,7 +7,16 @@ from typing import Any, get_type_hints
 from archc.errors import Span
 from archc.frontend import arithmetic, mistakes, syntax
 from archc.frontend.applications import Applications
-from archc.frontend.callees import QUERIES, Arguments, Callee, is_callee, match_call, name_of, settings_of
+from archc.frontend.callees import (
+    NOTED,
+    QUERIES,
+    Arguments,
+    Callee,
+    is_callee,
+    match_call,
+    name_of,
+    settings_of,
+)
 from archc.frontend.limits import CALL_STEPS, MAX_BLOCK_DEPTH, MAX_REENTRY
 from archc.frontend.values import (
     POISON,
@@ -51,6 +60,8 @@ class Calls(Applications):
             self.report(mistakes.UselessPath(call.path.span, what=f"`{name_of(callee)}`"))
         if isinstance(callee, type):
             return self._call_record(callee, call, given, env)
+        if callee is NOTED:
+            return self.noted(call, given["name"])
         if callee in QUERIES:
             return self._query(callee, call, given["x"], env)
         values = [self.evaluate(argument.value, env) for argument in _in_order(callee, call, given)]

@@ -38,6 +38,7 @@ class ModelLowerer(Regions):
         self.model = model
         self.scopes = Scopes(self)
         self.expectations = {}
+        self.notes = {}
 
     def lower(self, overrides: Mapping[str, syntax.Expr]) -> Program | None:
         """The model's program, or None after mistakes; raises `ArchcError` for an unknown override."""

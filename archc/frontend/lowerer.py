@@ -87,6 +87,8 @@ class Frame:
         default_factory=list
     )  # weights that every iteration would share
     region: Region | None = None  # of the body of `experts`
+    training: bool = False  # of a `loss` or a `note`
+    lacks_notes: bool = False  # of a `loss` that reads what no layer of this model notes
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,14 @@ class Lowerer(ABC):
     @abstractmethod
     def loop(self, statement: syntax.For, env: Env) -> None:
         """Run a `for`."""
+
+    @abstractmethod
+    def leave(self, statement: syntax.Leave, env: Env) -> None:
+        """Run a `loss` or a `note`."""
+
+    @abstractmethod
+    def noted(self, call: syntax.Call, argument: syntax.Argument) -> Any:
+        """The value of `noted(name)`."""
 
     @abstractmethod
     def experts(self, expr: syntax.Experts, env: Env) -> Any:

@@ -91,6 +91,23 @@ class NotInExperts(Mistake):
     message = "{what} cannot stand inside of `experts`: an expert sees each token by itself"
 
 
+class NotInLoss(Mistake):
+    message = "{what} cannot stand inside of a `loss` or a `note`"
+    hint = "compute it before, and give it a name"
+
+
+class OnlyInLoss(Mistake):
+    message = "{what} can stand inside of a `loss` only"
+
+
+class NotANote(Mistake):
+    message = "`noted` needs the name of a `note`, as in `noted(load)`"
+
+
+class NotesDiffer(Mistake):
+    message = "what is noted as `{name}` must be alike everywhere: here {second}, before {first}"
+
+
 class BadDecomposition(Mistake):
     message = "fusion `{name}`: {reason}"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from archc.errors import Note, Reporter, Span, did_you_mean
 from archc.frontend import mistakes, syntax
-from archc.frontend.callees import is_callee, match_call
+from archc.frontend.callees import NOTED, is_callee, match_call
 from archc.frontend.expressions import unknown_name
 from archc.frontend.lower import match_model, unknown_arch
 from archc.frontend.paths import dotted
@@ -40,6 +40,7 @@ class _Checker:
         self.reporter = reporter
         self.hints: dict[str, str] = {}  # why a name that is written somewhere is not known here
         self.loops: list[str] = []  # variables of the loops around a statement
+        self.notes = [name for each in module.with_imports() for name in each.notes()]
 
     def check(self) -> None:
         module, env = self.module, self._scope()
@@ -176,6 +177,8 @@ class _Checker:
                 self._loop(statement, env)
             case syntax.Expect():
                 self._expect(statement)
+            case syntax.Leave():
+                self._expr(statement.value, env)
 
     def _assign(self, statement: syntax.Assign, env: Env) -> None:
         for value in statement.values:
@@ -289,9 +292,17 @@ class _Checker:
         for argument in call.arguments:
             if argument.name == "tied_to":
                 self._tie(argument.value, env)
+            elif callee is NOTED:
+                self._noted(argument.value)
             else:
                 self._expr(argument.value, env)
         self._path(call.path, env)
+
+    def _noted(self, expr: syntax.Expr) -> None:
+        """What `noted` names is what some block notes, though not every model need come to it."""
+        if isinstance(expr, syntax.Name) and expr.name not in self.notes:
+            hint = did_you_mean(expr.name, self.notes)
+            self._report(mistakes.UnknownName(expr.span, kind="note", name=expr.name, hint=hint))
 
     def _path(self, path: syntax.Path | None, env: Env) -> None:
         for segment in path.segments if path is not None else ():

@@ -10,7 +10,8 @@ from typing import Any
 
 from archc.frontend import mistakes, syntax
 from archc.frontend.limits import MAX_REGION_DEPTH
-from archc.frontend.loops import Loops, fresh_variable
+from archc.frontend.loops import fresh_variable
+from archc.frontend.losses import Losses
 from archc.frontend.lowerer import Frame, Region
 from archc.frontend.values import POISON, Env, Handle, LoopValue, Poison, describe
 from archc.ir.attributes import Width, kind_of
@@ -21,7 +22,7 @@ from archc.ir.paths import Index, Path
 from archc.ir.types import ROWS, DType, TensorType
 
 
-class Regions(Loops):
+class Regions(Losses):
     """Evaluation of `experts`."""
 
     def experts(self, expr: syntax.Experts, env: Env) -> Any:

@@ -6,7 +6,7 @@ It does not evaluate anything, and does not look into blocks; names.py does.
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,13 @@ class Module:
     def files(self) -> list[Path]:
         """This file and all it imports."""
         return [module.path for module in self.with_imports() if module.path]
+
+    def notes(self) -> Iterator[str]:
+        """What some block here notes for losses."""
+        members = (member for arch in self.archs.values() for member in arch.members)
+        blocks = [member for member in members if isinstance(member, syntax.Block)]
+        for block in (*blocks, *self.blocks.values()):
+            yield from _notes_in(block.body)
 
     def find_arch(self, name: str) -> tuple[syntax.Arch, Module] | None:
         """An arch defined here or in a module imported here, and the module it is from."""
@@ -167,6 +174,19 @@ class Loader:
             if (folder / f"{name}.arch").is_file():
                 return folder / f"{name}.arch"
         return None
+
+
+def _notes_in(body: Iterable[syntax.Statement]) -> Iterator[str]:
+    for statement in body:
+        match statement:
+            case syntax.Leave(kind="note"):
+                yield statement.name
+            case syntax.If():
+                yield from _notes_in((*statement.then, *statement.otherwise))
+            case syntax.For():
+                yield from _notes_in(statement.body)
+            case _:
+                pass
 
 
 def _table_of(module: Module, item: syntax.Definition) -> tuple[dict[str, Any], str]:

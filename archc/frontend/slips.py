@@ -38,6 +38,8 @@ _FRIENDLY = {
     "FORWARD": "`forward`",
     "IGNORE": "`ignore`",
     "EXPECT": "`expect`",
+    "LOSS": "`loss`",
+    "NOTE": "`note`",
 }
 _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 _ITEMS = ("import", "arch", "block", "model", "fuse", "forward", "ignore")

@@ -40,6 +40,8 @@ class Statements(Calls):
                 self.loop(statement, env)
             case syntax.Expect():
                 self.expectations[Expectation(statement.rule, statement.span)] = None
+            case syntax.Leave():
+                self.leave(statement, env)
         return None
 
     def _branch(self, statement: syntax.If, env: Env) -> tuple[syntax.Result, ...] | None:

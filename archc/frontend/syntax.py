@@ -162,7 +162,16 @@ class Expect(Node):
     rule: str
 
 
-Statement: TypeAlias = Assign | Return | If | For | Expect
+@dataclass(frozen=True)
+class Leave(Node):
+    """`loss name = value` or `note name = value`: what is left to training."""
+
+    kind: str
+    name: str
+    value: Expr
+
+
+Statement: TypeAlias = Assign | Return | If | For | Expect | Leave
 
 # ---------------------------------------------------------------------- items
 

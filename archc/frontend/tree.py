@@ -138,6 +138,10 @@ class TreeBuilder:
             nested = (nested,)
         return syntax.If(self._span(tree), self._node(condition), self._node(then), nested)
 
+    def _leave(self, tree: Any) -> syntax.Leave:
+        kind, name, value = tree.children
+        return syntax.Leave(self._span(tree), str(kind), str(name), self._node(value))
+
     def _for_(self, tree: Any) -> syntax.For:
         variable, items, _, path, body = tree.children
         return syntax.For(

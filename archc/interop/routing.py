@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from archc.interop.config import Config
-from archc.interop.family import Known, Reader, Setting
+from archc.interop.family import Known, Reader, Setting, Value
 
 MAX_EXPERTS = 10_000
 
-# Losses and noise that balance the experts' loads.
+# Losses and noise that balance the experts' loads, in families whose specs have none.
 ROUTER_TRAINING = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
+
+
+def factor_or_none(key: str, missing: float) -> Reader:
+    """A factor above 0; none for 0, which leaves out what it would multiply."""
+
+    def read(config: Config, _known: Known) -> float | None:
+        value = config.get(key, missing)
+        return None if value == 0 and not isinstance(value, bool) else config.number(key, missing)
+
+    return Setting(read, lambda value, _known: {key: 0.0 if value is None else float(value)})
+
+
+def balance(missing: float) -> Reader:
+    """The factor of the loss that keeps loads even; none where the class is not told to compute it."""
+
+    coefficient = factor_or_none("router_aux_loss_coef", missing)
+
+    def read(config: Config, known: Known) -> Value:
+        factor = coefficient(config, known)
+        return factor if config.flag("output_router_logits", False) else None
+
+    def write(value: float | None, _known: Known) -> dict[str, Any]:
+        told = {} if value is None else {"router_aux_loss_coef": float(value)}
+        return {"output_router_logits": value is not None, **told}
+
+    return Setting(read, write)
 
 
 def experts(key: str, missing: int, *older: str) -> Reader:

@@ -15,7 +15,7 @@ import networkx as nx
 
 from archc.errors import Span
 from archc.ir.op import Op
-from archc.ir.ops.structure import BRANCH, EXPERTS, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import BRANCH, EXPERTS, INPUT, LOOP, LOSSES, WEIGHT
 from archc.ir.paths import Path, Stored
 from archc.ir.types import TensorType
 
@@ -23,7 +23,7 @@ _WITH_BODIES = (LOOP, EXPERTS, BRANCH)
 _START, _GOAL = "start", "goal"  # of a minimum cut
 
 # Blocks that every spec sees without an import, and that no reader needs to be told of.
-PRELUDE = frozenset({"rotate", "attention"})
+PRELUDE = frozenset({"rotate", "attention", "token_mean"})
 
 
 class Value(NamedTuple):
@@ -142,6 +142,9 @@ class Graph:
 
     def branches(self) -> list[Node]:
         return [node for node in self.nodes() if node.op is BRANCH]
+
+    def losses(self) -> list[Node]:
+        return [node for node in self.nodes() if node.op is LOSSES]
 
     def walk(self) -> Iterator[Graph]:
         """This graph and the bodies of loops, experts and branches in it, outermost first."""
@@ -333,16 +336,27 @@ class Graph:
                 twin.update(node, attributes={**node.attributes, "bodies": bodies})
         return twin
 
-    def part(self, outputs: Sequence[tuple[str, Value]], given: Sequence[tuple[str, Value]] = ()) -> Graph:
-        """A copy of what computes `outputs`.  Values that are `given` become its inputs, by name."""
+    def part(
+        self,
+        outputs: Sequence[tuple[str, Value]],
+        given: Sequence[tuple[str, Value]] = (),
+        losses: bool = False,
+    ) -> Graph:
+        """A copy of what computes `outputs`, and `losses` too where they are asked for.
+
+        Values that are `given` become its inputs, by name.
+        """
         twin = self.copy()
         twin.outputs = list(outputs)
         for name, value in given:
             twin.replace_uses(value, twin.add_input(name, twin.type(value)))
         twin.inputs = twin.inputs[-len(given) :] if given else twin.inputs
         needed = {value.node for value in twin.inputs}
-        for _, value in twin.outputs:
-            needed |= {value.node, *twin.needed_by(value.node)}
+        roots = {value.node for _, value in twin.outputs}
+        if losses:
+            roots |= {node.id for node in twin.losses()}
+        for number in roots:
+            needed |= {number, *twin.needed_by(number)}
         for node in reversed(twin.nodes()):
             if node.id not in needed:
                 twin.remove(node)

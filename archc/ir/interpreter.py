@@ -7,7 +7,7 @@ from typing import Any
 
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, LOSSES, NOTED, WEIGHT
 from archc.ir.paths import Stored, concrete
 from archc.ir.weights import experts_of
 
@@ -20,6 +20,8 @@ class Interpreter:
     weights:  the checkpoint's tensors by name, in the dtype to run in
     state:    what `append` nodes have stored, by node and loop indices; None runs whole sequences
     observe:  called after every node with its values
+
+    After a run over whole sequences, `losses` are the terms of the loss by name, and `notes` what was noted.
     """
 
     def __init__(
@@ -31,9 +33,12 @@ class Interpreter:
         self.weights = weights
         self.state = state
         self.observe = observe
+        self.losses: dict[str, Tensor] = {}
+        self.notes: dict[str, list[Tensor]] = {}
 
     def run(self, graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs of a graph by name, for inputs by name."""
+        self.losses, self.notes = {}, {}
         operands = [inputs[graph.node(value).attributes["name"]] for value in graph.inputs]
         values = self._run(graph, operands, {})
         return {name: value for (name, _), value in zip(graph.outputs, values, strict=True)}
@@ -62,6 +67,10 @@ class Interpreter:
             return tuple(self._run(node.bodies[few], inputs, indices))
         if node.op is APPEND and self.state is not None:
             return (self._append(node, inputs[0], indices),)
+        if node.op is LOSSES:
+            return self._losses(node, inputs, indices)
+        if node.op is NOTED:
+            return (torch.stack(self.notes[node.attributes["name"]]).mean(0),)
         result = node.op.reference(*inputs, **node.attributes)
         return tuple(result) if isinstance(result, tuple | list) else (result,)
 
@@ -108,6 +117,17 @@ class Interpreter:
             results[places] = result
         assert results is not None
         return results.sum(2)
+
+    def _losses(self, node: Node, inputs: list[Any], indices: Mapping[str, int]) -> tuple[()]:
+        """Terms add up over the layers; one that is not a single number counts as the mean of its own."""
+        body: Graph = node.attributes["body"]
+        results = self._run(body, inputs, indices) if self.state is None else []
+        for kind, (name, _), result in zip(node.attributes["kinds"], body.outputs, results, strict=False):
+            if kind == "note":
+                self.notes.setdefault(name, []).append(result)
+            else:
+                self.losses[name] = self.losses.get(name, 0.0) + result.mean()
+        return ()
 
     def _append(self, node: Node, value: Tensor, indices: Mapping[str, int]) -> Tensor:
         assert self.state is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from archc.ir.graph import Graph, Node, Value, stored_in
-from archc.ir.ops.structure import BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, LOSSES, WEIGHT
 from archc.ir.paths import path_text
 from archc.ir.records import attribute_text
 
@@ -60,6 +60,10 @@ class _Printer:
         if node.op is BRANCH:
             head = f"{results} = branch({operands}) few = {node.attributes['few']} {{: {types}{place}"
             return self._bodies(node, indent, head)
+        if node.op is LOSSES:
+            inner = _Printer(node.attributes["body"]).lines(indent + "  ")
+            kinds = ", ".join(node.attributes["kinds"])
+            return [f"{indent}losses({operands}) : {kinds} {{{place}", *inner, f"{indent}}}"]
         shown = {name: attribute_text(value) for name, value in node.attributes.items()}
         attributes = ", ".join(f"{name} = {text}" for name, text in shown.items())
         braces = f" {{{attributes}}}" if attributes else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from archc.ir.graph import Graph, Node, stored_in
-from archc.ir.ops.structure import BRANCH, EXPERTS, LOOP, WEIGHT
+from archc.ir.ops.structure import BRANCH, EXPERTS, LOOP, LOSSES, WEIGHT
 from archc.ir.types import TypeMistake, taken_type
 from archc.ir.weights import experts_of
 
@@ -48,6 +48,8 @@ def _check_node(graph: Graph, node: Node) -> None:
         _check_experts(graph, node, wrong)
     if node.op is BRANCH:
         _check_bodies(graph, node, wrong)
+    if node.op is LOSSES:
+        _check_losses(graph, node, wrong)
 
 
 def _check_weight(node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
@@ -86,6 +88,15 @@ def _check_experts(graph: Graph, node: Node, wrong: Callable[[str], MalformedGra
     result = body.type(body.outputs[0][1])
     if [result.with_shape(*chosen.shape[:2], *result.shape[1:])] != list(node.types):
         raise wrong("the body's output differs in type from the sum")
+
+
+def _check_losses(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
+    body: Graph = node.attributes["body"]
+    verify_graph(body)
+    if [body.type(value) for value in body.inputs] != [graph.type(v) for v in node.inputs if v is not None]:
+        raise wrong("the body's inputs are not its operands")
+    if len(body.outputs) != len(node.attributes["kinds"]):
+        raise wrong("the body's outputs are not one of each kind")
 
 
 def _check_bodies(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:

@@ -17,6 +17,7 @@ from archc.passes.fold import fold_constants
 from archc.passes.fuse import fuse
 from archc.passes.hoist import hoist_invariants
 from archc.passes.loop_edge import rotate_loops
+from archc.passes.losses import part_losses
 from archc.passes.pack import normalise_layout, pack_linears
 from archc.passes.route import join_routers
 from archc.passes.rows import join_row_moves
@@ -40,6 +41,7 @@ PASSES = (
     Pass("common", merge_common),
     Pass("hoist", hoist_invariants),
     Pass("unused", drop_unused),
+    Pass("losses", part_losses),
     Pass("cache", plan_cache),
     Pass("layout", normalise_layout),
     Pass("pack", pack_linears),
@@ -64,7 +66,7 @@ def run_passes(graph: Graph, context: Context) -> Graph:
 
 # The reference stays op by op: these passes only tidy and place the cache.
 REFERENCE_PASSES = tuple(
-    each for each in PASSES if each.name in ("fold", "common", "hoist", "unused", "cache")
+    each for each in PASSES if each.name in ("fold", "common", "hoist", "unused", "losses", "cache")
 )
 
 

@@ -50,6 +50,9 @@ def check_package(compilation: Compilation) -> Iterator[Outcome]:
                 yield from _check_cache(compilation, weights, name, exact)
         if hasattr(models["Model"][0], "loss"):
             yield from _check_training(compilation, models["Model"][0], models["Reference"][0])
+            yield from _check_terms(
+                compilation, weights, {name: exact for name, (exact, _) in models.items()}
+            )
         if hasattr(models["Model"][0], "generate"):
             yield _check_greedy(compilation, models["Model"][0], models["Reference"][0])
 
@@ -205,6 +208,27 @@ def _check_training(compilation: Compilation, model: Any, reference: Any) -> Ite
     }
     worst = max(errors, key=lambda name: errors[name])
     yield Outcome("Model", "gradients", worst, errors[worst], GRADIENT)
+
+
+def _check_terms(
+    compilation: Compilation, weights: dict[str, Tensor], models: dict[str, Any]
+) -> Iterator[Outcome]:
+    """The terms that a spec adds to the loss, with padding and without."""
+    graph = compilation.program.graph
+    if not any(part.losses() for part in graph.walk()):
+        return
+    for case in cases(graph):
+        if case.shifted:
+            continue
+        interpreter = Interpreter(weights)
+        with torch.no_grad():
+            interpreter.run(graph, case.inputs)
+            for name, model in models.items():
+                terms = model.loss(*case.given, case.given[-1], apart=True, **case.options)
+                del terms["cross_entropy"]
+                yield Outcome(
+                    name, "terms of the loss", case.name, furthest(terms, interpreter.losses), EXACT
+                )
 
 
 def stored_tensors(model: Any, gradients: bool = False) -> Iterator[tuple[str, Tensor]]:

@@ -56,8 +56,11 @@ def _check_case(
 
 
 def _run(graph: Graph, weights: dict[str, Tensor], case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a graph computes, the terms of the loss included."""
+    interpreter = Interpreter(_cast(weights, dtype))
     with torch.no_grad():
-        return Interpreter(_cast(weights, dtype)).run(graph, _cast(case.inputs, dtype))
+        outputs = interpreter.run(graph, _cast(case.inputs, dtype))
+    return outputs | {f"loss {name}": term for name, term in interpreter.losses.items()}
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -150,7 +150,7 @@ class ParityTests:
         loss = model.loss(tokens, labels)
         loss.backward()
         assert distance(loss, theirs) < LOGITS
-        wanted = {name: gradient for name, _, gradient in _by_checkpoint_name(pair) if gradient is not None}
+        wanted = dict(stored_gradients(pair))
         found = dict(stored_tensors(model, gradients=True))
         assert set(found) == set(wanted)
         least = _ZERO * max(float(gradient.norm()) for gradient in wanted.values())
@@ -167,6 +167,13 @@ class ParityTests:
         for name, tensor in original.items():
             assert written[name].dtype == tensor.dtype
             assert torch.equal(written[name], tensor), name
+
+
+def stored_gradients(pair: Pair) -> Iterator[tuple[str, Tensor]]:
+    """Their gradients by the names in the checkpoint."""
+    for name, _, gradient in _by_checkpoint_name(pair):
+        if gradient is not None:
+            yield name, gradient
 
 
 def _through_cache(model: nn.Module, tokens: Tensor) -> Tensor:

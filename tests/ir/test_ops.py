@@ -100,6 +100,9 @@ EXAMPLES: dict[str, list[Example]] = {
         for score, fill in (("largest", "zero"), ("sum_top_two", "minus_infinity"))
     ],
     "gather": [([X, CHOSEN], {})],
+    "loads": [([CHOSEN, X], {})],
+    "average": [([X, POSITIONS], {"over": over}) for over in ("batch", "sequence")],
+    "logsumexp": [([X], {})],
     "whole_quotient": [([POSITIONS], {"by": 2})],
     "split_interleaved": [([X], {"parts": 2})],
 }

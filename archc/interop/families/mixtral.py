@@ -2,7 +2,7 @@
 
 from archc.interop.family import Family, activation, flag, head_dim, key_value_heads, layers, number, whole
 from archc.interop.rope import rotary
-from archc.interop.routing import ROUTER_TRAINING, choices, experts
+from archc.interop.routing import balance, choices, experts
 from archc.interop.windows import window
 
 MIXTRAL = Family(
@@ -24,7 +24,8 @@ MIXTRAL = Family(
         "rope": rotary(theta=1000000.0, context=131072),
         "window": window(None),
         "act": activation("hidden_act", "silu"),
+        "balance": balance(0.001),
         "tied": flag("tie_word_embeddings", False),
     },
-    inert=ROUTER_TRAINING,
+    inert=("router_jitter_noise",),
 )

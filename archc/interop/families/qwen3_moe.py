@@ -16,7 +16,7 @@ from archc.interop.family import (
     whole,
 )
 from archc.interop.rope import rotary
-from archc.interop.routing import ROUTER_TRAINING, choices, experts
+from archc.interop.routing import balance, choices, experts
 
 
 def _sparse(config: Config, known: Known) -> tuple[bool, ...] | None:
@@ -70,7 +70,8 @@ QWEN3_MOE = Family(
         "act": activation("hidden_act", "silu"),
         "attention_bias": flag("attention_bias", False),
         "sparse": Setting(_sparse, _write_sparse),
+        "balance": balance(0.001),
         "tied": flag("tie_word_embeddings", False),
     },
-    inert=(*ROUTER_TRAINING, "max_window_layers"),
+    inert=("router_jitter_noise", "max_window_layers"),
 )

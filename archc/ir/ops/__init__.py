@@ -6,11 +6,11 @@ norm            rms_norm, layer_norm, softmax and other reductions over the last
 position        rope frequencies, tables and rotation, sinusoids; `scaling` beside it
 attention       masks, attend
 attention_bias  what is added to scores by distance: ALiBi, T5's buckets
-router          top_k, group_mask, gather
+router          top_k, group_mask, gather; loads, and averages over tokens
 experts         what `experts` becomes: sorted choices, grouped linears, their sum
 absorption      weights of keys and values, applied by heads to queries and to sums
 shape           split, concat, heads, slices
-structure       input, constant, zeros, append, loop, experts, branch
+structure       input, constant, zeros, append, loop, experts, branch, losses
 """
 
 from archc.ir.ops import (

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import ZEROS, Fill, Init, Trait, Weight, declare
 from archc.ir.ops.common import float_type, known_width, per_element
-from archc.ir.types import Dim, TensorType
+from archc.ir.types import Dim, DType, TensorType
 
 
 def _norm_shape(call: Any) -> tuple[Dim, ...]:
@@ -84,6 +84,10 @@ def softmax(x: Tensor) -> Tensor:
     return torch.softmax(x, -1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
 
 
+def _reduced_wide(call: Any) -> TensorType:
+    return _reduced(call).with_dtype(DType.F32)
+
+
 def _reduced(call: Any) -> TensorType:
     type_: TensorType = float_type(call).with_width(1)
     return type_
@@ -99,3 +103,9 @@ def sum(x: Tensor) -> Tensor:
 def mean(x: Tensor) -> Tensor:
     """Mean over the last dim, which stays with length 1."""
     return x.mean(-1, keepdim=True)
+
+
+@declare(infer=_reduced_wide, traits=(Trait.PER_TOKEN,), flops=per_element(4), saves=("x", "result"))
+def logsumexp(x: Tensor) -> Tensor:
+    """log(sum(e^x)) over the last dim, which stays with length 1, in float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32)).logsumexp(-1, keepdim=True)

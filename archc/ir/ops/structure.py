@@ -1,4 +1,4 @@
-"""Ops that the compiler itself puts into graphs: inputs, weights, constants, state, loops, experts."""
+"""Ops that the compiler itself puts into graphs: inputs, weights, constants, state, regions."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def _graph_only(*_args: Any, **_attributes: Any) -> Any:
     raise AssertionError("these ops have a meaning only inside of a graph")
 
 
-def _structural(name: str, doc: str, infer: Any) -> Op:
+def _structural(name: str, doc: str, infer: Any, traits: frozenset[Trait] = frozenset()) -> Op:
     return Op(
         name=name,
         operands=(),
@@ -65,6 +65,7 @@ def _structural(name: str, doc: str, infer: Any) -> Op:
         infer=infer,
         reference=_graph_only,
         doc=doc,
+        traits=traits,
         variadic=True,
         internal=True,
     )
@@ -81,3 +82,7 @@ EXPERTS = _structural(
 )
 # Two bodies that compute the same: the second where at most `few` new tokens stand behind a cache.
 BRANCH = _structural("branch", "Another way for a few tokens behind many.", lambda call: call.types)
+# What `loss` and `note` say: a body whose outputs are terms of the loss, or are noted for them.  It is
+# computed where a loss is asked for, and nowhere else.
+LOSSES = _structural("losses", "What training alone computes.", lambda _call: (), frozenset({Trait.EFFECT}))
+NOTED = _structural("noted", "The mean of what was noted under a name.", lambda call: call.type)

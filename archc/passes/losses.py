@@ -1,0 +1,145 @@
+"""What training alone computes moves out of the way of everything else.
+
+The `loss` and `note` statements of a graph become one node, and what only they read is computed in it.  What
+leads to a choice of experts is computed there once more: the choice and its arithmetic can then become one
+kernel, whose inner values nothing reads.  Notes that no term reads go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import Trait
+from archc.ir.ops.structure import CONSTANT, INPUT, LOSSES, NOTED, WEIGHT
+from archc.ir.types import DType
+from archc.passes.context import Context
+
+
+def part_losses(graph: Graph, _context: Context) -> None:
+    """Join what training alone computes, apart from what all need."""
+    read = set(_names_read(graph))
+    for part in graph.walk():
+        for statement in part.losses():
+            if statement.attributes["kinds"] == ("note",) and _name(statement) not in read:
+                part.remove(statement)
+        if part.losses():
+            _Losses(part).run()
+
+
+def _names_read(graph: Graph) -> Iterator[str]:
+    """What terms read of what was noted."""
+    for part in graph.walk():
+        for statement in part.losses():
+            for node in statement.attributes["body"].nodes():
+                if node.op is NOTED:
+                    yield node.attributes["name"]
+
+
+def _name(statement: Node) -> str:
+    return str(statement.attributes["body"].outputs[0][0])
+
+
+class _Losses:
+    """The statements of one graph.  `values` are what stands in the joined body for values outside."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.statements = graph.losses()
+        self.body = Graph(f"{graph.name}.losses")
+        self.captured: dict[Value, Value] = {}
+        self.values: dict[Value, Value] = {}
+        self.alone = self._only_read_here()
+        self.copied = self._before_choices()
+
+    def run(self) -> None:
+        graph = self.graph
+        kinds = [kind for each in self.statements for kind in each.attributes["kinds"]]
+        for each in self.statements:
+            self._take_body(each)
+        self.body.inputs = list(self.captured.values())
+        last = self.statements[-1]
+        # Behind all that notes: no operand may say so.
+        noted = any(node.op is NOTED for node in self.body.nodes())
+        order = (graph.nodes()[-1].order[0] + 1,) if noted else last.order
+        for each in self.statements:
+            graph.remove(each)
+        joined = graph.add_like(last, LOSSES, list(self.captured), {"kinds": tuple(kinds), "body": self.body})
+        graph.update(joined, order=order)
+        graph.remove_unread([node for node in graph.nodes() if node.id in self.alone])
+
+    def _take_body(self, statement: Node) -> None:
+        """Write a statement's body into the joined one."""
+        body: Graph = statement.attributes["body"]
+        outside = [value for value in statement.inputs if value is not None]
+        inner = {value: self._value(outer) for value, outer in zip(body.inputs, outside, strict=True)}
+        for node in body.nodes():
+            if node.op is not INPUT:
+                self._write(node, inner)
+        self.body.outputs += [(name, inner[value]) for name, value in body.outputs]
+
+    def _value(self, outer: Value) -> Value:
+        """What stands in the body for a value outside: itself, or what computes it there."""
+        if outer not in self.values:
+            node = self.graph.node(outer)
+            if node.op is CONSTANT or node.id in self.alone or node.id in self.copied:
+                for value in node.inputs:
+                    if value is not None:
+                        self._value(value)
+                self._write(node, self.values)
+            else:
+                name, type_ = self.graph.name_of(outer), self.graph.type(outer)
+                self.captured[outer] = self.values[outer] = self.body.add_input(name, type_, node.span)
+        return self.values[outer]
+
+    def _write(self, node: Node, values: dict[Value, Value]) -> None:
+        inputs = [None if value is None else values[value] for value in node.inputs]
+        made = self.body.add(
+            node.op,
+            inputs,
+            node.attributes,
+            names=node.names,
+            span=node.span,
+            scope=node.scope,
+            path=node.path,
+        )
+        values.update(zip(node.outputs, made.outputs, strict=True))
+
+    # ------------------------------------------------------------- what to take
+
+    def _only_read_here(self) -> set[int]:
+        """Nodes that nothing but the statements needs."""
+        found = {each.id for each in self.statements}
+        for node in reversed(self.graph.nodes()):
+            users = [user for value in node.outputs for user, _ in self.graph.users(value)]
+            read_here = users and all(user.id in found for user in users)
+            is_result = any(self.graph.is_output(value) for value in node.outputs)
+            if read_here and not is_result and _is_movable(node):
+                found.add(node.id)
+        return found - {each.id for each in self.statements}
+
+    def _before_choices(self) -> set[int]:
+        """Nodes without weights on the way to a choice: what it is made of is not given out."""
+        found: set[int] = set()
+        for node in self.graph.nodes():
+            if _chooses(self.graph, node):
+                found |= self.graph.needed_by(node.id)
+        return {number for number in found if _is_light(self.graph.node(number))}
+
+
+def _is_movable(node: Node) -> bool:
+    kept = node.op in (INPUT, WEIGHT) or node.bodies or node.op.past
+    return not kept and not node.op.has(Trait.EFFECT)
+
+
+def _is_light(node: Node) -> bool:
+    heavy = any(map(node.op.has, (Trait.LINEAR, Trait.MATRIX, Trait.NORM)))
+    whole_numbers = any(type_.dtype is DType.I64 for type_ in node.types)
+    return _is_movable(node) and node.op.has(Trait.PER_TOKEN) and not heavy and not whole_numbers
+
+
+def _chooses(graph: Graph, node: Node) -> bool:
+    """Whether an op makes whole numbers of others."""
+    made = any(type_.dtype is DType.I64 for type_ in node.types)
+    given = [graph.type(value) for value in node.inputs if value is not None]
+    return made and any(type_.dtype.is_floating for type_ in given)
