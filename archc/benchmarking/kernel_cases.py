@@ -22,7 +22,7 @@ from archc.benchmarking.results import OURS, Case, Findings
 from archc.benchmarking.scale import Scale
 from archc.benchmarking.timing import Run
 from archc.benchmarking.turn import Bench
-from archc.codegen.kernel_plan import OpKernel
+from archc.codegen.kernel_plan import GroupedKernel, OpKernel
 from archc.codegen.loss_plan import LossKernel
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
@@ -73,7 +73,8 @@ def kernel_cases(found: list[Place], models: Models, scale: Scale, bench: Bench)
     for kind, ways, priority in kinds:
         for place in found:
             if not isinstance(place.plan, LossKernel):
-                yield from (KernelCase(place, kind, way, priority) for way in ways)
+                possible = (way for way in ways if way == FORWARD or place.has_gradient)
+                yield from (KernelCase(place, kind, way, priority) for way in possible)
             elif kind is trains:
                 yield KernelCase(place, kind, BOTH, priority)
 
@@ -117,7 +118,7 @@ def _prepare(case: KernelCase, name: str, recordings: Recordings) -> Run:
 
 def _several(place: Place, calls: list[Call]) -> list[Call]:
     """Calls on tensors of their own, up to `_SETS`: copies where the model does not make as many."""
-    if not isinstance(place.plan, OpKernel) or tensor_bytes(calls[0].arguments) > _LARGE:
+    if not isinstance(place.plan, OpKernel | GroupedKernel) or tensor_bytes(calls[0].arguments) > _LARGE:
         return calls
     copies = [
         Call(call.function, given, call.plain, given)
@@ -134,6 +135,8 @@ def _marked(place: Place, arguments: Arguments) -> Arguments:
     """Arguments of which those that have gradients require them."""
     if isinstance(place.plan, OpKernel):
         wanted = {number for number, o in enumerate(place.plan.op.operands) if o.dtype == "float"}
+    elif isinstance(place.plan, GroupedKernel):
+        wanted = {n for n, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point()}
     else:
         wanted = set(range(2 if isinstance(place.plan, LossKernel) else 3))
     return tuple(

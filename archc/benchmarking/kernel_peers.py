@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from archc.benchmarking.kernel_places import Place
 from archc.benchmarking.liger_ops import ADAPTERS
 from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.recording import Arguments
-from archc.codegen.kernel_plan import OpKernel
+from archc.codegen.kernel_plan import GroupedKernel, OpKernel
 from archc.codegen.router_plan import RouterKernel
 
 OP_BY_OP, BY_DYNAMO, FUSED, LIGER = "PyTorch op by op", "PyTorch compiled", "PyTorch's own", "Liger"
@@ -38,8 +38,11 @@ Peer = Callable[[Place, Call], tuple[Function, Arguments]]
 def plain_function(place: Place) -> Function:
     """A kernel's decomposition, op by op, on the kernel's own operands."""
     rule, node, plan = place.rule, place.node, place.plan
-    assert rule is not None
     assert node is not None
+    if isinstance(plan, GroupedKernel):
+        count = len(node.op.operands)
+        return lambda *operands: node.op.reference(*operands[:count], **node.attributes)
+    assert rule is not None
     assert isinstance(plan, OpKernel | RouterKernel)
     names = plan.names if isinstance(plan, RouterKernel) else plan.op.names
     order = (*rule.operands, *rule.weights)
@@ -103,11 +106,49 @@ def _attention(attributes: Mapping[str, Any], call: Call) -> tuple[Function, Arg
     return run, (q, k, v)
 
 
-# PyTorch's own, by the fusion that it is.
+def _grouped_mm(_attributes: Mapping[str, Any], call: Call) -> tuple[Function, Arguments]:
+    x, weight, ends, *offset = call.arguments
+    _check_grouped_mm(x, offset)
+    return (lambda x, w, ends: F.grouped_mm(x, w.mT, offs=ends)), (x, weight, ends.int())
+
+
+def _gathered_mm(_attributes: Mapping[str, Any], call: Call) -> tuple[Function, Arguments]:
+    """With the rows gathered before."""
+    x, order, places, weight, ends, *offset = call.arguments
+    _check_grouped_mm(x, offset)
+    choices = places.shape[-1]
+
+    def run(x: Tensor, order: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+        return F.grouped_mm(x.flatten(0, 1)[order // choices], weight.mT, offs=ends)
+
+    return run, (x, order, weight, ends.int())
+
+
+def _check_grouped_mm(x: Tensor, offset: Sequence[Tensor | None]) -> None:
+    if any(each is not None for each in offset):
+        raise SkippedError("F.grouped_mm adds no offsets")
+    if x.dtype == torch.float64:
+        raise SkippedError("F.grouped_mm takes no float64")
+
+
+def _bags(_attributes: Mapping[str, Any], call: Call) -> tuple[Function, Arguments]:
+    y, weights, places = call.arguments
+
+    def run(y: Tensor, weights: Tensor, places: Tensor) -> Tensor:
+        bags, factors = places.flatten(0, 1), weights.flatten(0, 1)
+        return F.embedding_bag(bags, y, mode="sum", per_sample_weights=factors).view(*places.shape[:2], -1)
+
+    return run, (y, weights, places)
+
+
+# PyTorch's own, by the fusion or the op that it is.
 _OWN: dict[str, Callable[[Mapping[str, Any], Call], tuple[Function, Arguments]]] = {
     "rms_norm": _rms_norm,
     "layer_norm": _layer_norm,
     "attention": _attention,
+    "grouped_linear": _grouped_mm,
+    "dispatched_linear": _gathered_mm,
+    "weighted_combine": _bags,
 }
 
 PEERS: dict[str, Peer] = {OP_BY_OP: _op_by_op, FUSED: _fused, LIGER: _liger, BY_DYNAMO: _by_dynamo}
@@ -117,4 +158,6 @@ def has_peer(place: Place, peer: str) -> bool:
     """Whether a peer has something like the kernel."""
     if peer == FUSED:
         return place.feature in _OWN
+    if peer == BY_DYNAMO and isinstance(place.plan, GroupedKernel):
+        return False  # the loop over experts asks the device how many rows each has
     return peer != LIGER or place.feature in ADAPTERS

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from archc.analysis.kernels import Shape, Work, node_bytes, node_flops
-from archc.codegen.kernel_plan import Kernel, OpKernel
+from archc.codegen.kernel_plan import GroupedKernel, Kernel, OpKernel
 from archc.codegen.kernels import KernelTable
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.ir.graph import Graph, Node
+from archc.ir.ops.experts import DISPATCHED_LINEAR, GROUPED_LINEAR, SORT_CHOICES, WEIGHTED_COMBINE
 from archc.ir.rule import Rule, rule_of
 from archc.ir.types import DType, TensorType
 
@@ -31,8 +32,21 @@ class Place:
 
     @property
     def feature(self) -> str:
-        """The fusion that it is."""
-        return self.rule.name if self.rule else "linear_cross_entropy"
+        """The fusion or the op that it is."""
+        if self.node is None:
+            return "linear_cross_entropy"
+        return self.rule.name if self.rule else self.node.op.name
+
+    @property
+    def module(self) -> str:
+        """The module of a package whose function of this name a model calls."""
+        return self.node.op.module if self.node and self.node.op.module else "kernels"
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether anything comes back through it: what only sorts has none."""
+        floats = (DType.FLOAT, DType.F32)
+        return self.node is None or any(type_.dtype in floats for type_ in self.node.types)
 
     def forward(self, shape: Shape, element: int) -> Work:
         """What a call computes and moves; `element` is the size of the model's dtype."""
@@ -64,14 +78,24 @@ class Place:
 
 
 def places(compilation: Compilation) -> list[Place]:
-    """All kernels of a model that fused ops call, and the loss, in the order of its file of kernels."""
+    """All kernels of a model that ops call, and the loss, in the order of its file of kernels."""
     graph = compilation.fused
-    nodes = [(part, node) for part in graph.walk() for node in part.nodes() if rule_of(node)]
-    table = KernelTable(nodes)
-    called = {table.name(*place): place for place in reversed(nodes)}
-    plans = plan_package(compilation.program, graph, compilation.reference).kernels
-    timed = [plan for plan in plans if plan.name in called or isinstance(plan, LossKernel)]
-    return [Place(plan.name, plan, *called.get(plan.name, (graph, None))) for plan in timed]
+    everything = [(part, node) for part in graph.walk() for node in part.nodes()]
+    fused = [(part, node) for part, node in everything if rule_of(node)]
+    table = KernelTable(fused)
+    called = {table.name(*place): place for place in reversed(fused)}
+    of_experts = {node.op.name: (part, node) for part, node in reversed(everything) if node.op in _OF_EXPERTS}
+    found: list[Place] = []
+    for plan in plan_package(compilation.program, graph, compilation.reference).kernels:
+        if isinstance(plan, GroupedKernel):
+            found += [Place(name, plan, *place) for name, place in sorted(of_experts.items())]
+        elif plan.name in called or isinstance(plan, LossKernel):
+            found.append(Place(plan.name, plan, *called.get(plan.name, (graph, None))))
+    return found
+
+
+# What kernels of experts compute: several ops are one plan.
+_OF_EXPERTS = (SORT_CHOICES, DISPATCHED_LINEAR, GROUPED_LINEAR, WEIGHTED_COMBINE)
 
 
 def _named(name: str, types: Mapping[str, TensorType]) -> TensorType | None:

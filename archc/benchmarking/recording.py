@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ def recorded(module: Any, names: Iterable[str], calls: Calls) -> Iterator[None]:
             setattr(module, name, function)
 
 
-def _call(calls: Calls, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def _call(calls: Calls, name: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    if named:
+        arguments = inspect.signature(function).bind(*arguments, **named).args
     calls.add(name, arguments)
     return function(*arguments)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +21,11 @@ from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.probes import cache_bytes
 from archc.benchmarking.recording import Arguments, Calls, recorded
 from archc.benchmarking.results import OURS
-from archc.codegen.kernel_plan import OpKernel
+from archc.codegen.kernel_plan import GroupedKernel, OpKernel
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.router_plan import RouterKernel
 
+Functions = Sequence[tuple[str, str]]  # modules of a package, and functions in them
 _ROOM = 8  # tokens that a cache has room for behind the one that is timed
 
 
@@ -57,8 +59,8 @@ class Recordings:
 
     def of(self, place: Place, kind: Kind) -> list[Call]:
         """The calls of a kernel, on other tensors each; raises `SkippedError` where the model makes none."""
-        function = getattr(self._module("kernels"), place.name)
-        kept = self._recorded(OURS, kind, [p.name for p in self.places]).kept.get(place.name, [])
+        function = getattr(self._module(place.module), place.name)
+        kept = self._recorded(OURS, kind, [(p.module, p.name) for p in self.places]).kept.get(place.name, [])
         if not kept:
             raise SkippedError("the model does not call it here")
         plain = itertools.cycle(self._plain(place, kind, kept))
@@ -66,14 +68,16 @@ class Recordings:
 
     def _plain(self, place: Place, kind: Kind, kept: list[Arguments]) -> list[tuple[Function, Arguments]]:
         """What the unfused model does instead, and on what."""
-        if isinstance(place.plan, OpKernel | RouterKernel):
+        if isinstance(place.plan, OpKernel | RouterKernel | GroupedKernel):
             return [(plain_function(place), given) for given in kept]
         if isinstance(place.plan, LossKernel):
             return [(self._plain_loss, given) for given in kept]
         assert place.rule is not None
         name = place.rule.steps[0].op.name
         function = getattr(self._module("reference"), name)
-        return [(function, given) for given in self._recorded(REFERENCE, kind, [name]).kept[name]]
+        return [
+            (function, given) for given in self._recorded(REFERENCE, kind, [("reference", name)]).kept[name]
+        ]
 
     def _plain_loss(self, *given: Any) -> Any:
         """What a language model does where no kernel knows better: all logits first."""
@@ -87,31 +91,40 @@ class Recordings:
     def _module(self, name: str) -> Any:
         return sys.modules[f"{self.models.package.__name__}.{name}"]
 
-    def _recorded(self, contender: str, kind: Kind, names: list[str]) -> Calls:
+    def _recorded(self, contender: str, kind: Kind, functions: Functions) -> Calls:
         if kind != self._kind:
             self._calls.clear()
             self._kind = kind
         if contender not in self._calls:
-            found = self.models.get(contender)
-            assert isinstance(found, Package)
-            module = self._module("kernels" if contender == OURS else "reference")
             calls = Calls(2 * cache_bytes(self.models.device))
             with torch.no_grad():
-                self._call(found.model, kind, module, names, calls)
+                self._call(contender, kind, functions, calls)
             self._calls[contender] = calls
         return self._calls[contender]
 
-    def _call(self, model: Any, kind: Kind, module: Any, names: list[str], calls: Calls) -> None:
+    def _call(self, contender: str, kind: Kind, functions: Functions, calls: Calls) -> None:
+        found = self.models.get(contender)
+        assert isinstance(found, Package)
+        model: Any = found.model
         tokens = self.models.tokens(kind.batch, kind.tokens)
         if kind.context is None:
-            with recorded(module, names, calls):
+            with self._listening(functions, calls):
                 model.loss(tokens, tokens) if kind.trains else model.hidden(tokens)
             return
         cache = model.new_cache(kind.batch, kind.context + kind.tokens + _ROOM)
         for piece in pieces(self.models.tokens(kind.batch, kind.context)):
             model.hidden(piece, cache=cache)
-        if tokens.is_cuda and module is self._module("kernels"):
+        if tokens.is_cuda and contender == OURS:
             cache.start_steps()
-        with recorded(module, names, calls):
+        with self._listening(functions, calls):
             model.hidden(tokens, cache=cache)
         cache.length = kind.context  # so that the calls can be made again
+
+    @contextmanager
+    def _listening(self, functions: Functions, calls: Calls) -> Iterator[None]:
+        """Keep the calls of functions of several modules."""
+        with ExitStack() as stack:
+            for module in {module for module, _ in functions}:
+                names = [name for home, name in functions if home == module]
+                stack.enter_context(recorded(self._module(module), names, calls))
+            yield

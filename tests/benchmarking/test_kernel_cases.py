@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +49,8 @@ def test_every_kernel_is_timed_every_way(models: Models) -> None:
         ways[case.place.name].add((case.way, tuple(case.kind.shown.items())))
     for place in found:
         rows = [(("B", 2), ("T", 4)), (("B", 1), ("T", 6)), (("B", 1), ("S", 5)), (("B", 3), ("S", 5))]
-        expected = {(FORWARD, each) for each in rows} | {(BACKWARD, rows[0])}
+        expected = {(FORWARD, each) for each in rows}
+        expected |= {(BACKWARD, rows[0])} if place.name != "sort_choices" else set()
         assert ways[place.name] == ({(BOTH, rows[0])} if isinstance(place.plan, LossKernel) else expected)
 
 
@@ -102,10 +104,45 @@ def test_costs_are_those_of_the_tensors(models: Models) -> None:
             assert 0 < place.backward(kind.shape, 8).bytes <= 3 * work.bytes
 
 
+def test_kernels_of_experts_are_timed_where_there_are_experts(models: Models) -> None:
+    names = {place.name for place in _places(models) if place.module == "experts"}
+    routed = {"dispatched_linear", "grouped_linear", "sort_choices", "weighted_combine"}
+    assert names == (routed if "mixtral" in models.compilation.program.name else set())
+    kind = Kind(2, 4, trains=True)
+    recordings = Recordings(models, _places(models))
+    for place in _places(models):
+        if place.feature in ("dispatched_linear", "grouped_linear"):
+            names = (operand.name for operand in place.node.op.operands)
+            given = dict(zip(names, recordings.of(place, kind)[0].arguments, strict=False))
+            weight, ends = given["weight"], given["ends"]
+            work = place.forward(kind.shape, 8)
+            assert work.matrix == 2 * int(ends[-1]) * weight[0].numel()
+            read = min(int(ends[-1]), len(weight)) * weight[0].numel()
+            assert 8 * read < work.bytes < 8 * read + 8 * 4 * int(ends[-1]) * sum(weight.shape[1:])
+
+
+def test_grouped_products_of_pytorch_are_those_of_experts(tmp_path: Path) -> None:
+    """In float32: PyTorch's take no float64."""
+    compilation = compile_model(SPECS / "mixtral.arch", "mixtral_tiny")
+    models = Models(compilation, tmp_path, CPU, torch.float32)
+    found = [place for place in _places(models) if place.module == "experts"]
+    recordings = Recordings(models, found)
+    tried = [place for place in found if has_peer(place, FUSED)]
+    assert len(tried) == 3
+    for place in tried:
+        for kind in (Kind(1, 6), Kind(2, 4, trains=True), Kind(3, 1, context=5)):
+            for call in recordings.of(place, kind):
+                function, arguments = PEERS[FUSED](place, call)
+                assert distance(function(*arguments), call.function(*call.arguments)) < 1e-6
+
+
 def test_all_peers_are_offered_where_they_exist(models: Models) -> None:
     offered = {place.feature: {peer for peer in PEERS if has_peer(place, peer)} for place in _places(models)}
+    of_experts = {"grouped_linear", "dispatched_linear", "weighted_combine"}
     for feature, peers in offered.items():
-        assert {OP_BY_OP, BY_DYNAMO} <= peers
+        assert OP_BY_OP in peers
+        assert (BY_DYNAMO in peers) == (feature not in of_experts | {"sort_choices"})
+        assert FUSED in peers or feature not in of_experts
         if feature in ("add_rms_norm", "swiglu", "rope_qkv", "linear_cross_entropy"):
             assert LIGER in peers
 
