@@ -14,6 +14,7 @@ from archc.files import write_whole
 from archc.interop.config import Config, config_file, read_config, shown
 from archc.interop.families import FAMILIES
 from archc.interop.family import Family, Value
+from archc.interop.nested import text_config
 from archc.interop.spec import model_name, spec_text
 
 _MODEL = "imported"  # a name for the model until it has its own
@@ -30,14 +31,14 @@ class Imported:
 def import_model(path: Path) -> Imported:
     """The spec of the model in a directory, or of a config.json; raises `ArchcError`."""
     file = config_file(path)
-    config = read_config(file)
+    config, root = text_config(read_config(file), FAMILIES)
     family = _family(file, config)
     arguments = family.read(config)
     if config.problems:
         raise ArchcError("\n".join(f"{file}: {problem}" for problem in config.problems))
     name = model_name(file.resolve(), str(config.get("_name_or_path") or ""), family)
     needed = _needed(file, family, arguments)
-    return Imported(spec_text(family, name, needed, str(file)), family.spec)
+    return Imported(spec_text(family, name, needed, str(file), root), family.spec)
 
 
 def _family(file: Path, config: Config) -> Family:

@@ -62,7 +62,11 @@ def variants_text(original: Original, variants: Sequence[Variant], output: Path 
     lines = [f"import {path.stem}"]
     for each in variants:
         arguments = [f"{key} = {text}" for key, text in {**_given(original), **each.changed}.items()]
-        lines += ["", f"# {each.comment}", *model_lines(f"model {each.name} = {program.arch}", arguments)]
+        lines += [
+            "",
+            f"# {each.comment}",
+            *model_lines(f"model {each.name} = {program.arch}", arguments, program.root),
+        ]
     text = "\n".join([*lines, ""])
     return format_spec(Source("variants", text), Reporter()) or text
 

@@ -86,6 +86,7 @@ def plan_package(
         vectors=any(_mentions(text, "vector") for text in helpers),
         experts=any(part.experts() for part in reference.walk()),
         terms=_terms(reference),
+        root=program.root,
         ignored=program.ignored,
         tied=tuple((path_code(alias), path_code(target)) for alias, target in program.tied),
         model=_module(f"The fused model {program.name}.", model.classes, semantics, constants, base, ()),

@@ -55,6 +55,7 @@ class Package:
     experts: bool  # whether tokens choose experts
     terms: tuple[str, ...]  # what the spec adds to the loss
     rings: bool  # whether the cache keeps only the last tokens of some layers
+    root: str  # what the names of all tensors begin with
     ignored: tuple[str, ...]
     tied: tuple[tuple[str, str], ...]  # (name a checkpoint may repeat, the name it is tied to)
     model: Module

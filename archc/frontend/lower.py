@@ -18,6 +18,7 @@ from archc.frontend.values import POISON, BlockValue, Builtin, Env, Handle, Pois
 from archc.frontend.weight_names import check_weight_names
 from archc.ir.attributes import kind_of
 from archc.ir.graph import Graph
+from archc.ir.paths import Path, path_text
 from archc.ir.program import POSITIONS, Program, are_positions
 from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import DType, TensorType
@@ -53,10 +54,14 @@ class ModelLowerer(Regions):
         if forward is None:
             self.report(mistakes.MissingForward(arch.span, name=arch.name))
             return None
-        start = self._forward(forward, env)
-        return None if self.reporter else self._program(arch, parameters, start)
+        root = () if self.model.root is None else self.path_of(self.model.root, self.scopes.of(self.module))
+        with self.within(root):
+            start = self._forward(forward, env)
+        return None if self.reporter else self._program(arch, parameters, root, start)
 
-    def _program(self, arch: syntax.Arch, parameters: dict[str, Any], start: int | None) -> Program | None:
+    def _program(
+        self, arch: syntax.Arch, parameters: dict[str, Any], root: Path, start: int | None
+    ) -> Program | None:
         graph = self.frame.graph
         names = check_weight_names(graph, self.reporter)
         if self.reporter:
@@ -69,7 +74,10 @@ class ModelLowerer(Regions):
             span=self.model.span,
             graph=graph,
             parameters=parameters,
-            ignored=tuple(member.pattern for member in arch.members if isinstance(member, syntax.Ignore)),
+            root=path_text(root),
+            ignored=tuple(
+                path_text((*root, each.pattern)) for each in arch.members if isinstance(each, syntax.Ignore)
+            ),
             expectations=tuple(self.expectations),
             start=start,
             tied=tuple((tuple(alias.split(".")), tuple(target.split("."))) for alias, target in tied.items()),

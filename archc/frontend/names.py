@@ -101,6 +101,7 @@ class _Checker:
             self._report(given)
         for argument in model.arguments:
             self._expr(argument.value, env)
+        self._path(model.root, env)
 
     def _arch(self, arch: syntax.Arch, outer: Env) -> None:
         env = Env(outer)

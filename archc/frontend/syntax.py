@@ -216,6 +216,7 @@ class Model(Node):
     arch: str
     arch_span: Span
     arguments: tuple[Argument, ...]
+    root: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,9 @@ class TreeBuilder:
         )
 
     def _model(self, tree: Any) -> syntax.Model:
-        name, arch, arguments = tree.children
-        return syntax.Model(self._span(name), str(name), str(arch), self._span(arch), self._node(arguments))
+        name, arch, arguments, root = tree.children
+        given = self._node(arguments)
+        return syntax.Model(self._span(name), str(name), str(arch), self._span(arch), given, self._node(root))
 
     def _expect(self, tree: Any) -> syntax.Expect:
         return syntax.Expect(self._span(tree.children[0]), str(tree.children[0]))

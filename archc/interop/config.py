@@ -36,6 +36,9 @@ class Config:
         self._read.add(key)
         return self._values.get(key, missing)
 
+    def has(self, key: str) -> bool:
+        return key in self._values
+
     def whole(
         self, key: str, missing: int, *, null: int | None = None, least: int = 1, most: int = MAX_SIZE
     ) -> int:

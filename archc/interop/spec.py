@@ -21,8 +21,8 @@ _TAKEN = frozenset(
 )
 
 
-def spec_text(family: Family, name: str, arguments: Mapping[str, Value], origin: str) -> str:
-    """A spec with one model; `origin` says in a comment where it comes from."""
+def spec_text(family: Family, name: str, arguments: Mapping[str, Value], origin: str, root: str = "") -> str:
+    """A spec with one model; `origin` says in a comment where it comes from, `root` where its tensors lie."""
     settings = [f"{parameter} = {value_text(value)}" for parameter, value in arguments.items()]
     return "\n".join(
         [
@@ -30,21 +30,23 @@ def spec_text(family: Family, name: str, arguments: Mapping[str, Value], origin:
             "",
             f"import {family.spec}",
             "",
-            *model_lines(f"model {name} = {family.arch}", settings),
+            *model_lines(f"model {name} = {family.arch}", settings, root),
             "",
         ]
     )
 
 
-def model_lines(head: str, settings: list[str]) -> Iterator[str]:
+def model_lines(head: str, settings: list[str], root: str = "") -> Iterator[str]:
     """A model's line, or lines as long as they may be; `head` is what stands before its arguments."""
-    whole = f"{head}({', '.join(settings)})"
+    path = root if root.replace(".", "_").isidentifier() else f'"{root}"'
+    tail = f") as {path}" if root else ")"
+    whole = f"{head}({', '.join(settings)}{tail}"
     if len(whole) <= _WIDTH:
         yield whole
         return
     yield f"{head}("
     yield from _filled(", ".join(settings).split(", "))
-    yield ")"
+    yield tail
 
 
 def _filled(pieces: Iterable[str]) -> Iterator[str]:

@@ -75,7 +75,10 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Program:
-    """What a `model` line stands for.  `parameters` are its arch's, in order, with their values."""
+    """What a `model` line stands for.  `parameters` are its arch's, in order, with their values.
+
+    `root`: the path that all its tensors have in front; those of a checkpoint elsewhere are another model's.
+    """
 
     name: str
     arch: str
@@ -83,6 +86,7 @@ class Program:
     span: Span
     graph: Graph
     parameters: Mapping[str, Any]
+    root: str = ""
     ignored: tuple[str, ...] = ()
     expectations: tuple[Expectation, ...] = field(default=())
     tied: tuple[tuple[Path, Path], ...] = ()  # (what a checkpoint may repeat, what it is tied to)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
 from archc.ir import ops as _declarations  # noqa: F401 - declares the ops
 from archc.ir.expr import Expr, leaf
@@ -104,6 +105,7 @@ EXAMPLES: dict[str, list[Example]] = {
     "average": [([X, POSITIONS], {"over": over}) for over in ("batch", "sequence")],
     "logsumexp": [([X], {})],
     "whole_quotient": [([POSITIONS], {"by": 2})],
+    "scaled": [([X], {"by": 2304**0.5})],
     "split_interleaved": [([X], {"parts": 2})],
 }
 UNARY = [
@@ -283,3 +285,13 @@ def test_numbers_known_now_are_computed_as_tensors_are(op: Op) -> None:
     numbers = [0.7, 0.4][: len(op.operands)]
     tensors = [torch.tensor(number, dtype=torch.float64) for number in numbers]
     assert op.scalar(*numbers) == pytest.approx(float(op.reference(*tensors)), rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [48, 1152, 3072, 3840])
+def test_embeddings_are_scaled_as_in_transformers(width: int, dtype: torch.dtype) -> None:
+    """Bit for bit: the root of the width is rounded first, that of 3072 to 55.5 in bfloat16."""
+    theirs = Gemma3TextScaledWordEmbedding(40, width, 0, width**0.5).to(dtype)
+    found = OPS["scaled"].reference(theirs.weight, by=width**0.5)
+    assert torch.equal(found, theirs(torch.arange(40)))
+    assert dtype is torch.float32 or not torch.equal(found, theirs.weight * width**0.5)

@@ -1,7 +1,7 @@
 """Gemma 3, text: windows on all but every n-th layer, whose rotary frequencies are others."""
 
 from archc.interop.families.gemma2 import ENDS, FIXED, INERT, SCALE, SIZES, WINDOW
-from archc.interop.family import Family, Known, constant, number, whole
+from archc.interop.family import Family, Known, number, whole
 from archc.interop.rope import rotary_by_layers
 from archc.interop.windows import windowed
 
@@ -27,7 +27,6 @@ GEMMA3 = Family(
         "full_every": whole("sliding_window_pattern", 6),
         "windowed": windowed(_usual),
         **ENDS,
-        "root": constant(None),
     },
     fixed={**FIXED, "attn_logit_softcapping": _UNCAPPED, "final_logit_softcapping": _UNCAPPED},
     inert=(*INERT, "_sliding_window_pattern"),  # what transformers notes of the period it has read

@@ -373,6 +373,13 @@ def whole_quotient(x: Tensor, *, by: Width) -> Tensor:
 # ---------------------------------------------------------------------- casts
 
 
+# No kernel has it: what the number is rounded to depends on the dtype that it is run in.
+@declare(infer=float_type, traits=(Trait.PER_TOKEN,), flops=per_element(1))
+def scaled(x: Tensor, *, by: float) -> Tensor:
+    """x * by, where `by` is first rounded to the dtype of x, as a number that a checkpoint holds would be."""
+    return x * torch.tensor(by, dtype=x.dtype)
+
+
 @declare(infer=lambda call: call.x.with_dtype(DType.F32), traits=_TRAITS, triton="{x}")
 def upcast(x: Tensor) -> Tensor:
     """x in float32, or as it is where it is wider."""

@@ -1,0 +1,146 @@
+"""Models that see images: their text model is imported, and loads from the whole model's checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import PretrainedConfig
+
+from archc.errors import ArchcError
+from archc.importer import import_model
+from tests.interop.parity import EPS, LOGITS, both, random_tokens, sizes
+from tests.support import SPECS, build, distance
+
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+def nested(kind: str, vision: str, text: dict[str, Any], **changes: Any) -> PretrainedConfig:
+    seen = transformers.AutoConfig.for_model(vision, **VISION, **changes.pop("seen", {}))
+    return transformers.AutoConfig.for_model(kind, text_config=text, vision_config=seen, **changes)
+
+
+CASES: dict[str, Callable[[], PretrainedConfig]] = {
+    "gemma3": lambda: nested(
+        "gemma3",
+        "siglip_vision_model",
+        sizes(model_type="gemma3_text", rms_norm_eps=EPS, head_dim=12, sliding_window=5),
+        mm_tokens_per_image=4,
+    ),
+    "mistral3": lambda: nested(
+        "mistral3", "pixtral", sizes(model_type="mistral", rms_norm_eps=EPS, sliding_window=6)
+    ),
+    "llava": lambda: nested(
+        "llava",
+        "clip_vision_model",
+        sizes(model_type="llama", rms_norm_eps=EPS),
+        tie_word_embeddings=False,
+    ),
+    "llama4": lambda: nested(
+        "llama4",
+        "llama4_vision_model",
+        sizes(
+            model_type="llama4_text",
+            rms_norm_eps=EPS,
+            num_hidden_layers=4,
+            head_dim=12,
+            intermediate_size_mlp=40,
+            num_local_experts=3,
+            attention_chunk_size=6,
+        ),
+        seen={"vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A model of transformers with random weights, and the folder of its checkpoint."""
+    config = CASES[request.param]()
+    model = transformers.AutoModelForImageTextToText.from_config(config).eval()
+    model.set_experts_implementation("eager")
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(0.25 * noise if parameter.dim() > 1 else parameter + 0.3 * noise)
+    folder = tmp_path_factory.mktemp(request.param) / "tiny"
+    model.save_pretrained(folder)
+    return model, folder
+
+
+def _reader(theirs: Any) -> Any:
+    """What reads text: of Llama 4 the text model, since the class around it cannot do without images."""
+    return theirs.language_model if theirs.config.model_type == "llama4" else theirs
+
+
+@both
+def test_the_text_model_of_a_whole_checkpoint(saved: tuple[Any, Path], kind: str, tmp_path: Path) -> None:
+    """The same logits of text; what is saved are the checkpoint's own tensors, under their names."""
+    theirs, folder = saved
+    package = build(import_model(folder).text, "tiny", tmp_path)
+    model = getattr(package, kind).from_pretrained(folder)
+    with torch.no_grad():
+        truth = _reader(theirs)(input_ids=random_tokens()).logits
+        assert distance(model(random_tokens()), truth) < LOGITS
+    model.save_pretrained(tmp_path / "again")
+    written, whole = load_file(tmp_path / "again" / "model.safetensors"), load_file(
+        folder / "model.safetensors"
+    )
+    assert set(written) == {name for name in whole if name.startswith("language_model.")} < set(whole)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in written.items())
+
+
+def test_a_tensor_of_the_text_that_nobody_knows_is_told(tmp_path: Path) -> None:
+    """Only what lies beside the text model is left alone."""
+    package = build(SPECS / "gemma3.arch", "gemma3_tiny", tmp_path)
+    model = package.Model()
+    model.save_pretrained(tmp_path / "saved")
+    tensors = load_file(tmp_path / "saved" / "model.safetensors")
+    rooted = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
+    extra = {"vision_tower.a": torch.ones(1), "language_model.model.b": torch.ones(1)}
+    save_file({**rooted, **extra}, tmp_path / "whole.safetensors")
+    text = "import gemma3\nmodel whole = Gemma3(d = 48, layers = 4, heads = 6, kv_heads = 2, head_dim = 12, "
+    text += "d_ff = 80, window = 5, full_every = 3, vocab = 160) as language_model"
+    whole = build(text, "whole", tmp_path)
+    with pytest.raises(ValueError, match=r"1 unexpected:\n    language_model\.model\.b"):
+        whole.Model.from_pretrained(tmp_path / "whole.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"text_config": {"model_type": "fuyu"}}, "no import for models of type"),
+        ({"text_config": {"model_type": "llama", "hiden_size": 3}}, '"text_config.hiden_size" is 3'),
+        (
+            {"text_config": {"model_type": "llama"}, "quantization_config": {"quant_method": "gptq"}},
+            "quantization",
+        ),
+        ({"text_config": 3}, "no import for models of type"),
+    ],
+)
+def test_what_cannot_be_imported_is_told(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", **changes}))
+    with pytest.raises(ArchcError, match=reason):
+        import_model(tmp_path)
+
+
+@pytest.mark.parametrize(("outer", "tied"), [({}, False), ({"tie_word_embeddings": True}, True)])
+def test_the_outer_config_ties(outer: dict[str, Any], tied: bool, tmp_path: Path) -> None:
+    text = {"model_type": "mistral", "tie_word_embeddings": False}
+    config = {"model_type": "mistral3", "text_config": text, **outer}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert ("tied = true" in import_model(tmp_path).text) is tied
