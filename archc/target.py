@@ -12,9 +12,10 @@ MAX_HEAD = 1 << 10  # attention keeps a weighted sum of values there
 class Target:
     """A place that generated code runs on.
 
-    `families` are the kinds of kernels it has: "norm", "rope", "pointwise" and "attention" for fused ops,
-    "loss", "steps", attention of single tokens behind a cache, "flash", attention that PyTorch's own does not
-    cover, "linear", linear maps of few rows, "router", the choice of experts, and "experts", their products.
+    `families` are the kinds of kernels it has: "norm", "rope", "latent_rope", "pointwise" and "attention" for
+    fused ops, "loss", "steps", attention of single tokens behind a cache, "flash", attention that PyTorch's
+    own does not cover, "linear", linear maps of few rows, "router", the choice of experts, and "experts",
+    their products, "wide_linear", linear maps whose results are wider than their operands.
 
     bandwidth:   bytes a second from memory, and
     matmul_rate: multiplications and additions a second, in bfloat16: what a roofline needs
@@ -35,7 +36,20 @@ CUDA = Target(
     "cuda",
     "Triton kernels on NVIDIA and AMD GPUs, plain PyTorch elsewhere",
     frozenset(
-        {"norm", "rope", "pointwise", "attention", "loss", "steps", "flash", "linear", "router", "experts"}
+        {
+            "norm",
+            "rope",
+            "latent_rope",
+            "pointwise",
+            "attention",
+            "loss",
+            "steps",
+            "flash",
+            "linear",
+            "router",
+            "experts",
+            "wide_linear",
+        }
     ),
     bandwidth=3.35e12,  # NVIDIA H100 SXM, by its data sheet
     matmul_rate=989e12,

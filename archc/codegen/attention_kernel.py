@@ -19,10 +19,12 @@ _LANE = 64  # of a thread's registers, for what it merges
 
 def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
     """Attention of a model; whether the target has kernels for single tokens, and for whole sequences."""
-    queries = fused.rule.queries
+    form = fused.rule.attention_form
+    assert form is not None
+    queries = form.queries
     keys = fused.types["k"].shape
     heads, head_dim, kv_heads = map(int, (fused.types[queries[0]].shape[2], keys[3], keys[2]))
-    value_dim, joint = width_of(fused.node.types[0]), fused.rule.values_in_keys
+    value_dim, joint = width_of(fused.node.types[0]), form.values_in_keys
     mask: Mask = fused.node.attributes["mask"]
     blocks = _blocks(heads // kv_heads) if joint else 1
     group = heads // kv_heads // blocks

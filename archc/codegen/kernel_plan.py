@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.attention_plan import AttentionKernel
+from archc.codegen.latent_rope_plan import LatentRopeKernel
 from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.norm_plan import NormKernel
@@ -23,14 +24,34 @@ class GroupedKernel:
 
 @dataclass(frozen=True)
 class AbsorptionKernel:
-    """The product that attention over a latent ends with: for any sizes, so one plan for a model."""
+    """The product that attention over a latent ends with: for any sizes, so one plan for a model.
 
+    `in_place`: whether the target has an op that writes each head where it lies.
+    """
+
+    in_place: bool
     name: str = "absorb_values"
     template: str = "absorb_values"
 
 
+@dataclass(frozen=True)
+class WideLinearKernel:
+    """Linear maps of half precision into float32.  `shapes`: outputs and inputs of their weights."""
+
+    shapes: tuple[tuple[int, int], ...]
+    name: str = "wide_linear"
+    template: str = "wide_linear"
+
+
 # Kernels of fused ops, which are registered with PyTorch alike.
-OpKernel = NormKernel | RopeKernel | PointwiseKernel
+OpKernel = NormKernel | RopeKernel | LatentRopeKernel | PointwiseKernel
 Kernel = (
-    OpKernel | AttentionKernel | AbsorptionKernel | LossKernel | LinearKernel | GroupedKernel | RouterKernel
+    OpKernel
+    | AttentionKernel
+    | AbsorptionKernel
+    | LossKernel
+    | LinearKernel
+    | GroupedKernel
+    | RouterKernel
+    | WideLinearKernel
 )

@@ -8,6 +8,7 @@ from typing import Any
 from archc.codegen.attention_kernel import plan_attention
 from archc.codegen.fused import Fused, decomposition, describe_fused
 from archc.codegen.kernel_plan import Kernel
+from archc.codegen.latent_rope_kernel import plan_latent_rope
 from archc.codegen.lines import kept_by
 from archc.codegen.names import identifier
 from archc.codegen.norm_kernel import plan_norm
@@ -25,6 +26,7 @@ from archc.target import Target
 PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
     "norm": lambda fused, _target: plan_norm(fused),
     "rope": lambda fused, _target: plan_rope(fused),
+    "latent_rope": lambda fused, _target: plan_latent_rope(fused),
     "pointwise": lambda fused, _target: plan_pointwise(fused),
     "router": lambda fused, _target: plan_router(fused),
     "attention": lambda fused, target: plan_attention(

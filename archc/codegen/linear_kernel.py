@@ -20,6 +20,8 @@ def linear_shape(graph: Graph, node: Node) -> Shape | None:
     """The shape of the weight of a linear map that kernels may take; None for any other node."""
     if node.op.name != "linear" or rule_of(node) or node.attributes["layout"] != "out_in":
         return None
+    if node.attributes["wide"]:
+        return None
     weights = [graph.node(value) for value in node.inputs[1:] if value is not None]
     if any(weight.op is not WEIGHT for weight in weights):
         return None

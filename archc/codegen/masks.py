@@ -13,6 +13,12 @@ def store_where(mask: str) -> str:
     return f", mask={mask}" if mask else ""
 
 
+def joined(*masks: str) -> str:
+    """Masks that all hold, as one; empty ones hold everywhere."""
+    tests = [mask for mask in masks if mask]
+    return " & ".join(f"({test})" for test in tests) if len(tests) > 1 else "".join(tests)
+
+
 def outer(masks: tuple[str, ...]) -> str:
     """Masks of single dims as one of all of them."""
     texts = []

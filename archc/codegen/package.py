@@ -9,7 +9,7 @@ from typing import Any
 from archc.codegen.class_plan import Class
 from archc.codegen.classes import ClassWriter, optional_inputs, path_code
 from archc.codegen.head import cut_head
-from archc.codegen.kernel_plan import AbsorptionKernel, GroupedKernel, Kernel, OpKernel
+from archc.codegen.kernel_plan import AbsorptionKernel, GroupedKernel, Kernel, OpKernel, WideLinearKernel
 from archc.codegen.kernels import KernelTable
 from archc.codegen.linear_kernel import linear_shapes, plan_linear
 from archc.codegen.lines import use_of
@@ -20,6 +20,7 @@ from archc.ir.fixed import decodes
 from archc.ir.graph import Graph, Node
 from archc.ir.ops.absorption import ABSORB_VALUES
 from archc.ir.ops.experts import SORT_CHOICES
+from archc.ir.ops.linear import WIDE_LINEAR
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, LOSSES, NOTED, RECENT, WEIGHT
 from archc.ir.program import Program, given_inputs, sequences, vocabulary_of
 from archc.ir.rule import rule_of
@@ -101,7 +102,8 @@ def plan_package(
         kernels=(
             *kernels,
             *_grouped(parts, target),
-            *_absorbing(parts),
+            *_absorbing(parts, target),
+            *_widening(parts),
             *(each for each in (linear, loss) if each is not None),
         ),
     )
@@ -123,10 +125,22 @@ def _grouped(parts: Iterable[Graph], target: Target) -> list[GroupedKernel]:
     return [GroupedKernel()] if sorted_ and "experts" in target.families else []
 
 
-def _absorbing(parts: Iterable[Graph]) -> list[AbsorptionKernel]:
+def _absorbing(parts: Iterable[Graph], target: Target) -> list[AbsorptionKernel]:
     """The product behind attention that absorbs maps, where a model has some."""
     absorbs = any(node.op is ABSORB_VALUES for part in parts for node in part.nodes())
-    return [AbsorptionKernel()] if absorbs else []
+    return [AbsorptionKernel("steps" in target.families)] if absorbs else []
+
+
+def _widening(parts: Iterable[Graph]) -> list[WideLinearKernel]:
+    """The kernel of linear maps into float32, where a model has some."""
+    weights = [
+        part.type(node.inputs[1]).shape
+        for part in parts
+        for node in part.nodes()
+        if node.op is WIDE_LINEAR and node.inputs[1] is not None
+    ]
+    shapes = dict.fromkeys((int(out), int(width)) for out, width in weights)
+    return [WideLinearKernel(tuple(shapes))] if shapes else []
 
 
 def _uses(graph: Graph) -> Iterable[Any]:

@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, Stric
 from archc import resources
 from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.class_plan import Class
-from archc.codegen.kernel_plan import AbsorptionKernel, GroupedKernel, Kernel, OpKernel
+from archc.codegen.kernel_plan import AbsorptionKernel, GroupedKernel, Kernel, OpKernel, WideLinearKernel
+from archc.codegen.latent_rope_plan import LatentRopeKernel
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
 from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.loss_plan import LossKernel
@@ -132,7 +133,6 @@ def _kernels(package: Package) -> str:
         kernels=kernels,
         imports=imports,
         uses_triton=any(_runs_triton(kernel) for kernel in package.kernels),
-        absorbs=any(isinstance(kernel, AbsorptionKernel) for kernel in package.kernels),
         uses_callables=any("Callable[" in kernel for kernel in kernels),
         uses_shares=package.generates and any(_has_steps(kernel) for kernel in package.kernels),
         uses_programs=any(_reduces(kernel) for kernel in package.kernels),
@@ -141,8 +141,9 @@ def _kernels(package: Package) -> str:
 
 
 def _runs_triton(kernel: Kernel) -> bool:
-    always = isinstance(kernel, OpKernel | LinearKernel | GroupedKernel | RouterKernel)
-    return always or _has_steps(kernel) or _has_flash(kernel) or _has_loss(kernel)
+    always = isinstance(kernel, OpKernel | LinearKernel | GroupedKernel | RouterKernel | WideLinearKernel)
+    in_place = isinstance(kernel, AbsorptionKernel) and kernel.in_place
+    return always or in_place or _has_steps(kernel) or _has_flash(kernel) or _has_loss(kernel)
 
 
 def _has_steps(kernel: Kernel) -> bool:
@@ -159,6 +160,6 @@ def _has_loss(kernel: Kernel) -> bool:
 
 def _reduces(kernel: Kernel) -> bool:
     """Whether a kernel's gradient is summed over rows by a fixed number of programs."""
-    return isinstance(kernel, NormKernel) or (
+    return isinstance(kernel, NormKernel | LatentRopeKernel) or (
         isinstance(kernel, RopeKernel) and bool(kernel.template == "qk_norm_rope")
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from archc.codegen.class_plan import Argument
 from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, power_of_two, width_of
+from archc.codegen.masks import joined
 from archc.codegen.rope_plan import Heads, RopeKernel
 from archc.ir.decomposition import StepRef
 from archc.ir.rule import Rule
@@ -67,7 +68,7 @@ def plan_rope(fused: Fused) -> RopeKernel:
         over_heads=over_heads,
         eps=float(attributes.get("eps", 0.0)),
         shift=f"{offset} + " if offset else "",
-        warps=max(1, elements // 1024) if elements <= 4096 else 8 if elements <= 16384 else 16,
+        warps=warps_for(elements),
         forward_parameters=(
             *(f"{name}_ptr" for name in (*names, "cos", "sin", *weights, *outs)),
             *strides,
@@ -99,6 +100,11 @@ def plan_rope(fused: Fused) -> RopeKernel:
         ),
         template="qk_norm_rope" if normed else "rope",
     )
+
+
+def warps_for(elements: int) -> int:
+    """Warps of a program that has so many values in registers at once, a power of two."""
+    return max(1, elements // 1024) if elements <= 4096 else 8 if elements <= 16384 else 16
 
 
 def _is_over_heads(rule: Rule) -> bool:
@@ -135,9 +141,8 @@ def _heads(fused: Fused, part: _Part, source_width: int, head_dim: int, pairs: i
     rest = head_dim - 2 * pairs
 
     def mask(column: str, count: int) -> str:
-        tests = [f"head < {part.heads}"] if block != part.heads else []
-        tests += [f"{column} < {count}"] if power_of_two(count) != count else []
-        return " & ".join(f"({test})" for test in tests) if len(tests) > 1 else "".join(tests)
+        present = f"head < {part.heads}" if block != part.heads else ""
+        return joined(present, f"{column} < {count}" if power_of_two(count) != count else "")
 
     norm = f"{part.name}_norm"
     return Heads(

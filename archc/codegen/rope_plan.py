@@ -9,8 +9,8 @@ from archc.codegen.masks import load_where, store_where
 
 
 @dataclass(frozen=True)
-class Heads:
-    """Heads that a rope kernel reads: `offset` into a token's values, rotated or only copied."""
+class Source:
+    """Heads that a kernel reads: `offset` into a token's values."""
 
     name: str
     source: str
@@ -18,16 +18,22 @@ class Heads:
     offset: int
     heads: int
     block: int
-    width: int  # of all heads together
-    weight: str  # the norm's weight, or ""
     mask: str  # which pairs there are, or "" for all
     lane_mask: str  # the same for values of pairs side by side
-    rest_mask: str
-    copy_mask: str
 
     @property
     def offset_term(self) -> str:
         return f"{self.offset} + " if self.offset else ""
+
+
+@dataclass(frozen=True)
+class Heads(Source):
+    """Heads that are rotated or only copied."""
+
+    width: int  # of all heads together
+    weight: str  # the norm's weight, or ""
+    rest_mask: str
+    copy_mask: str
 
     @property
     def rest_load(self) -> str:
@@ -47,7 +53,60 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class RopeKernel:
+class Rotation:
+    """Pairs of values that are rotated, halves of a head apart or `interleaved`."""
+
+    pairs: int
+    pair_block: int
+    interleaved: bool
+
+    def load_pairs(self, part: Source, place: str, first: str, second: str) -> tuple[str, ...]:
+        """Statements that load the pairs of heads in float32; neighbours come together, and are split."""
+        if self.interleaved:
+            values = f"tl.load({place} + lane{load_where(part.lane_mask)}).to(tl.float32)"
+            return (
+                f"{first}, {second} = tl.split(tl.reshape({values}, {part.block}, {self.pair_block}, 2))",
+            )
+        return tuple(
+            f"{name} = tl.load({place} + {lane}{load_where(part.mask)}).to(tl.float32)"
+            for name, lane in ((first, self.first), (second, self.second))
+        )
+
+    def store_pairs(self, part: Source, place: str, first: str, second: str) -> tuple[str, ...]:
+        """Statements that store pairs where `load_pairs` found them."""
+        if self.interleaved:
+            return (
+                f"tl.store({place} + lane, tl.interleave({first}, {second}){store_where(part.lane_mask)})",
+            )
+        return tuple(
+            f"tl.store({place} + {lane}, {value}{store_where(part.mask)})"
+            for value, lane in ((first, self.first), (second, self.second))
+        )
+
+    @property
+    def first(self) -> str:
+        """Where the first value of each pair lies in a head."""
+        return "2 * pair" if self.interleaved else "pair"
+
+    @property
+    def second(self) -> str:
+        return "2 * pair + 1" if self.interleaved else f"{self.pairs} + pair"
+
+    @property
+    def pair_mask(self) -> str:
+        return f"pair < {self.pairs}" if self.pair_block != self.pairs else ""
+
+    @property
+    def pair_load(self) -> str:
+        return load_where(self.pair_mask)
+
+    @property
+    def pair_store(self) -> str:
+        return store_where(self.pair_mask)
+
+
+@dataclass(frozen=True)
+class RopeKernel(Rotation):
     """Rotation of queries and keys, their norms before it, values along with them."""
 
     name: str
@@ -60,11 +119,8 @@ class RopeKernel:
     copied: tuple[Heads, ...]
     head_dim: int
     head_block: int
-    pairs: int
-    pair_block: int
     rest: int
     rest_block: int
-    interleaved: bool
     over_heads: bool  # the norm is over all heads together, its weight as wide
     eps: float
     shift: str  # "1.0 + " where the norm's weight has an offset
@@ -82,29 +138,6 @@ class RopeKernel:
     @property
     def weights(self) -> tuple[str, ...]:
         return tuple(part.weight for part in self.rotated if part.weight)
-
-    def load_pairs(self, part: Heads, place: str, first: str, second: str) -> tuple[str, ...]:
-        """Statements that load the pairs of heads in float32; neighbours come together, and are split."""
-        if self.interleaved:
-            values = f"tl.load({place} + lane{load_where(part.lane_mask)}).to(tl.float32)"
-            return (
-                f"{first}, {second} = tl.split(tl.reshape({values}, {part.block}, {self.pair_block}, 2))",
-            )
-        return tuple(
-            f"{name} = tl.load({place} + {lane}{load_where(part.mask)}).to(tl.float32)"
-            for name, lane in ((first, self.first), (second, self.second))
-        )
-
-    def store_pairs(self, part: Heads, place: str, first: str, second: str) -> tuple[str, ...]:
-        """Statements that store pairs where `load_pairs` found them."""
-        if self.interleaved:
-            return (
-                f"tl.store({place} + lane, tl.interleave({first}, {second}){store_where(part.lane_mask)})",
-            )
-        return tuple(
-            f"tl.store({place} + {lane}, {value}{store_where(part.mask)})"
-            for value, lane in ((first, self.first), (second, self.second))
-        )
 
     def scale(self, part: Heads) -> str:
         """One over the root mean square of each head, or of all of them."""
@@ -139,24 +172,3 @@ class RopeKernel:
     def weight_part(self, gradient: str) -> str:
         """What a token adds to the gradient of the norm's weight."""
         return gradient if self.over_heads else f"tl.sum({gradient}, 0)"
-
-    @property
-    def first(self) -> str:
-        """Where the first value of each pair lies in a head."""
-        return "2 * pair" if self.interleaved else "pair"
-
-    @property
-    def second(self) -> str:
-        return "2 * pair + 1" if self.interleaved else f"{self.pairs} + pair"
-
-    @property
-    def pair_mask(self) -> str:
-        return f"pair < {self.pairs}" if self.pair_block != self.pairs else ""
-
-    @property
-    def pair_load(self) -> str:
-        return load_where(self.pair_mask)
-
-    @property
-    def pair_store(self) -> str:
-        return store_where(self.pair_mask)

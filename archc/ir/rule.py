@@ -8,9 +8,11 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from archc.errors import Span
+from archc.ir.attention_form import AttentionForm, attention_form
 from archc.ir.attributes import Kind
 from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
 from archc.ir.graph import Graph, Node, Value
+from archc.ir.latent_form import is_latent_rope
 from archc.ir.norm_form import NormForm, norm_form
 from archc.ir.op import Attr, Op, Operand, Trait
 from archc.ir.ops.structure import CONSTANT
@@ -21,6 +23,7 @@ ROUTING = frozenset({"top_k", "group_mask", "gather", "softmax", "sum", "cast_li
 
 # Ops that take an operand apart, and their attribute that says into how many parts of equal width.
 SPLITS = {"split": "sizes", "split_interleaved": "parts"}
+
 
 Apply: TypeAlias = Callable[[Op, list[Any], dict[str, Any]], Sequence[Any]]
 
@@ -64,8 +67,10 @@ class Rule:
         if "top_k" in names:
             return "router" if all(map(_routes, self.steps)) else ""
         if "attend" in names:
-            return "attention" if self._attends() else ""
+            return "attention" if self.attention_form else ""
         if "rotate_by" in names:
+            if is_latent_rope(self.steps, self.outputs, self.weights):
+                return "latent_rope"
             return "rope" if names <= {"rotate_by", "split", "split_heads", "rms_norm"} else ""
         if any(step.op.has(Trait.NORM) for step in self.steps):
             return "norm" if self.norm_form else ""
@@ -86,46 +91,10 @@ class Rule:
         ]
         return [ref.name for step in steps for ref in step.inputs[1:] if isinstance(ref, OperandRef)]
 
-    def _attends(self) -> bool:
-        """Whether this is one attention of operands called as the op calls them.
-
-        Biases may be made on the way, values be taken from the keys, and queries lie in parts.
-        """
-        *before, last = self.steps
-        if last.op.name != "attend":
-            return False
-        made = all(
-            step.op.has(Trait.PAIRWISE) or self._are_values(number) or self._are_queries(number)
-            for number, step in enumerate(before)
-        )
-        names = zip(last.op.operands, last.inputs, strict=True)
-        return made and all(
-            not isinstance(ref, OperandRef) or ref.name == operand.name for operand, ref in names
-        )
-
-    def _are_values(self, number: int) -> bool:
-        """Whether a step takes the first columns of the keys, for values."""
-        step, values = self.steps[number], self.steps[-1].inputs[2]
-        return step.op.name == "split" and step.inputs == (OperandRef("k"),) and values == StepRef(number)
-
-    def _are_queries(self, number: int) -> bool:
-        """Whether a step joins two operands, for queries."""
-        step, queries = self.steps[number], self.steps[-1].inputs[0]
-        parts = sum(isinstance(ref, OperandRef) for ref in step.inputs)
-        return step.op.name == "concat" and parts == 2 and queries == StepRef(number)
-
-    @property
-    def values_in_keys(self) -> bool:
-        """Whether attention's values are the first columns of its keys, and queries lie apart likewise."""
-        steps = range(len(self.steps))
-        return self.family == "attention" and any(map(self._are_values, steps)) and len(self.queries) == 2
-
-    @property
-    def queries(self) -> tuple[str, ...]:
-        """The operands that are attention's queries, side by side."""
-        joined = [step for number, step in enumerate(self.steps) if self._are_queries(number)]
-        inputs = joined[0].inputs if joined else self.steps[-1].inputs[:1]
-        return tuple(ref.name for ref in inputs if isinstance(ref, OperandRef))
+    @cached_property
+    def attention_form(self) -> AttentionForm | None:
+        """Where queries and values come from, in a fusion of the family "attention"."""
+        return attention_form(self.steps) if self.steps[-1].op.name == "attend" else None
 
     @cached_property
     def optional(self) -> frozenset[str]:

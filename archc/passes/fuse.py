@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 from archc.ir.graph import Graph, Node, Value
@@ -75,6 +76,8 @@ def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context, position
         return _pointwise_obstacle(rule, graph, match)
     if rule.family == "attention":
         return _attention_obstacle(rule, graph, match, positions)
+    if rule.family == "latent_rope":
+        return _rope_obstacle(graph, match) or _heads_obstacle(rule, graph, match, context.target.max_row)
     if rule.family == "rope" and "eps" in rule.attributes:
         return _rope_obstacle(graph, match)
     return ""
@@ -98,12 +101,20 @@ def _norm_obstacle(rule: Rule, graph: Graph, match: Match, longest: int) -> str:
 
 
 def _rope_obstacle(graph: Graph, match: Match) -> str:
-    """Normed heads must be rotated whole: the kernel holds a head as its two halves."""
+    """What kernels hold as its two halves must be rotated whole."""
     table = match.operands["cos"]
-    rotated = next(graph.node(n) for n in match.nodes.values() if graph.node(n).op.name == "rotate_by")
+    nodes = [graph.node(number) for number in match.nodes.values()]
+    widths = {node.types[0].width for node in nodes if node.op.name == "rotate_by"}
     width = graph.type(table).width if table is not None else None
-    partial = not isinstance(width, int) or 2 * width != rotated.types[0].width
+    partial = not isinstance(width, int) or widths != {2 * width}
     return "heads are rotated in part only" if partial else ""
+
+
+def _heads_obstacle(rule: Rule, graph: Graph, match: Match, most: int) -> str:
+    """All heads of a token must fit in a program's registers."""
+    joined = (graph.node(match.nodes[output.step]).types[0] for output in rule.outputs)
+    values = sum(type_.bind(defaultdict(lambda: 1)).numel() for type_ in joined)
+    return f"a token's {values} values are more than a kernel holds ({most})" if values > most else ""
 
 
 def _pointwise_obstacle(rule: Rule, graph: Graph, match: Match) -> str:
@@ -120,9 +131,11 @@ def _pointwise_obstacle(rule: Rule, graph: Graph, match: Match) -> str:
 
 def _attention_obstacle(rule: Rule, graph: Graph, match: Match, positions: Places) -> str:
     """Kernels are given where the tokens of a call stand, and take nothing else for it."""
-    queries, values = match.operands[rule.queries[0]], graph.node(match.nodes[rule.root]).types[0]
-    if rule.values_in_keys and (queries is None or graph.type(queries).width != values.width):
-        return "its queries and its keys lie in other parts"
+    if rule.attention_form is not None and rule.attention_form.values_in_keys:
+        queries = match.operands[rule.attention_form.queries[0]]
+        values = graph.node(match.nodes[rule.root]).types[0]
+        if queries is None or graph.type(queries).width != values.width:
+            return "its queries and its keys lie in other parts"
     owners = set()
     for name in (POSITIONS, KEY_POSITIONS):
         value = match.operands.get(name)
@@ -172,6 +185,6 @@ def _report_missed(graph: Graph, attempts: dict[int, list[_Attempt]], context: C
 
 
 def _is_telling(attempt: _Attempt) -> bool:
-    """Whether more of the rule was there than a bare sum or product."""
+    """Whether more of the rule was there than a bare sum, product or concatenation."""
     root = attempt.rule.steps[attempt.rule.root].op
-    return attempt.depth > (1 if root.has(Trait.COMMUTATIVE) else 0)
+    return attempt.depth > (1 if root.has(Trait.COMMUTATIVE) or root.variadic else 0)

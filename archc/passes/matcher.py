@@ -68,15 +68,25 @@ class Matcher:
         self.failure.note(match, f"there is no second `{self.rule.steps[step].op.name}` beside it")
 
     def _candidates(self, step: int, match: Match) -> list[Node]:
-        """Nodes of a step's op that read something of what is matched already."""
+        """Nodes of a step's op that come of what is matched already, in as many steps as in the rule."""
         known = [value for value in match.operands.values() if value is not None]
         known += [value for number in match.nodes.values() for value in self.graph.node(number).outputs]
         found: dict[int, Node] = {}
-        for value in known:
-            for user, _ in self.graph.users(value):
-                found[user.id] = user
+        for _ in range(self._distance(step, match)):
+            found = {user.id: user for value in known for user, _ in self.graph.users(value)}
+            known = [value for user in found.values() for value in user.outputs]
         wanted = self.rule.steps[step].op
         return sorted((n for n in found.values() if n.op is wanted), key=lambda n: (n.order, n.id))
+
+    def _distance(self, step: int, match: Match) -> int:
+        """How many steps lead from what is matched already to a step, itself included."""
+        inputs = self.rule.steps[step].inputs
+        if any(isinstance(ref, OperandRef) and ref.name in match.operands for ref in inputs):
+            return 1
+        others = [ref.step for ref in inputs if isinstance(ref, StepRef)]
+        if any(other in match.nodes for other in others):
+            return 1
+        return 1 + min((self._distance(other, match) for other in others), default=0)
 
     def _value(self, ref: Ref, value: Value | None, match: Match, reader: str) -> Iterator[Match]:
         """Match a reference of the rule with a value of the graph."""

@@ -21,6 +21,7 @@ from archc.passes.losses import part_losses
 from archc.passes.pack import normalise_layout, pack_linears
 from archc.passes.route import join_routers
 from archc.passes.rows import join_row_moves
+from archc.passes.widen import join_wide_linears
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ PASSES = (
     Pass("rows", join_row_moves),
     Pass("route", join_routers),
     Pass("absorb", absorb_maps),
+    Pass("wide", join_wide_linears),
     Pass("bias", split_bias),
     Pass("rotate", rotate_loops),
     Pass("fuse", fuse),

@@ -15,7 +15,7 @@ from archc.ir.ops.experts import (
 from archc.passes.context import Context, place_of
 from archc.passes.report import Fired
 
-MUL = OPS["mul"]
+ADD, CAST_LIKE, MUL = OPS["add"], OPS["cast_like"], OPS["mul"]
 
 
 def join_row_moves(graph: Graph, context: Context) -> None:
@@ -28,6 +28,9 @@ def join_row_moves(graph: Graph, context: Context) -> None:
                 _join_dispatch(part, node, times, context)
             elif node.op is COMBINE:
                 _join_combine(part, node, times, context)
+        for node in part.nodes():
+            if node.op is WEIGHTED_COMBINE:
+                _join_beside(part, node, times, context)
 
 
 def _join_dispatch(graph: Graph, dispatch: Node, times: int, context: Context) -> None:
@@ -53,12 +56,36 @@ def _join_combine(graph: Graph, combine: Node, times: int, context: Context) -> 
     for weights, y in (product.inputs, product.inputs[::-1]):
         taken = _made(graph, weights)
         if taken.op is AT_CHOICE and y is not None and len(graph.type(y).shape) == 2:
-            inputs = [y, taken.inputs[0], *combine.inputs[1:]]
+            inputs = [y, taken.inputs[0], *combine.inputs[1:], None]
             joined = graph.add_like(combine, WEIGHTED_COMBINE, inputs, names=combine.names)
             graph.replace_uses(combine.outputs[0], joined.outputs[0])
             graph.remove(combine)
             _report("weighted_combine", joined, times, context, "fewer_roundings")
             return
+
+
+def _join_beside(graph: Graph, combine: Node, times: int, context: Context) -> None:
+    """What is added to the sums on the way to another sum, as a shared expert is, joins them at once."""
+    last = _only_user(graph, combine)
+    cast = last if last is not None and last.op is CAST_LIKE and last.inputs[0] in combine.outputs else None
+    total = last if cast is None else _only_user(graph, cast)
+    if total is None or total.op is not ADD or (onward := _only_user(graph, total)) is None:
+        return
+    sums = (cast or combine).outputs[0]
+    (beside,) = [value for value in total.inputs if value != sums] or [None]
+    if onward.op is not ADD or beside is None or graph.type(beside) != graph.type(sums):
+        return
+    joined = graph.add_like(total, WEIGHTED_COMBINE, [*combine.inputs[:3], beside], names=total.names)
+    graph.replace_uses(total.outputs[0], joined.outputs[0])
+    graph.remove_unread([combine, *([cast] if cast is not None else []), total])
+    _report("weighted_combine", joined, times, context, "fewer_roundings")
+
+
+def _only_user(graph: Graph, node: Node) -> Node | None:
+    """The one op that reads a node's only result, if there is no other."""
+    (value,) = node.outputs
+    users = graph.users(value)
+    return users[0][0] if len(users) == 1 and not graph.is_output(value) else None
 
 
 def _made(graph: Graph, value: Value | None) -> Node:

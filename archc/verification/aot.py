@@ -23,7 +23,7 @@ from torch import Tensor
 from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.class_plan import Operand
 from archc.codegen.flash_plan import FlashKernel
-from archc.codegen.kernel_plan import GroupedKernel, OpKernel
+from archc.codegen.kernel_plan import GroupedKernel, OpKernel, WideLinearKernel
 from archc.codegen.linear_plan import LinearChoice, LinearKernel
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
@@ -175,6 +175,9 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
         elif isinstance(plan, LinearKernel):
             for choice in plan.choices:
                 _run_linear(getattr(kernels, f"_{plan.name}"), choice)
+        elif isinstance(plan, WideLinearKernel):
+            for shape in plan.shapes:
+                _run_wide(getattr(kernels, f"_{plan.name}"), shape, dtype)
         elif isinstance(plan, LossKernel) and plan.triton:
             _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, length)
         elif isinstance(plan, RouterKernel):
@@ -233,6 +236,15 @@ def _run_linear(function: Callable[..., Any], choice: LinearChoice) -> None:
         function(torch.zeros(choice.rows, 1, choice.inputs, dtype=dtype), weight, bias, *choice.tile)
 
 
+def _run_wide(function: Callable[..., Any], shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """For one row and for many, with a bias and without."""
+    weight, offset = torch.zeros(shape, dtype=dtype), torch.zeros(shape[0], dtype=dtype)
+    for rows in (1, 128):
+        x = torch.zeros(1, rows, shape[1], dtype=dtype)
+        function(x, weight, None)
+        function(x, weight, offset)
+
+
 def _run_loss(function: Callable[..., Any], vocabulary: int, dtype: torch.dtype, length: int) -> None:
     targets, shares = torch.zeros(length, dtype=torch.int64), torch.zeros(length)
     for gradient in (False, True):
@@ -255,7 +267,9 @@ def _run_experts(kernels: Any, graph: Graph, dtype: torch.dtype) -> None:
                 kernels.grouped_outer(y, x, ends, order[:rows], _CHOICES)
                 kernels.grouped_outer(y, x, ends)
                 places = torch.empty(rows // _CHOICES, 1, _CHOICES, dtype=torch.int64)
-                kernels.sum_of_choices(y, places, torch.empty(places.shape, dtype=dtype))
+                weights = torch.empty(places.shape, dtype=dtype)
+                for beside in (None, torch.empty(*places.shape[:2], out, dtype=dtype)):
+                    kernels.sum_of_choices(y, places, weights, beside)
             kernels.sort_choices._init_fn(places, count)
 
 

@@ -54,20 +54,18 @@ def op_costs(
     results = dict(zip(rule.output_names, node.types, strict=True))
     wanted = [operand for operand, type_ in types.items() if type_.dtype.value != "f32"]
     needs = gradient_needs(rule, _random(types, 1, torch.float64), node.attributes, wanted)
-    forward = [*types.values(), *results.values()]
     known = {**types, **results}
-    backward = [
-        *results.values(),
-        *(known[value] for value in needs.read),
-        *(types[value] for value in needs.written),
-    ]
+    forward = sum(_bytes(type_, dtype) for type_ in known.values())
+    backward = sum(_bytes(type_, dtype) for type_ in results.values())
+    backward += sum(round(share * _bytes(known[value], dtype)) for value, share in needs.read.items())
+    backward += sum(_bytes(types[value], dtype) for value in needs.written)
     flops = node_flops(graph, node, _ONE_TOKEN)
     traffics = [
         _traffic(kernels, name, plan, rule, types, tokens, dtype) for tokens in (_TOKENS, 2 * _TOKENS)
     ]
     return (
-        _cost(name, forward, [both[0] for both in traffics], flops, dtype),
-        _cost(f"{name}_backward", backward, [both[1] for both in traffics], 2 * flops, dtype),
+        _cost(name, forward, [both[0] for both in traffics], flops),
+        _cost(f"{name}_backward", backward, [both[1] for both in traffics], 2 * flops),
     )
 
 
@@ -102,9 +100,7 @@ def _implementation(kernels: ModuleType, name: str) -> Callable[..., Any]:
     return function
 
 
-def _cost(
-    name: str, least: Sequence[TensorType], lengths: Sequence[Traffic], flops: int, dtype: torch.dtype
-) -> Cost:
+def _cost(name: str, least: int, lengths: Sequence[Traffic], flops: int) -> Cost:
     short, long = lengths
     moved = again = 0
     for key, entry in long.moved.items():
@@ -112,8 +108,7 @@ def _cost(
         again += entry.again - before.again
         if entry.size > before.size:
             moved += entry.first - before.first
-    bytes_ = sum(_bytes(type_, dtype) for type_ in least)
-    return Cost(name, bytes_, moved / _TOKENS, again / _TOKENS, flops)
+    return Cost(name, least, moved / _TOKENS, again / _TOKENS, flops)
 
 
 def _bytes(type_: TensorType, dtype: torch.dtype) -> int:

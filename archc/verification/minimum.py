@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from archc.ir.decomposition import StepRef
+from archc.ir.decomposition import AttributeVar, OperandRef, StepRef
 from archc.ir.op import Op
 from archc.ir.rule import Rule
 
@@ -20,11 +21,11 @@ Tensors = Mapping[str, Tensor | None]
 class Needs:
     """Names of values.
 
-    read:     operands and outputs whose values the gradient depends on
+    read:     operands and outputs whose values the gradient depends on, with the share of them that it does
     written:  gradients that are neither equal to another one nor to one that came in
     """
 
-    read: frozenset[str]
+    read: Mapping[str, float]
     written: frozenset[str]
 
 
@@ -40,18 +41,33 @@ def gradient_needs(
 
 def _read(
     rule: Rule, operands: Tensors, attributes: Mapping[str, Any], wanted: Sequence[str]
-) -> frozenset[str]:
+) -> dict[str, float]:
     leaves = {name: t.detach().clone() for name, t in operands.items() if t is not None}
     saved = _saved(rule, leaves, attributes)
     leaves |= saved
     ends = (*wanted, *saved)
     before = _pieces(rule, leaves, attributes, ends)
-    needed = set()
+    needed: dict[str, float] = {}
     for name, value in leaves.items():
-        after = _pieces(rule, {**leaves, name: torch.randn_like(value)}, attributes, ends)
-        if any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)):
-            needed.add(name)
-    return frozenset(needed)
+        for columns in _parts(rule, name, value.shape[-1], attributes):
+            other = value.clone()
+            other[..., columns] = torch.randn_like(value[..., columns])
+            after = _pieces(rule, {**leaves, name: other}, attributes, ends)
+            if any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+                share = (columns.stop - columns.start) / value.shape[-1]
+                needed[name] = needed.get(name, 0.0) + share
+    return needed
+
+
+def _parts(rule: Rule, name: str, width: int, attributes: Mapping[str, Any]) -> list[slice]:
+    """The columns of an operand that the rule reads apart."""
+    readers = [step for step in rule.steps if OperandRef(name) in step.inputs]
+    if len(readers) != 1 or readers[0].op.name != "split":
+        return [slice(0, width)]
+    sizes = readers[0].attributes["sizes"]
+    sizes = attributes[sizes.name] if isinstance(sizes, AttributeVar) else sizes
+    sizes = (width // sizes,) * sizes if isinstance(sizes, int) else sizes
+    return [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
 def _saved(rule: Rule, leaves: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -30,6 +30,16 @@ _ROW_NORM_ROPE_QKV = """
   q, k = rotate(split_heads(q, HEADS), rope(ROPE)), rotate(split_heads(k, KV), rope(ROPE))
   v = split_heads(linear(h, KV * SIZE) as v_proj, KV)
 """ + _ATTEND
+_LATENT_ROPE_QKV = """
+  h = rms_norm(x, 1e-6) as n
+  q_nope, q_pe = split(split_heads(linear(h, HEADS * (NOPE + TURNED)) as q_proj, HEADS), [NOPE, TURNED])
+  c, k_pe = split(linear(h, RANK + TURNED) as kv_proj, [RANK, TURNED])
+  c = split_heads(rms_norm(c, 1e-6 NORM) as kv_norm, 1)
+  q = concat(q_nope, rotate(q_pe, rope(ROPE)))
+  latent = concat(c, rotate(split_heads(k_pe, 1), rope(ROPE)))
+  x = x + linear(merge_heads(q), d) as q_out + linear(merge_heads(latent), d) as kv_out
+"""
+_LATENT_ROPE = _LATENT_ROPE_QKV.replace("(linear(h, HEADS", "(linear(silu(h), HEADS")
 _GATED = "x = x + linear(ACT(linear(x, F) as gate) * linear(x, F) as up, d) as down"
 _BIASED = "x = linear(ACT(linear(x, F, bias = true) as up), d) as down"
 _TURNS = """
@@ -51,6 +61,14 @@ def _heads(body: str, heads: int, kv: int, size: int, rope: str, norm: str = "")
     """Statements with their numbers: heads, values of a head, settings of the rotation and of the norms."""
     numbers = {"HEADS": heads, "KV": kv, "SIZE": size, "ROPE": f"theta = 100{rope}", "NORM": norm}
     for name, value in numbers.items():
+        body = body.replace(name, str(value))
+    return body
+
+
+def _latent(body: str, heads: int, nope: int, turned: int, rank: int, rope: str = "", norm: str = "") -> str:
+    """Statements with their numbers: of heads of queries, of the latent, and of what is rotated of both."""
+    numbers = {"HEADS": heads, "NOPE": nope, "TURNED": turned, "RANK": rank}
+    for name, value in (numbers | {"ROPE": f"theta = 100{rope}", "NORM": norm}).items():
         body = body.replace(name, str(value))
     return body
 
@@ -158,6 +176,15 @@ CASES = {
     "row_norm_rope_qkv/block": (64, _heads(_ROW_NORM_ROPE_QKV, 4, 2, 8, "")),
     "row_norm_rope_qkv/interleaved": (60, _heads(_ROW_NORM_ROPE_QKV, 6, 3, 10, ", pairing = interleaved")),
     "row_norm_rope_qkv/unweighted": (60, _heads(_ROW_NORM_ROPE_QKV, 3, 3, 14, "", ", weight = false")),
+    "latent_rope": (60, _latent(_LATENT_ROPE, 5, 6, 4, 20)),
+    "latent_rope/interleaved": (
+        60,
+        _latent(_LATENT_ROPE, 3, 7, 6, 9, ", pairing = interleaved", ", offset = 1"),
+    ),
+    "latent_rope_qkv": (60, _latent(_LATENT_ROPE_QKV, 5, 7, 6, 20, ", pairing = interleaved")),
+    "latent_rope_qkv/block": (64, _latent(_LATENT_ROPE_QKV, 4, 8, 8, 32, ", pairing = interleaved")),
+    "latent_rope_qkv/halves": (60, _latent(_LATENT_ROPE_QKV, 6, 10, 4, 24, "", ", offset = 1")),
+    "latent_rope_qkv/unweighted": (60, _latent(_LATENT_ROPE_QKV, 3, 3, 2, 17, "", ", weight = false")),
     "swiglu": (60, _gated("silu", 33)),
     "swiglu/blocks": (60, _gated("silu", 2100)),
     "geglu_tanh": (60, _gated("gelu_tanh", 100)),

@@ -50,6 +50,7 @@ class Case:
         self.offset = self._random(self.count, outputs, dtype=dtype)
         self.y = self._random(self.chosen.numel(), outputs, dtype=dtype)
         self.weights = self._random(*self.chosen.shape, dtype=dtype)
+        self.beside = self._random(batch, tokens, outputs, dtype=dtype)
 
     def _random(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.randn(shape).to(dtype).requires_grad_()
@@ -106,12 +107,14 @@ def test_linears_of_dispatched_tokens(size: str, biased: bool, tmp_path: Path) -
 @sizes
 @interpreted
 def test_weighted_sums(size: str, tmp_path: Path) -> None:
+    """Alone, and with something beside them."""
     case, kernels = Case(size), _kernels(tmp_path)
-    _compare(
-        lambda y, weights: kernels.weighted_combine(y, weights, case.places),
-        lambda y, weights: experts.weighted_combine(y, weights, case.places),
-        [case.y, case.weights],
-    )
+    for more in ([], [case.beside]):
+        _compare(
+            lambda y, weights, *beside: kernels.weighted_combine(y, weights, case.places, *beside),
+            lambda y, weights, *beside: experts.weighted_combine(y, weights, case.places, *beside),
+            [case.y, case.weights, *more],
+        )
 
 
 @interpreted
@@ -128,6 +131,11 @@ def test_bfloat16_is_no_less_accurate_than_the_unfused_form(tmp_path: Path) -> N
                 kernels.weighted_combine(case.y, case.weights, case.places),
                 experts.weighted_combine,
                 (case.y, case.weights, case.places),
+            ),
+            (
+                kernels.weighted_combine(case.y, case.weights, case.places, case.beside),
+                experts.weighted_combine,
+                (case.y, case.weights, case.places, case.beside),
             ),
         ]
         for found, op, operands in pairs:

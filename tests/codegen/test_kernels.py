@@ -32,7 +32,7 @@ from tests.codegen.kernel_cases import CASES, FIRST, RULES, rule_of_case, spec_o
 from tests.support import SPECS, build, distance, scramble
 
 NORMS = [name for name in CASES if RULES[rule_of_case(name)] == "norm"]
-ROPES = [name for name in CASES if RULES[rule_of_case(name)] == "rope"]
+ROPES = [name for name in CASES if RULES[rule_of_case(name)] in ("rope", "latent_rope")]
 POINTWISE = [name for name in CASES if RULES[rule_of_case(name)] == "pointwise"]
 TINY = ["llama3_tiny", "qwen3_tiny"]
 

@@ -34,6 +34,13 @@ _GATED = """
 _BIASED = "x = linear(ACT(linear(x, 33, bias = true) as up), d) as down"
 
 # rule -> the statements of a model in which it fires
+_LATENT_ROPE = """
+  q_nope, q_pe = split(split_heads(linear(x, 5 * 9) as q_proj, 5), [5, 4])
+  c, k_pe = split(linear(x, 11) as kv_proj, [7, 4])
+  q = concat(q_nope, rotate(q_pe, rope(theta = 100)))
+  k = concat(split_heads(rms_norm(c, 1e-6) as n, 1), rotate(split_heads(k_pe, 1), rope(theta = 100)))
+  x = linear(merge_heads(q), d) as o_proj + linear(merge_heads(k), d) as k_out
+"""
 BODIES = {
     "rms_norm": "x = rms_norm(x, 1e-6, cast = after) as n",
     "add_rms_norm": "x = x + linear(x, d) as a\n h = rms_norm(x, 1e-6) as n\n x = x + h",
@@ -77,6 +84,8 @@ BODIES = {
   v = split_heads(linear(h, 5 * 8) as v_proj, 5)
   """
     + _ATTEND,
+    "latent_rope": _LATENT_ROPE.replace("linear(x, 5", "linear(silu(x), 5"),
+    "latent_rope_qkv": _LATENT_ROPE,
     "swiglu": _GATED.replace("ACT", "silu"),
     "geglu_tanh": _GATED.replace("ACT", "gelu_tanh"),
     "geglu": _GATED.replace("ACT", "gelu"),

@@ -11,9 +11,11 @@ import torch
 from archc import compiler
 from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.emit import Origin
+from archc.codegen.kept import KeptPart
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
-from archc.ir.graph import Graph
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import Trait
 from archc.ir.ops.attention import Chunked
 from archc.ir.ops.structure import KEEP
 from archc.verification.packages import import_package
@@ -26,10 +28,10 @@ MODELS = {
 # The default suite has the first model of every spec.
 FIRST = {path: model for model, path in reversed(MODELS.items())}.values()
 CASES = [pytest.param(model, marks=() if model in FIRST else pytest.mark.slow) for model in MODELS]
-# Launches of a layer, by whether it has experts and whether its attention is over a latent: there maps go
-# down to that, norms and concatenations lie beside it, and two maps are absorbed.
-MOST = {(False, False): 9, (True, False): 16, (False, True): 16, (True, True): 28}
-DENSE = MOST[False, False]
+# Launches of a layer without experts and with them, and products of matrices among them: before and behind
+# attention, and an MLP's two; with experts the router's too, and a shared expert's two.
+MOST, PRODUCTS = {False: 9, True: 16}, {False: 4, True: 7}
+DENSE = MOST[False]
 NEAR = 0.05
 
 
@@ -40,9 +42,38 @@ def _layers(graph: Graph) -> list[Graph]:
 
 
 def _most(layer: Graph) -> int:
-    """The launches that a layer may have; weights of several experts are stacked."""
+    """The launches that a layer may have; weights of several experts are stacked.
+
+    A further product that cannot be one with others is one more, such as those around a latent.  So is a norm
+    between two linear maps.
+    """
     experts = any(len(weight.types[0].shape) > 2 for weight in layer.weights())
-    return MOST[experts, bool(layer.branches())]
+    between = sum(_is_between_linears(layer, node) for node in layer.nodes() if node.op.name == "rms_norm")
+    return MOST[experts] + max(_products(layer) - PRODUCTS[experts], 0) + between
+
+
+def _products(layer: Graph) -> int:
+    """Products of matrices besides attention's own; those of one kind on one input count as one."""
+    graphs = [layer, *(branch.bodies[1] for branch in layer.branches())]
+    products = [
+        (id(graph), node.inputs[0], node.op.name, node.attributes.get("wide"))
+        for graph in graphs
+        for node in graph.nodes()
+        if node.op.has(Trait.MATRIX) and not node.op.past and node not in KeptPart(graph)
+    ]
+    return len(set(products))
+
+
+def _is_between_linears(graph: Graph, norm: Node) -> bool:
+    readers = {user.op.name for user, _ in graph.users(norm.outputs[0])}
+    return readers == {"linear"} and _maker(graph, norm.inputs[0]).op.name == "linear"
+
+
+def _maker(graph: Graph, value: Value | None) -> Node:
+    """The node that makes a value, which views may lie before."""
+    assert value is not None
+    node = graph.node(value)
+    return _maker(graph, node.inputs[0]) if node.op.has(Trait.VIEW) and node.inputs else node
 
 
 def _sinks_without_a_kernel(compilation: Compilation) -> bool:

@@ -120,6 +120,9 @@ def combine(y: Tensor, places: Tensor) -> Tensor:
 
 
 def _weighted_type(call: Any) -> TensorType:
+    if call.beside is not None:
+        beside: TensorType = call.beside
+        return beside
     rows = broadcast(taken_type(call.weights, "choice"), call.y)
     return rows.with_shape(*call.places.shape[:2], *rows.shape[1:])
 
@@ -132,9 +135,13 @@ def _weighted_type(call: Any) -> TensorType:
     internal=True,
     module="experts",
 )
-def weighted_combine(y: Tensor, weights: Tensor, places: Tensor) -> Tensor:
-    """The sum of each token's rows, each times its weight: y [N, D], weights [B, T, choices] -> [B, T, D]."""
-    return (weights[..., None] * y[places]).sum(2)
+def weighted_combine(y: Tensor, weights: Tensor, places: Tensor, beside: Tensor | None = None) -> Tensor:
+    """The sum of each token's rows, each times its weight: y [N, D], weights [B, T, choices] -> [B, T, D].
+
+    `beside` [B, T, D] is added, in its own dtype.
+    """
+    sums = (weights[..., None] * y[places]).sum(2)
+    return sums if beside is None else sums.to(beside.dtype) + beside
 
 
 SORT_CHOICES, DISPATCH, AT_CHOICE, OF_EXPERT = (

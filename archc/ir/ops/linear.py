@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import F, Tensor, torch
-from archc.ir.op import ZEROS, Init, Normal, Trait, Weight, declare
+from archc.ir.op import OPS, ZEROS, Init, Normal, Trait, Weight, declare
 from archc.ir.types import Dim, DType, TensorType, TypeMistake, shape_text
 
 
@@ -68,6 +68,20 @@ def linear(
     return F.linear(x, weight.t() if layout == "in_out" else weight, offset)
 
 
+@declare(
+    infer=lambda call: call.x.with_width(call.weight.shape[0]).with_dtype(DType.F32),
+    traits=(Trait.PER_TOKEN, Trait.LINEAR, Trait.MATRIX),
+    flops=lambda call: 2 * int(call.x.numel()) * int(call.weight.shape[0]),
+    saves=("x",),
+    internal=True,
+    module="kernels",
+)
+def wide_linear(x: Tensor, weight: Tensor, offset: Tensor | None = None) -> Tensor:
+    """`linear` with `wide`, for a weight [out, in]: what it reads need not be written down in float32."""
+    product: Tensor = linear(x, weight, offset, wide=True)
+    return product
+
+
 def _embedding_type(call: Any) -> TensorType:
     if call.index.dtype is not DType.I64:
         raise TypeMistake(f"needs whole numbers to look up, not {call.index}", "index")
@@ -121,3 +135,6 @@ def _matmul_type(call: Any) -> TensorType:
 def matmul(x: Tensor, y: Tensor) -> Tensor:
     """Matrix product over the last two dims."""
     return torch.matmul(x, y)
+
+
+WIDE_LINEAR = OPS["wide_linear"]

@@ -1,0 +1,129 @@
+"""Plans for what attention over a latent is given: queries and keys rotated in part, the latent normed."""
+
+from __future__ import annotations
+
+from archc.codegen.class_plan import Argument
+from archc.codegen.custom_op import CustomOp
+from archc.codegen.fused import Fused, power_of_two, width_of
+from archc.codegen.latent_rope_plan import LatentRopeKernel, LedHeads
+from archc.codegen.masks import joined
+from archc.codegen.rope_kernel import warps_for
+from archc.ir.types import TensorType
+
+_OUTPUTS = ("q_out", "latent_out")
+
+
+def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
+    """The kernel of a rule of the family `latent_rope`."""
+    packed = fused.rule.operands[0] == "qkv"
+    sources = tuple((name, fused.width(name)) for name in (("qkv",) if packed else ("q", "kv")))
+    pairs = fused.width("cos")
+    of_queries, of_latent = fused.node.types
+    queries = _led_heads("q", sources[0], 0, of_queries, pairs)
+    latent = _led_heads("latent", sources[-1], queries.width if packed else 0, of_latent, pairs)
+    (weight,) = fused.rule.weights
+    weights = tuple(name for name in (weight,) if name in fused.types)
+    names = [name for name, _ in sources]
+    kept = names[-1]  # the gradient of the norm reads the latent
+    tables = ("cos.contiguous()", "sin.contiguous()")
+    pointers = tuple(f"{name}_ptr" for name in (*names, "cos", "sin", *weights, *_OUTPUTS))
+    gradients = tuple(f"d{name}" for name in (*names, *weights))
+    offset = float(fused.node.attributes["offset"])
+    return LatentRopeKernel(
+        name=fused.name,
+        equation=fused.equation,
+        layout=fused.layout,
+        op=_custom_op(fused, sources, queries, latent, weights),
+        sources=sources,
+        queries=queries,
+        latent=latent,
+        weight="".join(weights),
+        pairs=pairs,
+        pair_block=power_of_two(pairs),
+        interleaved=fused.node.attributes["pairing"] == "interleaved",
+        eps=float(fused.node.attributes["eps"]),
+        shift=f"{offset} + " if offset else "",
+        warps=warps_for(power_of_two(queries.elements + latent.elements)),
+        forward_parameters=(*pointers, *(f"{name}_stride" for name in names), "table_tokens"),
+        forward_arguments=(
+            *(f"{name}_rows" for name in names),
+            *tables,
+            *weights,
+            *_OUTPUTS,
+            *(f"{name}_rows.stride(0)" for name in names),
+            "cos.shape[0] * cos.shape[1]",
+        ),
+        backward_parameters=(
+            *(f"d{name}_ptr" for name in _OUTPUTS),
+            *(f"{name}_ptr" for name in (kept, "cos", "sin", *weights, *gradients)),
+            "tokens",
+            f"{kept}_stride",
+            "table_tokens",
+        ),
+        backward_arguments=(
+            *(f"d{name}" for name in _OUTPUTS),
+            f"{kept}_rows",
+            *tables,
+            *weights,
+            *gradients,
+            "tokens",
+            f"{kept}_rows.stride(0)",
+            "cos.shape[0] * cos.shape[1]",
+        ),
+    )
+
+
+def _led_heads(name: str, source: tuple[str, int], offset: int, type_: TensorType, pairs: int) -> LedHeads:
+    heads, head_dim = map(int, (type_.shape[2], width_of(type_)))
+    block, lead = power_of_two(heads), head_dim - 2 * pairs
+    present = f"{name}_head < {heads}" if block != heads else ""
+
+    def mask(column: str, count: int) -> str:
+        return joined(present, f"{column} < {count}" if power_of_two(count) != count else "")
+
+    return LedHeads(
+        name=name,
+        source=source[0],
+        source_width=source[1],
+        offset=offset,
+        heads=heads,
+        block=block,
+        mask=mask("pair", pairs),
+        lane_mask=mask("lane", 2 * pairs),
+        head_dim=head_dim,
+        lead=lead,
+        lead_block=power_of_two(lead),
+        lead_mask=mask(f"{name}_column", lead),
+        normed=name == "latent",
+    )
+
+
+def _custom_op(
+    fused: Fused,
+    sources: tuple[tuple[str, int], ...],
+    queries: LedHeads,
+    latent: LedHeads,
+    weights: tuple[str, ...],
+) -> CustomOp:
+    names = [name for name, _ in sources]
+    saved = ("cos", "sin", names[-1], *weights)
+    anchor = names[0]
+    return CustomOp(
+        operands=fused.operands,
+        outputs=_OUTPUTS,
+        fakes=tuple(
+            f"_like({anchor}, *{anchor}.shape[:2], {part.heads}, {part.head_dim})"
+            for part in (queries, latent)
+        ),
+        saved=saved,
+        incoming=tuple(Argument(name) for name in (*(f"d{name}" for name in _OUTPUTS), *saved)),
+        gradients=tuple(f"d{name}" for name in (*names, *weights)),
+        gradient_fakes=(
+            *(f"_like(dq_out, *dq_out.shape[:2], {width})" for _, width in sources),
+            *(f"_like({name})" for name in weights),
+        ),
+        returned=(*(f"d{name}" for name in names), "None", "None", *(f"d{name}" for name in weights)),
+        remembered=(),
+        anchor=anchor,
+        plain=fused.plain,
+    )
