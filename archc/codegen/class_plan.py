@@ -58,6 +58,7 @@ class Parameter:
     comment: str
     trained: bool
     per_expert: PerExpert | None = None  # when every expert has tensors of its own
+    wide: bool = False  # kept in float32, whatever the model's dtype
 
 
 @dataclass(frozen=True)

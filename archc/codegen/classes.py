@@ -33,6 +33,7 @@ from archc.ir.paths import Stored as IrStored
 from archc.ir.program import Sequence as Tokens
 from archc.ir.program import captured_in, given_inputs, positions_named, sequences
 from archc.ir.rule import rule_of
+from archc.ir.types import DType
 from archc.ir.weights import experts_of, is_per_expert
 
 
@@ -361,7 +362,8 @@ def _parameter(held: Held, name: str) -> Parameter:
         per_expert = PerExpert(identifier(held.experts[0]), size_code(held.experts[1]))
     stored = tuple(_stored(source, per_expert) for source in sources)
     start, trained = _start(held.weight.attributes["init"]), held.weight.attributes["trained"]
-    return Parameter(name, code, start, stored, comment, trained, per_expert)
+    wide = held.weight.types[0].dtype is DType.F32
+    return Parameter(name, code, start, stored, comment, trained, per_expert, wide)
 
 
 def _leaf(path: Path) -> str:

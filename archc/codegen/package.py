@@ -30,7 +30,7 @@ from archc.target import CUDA, Target
 from archc.tuned import NOTHING, Tuned
 
 _LOSSES = ("Losses",)
-_MODULES = ("experts", "kernels", "native", "Stored", "per_expert")
+_MODULES = ("experts", "kernels", "native", "Stored", "at_least_float32", "per_expert")
 _RUNTIME = ("Cache", "Ring", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
 
 
@@ -86,6 +86,7 @@ def plan_package(
         rings=any(node.op is RECENT for part in fused.walk() for node in part.nodes()),
         vectors=any(_mentions(text, "vector") for text in helpers),
         experts=any(part.experts() for part in reference.walk()),
+        wide=_has_wide(plain.classes),
         terms=_terms(reference),
         root=program.root,
         ignored=program.ignored,
@@ -167,6 +168,7 @@ def _module(
     text = "\n".join([_class_text(classes), *helpers])
     runtime = sorted(name for name in _RUNTIME if _mentions(text, name))
     stored = {"Stored", base} | ({"per_expert"} if _has_experts(classes) else set())
+    stored |= {"at_least_float32"} if _has_wide(classes) else set()
     imports = [f"from .checkpoint import {', '.join(sorted(stored - {'LanguageModel'}))}"]
     if base == "LanguageModel":
         imports.append("from .language_model import LanguageModel")
@@ -181,6 +183,11 @@ def _module(
         imports.append(f"from .runtime import {', '.join(runtime)}")
     used = tuple(constant for constant in constants if _mentions(text, constant.name))
     return Module(title, tuple(imports), used, helpers, tuple(classes))
+
+
+def _has_wide(classes: Sequence[Class]) -> bool:
+    """Whether some parameters are kept in float32."""
+    return any(parameter.wide for each in classes for parameter in each.parameters)
 
 
 def _has_experts(classes: Sequence[Class]) -> bool:

@@ -53,6 +53,7 @@ class Package:
     start: int | None  # the token that it begins with
     vectors: bool  # whether some reference function holds a list of numbers
     experts: bool  # whether tokens choose experts
+    wide: bool  # whether some parameters are kept in float32
     terms: tuple[str, ...]  # what the spec adds to the loss
     rings: bool  # whether the cache keeps only the last tokens of some layers
     root: str  # what the names of all tensors begin with

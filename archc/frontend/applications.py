@@ -133,14 +133,14 @@ class Applications(Paths):
             raise _Reported
         made: dict[str, Value] = {}
         for weight in wanted:
-            shape = weight.shape(call)
-            self._check_weight_size(shape, span)
+            type_ = weight.type(call)
+            self._check_weight_size(type_.shape, span)
             init = (
                 attributes["init"] if weight is op.weights[0] and "init" in attributes else weight.start(call)
             )
             place, name = _weight_place(path, weight.name, attributes.get("names", "dotted"))
             start = Start(init, attributes.get("trained", True))
-            made[weight.operand_name] = self.weight(place, name, shape, start, span)
+            made[weight.operand_name] = self.weight(place, name, type_, start, span)
         return [made.get(weight.operand_name) for weight in op.weights]
 
     def _check_weight_size(self, shape: tuple[Any, ...], span: Span) -> None:

@@ -164,8 +164,9 @@ class Paths(Expressions):
 
     # ---------------------------------------------------------------- weights
 
-    def weight(self, path: Path, name: str, shape: tuple[Dim, ...], start: Start, span: Span) -> Value:
+    def weight(self, path: Path, name: str, type_: TensorType, start: Start, span: Span) -> Value:
         """The weight of a call: a new one, or the one that it is tied to."""
+        shape = type_.shape
         full = self.prefix + path + ((name,) if name else ())
         if self.tie is not None:
             return self.resolve(self._tied_weight(self.tie, full, shape, span))
@@ -175,7 +176,7 @@ class Paths(Expressions):
             WEIGHT,
             (),
             {
-                "type": TensorType(shape, DType.FLOAT),
+                "type": type_,
                 "sources": (stored,),
                 "init": start.init,
                 "trained": start.trained,

@@ -9,6 +9,7 @@ from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, LOSSES, NOTED, WEIGHT
 from archc.ir.paths import Stored, concrete
+from archc.ir.types import DType
 from archc.ir.weights import experts_of
 
 Observer = Callable[[Graph, Node, Mapping[str, int], tuple[Any, ...]], None]
@@ -77,9 +78,12 @@ class Interpreter:
     def _weight(self, node: Node, indices: Mapping[str, int]) -> Tensor:
         experts = experts_of(node)
         if experts is None:
-            return self._rows(node, indices)
-        variable, count = experts
-        return torch.stack([self._rows(node, {**indices, variable: expert}) for expert in range(count)])
+            weight = self._rows(node, indices)
+        else:
+            variable, count = experts
+            weight = torch.stack([self._rows(node, {**indices, variable: expert}) for expert in range(count)])
+        wide = node.types[0].dtype is DType.F32
+        return weight.to(torch.promote_types(weight.dtype, torch.float32)) if wide else weight
 
     def _rows(self, node: Node, indices: Mapping[str, int]) -> Tensor:
         parts = [self._stored(stored, indices) for stored in stored_in(node)]

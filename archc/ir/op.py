@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from archc.ir.attributes import Kind, kind_of
 from archc.ir.records import Record, record
-from archc.ir.types import Dim, TensorType
+from archc.ir.types import Dim, DType, TensorType
 
 REQUIRED: Any = object()
 
@@ -78,14 +78,16 @@ class Weight:
     """A parameter tensor that an op brings with it.
 
     `shape` computes it from the call: `call.x` is an operand's type, `call.eps` an option or attribute.
-    `when` names the option that switches it on; None means always.  Its path in the checkpoint is the call's
-    path and `name`, or the call's path alone where `name` is empty.
+    `when` names the option that switches it on; None means always.  `wide` names one that keeps it in
+    float32, whatever the model is run in.  Its path in the checkpoint is the call's path and `name`, or the
+    call's path alone where `name` is empty.
     """
 
     name: str
     shape: Callable[[Any], tuple[Dim, ...]]
     init: Init | Callable[[Any], Init] = field(default_factory=Normal)
     when: str | None = None
+    wide: str | None = None
     operand: str = ""
 
     @property
@@ -95,6 +97,11 @@ class Weight:
     def start(self, call: Any) -> Init:
         """How the weight of a call starts out."""
         return self.init(call) if callable(self.init) else self.init
+
+    def type(self, call: Any) -> TensorType:
+        """The shape and the dtype of a call's weight."""
+        wide = self.wide is not None and getattr(call, self.wide)
+        return TensorType(self.shape(call), DType.F32 if wide else DType.FLOAT)
 
 
 Infer: TypeAlias = Callable[[Any], TensorType | tuple[TensorType, ...]]

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -246,6 +247,40 @@ def test_loads_are_counted_and_balanced_by_the_bias(tmp_path: Path, kind: str) -
     assert spread[-1] < 1.3 < spread[0]
     with pytest.raises(ValueError, match="shorter"):
         experts.balance(biases, [], rate=0.02)
+
+
+@both
+def test_a_wide_parameter_decides_by_what_bfloat16_cannot_tell(kind: str, tmp_path: Path) -> None:
+    """A bias stays in float32 in a model in bfloat16, as it is in the checkpoint, where it comes first."""
+    spec = """
+        arch A() {
+          forward(x: float[B, T, 4]) {
+            bias = parameter([4], init = fill(0), trained = false, wide = true) as bias
+            scores = sigmoid(linear(x, 4, wide = true) as gate)
+            values, chosen = top_k(scores + bias, 1)
+            return chosen, y = linear(x, 4) as up
+          }
+        }
+        model a = A()
+    """
+    package = build(spec, "a", tmp_path)
+    checkpoint = {
+        "bias": torch.tensor([1.0, 1.0 + 1e-4, 1.0 + 3e-4, 1.0 + 2e-4]),
+        "gate.weight": torch.zeros(4, 4, dtype=torch.bfloat16),
+        "up.weight": torch.zeros(4, 4, dtype=torch.bfloat16),
+    }
+    save_file(checkpoint, tmp_path / "model.safetensors")
+    model = getattr(package, kind).from_pretrained(tmp_path / "model.safetensors")
+    assert model.up.dtype == torch.bfloat16
+    assert torch.equal(model.bias, checkpoint["bias"])
+    chosen = model(torch.randn(2, 3, 4, dtype=torch.bfloat16))
+    assert bool((next(each for each in chosen if each.dtype == torch.int64) == 2).all())
+    model.save_pretrained(tmp_path / "saved")
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert saved.keys() == checkpoint.keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in checkpoint.items())
+    assert getattr(package, kind)(dtype=torch.float64).bias.dtype == torch.float64
+    assert [str(outcome) for outcome in check_package(compile_model(spec, "a")) if not outcome.holds] == []
 
 
 # ------------------------------------------------------------------ the device

@@ -107,12 +107,17 @@ def _parameter_shape(call: Any) -> tuple[Dim, ...]:
 
 @declare(
     infer=lambda call: call.weight,
-    options={"shape": tuple[Width, ...], "init": (Init, Normal()), "trained": (bool, True)},
-    weights=(Weight("", _parameter_shape, operand="weight"),),
+    options={
+        "shape": tuple[Width, ...],
+        "init": (Init, Normal()),
+        "trained": (bool, True),
+        "wide": (bool, False),
+    },
+    weights=(Weight("", _parameter_shape, wide="wide", operand="weight"),),
     traits=(Trait.PER_TOKEN, Trait.VIEW),
 )
 def parameter(weight: Tensor) -> Tensor:
-    """A free parameter of a given shape."""
+    """A free parameter of a given shape; `wide` keeps it in float32, whatever the model is run in."""
     return weight
 
 
