@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from archc import resources
 from archc.errors import ArchcError, Mistake, Reporter, Source, Span, did_you_mean
 from archc.frontend import mistakes, syntax
 from archc.frontend.fusions import check_fusion_names, rules_of
-from archc.frontend.lower import lower
+from archc.frontend.lower import lower, lower_parameters
 from archc.frontend.lowerer import Budget
 from archc.frontend.names import check_names
 from archc.frontend.parse import parse
@@ -117,6 +117,15 @@ def lower_models(
             _check_weights(programs[-1], reporter)
     reporter.raise_if_any()
     return [program for program in programs if program is not None]
+
+
+def model_parameters(spec: Spec, name: str) -> dict[str, Any]:
+    """What the parameters of a model's arch are, without its graph; raises `SpecError`."""
+    reporter = Reporter(spec.found)
+    found = lower_parameters(spec.module, name, reporter)
+    reporter.raise_if_any()
+    assert found is not None
+    return found
 
 
 def _check_weights(program: Program | None, reporter: Reporter) -> None:

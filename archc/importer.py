@@ -56,7 +56,7 @@ def _needed(file: Path, family: Family, arguments: Mapping[str, Value]) -> dict[
     """The arguments without those that change nothing, since the arch's defaults say the same."""
     spec = compiler.read_spec_text(spec_text(family, _MODEL, arguments, str(file)))
     try:
-        meant = _parameters(spec, list(arguments))
+        (program,) = compiler.lower_models(spec, [_MODEL])
     except SpecError as error:
         reason = error.mistakes[0].text
         raise ArchcError(f"{file}: a {family.model_type} model of these sizes cannot be: {reason}") from None
@@ -64,7 +64,7 @@ def _needed(file: Path, family: Family, arguments: Mapping[str, Value]) -> dict[
     for name in arguments:
         fewer = [other for other in needed if other != name]
         try:
-            if _parameters(spec, fewer) == meant:
+            if _parameters(spec, fewer) == program.parameters:
                 needed = fewer
         except SpecError:
             continue  # the arch has no default, or not one that fits
@@ -76,8 +76,7 @@ def _parameters(spec: Spec, names: Sequence[str]) -> dict[str, Any]:
     model = spec.module.models[_MODEL]
     given = tuple(argument for argument in model.arguments if argument.name in names)
     models = {_MODEL: replace(model, arguments=given)}
-    (program,) = compiler.lower_models(replace(spec, module=replace(spec.module, models=models)), [_MODEL])
-    return dict(program.parameters)
+    return compiler.model_parameters(replace(spec, module=replace(spec.module, models=models)), _MODEL)
 
 
 def write_spec(imported: Imported, output: Path, force: bool) -> None:

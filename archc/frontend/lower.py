@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from archc.errors import ArchcError, Reporter, did_you_mean
 from archc.frontend import mistakes, syntax
@@ -22,6 +22,8 @@ from archc.ir.paths import Path, path_text
 from archc.ir.program import POSITIONS, Program, are_positions
 from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import DType, TensorType
+
+T = TypeVar("T")
 
 # Names that generated modules import, and so no constant may have.
 RESERVED_CONSTANTS = {"F", "T", "Tensor"}
@@ -43,9 +45,8 @@ class ModelLowerer(Regions):
 
     def lower(self, overrides: Mapping[str, syntax.Expr]) -> Program | None:
         """The model's program, or None after mistakes; raises `ArchcError` for an unknown override."""
-        found = self.module.find_arch(self.model.arch)
+        found = self._arch()
         if found is None:
-            self.report(unknown_arch(self.module, self.model))
             return None
         arch, home = found
         env = Env(self.scopes.of(home))
@@ -58,6 +59,22 @@ class ModelLowerer(Regions):
         with self.within(root):
             start = self._forward(forward, env)
         return None if self.reporter else self._program(arch, parameters, root, start)
+
+    def parameters(self) -> dict[str, Any] | None:
+        """What the arch's parameters are in the model, without its graph; None after mistakes."""
+        found = self._arch()
+        if found is None:
+            return None
+        arch, home = found
+        values = self._parameters(arch, Env(self.scopes.of(home)), {})
+        return None if self.reporter else values
+
+    def _arch(self) -> tuple[syntax.Arch, Module] | None:
+        """The model's arch and where it is written."""
+        found = self.module.find_arch(self.model.arch)
+        if found is None:
+            self.report(unknown_arch(self.module, self.model))
+        return found
 
     def _program(
         self, arch: syntax.Arch, parameters: dict[str, Any], root: Path, start: int | None
@@ -247,12 +264,23 @@ def lower(
 
     Models that share a `budget` share its steps.
     """
-    line = module.models[model]
-    lowerer = ModelLowerer(module, line, reporter, budget or Budget())
+    lowerer = ModelLowerer(module, module.models[model], reporter, budget or Budget())
+    return _within_limits(lowerer, lambda: lowerer.lower(overrides or {}))
+
+
+def lower_parameters(module: Module, model: str, reporter: Reporter) -> dict[str, Any] | None:
+    """What the parameters of a model's arch are, by name; None after mistakes, which are reported."""
+    lowerer = ModelLowerer(module, module.models[model], reporter, Budget())
+    return _within_limits(lowerer, lowerer.parameters)
+
+
+def _within_limits(lowerer: ModelLowerer, work: Callable[[], T | None]) -> T | None:
+    """The result of evaluating; None where that is too much or too deep, which is reported."""
+    span = lowerer.model.span
     try:
-        return lowerer.lower(overrides or {})
+        return work()
     except ExhaustedError:
-        reporter.report(mistakes.TooMany(line.span, what="steps of evaluation", limit=MAX_STEPS))
+        lowerer.reporter.report(mistakes.TooMany(span, what="steps of evaluation", limit=MAX_STEPS))
     except RecursionError:
-        reporter.report(mistakes.TooDeep(line.span, limit=MAX_NESTING))
+        lowerer.reporter.report(mistakes.TooDeep(span, limit=MAX_NESTING))
     return None

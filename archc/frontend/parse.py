@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from lark import UnexpectedInput
 
@@ -29,7 +30,7 @@ def parse(source: Source, reporter: Reporter) -> syntax.Spec | None:
         reporter.report(mistakes.TooLarge(start, what="the spec", value=value, limit=MAX_SOURCE))
         return None
     try:
-        return TreeBuilder(source).build(parser().parse(source.text))
+        return _tree(source)
     except UnexpectedInput as error:
         _report_all(source, error, reporter)
     except RefusedTokenError as error:
@@ -37,6 +38,12 @@ def parse(source: Source, reporter: Reporter) -> syntax.Spec | None:
     except RefusedError as error:
         reporter.report(error.mistake)
     return None
+
+
+@lru_cache(maxsize=64)
+def _tree(source: Source) -> syntax.Spec:
+    """The syntax tree of a source; of equal ones, such as the standard library's, once in a process."""
+    return TreeBuilder(source).build(parser().parse(source.text))
 
 
 # -------------------------------------------------------- more than one mistake

@@ -6,8 +6,7 @@ from archc.errors import Note, Reporter
 from archc.frontend import mistakes
 from archc.frontend.limits import MAX_WEIGHTS
 from archc.ir.graph import Graph, Node
-from archc.ir.paths import concrete
-from archc.ir.weights import enumerate_weights
+from archc.ir.weights import weight_places
 
 
 def check_weight_names(graph: Graph, reporter: Reporter) -> set[str]:
@@ -20,12 +19,11 @@ def check_weight_names(graph: Graph, reporter: Reporter) -> set[str]:
         reporter.report(mistakes.TooMany(nodes[-1].span, what=what, limit=MAX_WEIGHTS))
         return set()
     seen: dict[str, Node] = {}
-    for node, indices in enumerate_weights(graph):
-        for stored in node.attributes["sources"]:
-            name = concrete(stored.path, indices)
+    for place in weight_places(graph):
+        for name in place.names():
             if name in seen:
-                _report_twice(name, node, seen[name], reporter)
-            seen.setdefault(name, node)
+                _report_twice(name, place.node, seen[name], reporter)
+            seen.setdefault(name, place.node)
     return set(seen)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -33,7 +33,26 @@ def path_text(path: Path) -> str:
 
 def concrete(path: Path, indices: Mapping[str, int]) -> str:
     """The name at given values of the loop variables."""
-    return ".".join(str(segment.at(indices)) if isinstance(segment, Index) else segment for segment in path)
+    return ".".join(_segments(path, indices))
+
+
+def _segments(path: Path, indices: Mapping[str, int]) -> list[str]:
+    return [str(segment.at(indices)) if isinstance(segment, Index) else segment for segment in path]
+
+
+def concrete_names(path: Path, indices: Mapping[str, int], variable: str, count: int) -> Iterator[str]:
+    """The names at so many values of one more variable: a large model has tens of thousands of experts."""
+    places = [n for n, s in enumerate(path) if isinstance(s, Index) and s.variable == variable]
+    if len(places) != 1:
+        yield from (concrete(path, {**indices, variable: value}) for value in range(count))
+        return
+    (place,) = places
+    index = path[place]
+    assert isinstance(index, Index)
+    before = "".join(f"{part}." for part in _segments(path[:place], indices))
+    after = "".join(f".{part}" for part in _segments(path[place + 1 :], indices))
+    for value in range(count):
+        yield f"{before}{value * index.scale + index.offset}{after}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,37 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from archc.ir.graph import Graph, Node, stored_in
 from archc.ir.ops.structure import EXPERTS, LOOP, WEIGHT
-from archc.ir.paths import Index
+from archc.ir.paths import Index, concrete, concrete_names
 
 Named = tuple[Node, Mapping[str, int]]
 
 
-def enumerate_weights(graph: Graph, indices: Mapping[str, int] | None = None) -> Iterator[Named]:
-    """Each weight node with the values of the loop variables, iteration by iteration, expert by expert.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A weight in one iteration: the values of the loop variables, and for experts' their variable and count.
 
-    Weights of experts that lie in one tensor of the checkpoint come once, for all of them.
+    Weights of experts that lie in one tensor of the checkpoint count once, for all of them.
     """
+
+    node: Node
+    indices: Mapping[str, int]
+    experts: tuple[str, int] | None = None
+
+    def names(self) -> Iterator[str]:
+        """The names of its tensors in the checkpoint, of all experts."""
+        for stored in stored_in(self.node):
+            if self.experts is None:
+                yield concrete(stored.path, self.indices)
+            else:
+                yield from concrete_names(stored.path, self.indices, *self.experts)
+
+
+def enumerate_weights(graph: Graph) -> Iterator[Named]:
+    """Each weight node with the values of the loop variables, iteration by iteration, expert by expert."""
+    for place in weight_places(graph):
+        if place.experts is None:
+            yield place.node, place.indices
+        else:
+            variable, count = place.experts
+            for expert in range(count):
+                yield place.node, {**place.indices, variable: expert}
+
+
+def weight_places(graph: Graph, indices: Mapping[str, int] | None = None) -> Iterator[Place]:
+    """The places of all weights, iteration by iteration."""
     indices = indices or {}
     for node in graph.nodes():
         if node.op is WEIGHT:
-            yield from _stacked(node, indices)
+            yield _place(node, indices, experts_of(node))
         elif node.op is EXPERTS:
             for weight in node.bodies[0].weights():
-                yield from _of_experts(weight, node.attributes["variable"], node.attributes["count"], indices)
+                yield _place(weight, indices, (node.attributes["variable"], node.attributes["count"]))
         elif node.op is LOOP:
-            bodies = [_weight_places(body) for body in node.bodies]
+            bodies = [_weights_inside(body) for body in node.bodies]
             if not any(weights or nested for weights, nested in bodies):
                 continue  # however many iterations there are
             for step, number in zip(node.attributes["indices"], node.attributes["schedule"], strict=True):
                 inner = {**indices, node.attributes["variable"]: step}
                 weights, nested = bodies[number]
                 for weight in weights:
-                    yield from _stacked(weight, inner)
+                    yield _place(weight, inner, experts_of(weight))
                 for loop_body in nested:
-                    yield from enumerate_weights(loop_body, inner)
+                    yield from weight_places(loop_body, inner)
 
 
 def experts_of(weight: Node) -> tuple[str, int] | None:
@@ -51,20 +80,13 @@ def is_per_expert(weight: Node, variable: str) -> bool:
     )
 
 
-def _stacked(weight: Node, indices: Mapping[str, int]) -> Iterator[Named]:
-    experts = experts_of(weight)
-    if experts is None:
-        yield weight, indices
-    else:
-        yield from _of_experts(weight, *experts, indices)
+def _place(weight: Node, indices: Mapping[str, int], experts: tuple[str, int] | None) -> Place:
+    if experts is not None and not is_per_expert(weight, experts[0]):
+        experts = (experts[0], 1)
+    return Place(weight, indices, experts)
 
 
-def _of_experts(weight: Node, variable: str, count: int, indices: Mapping[str, int]) -> Iterator[Named]:
-    for expert in range(count if is_per_expert(weight, variable) else 1):
-        yield weight, {**indices, variable: expert}
-
-
-def _weight_places(body: Graph) -> tuple[list[Node], list[Graph]]:
+def _weights_inside(body: Graph) -> tuple[list[Node], list[Graph]]:
     """A body's weights, and itself once more when bodies inside of it hold others."""
     holding = [part for part in body.walk() if part.weights()]
     if holding == [body]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, WEIGHT
-from archc.ir.paths import concrete
 from archc.ir.program import are_positions
-from archc.ir.weights import enumerate_weights
+from archc.ir.weights import weight_places
 from archc.passes.context import Context
 
 
@@ -60,11 +59,7 @@ def _count_weights(graph: Graph) -> int:
 
 
 def _weights_by_name(graph: Graph) -> dict[str, Node]:
-    return {
-        concrete(stored.path, indices): node
-        for node, indices in enumerate_weights(graph)
-        for stored in stored_in(node)
-    }
+    return {name: place.node for place in weight_places(graph) for name in place.names()}
 
 
 def _drop_unused(graph: Graph) -> None:

@@ -36,6 +36,7 @@ from archc.verification.machine_code import MachineCode, read_machine_code
 from archc.verification.packages import import_package
 
 _MAX_THREADS = 1024  # of a program, on every chip
+_ALIGNED = 16  # bytes that addresses are known to be divisible by, or not
 _KEYS = 4096  # tokens that a cache holds
 _CHOICES = 2  # experts that a token has
 _ROWS_EACH = 64  # rows of an expert where there are many
@@ -201,11 +202,18 @@ def _record(kernels: Any, found: list[Launch]) -> None:
         kernel: Any, *arguments: Any, num_warps: int, num_stages: int | None = None, **named: Any
     ) -> None:
         constants = tuple((name, value) for name, value in named.items() if name in kernel.arg_names)
-        found.append(Launch(kernel, arguments, num_warps, constants, num_stages))
+        found.append(Launch(kernel, tuple(map(_weightless, arguments)), num_warps, constants, num_stages))
 
     for value in vars(kernels).values():
         if isinstance(value, JITFunction):
             value.run = partial(record, value)
+
+
+def _weightless(argument: Any) -> Any:
+    """A tensor as a launch is specialised for it, without its memory."""
+    if not isinstance(argument, Tensor) or argument.data_ptr() % _ALIGNED:
+        return argument
+    return torch.empty_strided(argument.shape, argument.stride(), dtype=argument.dtype, device="meta")
 
 
 def _operands(

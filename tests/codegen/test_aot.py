@@ -5,16 +5,20 @@ to the same code are compiled once, by whichever test process comes first.  None
 memory fits; loads and stores are of 16 bytes where the rows allow it; tensor cores compute the dots that are
 large enough.  Small, masked blocks of every fusion are compiled too.
 
-All of that takes minutes, and most of it is slow.  The default suite has the first model of every spec for
-sm_90, and each for one of the others in turn; the small blocks for sm_90.
+All of that takes minutes, and most of it is slow.  The default suite has the first model of every
+architecture for sm_90; of the kernels of all specs' first models those that differ in more than numbers, each
+for sm_90 and, in turn, for one of the others; the small blocks for sm_90.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pickle
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -35,10 +39,11 @@ from archc.verification.machine_code import MachineCode, Tile
 from tests.codegen.kernel_cases import FIRST, spec_of_case
 from tests.support import ROOT, SPECS, compile_model
 
-MODELS = {
-    model: path for path in sorted(SPECS.glob("*.arch")) for model in compiler.read_spec_file(path).models
-}
-FIRST_MODELS = list({path: model for model, path in reversed(MODELS.items())}.values())[::-1]
+MODULES = {path: compiler.read_spec_file(path).module for path in sorted(SPECS.glob("*.arch"))}
+MODELS = {model: path for path, module in MODULES.items() for model in module.models}
+FIRST_MODELS = [next(iter(module.models)) for module in MODULES.values() if module.models]
+DECLARED = [model for module in MODULES.values() for model in module.models.values()]
+FIRST_OF_ARCHITECTURES = {model.arch: model.name for model in reversed(DECLARED)}.values()
 MAIN = (torch.bfloat16, "sm_90")
 OTHERS = [*((torch.bfloat16, chip) for chip in CHIPS if chip != MAIN[1]), (torch.float32, MAIN[1])]
 Compiled = Callable[[Iterable[Launch], str], Iterator[Usage]]
@@ -72,10 +77,26 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     return compile_all
 
 
-def _launches(model: str, folder: Path, dtype: torch.dtype, length: int = 2) -> list[Launch]:
-    found = launches(compile_model(MODELS[model], model), folder, dtype, length)
+@functools.cache
+def _launches(model: str, dtype: torch.dtype, length: int = 2) -> list[Launch]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = launches(compile_model(MODELS[model], model), Path(folder), dtype, length)
     assert found
     return found
+
+
+def _kind(launch: Launch, chip: str) -> str:
+    """Equal for launches that differ in numbers alone, such as widths; not in how many warps they have."""
+    return re.sub(r"\b\d+\b", "0", launch.key(CHIPS[chip])) + str(launch.options)
+
+
+def _kinds(dtype: torch.dtype, chip: str) -> list[Launch]:
+    """The first launch of each kind that the first models of all specs have."""
+    found: dict[str, Launch] = {}
+    for model in FIRST_MODELS:
+        for launch in _launches(model, dtype):
+            found.setdefault(_kind(launch, chip), launch)
+    return list(found.values())
 
 
 def _case(quick: bool, *values: object) -> ParameterSet:
@@ -83,14 +104,9 @@ def _case(quick: bool, *values: object) -> ParameterSet:
     return pytest.param(*values, marks=() if quick else pytest.mark.slow, id=name)
 
 
-def _in_turn(model: str) -> tuple[torch.dtype, str]:
-    """The chip, and dtype, that the first model of a spec is compiled for beside the main one."""
-    return OTHERS[FIRST_MODELS.index(model) % len(OTHERS)]
-
-
 RULE_CASES = [_case(chip == MAIN[1], name, chip) for name in FIRST for chip in CHIPS]
 MODEL_CASES = [
-    _case(model in FIRST_MODELS and (dtype, chip) in (MAIN, _in_turn(model)), model, dtype, chip)
+    _case(model in FIRST_OF_ARCHITECTURES and (dtype, chip) == MAIN, model, dtype, chip)
     for model in MODELS
     for dtype, chip in (MAIN, *OTHERS)
 ]
@@ -109,19 +125,23 @@ def test_kernels_of_every_rule(name: str, chip: str, tmp_path: Path, compiled: C
 
 
 @pytest.mark.parametrize(("model", "dtype", "chip"), MODEL_CASES)
-def test_kernels_of_every_model(
-    model: str, dtype: torch.dtype, chip: str, tmp_path: Path, compiled: Compiled
-) -> None:
-    found = _launches(model, tmp_path, dtype)
+def test_kernels_of_every_model(model: str, dtype: torch.dtype, chip: str, compiled: Compiled) -> None:
+    found = _launches(model, dtype)
+    assert not [text for usage in compiled(found, chip) for text in usage.breaches()]
+
+
+@pytest.mark.parametrize(("dtype", "chip"), [_case(True, *each) for each in (MAIN, *OTHERS)])
+def test_kernels_that_differ_in_more_than_numbers(dtype: torch.dtype, chip: str, compiled: Compiled) -> None:
+    found = _kinds(dtype, chip)
+    if (dtype, chip) != MAIN:
+        found = found[OTHERS.index((dtype, chip)) :: len(OTHERS)]
     assert not [text for usage in compiled(found, chip) for text in usage.breaches()]
 
 
 @pytest.mark.parametrize(("model", "length"), LENGTH_CASES)
-def test_lengths_that_launches_are_specialised_for(
-    model: str, length: int, tmp_path: Path, compiled: Compiled
-) -> None:
+def test_lengths_that_launches_are_specialised_for(model: str, length: int, compiled: Compiled) -> None:
     """One token, which is a constant for the compiler, and a number of them that is divisible by 16."""
-    found = _launches(model, tmp_path, torch.bfloat16, length)
+    found = _launches(model, torch.bfloat16, length)
     assert not [text for usage in compiled(found, MAIN[1]) for text in usage.breaches()]
 
 
@@ -246,7 +266,7 @@ def test_dots_beside_the_tensor_cores_are_found(chip: str) -> None:
 def test_a_process_that_interprets_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(ArchcError, match="would interpret"):
-        _launches("gpt2", tmp_path, torch.bfloat16)
+        launches(compile_model(MODELS["gpt2"], "gpt2"), tmp_path, torch.bfloat16)
 
 
 def test_launches_differ_by_what_they_are_specialised_for() -> None:
@@ -260,3 +280,14 @@ def test_launches_differ_by_what_they_are_specialised_for() -> None:
         Launch(_sum_kernel, (x, y), 4).key(CHIPS["sm_80"]),
     }
     assert len(keys) == 5
+
+
+def test_kinds_differ_in_more_than_numbers() -> None:
+    def launch(size: int, warps: int, dtype: torch.dtype = torch.float32) -> Launch:
+        return Launch(_crowded_kernel, (torch.zeros(1, size, dtype=dtype), torch.zeros(1, size), size), warps)
+
+    kind = _kind(launch(1024, 4), "sm_90")
+    assert _kind(launch(2048, 4), "sm_90") == kind
+    others = [launch(1024, 8), launch(1024, 4, torch.bfloat16)]
+    others.append(Launch(_sum_kernel, (torch.zeros(1024), torch.zeros(1)), 4))
+    assert kind not in [_kind(other, "sm_90") for other in others]
