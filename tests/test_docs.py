@@ -22,7 +22,8 @@ from archc.frontend.callees import QUERIES, TIED_TO, name_of, parameters_of, set
 from archc.frontend.resolve import Loader, Reporter
 from archc.ir.op import OPS, REQUIRED, Attr, Op
 from archc.ir.records import RECORDS, Record, attribute_text
-from tests.support import ROOT, SPECS
+from archc.verification.packages import check_package
+from tests.support import ROOT, SPECS, compile_model
 
 PAGE = ROOT / "docs" / "language.md"
 EXAMPLE = re.compile(r"(<!-- faulty -->\n)?```arch\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
@@ -134,6 +135,15 @@ def test_examples(faulty: str | None, text: str, expected: str | None) -> None:
     for program in compiler.lower_models(spec, spec.models):
         compilation = compiler.compile_program(program, spec.rules)
         assert compiler.package_files(compilation, Origin("spec.arch", program.name, "cuda"))
+
+
+@pytest.mark.parametrize("model", ["prefixed", "scored", "positioned"])
+def test_examples_of_attention_hold(model: str) -> None:
+    """Full, cached, padded and in training, against the meaning of their ops in float64."""
+    (text,) = (text for _, text, _ in EXAMPLES if f"model {model} = " in text)
+    outcomes = list(check_package(compile_model(text, model)))
+    assert outcomes
+    assert [outcome for outcome in outcomes if not outcome.holds] == []
 
 
 def test_there_are_examples_of_everything() -> None:

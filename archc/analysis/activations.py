@@ -127,7 +127,8 @@ def _base(graph: Graph, value: Value) -> Value:
 def _kept_by(graph: Graph, node: Node) -> set[Value]:
     rule = rule_of(node)
     if rule is None:
-        return {value for value in _needed(graph, node) if value is not None}
+        needed = _saved(node) if node.op.saves else _needed(graph, node)
+        return {value for value in needed if value is not None}
     names = [operand.name for operand in node.op.operands]
     given = dict(zip(names, node.inputs, strict=True))
     types = {name: graph.type(value) if value is not None else None for name, value in given.items()}
@@ -161,6 +162,12 @@ def _needed(graph: Graph, node: Node) -> list[Value | None]:
         )
         read = {name for formula in wanted for name in _leaves(formula)}
         return [value for name, value in zip(names, node.inputs, strict=True) if name in read]
+    return _saved(node)
+
+
+def _saved(node: Node) -> list[Value | None]:
+    """What an op says that its gradient reads."""
+    op = node.op
     saved: Mapping[str, Value | None] = {"result": node.outputs[0]} if node.outputs else {}
     if not op.variadic:
         saved = {**saved, **{o.name: value for o, value in zip(op.operands, node.inputs, strict=True)}}

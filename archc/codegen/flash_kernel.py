@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from archc.codegen.flash_bias import plan_flash_bias
 from archc.codegen.flash_plan import FlashKernel, Tile, Tiles
 from archc.codegen.fused import Fused, power_of_two
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding
 
 _LEAST = 16  # rows and columns of a tensor core's tile
-_OPERANDS = {"q", "k", "v", "positions", "key_positions", "sinks"}
+_OPERANDS = {"q", "k", "v", "positions", "key_positions", "sinks", "table"}
 
 # By the width of a key and its value together, each a power of two: tiles whose registers and shared memory
 # all chips have, from compiling for them.
@@ -31,9 +34,11 @@ def plan_flash(fused: Fused) -> FlashKernel | None:
     head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (head_dim, value_dim))
     tiles = next((tiles for width, tiles in _TILES.items() if head_block + value_block <= width), None)
     sinks, softcap = "sinks" in fused.types, attributes["softcap"]
-    pytorch = isinstance(mask, Causal | Full) and not sinks and softcap is None and head_dim == value_dim
+    bias = plan_flash_bias(fused)
+    untouched = not sinks and softcap is None and bias is None
+    pytorch = isinstance(mask, Causal | Full) and untouched and head_dim == value_dim
     known = isinstance(mask, Causal | Full | Sliding | Chunked) and set(fused.types) <= _OPERANDS
-    if tiles is None or pytorch or not known or len(fused.rule.steps) > 1:
+    if tiles is None or pytorch or not known or len(fused.rule.steps) > 1 + (bias is not None):
         return None
     return FlashKernel(
         sees=_sees(mask),
@@ -49,8 +54,15 @@ def plan_flash(fused: Fused) -> FlashKernel | None:
         scale=float(attributes["scale"]),
         softcap=None if softcap is None else float(softcap),
         sinks=sinks,
-        tiles=tiles,
+        bias=bias,
+        tiles=_with_room(tiles) if bias is not None and bias.table else tiles,
     )
+
+
+def _with_room(tiles: Tiles) -> Tiles:
+    """Twice the threads for the queries' gradient, which has the table's beside it in registers."""
+    tile = tiles.query_gradient
+    return replace(tiles, query_gradient=replace(tile, warps=min(2 * tile.warps, 8)))
 
 
 def _sees(mask: Mask) -> str:

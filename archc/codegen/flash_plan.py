@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.flash_bias import FlashBias
+
 _LOG2_E = 1.4426950408889634
 
 
@@ -51,7 +53,44 @@ class FlashKernel:
     scale: float
     softcap: float | None
     sinks: bool
+    bias: FlashBias | None
     tiles: Tiles
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the bias is read off a table, which has a gradient."""
+        return self.bias is not None and self.bias.table
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The operands besides queries, keys and values that have gradients."""
+        return ("sinks",) * self.sinks + ("table",) * self.has_table
+
+    @property
+    def tensor_parameters(self) -> str:
+        return "".join(f", {name}: Tensor" for name in self.tensors)
+
+    @property
+    def tensor_arguments(self) -> str:
+        return "".join(f", {name}" for name in self.tensors)
+
+    @property
+    def tensor_fakes(self) -> str:
+        return "".join(f", torch.empty_like({name})" for name in self.tensors)
+
+    @property
+    def bias_inputs(self) -> tuple[str, ...]:
+        """What the kernels read for the bias."""
+        return self.bias.inputs if self.bias else ()
+
+    @property
+    def bias_pointers(self) -> tuple[str, ...]:
+        return self.bias.pointer_names if self.bias else ()
+
+    @property
+    def bias_arguments(self) -> str:
+        """What a tile of scores is told of the bias."""
+        return f", head, {self.bias.pointers}" if self.bias else ""
 
     @property
     def group(self) -> int:

@@ -134,6 +134,7 @@ def _kernels(package: Package) -> str:
         imports=imports,
         uses_triton=any(_runs_triton(kernel) for kernel in package.kernels),
         uses_callables=any("Callable[" in kernel for kernel in kernels),
+        uses_cache=any("@cache" in kernel for kernel in kernels),
         uses_shares=package.generates and any(_has_steps(kernel) for kernel in package.kernels),
         uses_programs=any(_reduces(kernel) for kernel in package.kernels),
         helpers=list(dict.fromkeys(helpers)),

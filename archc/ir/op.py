@@ -123,7 +123,9 @@ class Op:
     traits: frozenset[Trait] = frozenset()
     flops: Callable[[Any], int] = lambda _call: 0
     reads: Callable[[Any], Mapping[str, int]] = lambda _call: {}  # how much of operands not read whole
-    saves: tuple[str, ...] = ()  # operands, or "result", that the gradient reads; elementwise: see derivative
+    saves: tuple[
+        str, ...
+    ] = ()  # operands, or "result", that PyTorch's gradient reads; without: see derivative
     past: tuple[str, ...] = ()  # operands whose values of earlier tokens the op reads
     triton: str | None = None  # the op on float32 registers, as a Triton expression
     derivative: Callable[..., tuple[Any, ...]] | None = None  # (gradient, *operands) -> operand gradients

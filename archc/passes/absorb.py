@@ -18,6 +18,7 @@ from archc.ir.rule import node_flops
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context, place_of
 from archc.passes.report import Fired
+from archc.passes.sink import sink_into_branch
 from archc.target import Target
 
 RELAXATION = "reassociation"
@@ -154,7 +155,8 @@ def _branch(graph: Graph, reader: Node, absorption: Absorption) -> None:
     graph.replace_uses(reader.outputs[0], branch.outputs[0])
     graph.remove(reader)
     graph.remove_unread(made)
-    for place in range(len(absorption.inputs)):
+    sink_into_branch(graph, branch.id)
+    for place in range(len(graph.node(branch.id).inputs)):
         _keep_within(graph, branch.id, place)
 
 

@@ -47,7 +47,7 @@ def _hoist(graph: Graph, loop: Node, body: Graph, node: Node) -> None:
         order=(*loop.order[:-1], loop.order[-1] - 1, *node.order) if loop.order else node.order,
     )
     for old, new in zip(node.outputs, moved.outputs, strict=True):
-        body.replace_uses(old, _capture(graph, loop.id, body, new))
+        body.replace_uses(old, capture(graph, loop.id, body, new))
     body.remove(node)
 
 
@@ -69,7 +69,7 @@ def _existing(graph: Graph, node: Node, operands: list[Value | None]) -> Node | 
     return None
 
 
-def _capture(graph: Graph, loop_id: int, body: Graph, value: Value) -> Value:
+def capture(graph: Graph, loop_id: int, body: Graph, value: Value) -> Value:
     """The input of a body that stands for a value outside of its loop."""
     loop = graph.node(loop_id)
     carried = len(loop.attributes["entering"])

@@ -21,6 +21,7 @@ from archc.passes.losses import part_losses
 from archc.passes.pack import normalise_layout, pack_linears
 from archc.passes.route import join_routers
 from archc.passes.rows import join_row_moves
+from archc.passes.sink import sink_pairs
 from archc.passes.widen import join_wide_linears
 
 
@@ -41,6 +42,7 @@ PASSES = (
     Pass("fold", fold_constants),
     Pass("common", merge_common),
     Pass("hoist", hoist_invariants),
+    Pass("sink", sink_pairs),
     Pass("unused", drop_unused),
     Pass("losses", part_losses),
     Pass("cache", plan_cache),

@@ -303,9 +303,10 @@ def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dty
                 (plan.kv_heads, plan.value_dim),
             )
         ]
-        sinks = [torch.zeros(plan.heads, dtype=dtype, requires_grad=True)] if plan.sinks else []
+        sizes = {"sinks": [plan.heads], "table": [plan.bias.buckets, plan.heads] if plan.bias else []}
+        further = [torch.zeros(sizes[name], dtype=dtype, requires_grad=True) for name in plan.tensors]
         positions = torch.zeros(1, _FLASH_TOKENS, dtype=torch.int64)
-        o, _ = function(*operands, *sinks, positions, positions, ordered)
+        o, _ = function(*operands, *further, positions, positions, ordered)
         o.backward(torch.zeros_like(o))
 
 

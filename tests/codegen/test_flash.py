@@ -14,6 +14,7 @@ from torch import Tensor
 from archc.codegen.package import plan_package
 from archc.ir.graph import Node
 from archc.ir.ops.attention import attend
+from archc.ir.ops.attention_bias import alibi_bias, relative_bias
 from archc.verification.packages import import_package
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
@@ -41,6 +42,23 @@ CASES: dict[str, tuple[int, int, int, int, str]] = {
     "wider keys than values": (3, 1, 24, 16, "mask = causal"),
     "wider values than keys, all keys": (3, 1, 8, 24, "mask = full"),
     "softcap over all keys": (2, 1, 8, 8, "mask = full, softcap = 1.5"),
+    "slopes": (6, 2, 12, 12, "mask = causal, bias = SLOPES"),
+    "slopes of all keys": (3, 1, 8, 16, "mask = full, bias = SLOPES"),
+    "distances": (4, 2, 12, 12, "mask = causal, bias = DISTANCES"),
+    "distances of all keys": (3, 3, 16, 16, "mask = full, bias = BOTH_WAYS"),
+    "distances and all of it": (
+        6,
+        2,
+        8,
+        12,
+        "mask = sliding(20), softcap = 3.0, bias = DISTANCES, sinks = parameter([HEADS]) as sinks",
+    ),
+}
+# What options stand for; a table of 8 rows, whose last is for distances from 11 on.
+MADE = {
+    "SLOPES": "alibi_bias(positions(x), key_positions(x), heads = HEADS, scale = 0.5)",
+    "DISTANCES": "relative_bias(positions(x), key_positions(x), parameter([8, HEADS]) as table, false, 11)",
+    "BOTH_WAYS": "relative_bias(positions(x), key_positions(x), parameter([8, HEADS]) as table, true, 11)",
 }
 PADDING = torch.ones(2, 45, dtype=torch.bool)
 PADDING[0, :6] = PADDING[1, 33:] = False
@@ -48,6 +66,8 @@ PADDING[0, :6] = PADDING[1, 33:] = False
 
 def _spec(name: str) -> str:
     heads, kv_heads, width, value_width, options = CASES[name]
+    for word, made in MADE.items():
+        options = options.replace(word, made)
     return f"""
         arch A(heads = {heads}) {{
           forward(x: float[B, T, 16]) {{
@@ -68,25 +88,43 @@ class Flash:
         compilation = compile_model(_spec(name), "a")
         package = import_package(compilation, folder)
         self.kernels = importlib.import_module(f"{package.__name__}.kernels")
-        self.node: Node = next(node for node in compilation.fused.nodes() if node.op.name == "attention")
+        self.node: Node = next(
+            node for node in compilation.fused.nodes() if node.op.name.endswith("attention")
+        )
         self.sizes = CASES[name][:4]
-        self.sinks = "sinks" in CASES[name][4]
+        operands = zip(self.node.op.operands, self.node.inputs, strict=True)
+        given = {operand.name for operand, value in operands if value is not None}
+        self.further = [each for each in ("sinks", "table") if each in given]
 
     def operands(self, queries: int, keys: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         heads, kv_heads, width, value_width = self.sizes
         shapes = [(2, queries, heads, width), (2, keys, kv_heads, width), (2, keys, kv_heads, value_width)]
-        shapes += [(heads,)] if self.sinks else []
+        shapes += [(heads,) if each == "sinks" else (8, heads) for each in self.further]
         return [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
 
     def run(self, operands: list[Tensor], span: tuple[Tensor, Tensor], kernels: Any = None) -> Tensor:
         ordered = bool((span[1] >= 0).all())
-        found: Tensor = (kernels or self.kernels)._attention_flash(*operands, *span, ordered)[0]
+        found: Tensor = getattr(kernels or self.kernels, f"_{self.node.op.name}_flash")(
+            *operands, *span, ordered
+        )[0]
         return found
 
     def exact(self, operands: list[Tensor], span: tuple[Tensor, Tensor]) -> Tensor:
-        q, k, v, *sinks = operands
+        q, k, v, *further = operands
+        named = dict(zip(self.further, further, strict=True))
+        given = {
+            name: self.node.attributes.get(name) for name in ("bidirectional", "distance", "slope_scale")
+        }
+        bias = None
+        if "table" in named:
+            table = named["table"]
+            bias = relative_bias(
+                *span, table, bidirectional=given["bidirectional"], distance=given["distance"]
+            )
+        elif given["slope_scale"]:
+            bias = alibi_bias(*span, heads=self.sizes[0], scale=given["slope_scale"])
         attributes = {name: self.node.attributes[name] for name in ("mask", "scale", "softcap")}
-        found: Tensor = attend(q, k, v, *span, None, sinks[0] if sinks else None, **attributes)
+        found: Tensor = attend(q, k, v, *span, bias, named.get("sinks"), **attributes)
         return found
 
     def compare(self, queries: int, keys: int, padding: Tensor | None = None, kernels: Any = None) -> None:
@@ -134,14 +172,14 @@ def test_padded_sequences(name: str, tmp_path: Path) -> None:
     _flash(name, tmp_path).compare(45, 45, PADDING)
 
 
-@pytest.mark.parametrize("name", ["window", "chunk", "all of it", "wider keys than values"])
+@pytest.mark.parametrize("name", ["window", "chunk", "all of it", "wider keys than values", "distances"])
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 45), (5, 45), (3, 80)])
 @interpreted
 def test_some_tokens_behind_others(name: str, queries: int, keys: int, tmp_path: Path) -> None:
     _flash(name, tmp_path).compare(queries, keys)
 
 
-@pytest.mark.parametrize("name", ["all of it", "chunk"])
+@pytest.mark.parametrize("name", ["all of it", "chunk", "distances", "slopes"])
 @interpreted
 def test_bfloat16_is_no_less_accurate_than_the_unfused_form(name: str, tmp_path: Path) -> None:
     flash, span = _flash(name, tmp_path), _span(45, 45, None)
@@ -185,6 +223,15 @@ CONTROLS = [
         'weight * (tl.dot(v, tl.trans(do), input_precision="ieee") + delta',
     ),
     ("wider keys than values", "for member in range(3)", "for member in range(2)"),
+    (
+        "distances",
+        "tl.minimum(tl.maximum(query - key, -11), 11)",
+        "tl.minimum(tl.maximum(query - key, -11), 8)",
+    ),
+    ("distances", "tl.sum(dscore)", "tl.max(dscore)"),
+    ("distances", "rows == each, dscore", "rows <= each, dscore"),
+    ("distances of all keys", "torch.arange(11, -12, -1", "torch.arange(-11, 12, 1"),
+    ("slopes", "(key - query).to(tl.float32)", "(query - key).to(tl.float32)"),
 ]
 
 
@@ -194,7 +241,7 @@ def test_a_wrong_kernel_is_found(name: str, old: str, new: str, tmp_path: Path) 
     flash = _flash(name, tmp_path)
     changed = changed_module(flash.kernels, old, new)
     with pytest.raises(AssertionError):
-        flash.compare(80, 80, kernels=changed)
+        flash.compare(96, 96, kernels=changed)
 
 
 def test_pytorchs_own_is_kept_where_it_is_as_fast() -> None:

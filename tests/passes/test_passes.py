@@ -110,6 +110,32 @@ def test_hoist_moves_tables_out_of_the_loop() -> None:
     assert "rope_table" not in ops(loop.bodies[0])
 
 
+def test_sink_makes_a_bias_where_attention_adds_it() -> None:
+    """In each layer of both stacks, and in both forms of attention that absorbs maps: no scores are held."""
+    graphs, _ = staged(tiny("t5"))
+    for loop in graphs["sink"].loops():
+        assert ops(loop.bodies[0]).count("relative_bias") == 1
+    assert "relative_bias" not in ops(graphs["clean"])
+    assert ops(graphs["clean"]).count("relative_attention") == 3
+
+
+def test_a_bias_of_all_layers_leaves_rings_their_length() -> None:
+    body = """
+        x = embedding(tokens, 9, d) as wte
+        bias = alibi_bias(positions(x), key_positions(x), heads = 4)
+        for i in 0..3 as layers {
+          q, k, v = split(linear(x, 3 * d) as qkv, 3)
+          q, k, v = split_heads(q, 4), split_heads(silu(k), 4), split_heads(silu(v), 4)
+          x = x + merge_heads(attention(q, k, v, mask = sliding(5), bias = bias))
+        }
+        return linear(x, 9) as head
+    """
+    graphs, _ = staged(program_of(body))
+    assert ops(graphs["clean"]).count("alibi_attention") == 1
+    kept = [n.attributes["length"] for g in graphs["clean"].walk() for n in g.nodes() if n.op is APPEND]
+    assert kept == [5, 5]
+
+
 def test_unused_drops_what_nothing_reads() -> None:
     graphs, _ = staged(program_of("x = embedding(tokens, 9, d) as wte\n y = silu(x)\n return x"))
     assert "silu" in ops(graphs["frontend"])

@@ -191,6 +191,7 @@ def floor(x: Tensor) -> Tensor:
     triton="tl.exp({x})",
     derivative=lambda g, x: (g * x.exp(),),
     scalar=math.exp,
+    saves=("result",),
 )
 def exp(x: Tensor) -> Tensor:
     """e^x."""
@@ -217,6 +218,7 @@ def log(x: Tensor) -> Tensor:
     triton="tl.sqrt({x})",
     derivative=lambda g, x: (g * 0.5 / x.sqrt(),),
     scalar=math.sqrt,
+    saves=("result",),
 )
 def sqrt(x: Tensor) -> Tensor:
     """Square root."""
@@ -230,6 +232,7 @@ def sqrt(x: Tensor) -> Tensor:
     triton="1.0 / tl.sqrt({x})",
     derivative=lambda g, x: (g * -0.5 / (x * x.sqrt()),),
     scalar=lambda x: 1 / math.sqrt(x),
+    saves=("result",),
 )
 def rsqrt(x: Tensor) -> Tensor:
     """1 / sqrt(x)."""
@@ -243,6 +246,7 @@ def rsqrt(x: Tensor) -> Tensor:
     triton="tl.sigmoid({x})",
     derivative=lambda g, x: (g * x.sigmoid() * (1 - x.sigmoid()),),
     scalar=lambda x: 1 / (1 + math.exp(-x)),
+    saves=("result",),
 )
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + e^-x)."""
@@ -256,6 +260,7 @@ def sigmoid(x: Tensor) -> Tensor:
     triton="tanh({x})",
     derivative=lambda g, x: (g * (1 - x.tanh() * x.tanh()),),
     scalar=math.tanh,
+    saves=("result",),
 )
 def tanh(x: Tensor) -> Tensor:
     """Hyperbolic tangent."""
@@ -297,6 +302,7 @@ def softplus(x: Tensor) -> Tensor:
     flops=per_element(1),
     triton="tl.maximum({x}, 0.0)",
     derivative=lambda g, x: (g * x.step(),),
+    saves=("result",),
 )
 def relu(x: Tensor) -> Tensor:
     """max(x, 0)."""
