@@ -7,7 +7,8 @@ from dataclasses import fields
 from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.flash_kernel import plan_flash
 from archc.codegen.fused import Fused, power_of_two, width_of
-from archc.ir.ops.attention import Causal, Mask, Sliding
+from archc.codegen.step_bias import plan_step_bias
+from archc.ir.ops.attention import Chunked, Mask, Sliding
 
 _LEAST = 16  # rows and columns of a tensor core's tile
 _TILE = 1 << 14  # values of the keys and values that a program holds at a time, 32 KiB in bfloat16
@@ -26,7 +27,8 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
     heads, head_dim, kv_heads = map(int, (fused.types[queries[0]].shape[2], keys[3], keys[2]))
     value_dim, joint = width_of(fused.node.types[0]), form.values_in_keys
     mask: Mask = fused.node.attributes["mask"]
-    blocks = _blocks(heads // kv_heads) if joint else 1
+    shared = form.keys_are_values
+    blocks = _blocks(heads // kv_heads, value_dim) if joint or shared else 1
     group = heads // kv_heads // blocks
     names = [name for name in fused.types if name not in (*queries, *_SPLIT)]
     alone = joint or len(fused.rule.steps) == 1  # nothing but attention, without what makes a bias
@@ -34,14 +36,17 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
     rows = max(power_of_two(group), _LEAST)
     beside = head_dim - value_dim if joint else head_dim  # columns of keys that are no values
     head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (beside, value_dim))
+    loaded = value_block if shared else head_block + value_block  # columns for each key
     warps = 4 if rows * value_block <= (8192 if joint else 4096) else 8
+    first_head = f"{'block' if blocks > 1 else 'head'} * {group}"
+    bias = plan_step_bias(fused, f"{first_head} + query", f"query < {group}" if rows != group else "")
     merged = _LANE * 32 * warps // (power_of_two(group) * value_block)
     return AttentionKernel(
         name=fused.name,
         equation=fused.equation,
         layout=fused.layout,
         mask=", ".join(_mask_arguments(mask)),
-        window=int(mask.window) if isinstance(mask, Sliding) else 0,
+        oldest=_oldest(mask),
         plain=plain,
         queries=queries,
         extra=tuple((name, f"{name}[:, :, queries, keys]" if name == "bias" else name) for name in names),
@@ -54,17 +59,30 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
         rows=rows,
         head_block=head_block,
         value_block=value_block,
-        tile=min(
-            _tile(head_block + value_block), _tile_beside(rows, head_block + value_block) if joint else 128
-        ),
+        tile=min(_tile(loaded), _tile_beside(rows, loaded) if joint or shared else 128),
         merged=max(merged, 1),
         warps=warps,
         softcap=_softcap(fused),
         keeps=fused.keeps,
-        steps=steps and alone and set(names) <= {"sinks"} and isinstance(mask, Causal | Sliding),
-        flash=plan_flash(fused) if flash and not joint else None,
+        steps=steps and fused.keeps and mask.causal and _are_known(names, alone or bias is not None),
+        fixed=steps and not fused.keeps and not mask.causal and alone and not names and not joint,
+        flash=plan_flash(fused) if flash and not joint and not shared else None,
         values_in_keys=joint,
+        shared=shared,
+        bias=bias,
     )
+
+
+def _are_known(names: list[str], alone: bool) -> bool:
+    """Whether all that is done to scores is what the kernel for one token does."""
+    return alone and set(names) <= {"sinks", "table", "bias"}
+
+
+def _oldest(mask: Mask) -> str:
+    """The first position that a query sees, as an expression of its own; "" for all."""
+    if isinstance(mask, Sliding):
+        return f"position - {int(mask.window) - 1}"
+    return f"position // {int(mask.chunk)} * {int(mask.chunk)}" if isinstance(mask, Chunked) else ""
 
 
 def _softcap(fused: Fused) -> float | None:
@@ -82,9 +100,10 @@ def _tile_beside(rows: int, width: int) -> int:
     return min(max(power_of_two(_WIDE // width - rows + 1) // 2, _LEAST), 128)
 
 
-def _blocks(group: int) -> int:
+def _blocks(group: int, width: int) -> int:
     """Programs among which the query heads of a key head are shared, as many to each."""
-    return next(blocks for blocks in range(1, group + 1) if group % blocks == 0 and group // blocks <= _HEADS)
+    most = min(_HEADS, max(_HEADS * 512 // width, _LEAST))
+    return next(blocks for blocks in range(1, group + 1) if group % blocks == 0 and group // blocks <= most)
 
 
 def _mask_arguments(mask: Mask) -> list[str]:

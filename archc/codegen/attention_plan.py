@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from archc.codegen.class_plan import Line
 from archc.codegen.flash_plan import FlashKernel
 from archc.codegen.masks import outer
+from archc.codegen.step_bias import StepBias
 
 
 @dataclass(frozen=True)
 class AttentionKernel:
     """PyTorch's own scaled-dot-product attention, and with `steps` a kernel for one new token behind a cache.
 
-    `mask` is how the runtime is asked for what a query sees, `window` how many keys at most, 0 for all.
+    `mask` is how the runtime is asked for what a query sees; `oldest` the first position that it sees, as an
+    expression of its own, "" for all.
     `queries` are its operands that are queries, side by side.
     Where PyTorch's does not do all that is done to scores, `plain` has the statements, and `extra` the
     operands besides queries, keys and values: their names, and how a piece of queries and keys reads them.
@@ -23,6 +25,9 @@ class AttentionKernel:
     `softcap` is that of the scores.  `keeps`: whether it is given what is kept of earlier tokens, and leaves
     the new ones there.
     `values_in_keys`: values are the first columns of the keys, and `head_block` holds those behind them.
+    `shared`: keys are their own values.
+    `bias`: what that kernel adds to scores.
+    `fixed`: whether there is a kernel for one new token and the keys of another sequence.
     `flash`: the kernel for whole sequences, if there is one.
     """
 
@@ -30,7 +35,7 @@ class AttentionKernel:
     equation: tuple[str, ...]
     layout: str
     mask: str
-    window: int
+    oldest: str
     scale: float
     plain: tuple[Line, ...]
     queries: tuple[str, ...]
@@ -50,7 +55,10 @@ class AttentionKernel:
     keeps: bool
     flash: FlashKernel | None
     steps: bool
+    fixed: bool
     values_in_keys: bool
+    shared: bool
+    bias: StepBias | None
     template: str = "attention"
 
     @property
@@ -58,6 +66,47 @@ class AttentionKernel:
         """Functions that the kernels call."""
         flash = self.flash is not None and bool(self.flash.softcap)
         return ("tanh",) if flash or (self.steps and self.softcap is not None) else ()
+
+    @property
+    def has_step(self) -> bool:
+        """Whether there is a kernel for one new token."""
+        return self.steps or self.fixed
+
+    @property
+    def one_slot(self) -> bool:
+        """Whether keys and values are kept as one."""
+        return self.values_in_keys or self.shared
+
+    @property
+    def tensors(self) -> str:
+        """What a step is given of its token."""
+        return "q, k" if self.shared else "q, k, v"
+
+    @property
+    def step_extra(self) -> tuple[str, ...]:
+        """Operands of a step besides the token, what is kept, and where it stands."""
+        made = (self.bias.name,) if self.bias and self.bias.name else ()
+        return (*(name for name, _ in self.extra), *made)
+
+    @property
+    def step_arguments(self) -> str:
+        return "".join(f", {name}" for name in self.step_extra)
+
+    @property
+    def step_inputs(self) -> str:
+        """The same as the caller has them."""
+        given = "".join(f", {name}" for name, _ in self.extra)
+        return f"{given}, _{self.name}_{self.bias.name}(q.device)" if self.bias and self.bias.name else given
+
+    @property
+    def least_shares(self) -> int:
+        """Programs that share the keys at least: one alone holds wide sums and their quotients together."""
+        return 2 if self.shared and self.value_block > 512 else 1
+
+    @property
+    def block(self) -> str:
+        """What counts the programs of one sequence."""
+        return "block" if self.blocks > 1 else "head"
 
     @property
     def sinks(self) -> bool:
@@ -82,6 +131,8 @@ class AttentionKernel:
 
     @property
     def step_template(self) -> str:
+        if self.fixed:
+            return "attention_fixed"
         return "latent_step" if self.values_in_keys else "attention_step"
 
     @property

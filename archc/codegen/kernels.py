@@ -30,7 +30,7 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
     "pointwise": lambda fused, _target: plan_pointwise(fused),
     "router": lambda fused, _target: plan_router(fused),
     "attention": lambda fused, target: plan_attention(
-        fused, fused.keeps and "steps" in target.families, "flash" in target.families
+        fused, "steps" in target.families, "flash" in target.families
     ),
 }
 

@@ -106,9 +106,22 @@ class Package:
         return f"{', '.join(told)}, False where a token is padding{cache}."
 
     @property
+    def in_steps(self) -> str:
+        """Whether keys that are still to come lie among a span's, as a further condition."""
+        if not self.generates:
+            return ""
+        return (
+            " or (self.steps is not None and not self.fixed)"
+            if self.fixed_tokens
+            else " or self.steps is not None"
+        )
+
+    @property
     def step_programs(self) -> int:
         """The most programs of one sequence that share the keys of some attention among them."""
-        kernels = [kernel for kernel in self.kernels if isinstance(kernel, AttentionKernel) and kernel.steps]
+        kernels = [
+            kernel for kernel in self.kernels if isinstance(kernel, AttentionKernel) and kernel.has_step
+        ]
         return max((kernel.programs for kernel in kernels), default=0)
 
     @property

@@ -148,7 +148,7 @@ def _runs_triton(kernel: Kernel) -> bool:
 
 
 def _has_steps(kernel: Kernel) -> bool:
-    return isinstance(kernel, AttentionKernel) and kernel.steps
+    return isinstance(kernel, AttentionKernel) and kernel.has_step
 
 
 def _has_flash(kernel: Kernel) -> bool:

@@ -11,10 +11,15 @@ from archc.ir.op import Trait
 
 @dataclass(frozen=True)
 class AttentionForm:
-    """`queries` are operands, side by side; `values_in_keys`: values are the first columns of the keys."""
+    """`queries` are operands, side by side.
+
+    values_in_keys:  values are the first columns of the keys
+    keys_are_values: they are all of them
+    """
 
     queries: tuple[str, ...]
     values_in_keys: bool
+    keys_are_values: bool
 
 
 def attention_form(steps: Sequence[Step]) -> AttentionForm | None:
@@ -27,11 +32,18 @@ def attention_form(steps: Sequence[Step]) -> AttentionForm | None:
     joined = [step.inputs for number, step in enumerate(before) if queries == StepRef(number)]
     taken = [step for number, step in enumerate(before) if values == StepRef(number)]
     form = AttentionForm(
-        tuple(ref.name for ref in (*joined, (queries,))[0] if isinstance(ref, OperandRef)), bool(taken)
+        tuple(ref.name for ref in (*joined, (queries,))[0] if isinstance(ref, OperandRef)),
+        bool(taken),
+        values == OperandRef("k"),
     )
     names = zip(last.op.operands, last.inputs, strict=True)
     made = all(step.op.has(Trait.PAIRWISE) or _is_part(step) for step in before)
-    called = all(not isinstance(ref, OperandRef) or ref.name == operand.name for operand, ref in names)
+    called = all(
+        not isinstance(ref, OperandRef)
+        or ref.name == operand.name
+        or (operand.name == "v" and ref.name == "k")
+        for operand, ref in names
+    )
     apart = len(form.queries) == (2 if taken else 1) and len(joined) == len(taken)
     return form if made and called and apart else None
 

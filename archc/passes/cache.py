@@ -215,7 +215,7 @@ class _Planner:
         return list(dict.fromkeys(leaf for value in inputs for leaf in self._leaves(value)))
 
     def _joined(self, reader: Node) -> list[Value]:
-        """Several parts of a key that all heads share; side by side in one slot they are read as they lie."""
+        """The parts of a key that all heads share; as one head, side by side, they are read as they lie."""
         if not self._absorbs(reader):
             return []
         leaves = self._leaves(reader.past[0])
@@ -223,7 +223,7 @@ class _Planner:
             leaf for r in self.readers if r is not reader for goal in r.past for leaf in self._leaves(goal)
         }
         shared = all(_is_one_head(self.graph.type(value)) for value in leaves)
-        return leaves if len(leaves) > 1 and shared and not others & set(leaves) else []
+        return leaves if shared and not others & set(leaves) else []
 
     def _absorbs(self, reader: Node) -> bool:
         region = self.graph.between(set(self.cut), reader.past)
@@ -236,13 +236,15 @@ class _Planner:
             self._add(reader, SPLIT_HEADS, [value], {"heads": 1}).outputs[0] if value in flat else value
             for value in joined
         ]
-        side_by_side = self._add(reader, CONCAT, heads).outputs[0]
+        side_by_side = self._add(reader, CONCAT, heads).outputs[0] if len(heads) > 1 else heads[0]
         self._lengths[side_by_side] = self._lengths[joined[0]]
         kept = self._append(reader, side_by_side, "latent", 0)
         sizes = canonical_sizes(tuple(_width(self.graph.type(value)) for value in heads))
         names = tuple(self.graph.name_of(value) for value in joined)
-        apart = self._add(reader, SPLIT, [kept], {"sizes": sizes}, names)
-        for value, part in zip(joined, apart.outputs, strict=True):
+        apart = (
+            self._add(reader, SPLIT, [kept], {"sizes": sizes}, names).outputs if len(heads) > 1 else [kept]
+        )
+        for value, part in zip(joined, apart, strict=True):
             made[value] = self._add(reader, MERGE_HEADS, [part]).outputs[0] if value in flat else part
 
     def _append_leaves(self, reader: Node, operand: str, made: dict[Value, Value]) -> None:

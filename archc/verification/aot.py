@@ -313,19 +313,32 @@ def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dty
 def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
     """With few keys, which one program reads, and with many that are shared; padded or not, and in a ring."""
     shares = kernels._shares
-    rings = [(_SHARES, False, _KEYS // 2)] if plan.window else []
+    rings = [(_SHARES, False, _KEYS // 2)] if plan.oldest else []
     for count, padded, length in ((1, True, _KEYS), (_SHARES, False, _KEYS), *rings):
         kernels._shares = lambda *_, count=count: count
-        kept = [plan.head_dim] if plan.values_in_keys else [plan.head_dim, plan.value_dim]
+        kept = [plan.head_dim] if plan.one_slot else [plan.head_dim, plan.value_dim]
         asked = [plan.value_dim, plan.behind] if plan.values_in_keys else [plan.head_dim]
-        sizes = [*((plan.heads, width) for width in asked), *((plan.kv_heads, width) for width in kept)]
-        new = [torch.zeros(1, 1, *size, dtype=dtype) for size in sizes]
-        stores = [torch.zeros(1, length, *each.shape[2:], dtype=dtype) for each in new[len(asked) :]]
-        integers = [torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, _KEYS)]
+        queries = [torch.zeros(1, 1, plan.heads, width, dtype=dtype) for width in asked]
+        stores = [torch.zeros(1, length, plan.kv_heads, width, dtype=dtype) for width in kept]
+        filled, positions, places = (torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, _KEYS))
         arrived = torch.zeros(plan.programs, dtype=torch.int32)
-        sinks = [torch.zeros(plan.heads, dtype=dtype)] if plan.sinks else []
-        getattr(kernels, f"_{plan.name}_step")(*new, *stores, *integers, arrived, padded, *sinks)
+        step = getattr(kernels, f"_{plan.name}_step")
+        if plan.fixed:
+            step(*queries, *stores, places, arrived, padded)
+            continue
+        new = [store[:, :1].contiguous() for store in stores]
+        extra = [_extra(kernels, plan, name, dtype, length) for name in plan.step_extra]
+        step(*queries, *new, *stores, filled, positions, places, arrived, padded, *extra)
     kernels._shares = shares
+
+
+def _extra(kernels: Any, plan: AttentionKernel, name: str, dtype: torch.dtype, keys: int) -> Tensor:
+    """What a step is given besides: sinks, a bias or the table of one, or what is made of that."""
+    shapes = {"sinks": (plan.heads,), "bias": (1, plan.heads, 1, keys), "table": (1, plan.heads)}
+    if name in shapes:
+        return torch.zeros(shapes[name], dtype=dtype)
+    made: Tensor = getattr(kernels, f"_{plan.name}_{name}")(torch.device("cpu"))
+    return made
 
 
 # --------------------------------------------------------------------- compiled

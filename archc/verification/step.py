@@ -25,6 +25,7 @@ from archc.codegen.kept import KeptPart
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, RECENT, WEIGHT, ZEROS
+from archc.ir.program import sequences
 from archc.ir.rule import rule_of
 from archc.ir.types import ROWS, DType, TensorType
 
@@ -62,7 +63,9 @@ def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = to
     its reference function does.
     """
     work = Work()
-    _plan(graph, _with({}, B=batch, S=context + 1), dtype, 1, work)
+    *others, _ = sequences(graph)
+    known = {str(other.dims[1]): context for other in others}  # an encoder's tokens
+    _plan(graph, _with({}, B=batch, S=context + 1, **known), dtype, 1, work)
     kept = [node for part in graph.walk() for node in part.nodes() if node.op is APPEND]
     rings = {node.attributes["length"] for node in kept} - {None}
     turning = sum(length <= context for length in rings)
@@ -174,7 +177,7 @@ def counted_step(package: ModuleType, batch: int, context: int, dtype: torch.dty
     kernels, decoding = (sys.modules[f"{module}.{name}"] for name in ("kernels", "decoding"))
     model = package.Model(dtype=dtype, device="meta")
     tokens = torch.empty(batch, context, dtype=torch.int64, device="meta")
-    cache = model.new_cache(batch, context + 1)
+    cache = model.new_cache(batch, context + 2)
     sampler = decoding.Sampler(0.0, 1.0, 0, torch.device("cpu"))
     with torch.no_grad(), _kernels_on(kernels), _Count() as count:
         kinds = inspect.signature(model.hidden).parameters.values()
@@ -186,7 +189,8 @@ def counted_step(package: ModuleType, batch: int, context: int, dtype: torch.dty
             found: Tensor = model.head(model.hidden(*[None] * others, token, cache=cache))[:, 0]
             return found
 
-        decoder = decoding.Decoder(logits, cache, sampler, None, tokens[:, 0], 2)
+        decoder = decoding.Decoder(logits, cache, sampler, None, tokens[:, 0], 3)
+        decoder.step()  # what is made once is made now
         count.work = Work()
         decoder.step()
         work: Work = count.work

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from archc.ir.ops.attention import Sliding, attend
+from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding, attend
 from tests.codegen.interpreter import interpreted
 from tests.support import SPECS, build, distance, scramble
 
@@ -25,6 +25,7 @@ TINY = {
     "olmo2_tiny": "olmo2",
     "palm_tiny": "palm",
     "gemma2_tiny": "gemma2",  # scores under a soft cap
+    "llama4_tiny": "llama4",  # chunks of 6
 }
 INTERPRETED = ("llama3_tiny", "mistral_tiny")  # those that Triton interprets in the default suite
 PADDING = torch.ones(3, 7, dtype=torch.bool)
@@ -147,9 +148,13 @@ def test_where_no_graph_can_be_captured_there_is_one_notice(tmp_path: Path) -> N
 SHAPES = [(4, 4, 16, 16), (6, 2, 12, 20), (8, 1, 64, 64), (5, 1, 80, 16)]
 
 
-def _spec(heads: int, kv_heads: int, head_dim: int, value_dim: int, window: int = 0, scores: str = "") -> str:
-    """A model of one attention that keeps its keys and values; a window of 0 is none."""
-    mask = f"sliding({window})" if window else "causal"
+MASKS = {"causal": Causal(), "sliding(7)": Sliding(7), "chunked(7)": Chunked(7)}
+
+
+def _spec(
+    heads: int, kv_heads: int, head_dim: int, value_dim: int, mask: str = "causal", scores: str = ""
+) -> str:
+    """A model of one attention that keeps its keys and values."""
     mask += f", {scores}" if scores else ""
     return f"""
     arch A(d = 32) {{
@@ -166,13 +171,13 @@ def _spec(heads: int, kv_heads: int, head_dim: int, value_dim: int, window: int 
     """
 
 
-@pytest.mark.parametrize("window", [0, 7])
+@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @interpreted
-def test_attention_of_a_step(shape: tuple[int, int, int, int], window: int, tmp_path: Path) -> None:
+def test_attention_of_a_step(shape: tuple[int, int, int, int], mask: str, tmp_path: Path) -> None:
     """Every length, share and kind of padding; the new token is stored, the counts are zero again."""
     kv_heads = shape[1]
-    kernels = sys.modules[build(_spec(*shape, window), "a", tmp_path).Model.__module__].kernels
+    kernels = sys.modules[build(_spec(*shape, mask), "a", tmp_path).Model.__module__].kernels
     for filled, shares, padded in itertools.product((0, 1, 33), (1, 4), (False, True)):
         kernels._shares = lambda *_, shares=shares: shares
         q, k, v = _new_token(*shape)
@@ -189,18 +194,18 @@ def test_attention_of_a_step(shape: tuple[int, int, int, int], window: int, tmp_
         assert not arrived.any()
         seen = places[:, : filled + 1].clone()
         seen[:, filled] = positions[:, 0]
-        visible = (seen >= 0) & ((seen > positions - window) if window else True)
-        truth = _attention(q, keys[:, : filled + 1], values[:, : filled + 1], visible)
+        truth = _attention(q, keys[:, : filled + 1], values[:, : filled + 1], positions, seen, MASKS[mask])
         assert distance(o, truth) < 3e-6, (filled, shares, padded)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
 @pytest.mark.parametrize("length", [7, 9])
+@pytest.mark.parametrize("mask", ["sliding(7)", "chunked(7)"])
 @interpreted
-def test_a_step_in_a_ring(shape: tuple[int, int, int, int], length: int, tmp_path: Path) -> None:
+def test_a_step_in_a_ring(shape: tuple[int, int, int, int], length: int, mask: str, tmp_path: Path) -> None:
     """Each sequence has places of its own, at positions modulo the ring's length: the window's, or longer."""
-    window, kv_heads = 7, shape[1]
-    kernels = sys.modules[build(_spec(*shape, window), "a", tmp_path).Model.__module__].kernels
+    kv_heads = shape[1]
+    kernels = sys.modules[build(_spec(*shape, mask), "a", tmp_path).Model.__module__].kernels
     for before, shares in itertools.product(((0, 3), (6, 7), (8, 33)), (1, 2)):
         kernels._shares = lambda *_, shares=shares: shares
         q, k, v = _new_token(*shape)
@@ -215,8 +220,7 @@ def test_a_step_in_a_ring(shape: tuple[int, int, int, int], length: int, tmp_pat
         held = (positions - (positions - torch.arange(length)) % length).clamp(min=-1)
         assert torch.equal(keys[torch.arange(2), positions[:, 0] % length], k[:, 0])
         assert torch.equal(values.isnan().flatten(2).all(-1), held < 0)
-        visible = (held >= 0) & (held > positions - window)
-        truth = _attention(q, keys.nan_to_num(), values.nan_to_num(), visible)
+        truth = _attention(q, keys.nan_to_num(), values.nan_to_num(), positions, held, MASKS[mask])
         assert distance(o, truth) < 3e-6, (before, shares)
 
 
@@ -231,7 +235,7 @@ def test_a_step_with_a_softcap_and_sinks(
     heads, kv_heads = shape[:2]
     scores = f"softcap = {softcap}" if softcap else "softcap = none"
     scores += f", sinks = parameter([{heads}]) as sinks" if sinks else ""
-    kernels = sys.modules[build(_spec(*shape, 7, scores), "a", tmp_path).Model.__module__].kernels
+    kernels = sys.modules[build(_spec(*shape, "sliding(7)", scores), "a", tmp_path).Model.__module__].kernels
     for filled, shares in itertools.product((0, 33), (1, 4)):
         kernels._shares = lambda *_, shares=shares: shares
         q, k, v = _new_token(*shape)
@@ -243,15 +247,9 @@ def test_a_step_with_a_softcap_and_sinks(
         o = kernels._attention_step(q, k, v, keys, values, *state, True, *sink)
         seen = places[:, : filled + 1].clone()
         seen[:, filled] = positions[:, 0]
-        truth = attend(
-            *(x.double() for x in (q, keys[:, : filled + 1], values[:, : filled + 1])),
-            positions,
-            seen,
-            sinks=sink[0].double() if sinks else None,
-            mask=Sliding(7),
-            scale=shape[2] ** -0.5,
-            softcap=softcap,
-        )
+        known = (keys[:, : filled + 1], values[:, : filled + 1])
+        given = {"sinks": sink[0].double() if sinks else None, "softcap": softcap}
+        truth = _attention(q, *known, positions, seen, Sliding(7), **given)
         assert distance(o, truth) < 3e-6, (filled, shares)
 
 
@@ -300,10 +298,120 @@ def test_latent_attention_of_a_step(sizes: tuple[int, int, int], window: int, tm
         assert not arrived.any()
         seen = places[:, : filled + 1].clone()
         seen[:, filled] = positions[:, 0]
-        visible = (seen >= 0) & ((seen > positions - window) if window else True)
         known = keys[:, : filled + 1]
-        truth = _attention(q, known, known[..., :rank], visible)
+        mask = Sliding(window) if window else Causal()
+        truth = _attention(q, known, known[..., :rank], positions, seen, mask)
         assert distance(o, truth) < 3e-6, (filled, shares, padded)
+
+
+# What adds to the scores of a step: a bias that attention is given, or one that its kernel makes.
+BIASES = {
+    "relative": """t = parameter([8, 6], init = normal(std = 1)) as table
+        b = relative_bias(positions(x), key_positions(x), t, bidirectional = false, distance = 12)""",
+    "linear": "b = alibi_bias(positions(x), key_positions(x), heads = 6)",
+    "given": """t = parameter([8, 6], init = normal(std = 1)) as table
+        b = 2 * relative_bias(positions(x), key_positions(x), t, bidirectional = false, distance = 12)""",
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("bias", BIASES)
+@interpreted
+def test_a_step_with_a_bias(bias: str, mask: str, tmp_path: Path) -> None:
+    """Whole models: the same logits as in float64, where kept keys lie anywhere, padded or in rings."""
+    spec = _spec(6, 2, 12, 20, mask, "bias = b").replace("o = merge", f"{BIASES[bias]}\n        o = merge")
+    package = build(spec, "a", tmp_path)
+    exact = package.Reference(dtype=torch.float64)
+    scramble(exact)
+    exact.save_pretrained(tmp_path / "checkpoint")
+    model = package.Model.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32)
+    kernels = _module(model, "kernels")
+    assert any(name.endswith("_step") for name in vars(kernels))
+    tokens = torch.randint(0, 50, (3, 18))
+    for shares, padding in ((1, None), (4, PADDING)):
+        kernels._shares = lambda *_, shares=shares: shares
+        found, truth = (_logits_in_steps(each, tokens, padding) for each in (model, exact))
+        assert distance(found, truth) < 1e-5, (shares, padding is not None)
+
+
+@pytest.mark.parametrize("heads", [6, 40])
+@pytest.mark.parametrize("scores", ["causal", "sliding(7)", "causal, bias = b"])
+@interpreted
+def test_a_step_over_keys_that_are_values(scores: str, heads: int, tmp_path: Path) -> None:
+    """A latent without a rotary key beside it, for up to 32 heads in a program."""
+    bias = BIASES["given"].replace("[8, 6]", f"[8, {heads}]") if "bias" in scores else ""
+    spec = f"""
+    arch A(d = 32) {{
+      forward(tokens: [B, T]) {{
+        x = embedding(tokens, 50, d) as wte
+        c = silu(linear(x, 20) as kv_down)
+        k, v = split(split_heads(linear(c, {2 * 20 * heads}) as kv_up, {heads}), 2)
+        q = split_heads(linear(x, {heads * 20}) as q_proj, {heads})
+        {bias}
+        o = merge_heads(attention(q, k, v, mask = {scores}))
+        return linear(x + linear(o, d) as o_proj, 50) as head
+      }}
+    }}
+    model a = A()
+    """
+    package = build(spec, "a", tmp_path)
+    exact = package.Reference(dtype=torch.float64)
+    scramble(exact)
+    exact.save_pretrained(tmp_path / "checkpoint")
+    model = package.Model.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32)
+    kernels = _module(model, "kernels")
+    assert "_shared_attention_step" in vars(kernels)
+    tokens = torch.randint(0, 50, (3, 18))
+    for shares, padding in ((1, None), (4, PADDING)):
+        kernels._shares = lambda *_, shares=shares: shares
+        found, truth = (_logits_in_steps(each, tokens, padding) for each in (model, exact))
+        assert distance(found, truth) < 1e-5, (shares, padding is not None)
+
+
+def _logits_in_steps(model: Any, tokens: Tensor, padding: Tensor | None) -> Tensor:
+    """Of all tokens behind the first seven, one by one."""
+    cache = model.new_cache(len(tokens), tokens.shape[1])
+    model(tokens[:, :7], cache=cache, padding=padding)
+    cache.start_steps()
+    return torch.cat([model(token, cache=cache) for token in tokens[:, 7:].split(1, 1)], 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@interpreted
+def test_a_step_over_another_sequence(shape: tuple[int, int, int, int], tmp_path: Path) -> None:
+    """Keys and values as they are kept, side by side in rows of one tensor, or each for itself."""
+    heads, kv_heads, head_dim, value_dim = shape
+    asked = f"linear(x, {heads * head_dim}) as q_proj"
+    changes = {
+        "tokens: [B, T]": "tokens: [B, T], decoder_tokens: [B, U] = 0",
+        "        q = split": "        y = embedding(decoder_tokens, 50, d) as wde\n        q = split",
+        asked: asked.replace("(x,", "(y,"),
+        "linear(x + ": "linear(y + ",
+    }
+    spec = _spec(*shape, "full")
+    for old, new in changes.items():
+        spec = spec.replace(old, new)
+    kernels = sys.modules[build(spec, "a", tmp_path).Model.__module__].kernels
+    for length, shares, (padded, packed) in itertools.product(
+        (1, 33), (1, 4), ((False, True), (True, False), (True, True))
+    ):
+        kernels._shares = lambda *_, shares=shares: shares
+        q, _, _ = _new_token(*shape)
+        wide = torch.randn(2, length, kv_heads * (head_dim + value_dim))
+        parts = wide.split([kv_heads * head_dim, kv_heads * value_dim], -1)
+        k, v = (x.unflatten(-1, (kv_heads, -1)) for x in parts)
+        k, v = (k, v) if packed else (k.contiguous(), v.contiguous())
+        places = torch.arange(length)[None]
+        if padded:
+            places = torch.where(torch.rand(2, length) < 0.6, places, -1)
+            places[0, -1] = length - 1
+        arrived = torch.zeros(2 * kv_heads, dtype=torch.int32)
+        o = kernels._attention_step(q, k, v, places, arrived, padded)
+        assert not arrived.any()
+        truth = _attention(q, k, v, torch.zeros(2, 1, dtype=torch.int64), places, Full())
+        some = (places >= 0).any(1).expand(2)
+        assert o.isfinite().all()
+        assert distance(o[some], truth[some]) < 3e-6, (length, shares, padded, packed)
 
 
 def _new_token(heads: int, kv_heads: int, head_dim: int, value_dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -312,14 +420,13 @@ def _new_token(heads: int, kv_heads: int, head_dim: int, value_dim: int) -> tupl
     return q, torch.randn(2, 1, kv_heads, head_dim), torch.randn(2, 1, kv_heads, value_dim)
 
 
-def _attention(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
-    """In float64, of one query of each sequence; visible: bool [1 or B, S]."""
-    o = torch.nn.functional.scaled_dot_product_attention(
-        *(x.double().transpose(1, 2) for x in (q, keys, values)),
-        attn_mask=visible[:, None, None],
-        enable_gqa=True,
-    )
-    return o.transpose(1, 2)
+def _attention(
+    q: Tensor, keys: Tensor, values: Tensor, positions: Tensor, seen: Tensor, mask: Mask, **given: Any
+) -> Tensor:
+    """In float64, of one query of each sequence; seen: int64 [1 or B, S], where keys stand."""
+    scale = q.shape[-1] ** -0.5
+    wide = (x.double() for x in (q, keys, values))
+    return attend(*wide, positions, seen, mask=mask, **{"scale": scale, **given})
 
 
 def _places(filled: int, padded: bool) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,7 @@ DESIGNS = {
         k = split_heads(linear(c, kv_heads * n) as k_up, kv_heads)
         v = split_heads(linear(c, kv_heads * v_dim) as v_up, kv_heads)
         o = attention(q, k, v, mask = causal)""",
-        {"latent": (10,)},
+        {"latent": (1, 10)},
         True,
     ),
     "two latents": Design(
@@ -94,7 +94,7 @@ DESIGNS = {
         k = split_heads(linear(silu(linear(x, rank) as k_down), kv_heads * n) as k_up, kv_heads)
         v = silu(split_heads(linear(x, kv_heads * v_dim) as v_proj, kv_heads))
         o = attention(q, k, v, mask = causal)""",
-        {"latent": (10,), "v": (2, 6)},
+        {"latent": (1, 10), "v": (2, 6)},
         True,
     ),
     "a shared key": Design(
@@ -109,7 +109,7 @@ DESIGNS = {
         c = silu(linear(x, rank) as down)
         v = split_heads(linear(c, heads * v_dim) as up, heads)
         o = attention(q, expand_heads(split_heads(c, 1), heads), v, mask = causal)""",
-        {"k": (10,)},
+        {"latent": (1, 10)},
         True,
     ),
     "one latent under two attentions": Design(
@@ -259,9 +259,9 @@ def remarks(compilation: Compilation) -> str:
 
 def test_heads_without_positions_keep_their_input_where_the_roofline_says_so() -> None:
     """Under half the bytes, for multiplications that a GPU has to spare and a CPU has not."""
-    design = Design(PLAIN, {"latent": (20,)}, True, sizes="heads = 4, n = 8")
+    design = Design(PLAIN, {"latent": (1, 20)}, True, sizes="heads = 4, n = 8")
     on_gpu = compiled(design)
-    assert slots(on_gpu.fused) == {"latent": (20,)}
+    assert slots(on_gpu.fused) == {"latent": (1, 20)}
     assert "40 bytes in place of 128" in remarks(on_gpu)
     many = Design(PLAIN, {}, False, sizes="heads = 64, n = 1")
     on_cpu = compiled(many, "cpu")

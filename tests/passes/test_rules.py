@@ -101,6 +101,10 @@ BODIES = {
     "bias_relu": _BIASED.replace("ACT", "relu"),
     "relu_squared": "x = linear(square(relu(linear(x, 33) as up)), d) as down",
     "attention": _HEADS + _ATTEND,
+    "shared_attention": """
+  k = split_heads(linear(x, 8) as latent, 1)
+  q = split_heads(linear(x, 5 * 8) as q_proj, 5)
+  x = linear(merge_heads(attention(q, k, k, mask = causal)), d) as o_proj""",
     "latent_attention": """
   k = split_heads(linear(x, 12) as latent, 1)
   v, rest = split(k, [6, 6])
@@ -189,6 +193,8 @@ def _mutated(step: Step) -> Step | None:
         q, k, v, *rest = step.inputs
         if isinstance(v, StepRef):  # values that are columns of the keys: others of them
             return dataclasses.replace(step, inputs=(q, k, StepRef(v.step, 1), *rest))
+        if k == v:  # nothing to exchange
+            return dataclasses.replace(step, attributes={**step.attributes, "scale": 2.0})
         return dataclasses.replace(step, inputs=(q, v, k, *rest))
     if step.op.name in ("rms_norm", "layer_norm"):
         return dataclasses.replace(step, attributes={**step.attributes, "eps": 1e-2})

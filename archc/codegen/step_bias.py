@@ -1,0 +1,109 @@
+"""What one token's attention adds to its scores for how far a key is, in the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archc.codegen.fused import Fused
+from archc.codegen.masks import load_where, outer
+
+
+@dataclass(frozen=True)
+class StepBias:
+    """The statements for a bias; for one by distance also a tensor that they read, made once for a device.
+
+    name, doc, lines: that tensor, and the function that makes it by the op itself; "" for none
+    strides:          further parameters, and how a launch computes them
+    own_lines:        for the new token, 0 from itself
+    key_lines:        for a tile of keys at `key_position`
+    """
+
+    name: str
+    doc: str
+    lines: tuple[str, ...]
+    strides: tuple[tuple[str, str], ...]
+    own_lines: tuple[str, ...]
+    key_lines: tuple[str, ...]
+
+
+def plan_step_bias(fused: Fused, head: str, mask: str) -> StepBias | None:
+    """The bias that a rule makes or is given, None where there is none.
+
+    head: of a program's queries, as an expression; mask: which of its rows are queries
+    """
+    made = [step.op.name for step in fused.rule.steps if step.op.name in _PLANS]
+    if made:
+        return _PLANS[made[0]](fused, head, mask)
+    return _given(head, mask) if "bias" in fused.types else None
+
+
+def _given(head: str, mask: str) -> StepBias:
+    """One row of a bias [1 or B, heads, 1, S], by the places of keys."""
+    return StepBias(
+        name="",
+        doc="",
+        lines=(),
+        strides=(
+            ("bias_stride", "bias.stride(0) * (bias.shape[0] // batch)"),
+            ("bias_head_stride", "bias.stride(1)"),
+            ("bias_key_stride", "bias.stride(3)"),
+        ),
+        own_lines=(
+            "bias_row = bias_ptr + sequence * bias_stride",
+            f"bias_head = ({head}).to(tl.int32) * bias_head_stride",
+            "bias_place = bias_head + last * bias_key_stride",
+            f"own_score += tl.load(bias_row + bias_place{load_where(mask)}).to(tl.float32)",
+        ),
+        key_lines=(
+            "bias_places = bias_head[:, None] + key[None, :] * bias_key_stride",
+            f"score += tl.load(bias_row + bias_places{load_where(outer((mask, 'seen')))}).to(tl.float32)",
+        ),
+    )
+
+
+def _relative(fused: Fused, head: str, mask: str) -> StepBias:
+    """The reference, for a table that holds its own rows' numbers, gives the row for each distance."""
+    buckets, heads = map(int, fused.types["table"].shape)
+    farthest = int(fused.node.attributes["distance"])
+    where = load_where(outer((mask, "")))
+    return StepBias(
+        name="buckets",
+        doc=f"The rows of the table for distances of 0 to {farthest} and more.",
+        lines=(
+            "positions = torch.zeros(1, 1, dtype=torch.int64, device=device)",
+            f"key_positions = -torch.arange({farthest + 1}, device=device)[None]",
+            f"table = torch.arange({buckets}, device=device)[:, None]",
+            str(fused.plain[0].code),
+            "return bias.flatten()",
+        ),
+        strides=(),
+        own_lines=(
+            f"near = tl.load(table_ptr + tl.load(buckets_ptr) * {heads} + {head}{load_where(mask)})",
+            "own_score += near.to(tl.float32)",
+        ),
+        key_lines=(
+            f"back = tl.minimum(tl.maximum(position - key_position, 0), {farthest})",
+            f"row = tl.load(buckets_ptr + back)[None, :] * {heads}",
+            f"score += tl.load(table_ptr + row + ({head})[:, None]{where}).to(tl.float32)",
+        ),
+    )
+
+
+def _linear(fused: Fused, head: str, mask: str) -> StepBias:
+    """The reference gives the slopes as the bias of the next position."""
+    return StepBias(
+        name="slopes",
+        doc="What each head adds for each position that a key is farther on.",
+        lines=(
+            "positions = torch.zeros(1, 1, dtype=torch.int64, device=device)",
+            "key_positions = positions + 1",
+            str(fused.plain[0].code),
+            "return bias.flatten()",
+        ),
+        strides=(),
+        own_lines=(f"slope = tl.load(slopes_ptr + {head}{load_where(mask)})",),
+        key_lines=("score += slope[:, None] * (key_position - position).to(tl.float32)[None, :]",),
+    )
+
+
+_PLANS = {"relative_bias": _relative, "alibi_bias": _linear}
