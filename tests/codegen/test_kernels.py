@@ -337,7 +337,7 @@ def _models(model: str, folder: Path) -> tuple[Any, Any]:
     return package.Model.from_pretrained(checkpoint), reference
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("model", [*TINY, "latent_tiny"])
 @interpreted
 def test_a_model_of_kernels_is_its_reference(model: str) -> None:
     """Logits, loss and the gradients of all tensors."""

@@ -161,6 +161,27 @@ def test_a_wrong_fusion_is_found(name: str) -> None:
     assert failed[0].detail.startswith("pass `fuse`")
 
 
+_REST = "split_heads(linear(x, 5 * 6) as q_rest_proj, 5)"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (_REST, f"{_REST.replace('6', '4')}, {_REST.replace('6', '2').replace('rest', 'end')}", "3 operands"),
+        ("5 * 6", "5 * PARTS", "lie in other parts"),
+    ],
+)
+def test_queries_lie_apart_as_keys_and_values_do(old: str, new: str, reason: str) -> None:
+    """Otherwise attention is of whole queries."""
+    body = BODIES["latent_attention"].replace(old, new).replace("PARTS", "4", 1).replace("PARTS", "8", 1)
+    context = Context(standard_rules(), CUDA)
+    outcomes = list(check_stages(_program(body), context, each_pass=False))
+    assert [outcome for outcome in outcomes if not outcome.holds] == []
+    assert {fired.rule for fired in context.report.fired} & {"attention", "latent_attention"} == {"attention"}
+    missed = [miss.reason for miss in context.report.attempts if miss.rule == "latent_attention"]
+    assert any(reason in each for each in missed)
+
+
 _OTHER_OP = {
     "add": "sub",
     "mul": "add",
