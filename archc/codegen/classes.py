@@ -388,7 +388,7 @@ def path_code(path: Path, local: Sequence[str] = ()) -> str:
             offset = f" + {segment.offset}" if segment.offset else ""
             variable = identifier(segment.variable)
             owner = "" if variable in local else "self."
-            parts.append(f"{{{scale}{owner}{variable}{offset}}}")
+            parts.append(f"{segment.prefix}{{{scale}{owner}{variable}{offset}}}")
         else:
             parts.append(segment)
     text = ".".join(parts)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import CONSTANT, INPUT, KEEP, WEIGHT
+from archc.ir.ops.balance import IN_TRAINING
+from archc.ir.ops.structure import CONSTANT, INPUT, KEEP, LOSSES, WEIGHT
 
 
 class KeptPart:
@@ -86,4 +87,4 @@ def with_one_span(operands: Sequence[str]) -> list[str]:
 
 def trains(graph: Graph) -> bool:
     """Whether a graph, or a loop in it, computes something for training alone."""
-    return any(part.losses() for part in graph.walk())
+    return any(node.op in (*IN_TRAINING, LOSSES) for part in graph.walk() for node in part.nodes())

@@ -16,6 +16,7 @@ from archc.codegen.names import identifier, unique
 from archc.codegen.semantics import Semantics, Use
 from archc.ir.graph import PRELUDE, Graph, Node, Scope, Value
 from archc.ir.op import Trait
+from archc.ir.ops.balance import IN_TRAINING
 from archc.ir.ops.structure import (
     APPEND,
     BRANCH,
@@ -187,6 +188,9 @@ class Emitter:
             if rule.family == "attention":
                 operands = [text for text in with_one_span(operands) if text != "None"]
             return self.style.kernels(self.graph, node, [*operands, *past])
+        if node.op in IN_TRAINING:
+            settings = [attribute_code(value, self.style.comments) for value in node.attributes.values()]
+            return f"{node.op.name}({', '.join([*operands, *settings, 'losses'])})"
         if node.op is NOTED:
             return f'losses.noted("{node.attributes["name"]}")'
         if node.op is ZEROS and self.style.none_for_zeros(self.graph, node):

@@ -9,6 +9,7 @@ from typing import Any
 from archc.codegen.class_plan import Class
 from archc.codegen.classes import ClassWriter, optional_inputs, path_code
 from archc.codegen.head import cut_head
+from archc.codegen.kept import trains
 from archc.codegen.kernel_plan import AbsorptionKernel, GroupedKernel, Kernel, OpKernel, WideLinearKernel
 from archc.codegen.kernels import KernelTable
 from archc.codegen.linear_kernel import linear_shapes, plan_linear
@@ -18,7 +19,9 @@ from archc.codegen.plan import Constant, Module, Package, Tokens
 from archc.codegen.semantics import Semantics
 from archc.ir.fixed import decodes
 from archc.ir.graph import Graph, Node
+from archc.ir.op import Op
 from archc.ir.ops.absorption import ABSORB_VALUES
+from archc.ir.ops.balance import IN_TRAINING
 from archc.ir.ops.experts import SORT_CHOICES
 from archc.ir.ops.linear import WIDE_LINEAR
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, LOSSES, NOTED, RECENT, WEIGHT
@@ -29,7 +32,7 @@ from archc.ir.types import shape_text
 from archc.target import CUDA, Target
 from archc.tuned import NOTHING, Tuned
 
-_LOSSES = ("Losses",)
+_LOSSES = ("Losses", *(op.name for op in IN_TRAINING))
 _MODULES = ("experts", "kernels", "native", "Stored", "at_least_float32", "per_expert")
 _RUNTIME = ("Cache", "Ring", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
 
@@ -88,6 +91,8 @@ def plan_package(
         experts=any(part.experts() for part in reference.walk()),
         wide=_has_wide(plain.classes),
         terms=_terms(reference),
+        trains=trains(reference),
+        in_training=tuple(op.name for op in IN_TRAINING if _has_op(reference, op)),
         root=program.root,
         ignored=program.ignored,
         tied=tuple((path_code(alias), path_code(target)) for alias, target in program.tied),
@@ -108,6 +113,10 @@ def plan_package(
             *(each for each in (linear, loss) if each is not None),
         ),
     )
+
+
+def _has_op(graph: Graph, op: Op) -> bool:
+    return any(node.op is op for part in graph.walk() for node in part.nodes())
 
 
 def _terms(graph: Graph) -> tuple[str, ...]:
@@ -150,8 +159,13 @@ def _uses(graph: Graph) -> Iterable[Any]:
     bodies = [node.attributes["body"] for part in graph.walk() for node in part.losses()]
     for part in (*graph.walk(), *bodies):
         for node in part.nodes():
-            if node.op not in structural and not node.op.module and rule_of(node) is None:
+            if node.op not in structural and not _is_elsewhere(node):
                 yield use_of(node)
+
+
+def _is_elsewhere(node: Node) -> bool:
+    """Whether a package has a function for a node in another module than its reference."""
+    return bool(node.op.module) or node.op in IN_TRAINING or rule_of(node) is not None
 
 
 # --------------------------------------------------------------------- modules
@@ -173,8 +187,9 @@ def _module(
     if base == "LanguageModel":
         imports.append("from .language_model import LanguageModel")
     modules = [name for name in ("experts", "kernels", "native") if f"{name}." in text]
-    if _mentions(text, "Losses"):
-        imports.append("from .losses import Losses")
+    losses = [name for name in _LOSSES if _mentions(text, name)]
+    if losses:
+        imports.append(f"from .losses import {', '.join(losses)}")
     if modules:
         imports.insert(0, f"from . import {', '.join(modules)}")
     if not helpers and _used(semantics, [text]):

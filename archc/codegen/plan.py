@@ -55,6 +55,8 @@ class Package:
     experts: bool  # whether tokens choose experts
     wide: bool  # whether some parameters are kept in float32
     terms: tuple[str, ...]  # what the spec adds to the loss
+    in_training: tuple[str, ...]  # ops that do more where a loss is computed in training
+    trains: bool  # whether some of it is for training alone: such terms, or noise
     rings: bool  # whether the cache keeps only the last tokens of some layers
     root: str  # what the names of all tensors begin with
     ignored: tuple[str, ...]

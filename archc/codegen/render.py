@@ -73,7 +73,7 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
     if package.experts:
         sources["experts.py"] = _fill("experts.py.jinja", package=package)
         sources["quantised.py"] = _fill("quantised.py.jinja", package=package)
-    if package.terms:
+    if package.trains:
         sources["losses.py"] = _fill("losses.py.jinja", package=package)
     if package.kernels:
         sources["kernels.py"] = _kernels(package)

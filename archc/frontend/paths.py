@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -26,6 +26,8 @@ from archc.ir.types import Dim, DType, TensorType, shape_text
 _UNKNOWN = "?"  # what stands for a segment after a mistake
 _SEGMENT = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_\-]{{0,{MAX_NAME - 1}}}")
 
+_COUNTED = re.compile(r"([^{}]+)\{([A-Za-z_]\w*)\}")
+
 
 @dataclass(frozen=True)
 class Start:
@@ -43,7 +45,7 @@ class Paths(Expressions):
         segments: list[str | Index] = []
         for segment in path.segments:
             if isinstance(segment, str):
-                segments += self._literal(segment, path.span)
+                segments += self._quoted(segment, path.span, env)
             else:
                 segments += self._computed(self.evaluate(segment, env), segment.span)
         if len(self.prefix) + len(segments) > MAX_PATH:
@@ -51,6 +53,22 @@ class Paths(Expressions):
             self.report(mistakes.TooLarge(path.span, what="a parameter path", value=value, limit=MAX_PATH))
             return (_UNKNOWN,)
         return tuple(segments)
+
+    def _quoted(self, text: str, span: Span, env: Env) -> Sequence[str | Index]:
+        """The segments of a text; one may end in a loop variable in braces, `experts.expert_{e}`."""
+        if "{" not in text:
+            return self._literal(text, span)
+        segments: list[str | Index] = []
+        for part in text.split(".", MAX_PATH + 1):
+            counted = _COUNTED.fullmatch(part)
+            if counted is None:
+                segments += self._literal(part, span)
+                continue
+            prefix, variable = counted.groups()
+            before = self._literal(prefix, span)[0]
+            found = self._computed(self.evaluate(syntax.Name(span, variable), env), span)
+            segments += _behind(before, found)
+        return segments
 
     def _literal(self, text: str, span: Span) -> list[str]:
         segments = text.split(".", MAX_PATH + 1)
@@ -244,6 +262,14 @@ def _encloses(frame: Frame, handle: Handle) -> bool:
             return True
         around = around.outer
     return False
+
+
+def _behind(prefix: str, found: Sequence[str | Index]) -> list[str | Index]:
+    """Segments of which the first has a prefix."""
+    if _UNKNOWN in (prefix, *found):
+        return [_UNKNOWN]
+    first, *others = found or [""]
+    return [replace(first, prefix=prefix) if isinstance(first, Index) else f"{prefix}{first}", *others]
 
 
 def dotted(expr: syntax.Expr) -> tuple[str, ...] | None:

@@ -23,7 +23,7 @@ _WITH_BODIES = (LOOP, EXPERTS, BRANCH)
 _START, _GOAL = "start", "goal"  # of a minimum cut
 
 # Blocks that every spec sees without an import, and that no reader needs to be told of.
-PRELUDE = frozenset({"rotate", "attention", "token_mean"})
+PRELUDE = frozenset({"rotate", "attention", "token_mean", "within_capacity", "drop_crowded"})
 
 
 class Value(NamedTuple):

@@ -9,15 +9,20 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """A path segment that follows a loop variable: `variable * scale + offset`."""
+    """A path segment that follows a loop variable: `variable * scale + offset`, behind a `prefix`."""
 
     variable: str
     scale: int = 1
     offset: int = 0
+    prefix: str = ""
 
     def __str__(self) -> str:
         scaled = self.variable if self.scale == 1 else f"{self.scale} * {self.variable}"
-        return f"{{{scaled} + {self.offset}}}" if self.offset else f"{{{scaled}}}"
+        return f"{self.prefix}{{{scaled} + {self.offset}}}" if self.offset else f"{self.prefix}{{{scaled}}}"
+
+    def text(self, indices: Mapping[str, int]) -> str:
+        """The segment at given values of the loop variables."""
+        return f"{self.prefix}{self.at(indices)}"
 
     def at(self, indices: Mapping[str, int]) -> int:
         return indices[self.variable] * self.scale + self.offset
@@ -37,7 +42,7 @@ def concrete(path: Path, indices: Mapping[str, int]) -> str:
 
 
 def _segments(path: Path, indices: Mapping[str, int]) -> list[str]:
-    return [str(segment.at(indices)) if isinstance(segment, Index) else segment for segment in path]
+    return [segment.text(indices) if isinstance(segment, Index) else segment for segment in path]
 
 
 def concrete_names(path: Path, indices: Mapping[str, int], variable: str, count: int) -> Iterator[str]:
@@ -52,7 +57,7 @@ def concrete_names(path: Path, indices: Mapping[str, int], variable: str, count:
     before = "".join(f"{part}." for part in _segments(path[:place], indices))
     after = "".join(f".{part}" for part in _segments(path[place + 1 :], indices))
     for value in range(count):
-        yield f"{before}{value * index.scale + index.offset}{after}"
+        yield f"{before}{index.prefix}{value * index.scale + index.offset}{after}"
 
 
 @dataclass(frozen=True, slots=True)

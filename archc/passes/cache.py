@@ -132,8 +132,10 @@ class _Planner:
 
     def _reach(self, reader: Node) -> int | None:
         """How many tokens back a reader sees; all where it adds what was computed for all, and not here."""
-        bias = reader.operand("bias")
+        bias = _bias(reader)
         if bias is not None and not self.graph.node(bias).op.has(Trait.PAIRWISE):
+            return None
+        if "mask" not in reader.attributes:
             return None
         reach: int | None = reader.attributes["mask"].reach
         return reach
@@ -202,7 +204,7 @@ class _Planner:
                 places = [each if each is None else moved.get(each, each) for each in pairs.inputs]
                 value = self._add(reader, pairs.op, places, pairs.attributes).outputs[0]
             inputs.append(value)
-        bias = reader.operand("bias")
+        bias = _bias(reader)
         self.graph.update(reader, inputs=tuple(inputs))
         if bias is not None:
             self.graph.remove_unread([self.graph.node(bias)])
@@ -301,6 +303,11 @@ class _Planner:
             order=(*reader.order[:-1], reader.order[-1] - 1, place),
             path=reader.scope.path if reader.scope else (),
         )
+
+
+def _bias(reader: Node) -> Value | None:
+    """What a reader adds to its scores, if it can."""
+    return reader.operand("bias") if any(each.name == "bias" for each in reader.op.operands) else None
 
 
 def _may_lie_behind(node: Node, maps: set[int]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from archc.ir.graph import Graph, Node
 from archc.ir.op import OPS
 from archc.ir.ops.linear import WIDE_LINEAR
+from archc.ir.types import DType
 from archc.passes.context import Context, place_of
 from archc.passes.report import Fired
 
@@ -20,8 +21,15 @@ def join_wide_linears(graph: Graph, context: Context) -> None:
         return
     for part, times in graph.runs():
         for node in part.nodes():
-            if node.op is LINEAR and node.attributes["wide"] and node.attributes["layout"] == "out_in":
+            if node.op is LINEAR and node.attributes["wide"] and _reads_as_held(part, node):
                 _join(part, node, times, context)
+
+
+def _reads_as_held(graph: Graph, linear: Node) -> bool:
+    """Whether both operands are of the model's dtype, and the weight [out, in]."""
+    x = linear.inputs[0]
+    narrow = x is not None and graph.type(x).dtype is DType.FLOAT
+    return narrow and linear.attributes["layout"] == "out_in"
 
 
 def _join(graph: Graph, linear: Node, times: int, context: Context) -> None:

@@ -38,8 +38,8 @@ def check_package(compilation: Compilation) -> Iterator[Outcome]:
         _save(weights, checkpoint)
         models = {
             name: (
-                getattr(package, name).from_pretrained(checkpoint),
-                getattr(package, name).from_pretrained(checkpoint, dtype=torch.float32),
+                getattr(package, name).from_pretrained(checkpoint).eval(),
+                getattr(package, name).from_pretrained(checkpoint, dtype=torch.float32).eval(),
             )
             for name in ("Model", "Reference")
         }

@@ -10,7 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForSeq2SeqLM, MarianConfig, PretrainedConfig, T5Config
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    MarianConfig,
+    PretrainedConfig,
+    SwitchTransformersConfig,
+    T5Config,
+)
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from archc.importer import import_model
@@ -48,11 +54,28 @@ def t5(**changes: Any) -> PretrainedConfig:
     return T5Config(**{**small, **distances, **tokens, "layer_norm_epsilon": 0.02, **changes})
 
 
+def switch(**changes: Any) -> PretrainedConfig:
+    """Experts that cannot take all: some tokens pass them by."""
+    small = {"d_model": 48, "d_kv": 10, "num_heads": 4, "num_layers": 4, "num_decoder_layers": 3, "d_ff": 80}
+    routing = {"num_experts": 5, "expert_capacity": 2, "num_sparse_encoder_layers": 2}
+    factors = {"router_aux_loss_coef": 0.3, "router_z_loss_coef": 0.2, "router_jitter_noise": 0.1}
+    distances = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 11}
+    tokens = {"vocab_size": VOCABULARY, "decoder_start_token_id": START, "eos_token_id": None}
+    sizes = {**small, **routing, **factors, **distances, **tokens, "layer_norm_epsilon": 0.02}
+    return SwitchTransformersConfig(**{**sizes, "num_sparse_decoder_layers": 1, **changes})
+
+
 CASES: dict[str, tuple[Callable[[], PretrainedConfig], float]] = {
     "marian": (lambda: marian(activation_function="swish"), ROUNDED),
     "marian_unscaled": (lambda: marian(activation_function="relu", scale_embedding=False), ROUNDED),
     "t5": (t5, EXACT),
     "t5_v1_1": (lambda: t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False), EXACT),
+    # Scores that nothing scales magnify what the class rounds to float32 in its norms.
+    "switch": (switch, 10 * ROUNDED),
+    "switch_biased": (
+        lambda: switch(router_bias=True, expert_capacity=64, num_sparse_encoder_layers=0),
+        10 * ROUNDED,
+    ),
 }
 
 
@@ -138,15 +161,17 @@ def test_logits_in_float64(pair: Pair, kind: str, monkeypatch: pytest.MonkeyPatc
 
 @both
 def test_greedy_tokens(pair: Pair, kind: str) -> None:
+    """Without a cache of theirs, with which experts' capacities are counted anew at each step."""
     tokens = random_tokens(SOURCE)
-    theirs = pair.theirs.generate(tokens, max_new_tokens=10, do_sample=False, num_beams=1)
+    told = {"max_new_tokens": 10, "do_sample": False, "num_beams": 1, "use_cache": False}
+    theirs = pair.theirs.generate(tokens, **told)
     assert torch.equal(pair.ours(kind).generate(tokens, max_new_tokens=10), theirs)
 
 
 @both
 def test_loss_and_gradients(pair: Pair, kind: str) -> None:
     """transformers takes labels that are one token ahead of what its decoder reads."""
-    tokens, target, model = random_tokens(SOURCE), random_tokens(TARGET), pair.ours(kind)
+    tokens, target, model = random_tokens(SOURCE), random_tokens(TARGET), pair.ours(kind).eval()
     labels = target.clone()
     labels[0, :4] = -100
     pair.theirs.zero_grad()
@@ -154,7 +179,7 @@ def test_loss_and_gradients(pair: Pair, kind: str) -> None:
         input_ids=tokens, decoder_input_ids=target[:, :-1], labels=labels[:, 1:].contiguous()
     ).loss
     theirs.backward()
-    loss = model.loss(tokens, target, labels)
+    loss = model.loss(tokens, target, labels, apart=True)["cross_entropy"]
     loss.backward()
     assert distance(loss, theirs) < LOGITS
     found = dict(stored_tensors(model, gradients=True))
@@ -163,6 +188,28 @@ def test_loss_and_gradients(pair: Pair, kind: str) -> None:
         if parameter.grad is not None:
             apart = float((found[name] - parameter.grad).norm())
             assert apart < GRADIENTS * max(float(parameter.grad.norm()), 1e-3 * largest), name
+
+
+@both
+@pytest.mark.parametrize("pair", ["switch"], indirect=True)
+def test_terms_of_routers(pair: Pair, kind: str) -> None:
+    tokens, target, model = random_tokens(SOURCE), random_tokens(TARGET), pair.ours(kind).eval()
+    told = {"input_ids": tokens, "decoder_input_ids": target, "labels": target, "output_router_logits": True}
+    pair.theirs.zero_grad()
+    theirs = pair.theirs(**told)
+    terms = model.loss(tokens, target, target, apart=True)
+    del terms["cross_entropy"]
+    assert terms.keys() == {"encoder_balance", "decoder_balance", "encoder_z", "decoder_z"}
+    for stack in ("encoder", "decoder"):
+        assert distance(terms[f"{stack}_balance"], 0.3 * theirs[f"{stack}_aux_loss"]) < LOGITS
+        assert distance(terms[f"{stack}_z"], 0.2 * theirs[f"{stack}_z_loss"]) < LOGITS
+    sum(terms.values()).backward()
+    own = [0.3 * theirs[f"{s}_aux_loss"] + 0.2 * theirs[f"{s}_z_loss"] for s in ("encoder", "decoder")]
+    sum(own).backward()
+    found = dict(stored_tensors(model, gradients=True))
+    for name, parameter in pair.theirs.named_parameters():
+        if "router" in name:
+            assert distance(found[name], parameter.grad) < GRADIENTS, name
 
 
 @both

@@ -40,6 +40,7 @@ CLASSES = {
     "kimi_k2": transformers.DeepseekV3Config,
     "marian": transformers.MarianConfig,
     "t5": transformers.T5Config,
+    "switch_transformers": transformers.SwitchTransformersConfig,
 }
 FULL, SLIDING = "full_attention", "sliding_attention"
 

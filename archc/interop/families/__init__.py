@@ -16,6 +16,7 @@ from archc.interop.families.qwen2 import QWEN2
 from archc.interop.families.qwen3 import QWEN3
 from archc.interop.families.qwen3_moe import QWEN3_MOE
 from archc.interop.families.smollm3 import SMOLLM3
+from archc.interop.families.switch_transformers import SWITCH_TRANSFORMERS
 from archc.interop.families.t5 import T5
 
 FAMILIES = {
@@ -39,5 +40,6 @@ FAMILIES = {
         KIMI_K2,
         MARIAN,
         T5,
+        SWITCH_TRANSFORMERS,
     )
 }

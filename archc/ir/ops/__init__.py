@@ -6,7 +6,8 @@ norm            rms_norm, layer_norm, softmax and other reductions over the last
 position        rope frequencies, tables and rotation, sinusoids; `scaling` beside it
 attention       masks, attend
 attention_bias  what is added to scores by distance: ALiBi, T5's buckets
-router          top_k, group_mask, gather; loads, and averages over tokens
+router          top_k, group_mask, gather
+balance         loads of experts, averages over tokens, capacity, noise
 experts         what `experts` becomes: sorted choices, grouped linears, their sum
 absorption      weights of keys and values, applied by heads to queries and to sums
 shape           split, concat, heads, slices
@@ -17,6 +18,7 @@ from archc.ir.ops import (
     absorption,
     attention,
     attention_bias,
+    balance,
     elementwise,
     experts,
     linear,
@@ -33,6 +35,7 @@ __all__ = [
     "absorption",
     "attention",
     "attention_bias",
+    "balance",
     "elementwise",
     "experts",
     "linear",

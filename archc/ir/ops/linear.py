@@ -17,7 +17,7 @@ def _linear_shape(call: Any) -> tuple[Dim, ...]:
 
 def _linear_type(call: Any) -> TensorType:
     out, width = call.weight.shape if call.layout == "out_in" else call.weight.shape[::-1]
-    if call.x.dtype is not DType.FLOAT:
+    if call.x.dtype is not DType.FLOAT and not (call.wide and call.x.dtype is DType.F32):
         raise TypeMistake(f"needs a tensor of the model's dtype, not {call.x}", "x")
     if call.x.width != width:
         raise TypeMistake(

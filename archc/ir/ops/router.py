@@ -1,4 +1,4 @@
-"""Ops that choose experts: by score, within groups, and what they score; and what the choices load them with.
+"""Ops that choose experts: by score, within groups, and what they score.
 
 A router is written with these and with arithmetic: which function makes the scores, what is added to them for
 the choice alone, how they are normalised and scaled is said by the spec.
@@ -76,34 +76,3 @@ def _gather_type(call: Any) -> TensorType:
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """The values of the last dim at places `index`."""
     return x.gather(-1, index)
-
-
-def _loads_type(call: Any) -> TensorType:
-    scores = float_type(call, "scores")
-    if call.chosen.dtype is not DType.I64 or call.chosen.shape[:-1] != scores.shape[:-1]:
-        raise TypeMistake(f"needs whole numbers for each row of {scores}, not {call.chosen}", "chosen")
-    return scores
-
-
-@declare(infer=_loads_type, traits=(Trait.PER_TOKEN,))
-def loads(chosen: Tensor, scores: Tensor) -> Tensor:
-    """How many of a token's choices fall on each of those that have scores, in their dtype."""
-    places = torch.arange(scores.shape[-1], device=chosen.device)
-    return (chosen[..., None] == places).sum(-2).to(scores.dtype)
-
-
-def _average_type(call: Any) -> TensorType:
-    x = float_type(call)
-    if len(x.shape) < 3 or call.key_positions.dtype is not DType.I64:
-        raise TypeMistake(f"needs values of tokens [B, T, ...], and their positions, not {x}", "x")
-    kept = x.shape[2:] if call.over == "batch" else (x.shape[0], *x.shape[2:])
-    return TensorType(kept, DType.F32)
-
-
-@declare(infer=_average_type)
-def average(x: Tensor, key_positions: Tensor, *, over: Literal["batch", "sequence"]) -> Tensor:
-    """The mean over tokens but padding, in float32: [B, T, ...] -> [...], or of each sequence [B, ...]."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    padding = (key_positions < 0).expand(x.shape[:2]).view(*x.shape[:2], *[1] * (x.dim() - 2))
-    dims = (0, 1) if over == "batch" else (1,)
-    return wide.masked_fill(padding, 0.0).sum(dims) / (~padding).sum(dims).clamp(min=1)
