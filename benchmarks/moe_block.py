@@ -9,6 +9,7 @@ benchmarks/results/cpu/moe_block.json, and the page of all figures again.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import tempfile
 import time
@@ -87,12 +88,13 @@ def measure(seconds: float, sizes: Sizes = SIZES, settings: Mapping[str, int] = 
 
 
 def _block(settings: Mapping[str, int]) -> nn.Module:
-    """The generated block, with random weights."""
+    """The generated block, with its native code and random weights."""
     spec = compiler.read_spec_file(SPEC)
     texts = {name: str(value) for name, value in settings.items()}
     (program,) = compiler.lower_models(spec, ["moe_block"], texts)
     with tempfile.TemporaryDirectory() as folder:
         package = import_package(compiler.compile_program(program, spec.rules, TARGETS["cuda"]), Path(folder))
+        importlib.import_module(f"{package.__name__}.native").build()
     block = package.Model().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for parameter in block.parameters():

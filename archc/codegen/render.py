@@ -77,7 +77,7 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
         sources["losses.py"] = _fill("losses.py.jinja", package=package)
     if package.kernels:
         sources["kernels.py"] = _kernels(package)
-    sources["native.py"] = _fill("native.py.jinja", rows=NATIVE_ROWS)
+    sources["native.py"] = _fill("native.py.jinja", package=package, rows=NATIVE_ROWS)
     files = {name: format_python(text) for name, text in sources.items()}
     files["native.cpp"] = _fill("native.cpp.jinja", package=package, rows=NATIVE_ROWS) + "\n"
     files["REPORT.md"] = _fill("REPORT.md.jinja", report=report) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import click
@@ -31,7 +32,11 @@ def script() -> ModuleType:
     return module
 
 
-def test_every_case_is_timed_against_every_peer(script: ModuleType) -> None:
+@pytest.mark.filterwarnings("ignore:decoding on a CPU")  # without a compiler
+def test_every_case_is_timed_against_every_peer(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     result = script.measure(0.0, (("decode", 2, 1), ("prefill", 1, 5)), SMALL)
     found = pairs(result.findings)
     assert {pair.theirs.contender for pair in found} == set(script.PEERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from archc.ir.ops import experts as ops
 from tests.support import SPECS, build, distance, scramble
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -186,3 +188,63 @@ def test_without_a_compiler(compiler: str, reason: str, monkeypatch: pytest.Monk
     assert len(warned) == 1
     model = package.Model(dtype=torch.float32)
     assert model.generate(torch.zeros(1, 3, dtype=torch.int64), 2).shape == (1, 5)
+
+
+# -------------------------------------------------------------------- experts
+
+ROWS_OF_EXPERTS = (3, 0, 1, 8, 4, 40, 0, 5, 9, 40)  # few, more than one pass takes, and too many
+
+
+@pytest.fixture
+def experts(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The module of a package whose tokens choose experts, with native code."""
+    found = _package("mixtral", "mixtral_tiny")
+    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
+    assert _native(found).build()
+    threads = torch.get_num_threads()
+    yield importlib.import_module(f"{found.__name__}.experts")
+    torch.set_num_threads(threads)
+    _native(found)._functions.clear()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 3])
+@needs_compiler
+def test_rows_of_experts(experts: ModuleType, threads: int, dtype: torch.dtype) -> None:
+    """Experts of few rows by native code, the others by PyTorch; gathered or not, with offsets or without."""
+    sizes = torch.tensor(ROWS_OF_EXPERTS)
+    ends, tokens = sizes.cumsum(0), torch.arange(int(sizes.sum())).flip(0) // 2
+    torch.set_num_threads(threads)
+    for outputs, inputs in ((37, 100), (2, 7), (64, 33)):
+        shapes = (len(tokens), inputs), (len(sizes), outputs, inputs), (len(sizes), outputs)
+        x, weight, offset = (torch.randn(*shape).to(dtype) for shape in shapes)
+        weight[sizes == 0] = torch.nan
+        for gathered, added in itertools.product((None, tokens), (None, offset)):
+            rows = x if gathered is None else x[gathered]
+            wide = None if added is None else added.double()
+            truth = ops.grouped_linear(rows.double(), weight.double(), ends, wide)
+            unfused = ops.grouped_linear(rows, weight, ends, added)
+            y = torch.full_like(unfused, torch.nan)
+            few = _native(_package("mixtral", "mixtral_tiny")).grouped_linear(
+                x, weight, ends, added, gathered, y
+            )
+            written = torch.repeat_interleave((sizes > 0) & (sizes <= few), sizes)
+            assert torch.equal(y.isnan().logical_not().all(-1), written)
+            found = experts._product_on_cpu(x, weight, ends, added, gathered)
+            assert torch.equal(found[written], y[written])
+            assert distance(found, truth) <= 1.05 * distance(unfused, truth) + LEVEL[dtype]
+
+
+@needs_compiler
+def test_what_native_code_does_not_take_of_experts(experts: ModuleType) -> None:
+    native = _native(_package("mixtral", "mixtral_tiny"))
+    x, weight, ends = torch.randn(4, 6), torch.randn(2, 6, 5), torch.tensor([1, 4])
+    y = torch.empty(4, 5)
+    assert native.grouped_linear(x, weight.mT, ends, None, None, y) == 0
+    assert (
+        native.grouped_linear(x.double(), weight.mT.contiguous().double(), ends, None, None, y.double()) == 0
+    )
+    assert native.grouped_linear(x, weight.mT.contiguous(), ends, None, None, y) > 0
+    truth = ops.grouped_linear(x, weight.mT, ends)
+    torch.testing.assert_close(experts._product_on_cpu(x, weight.mT, ends, None), truth)
+    torch.testing.assert_close(y, truth)
