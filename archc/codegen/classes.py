@@ -23,9 +23,10 @@ from archc.codegen.linear_kernel import linear_shape
 from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.lines import Emitter, Style, no_loop, shapes_text, size_code, tuple_text
 from archc.codegen.loss_plan import LossKernel
-from archc.codegen.names import attribute, class_name, identifier, layer_names, parameter_names, unique
+from archc.codegen.names import attribute, class_name, identifier, layer_names, parameter_names
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.names import unique
 from archc.ir.op import Fill, Init, Normal
 from archc.ir.ops.structure import APPEND, EXPERTS, KEEP, LOOP, WEIGHT, ZEROS
 from archc.ir.paths import Index, Path, path_text

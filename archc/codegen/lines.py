@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from archc.codegen.class_plan import Line
 from archc.codegen.kept import KeptPart, with_one_span, with_spans
-from archc.codegen.names import identifier, unique
+from archc.codegen.names import identifier
 from archc.codegen.semantics import Semantics, Use
 from archc.ir.graph import PRELUDE, Graph, Node, Scope, Value
+from archc.ir.names import unique
 from archc.ir.op import Trait
 from archc.ir.ops.balance import IN_TRAINING
 from archc.ir.ops.structure import (

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from archc.codegen.fused import power_of_two
 from archc.codegen.head import Cut
 from archc.codegen.loss_plan import LossKernel
-from archc.codegen.names import unique
+from archc.ir.names import unique
 from archc.target import Target
 
 _MAX_BLOCK = 4096

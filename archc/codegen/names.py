@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from archc.ir.names import unique
 from archc.ir.paths import Path, Stored
 
 # What modules of PyTorch answer to: a parameter of such a name would hide it.
@@ -42,15 +43,6 @@ def _word(text: str) -> str:
     """Letters, digits and underscores, but no `__` in front: Python changes such names inside of classes."""
     word = re.sub(r"^__+", "_", re.sub(r"\W", "_", text))
     return f"_{word}" if not word or word[0].isdigit() else word
-
-
-def unique(name: str, taken: Iterable[str]) -> str:
-    """`name`, or `name_2`, `name_3`... where it is taken."""
-    used = set(taken)
-    candidate, count = name, 2
-    while candidate in used:
-        candidate, count = f"{name}_{count}", count + 1
-    return candidate
 
 
 def parameter_names(weights: Sequence[Sequence[Stored]], taken: Sequence[str] = ()) -> list[str]:

@@ -229,6 +229,12 @@ class Graph:
             waiting += sources
         return flow
 
+    def state(self) -> tuple[Any, ...]:
+        """What the graph is now, bodies included: equal to that of later, unless something has changed."""
+        nodes: list[Node] = [node for _, node in self._net.nodes(data="node")]
+        bodies = [body.state() for node in nodes for body in node.bodies]
+        return nodes, list(self.inputs), list(self.outputs), bodies
+
     def is_acyclic(self) -> bool:
         return bool(nx.is_directed_acyclic_graph(self._net))
 

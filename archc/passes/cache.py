@@ -15,6 +15,7 @@ from typing import Any
 from archc.ir.absorption import is_plain_map
 from archc.ir.fixed import Fixed
 from archc.ir.graph import Graph, Node, Value
+from archc.ir.names import unique
 from archc.ir.op import OPS, Op, Trait
 from archc.ir.ops.structure import APPEND, RECENT, WEIGHT
 from archc.ir.program import KEY_POSITIONS, vocabulary_of
@@ -269,9 +270,7 @@ class _Planner:
 
     def _unique(self, slot: str) -> str:
         """A name for what is kept, unlike the others of the same layer; it joins them."""
-        name, count = slot, 2
-        while name in self._slots:
-            name, count = f"{slot}_{count}", count + 1
+        name = unique(slot, self._slots)
         self._slots.add(name)
         return name
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from archc.errors import Span
 from archc.ir.decomposition import OperandRef, Ref, Step, StepRef
 from archc.ir.graph import Graph, Node, Value
+from archc.ir.names import distinct, unique
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.rule import ROUTING, Rule
@@ -128,7 +129,7 @@ class _Routing:
             for value in node.outputs
             if self.graph.is_output(value) or any(user.id not in steps for user, _ in self.graph.users(value))
         ]
-        names = _distinct([self.graph.name_of(value) or "weights" for value in self.outputs])
+        names = distinct([self.graph.name_of(value) or "weights" for value in self.outputs])
         return Rule(
             name="route",
             operands=tuple(self.operands.values()),
@@ -155,7 +156,7 @@ class _Routing:
     def _operand(self, value: Value) -> str:
         if value not in self.operands:
             wanted = self.graph.name_of(value) or self._weight_name(value)
-            self.operands[value] = _distinct([*self.operands.values(), wanted])[-1]
+            self.operands[value] = unique(wanted, self.operands.values())
         return self.operands[value]
 
     def _weight_name(self, value: Value) -> str:
@@ -164,14 +165,3 @@ class _Routing:
 
     def _names(self, node: Node) -> tuple[str, ...]:
         return tuple(self.graph.name_of(value) for value in node.outputs)
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Names made unlike one another by numbers."""
-    found: list[str] = []
-    for name in names:
-        candidate, count = name, 2
-        while candidate in found:
-            candidate, count = f"{name}_{count}", count + 1
-        found.append(candidate)
-    return found
