@@ -141,6 +141,7 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("qwen3_moe", {"num_local_experts": 60, "num_experts_per_tok": 60}, {"experts": 60, "choices": 60}),
     ("qwen3_moe", {"router_aux_loss_coef": 0.5}, {"balance": None}),
     ("qwen3_moe", {"router_aux_loss_coef": 0.5, "output_router_logits": True}, {"balance": 0.5}),
+    ("mixtral", {"router_jitter_noise": 0.1}, {"noise": 0.1}),
     ("mixtral", {"router_aux_loss_coef": 0.0, "output_router_logits": True}, {"balance": None}),
     ("qwen3_moe", {"sliding_window": 7}, {"window": None}),
     ("qwen3_moe", {"sliding_window": 7, "use_sliding_window": True}, {"window": 7}),

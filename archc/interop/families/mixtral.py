@@ -2,7 +2,7 @@
 
 from archc.interop.family import Family, activation, flag, head_dim, key_value_heads, layers, number, whole
 from archc.interop.rope import rotary
-from archc.interop.routing import balance, choices, experts
+from archc.interop.routing import balance, choices, experts, factor_or_none
 from archc.interop.windows import window
 
 MIXTRAL = Family(
@@ -25,7 +25,7 @@ MIXTRAL = Family(
         "window": window(None),
         "act": activation("hidden_act", "silu"),
         "balance": balance(0.001),
+        "noise": factor_or_none("router_jitter_noise", 0.0),
         "tied": flag("tie_word_embeddings", False),
     },
-    inert=("router_jitter_noise",),
 )
