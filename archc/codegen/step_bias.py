@@ -74,17 +74,18 @@ def _relative(fused: Fused, head: str, mask: str) -> StepBias:
             f"key_positions = -torch.arange({farthest + 1}, device=device)[None]",
             f"table = torch.arange({buckets}, device=device)[:, None]",
             str(fused.plain[0].code),
-            "return bias.flatten()",
+            "return bias.flatten().int()",
         ),
         strides=(),
         own_lines=(
-            f"near = tl.load(table_ptr + tl.load(buckets_ptr) * {heads} + {head}{load_where(mask)})",
+            f"table_head = ({head}).to(tl.int32)",
+            f"near = tl.load(table_ptr + tl.load(buckets_ptr) * {heads} + table_head{load_where(mask)})",
             "own_score += near.to(tl.float32)",
         ),
         key_lines=(
             f"back = tl.minimum(tl.maximum(position - key_position, 0), {farthest})",
             f"row = tl.load(buckets_ptr + back)[None, :] * {heads}",
-            f"score += tl.load(table_ptr + row + ({head})[:, None]{where}).to(tl.float32)",
+            f"score += tl.load(table_ptr + row + table_head[:, None]{where}).to(tl.float32)",
         ),
     )
 

@@ -27,6 +27,10 @@ _HEADS = """
 """
 _ATTEND = "x = x + linear(merge_heads(attention(q, k, v, mask = causal)), d) as o_proj"
 _TWO_ADDENDS = "x = x + linear(x, d) as a + linear(x, d) as b\n"
+_SHARED = """
+  k = split_heads(linear(x, 8) as latent, 1)
+  q = split_heads(linear(x, 5 * 8) as q_proj, 5)
+  x = linear(merge_heads(attention(q, k, k, mask = causal)), d) as o_proj"""
 _GATED = """
   h = layer_norm(x, 1e-5) as n
   x = x + linear(ACT(linear(h, 33) as gate) * linear(h, 33) as up, d) as down
@@ -101,10 +105,13 @@ BODIES = {
     "bias_relu": _BIASED.replace("ACT", "relu"),
     "relu_squared": "x = linear(square(relu(linear(x, 33) as up)), d) as down",
     "attention": _HEADS + _ATTEND,
-    "shared_attention": """
-  k = split_heads(linear(x, 8) as latent, 1)
-  q = split_heads(linear(x, 5 * 8) as q_proj, 5)
-  x = linear(merge_heads(attention(q, k, k, mask = causal)), d) as o_proj""",
+    "shared_attention": _SHARED,
+    "shared_alibi_attention": "b = alibi_bias(positions(x), key_positions(x), heads = 5)"
+    + _SHARED.replace("causal", "causal, bias = b"),
+    "shared_relative_attention": """
+  t = parameter([8, 5], init = normal(std = 1)) as table
+  b = relative_bias(positions(x), key_positions(x), t, bidirectional = false, distance = 9)"""
+    + _SHARED.replace("causal", "causal, bias = b"),
     "latent_attention": """
   k = split_heads(linear(x, 12) as latent, 1)
   v, rest = split(k, [6, 6])
