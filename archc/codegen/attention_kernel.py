@@ -7,6 +7,7 @@ from dataclasses import fields
 from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.flash_kernel import plan_flash
 from archc.codegen.fused import Fused, power_of_two, width_of
+from archc.codegen.native_kernel import plan_native_attention
 from archc.codegen.step_bias import plan_step_bias
 from archc.ir.ops.attention import Chunked, Mask, Sliding
 
@@ -70,6 +71,9 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
         values_in_keys=joint,
         shared=shared,
         bias=bias,
+        native=(
+            plan_native_attention(fused) if fused.keeps and alone and not (joint or shared or names) else None
+        ),
     )
 
 

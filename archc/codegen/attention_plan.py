@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from archc.codegen.class_plan import Line
 from archc.codegen.flash_plan import FlashKernel
 from archc.codegen.masks import outer
+from archc.codegen.native_plan import NativeAttention
 from archc.codegen.step_bias import StepBias
 
 
@@ -28,7 +29,7 @@ class AttentionKernel:
     `shared`: keys are their own values.
     `bias`: what that kernel adds to scores.
     `fixed`: whether there is a kernel for one new token and the keys of another sequence.
-    `flash`: the kernel for whole sequences, if there is one.
+    `flash`: the kernel for whole sequences, if there is one; `native`: the function in C++ for one new token.
     """
 
     name: str
@@ -59,6 +60,7 @@ class AttentionKernel:
     values_in_keys: bool
     shared: bool
     bias: StepBias | None
+    native: NativeAttention | None
     template: str = "attention"
 
     @property
@@ -128,6 +130,11 @@ class AttentionKernel:
     def group(self) -> int:
         """Query heads of a program; all those of a key head, but for `blocks`."""
         return self.heads // self.programs
+
+    @property
+    def heads_of_key(self) -> int:
+        """Query heads of a key head."""
+        return self.heads // self.kv_heads
 
     @property
     def step_template(self) -> str:

@@ -73,6 +73,7 @@ class LatentRopeKernel(Rotation):
     backward_parameters: tuple[str, ...]
     backward_arguments: tuple[str, ...]
     template: str = "latent_rope"
+    native: None = None  # on a CPU it is plain PyTorch
 
     @property
     def parts(self) -> tuple[LedHeads, ...]:

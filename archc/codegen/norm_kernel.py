@@ -10,6 +10,7 @@ from typing import Any
 from archc.codegen.class_plan import Argument, Line
 from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, power_of_two
+from archc.codegen.native_kernel import plan_native_norm
 from archc.codegen.norm_lines import Gradient, Norm, Row, gradient_lines, if_there, result_lines, scale_lines
 from archc.codegen.norm_plan import NormGradient, NormKernel
 from archc.codegen.wide_norm import MAX_NARROW, WARPS, plan_wide_norm
@@ -118,11 +119,12 @@ class _Planner:
         operands = [addend.name for addend in (*self.form.plain, *self.form.inner)]
         ends = list(self.fused.rule.output_names)
         saved = [gradient.norm.source for gradient in self.gradients]
+        op = self._custom_op()
         return NormKernel(
             name=self.fused.name,
             equation=self.fused.equation,
             layout=self.fused.layout,
-            op=self._custom_op(),
+            op=op,
             width=self.row.width,
             block=self.row.block,
             warps=_warps(self.row.block),
@@ -143,6 +145,13 @@ class _Planner:
             source=saved[0],
             source_lines=tuple(self._rows(name) for name in saved),
             gradients=self._kernels_back(),
+            native=plan_native_norm(
+                self.fused,
+                op,
+                [addend.name for addend in self.form.plain],
+                self.inner,
+                (self.total if self.form.total else "", self.outer, self.result if self.outer else ""),
+            ),
             template="wide_norm" if self.wide else "norm",
         )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from archc.codegen.custom_op import CustomOp
 from archc.codegen.masks import store_where
+from archc.codegen.native_plan import NativeRows
 from archc.codegen.wide_norm import WideNorm
 
 
@@ -56,6 +57,7 @@ class NormKernel:
     source: str  # what the outermost norm reads
     source_lines: tuple[str, ...]
     gradients: tuple[NormGradient, ...]
+    native: NativeRows | None
     template: str
 
     @property

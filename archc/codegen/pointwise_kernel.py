@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from archc.codegen.class_plan import Argument
 from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, power_of_two, width_of
+from archc.codegen.native_kernel import plan_native_pointwise
 from archc.codegen.pointwise import Pointwise, Writer, analyse
 from archc.codegen.pointwise_plan import PointwiseKernel
 
@@ -49,11 +50,12 @@ def plan_pointwise(fused: Fused) -> PointwiseKernel:
         (f"d{name}_rows", f"_like({sources[0]}, *{sources[0]}.shape[:-1], {width})") for name in own_rows
     ]
     strides = [f"{name}_stride" for name in sources]
+    op = _custom_op(fused, sources, vectors, outputs, width)
     return PointwiseKernel(
         name=fused.name,
         equation=fused.equation,
         layout=fused.layout,
-        op=_custom_op(fused, sources, vectors, outputs, width),
+        op=op,
         width=width,
         block=block,
         interleaved=any(item.interleaved for item in loads),
@@ -89,7 +91,19 @@ def plan_pointwise(fused: Fused) -> PointwiseKernel:
             *(name for name, _ in gradient_tensors),
             *(f"{name}_rows.stride(0)" for name in sources),
         ),
+        native=plan_native_pointwise(
+            fused, op, [*_places(fused, loads), *((v, f"{v}_ptr[column]") for v in vectors)], forward.lines
+        ),
     )
+
+
+def _places(fused: Fused, loads: Sequence[_Load]) -> Iterator[tuple[str, str]]:
+    """Each value, and its element of a tensor of contiguous rows."""
+    for item in loads:
+        row = f"{item.source}_ptr[row * {fused.width(item.source)} + "
+        for place, name in enumerate(item.names):
+            column = f"{len(item.names)} * column + {place}" if item.interleaved else _column(item)
+            yield name, f"{row}{column}]"
 
 
 def _loads(fused: Fused, formulas: Pointwise, vectors: Sequence[str], width: int) -> list[_Load]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.custom_op import CustomOp
+from archc.codegen.native_plan import NativeRows
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class PointwiseKernel:
     forward_arguments: tuple[str, ...]
     backward_parameters: tuple[str, ...]
     backward_arguments: tuple[str, ...]
+    native: NativeRows | None
     template: str = "pointwise"
 
     @property

@@ -17,13 +17,15 @@ from archc.codegen.latent_rope_plan import LatentRopeKernel
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
 from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.loss_plan import LossKernel
+from archc.codegen.native_plan import GROUPED_LINEAR, LINEAR, NATIVE_ROWS, NativeFunction
 from archc.codegen.norm_plan import NormKernel
 from archc.codegen.plan import Module, Package, ReportPlan
 from archc.codegen.pointwise_plan import PointwiseKernel
 from archc.codegen.rope_plan import RopeKernel
 from archc.codegen.router_plan import RouterKernel
 
-NATIVE_ROWS = 4  # that native code takes: PyTorch's products are as fast for more
+# What functions of a template in templates/native call.
+_NATIVE_HELPERS = {"norm": "rows", "pointwise": "math"}
 
 
 @cache
@@ -39,6 +41,7 @@ def _environment() -> Environment:
         autoescape=False,
     )
     environment.filters["wrapped"] = _wrapped
+    environment.filters["folded"] = _folded
     environment.filters["unpacked"] = _unpacked
     return environment
 
@@ -46,6 +49,13 @@ def _environment() -> Environment:
 def _wrapped(text: str, indent: int = 4) -> str:
     """The text on lines that fit, for a docstring at an indent."""
     return textwrap.fill(text, LINE_LENGTH - 12, subsequent_indent=" " * indent, break_long_words=False)
+
+
+def _folded(text: str) -> str:
+    """A statement of C++ on lines that fit."""
+    joined = text.replace("* ", "*\0")  # a pointer's type and its name
+    folded = textwrap.fill(joined, LINE_LENGTH, subsequent_indent=" " * 8, break_long_words=False)
+    return folded.replace("\0", " ")
 
 
 def _unpacked(names: Sequence[str]) -> str:
@@ -77,9 +87,10 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
         sources["losses.py"] = _fill("losses.py.jinja", package=package)
     if package.kernels:
         sources["kernels.py"] = _kernels(package)
-    sources["native.py"] = _fill("native.py.jinja", package=package, rows=NATIVE_ROWS)
+    native = _native(package)
+    sources["native.py"] = native["native.py"]
     files = {name: format_python(text) for name, text in sources.items()}
-    files["native.cpp"] = _fill("native.cpp.jinja", package=package, rows=NATIVE_ROWS) + "\n"
+    files["native.cpp"] = native["native.cpp"] + "\n"
     files["REPORT.md"] = _fill("REPORT.md.jinja", report=report) + "\n"
     return files
 
@@ -139,6 +150,38 @@ def _kernels(package: Package) -> str:
         uses_programs=any(_reduces(kernel) for kernel in package.kernels),
         helpers=list(dict.fromkeys(helpers)),
     )
+
+
+def _native_functions(package: Package) -> list[tuple[str, NativeFunction, Kernel]]:
+    """The kernels that are functions of native.cpp too, each with its template."""
+    found: list[tuple[str, NativeFunction, Kernel]] = []
+    for kernel in package.kernels:
+        if isinstance(kernel, AttentionKernel) and kernel.native:
+            found.append(("attention", kernel.native.function, kernel))
+        elif isinstance(kernel, OpKernel) and kernel.native:
+            found.append((kernel.native.template, kernel.native.call.function, kernel))
+    return found
+
+
+def _native(package: Package) -> dict[str, str]:
+    """native.py and native.cpp."""
+    found = _native_functions(package)
+    templates = {template for template, _, _ in found}
+    context = {
+        "rows": NATIVE_ROWS,
+        "linear": LINEAR,
+        "grouped_linear": GROUPED_LINEAR,
+        "functions": [
+            LINEAR,
+            *([GROUPED_LINEAR] if package.experts else []),
+            *(function for _, function, _ in found),
+        ],
+        "helpers": [helper for template, helper in _NATIVE_HELPERS.items() if template in templates],
+        "kernels": [_fill(f"native/{template}.jinja", k=kernel) for template, _, kernel in found],
+    }
+    return {
+        f"native.{kind}": _fill(f"native.{kind}.jinja", package=package, **context) for kind in ("py", "cpp")
+    }
 
 
 def _runs_triton(kernel: Kernel) -> bool:

@@ -8,6 +8,7 @@ from archc.codegen.class_plan import Argument
 from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.masks import joined
+from archc.codegen.native_kernel import plan_native_rope
 from archc.codegen.rope_plan import Heads, RopeKernel
 from archc.ir.decomposition import StepRef
 from archc.ir.rule import Rule
@@ -49,11 +50,12 @@ def plan_rope(fused: Fused) -> RopeKernel:
     shapes = {
         name: (str(width) if packed else f"{_count(parts, name)}, {head_dim}") for name, width in sources
     }
+    op = _custom_op(names, outs, parts, weights, head_dim, normed, shapes, fused)
     return RopeKernel(
         name=fused.name,
         equation=fused.equation,
         layout=fused.layout,
-        op=_custom_op(names, outs, parts, weights, head_dim, normed, shapes, fused),
+        op=op,
         sources=sources,
         source_shapes=shapes,
         rotated=rotated,
@@ -98,6 +100,7 @@ def plan_rope(fused: Fused) -> RopeKernel:
             *(("tokens", *row_strides) if normed else ()),
             table,
         ),
+        native=plan_native_rope(fused, op, sources[0][1]),
         template="qk_norm_rope" if normed else "rope",
     )
 

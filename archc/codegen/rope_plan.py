@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from archc.codegen.custom_op import CustomOp
 from archc.codegen.masks import load_where, store_where
+from archc.codegen.native_plan import NativeRope
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class RopeKernel(Rotation):
     forward_arguments: tuple[str, ...]
     backward_parameters: tuple[str, ...]
     backward_arguments: tuple[str, ...]
+    native: NativeRope | None
     template: str
 
     @property

@@ -85,7 +85,7 @@ def _biased(activation: str, width: int) -> str:
     return _BIASED.replace("ACT", activation).replace("F", str(width))
 
 
-# Fusions of a spec's own: a function that is written for them, a vector whose gradient is its own.
+# Fusions of a spec's own: a function written for them, a vector whose gradient is its own, words of C++.
 _OWN = """
 fuse tanh_gated(gate_up) {
   g, u = split(gate_up, 2)
@@ -93,8 +93,8 @@ fuse tanh_gated(gate_up) {
   return y
 }
 
-fuse scaled_tanh(x, scale) {
-  y = tanh(x * scale)
+fuse scaled_tanh(x, double) {
+  y = tanh(x * double)
   return y
 }
 

@@ -17,10 +17,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from archc.ir.ops import experts as ops
+from tests.codegen.fused_ops import fused_ops, inputs
+from tests.codegen.kernel_cases import CASES, rule_of_case, spec_of_case
 from tests.support import SPECS, build, distance, scramble
 
 DTYPES = [torch.float32, torch.bfloat16]
 LEVEL = {torch.float32: 1e-7, torch.bfloat16: 2e-4}  # below this all are as good
+_SOME = (
+    "add_rms_norm/none",
+    "rms_norm_add_rms_norm",
+    "layer_norm_add",
+    "rope/partial",
+    "qk_norm_rope_qkv/interleaved",
+    "row_norm_rope_qkv",
+    "swiglu",
+    "bias_gelu",
+    "scaled_tanh",
+    "scaled_turns",
+)
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 
 
@@ -49,18 +63,27 @@ def package(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     native._functions.clear()
 
 
-@pytest.fixture
-def calls(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the functions of native code that are called."""
-    native, called = _native(package), []
+def _called(native: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the functions of native code that are called from here on."""
+    called: list[str] = []
+    original = native.call
 
     def call(name: str, *arguments: object) -> None:
         called.append(name)
         original(name, *arguments)
 
-    original = native._call
-    monkeypatch.setattr(native, "_call", call)
+    monkeypatch.setattr(native, "call", call)
     return called
+
+
+@pytest.fixture
+def calls(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    return _called(_native(package), monkeypatch)
+
+
+def _case(name: str) -> object:
+    """A fused op: some of each family by default."""
+    return name if name in _SOME else pytest.param(name, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -68,9 +91,9 @@ def calls(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @needs_compiler
 def test_accuracy(package: ModuleType, calls: list[str], rows: int, dtype: torch.dtype) -> None:
     """Less than a register of columns, whole ones, and what is left over; with a bias and without."""
-    for outputs, inputs in ((37, 100), (16, 64), (5, 7), (64, 33), (3, 576)):
+    for outputs, width in ((37, 100), (16, 64), (5, 7), (64, 33), (3, 576)):
         x, weight, bias = (
-            torch.randn(*shape).to(dtype) for shape in ((rows, 1, inputs), (outputs, inputs), (outputs,))
+            torch.randn(*shape).to(dtype) for shape in ((rows, 1, width), (outputs, width), (outputs,))
         )
         for given in (None, bias):
             truth = F.linear(x.double(), weight.double(), None if given is None else given.double())
@@ -107,22 +130,60 @@ def test_extreme_values(package: ModuleType, value: float) -> None:
     assert torch.equal(y.nan_to_num(), F.linear(x, weight).nan_to_num())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [_case(name) for name in CASES])
 @needs_compiler
-def test_decoding(package: ModuleType, calls: list[str], dtype: torch.dtype) -> None:
+def test_fused_ops(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is as near to float64 as its plain form, with all operands and without optional ones."""
+    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
+    op = fused_ops(spec_of_case(name), "a", Path(mkdtemp()))[rule_of_case(name)]
+    native = op.kernels.native
+    optional = {operand.name for operand in op.operands if operand.optional}
+    for dtype, absent in itertools.product(DTYPES, [set(), optional] if optional else [set()]):
+        tensors = inputs(op, dtype, batch=1, length=3)
+        given = [None if key in absent else tensor for key, tensor in tensors.items()]
+        truths = op.exact(*(None if each is None else each.detach().double() for each in given))
+        assert native.build()
+        found = _called(native, monkeypatch)
+        with torch.no_grad():
+            values = op.plain(*given)
+            assert found == [op.name]
+            native._functions.clear()
+            plain = op.plain(*given)
+        for value, other, truth in zip(values, plain, truths, strict=True):
+            assert value.dtype == other.dtype
+            assert value.shape == other.shape
+            assert distance(value, truth) <= 1.02 * distance(other, truth) + LEVEL[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("spec", "model"),
+    [
+        ("smollm2", "smollm2_tiny"),
+        ("qwen3", "qwen3_tiny"),
+        ("gemma2", "gemma2_tiny"),
+        ("gpt2", "gpt2_tiny"),
+    ],
+)
+@needs_compiler
+def test_decoding(spec: str, model: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits behind a cache are as near to those of float64 as PyTorch's are."""
-    exact, model = package.Model(dtype=torch.float64), package.Model(dtype=dtype)
+    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
+    package = _package(spec, model)
+    exact, rounded = package.Model(dtype=torch.float64), package.Model(dtype=dtype)
     scramble(exact, spread=0.1)
-    model.load_state_dict(exact.state_dict())
-    exact.load_state_dict(model.state_dict())  # the same rounded weights
-    tokens = torch.randint(160, (2, 12))
-    truth = exact(tokens)
-    calls.clear()
-    fused = _step_by_step(model, tokens)
-    assert calls
-    _native(package)._functions.clear()
-    plain = _step_by_step(model, tokens)
-    assert distance(fused, truth) <= 1.1 * distance(plain, truth) + LEVEL[dtype]
+    rounded.load_state_dict(exact.state_dict())
+    exact.load_state_dict(rounded.state_dict())  # the same rounded weights
+    tokens = torch.randint(40, (2, 12))
+    truth = _step_by_step(exact, tokens)
+    native = _native(package)
+    assert native.build()
+    calls = _called(native, monkeypatch)
+    found = _step_by_step(rounded, tokens)
+    assert any("attention" in name for name in calls)
+    native._functions.clear()
+    plain = _step_by_step(rounded, tokens)
+    assert distance(found, truth) <= 1.1 * distance(plain, truth) + LEVEL[dtype]
 
 
 @torch.no_grad()
@@ -215,8 +276,8 @@ def test_rows_of_experts(experts: ModuleType, threads: int, dtype: torch.dtype) 
     sizes = torch.tensor(ROWS_OF_EXPERTS)
     ends, tokens = sizes.cumsum(0), torch.arange(int(sizes.sum())).flip(0) // 2
     torch.set_num_threads(threads)
-    for outputs, inputs in ((37, 100), (2, 7), (64, 33)):
-        shapes = (len(tokens), inputs), (len(sizes), outputs, inputs), (len(sizes), outputs)
+    for outputs, width in ((37, 100), (2, 7), (64, 33)):
+        shapes = (len(tokens), width), (len(sizes), outputs, width), (len(sizes), outputs)
         x, weight, offset = (torch.randn(*shape).to(dtype) for shape in shapes)
         weight[sizes == 0] = torch.nan
         for gathered, added in itertools.product((None, tokens), (None, offset)):

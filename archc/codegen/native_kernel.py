@@ -1,0 +1,130 @@
+"""Plans for native code: fused ops as functions of C++, of the same plans as their Triton kernels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from archc.codegen.custom_op import CustomOp
+from archc.codegen.fused import Fused, width_of
+from archc.codegen.native_plan import NativeAttention, NativeCall, NativeFunction, NativeRope, NativeRows
+from archc.codegen.norm_lines import Norm
+from archc.ir.ops.attention import Causal, Sliding
+from archc.ir.types import DType
+
+_FUNCTION = re.compile(r"\btl\.(?=\w+\()|(?<![\w.])(?=tanh\()")
+_NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(?:e[+-]?\d+)?|(?<![\w.])\d+e[+-]?\d+")
+_NAME = re.compile(r"(?<![\w:.])[A-Za-z_]\w*(?![\w(:])")
+_TABLES = ("cos", "sin")  # of float32 in any model
+# What no variable may be called: words of C++, and names of the templates.
+_WORDS = (
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl "
+    "const constexpr const_cast continue decltype default delete do double dynamic_cast else enum "
+    "explicit export extern false float for friend goto if inline int long mutable namespace new "
+    "noexcept not not_eq nullptr operator or or_eq private protected public register "
+    "reinterpret_cast return short signed sizeof static static_assert static_cast struct switch "
+    "template this thread_local throw true try typedef typeid typename union unsigned using "
+    "virtual void volatile wchar_t while xor xor_eq T column row rows "
+)
+
+
+def plan_native_norm(
+    fused: Fused,
+    op: CustomOp,
+    plain: Sequence[str],
+    inner: Sequence[Norm],
+    ends: tuple[str, Norm | None, str],
+) -> NativeRows | None:
+    """A norm of sums in C++; None where its tensors are not all of the model's dtype.
+
+    plain, inner: operands that are added as they are, and norms whose results are added
+    ends:         the output that holds the sum, the norm of it, the output of that; "" and None for none
+    """
+    if not _is_uniform(fused):
+        return None
+    width = fused.width(plain[0])
+    lines = [f"float total[{width}] = {{}};"]
+    lines += [_if_there(name, f"add({name}_ptr + at, total);", fused) for name in plain]
+    for norm in inner:
+        parts = [f"float part[{width}] = {{}};", f"add({norm.source}_ptr + at, part);"]
+        parts += [_normed(norm, "part"), "add(part, total);"]
+        lines += [_if_there(norm.source, "{", fused), *(f"    {part}" for part in parts), "}"]
+    total, outer, result = ends
+    if total:
+        lines.append(f"store(total, {total}_ptr + at);")
+    if outer:
+        lines += [_normed(outer, "total"), f"store(total, {result}_ptr + at);"]
+    return NativeRows(_call(fused, op, width), tuple(lines), "norm")
+
+
+def _if_there(name: str, statement: str, fused: Fused) -> str:
+    return f"if ({name}_ptr) {statement}" if name in fused.optional else statement
+
+
+def _normed(norm: Norm, row: str) -> str:
+    weight, bias = (f"{name}_ptr" if name else "none<T>" for name in (norm.weight, norm.bias))
+    kind = "layer_norm" if norm.centred else "rms_norm"
+    return f"{kind}({row}, {norm.eps}f, {norm.offset}f, {weight}, {bias});"
+
+
+def plan_native_pointwise(
+    fused: Fused, op: CustomOp, loads: Sequence[tuple[str, str]], statements: Sequence[str]
+) -> NativeRows | None:
+    """An elementwise function in C++.
+
+    loads:      values and their places, as in `source[row * width + column]`
+    statements: those of the Triton kernel, `name = expression`
+    """
+    if not _is_uniform(fused):
+        return None
+    lines = [f"const float {_cpp(name)} = {place};" for name, place in loads]
+    for statement in statements:
+        name, expression = statement.split(" = ", 1)
+        lines.append(f"const float {_cpp(name)} = {_cpp(expression)};")
+    width = width_of(fused.node.types[0])
+    lines += [f"{name}_ptr[row * {width} + column] = T({_cpp(name)});" for name in op.outputs]
+    return NativeRows(_call(fused, op, fused.width(op.anchor)), tuple(lines), "pointwise")
+
+
+def plan_native_rope(fused: Fused, op: CustomOp, width: int) -> NativeRope | None:
+    """A rotation of heads in C++; `width` is that of a token's values in the anchor."""
+    if not _is_uniform(fused):
+        return None
+    return NativeRope(_call(fused, op, width, {"table_tokens": "cos.shape[0] * cos.shape[1]"}))
+
+
+def plan_native_attention(fused: Fused) -> NativeAttention | None:
+    """One token's attention over a cache in C++, where its keys are all, or the last ones, up to its own."""
+    mask = fused.node.attributes["mask"]
+    if not isinstance(mask, Causal | Sliding):
+        return None
+    operands = [f"const T* {name}_ptr" for name in ("q", "k", "v")]
+    kept = ["T* keys_ptr", "T* values_ptr", "T* o_ptr"]
+    function = NativeFunction(fused.name, (*operands, *kept), ("batch", "max_length", "length", "threads"))
+    return NativeAttention(function, int(mask.window) if isinstance(mask, Sliding) else None)
+
+
+def _is_uniform(fused: Fused) -> bool:
+    """Whether all tensors, but for tables, are of the model's own dtype."""
+    types = [*(type_ for name, type_ in fused.types.items() if name not in _TABLES), *fused.node.types]
+    return all(type_.dtype is DType.FLOAT for type_ in types)
+
+
+def _call(fused: Fused, op: CustomOp, width: int, sizes: Mapping[str, str] | None = None) -> NativeCall:
+    """The signature: operands, outputs, the number of rows, and further sizes."""
+    sizes = {"rows": f"{op.anchor}.numel() // {width}", **(sizes or {})}
+    types = {name: "const float*" if name in _TABLES else "const T*" for name in op.names}
+    types.update(dict.fromkeys(op.outputs, "T*"))
+    pointers = tuple(f"{type_} {name}_ptr" for name, type_ in types.items())
+    peers = [name for name in op.names if name not in (op.anchor, *_TABLES)]
+    return NativeCall(
+        NativeFunction(fused.name, pointers, tuple(sizes)),
+        (op.anchor, str(width), *peers),
+        (*op.names, *op.outputs, *sizes.values()),
+    )
+
+
+def _cpp(text: str) -> str:
+    """Arithmetic of a Triton kernel in C++: functions of `math`, numbers of single precision."""
+    text = _NUMBER.sub(lambda number: f"{number[0]}f", _FUNCTION.sub("math::", text))
+    return _NAME.sub(lambda name: f"{name[0]}_" if name[0] in _WORDS.split() else name[0], text)
