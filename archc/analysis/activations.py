@@ -11,7 +11,7 @@ from archc.analysis.kernels import Shape, growing_dim, type_bytes
 from archc.ir.expr import Expr, Formula, leaf
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Op, Trait
-from archc.ir.ops.structure import APPEND, CONSTANT, KEEP, WEIGHT
+from archc.ir.ops.structure import APPEND, CONSTANT, KEEP, WEIGHT, ZEROS
 from archc.ir.rule import Rule, as_value, rule_of
 
 
@@ -41,12 +41,17 @@ def activations(root: Graph, shape: Shape, element: int) -> Activations:
     outside = size(root, kept[id(root)])
     inside = [(times, size(body, kept[id(body)])) for body, times in root.runs(new=inf) if body is not root]
     entering = sum(
-        times * len(loop.attributes["schedule"]) * size(graph, _entering(loop))
+        times * len(loop.attributes["schedule"]) * size(graph, _entering(graph, loop))
         for graph, times in root.runs(new=inf)
         for loop in graph.loops()
     )
+    absent = sum(
+        times * size(body, kept[id(body)] & starts)
+        for graph, times in root.runs(new=inf)
+        for body, starts in _zeros_at_first(graph)
+    )
     return Activations(
-        all=outside + sum(times * held for times, held in inside),
+        all=outside + sum(times * held for times, held in inside) - absent,
         recomputed=outside + entering + max((held for _, held in inside), default=0),
     )
 
@@ -72,8 +77,19 @@ def _take_apart(graph: Graph, node: Node, rule: Rule) -> None:
     graph.remove(node)
 
 
-def _entering(loop: Node) -> list[Value]:
-    return [value for value in loop.inputs[: len(loop.attributes["entering"])] if value is not None]
+def _zeros_at_first(graph: Graph) -> Iterator[tuple[Graph, set[Value]]]:
+    """The first body of each loop, and what enters it as zeros, which are not there at all."""
+    for loop in graph.loops():
+        if loop.attributes["schedule"]:
+            body = loop.bodies[loop.attributes["schedule"][0]]
+            pairs = zip(body.inputs, loop.inputs, strict=True)
+            yield body, {inner for inner, outer in pairs if outer and graph.node(outer).op is ZEROS}
+
+
+def _entering(graph: Graph, loop: Node) -> list[Value]:
+    """What each layer is given anew; rows that are zeros at first are weights of the layer before."""
+    given = [value for value in loop.inputs[: len(loop.attributes["entering"])] if value is not None]
+    return [value for value in given if not graph.node(value).attributes.get("row")]
 
 
 def _collect(graph: Graph, captured: set[Value], found: dict[int, set[Value]]) -> set[Value]:
