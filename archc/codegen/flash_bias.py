@@ -53,7 +53,7 @@ def plan_flash_bias(fused: Fused) -> FlashBias | None:
     return _PLANS[made[0]](fused) if made else None
 
 
-def _relative(fused: Fused) -> FlashBias:
+def relative_vector(fused: Fused) -> FlashBias:
     """The reference, for a table whose rows hold their own numbers, gives the row for each distance."""
     buckets, _ = map(int, fused.types["table"].shape)
     far = int(fused.node.attributes["distance"])
@@ -65,7 +65,7 @@ def _relative(fused: Fused) -> FlashBias:
             f"key_positions = torch.arange({far}, -{far + 1}, -1, device=device)[None]",
             f"table = torch.arange({buckets}, device=device)[:, None]",
             str(fused.plain[0].code),
-            "return bias.flatten()",
+            "return bias.flatten().int()",
         ),
         table=True,
         far=far,
@@ -73,7 +73,7 @@ def _relative(fused: Fused) -> FlashBias:
     )
 
 
-def _linear(fused: Fused) -> FlashBias:
+def linear_vector(fused: Fused) -> FlashBias:
     """The reference gives the slopes as the bias of the next position."""
     return FlashBias(
         vector="slopes",
@@ -87,4 +87,4 @@ def _linear(fused: Fused) -> FlashBias:
     )
 
 
-_PLANS = {"relative_bias": _relative, "alibi_bias": _linear}
+_PLANS = {"relative_bias": relative_vector, "alibi_bias": linear_vector}

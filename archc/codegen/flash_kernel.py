@@ -32,9 +32,9 @@ def plan_flash(fused: Fused) -> FlashKernel | None:
     queries, keys, values = (fused.types[name].shape for name in ("q", "k", "v"))
     heads, head_dim, kv_heads, value_dim = map(int, (queries[2], queries[3], keys[2], values[3]))
     head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (head_dim, value_dim))
-    tiles = next((tiles for width, tiles in _TILES.items() if head_block + value_block <= width), None)
-    sinks, softcap = "sinks" in fused.types, attributes["softcap"]
     bias = plan_flash_bias(fused)
+    tiles = _tiles(head_block + value_block, bias is not None and bias.table)
+    sinks, softcap = "sinks" in fused.types, attributes["softcap"]
     untouched = not sinks and softcap is None and bias is None
     pytorch = isinstance(mask, Causal | Full) and untouched and head_dim == value_dim
     known = isinstance(mask, Causal | Full | Sliding | Chunked) and set(fused.types) <= _OPERANDS
@@ -55,14 +55,19 @@ def plan_flash(fused: Fused) -> FlashKernel | None:
         softcap=None if softcap is None else float(softcap),
         sinks=sinks,
         bias=bias,
-        tiles=_with_room(tiles) if bias is not None and bias.table else tiles,
+        tiles=tiles,
     )
 
 
-def _with_room(tiles: Tiles) -> Tiles:
-    """Twice the threads for the queries' gradient, which has the table's beside it in registers."""
-    tile = tiles.query_gradient
-    return replace(tiles, query_gradient=replace(tile, warps=min(2 * tile.warps, 8)))
+def _tiles(width: int, table: bool) -> Tiles | None:
+    """The tiles for keys and values of a width together; None where none are small enough.
+
+    What comes of a table lies beside scores in registers: tiles of the next width leave room, by more warps.
+    """
+    fitting = [tiles for most, tiles in _TILES.items() if width <= most]
+    if table and len(fitting) > 1:
+        return replace(fitting[1], forward=replace(fitting[1].forward, warps=8))
+    return None if table or not fitting else fitting[0]
 
 
 def _sees(mask: Mask) -> str:

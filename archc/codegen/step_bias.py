@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archc.codegen.fused import Fused
+from archc.codegen.flash_bias import linear_vector, relative_vector
+from archc.codegen.fused import Fused, width_of
 from archc.codegen.masks import load_where, outer
 
 
@@ -62,45 +63,35 @@ def _given(head: str, mask: str) -> StepBias:
 
 
 def _relative(fused: Fused, head: str, mask: str) -> StepBias:
-    """The reference, for a table that holds its own rows' numbers, gives the row for each distance."""
-    buckets, heads = map(int, fused.types["table"].shape)
-    farthest = int(fused.node.attributes["distance"])
+    """One row of the table for the new token, and one for each key."""
+    vector = relative_vector(fused)
+    heads = width_of(fused.types["table"])
     where = load_where(outer((mask, "")))
     return StepBias(
-        name="buckets",
-        doc=f"The rows of the table for distances of 0 to {farthest} and more.",
-        lines=(
-            "positions = torch.zeros(1, 1, dtype=torch.int64, device=device)",
-            f"key_positions = -torch.arange({farthest + 1}, device=device)[None]",
-            f"table = torch.arange({buckets}, device=device)[:, None]",
-            str(fused.plain[0].code),
-            "return bias.flatten().int()",
-        ),
+        name=vector.vector,
+        doc=vector.doc,
+        lines=vector.lines,
         strides=(),
         own_lines=(
             f"table_head = ({head}).to(tl.int32)",
-            f"near = tl.load(table_ptr + tl.load(buckets_ptr) * {heads} + table_head{load_where(mask)})",
-            "own_score += near.to(tl.float32)",
+            f"row = tl.load(buckets_ptr + {vector.far}) * {heads}",
+            f"own_score += tl.load(table_ptr + row + table_head{load_where(mask)}).to(tl.float32)",
         ),
         key_lines=(
-            f"back = tl.minimum(tl.maximum(position - key_position, 0), {farthest})",
-            f"row = tl.load(buckets_ptr + back)[None, :] * {heads}",
+            f"back = tl.minimum(tl.maximum(position - key_position, 0), {vector.far})",
+            f"row = tl.load(buckets_ptr + {vector.far} + back)[None, :] * {heads}",
             f"score += tl.load(table_ptr + row + table_head[:, None]{where}).to(tl.float32)",
         ),
     )
 
 
 def _linear(fused: Fused, head: str, mask: str) -> StepBias:
-    """The reference gives the slopes as the bias of the next position."""
+    """A slope for each head, times how far on a key is."""
+    vector = linear_vector(fused)
     return StepBias(
-        name="slopes",
-        doc="What each head adds for each position that a key is farther on.",
-        lines=(
-            "positions = torch.zeros(1, 1, dtype=torch.int64, device=device)",
-            "key_positions = positions + 1",
-            str(fused.plain[0].code),
-            "return bias.flatten()",
-        ),
+        name=vector.vector,
+        doc=vector.doc,
+        lines=vector.lines,
         strides=(),
         own_lines=(f"slope = tl.load(slopes_ptr + {head}{load_where(mask)})",),
         key_lines=("score += slope[:, None] * (key_position - position).to(tl.float32)[None, :]",),
