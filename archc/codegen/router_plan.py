@@ -36,8 +36,9 @@ class RouterKernel:
 
     @property
     def warps(self) -> int:
-        """A thread has up to eight scores."""
-        return min(max(max(length for _, length in self.blocks) // 256, 1), 4)
+        """One warp has up to 256 scores; of more, a thread has four."""
+        scores = max(length for _, length in self.blocks)
+        return 1 if scores <= 256 else min(scores // 128, 8)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ class StepBias:
     name, doc, lines: that tensor, and the function that makes it by the op itself; "" for none
     strides:          further parameters, and how a launch computes them
     own_lines:        for the new token, 0 from itself
-    key_lines:        for a tile of keys at `key_position`
+    key_lines:        for a tile of keys at `key_position`, before it is loaded: then registers are few
     """
 
     name: str
@@ -57,7 +57,7 @@ def _given(head: str, mask: str) -> StepBias:
         ),
         key_lines=(
             "bias_places = bias_head[:, None] + key[None, :] * bias_key_stride",
-            f"score += tl.load(bias_row + bias_places{load_where(outer((mask, 'seen')))}).to(tl.float32)",
+            f"bias = tl.load(bias_row + bias_places{load_where(outer((mask, 'seen')))}).to(tl.float32)",
         ),
     )
 
@@ -74,13 +74,13 @@ def _relative(fused: Fused, head: str, mask: str) -> StepBias:
         strides=(),
         own_lines=(
             f"table_head = ({head}).to(tl.int32)",
-            f"row = tl.load(buckets_ptr + {vector.far}) * {heads}",
-            f"own_score += tl.load(table_ptr + row + table_head{load_where(mask)}).to(tl.float32)",
+            f"own_row = tl.load(buckets_ptr + {vector.far}) * {heads}",
+            f"own_score += tl.load(table_ptr + own_row + table_head{load_where(mask)}).to(tl.float32)",
         ),
         key_lines=(
             f"back = tl.minimum(tl.maximum(position - key_position, 0), {vector.far})",
             f"row = tl.load(buckets_ptr + {vector.far} + back)[None, :] * {heads}",
-            f"score += tl.load(table_ptr + row + table_head[:, None]{where}).to(tl.float32)",
+            f"bias = tl.load(table_ptr + row + table_head[:, None]{where}).to(tl.float32)",
         ),
     )
 
@@ -94,7 +94,7 @@ def _linear(fused: Fused, head: str, mask: str) -> StepBias:
         lines=vector.lines,
         strides=(),
         own_lines=(f"slope = tl.load(slopes_ptr + {head}{load_where(mask)})",),
-        key_lines=("score += slope[:, None] * (key_position - position).to(tl.float32)[None, :]",),
+        key_lines=("bias = slope[:, None] * (key_position - position).to(tl.float32)[None, :]",),
     )
 
 

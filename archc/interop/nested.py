@@ -14,14 +14,14 @@ ROOT = "language_model"
 _SHARED = ("quantization_config", "tie_word_embeddings", *FIXED)
 
 
-def text_config(config: Config, known: Container[object]) -> tuple[Config, str]:
+def text_config(config: Config, known: Container[str]) -> tuple[Config, str]:
     """The config of what is imported, and the path before its tensors.
 
     Where a type is not among the `known` ones, but its config holds that of a text model, this is it.  Other
     keys of the outer config are about the parts beside it.
     """
-    section = config.get("text_config")
-    if config.get("model_type") in known or not isinstance(section, dict):
+    kind, section = config.get("model_type"), config.get("text_config")
+    if (isinstance(kind, str) and kind in known) or not isinstance(section, dict):
         return config, ""
     shared = {key: config.get(key) for key in _SHARED if config.has(key)}
     return Config({**section, **shared}, "text_config."), ROOT

@@ -9,7 +9,7 @@ from typing import Any
 from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import CONSTANT, LOOP, WEIGHT
+from archc.ir.ops.structure import CONSTANT, INPUT, LOOP, WEIGHT
 from archc.ir.records import attribute_text
 from archc.ir.rule import Rule
 from archc.passes.context import place_of
@@ -141,10 +141,7 @@ class Matcher:
             return
         node, pattern = self.graph.node(number), self.rule.steps[step]
         if node.op is not pattern.op:
-            source = (
-                "an input of the layer" if node.op.name == "input" else f"`{node.op.name}` ({place_of(node)})"
-            )
-            self.failure.note(match, f"{reader} reads {source}, not `{pattern.op.name}`")
+            self.failure.note(match, f"{reader} reads {_told(node)}, not `{pattern.op.name}`")
             return
         if number in match.nodes.values():
             return
@@ -207,3 +204,9 @@ def _operand_orders(step: Step) -> list[tuple[int, ...]]:
     """The orders in which a node's operands may stand for a step's."""
     straight = tuple(range(len(step.inputs)))
     return [straight, straight[::-1]] if step.op.has(Trait.COMMUTATIVE) else [straight]
+
+
+def _told(node: Node) -> str:
+    if node.op is INPUT:
+        return "an input of the layer"
+    return "a number" if node.op is CONSTANT else f"`{node.op.name}` ({place_of(node)})"

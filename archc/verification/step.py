@@ -24,7 +24,7 @@ from archc.analysis.kernels import choices_of
 from archc.codegen.kept import KeptPart
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, RECENT, WEIGHT, ZEROS
+from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, LOSSES, RECENT, WEIGHT, ZEROS
 from archc.ir.program import sequences
 from archc.ir.rule import rule_of
 from archc.ir.types import ROWS, DType, TensorType
@@ -34,6 +34,7 @@ from archc.ir.types import ROWS, DType, TensorType
 _BOOKKEEPING = 7
 _RING = 2  # the token's place in rings of one length, and its position there
 _GROUPED = {"grouped_linear": 1, "dispatched_linear": 3}  # where these take the weights of all experts
+_SEVERAL = {"dispatch": 2, "combine": 2}  # launches of what is PyTorch's: which rows, then they themselves
 _NO_LAUNCH = ("_unsafe_view", "empty", "promote_types")
 
 
@@ -102,8 +103,9 @@ def _plan(
     return made
 
 
-# Attention keeps its keys and values itself, and zeros that enter the first layer are not there at all.
-_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, RECENT)
+# Attention keeps its keys and values itself, and zeros that enter the first layer are not there at all; terms
+# of the loss are not computed.
+_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, RECENT, LOSSES)
 
 
 def _plan_node(
@@ -125,7 +127,7 @@ def _plan_node(
     if rule_of(node) or node.op.module:
         results = [_meta(type_, sizes, dtype) for type_ in node.types]
         moved = sum(map(_bytes, (*operands, *results))) - _unread(node, operands)
-        work.add(node.op.name, 1, moved, times)
+        work.add(node.op.name, _SEVERAL.get(node.op.name, 1), moved, times)
         return
     with _Count() as count:
         result = node.op.reference(*operands, **node.attributes)

@@ -29,6 +29,7 @@ CASES = [pytest.param(model, marks=() if model in FIRST else pytest.mark.slow) f
 # attention, and an MLP's two; with experts the router's too, and a shared expert's two.
 MOST, PRODUCTS = {False: 9, True: 16}, {False: 4, True: 7}
 DENSE = MOST[False]
+NO_KERNEL = {"at_choice", "within"}
 NEAR = 0.05
 
 
@@ -79,13 +80,14 @@ def _maker(graph: Graph, value: Value | None) -> Node:
 def test_a_step_does_what_the_plan_says(model: str, tmp_path: Path) -> None:
     """No layer has too many launches; all launches, and all bytes, are those of the graph."""
     compilation = compile_model(MODELS[model], model)
-    if MODELS[model].stem == "llama4":
-        pytest.xfail("experts whose inputs are scaled gather them first, op by op")
-    assert all(layer_launches(layer) <= _most(layer) for layer in _layers(compilation.fused))
     plan = planned_step(compilation.fused, batch=2, context=300)
     step = counted_step(import_package(compilation, tmp_path), batch=2, context=300)
     assert step.count == pytest.approx(plan.count, rel=NEAR)
     assert step.bytes == pytest.approx(plan.bytes, rel=NEAR)
+    layers = _layers(compilation.fused)
+    if any(node.op.name in NO_KERNEL for layer in layers for node in layer.nodes()):
+        pytest.xfail("what experts get of a choice, and their capacities, are computed op by op")
+    assert all(layer_launches(layer) <= _most(layer) for layer in layers)
 
 
 def test_what_is_not_fused_has_launches_of_its_own() -> None:

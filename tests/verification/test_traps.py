@@ -231,7 +231,10 @@ INTERPRETED = {
             "tl.store(target + 4 + pair, db * cos + da * sin)",
         ),
     ),
-    "window of a step": ("steps", trap("all", "kernels.py", "(age < 5)", "(age < 4)")),
+    "window of a step": (
+        "steps",
+        trap("all", "kernels.py", "oldest = position - 4", "oldest = position - 3"),
+    ),
     "softcap of a step": ("steps", trap("all", "kernels.py", STEP_CAP, "", STEP_MASK, STEP_MASK + STEP_CAP)),
     "sinks of a step": (
         "steps",

@@ -7,7 +7,6 @@ from archc.interop.family import (
     MAX_LAYERS,
     Family,
     Known,
-    Reader,
     Setting,
     Value,
     activation,
@@ -24,7 +23,7 @@ def _read_decoder_layers(config: Config, known: Known) -> int:
     return config.whole("num_decoder_layers", 12, null=known["layers"], most=MAX_LAYERS)
 
 
-def _sparse(stack: str, count: str) -> Reader:
+def _sparse(stack: str, count: str) -> Setting:
     """For each layer of a stack whether it has experts.
 
     With `num_sparse_..._layers` of 0 the class still gives experts to the second layer, or to a single one.
@@ -37,7 +36,10 @@ def _sparse(stack: str, count: str) -> Reader:
         step = total // sparse if sparse else total
         return tuple(step > 0 and (step == 1 or layer % step == 1) for layer in range(total))
 
-    return read
+    def write(value: tuple[bool, ...] | None, known: Known) -> dict[str, int]:
+        return {key: sum(value) if value else known[count] // known["sparse_every"]}
+
+    return Setting(read, write)
 
 
 SWITCH_TRANSFORMERS = Family(
