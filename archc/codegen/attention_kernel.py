@@ -40,9 +40,9 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
     loaded = value_block if shared else head_block + value_block  # columns for each key
     first_head = f"{'block' if blocks > 1 else 'head'} * {group}"
     bias = plan_step_bias(fused, f"{first_head} + query", f"query < {group}" if rows != group else "")
-    narrow = shared and bias is not None  # tiles, as a bias lies beside their scores
-    beside_queries = _tile_beside(rows, loaded) if joint or shared else 128
-    warps = 4 if rows * value_block <= (8192 if joint or narrow else 4096) else 8
+    # One tile is keys and values: 16 of them, for more do not fit in the registers of every chip.
+    beside_queries = _LEAST if shared else _tile_beside(rows, loaded) if joint else 128
+    warps = 4 if rows * value_block <= (8192 if joint or shared else 4096) else 8
     merged = _LANE * 32 * warps // (power_of_two(group) * value_block)
     return AttentionKernel(
         name=fused.name,
@@ -62,7 +62,7 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
         rows=rows,
         head_block=head_block,
         value_block=value_block,
-        tile=_LEAST if narrow else min(_tile(loaded), beside_queries),
+        tile=min(_tile(loaded), beside_queries),
         merged=max(merged, 1),
         warps=warps,
         softcap=_softcap(fused),
@@ -102,7 +102,7 @@ def _tile(width: int) -> int:
 
 
 def _tile_beside(rows: int, width: int) -> int:
-    """The same where queries as wide as the keys lie beside them, and no bias."""
+    """The same where queries as wide as the keys lie beside them."""
     return min(max(power_of_two(_WIDE // width - rows + 1) // 2, _LEAST), 128)
 
 
