@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from archc.errors import Span
@@ -91,9 +91,6 @@ class Program:
     expectations: tuple[Expectation, ...] = field(default=())
     tied: tuple[tuple[Path, Path], ...] = ()  # (what a checkpoint may repeat, what it is tied to)
     start: int | None = None  # the token that a decoder's sequence begins with
-
-    def with_graph(self, graph: Graph) -> Program:
-        return replace(self, graph=graph)
 
 
 # Positions in a graph and its bodies, by the graph's `id` and the value: as `positions_named` tells them.
