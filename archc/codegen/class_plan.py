@@ -21,6 +21,11 @@ class Line:
             return f"# {self.comment}" if self.comment else ""
         return f"{self.code}  # {self.comment}" if self.comment else self.code
 
+    def indented(self) -> Line:
+        """The line in a body of its own."""
+        text = self.code or (f"# {self.comment}" if self.comment else "")
+        return Line(f"    {text}", self.comment if self.code else "") if text else self
+
 
 @dataclass(frozen=True)
 class Stored:

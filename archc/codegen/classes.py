@@ -13,50 +13,25 @@ from archc.codegen.class_plan import (
     Head,
     Layers,
     Line,
-    Parameter,
-    PerExpert,
-    Stored,
 )
 from archc.codegen.head import Cut, write_head
 from archc.codegen.kept import KeptPart, is_span, trains, with_spans
 from archc.codegen.linear_kernel import linear_shape
 from archc.codegen.linear_plan import LinearKernel
-from archc.codegen.lines import Emitter, Style, no_loop, shapes_text, size_code, tuple_text
+from archc.codegen.lines import Emitter
+from archc.codegen.literals import shapes_text, size_code, tuple_text
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.names import attribute, class_name, identifier, layer_names, parameter_names
+from archc.codegen.optional_values import may_be_none
+from archc.codegen.parameters import Held, expert_texts, held_weights, parameter_of, weight_texts
 from archc.codegen.semantics import Semantics
+from archc.codegen.style import Style, no_loop
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.names import unique
-from archc.ir.op import Fill, Init, Normal
-from archc.ir.ops.structure import APPEND, EXPERTS, KEEP, LOOP, WEIGHT, ZEROS
-from archc.ir.paths import Index, Path, path_text
-from archc.ir.paths import Stored as IrStored
+from archc.ir.ops.structure import APPEND, KEEP
+from archc.ir.paths import path_text
 from archc.ir.program import Sequence as Tokens
 from archc.ir.program import captured_in, given_inputs, positions_named, sequences
-from archc.ir.rule import rule_of
-from archc.ir.types import DType
-from archc.ir.weights import experts_of, is_per_expert
-
-
-@dataclass(frozen=True)
-class Held:
-    """A weight that a class holds; one of the body of `experts` is held for all of them."""
-
-    weight: Node
-    experts: tuple[str, int] | None  # the variable that counts them, and how many there are
-    region: int | None = None  # the number of the `experts` node, where the weight is in its body
-
-
-def held_weights(graph: Graph) -> list[Held]:
-    """The weights of a graph and of the experts in it, in program order."""
-    held: list[Held] = []
-    for node in graph.nodes():
-        if node.op is WEIGHT:
-            held.append(Held(node, experts_of(node)))
-        elif node.op is EXPERTS:
-            experts = node.attributes["variable"], node.attributes["count"]
-            held += [Held(weight, experts, node.id) for weight in node.bodies[0].weights()]
-    return held
 
 
 @dataclass
@@ -114,7 +89,7 @@ class ClassWriter:
         )
 
     def _head(self, cut: Cut, graph: Graph, loss: LossKernel, hidden: str) -> Head:
-        texts = _weight_texts(held_weights(graph), self._names(held_weights(graph), ()))
+        texts = weight_texts(held_weights(graph), self._names(held_weights(graph), ()))
         style = Style(self.semantics, self.kernels, texts, self.reserved, no_loop)
         return write_head(cut, loss, hidden, style, self._function_for(cut.weight_shape))
 
@@ -143,23 +118,23 @@ class ClassWriter:
         style = Style(
             self.semantics,
             self.kernels,
-            _weight_texts(weights, names),
+            weight_texts(weights, names),
             self.reserved,
             lambda node, targets, operands: _loop_lines(calls[node.id], targets, operands),
             none_for_zeros=may_be_none,
             linear=lambda graph, node: self._function_for(linear_shape(graph, node)),
-            of_experts=_expert_texts(weights, names),
+            of_experts=expert_texts(weights, names),
         )
         emitter = Emitter(graph, style)
         emitter.arguments(given)
-        arguments = self._arguments(graph, [emitter.names[value] for value in graph.inputs])
+        arguments = self._arguments(graph, [emitter.variables.names[value] for value in graph.inputs])
         results = emitter.run()
         state = tuple((node.attributes["slot"], _kept_code(node)) for node in _kept(graph))
         return Class(
             name=name,
             doc=doc,
             indices=indices,
-            parameters=tuple(_parameter(held, n) for held, n in zip(weights, names, strict=True)),
+            parameters=tuple(parameter_of(held, n) for held, n in zip(weights, names, strict=True)),
             layers=tuple(layers),
             state=state,
             arguments=arguments,
@@ -177,7 +152,7 @@ class ClassWriter:
         alone = part.alone()
         emitter = Emitter(alone, style)
         emitter.arguments(given)
-        arguments = self._arguments(alone, [emitter.names[value] for value in alone.inputs])
+        arguments = self._arguments(alone, [emitter.variables.names[value] for value in alone.inputs])
         results = emitter.run()
         if part.trains:
             arguments = (*arguments, Argument("losses", "Losses | None"))
@@ -330,125 +305,3 @@ def _kept_code(append: Node) -> str:
 
 def _remembers(body: Graph) -> bool:
     return any(node.op in (APPEND, KEEP) for part in body.walk() for node in part.nodes())
-
-
-# ------------------------------------------------------------------ parameters
-
-
-def _weight_texts(weights: Sequence[Held], names: Sequence[str]) -> dict[int, str]:
-    """The texts of a graph's own weights, by their nodes' numbers."""
-    own = [(held, name) for held, name in zip(weights, names, strict=True) if held.region is None]
-    return {held.weight.id: f"self.{name}" for held, name in own}
-
-
-def _expert_texts(weights: Sequence[Held], names: Sequence[str]) -> dict[int, dict[int, str]]:
-    """The texts of the weights in bodies of experts, by the numbers of both."""
-    texts: dict[int, dict[int, str]] = {}
-    for held, name in zip(weights, names, strict=True):
-        if held.region is not None and held.experts is not None:
-            variable = identifier(held.experts[0])
-            texts.setdefault(held.region, {})[held.weight.id] = f"self.{name}[{variable}]"
-    return texts
-
-
-def _parameter(held: Held, name: str) -> Parameter:
-    sources = stored_in(held.weight)
-    shape = held.weight.types[0].shape
-    if held.experts is not None and held.region is not None:
-        shape = (held.experts[1], *shape)
-    code = ", ".join(size_code(dim) for dim in shape)
-    comment = " | ".join(_leaf(stored.path) for stored in sources) if len(sources) > 1 else ""
-    per_expert = None
-    if held.experts is not None and is_per_expert(held.weight, held.experts[0]):
-        per_expert = PerExpert(identifier(held.experts[0]), size_code(held.experts[1]))
-    stored = tuple(_stored(source, per_expert) for source in sources)
-    start, trained = _start(held.weight.attributes["init"]), held.weight.attributes["trained"]
-    wide = held.weight.types[0].dtype is DType.F32
-    return Parameter(name, code, start, stored, comment, trained, per_expert, wide)
-
-
-def _leaf(path: Path) -> str:
-    return str([segment for segment in path if segment not in ("weight", "bias")][-1])
-
-
-def _stored(stored: IrStored, per_expert: PerExpert | None) -> Stored:
-    rows = stored.held_shape[0]
-    name = path_code(stored.path, (per_expert.variable,) if per_expert else ())
-    return Stored(name, size_code(rows), stored.transposed, stacked=stored.planes > 0)
-
-
-def path_code(path: Path, local: Sequence[str] = ()) -> str:
-    """A checkpoint name as a string literal, or as an f-string over the loop variables.
-
-    These are attributes of the module, but for those that are `local`.
-    """
-    parts: list[str] = []
-    for segment in path:
-        if isinstance(segment, Index):
-            scale = f"{segment.scale} * " if segment.scale != 1 else ""
-            offset = f" + {segment.offset}" if segment.offset else ""
-            variable = identifier(segment.variable)
-            owner = "" if variable in local else "self."
-            parts.append(f"{segment.prefix}{{{scale}{owner}{variable}{offset}}}")
-        else:
-            parts.append(segment)
-    text = ".".join(parts)
-    return f'f"{text}"' if any(isinstance(segment, Index) for segment in path) else f'"{text}"'
-
-
-def _start(init: Init) -> str:
-    """The initialisation as a call with `{}` for the parameter."""
-    if isinstance(init, Normal):
-        return f"nn.init.normal_({{}}, std={init.std!r})"
-    assert isinstance(init, Fill)
-    if init.value in (0.0, 1.0):
-        return "nn.init.zeros_({})" if init.value == 0.0 else "nn.init.ones_({})"
-    return f"nn.init.constant_({{}}, {init.value!r})"
-
-
-# ------------------------------------------------------------- optional values
-
-
-def optional_inputs(graph: Graph) -> tuple[frozenset[tuple[int, int]], list[tuple[Graph, Node]]]:
-    """Inputs of loop bodies that start as None for zeros, and the norm nodes that read them."""
-    inputs: set[tuple[int, int]] = set()
-    readers: list[tuple[Graph, Node]] = []
-    for part in graph.walk():
-        for node in part.nodes():
-            if node.op is ZEROS and may_be_none(part, node):
-                for loop, place in part.users(node.outputs[0]):
-                    for body in loop.bodies:
-                        value = body.inputs[place]
-                        inputs.add((id(body), value.node))
-                        readers += [(body, reader) for reader, _ in body.users(value)]
-    return frozenset(inputs), readers
-
-
-def may_be_none(graph: Graph, zeros: Node) -> bool:
-    """Whether every reader of zeros is a loop whose bodies only ever add them inside of a norm kernel."""
-    users = graph.users(zeros.outputs[0])
-    return all(
-        loop.op is LOOP and all(_only_added(body, body.inputs[place]) for body in loop.bodies)
-        for loop, place in users
-    )
-
-
-def _only_added(body: Graph, value: Value) -> bool:
-    readers = body.users(value)
-    return bool(readers) and all(_adds(body, reader, place) for reader, place in readers)
-
-
-def _adds(body: Graph, reader: Node, place: int) -> bool:
-    """Whether an operand is one that a norm kernel adds to the residual stream, or the weight of its norm."""
-    rule = rule_of(reader)
-    if rule is None or rule.family != "norm" or len(rule.outputs) == 1:
-        return False
-    rows = [name for name in rule.operands if name != "residual"]
-    if place < len(rule.operands):
-        return rule.operands[place] in rows
-    names = (*rule.operands, *rule.weights)
-    normed = [name for name in rows if names[place] in rule.norms_of([name])]
-    values = [reader.inputs[rule.operands.index(name)] for name in normed]
-    return bool(values) and all(
-        value in body.inputs and _only_added(body, value) for value in values if value
-    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.class_plan import Line, Operand
-from archc.codegen.lines import Emitter, Style, no_loop
+from archc.codegen.lines import Emitter
 from archc.codegen.semantics import Semantics
+from archc.codegen.style import Style, no_loop
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.records import attribute_text

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.class_plan import Head, Line
-from archc.codegen.lines import Emitter, Style
+from archc.codegen.lines import Emitter
 from archc.codegen.loss_plan import LossKernel
+from archc.codegen.style import Style
 from archc.ir.graph import Graph, Node
 from archc.ir.head import last_linear
 from archc.ir.ops.structure import WEIGHT

@@ -1,4 +1,4 @@
-"""What stays the same while tokens are added: a method of its own, whose results a cache keeps."""
+"""What a cache keeps: of each token, or once for all that are added (which has a method of its own)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.balance import IN_TRAINING
-from archc.ir.ops.structure import CONSTANT, INPUT, KEEP, LOSSES, WEIGHT
+from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, KEEP, LOSSES, WEIGHT
+from archc.ir.rule import rule_of
 
 
 class KeptPart:
@@ -88,3 +89,13 @@ def with_one_span(operands: Sequence[str]) -> list[str]:
 def trains(graph: Graph) -> bool:
     """Whether a graph, or a loop in it, computes something for training alone."""
     return any(node.op in (*IN_TRAINING, LOSSES) for part in graph.walk() for node in part.nodes())
+
+
+def kept_by(graph: Graph, node: Node) -> list[Node]:
+    """The `append` nodes of its keys and values that a fused attention, their only reader, does itself."""
+    rule = rule_of(node)
+    if rule is None or rule.family != "attention":
+        return []
+    kept = [graph.node(value) for value in node.past]
+    alone = all(each.op is APPEND and len(graph.users(each.outputs[0])) == 1 for each in kept)
+    return kept if alone else []

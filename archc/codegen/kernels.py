@@ -7,9 +7,9 @@ from typing import Any
 
 from archc.codegen.attention_kernel import plan_attention
 from archc.codegen.fused import Fused, decomposition, describe_fused
+from archc.codegen.kept import kept_by
 from archc.codegen.kernel_plan import Kernel
 from archc.codegen.latent_rope_kernel import plan_latent_rope
-from archc.codegen.lines import kept_by
 from archc.codegen.names import identifier
 from archc.codegen.norm_kernel import plan_norm
 from archc.codegen.pointwise_kernel import plan_pointwise

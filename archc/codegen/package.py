@@ -7,16 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from archc.codegen.class_plan import Class
-from archc.codegen.classes import ClassWriter, optional_inputs, path_code
+from archc.codegen.classes import ClassWriter
 from archc.codegen.head import cut_head
 from archc.codegen.kept import trains
 from archc.codegen.kernel_plan import AbsorptionKernel, GroupedKernel, Kernel, OpKernel, WideLinearKernel
 from archc.codegen.kernels import KernelTable
 from archc.codegen.linear_kernel import linear_shapes, plan_linear
-from archc.codegen.lines import use_of
 from archc.codegen.loss_kernel import plan_loss
+from archc.codegen.optional_values import optional_inputs
+from archc.codegen.parameters import path_code
 from archc.codegen.plan import Constant, Module, Package, Tokens
-from archc.codegen.semantics import Semantics
+from archc.codegen.semantics import Semantics, use_of
 from archc.ir.fixed import decodes
 from archc.ir.graph import Graph, Node
 from archc.ir.op import Op

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from archc.codegen.specialise import Specialised, specialise
+from archc.ir.graph import Node
 from archc.ir.op import Op
 from archc.ir.records import Record
 
@@ -46,6 +47,15 @@ class Use:
     def specialised(self, fixed: Mapping[str, Any]) -> Specialised:
         """The reference function with attributes and absent operands written into it."""
         return specialise(_source_of(self.op), {**fixed, **dict.fromkeys(self.absent)}, self.parameters)
+
+
+def use_of(node: Node) -> Use:
+    """The node as a use of its op's reference function."""
+    return Use(
+        node.op,
+        tuple(value is not None for value in node.inputs),
+        tuple((name, node.attributes[name]) for name in node.op.attributes),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,48 @@
+"""Values of a spec -> their text in Python, and shapes -> their text in comments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from archc.ir.sizes import NamedFloat, Size
+from archc.ir.types import Dim, shape_text
+
+
+def tuple_text(items: Sequence[str]) -> str:
+    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+
+
+def attribute_code(value: object, by_name: bool) -> str:
+    """An attribute as Python, by the constants that it is computed from where that is asked for."""
+    if isinstance(value, NamedFloat):
+        return value.name if by_name else repr(float(value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return size_code(value) if by_name else str(int(value))
+    return repr(value)
+
+
+def size_code(value: int | str) -> str:
+    """A size as Python, by the constants that it is computed from."""
+    if isinstance(value, Size):
+        text = value.text
+        return text if len(text) <= 48 else str(int(value))
+    return str(value)
+
+
+def number_text(value: float) -> str:
+    """A number as short as Python writes it."""
+    return repr(int(value)) if float(value).is_integer() and abs(value) < 1e6 else repr(float(value))
+
+
+def shapes_text(shapes: Sequence[tuple[Dim, ...]]) -> str:
+    """Shapes as a comment; those that differ in one dim only as one: `[B, T, 32 | 8 | 8, 128]`."""
+    first = shapes[0]
+    if len(first) > 1 and all(len(shape) == len(first) for shape in shapes):
+        columns = list(zip(*shapes, strict=True))
+        if sum(len(set(column)) > 1 for column in columns) <= 1:
+            dims = [
+                " | ".join(map(str, column)) if len(set(column)) > 1 else str(column[0]) for column in columns
+            ]
+            each = " each" if len(shapes) > 1 and all(len(set(column)) == 1 for column in columns) else ""
+            return f"[{', '.join(dims)}]{each}"
+    return ", ".join(map(shape_text, shapes))

@@ -1,0 +1,52 @@
+"""Values that are None where they would be zeros: what is added to nothing before the first layer."""
+
+from __future__ import annotations
+
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.ops.structure import LOOP, ZEROS
+from archc.ir.rule import rule_of
+
+
+def optional_inputs(graph: Graph) -> tuple[frozenset[tuple[int, int]], list[tuple[Graph, Node]]]:
+    """Inputs of loop bodies that start as None for zeros, and the norm nodes that read them."""
+    inputs: set[tuple[int, int]] = set()
+    readers: list[tuple[Graph, Node]] = []
+    for part in graph.walk():
+        for node in part.nodes():
+            if node.op is ZEROS and may_be_none(part, node):
+                for loop, place in part.users(node.outputs[0]):
+                    for body in loop.bodies:
+                        value = body.inputs[place]
+                        inputs.add((id(body), value.node))
+                        readers += [(body, reader) for reader, _ in body.users(value)]
+    return frozenset(inputs), readers
+
+
+def may_be_none(graph: Graph, zeros: Node) -> bool:
+    """Whether every reader of zeros is a loop whose bodies only ever add them inside of a norm kernel."""
+    users = graph.users(zeros.outputs[0])
+    return all(
+        loop.op is LOOP and all(_only_added(body, body.inputs[place]) for body in loop.bodies)
+        for loop, place in users
+    )
+
+
+def _only_added(body: Graph, value: Value) -> bool:
+    readers = body.users(value)
+    return bool(readers) and all(_adds(body, reader, place) for reader, place in readers)
+
+
+def _adds(body: Graph, reader: Node, place: int) -> bool:
+    """Whether an operand is one that a norm kernel adds to the residual stream, or the weight of its norm."""
+    rule = rule_of(reader)
+    if rule is None or rule.family != "norm" or len(rule.outputs) == 1:
+        return False
+    rows = [name for name in rule.operands if name != "residual"]
+    if place < len(rule.operands):
+        return rule.operands[place] in rows
+    names = (*rule.operands, *rule.weights)
+    normed = [name for name in rows if names[place] in rule.norms_of([name])]
+    values = [reader.inputs[rule.operands.index(name)] for name in normed]
+    return bool(values) and all(
+        value in body.inputs and _only_added(body, value) for value in values if value
+    )
