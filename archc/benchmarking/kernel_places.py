@@ -12,7 +12,7 @@ from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.ir.graph import Graph, Node
-from archc.ir.ops.experts import DISPATCHED_LINEAR, GROUPED_LINEAR, SORT_CHOICES, WEIGHTED_COMBINE
+from archc.ir.ops.experts import COMBINE, DISPATCHED_LINEAR, GROUPED_LINEAR, SORT_CHOICES, WEIGHTED_COMBINE
 from archc.ir.rule import Rule, rule_of
 from archc.ir.types import DType, TensorType
 
@@ -95,7 +95,7 @@ def places(compilation: Compilation) -> list[Place]:
 
 
 # What kernels of experts compute: several ops are one plan.
-_OF_EXPERTS = (SORT_CHOICES, DISPATCHED_LINEAR, GROUPED_LINEAR, WEIGHTED_COMBINE)
+_OF_EXPERTS = (SORT_CHOICES, DISPATCHED_LINEAR, GROUPED_LINEAR, COMBINE, WEIGHTED_COMBINE)
 
 
 def _named(name: str, types: Mapping[str, TensorType]) -> TensorType | None:

@@ -89,7 +89,7 @@ class _Dispatch:
             if each.op is not INPUT:
                 self._move(each)
         result = self.values[self.body.outputs[0][1]]
-        total = self._add(node, COMBINE, [result, self.places], {}, node.names)
+        total = self._add(node, COMBINE, [result, self.places, None], {}, node.names)
         graph.replace_uses(node.outputs[0], total.outputs[0])
         graph.remove(node)
 

@@ -29,7 +29,7 @@ def join_row_moves(graph: Graph, context: Context) -> None:
             elif node.op is COMBINE:
                 _join_combine(part, node, times, context)
         for node in part.nodes():
-            if node.op is WEIGHTED_COMBINE:
+            if node.op in (COMBINE, WEIGHTED_COMBINE):
                 _join_beside(part, node, times, context)
 
 
@@ -56,7 +56,7 @@ def _join_combine(graph: Graph, combine: Node, times: int, context: Context) -> 
     for weights, y in (product.inputs, product.inputs[::-1]):
         taken = _made(graph, weights)
         if taken.op is AT_CHOICE and y is not None and len(graph.type(y).shape) == 2:
-            inputs = [y, taken.inputs[0], *combine.inputs[1:], None]
+            inputs = [y, taken.inputs[0], *combine.inputs[1:]]
             joined = graph.add_like(combine, WEIGHTED_COMBINE, inputs, names=combine.names)
             graph.replace_uses(combine.outputs[0], joined.outputs[0])
             graph.remove(combine)
@@ -75,10 +75,10 @@ def _join_beside(graph: Graph, combine: Node, times: int, context: Context) -> N
     (beside,) = [value for value in total.inputs if value != sums] or [None]
     if onward.op is not ADD or beside is None or graph.type(beside) != graph.type(sums):
         return
-    joined = graph.add_like(total, WEIGHTED_COMBINE, [*combine.inputs[:3], beside], names=total.names)
+    joined = graph.add_like(total, combine.op, [*combine.inputs[:-1], beside], names=total.names)
     graph.replace_uses(total.outputs[0], joined.outputs[0])
     graph.remove_unread([combine, *([cast] if cast is not None else []), total])
-    _report("weighted_combine", joined, times, context, "fewer_roundings")
+    _report(combine.op.name, joined, times, context, "fewer_roundings")
 
 
 def _only_user(graph: Graph, node: Node) -> Node | None:

@@ -8,6 +8,7 @@ None become constants, pointers and numbers divisible by 16 are known to be.
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import os
 from collections import defaultdict
@@ -275,9 +276,9 @@ def _run_experts(kernels: Any, graph: Graph, dtype: torch.dtype) -> None:
                 kernels.grouped_outer(y, x, ends, order[:rows], _CHOICES)
                 kernels.grouped_outer(y, x, ends)
                 places = torch.empty(rows // _CHOICES, 1, _CHOICES, dtype=torch.int64)
-                weights = torch.empty(places.shape, dtype=dtype)
-                for beside in (None, torch.empty(*places.shape[:2], out, dtype=dtype)):
-                    kernels.sum_of_choices(y, places, weights, beside)
+                beside, weights = torch.empty(*places.shape[:2], out, dtype=dtype), places.to(dtype)
+                for given in itertools.product((None, weights), (None, beside)):
+                    kernels.sum_of_choices(y, places, *given)
             kernels.sort_choices._init_fn(places, count)
 
 

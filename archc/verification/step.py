@@ -34,7 +34,7 @@ from archc.ir.types import ROWS, DType, TensorType
 _BOOKKEEPING = 7
 _RING = 2  # the token's place in rings of one length, and its position there
 _GROUPED = {"grouped_linear": 1, "dispatched_linear": 3}  # where these take the weights of all experts
-_SEVERAL = {"dispatch": 2, "combine": 2}  # launches of what is PyTorch's: which rows, then they themselves
+_SEVERAL = {"dispatch": 2}  # launches of what is PyTorch's: which rows, then they themselves
 _NO_LAUNCH = ("_unsafe_view", "empty", "promote_types")
 
 

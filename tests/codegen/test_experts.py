@@ -62,6 +62,13 @@ BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
            }""",
         {"experts.1.up_proj.weight": (20, 12)},
     ),
+    "weight on the input, beside a shared expert": (
+        """routed = experts e in chosen of 5 as experts {
+             return GatedMLP(weights[e] * x, 20, silu)
+           }
+           y = x + (GatedMLP(x, 16, silu) as shared + routed)""",
+        {"shared.up_proj.weight": (16, 12)},
+    ),
     "normed, with a factor of its own": (
         """y = experts e in chosen of 5 as experts {
              h = linear(rms_norm(x, 1e-6) as norm, 12) as up

@@ -106,10 +106,15 @@ def test_linears_of_dispatched_tokens(size: str, biased: bool, tmp_path: Path) -
 
 @sizes
 @interpreted
-def test_weighted_sums(size: str, tmp_path: Path) -> None:
+def test_sums_of_choices(size: str, tmp_path: Path) -> None:
     """Alone, and with something beside them."""
     case, kernels = Case(size), _kernels(tmp_path)
     for more in ([], [case.beside]):
+        _compare(
+            lambda y, *beside: kernels.weighted_combine(y, None, case.places, *beside),
+            lambda y, *beside: experts.combine(y, case.places, *beside),
+            [case.y, *more],
+        )
         _compare(
             lambda y, weights, *beside: kernels.weighted_combine(y, weights, case.places, *beside),
             lambda y, weights, *beside: experts.weighted_combine(y, weights, case.places, *beside),

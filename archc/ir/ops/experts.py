@@ -114,9 +114,10 @@ def dispatched_linear(
     internal=True,
     module="experts",
 )
-def combine(y: Tensor, places: Tensor) -> Tensor:
-    """The sum of each token's rows, in the order of its choices: [N, ...] -> [B, T, ...]."""
-    return y[places].sum(2)
+def combine(y: Tensor, places: Tensor, beside: Tensor | None = None) -> Tensor:
+    """The sum of each token's rows, in the order of its choices, and `beside`: [N, ...] -> [B, T, ...]."""
+    sums = y[places].sum(2)
+    return sums if beside is None else sums + beside
 
 
 def _weighted_type(call: Any) -> TensorType:
