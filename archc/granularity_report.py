@@ -7,12 +7,11 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from archc.analysis.laws.routed import EXPANSION, krajewski
 from archc.analysis.serving import Workload
+from archc.front_table import front_table
 from archc.granularity import GrainPoint, GranularitySearch, Mixture
 from archc.plotting import picture
 from archc.quantities import quantity_text
@@ -28,17 +27,9 @@ def print_granularities(found: GranularitySearch, mixture: Mixture, load: Worklo
         f"tokens of prompt, {load.answer:,} of answer, by the roofline of one {load.device.name}",
         style="bold",
     )
-    table = Table(
-        *("", "G", "experts", "width", "router", "loss", "tokens/s", ""),
-        title="front, the least loss first",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
-    table.add_row(mixture.program.name, *_row(found.base, found.base))
-    table.add_section()
-    for number, point in enumerate(found.front, 1):
-        table.add_row(str(number), *_row(point, found.base))
-    console.print(table)
+    columns = ("G", "experts", "width", "router", "loss", "tokens/s")
+    rows = [[*_row(point, found.base)] for point in found.front]
+    console.print(front_table(columns, mixture.program.name, _row(found.base, found.base), rows))
     law = krajewski(found.base.grain.choices)
     console.print(
         f"loss: nats a token above {mixture.program.name}'s, the same for all amounts of training tokens, by "

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from archc.analysis.laws.conditional import Conditional, warnings
 from archc.analysis.serving import Workload
 from archc.errors import ArchcError
+from archc.front_table import front_table
 from archc.plotting import picture
 from archc.quantities import quantity_text
 from archc.search_space import VARIED, Base, Shape
@@ -38,17 +37,9 @@ def print_search(found: Search, base: Base, law: Conditional, load: Workload, me
         f"prompt, {load.answer:,} of answer, {source}",
         style="bold",
     )
-    table = Table(
-        *("", "d", "d_ff", "heads", "x", "r", "loss", "tokens/s", ""),
-        title="front, the least loss first",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
-    table.add_row(base.program.name, *_row(found.base, found.base))
-    table.add_section()
-    for number, point in enumerate(found.front, 1):
-        table.add_row(str(number), *_row(point, found.base))
-    console.print(table)
+    columns = ("d", "d_ff", "heads", "x", "r", "loss", "tokens/s")
+    rows = [[*_row(point, found.base)] for point in found.front]
+    console.print(front_table(columns, base.program.name, _row(found.base, found.base), rows))
     x, r = law.optimum
     console.print(f"loss: above that of the best shape, x = {x:.4f} and r = {r:.3f}, by the conditional law")
     console.print(law.source)
