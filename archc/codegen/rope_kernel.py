@@ -1,4 +1,4 @@
-"""Plans for rotary positions: queries and keys rotated, normed before if the rule says so, values copied."""
+"""Plans for rotary positions: queries and keys rotated, normed before or behind it, values copied."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def plan_rope(fused: Fused) -> RopeKernel:
         rest_block=power_of_two(head_dim - 2 * pairs) if head_dim > 2 * pairs else 0,
         interleaved=attributes["pairing"] == "interleaved",
         over_heads=over_heads,
+        turns_first="rotate_by" in _normed_ops(fused.rule),
         eps=float(attributes.get("eps", 0.0)),
         shift=f"{offset} + " if offset else "",
         warps=warps_for(elements),
@@ -112,8 +113,13 @@ def warps_for(elements: int) -> int:
 
 def _is_over_heads(rule: Rule) -> bool:
     """Whether queries and keys are normed before they are split into heads."""
+    return "split" in _normed_ops(rule)
+
+
+def _normed_ops(rule: Rule) -> set[str]:
+    """The ops whose results are normed."""
     sources = [step.inputs[0] for step in rule.steps if step.op.name == "rms_norm"]
-    return any(isinstance(ref, StepRef) and rule.steps[ref.step].op.name == "split" for ref in sources)
+    return {rule.steps[ref.step].op.name for ref in sources if isinstance(ref, StepRef)}
 
 
 def _packed_parts(fused: Fused) -> list[_Part]:

@@ -108,7 +108,7 @@ class Rotation:
 
 @dataclass(frozen=True)
 class RopeKernel(Rotation):
-    """Rotation of queries and keys, their norms before it, values along with them."""
+    """Rotation of queries and keys, their norms before or behind it, values along with them."""
 
     name: str
     equation: tuple[str, ...]
@@ -123,6 +123,7 @@ class RopeKernel(Rotation):
     rest: int
     rest_block: int
     over_heads: bool  # the norm is over all heads together, its weight as wide
+    turns_first: bool  # the norm is of what is rotated
     eps: float
     shift: str  # "1.0 + " where the norm's weight has an offset
     warps: int
@@ -140,6 +141,45 @@ class RopeKernel(Rotation):
     @property
     def weights(self) -> tuple[str, ...]:
         return tuple(part.weight for part in self.rotated if part.weight)
+
+    @property
+    def done(self) -> str:
+        """What is done to heads, in words."""
+        if self.template == "rope":
+            return "rotated"
+        return "rotated and normed" if self.turns_first else "normed and rotated"
+
+    @property
+    def order(self) -> str:
+        """The same of one token."""
+        if self.turns_first:
+            return "each head's rotation, then its norm"
+        return "their norm, then their rotation" if self.over_heads else "each head's norm, then its rotation"
+
+    @property
+    def order_back(self) -> str:
+        """The same of its gradient."""
+        if self.turns_first:
+            return "each head's norm, then the rotation the other way"
+        whose = "the" if self.over_heads else "each head's"
+        return f"the rotation the other way, then {whose} norm"
+
+    @property
+    def results(self) -> tuple[str, str]:
+        """What is stored of a pair that was loaded and normed."""
+        return ("a", "b") if self.turns_first else ("a * cos - b * sin", "b * cos + a * sin")
+
+    @property
+    def incoming(self) -> tuple[str, str]:
+        """Names of a pair's gradient as it comes in."""
+        return ("da", "db") if self.turns_first else ("turned_a", "turned_b")
+
+    @property
+    def gradients(self) -> tuple[str, str]:
+        """What is stored of a pair's gradient."""
+        if self.turns_first:
+            return "da * cos + db * sin", "db * cos - da * sin"
+        return "rstd * (da - a * mean)", "rstd * (db - b * mean)"
 
     def scale(self, part: Heads) -> str:
         """One over the root mean square of each head, or of all of them."""

@@ -23,6 +23,13 @@ _NORM_ROPE_QKV = _SPLIT + """
 _NORM_ROPE = _NORM_ROPE_QKV.replace("rms_norm(q,", "rms_norm(q * 2,").replace(
     "rms_norm(k,", "rms_norm(k * 2,"
 )
+_ROPE_NORM_QKV = _SPLIT + """
+  q = rms_norm(rotate(q, rope(ROPE)), 1e-6 NORM) as qn
+  k = rms_norm(rotate(k, rope(ROPE)), 1e-6 NORM) as kn
+  """ + _ATTEND
+_ROPE_NORM = _ROPE_NORM_QKV.replace("rotate(q,", "rotate(q * 2,").replace("rotate(k,", "rotate(k * 2,")
+# Magnitudes of the rotation count, as they do not where a norm comes before it.
+_MAGNIFIED = ", scaling = yarn(factor = 2, original = 8, attention_factor = 1.5)"
 _ROW_NORM_ROPE_QKV = """
   h = rms_norm(x, 1e-6) as n
   q = rms_norm(linear(h, HEADS * SIZE) as q_proj, 1e-6 NORM) as qn
@@ -172,6 +179,17 @@ CASES = {
     "qk_norm_rope_qkv/block": (64, _heads(_NORM_ROPE_QKV, 4, 2, 8, "")),
     "qk_norm_rope_qkv/interleaved": (60, _heads(_NORM_ROPE_QKV, 6, 3, 10, ", pairing = interleaved")),
     "qk_norm_rope_qkv/unweighted": (60, _heads(_NORM_ROPE_QKV, 3, 3, 14, "", ", weight = false")),
+    "rope_qk_norm": (60, _heads(_ROPE_NORM, 5, 5, 12, "")),
+    "rope_qk_norm/no_eps": (
+        60,
+        _heads(_ROPE_NORM.replace("1e-6 NORM", "0"), 6, 3, 10, ", pairing = interleaved"),
+    ),
+    "rope_qk_norm_qkv": (60, _heads(_ROPE_NORM_QKV, 5, 1, 12, "", ", offset = 1")),
+    "rope_qk_norm_qkv/block": (64, _heads(_ROPE_NORM_QKV, 4, 2, 8, _MAGNIFIED)),
+    "rope_qk_norm_qkv/unweighted": (
+        60,
+        _heads(_ROPE_NORM_QKV, 3, 3, 14, ", pairing = interleaved", ", weight = false"),
+    ),
     "row_norm_rope_qkv": (60, _heads(_ROW_NORM_ROPE_QKV, 5, 1, 12, "", ", offset = 1")),
     "row_norm_rope_qkv/block": (64, _heads(_ROW_NORM_ROPE_QKV, 4, 2, 8, "")),
     "row_norm_rope_qkv/interleaved": (60, _heads(_ROW_NORM_ROPE_QKV, 6, 3, 10, ", pairing = interleaved")),

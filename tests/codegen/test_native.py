@@ -29,6 +29,8 @@ _SOME = (
     "layer_norm_add",
     "rope/partial",
     "qk_norm_rope_qkv/interleaved",
+    "rope_qk_norm_qkv/block",
+    "rope_qk_norm_qkv/unweighted",
     "row_norm_rope_qkv",
     "swiglu",
     "bias_gelu",

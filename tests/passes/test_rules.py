@@ -80,6 +80,18 @@ BODIES = {
   k = rotate(rms_norm(k, 1e-6, offset = 1) as kn, rope(theta = 100))
   """
     + _ATTEND,
+    "rope_qk_norm": _HEADS
+    + """
+  r = rope(theta = 100, pairing = interleaved)
+  q, k = rms_norm(rotate(q * 2, r), 1e-6) as qn, rms_norm(rotate(k * 2, r), 1e-6) as kn
+  """
+    + _ATTEND,
+    "rope_qk_norm_qkv": _HEADS
+    + """
+  q = rms_norm(rotate(q, rope(theta = 100)), 1e-6, weight = false)
+  k = rms_norm(rotate(k, rope(theta = 100)), 1e-6, weight = false)
+  """
+    + _ATTEND,
     "row_norm_rope_qkv": """
   h = rms_norm(x, 1e-6) as n
   q = rms_norm(linear(h, 5 * 8) as q_proj, 1e-6, offset = 1) as qn
