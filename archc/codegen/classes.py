@@ -32,6 +32,7 @@ from archc.ir.ops.structure import APPEND, KEEP
 from archc.ir.paths import path_text
 from archc.ir.program import Sequence as Tokens
 from archc.ir.program import captured_in, given_inputs, positions_named, sequences
+from archc.ir.types import DType
 
 
 @dataclass
@@ -300,6 +301,8 @@ def _kept_code(append: Node) -> str:
     """What one token leaves in a slot, and how many tokens stay there if not all."""
     shape = tuple_text([size_code(dim) for dim in append.types[0].shape[2:]])
     length = append.attributes["length"]
+    if append.types[0].dtype is DType.I64:
+        return f"Numbers({shape})"
     return shape if length is None else f"Ring({size_code(length)}, {shape})"
 
 

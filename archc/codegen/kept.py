@@ -92,9 +92,9 @@ def trains(graph: Graph) -> bool:
 
 
 def kept_by(graph: Graph, node: Node) -> list[Node]:
-    """The `append` nodes of its keys and values that a fused attention, their only reader, does itself."""
+    """The `append` nodes that their only reader, which has a kernel over a cache, does itself."""
     rule = rule_of(node)
-    if rule is None or rule.family != "attention":
+    if not (rule.family == "attention" if rule else node.op.module):
         return []
     kept = [graph.node(value) for value in node.past]
     alone = all(each.op is APPEND and len(graph.users(each.outputs[0])) == 1 for each in kept)

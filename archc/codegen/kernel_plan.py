@@ -36,11 +36,33 @@ class AbsorptionKernel:
 
 @dataclass(frozen=True)
 class WideLinearKernel:
-    """Linear maps of half precision into float32.  `shapes`: outputs and inputs of their weights."""
+    """Linear maps of half precision into float32.
+
+    shapes: outputs and inputs of their weights
+    noisy:  whether what they read may be in float32 already, with noise
+    """
 
     shapes: tuple[tuple[int, int], ...]
+    noisy: bool
     name: str = "wide_linear"
     template: str = "wide_linear"
+
+
+@dataclass(frozen=True)
+class CapacityKernel:
+    """Which choices experts can take of a sequence, for any sizes: one plan for a model.
+
+    choices: how many a token has, for each of its places in the model
+    keeps:   whether choices of earlier tokens may be in a cache
+    """
+
+    name: str
+    choices: tuple[int, ...]
+    keeps: bool = False
+
+    @property
+    def template(self) -> str:
+        return self.name
 
 
 # Kernels of fused ops, which are registered with PyTorch alike.
@@ -53,5 +75,6 @@ Kernel = (
     | LinearKernel
     | GroupedKernel
     | RouterKernel
+    | CapacityKernel
     | WideLinearKernel
 )

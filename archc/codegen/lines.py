@@ -49,7 +49,7 @@ class Emitter:
         self.headings = headings and style.comments
         self.nodes = graph.nodes()
         self.lines: list[Line] = []
-        self._kept_by_attention = {kept.id for node in self.nodes for kept in kept_by(graph, node)}
+        self._kept_by = {kept.id for node in self.nodes for kept in kept_by(graph, node)}
         self._kept_part = KeptPart(graph)
         self.variables = Variables(graph, style, self._kept_part)
         self._scope: Scope | None = None
@@ -83,7 +83,7 @@ class Emitter:
         if node.op is KEEP:
             self._once()
         elif node.op is APPEND:
-            if node.id not in self._kept_by_attention:
+            if node.id not in self._kept_by:
                 self._append(node)
         elif node.op is LOOP:
             self._loop(node)
@@ -105,7 +105,7 @@ class Emitter:
     def _use(self, value: Value) -> str:
         """The text of a value where it is read."""
         node = self.graph.node(value)
-        if node.id in self._kept_by_attention and node.inputs[0] is not None:
+        if node.id in self._kept_by and node.inputs[0] is not None:
             return self._use(node.inputs[0])
         if value in self.variables.pending:
             return self.variables.pending.pop(value)
@@ -119,9 +119,9 @@ class Emitter:
         """A node as an expression."""
         operands = self._operands(node)
         rule = rule_of(node)
+        slots = [f'"{kept.attributes["slot"]}"' for kept in kept_by(self.graph, node)]
+        past = [f"past(cache, self, {', '.join(slots)})"] if slots else []
         if rule is not None:
-            slots = [f'"{kept.attributes["slot"]}"' for kept in kept_by(self.graph, node)]
-            past = [f"past(cache, self, {', '.join(slots)})"] if slots else []
             if rule.family == "attention":
                 operands = [text for text in with_one_span(operands) if text != "None"]
             return self.style.kernels(self.graph, node, [*operands, *past])
@@ -136,7 +136,8 @@ class Emitter:
             return f"{function}({', '.join(operands)})"
         texts = {name: attribute_code(value, self.style.comments) for name, value in node.attributes.items()}
         if node.op.module:
-            settings = [f"{name}={text}" for name, text in texts.items()]
+            settings = [*past, *(f"{name}={text}" for name, text in texts.items())]
+            operands = with_one_span(operands) if node.op.past else operands
             return f"{node.op.module}.{node.op.name}({', '.join([*operands, *settings])})"
         return self.style.semantics.call(use_of(node), operands, texts, self.style.home)
 
@@ -153,7 +154,7 @@ class Emitter:
         pending = self.variables.pending
         while self._length(node, values) > _MAX_LINE and any(value in pending for value in values):
             self._flush(max(values, key=lambda value: len(pending.get(value, ""))))
-        if rule_of(node):
+        if rule_of(node) or node.op in IN_TRAINING:
             return ["None" if value is None else self._use(value) for value in node.inputs]
         return self.operands(node)
 

@@ -9,8 +9,15 @@ from typing import Any
 from archc.codegen.class_plan import Class
 from archc.codegen.classes import ClassWriter
 from archc.codegen.head import cut_head
-from archc.codegen.kept import trains
-from archc.codegen.kernel_plan import AbsorptionKernel, GroupedKernel, Kernel, OpKernel, WideLinearKernel
+from archc.codegen.kept import kept_by, trains
+from archc.codegen.kernel_plan import (
+    AbsorptionKernel,
+    CapacityKernel,
+    GroupedKernel,
+    Kernel,
+    OpKernel,
+    WideLinearKernel,
+)
 from archc.codegen.kernels import KernelTable
 from archc.codegen.linear_kernel import linear_shapes, plan_linear
 from archc.codegen.loss_kernel import plan_loss
@@ -22,20 +29,20 @@ from archc.ir.fixed import decodes
 from archc.ir.graph import Graph, Node
 from archc.ir.op import Op
 from archc.ir.ops.absorption import ABSORB_VALUES
-from archc.ir.ops.balance import IN_TRAINING
+from archc.ir.ops.balance import DROP_CROWDED, IN_TRAINING, JITTERED_LINEAR, WITHIN_CAPACITY
 from archc.ir.ops.experts import SORT_CHOICES
 from archc.ir.ops.linear import WIDE_LINEAR
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, LOSSES, NOTED, RECENT, WEIGHT
 from archc.ir.program import Program, given_inputs, sequences, vocabulary_of
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
-from archc.ir.types import shape_text
+from archc.ir.types import DType, shape_text
 from archc.target import CUDA, Target
 from archc.tuned import NOTHING, Tuned
 
 _LOSSES = ("Losses", *(op.name for op in IN_TRAINING))
 _MODULES = ("experts", "kernels", "native", "Stored", "at_least_float32", "per_expert")
-_RUNTIME = ("Cache", "Ring", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
+_RUNTIME = ("Cache", "Numbers", "Ring", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
 
 
 def plan_package(
@@ -87,13 +94,14 @@ def plan_package(
         vocabulary=vocabulary,
         sequences=_sequences(fused),
         start=program.start,
-        rings=any(node.op is RECENT for part in fused.walk() for node in part.nodes()),
+        rings=_has_op(fused, RECENT),
+        numbers=any(_keeps_numbers(part) for part in fused.walk()),
         vectors=any(_mentions(text, "vector") for text in helpers),
         experts=any(part.experts() for part in reference.walk()),
         wide=_has_wide(plain.classes),
         terms=_terms(reference),
         trains=trains(reference),
-        in_training=tuple(op.name for op in IN_TRAINING if _has_op(reference, op)),
+        in_training=tuple(op.name for op in IN_TRAINING if _has_op(reference, op) or _has_op(fused, op)),
         root=program.root,
         ignored=program.ignored,
         tied=tuple((path_code(alias), path_code(target)) for alias, target in program.tied),
@@ -111,6 +119,7 @@ def plan_package(
             *_grouped(parts, target),
             *_absorbing(parts, target),
             *_widening(parts),
+            *_capacities(parts),
             *(each for each in (linear, loss) if each is not None),
         ),
     )
@@ -142,16 +151,34 @@ def _absorbing(parts: Iterable[Graph], target: Target) -> list[AbsorptionKernel]
     return [AbsorptionKernel("steps" in target.families)] if absorbs else []
 
 
-def _widening(parts: Iterable[Graph]) -> list[WideLinearKernel]:
+def _widening(parts: Sequence[Graph]) -> list[WideLinearKernel]:
     """The kernel of linear maps into float32, where a model has some."""
     weights = [
         part.type(node.inputs[1]).shape
         for part in parts
         for node in part.nodes()
-        if node.op is WIDE_LINEAR and node.inputs[1] is not None
+        if node.op in (WIDE_LINEAR, JITTERED_LINEAR) and node.inputs[1] is not None
     ]
     shapes = dict.fromkeys((int(out), int(width)) for out, width in weights)
-    return [WideLinearKernel(tuple(shapes))] if shapes else []
+    noisy = any(_has_op(part, JITTERED_LINEAR) for part in parts)
+    return [WideLinearKernel(tuple(shapes), noisy)] if shapes else []
+
+
+def _capacities(parts: Sequence[Graph]) -> list[CapacityKernel]:
+    """The kernels of what experts can take, where a model says so."""
+    found = []
+    for op in (WITHIN_CAPACITY, DROP_CROWDED):
+        places = [(part, node) for part in parts for node in part.nodes() if node.op is op]
+        choices = dict.fromkeys(int(node.types[0].width) for _, node in places)
+        if choices:
+            keeps = any(kept_by(*place) for place in places)
+            found.append(CapacityKernel(op.name, tuple(choices), keeps))
+    return found
+
+
+def _keeps_numbers(graph: Graph) -> bool:
+    """Whether a cache keeps whole numbers of tokens."""
+    return any(node.op is APPEND and node.types[0].dtype is DType.I64 for node in graph.nodes())
 
 
 def _uses(graph: Graph) -> Iterable[Any]:

@@ -58,12 +58,18 @@ class Package:
     in_training: tuple[str, ...]  # ops that do more where a loss is computed in training
     trains: bool  # whether some of it is for training alone: such terms, or noise
     rings: bool  # whether the cache keeps only the last tokens of some layers
+    numbers: bool  # whether it keeps whole numbers of tokens, besides what attention reads
     root: str  # what the names of all tensors begin with
     ignored: tuple[str, ...]
     tied: tuple[tuple[str, str], ...]  # (name a checkpoint may repeat, the name it is tied to)
     model: Module
     reference: Module
     kernels: tuple[Kernel, ...]
+
+    @property
+    def trains_kernels(self) -> bool:
+        """Whether something for training alone has a kernel."""
+        return bool({"jittered_linear", "drop_crowded"} & set(self.in_training))
 
     @property
     def grouped(self) -> bool:

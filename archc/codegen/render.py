@@ -12,7 +12,14 @@ from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, Stric
 from archc import resources
 from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.class_plan import Class
-from archc.codegen.kernel_plan import AbsorptionKernel, GroupedKernel, Kernel, OpKernel, WideLinearKernel
+from archc.codegen.kernel_plan import (
+    AbsorptionKernel,
+    CapacityKernel,
+    GroupedKernel,
+    Kernel,
+    OpKernel,
+    WideLinearKernel,
+)
 from archc.codegen.latent_rope_plan import LatentRopeKernel
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
 from archc.codegen.linear_plan import LinearKernel
@@ -131,9 +138,9 @@ def _kernels(package: Package) -> str:
     modules = [name for name in ("native", "reference") if any(f"{name}." in kernel for kernel in kernels)]
     if modules:
         imports.append(f"from . import {', '.join(modules)}")
-    attention = [kernel for kernel in package.kernels if isinstance(kernel, AttentionKernel)]
-    if attention:
-        keeps = package.generates and any(kernel.keeps for kernel in attention)
+    reads_past = [k for k in package.kernels if isinstance(k, AttentionKernel | CapacityKernel)]
+    if reads_past:
+        keeps = package.generates and any(kernel.keeps for kernel in reads_past)
         imports.append(f"from .runtime import {'Past, ' if keeps else ''}Span")
     helpers = [
         h for k in package.kernels if isinstance(k, PointwiseKernel | AttentionKernel) for h in k.helpers
@@ -184,8 +191,11 @@ def _native(package: Package) -> dict[str, str]:
     }
 
 
+_ALWAYS = OpKernel | LinearKernel | GroupedKernel | RouterKernel | CapacityKernel | WideLinearKernel
+
+
 def _runs_triton(kernel: Kernel) -> bool:
-    always = isinstance(kernel, OpKernel | LinearKernel | GroupedKernel | RouterKernel | WideLinearKernel)
+    always = isinstance(kernel, _ALWAYS)
     in_place = isinstance(kernel, AbsorptionKernel) and kernel.in_place
     return always or in_place or _has_steps(kernel) or _has_flash(kernel) or _has_loss(kernel)
 

@@ -28,7 +28,7 @@ _ONE_TOKEN: Mapping[str, int] = defaultdict(lambda: 1)  # every dim that is open
 
 def bytes_of(type_: TensorType) -> int:
     """What one token's value takes, in bfloat16 where it is of the model's dtype."""
-    return type_.bind(_ONE_TOKEN).numel() * (4 if type_.dtype is DType.F32 else 2)
+    return type_.bind(_ONE_TOKEN).numel() * {DType.F32: 4, DType.I64: 8}.get(type_.dtype, 2)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from archc.ir.verifier import MalformedGraphError, verify_graph
 from archc.passes.absorb import absorb_maps
 from archc.passes.bias import split_bias
 from archc.passes.cache import plan_cache
+from archc.passes.capacity import join_capacities
 from archc.passes.clean import drop_unused, merge_common
 from archc.passes.context import Context
 from archc.passes.dispatch import dispatch_experts
@@ -51,6 +52,7 @@ PASSES = (
     Pass("dispatch", dispatch_experts),
     Pass("rows", join_row_moves),
     Pass("route", join_routers),
+    Pass("capacity", join_capacities),
     Pass("absorb", absorb_maps),
     Pass("wide", join_wide_linears),
     Pass("bias", split_bias),

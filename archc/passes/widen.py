@@ -1,18 +1,20 @@
 """A linear map that is asked for in float32 multiplies what there is, and adds it up in float32.
 
 The products of two numbers of half precision are exact there: neither need be written down wider first.
+Noise that training puts on what it reads is put on it in float32 still.
 """
 
 from __future__ import annotations
 
 from archc.ir.graph import Graph, Node
-from archc.ir.op import OPS
+from archc.ir.op import OPS, Op
+from archc.ir.ops.balance import JITTER, JITTERED_LINEAR
 from archc.ir.ops.linear import WIDE_LINEAR
 from archc.ir.types import DType
 from archc.passes.context import Context, place_of
 from archc.passes.report import Fired
 
-LINEAR = OPS["linear"]
+LINEAR, UPCAST = OPS["linear"], OPS["upcast"]
 
 
 def join_wide_linears(graph: Graph, context: Context) -> None:
@@ -21,19 +23,28 @@ def join_wide_linears(graph: Graph, context: Context) -> None:
         return
     for part, times in graph.runs():
         for node in part.nodes():
-            if node.op is LINEAR and node.attributes["wide"] and _reads_as_held(part, node):
+            if node.op is LINEAR and node.attributes["wide"] and node.attributes["layout"] == "out_in":
                 _join(part, node, times, context)
 
 
-def _reads_as_held(graph: Graph, linear: Node) -> bool:
-    """Whether both operands are of the model's dtype, and the weight [out, in]."""
-    x = linear.inputs[0]
-    narrow = x is not None and graph.type(x).dtype is DType.FLOAT
-    return narrow and linear.attributes["layout"] == "out_in"
-
-
 def _join(graph: Graph, linear: Node, times: int, context: Context) -> None:
-    joined = graph.add_like(linear, WIDE_LINEAR, linear.inputs, names=linear.names)
+    """Read what stands before the cast, or before the cast and the noise on it."""
+    noise = _made_by(graph, linear, JITTER)
+    cast = _made_by(graph, noise or linear, UPCAST)
+    if noise is not None and (cast is None or len(graph.users(noise.outputs[0])) > 1):
+        noise = cast = None
+    x = (cast or linear).inputs[0]
+    if x is None or graph.type(x).dtype is not DType.FLOAT:
+        return
+    op, attributes = (JITTERED_LINEAR, noise.attributes) if noise is not None else (WIDE_LINEAR, {})
+    joined = graph.add_like(linear, op, [x, *linear.inputs[1:]], attributes, names=linear.names)
     graph.replace_uses(linear.outputs[0], joined.outputs[0])
-    graph.remove(linear)
-    context.report.fired.append(Fired("wide_linear", place_of(joined), times, (), linear.span))
+    graph.remove_unread([node for node in (cast, noise, linear) if node is not None])
+    context.report.fired.append(Fired(op.name, place_of(joined), times, (), linear.span))
+
+
+def _made_by(graph: Graph, reader: Node, op: Op) -> Node | None:
+    """The node of an op that makes what a node reads first."""
+    value = reader.inputs[0]
+    made = graph.node(value) if value is not None else None
+    return made if made is not None and made.op is op else None

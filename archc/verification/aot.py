@@ -24,7 +24,7 @@ from torch import Tensor
 from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.class_plan import Operand
 from archc.codegen.flash_plan import FlashKernel
-from archc.codegen.kernel_plan import GroupedKernel, OpKernel, WideLinearKernel
+from archc.codegen.kernel_plan import CapacityKernel, GroupedKernel, OpKernel, WideLinearKernel
 from archc.codegen.linear_plan import LinearChoice, LinearKernel
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
@@ -179,7 +179,8 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
                 _run_linear(getattr(kernels, f"_{plan.name}"), choice)
         elif isinstance(plan, WideLinearKernel):
             for shape in plan.shapes:
-                _run_wide(getattr(kernels, f"_{plan.name}"), shape, dtype)
+                for kind in dict.fromkeys((dtype, torch.float32)) if plan.noisy else (dtype,):
+                    _run_wide(getattr(kernels, f"_{plan.name}"), shape, kind, dtype)
         elif isinstance(plan, LossKernel) and plan.triton:
             _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, length)
         elif isinstance(plan, RouterKernel):
@@ -187,6 +188,9 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
                 getattr(kernels, f"_{plan.name}")(*operands)
         elif isinstance(plan, GroupedKernel):
             _run_experts(kernels, compilation.fused, dtype)
+        elif isinstance(plan, CapacityKernel):
+            for choices in plan.choices:
+                _run_capacity(kernels, plan, choices, dtype)
         elif isinstance(plan, AttentionKernel):
             if plan.flash:
                 _run_flash(getattr(kernels, f"_{plan.name}_flash"), plan.flash, dtype)
@@ -245,11 +249,13 @@ def _run_linear(function: Callable[..., Any], choice: LinearChoice) -> None:
         function(torch.zeros(choice.rows, 1, choice.inputs, dtype=dtype), weight, bias, *choice.tile)
 
 
-def _run_wide(function: Callable[..., Any], shape: tuple[int, int], dtype: torch.dtype) -> None:
-    """For one row and for many, with a bias and without."""
+def _run_wide(
+    function: Callable[..., Any], shape: tuple[int, int], kind: torch.dtype, dtype: torch.dtype
+) -> None:
+    """For one row and for many of some kind, with a bias and without."""
     weight, offset = torch.zeros(shape, dtype=dtype), torch.zeros(shape[0], dtype=dtype)
     for rows in (1, 128):
-        x = torch.zeros(1, rows, shape[1], dtype=dtype)
+        x = torch.zeros(1, rows, shape[1], dtype=kind)
         function(x, weight, None)
         function(x, weight, offset)
 
@@ -280,6 +286,25 @@ def _run_experts(kernels: Any, graph: Graph, dtype: torch.dtype) -> None:
                 for given in itertools.product((None, weights), (None, beside)):
                     kernels.sum_of_choices(y, places, *given)
             kernels.sort_choices._init_fn(places, count)
+
+
+def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch.dtype) -> None:
+    """For many tokens of a sequence, and for one behind a cache."""
+    for tokens in (_KEYS, 1):
+        chosen, places = torch.zeros(1, tokens, choices, dtype=torch.int64), torch.zeros(
+            1, tokens, dtype=torch.int64
+        )
+        weights = torch.zeros(chosen.shape, dtype=dtype)
+        if plan.name == "drop_crowded":
+            kernels.drop_crowded(weights, chosen, places, 1.0)
+        else:
+            kernels._within_capacity(weights, chosen, chosen, places, places, 2)
+    if plan.keeps:
+        so_far, keys = torch.zeros(1, _KEYS, choices, dtype=torch.int64), torch.zeros(
+            1, _KEYS, dtype=torch.int64
+        )
+        filled = torch.zeros(1, dtype=torch.int64)
+        kernels._within_capacity_step(weights, chosen, so_far, filled, places, keys, 2)
 
 
 def _linears(graph: Graph) -> list[Node]:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archc.ir.interpreter import Interpreter
-from archc.ir.op import OPS
 from archc.verification.packages import stored_tensors
 from tests.support import SPECS, build, compile_model, distance, scramble
 
@@ -191,100 +190,7 @@ def test_a_model_without_notes_has_no_loss_of_them() -> None:
     assert list(interpreter.losses) == ["far"]
 
 
-# ------------------------------------------------------------------- capacity
-
-CROWDED = """
-    arch Crowded(d = 12, experts = 4, choices = 2, capacity = 3) {
-      forward(tokens: [B, T]) {
-        x = embedding(tokens, 4, d) as embed
-        for i in 0..2 as layers {
-          scores = softmax(upcast(linear(x, experts) as gate))
-          weights, chosen = top_k(scores, choices)
-          weights = cast_like(weights * within_capacity(chosen, scores, capacity), x)
-          y = experts e in chosen of experts as experts {
-            return weights[e] * linear(x, d) as up
-          }
-          x = x + y
-        }
-        return linear(x, 4) as head
-      }
-    }
-    model crowded = Crowded()
-"""
-
-
-def kept_by_hand(chosen: Tensor, real: Tensor, capacity: int) -> Tensor:
-    """Whether a token's choice is among the first of its expert's, one token after the other."""
-    kept = torch.zeros(chosen.shape, dtype=torch.float64)
-    for b, row in enumerate(chosen.tolist()):
-        counts = dict.fromkeys(range(EXPERTS), 0)
-        for t, choices in enumerate(row):
-            for c, expert in enumerate(choices):
-                kept[b, t, c] = float(counts[expert] < capacity)
-                counts[expert] += bool(real[b, t])
-    return kept
-
-
-@pytest.mark.parametrize(
-    ("chosen", "capacity"),
-    [
-        ([[[0], [0], [0], [0], [0]]], 2),  # one expert is to take every token, others none
-        ([[[0], [0], [0], [1], [0]]], 4),  # the capacity is reached, and no token is one too many
-        ([[[4]]], 1),
-        ([[[0, 1], [1, 0], [0, 2], [1, 2], [0, 1]], [[3, 4], [4, 3], [3, 4], [4, 3], [3, 4]]], 2),
-    ],
-)
-def test_capacity_in_whole_and_in_pieces(chosen: list[Any], capacity: int) -> None:
-    choices = torch.tensor(chosen)
-    batch, length, _ = choices.shape
-    taken = F.one_hot(choices, EXPERTS).sum(2).double()
-    for pad in (0, 1) if length > 1 else (0,):
-        real = torch.arange(length).expand(batch, length) >= pad
-        positions = (real.cumsum(1) - 1).clamp(min=0)
-        keys = positions.masked_fill(~real, -1)
-        within = OPS["within"].reference
-        whole = within(choices, taken, positions, keys, capacity=capacity)
-        assert torch.equal(whole[real], kept_by_hand(choices, real, capacity)[real])
-        for end in range(pad + 1, length + 1):  # the last token alone, behind those in a cache
-            last = slice(end - 1, end)
-            alone = within(
-                choices[:, last], taken[:, :end], positions[:, last], keys[:, :end], capacity=capacity
-            )
-            assert torch.equal(alone, whole[:, last])
-
-
-@both
-def test_tokens_over_capacity_pass_the_experts_by(tmp_path: Path, kind: str) -> None:
-    """Through a cache as in whole; what an expert cannot take adds nothing."""
-    package = build(CROWDED, "crowded", tmp_path)
-    model = getattr(package, kind)(dtype=torch.float64)
-    scramble(model)
-    given = torch.zeros(2, 7, dtype=torch.int64)  # all tokens want the same two experts
-    logits = model(given)
-    cache = model.new_cache(2, 7)
-    parts = [model(piece, cache=cache) for piece in given.split((2, 1, 1, 3), 1)]
-    assert distance(torch.cat(parts, 1), logits) < EXACT
-    assert distance(logits[:, :3], logits[:, :1].expand(-1, 3, -1)) < EXACT
-    tensors = dict(stored_tensors(model))
-    passed_by = tensors["embed.weight"][0] @ tensors["head.weight"].T
-    assert distance(logits[:, 3:], passed_by.expand(2, 4, -1)) < EXACT
-
-
 # --------------------------------------------------------------- training alone
-
-
-def test_training_drops_what_experts_cannot_take(tmp_path: Path) -> None:
-    """Of each sequence an expert takes its share, all first choices before all second ones (GShard)."""
-    package = build(SPECS / "glam.arch", "glam_tiny", tmp_path)
-    losses = sys.modules[f"{package.__name__}.losses"]
-    chosen = torch.tensor([[[0, 1], [0, 1], [1, 0], [2, 0], [0, 1], [0, 3]]])
-    weights = torch.ones(1, 6, 2, dtype=torch.float64)
-    positions = torch.tensor([[-1, 0, 1, 2, 3, 4]])  # the first token is padding: five have ten choices
-    kept = losses.drop(weights, chosen, positions, 4, 1.0, losses.Losses(training=True))
-    # ceil(10 / 4) = 3 for each.  Of 0's first choices three are taken, and no second one; of 1's one and two.
-    assert kept[0, 1:].tolist() == [[1, 1], [1, 0], [1, 0], [1, 1], [1, 1]]
-    for idle in (None, losses.Losses(training=False)):
-        assert torch.equal(losses.drop(weights, chosen, positions, 4, 1.0, idle), weights)
 
 
 def test_noise_is_for_losses_in_training(tmp_path: Path) -> None:

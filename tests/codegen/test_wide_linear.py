@@ -49,6 +49,22 @@ def test_products_and_gradients(size: str, dtype: torch.dtype, tmp_path: Path) -
 
 
 @interpreted
+def test_operands_that_are_wider_than_weights(tmp_path: Path) -> None:
+    """As where training puts noise on them in float32."""
+    kernels = _kernels(tmp_path.parent)
+    x, weight = (
+        _operands("many rows", torch.float32, False)[0],
+        _operands("many rows", torch.bfloat16, False)[1],
+    )
+    y, truth = kernels.wide_linear(x, weight), REFERENCE(x.double(), weight.double())
+    assert distance(y, truth) < 1e-6
+    gradient = torch.randn_like(y)
+    dx, dweight = torch.autograd.grad(y, (x, weight), gradient)
+    assert distance(dx, gradient.double() @ weight.double()) < 1e-6
+    assert distance(dweight, torch.einsum("bto,bti->oi", gradient.double(), x.double())) < 4e-3
+
+
+@interpreted
 def test_rows_of_any_stride_and_none(tmp_path: Path) -> None:
     kernels = _kernels(tmp_path.parent)
     wide, weight = torch.randn(2, 3, 50), torch.randn(7, 20)

@@ -104,7 +104,11 @@ EXAMPLES: dict[str, list[Example]] = {
     "drop": [([((2, 3, 2), "float"), CHOSEN, POSITIONS], {"count": 6, "factor": 1.5})],
     "jitter": [([X], {"amount": 0.1})],
     "within": [
-        ([((2, new, 2), "i64"), X, ((2, new), "i64"), ((2, 3), "i64")], {"capacity": 2}) for new in (1, 3)
+        (
+            [((2, new, 2), "float"), ((2, new, 2), "i64"), CHOSEN, ((2, new), "i64"), ((2, 3), "i64")],
+            {"count": 8, "capacity": 2},
+        )
+        for new in (1, 3)
     ],
     "loads": [([CHOSEN, X], {})],
     "average": [([X, POSITIONS], {"over": over}) for over in ("batch", "sequence")],

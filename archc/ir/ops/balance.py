@@ -10,6 +10,7 @@ from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import OPS, Trait, declare
 from archc.ir.ops.common import float_type
+from archc.ir.ops.linear import WIDE_LINEAR, wide_linear
 from archc.ir.types import DType, TensorType, TypeMistake
 
 
@@ -45,29 +46,60 @@ def average(x: Tensor, key_positions: Tensor, *, over: Literal["batch", "sequenc
 
 
 def _within_type(call: Any) -> TensorType:
-    taken = float_type(call, "taken")
-    if call.chosen.dtype is not DType.I64 or len(call.chosen.shape) != 3 or len(taken.shape) != 3:
-        raise TypeMistake(f"needs the numbers of experts [B, T, choices], not {call.chosen}", "chosen")
-    type_: TensorType = call.chosen.with_dtype(taken.dtype)
-    return type_
+    weights = choice_weights(call)
+    if call.so_far.dtype is not DType.I64 or call.so_far.shape[2:] != weights.shape[2:]:
+        raise TypeMistake(f"needs experts' numbers as {call.chosen}, not {call.so_far}", "so_far")
+    return weights
 
 
-@declare(infer=_within_type, past=("taken",))
+def choice_weights(call: Any) -> TensorType:
+    """The type of weights of choices, each of which is an expert's number."""
+    weights = float_type(call, "weights")
+    if call.chosen.dtype is not DType.I64 or call.chosen.shape != weights.shape or len(weights.shape) != 3:
+        raise TypeMistake(f"needs an expert's number for each of {weights}, not {call.chosen}", "chosen")
+    return weights
+
+
+@declare(infer=_within_type, past=("so_far",))
 def within(
-    chosen: Tensor, taken: Tensor, positions: Tensor, key_positions: Tensor, *, capacity: Width
+    weights: Tensor,
+    chosen: Tensor,
+    so_far: Tensor,
+    positions: Tensor,
+    key_positions: Tensor,
+    *,
+    count: Width,
+    capacity: Width,
 ) -> Tensor:
-    """1 for each choice [B, T, choices] of an expert that fewer than `capacity` tokens chose before, else 0.
+    """The weights of choices [B, T, choices], 0 where `capacity` tokens chose that expert before.
 
-    `taken` is what each token of the sequence so far loads each expert with: [B, S, count].
+    `so_far` is what all tokens of the sequence have chosen so far: [B, S, choices].
     """
+    real = (key_positions >= 0)[..., None]
     if chosen.shape[1] == 1:
-        before = (key_positions >= 0) & (key_positions < positions)
-        earlier = taken.masked_fill(~before[..., None], 0.0).sum(1, keepdim=True, dtype=torch.float32)
+        before = real & (key_positions < positions)[..., None]
+        same = so_far[:, :, None] == chosen[..., None]
+        earlier = (same & before[..., None]).sum((1, 3))[:, None]
     else:
-        real = taken.masked_fill((key_positions < 0)[..., None], 0.0)
-        new = real[:, -chosen.shape[1] :]
-        earlier = real.cumsum(1, dtype=torch.float32)[:, -chosen.shape[1] :] - new
-    return (earlier.gather(-1, chosen) < capacity).to(taken.dtype)
+        loads = (so_far[..., None] == torch.arange(count, device=chosen.device)).sum(2) * real
+        earlier = (loads.cumsum(1) - loads)[:, -chosen.shape[1] :].gather(-1, chosen)
+    return weights.masked_fill(earlier >= capacity, 0.0)
+
+
+@declare(infer=lambda call: float_type(call, "weights"), past=("so_far",), internal=True, module="kernels")
+def within_capacity(
+    weights: Tensor,
+    so_far: Tensor,
+    positions: Tensor,
+    key_positions: Tensor,
+    *,
+    count: Width,
+    capacity: Width,
+) -> Tensor:
+    """`within` of the last tokens of `so_far`, which are those that have weights."""
+    chosen = so_far[:, -weights.shape[1] :]
+    kept: Tensor = within(weights, chosen, so_far, positions, key_positions, count=count, capacity=capacity)
+    return kept
 
 
 @declare(infer=float_type, traits=(Trait.PER_TOKEN, Trait.EFFECT))
@@ -76,14 +108,21 @@ def jitter(x: Tensor, *, amount: float) -> Tensor:
     return x
 
 
-def _drop_type(call: Any) -> TensorType:
-    weights = float_type(call, "weights")
-    if call.chosen.dtype is not DType.I64 or call.chosen.shape != weights.shape:
-        raise TypeMistake(f"needs an expert's number for each of {weights}, not {call.chosen}", "chosen")
-    return weights
+@declare(
+    infer=lambda call: call.x.with_width(call.weight.shape[0]).with_dtype(DType.F32),
+    traits=(Trait.PER_TOKEN, Trait.LINEAR, Trait.MATRIX, Trait.EFFECT),
+    flops=WIDE_LINEAR.flops,
+    saves=("x",),
+    internal=True,
+    module="losses",
+)
+def jittered_linear(x: Tensor, weight: Tensor, offset: Tensor | None = None, *, amount: float) -> Tensor:
+    """`wide_linear` of x; where a loss is computed in training, of x in float32 with `jitter`."""
+    product: Tensor = wide_linear(x, weight, offset)
+    return product
 
 
-@declare(infer=_drop_type, traits=(Trait.PER_TOKEN, Trait.EFFECT))
+@declare(infer=choice_weights, traits=(Trait.PER_TOKEN, Trait.EFFECT))
 def drop(weights: Tensor, chosen: Tensor, key_positions: Tensor, *, count: Width, factor: float) -> Tensor:
     """The weights of choices; where a loss is computed in training, 0 for those that an expert cannot take.
 
@@ -92,4 +131,15 @@ def drop(weights: Tensor, chosen: Tensor, key_positions: Tensor, *, count: Width
     return weights
 
 
-IN_TRAINING = OPS["jitter"], OPS["drop"]
+@declare(infer=choice_weights, traits=(Trait.PER_TOKEN, Trait.EFFECT), internal=True)
+def drop_crowded(
+    weights: Tensor, chosen: Tensor, key_positions: Tensor, *, count: Width, factor: float
+) -> Tensor:
+    """`drop` by a kernel."""
+    return weights
+
+
+WITHIN, WITHIN_CAPACITY, DROP, DROP_CROWDED, JITTER, JITTERED_LINEAR = (
+    OPS[name] for name in ("within", "within_capacity", "drop", "drop_crowded", "jitter", "jittered_linear")
+)
+IN_TRAINING = (JITTER, JITTERED_LINEAR, DROP, DROP_CROWDED)

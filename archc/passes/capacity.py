@@ -1,0 +1,34 @@
+"""What experts can take of a sequence is one kernel: choices are counted beside each other, not by expert.
+
+How many experts there are then does not matter, nor how much of the sequence a cache holds.
+"""
+
+from __future__ import annotations
+
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import Op
+from archc.ir.ops.balance import DROP, DROP_CROWDED, WITHIN, WITHIN_CAPACITY
+from archc.passes.context import Context, place_of
+from archc.passes.report import Fired
+
+
+def join_capacities(graph: Graph, context: Context) -> None:
+    """Compute which choices are kept, and their weights, in one kernel, where the target has it."""
+    if "experts" not in context.target.families:
+        return
+    for part, times in graph.runs():
+        for node in part.nodes():
+            if node.op is WITHIN:
+                weights, _, *others = node.inputs
+                _replace(part, node, WITHIN_CAPACITY, [weights, *others], times, context)
+            elif node.op is DROP:
+                _replace(part, node, DROP_CROWDED, list(node.inputs), times, context)
+
+
+def _replace(
+    graph: Graph, node: Node, op: Op, inputs: list[Value | None], times: int, context: Context
+) -> None:
+    joined = graph.add_like(node, op, inputs, node.attributes, names=node.names)
+    graph.replace_uses(node.outputs[0], joined.outputs[0])
+    graph.remove(node)
+    context.report.fired.append(Fired(op.name, place_of(joined), times, (), node.span))
