@@ -22,6 +22,7 @@ from archc.codegen.lines import Emitter
 from archc.codegen.literals import shapes_text, size_code, tuple_text
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.names import attribute, class_name, identifier, layer_names, parameter_names
+from archc.codegen.native_plan import NativeLayer
 from archc.codegen.optional_values import may_be_none
 from archc.codegen.parameters import Held, expert_texts, held_weights, parameter_of, weight_texts
 from archc.codegen.semantics import Semantics
@@ -34,6 +35,9 @@ from archc.ir.program import Sequence as Tokens
 from archc.ir.program import captured_in, given_inputs, positions_named, sequences
 from archc.ir.types import DType
 
+# Given a class's name, its doc, its graph, and what it calls the graph's inputs and weights.
+PlanNative = Callable[[str, str, Graph, Mapping[Value, str], Mapping[int, str]], NativeLayer | None]
+
 
 @dataclass
 class ClassWriter:
@@ -45,6 +49,7 @@ class ClassWriter:
     optional: frozenset[tuple[int, int]]  # (graph, input) of values that may be None
     linear: LinearKernel | None = None
     few_rows: str = ""  # the function for all other linear maps by weights, "" for PyTorch's
+    native: PlanNative | None = None  # what makes the native code of layers
     classes: list[Class] = field(default_factory=list)
     names: set[str] = field(default_factory=set)  # of all classes, those still being written included
 
@@ -128,7 +133,8 @@ class ClassWriter:
         )
         emitter = Emitter(graph, style)
         emitter.arguments(given)
-        arguments = self._arguments(graph, [emitter.variables.names[value] for value in graph.inputs])
+        called = {value: emitter.variables.names[value] for value in graph.inputs}
+        arguments = self._arguments(graph, list(called.values()))
         results = emitter.run()
         state = tuple((node.attributes["slot"], _kept_code(node)) for node in _kept(graph))
         return Class(
@@ -143,6 +149,9 @@ class ClassWriter:
             result=", ".join(results),
             result_type=result_type,
             fixed=self._fixed(graph, style, given),
+            native=(
+                self.native(name, doc[0], graph, called, style.weights) if self.native and indices else None
+            ),
         )
 
     def _fixed(self, graph: Graph, style: Style, given: Mapping[Value, str]) -> Fixed | None:

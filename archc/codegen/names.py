@@ -15,9 +15,9 @@ _MODULE_NAMES = frozenset("""
     cross_entropy cuda device double dtype dump_patches eval extra_repr fixed float forward generate
     get_buffer get_extra_state get_parameter get_submodule half head hidden ipu load_state_dict
     log_probs loss modules mtia named_buffers named_children named_modules named_parameters new_cache
-    number parameters register_buffer register_module register_parameter requires_grad_ reset_parameters
-    save_pretrained from_pretrained set_extra_state set_submodule shape_logits share_memory STATE
-    state_dict stored target_log_probs to to_empty train training type xpu zero_grad
+    number of_token parameters register_buffer register_module register_parameter requires_grad_
+    reset_parameters save_pretrained from_pretrained set_extra_state set_submodule shape_logits
+    share_memory STATE state_dict stored target_log_probs to to_empty train training type xpu zero_grad
     """.split())  # noqa: SIM905 - a list of this length is easier to read as words
 _LOCALS = frozenset(
     {"self", "cache", "span", "padding", "factory", "layer", "super", "zip"}

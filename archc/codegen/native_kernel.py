@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, width_of
-from archc.codegen.native_plan import NativeAttention, NativeCall, NativeFunction, NativeRope, NativeRows
+from archc.codegen.native_plan import (
+    NativeAttention,
+    NativeCall,
+    NativeFunction,
+    NativeRope,
+    NativeRows,
+    cpp_name,
+)
 from archc.codegen.norm_lines import Norm
 from archc.ir.ops.attention import Causal, Sliding
 from archc.ir.types import DType
@@ -16,16 +23,6 @@ _FUNCTION = re.compile(r"\btl\.(?=\w+\()|(?<![\w.])(?=tanh\()")
 _NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(?:e[+-]?\d+)?|(?<![\w.])\d+e[+-]?\d+")
 _NAME = re.compile(r"(?<![\w:.])[A-Za-z_]\w*(?![\w(:])")
 _TABLES = ("cos", "sin")  # of float32 in any model
-# What no variable may be called: words of C++, and names of the templates.
-_WORDS = (
-    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl "
-    "const constexpr const_cast continue decltype default delete do double dynamic_cast else enum "
-    "explicit export extern false float for friend goto if inline int long mutable namespace new "
-    "noexcept not not_eq nullptr operator or or_eq private protected public register "
-    "reinterpret_cast return short signed sizeof static static_assert static_cast struct switch "
-    "template this thread_local throw true try typedef typeid typename union unsigned using "
-    "virtual void volatile wchar_t while xor xor_eq T column row rows "
-)
 
 
 def plan_native_norm(
@@ -127,4 +124,4 @@ def _call(fused: Fused, op: CustomOp, width: int, sizes: Mapping[str, str] | Non
 def _cpp(text: str) -> str:
     """Arithmetic of a Triton kernel in C++: functions of `math`, numbers of single precision."""
     text = _NUMBER.sub(lambda number: f"{number[0]}f", _FUNCTION.sub("math::", text))
-    return _NAME.sub(lambda name: f"{name[0]}_" if name[0] in _WORDS.split() else name[0], text)
+    return _NAME.sub(lambda name: cpp_name(name[0]), text)

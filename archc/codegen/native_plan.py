@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# What no variable may be called: words of C++, and names of the templates.
+_WORDS = (
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl "
+    "const constexpr const_cast continue decltype default delete do double dynamic_cast else enum "
+    "explicit export extern false float for friend goto if inline int long mutable namespace new "
+    "noexcept not not_eq nullptr operator or or_eq private protected public register "
+    "reinterpret_cast return short signed sizeof static static_assert static_cast struct switch "
+    "template this thread_local throw true try typedef typeid typename union unsigned using "
+    "virtual void volatile wchar_t while xor xor_eq T column row rows "
+)
+
 NATIVE_ROWS = 4  # that native code takes: PyTorch's products are as fast for more
+
+
+def cpp_name(name: str) -> str:
+    """A name in C++, near to one in Python."""
+    return f"{name}_" if name in _WORDS.split() else name
 
 
 @dataclass(frozen=True)
@@ -87,3 +103,28 @@ class NativeAttention:
 
     function: NativeFunction
     longest: int | None
+
+
+@dataclass(frozen=True)
+class NativeLayer:
+    """A layer for one token of each sequence: what its class hands over, and the statements in C++.
+
+    first:   the operand that says how many rows there are
+    others:  further operands of the model's dtype that it reads; tables: those of float32
+    inputs:  all that it reads, in the order in which it takes them
+    made:    results that it writes, with their shapes behind [B, T]; results: all, as the class returns them
+    longest: tokens of a cache of which attention sees all; None for any
+    """
+
+    function: NativeFunction
+    doc: str
+    first: str
+    others: tuple[str, ...]
+    tables: tuple[str, ...]
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    slots: tuple[str, ...]
+    made: tuple[tuple[str, str], ...]
+    results: tuple[str, ...]
+    longest: int | None
+    lines: tuple[str, ...]

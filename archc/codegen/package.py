@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from archc.codegen.class_plan import Class
@@ -21,6 +22,7 @@ from archc.codegen.kernel_plan import (
 from archc.codegen.kernels import KernelTable
 from archc.codegen.linear_kernel import linear_shapes, plan_linear
 from archc.codegen.loss_kernel import plan_loss
+from archc.codegen.native_layer import plan_native_layer
 from archc.codegen.optional_values import optional_inputs
 from archc.codegen.parameters import path_code
 from archc.codegen.plan import Constant, Module, Package, Tokens
@@ -80,7 +82,16 @@ def plan_package(
             operands = operands[:-1]
         return f"kernels.{table.name(graph, node)}({', '.join(operands)})"
 
-    model = ClassWriter(semantics, call, reserved, optional, linear, "native.linear")
+    plans = {kernel.name: kernel for kernel in kernels}
+    model = ClassWriter(
+        semantics,
+        call,
+        reserved,
+        optional,
+        linear,
+        "native.linear",
+        partial(plan_native_layer, lambda graph, node: plans[table.name(graph, node)]),
+    )
     model.model("Model", _doc(program, fused, "fused"), fused, cached, _result_type(fused), cut, loss)
     plain = ClassWriter(semantics, call, reserved, frozenset())
     plain.model("Reference", _doc(program, reference, "op by op"), reference, cached, _result_type(reference))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from functools import cache
@@ -60,7 +61,7 @@ def _wrapped(text: str, indent: int = 4) -> str:
 
 def _folded(text: str) -> str:
     """A statement of C++ on lines that fit."""
-    joined = text.replace("* ", "*\0")  # a pointer's type and its name
+    joined = re.sub(r"(?<!,) ", "\0", text)  # only behind commas
     folded = textwrap.fill(joined, LINE_LENGTH, subsequent_indent=" " * 8, break_long_words=False)
     return folded.replace("\0", " ")
 
@@ -174,6 +175,9 @@ def _native(package: Package) -> dict[str, str]:
     """native.py and native.cpp."""
     found = _native_functions(package)
     templates = {template for template, _, _ in found}
+    layers = [each.native for each in package.model.classes if each.native]
+    parted = any(line.startswith("part_rows") for layer in layers for line in layer.lines)
+    helpers = [helper for template, helper in _NATIVE_HELPERS.items() if template in templates]
     context = {
         "rows": NATIVE_ROWS,
         "linear": LINEAR,
@@ -182,9 +186,11 @@ def _native(package: Package) -> dict[str, str]:
             LINEAR,
             *([GROUPED_LINEAR] if package.experts else []),
             *(function for _, function, _ in found),
+            *(layer.function for layer in layers),
         ],
-        "helpers": [helper for template, helper in _NATIVE_HELPERS.items() if template in templates],
+        "helpers": [*helpers, *(["part"] if parted else [])],
         "kernels": [_fill(f"native/{template}.jinja", k=kernel) for template, _, kernel in found],
+        "layers": [_fill("native/layer.jinja", k=layer) for layer in layers],
     }
     return {
         f"native.{kind}": _fill(f"native.{kind}.jinja", package=package, **context) for kind in ("py", "cpp")

@@ -158,20 +158,13 @@ def test_fused_ops(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("spec", "model"),
-    [
-        ("smollm2", "smollm2_tiny"),
-        ("qwen3", "qwen3_tiny"),
-        ("gemma2", "gemma2_tiny"),
-        ("gpt2", "gpt2_tiny"),
-    ],
-)
+@pytest.mark.parametrize("by_layer", [True, False])
+@pytest.mark.parametrize("spec", ["smollm2", "qwen3", "gemma2", "gpt2", "olmo2", "palm"])
 @needs_compiler
-def test_decoding(spec: str, model: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits behind a cache are as near to those of float64 as PyTorch's are."""
+def test_decoding(spec: str, by_layer: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits behind a cache are as near to float64 as PyTorch's are, by calls of layers or of ops."""
     monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
-    package = _package(spec, model)
+    package = _package(spec, f"{spec}_tiny")
     exact, rounded = package.Model(dtype=torch.float64), package.Model(dtype=dtype)
     scramble(exact, spread=0.1)
     rounded.load_state_dict(exact.state_dict())
@@ -181,8 +174,12 @@ def test_decoding(spec: str, model: str, dtype: torch.dtype, monkeypatch: pytest
     native = _native(package)
     assert native.build()
     calls = _called(native, monkeypatch)
+    if not by_layer:
+        for layer in rounded.layers if hasattr(rounded, "layers") else rounded.h:
+            monkeypatch.setattr(layer, "of_token", lambda *_: None)
     found = _step_by_step(rounded, tokens)
-    assert any("attention" in name for name in calls)
+    assert any(name.endswith("_of_token") for name in calls) == by_layer
+    assert any("attention" in name for name in calls) != by_layer
     native._functions.clear()
     plain = _step_by_step(rounded, tokens)
     assert distance(found, truth) <= 1.1 * distance(plain, truth) + LEVEL[dtype]
@@ -192,6 +189,27 @@ def test_decoding(spec: str, model: str, dtype: torch.dtype, monkeypatch: pytest
 def _step_by_step(model: torch.nn.Module, tokens: Tensor) -> Tensor:
     cache = model.new_cache(*tokens.shape)
     return torch.cat([model(token, cache=cache) for token in tokens.split(1, 1)], 1)
+
+
+@needs_compiler
+def test_layers_that_do_not_take_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More tokens than one, padding, a cache longer than a window; and experts have no such function."""
+    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
+    package = _package("gemma2", "gemma2_tiny")
+    native = _native(package)
+    assert native.build()
+    calls = _called(native, monkeypatch)
+    model = package.Model(dtype=torch.float32).requires_grad_(False)
+    tokens = torch.randint(40, (1, 2))
+    with torch.no_grad():
+        model(tokens, cache=model.new_cache(1, 4))
+        model(tokens[:, :1], cache=model.new_cache(1, 4), padding=torch.ones(1, 1, dtype=torch.bool))
+        assert not any(name.endswith("_of_token") for name in calls)
+        model(tokens[:, :1], cache=model.new_cache(1, 100))
+    native._functions.clear()
+    assert {name for name in calls if name.endswith("_of_token")} == {"layer1_of_token"}
+    mixtral = importlib.import_module(f"{_package('mixtral', 'mixtral_tiny').__name__}.model")
+    assert not hasattr(mixtral.Layer, "of_token")
 
 
 @needs_compiler

@@ -1,0 +1,234 @@
+"""A layer of one token as a single function of C++, which calls those of its ops one after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from archc.codegen.attention_plan import AttentionKernel
+from archc.codegen.kept import is_span, kept_by, with_spans
+from archc.codegen.kernel_plan import Kernel, OpKernel
+from archc.codegen.linear_kernel import linear_shape
+from archc.codegen.literals import size_code
+from archc.codegen.native_plan import NativeAttention, NativeCall, NativeFunction, NativeLayer, cpp_name
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.names import unique
+from archc.ir.ops.structure import APPEND, INPUT, RECENT, WEIGHT
+from archc.ir.rule import rule_of
+from archc.ir.types import DType
+
+_RENAMED = ("split_heads", "merge_heads")  # the same values in another shape
+_SIZES = ("rows", "table_tokens", "max_length", "length", "threads")
+
+
+def plan_native_layer(
+    kernel: Callable[[Graph, Node], Kernel],
+    name: str,
+    doc: str,
+    graph: Graph,
+    arguments: Mapping[Value, str],
+    weights: Mapping[int, str],
+) -> NativeLayer | None:
+    """The function of a layer's body; None where there is no native code for some op of it.
+
+    kernel:    the plan of a fused node
+    arguments: what the layer's class, of that name, calls the graph's inputs
+    weights:   the texts of its weights, `self.name`, by their nodes' numbers
+    """
+    layer = _Layer(graph, kernel)
+    rows = [value for value in graph.inputs if layer.is_rows(value)]
+    keeps = any(node.op is APPEND for node in graph.nodes())
+    spans = [text for text in with_spans([*arguments.values()]) if is_span(text)]
+    if not (rows and keeps and len(spans) == 1 and all(map(layer.has_code, graph.nodes()))):
+        return None
+    return _Writer(layer, arguments, weights).plan(f"{name.lower()}_of_token", doc, rows[0])
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A body, and which of its nodes have native code."""
+
+    graph: Graph
+    kernel: Callable[[Graph, Node], Kernel]
+
+    def has_code(self, node: Node) -> bool:
+        """Whether there is native code for a node, or nothing to do."""
+        if node.op in (INPUT, RECENT):
+            return all(self.is_tensor(value) or self._only_places(value) for value in node.outputs)
+        if node.op is WEIGHT:
+            return node.types[0].dtype is DType.FLOAT
+        if node.op is APPEND:
+            readers = [reader for reader, _ in self.graph.users(node.outputs[0])]
+            return all(self.native(reader) and node in kept_by(self.graph, reader) for reader in readers)
+        if rule_of(node):
+            return self.native(node) is not None
+        return linear_shape(self.graph, node) is not None or node.op.name in (*_RENAMED, "split")
+
+    def native(self, node: Node) -> NativeCall | NativeAttention | None:
+        """The function of a fused node."""
+        kernel = self.kernel(self.graph, node) if rule_of(node) else None
+        if isinstance(kernel, AttentionKernel):
+            return kernel.native if kept_by(self.graph, node) else None
+        return kernel.native.call if isinstance(kernel, OpKernel) and kernel.native else None
+
+    def _only_places(self, value: Value) -> bool:
+        """Whether a value only tells attention where tokens stand."""
+        readers = [reader for reader, _ in self.graph.users(value)]
+        return all(each.op is RECENT or isinstance(self.native(each), NativeAttention) for each in readers)
+
+    def is_tensor(self, value: Value) -> bool:
+        return self.graph.type(value).dtype in (DType.FLOAT, DType.F32)
+
+    def is_rows(self, value: Value) -> bool:
+        """Whether a value is of the model's dtype, and there is one for each token."""
+        type_ = self.graph.type(value)
+        return type_.dtype is DType.FLOAT and type_.shape[:2] == ("B", "T")
+
+    def width(self, value: Value) -> int:
+        """How many numbers a token has."""
+        return math.prod(int(dim) for dim in self.graph.type(value).shape[2:])
+
+    def shape(self, value: Value) -> str:
+        """A token's dims, in Python."""
+        return ", ".join(size_code(dim) for dim in self.graph.type(value).shape[2:])
+
+
+class _Writer:
+    """Writes a layer's statements, in which each value is a pointer."""
+
+    def __init__(self, layer: _Layer, arguments: Mapping[Value, str], weights: Mapping[int, str]):
+        self.layer = layer
+        self.graph = layer.graph
+        self.given = {value: text for value, text in arguments.items() if layer.is_tensor(value)}
+        self.weights = weights
+        self.texts: dict[Value, str] = {}
+        self.read: set[Value] = set()
+        self.lines: list[str] = []
+        self.kept: dict[str, str] = {}  # pointers to what is kept of each token, by slot
+        self.longest: list[int] = []  # caches that attention takes
+        self._names = {*_SIZES}
+
+    def plan(self, name: str, doc: str, first: Value) -> NativeLayer:
+        for value in self._known():
+            self.texts[value] = self._new(
+                (self.given.get(value) or self.weights[value.node]).removeprefix("self.")
+            )
+        made = {
+            value: self._new(f"{label}_out") for label, value in self.graph.outputs if value not in self.texts
+        }
+        self.texts.update(made)
+        for node in self.graph.nodes():
+            self._write(node)
+        read = [value for value in self._known() if value in self.read]
+        tables = [self.given[value] for value in read if self._is_table(value)]
+        pointers = [
+            f"const {'float' if self._is_table(value) else 'T'}* {self.texts[value]}" for value in read
+        ]
+        pointers += [f"T* {text}" for text in (*self.kept.values(), *made.values())]
+        inputs = [self.given[value] for value in read if value in self.given]
+        sizes = [size for size in _SIZES if tables or size != "table_tokens"]
+        return NativeLayer(
+            function=NativeFunction(name, tuple(pointers), tuple(sizes)),
+            doc=doc,
+            first=self.given[first],
+            others=tuple(text for text in inputs if text not in (self.given[first], *tables)),
+            tables=tuple(tables),
+            inputs=tuple(inputs),
+            weights=tuple(self.weights[value.node] for value in read if value not in self.given),
+            slots=tuple(self.kept),
+            made=tuple((text, self.layer.shape(value)) for value, text in made.items()),
+            results=tuple(self._result(value) for _, value in self.graph.outputs),
+            longest=min(self.longest, default=None),
+            lines=tuple(self.lines),
+        )
+
+    def _known(self) -> list[Value]:
+        """What the caller has: the layer's operands and weights."""
+        return [*self.given, *(node.outputs[0] for node in self.graph.weights())]
+
+    def _is_table(self, value: Value) -> bool:
+        return self.graph.type(value).dtype is DType.F32
+
+    def _result(self, value: Value) -> str:
+        """What the layer's method returns: something made, an argument, or a weight."""
+        return self.given.get(value) or self.weights.get(value.node) or self.texts[value]
+
+    # ---------------------------------------------------------------- statements
+
+    def _write(self, node: Node) -> None:
+        native = self.layer.native(node)
+        if isinstance(native, NativeAttention):
+            self._attention(node, native)
+        elif native is not None:
+            self._call(node, native)
+        elif node.op.name in _RENAMED:
+            self.texts[node.outputs[0]] = self._read(node.inputs[0])
+        elif node.op.name == "split":
+            self._split(node)
+        elif shape := linear_shape(self.graph, node):
+            given = [*map(self._read, node.inputs), *map(self._make, node.outputs)]
+            self._add("linear", [*given, "rows", *map(str, shape), "threads"])
+
+    def _call(self, node: Node, call: NativeCall) -> None:
+        rule = rule_of(node)
+        assert rule is not None
+        operands = dict(zip((*rule.operands, *rule.weights), node.inputs, strict=True))
+        names = call.arguments[: len(call.function.pointers) - len(node.outputs)]
+        given = [*(self._read(operands[name]) for name in names), *map(self._make, node.outputs)]
+        anchor, width, *_ = call.asked
+        value = operands[anchor]
+        assert value is not None
+        many = self.layer.width(value) // int(width)  # rows of a token
+        rows = "rows" if many == 1 else f"{many} * rows"
+        self._add(call.function.name, [*given, rows, *call.function.sizes[1:]])
+
+    def _attention(self, node: Node, native: NativeAttention) -> None:
+        kept = kept_by(self.graph, node)
+        new = [self._read(node.inputs[0]), *(self._read(each.inputs[0]) for each in kept)]
+        slots = [each.attributes["slot"] for each in kept]
+        self.kept.update((slot, self._new(f"{slot}_kept")) for slot in slots)
+        pointers = [*new, *(self.kept[slot] for slot in slots), self._make(node.outputs[0])]
+        self._add(native.function.name, [*pointers, "rows", "max_length", "length", "threads"])
+        self.longest += [native.longest] if native.longest else []
+
+    def _split(self, node: Node) -> None:
+        """Parts of each row are copied: those of several rows lie apart."""
+        (source,) = node.inputs
+        assert source is not None
+        first = 0
+        for value in node.outputs:
+            given = [self._read(source), self._make(value), self.layer.width(source), first]
+            self._add("part", [*map(str, given), str(self.layer.width(value)), "rows"])
+            first += self.layer.width(value)
+
+    def _add(self, function: str, arguments: list[str]) -> None:
+        self.lines.append(f"{function}_rows<T>({', '.join(arguments)});")
+
+    # --------------------------------------------------------------------- names
+
+    def _read(self, value: Value | None) -> str:
+        if value is None:
+            return "nullptr"
+        self.read.add(value)
+        return self.texts[value]
+
+    def _make(self, value: Value) -> str:
+        """Where a value is written to: for a result what the caller gives, else memory of its own."""
+        if value not in self.texts:
+            name = self._new(self.graph.name_of(value) or self._wanted(self.graph.node(value), value.output))
+            self.lines.append(f"std::vector<T> {name}(rows * {self.layer.width(value)});")
+            self.texts[value] = f"{name}.data()"
+        return self.texts[value]
+
+    def _wanted(self, node: Node, output: int) -> str:
+        rule = rule_of(node)
+        if rule is not None:
+            return rule.output_names[output].removesuffix("_out")
+        weight = self.weights.get(node.inputs[1].node) if len(node.inputs) > 1 and node.inputs[1] else None
+        return weight.removeprefix("self.").removesuffix("_proj") if weight else node.op.name
+
+    def _new(self, wanted: str) -> str:
+        name = unique(cpp_name(wanted), self._names)
+        self._names.add(name)
+        return name
