@@ -29,7 +29,7 @@ from archc.codegen.semantics import Semantics
 from archc.codegen.style import Style, no_loop
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.names import unique
-from archc.ir.ops.structure import APPEND, KEEP
+from archc.ir.ops.structure import APPEND, BRANCH, KEEP
 from archc.ir.paths import path_text
 from archc.ir.program import Sequence as Tokens
 from archc.ir.program import captured_in, given_inputs, positions_named, sequences
@@ -316,4 +316,4 @@ def _kept_code(append: Node) -> str:
 
 
 def _remembers(body: Graph) -> bool:
-    return any(node.op in (APPEND, KEEP) for part in body.walk() for node in part.nodes())
+    return any(node.op in (APPEND, KEEP, BRANCH) for part in body.walk() for node in part.nodes())

@@ -97,5 +97,10 @@ def kept_by(graph: Graph, node: Node) -> list[Node]:
     if not (rule.family == "attention" if rule else node.op.module):
         return []
     kept = [graph.node(value) for value in node.past]
-    alone = all(each.op is APPEND and len(graph.users(each.outputs[0])) == 1 for each in kept)
+    alone = all(each.op is APPEND and _has_one_reader(graph, each.outputs[0]) for each in kept)
     return kept if alone else []
+
+
+def _has_one_reader(graph: Graph, value: Value) -> bool:
+    """Whether one node alone reads a value, and no later layer."""
+    return len(graph.users(value)) == 1 and not graph.is_output(value)

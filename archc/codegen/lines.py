@@ -291,4 +291,4 @@ def _own_block(scope: Scope | None) -> Scope | None:
 
 def _same_reader(graph: Graph, node: Node, other: Node) -> bool:
     readers = {user.id for user, _ in graph.users(node.outputs[0])}
-    return bool(readers & {user.id for user, _ in graph.users(other.outputs[0])})
+    return other is node or bool(readers & {user.id for user, _ in graph.users(other.outputs[0])})

@@ -7,9 +7,9 @@ may be exchanged for another under the same number without touching its users.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import networkx as nx
 
@@ -20,10 +20,13 @@ from archc.ir.paths import Path, Stored
 from archc.ir.types import TensorType
 
 _WITH_BODIES = (LOOP, EXPERTS, BRANCH)
-_START, _GOAL = "start", "goal"  # of a minimum cut
+_START, _END, _GOAL = "start", "end", "goal"  # of a minimum cut, and of each place in it
 
 # Blocks that every spec sees without an import, and that no reader needs to be told of.
 PRELUDE = frozenset({"rotate", "attention", "token_mean", "within_capacity", "drop_crowded"})
+
+
+P = TypeVar("P", bound=Hashable)
 
 
 class Value(NamedTuple):
@@ -196,39 +199,6 @@ class Graph:
                 waiting += [each for each in node.inputs if each is not None]
         return [node for node in self.nodes() if node.id in found]
 
-    def minimum_cut(
-        self, goals: Iterable[Value], passes: Callable[[Node], bool], weight: Callable[[Value], int]
-    ) -> list[Value]:
-        """The lightest values from which nodes that `passes` accepts can compute all goals.
-
-        In program order; of cuts that weigh the same, the one nearest to the goals.
-        """
-        flow = self._flow(goals, passes, weight)
-        _, (before, behind) = nx.minimum_cut(flow, _START, _GOAL)  # of equal ones, that nearest to its end
-        cut = [value for value in flow if isinstance(value, Value) and value in before and (value,) in behind]
-        return sorted(cut, key=lambda value: (self.node(value).order, value))
-
-    def _flow(
-        self, goals: Iterable[Value], passes: Callable[[Node], bool], weight: Callable[[Value], int]
-    ) -> nx.DiGraph:
-        """What goals are made from; a value is an edge of its weight, from itself to a tuple of it alone."""
-        flow = nx.DiGraph()
-        waiting = list(goals)
-        flow.add_edges_from(((value,), _GOAL) for value in waiting)
-        while waiting:
-            value = waiting.pop()
-            if flow.has_edge(value, (value,)):
-                continue
-            flow.add_edge(value, (value,), capacity=weight(value))
-            node = self.node(value)
-            sources = [each for each in node.inputs if each is not None] if passes(node) else []
-            sources = [each for each in sources if self.node(each).op is not WEIGHT]
-            flow.add_edges_from(((source,), value) for source in sources)
-            if not sources:
-                flow.add_edge(_START, value)
-            waiting += sources
-        return flow
-
     def state(self) -> tuple[Any, ...]:
         """What the graph is now, bodies included: equal to that of later, unless something has changed."""
         nodes: list[Node] = [node for _, node in self._net.nodes(data="node")]
@@ -372,6 +342,31 @@ class Graph:
         for place, value in enumerate(node.inputs):
             if value is not None:
                 self._net.add_edge(value.node, node.id, key=place, output=value.output)
+
+
+def minimum_cut(
+    goals: Iterable[P], sources: Callable[[P], Iterable[P]], weight: Callable[[P], int]
+) -> list[P]:
+    """The lightest places from which all goals can be computed; of equal ones those nearest to the goals.
+
+    sources: the places that one is computed from, none where it must be kept itself
+    """
+    flow = nx.DiGraph()  # a place is an edge of its weight, from its start to its end
+    waiting = list(goals)
+    flow.add_edges_from(((place, _END), _GOAL) for place in waiting)
+    while waiting:
+        place = waiting.pop()
+        if flow.has_edge((place, _START), (place, _END)):
+            continue
+        flow.add_edge((place, _START), (place, _END), capacity=weight(place))
+        before = list(sources(place))
+        flow.add_edges_from(((each, _END), (place, _START)) for each in before)
+        if not before:
+            flow.add_edge(_START, (place, _START))
+        waiting += before
+    _, (left, right) = nx.minimum_cut(flow, _START, _GOAL)  # of equal ones, that nearest to its end
+    places = dict.fromkeys(node[0] for node in flow if node not in (_START, _GOAL))
+    return [place for place in places if (place, _START) in left and (place, _END) in right]
 
 
 def _reached(start: int, neighbours: Callable[[int], Iterable[int]]) -> set[int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from archc.ir.absorption import absorbed_form
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, BRANCH
+from archc.ir.ops.structure import APPEND, BRANCH, INPUT, LOOP
 from archc.ir.rule import node_flops
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context, place_of
@@ -133,7 +133,7 @@ def _picoseconds(seconds: float) -> str:
 def absorb_maps(graph: Graph, context: Context) -> None:
     """Give attention a second form, for few new tokens, where linear maps lie behind what is kept."""
     for part, times in list(graph.runs()):
-        kept = [node.outputs[0] for node in part.nodes() if node.op is APPEND]
+        kept = [value for node in part.nodes() for value in node.outputs if _is_kept(node, value)]
         for reader in [node for node in part.nodes() if node.op.past] if kept else ():
             absorption = Absorption.behind(part, reader, kept)
             if absorption is not None and absorption.absorbed is not None:
@@ -141,6 +141,12 @@ def absorb_maps(graph: Graph, context: Context) -> None:
                 context.report.fired.append(
                     Fired("absorb", place_of(reader), times, (RELAXATION,), reader.span)
                 )
+
+
+def _is_kept(node: Node, value: Value) -> bool:
+    """Whether a value is kept of all tokens so far, here or by an earlier layer."""
+    shape = node.types[value.output].shape
+    return node.op in (APPEND, INPUT, LOOP) and len(shape) > 2 and shape[1] == "S"
 
 
 def _branch(graph: Graph, reader: Node, absorption: Absorption) -> None:

@@ -9,6 +9,7 @@ from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, WEIGHT
 from archc.ir.program import are_positions
 from archc.ir.weights import weight_places
+from archc.passes.carried import drop_carried
 from archc.passes.context import Context
 
 
@@ -63,17 +64,23 @@ def _weights_by_name(graph: Graph) -> dict[str, Node]:
 
 
 def _drop_unused(graph: Graph) -> None:
-    for loop in graph.loops():
-        for body in loop.bodies:
-            _drop_unused(body)
-        _drop_unread_captures(graph, loop)
-    for node in graph.experts():
-        _drop_unused(node.bodies[0])
-        _drop_untaken(graph, node)
     for node in reversed(graph.nodes()):
         unused = not any(_is_read(graph, value) for value in node.outputs)
         if unused and node.op is not INPUT and not node.op.has(Trait.EFFECT):
             graph.remove(node)
+        elif node.op in (LOOP, EXPERTS):
+            _drop_inside(graph, node)
+
+
+def _drop_inside(graph: Graph, node: Node) -> None:
+    if node.op is LOOP:
+        drop_carried(graph, node.id)
+    for body in node.bodies:
+        _drop_unused(body)
+    if node.op is LOOP:
+        _drop_unread_captures(graph, graph.node(node.id))
+    else:
+        _drop_untaken(graph, node)
 
 
 def _drop_unread_captures(graph: Graph, loop: Node) -> None:

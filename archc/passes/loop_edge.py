@@ -23,8 +23,9 @@ def rotate_loops(graph: Graph, context: Context) -> None:
         return
     for part in graph.walk():
         for loop in part.loops():
-            for name in loop.attributes["carried"]:
-                _rotate_while_possible(part, loop.id, name, context)
+            for name, type_ in zip(loop.attributes["carried"], loop.types, strict=True):
+                if type_.shape[1:2] != ("S",):  # no sums, but what is kept of earlier tokens
+                    _rotate_while_possible(part, loop.id, name, context)
 
 
 def _rotate_while_possible(graph: Graph, loop_id: int, name: str, context: Context) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from archc.ir.graph import Graph, Node, Value, stored_in
 from archc.ir.op import OPS, Op
-from archc.ir.ops.structure import WEIGHT
+from archc.ir.ops.structure import APPEND, WEIGHT
 from archc.ir.paths import path_text
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context, place_of
@@ -78,8 +78,8 @@ def _meeting(graph: Graph, source: Value | None, linear: Node) -> int | None:
         waiting.remove(node.id)
         if not waiting and any(value is not None and value.node in others for value in node.inputs):
             return node.id
-        if any(graph.is_output(value) for value in node.outputs):
-            return None
+        if node.op is not APPEND and any(graph.is_output(value) for value in node.outputs):
+            return None  # what is kept goes to later layers as well
         waiting |= {user.id for value in node.outputs for user, _ in graph.users(value)}
     return None
 

@@ -1,0 +1,236 @@
+"""Which values of earlier tokens decoding keeps: the fewest bytes that all keys and values can be made from.
+
+A minimum cut between what a model is given and what its attention reads, through all of its layers.  Behind
+the cut may lie what costs nothing to do for every earlier token again: rearrangements; linear maps that
+attention can absorb, where that pays; the way from one layer to another, so that nothing is kept twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from typing import NamedTuple
+
+from archc.ir.absorption import is_plain_map
+from archc.ir.graph import Graph, Node, Value, minimum_cut
+from archc.ir.op import Trait
+from archc.ir.ops.structure import INPUT, LOOP, WEIGHT
+from archc.passes.absorb import Absorption, bytes_of
+from archc.target import Target
+
+
+class Place(NamedTuple):
+    """A value of one of a program's graphs."""
+
+    graph: Graph
+    value: Value
+
+
+class Reader(NamedTuple):
+    """A node that reads the past, with its graph."""
+
+    graph: Graph
+    node: Node
+
+    @property
+    def goals(self) -> list[Place]:
+        return [Place(self.graph, value) for value in self.node.past]
+
+
+class Cut:
+    """What is kept, and what follows from it.
+
+    kept:    the cut, in program order
+    taken:   inputs of layers, and results of loops, that come as they are kept elsewhere
+    refused: why a reader had better not do linear maps itself, by its graph and number
+    """
+
+    def __init__(self, root: Graph, readers: Sequence[Reader], target: Target):
+        self.readers = list(readers)
+        self.refused: dict[tuple[Graph, int], str] = {}
+        self.kept: dict[Place, None] = {}
+        self.taken: set[Place] = set()
+        self._maps: set[tuple[Graph, int]] = set()  # those that may lie behind the cut
+        self._target = target
+        self._times = dict(root.runs())
+        self._order = {graph: number for number, graph in enumerate(self._times)}
+        self._entered = _entered(root)
+        self._choose()
+        self._origins = {
+            goal: [each for each in self._behind([goal]) if each in self.kept]
+            for reader in self.readers
+            for goal in reader.goals
+        }
+        self._lengths = self._seen_lengths()
+        self._slots = self._named()
+
+    def here(self, graph: Graph) -> list[Value]:
+        """What one graph has of the past: what it keeps, in program order, and what it takes over."""
+        taken = [place.value for place in self.taken if place.graph is graph]
+        return [*self.kept_in(graph), *sorted(taken)]
+
+    def kept_in(self, graph: Graph) -> list[Value]:
+        """What one graph keeps, in program order."""
+        return [place.value for place in self.kept if place.graph is graph]
+
+    def leaves(self, graph: Graph, goal: Value) -> list[Value]:
+        """What a graph has of the past of that which a value is made of, in order of its columns."""
+        if Place(graph, goal) in self.taken or Place(graph, goal) in self.kept:
+            return [goal]
+        inputs = [v for v in graph.node(goal).inputs if v is not None and graph.node(v).op is not WEIGHT]
+        return list(dict.fromkeys(leaf for value in inputs for leaf in self.leaves(graph, value)))
+
+    def has_map(self, graph: Graph, goals: Sequence[Value]) -> bool:
+        """Whether linear maps make some values of what the graph has of the past."""
+        return any(node.op.has(Trait.LINEAR) for node in graph.between(self.here(graph), goals))
+
+    def length(self, place: Place) -> int | None:
+        """How many tokens back something kept is seen, None for all."""
+        return self._lengths[place]
+
+    def slot(self, place: Place) -> str:
+        """What something kept is called after: the operand that it is, or a latent."""
+        return self._slots[place]
+
+    def origins(self, graph: Graph, goal: Value) -> list[Place]:
+        """What that which a reader reads is made of, where it is kept."""
+        return self._origins[Place(graph, goal)]
+
+    # ----------------------------------------------------------------- choice
+
+    def _choose(self) -> None:
+        """The cut, with fewer and fewer linear maps behind it until every reader gains by those that are."""
+        goals = [goal for reader in self.readers for goal in reader.goals]
+        while True:
+            self._maps = self._willing_maps()
+            kept = minimum_cut(goals, self._sources, self._weight)
+            self.kept = dict.fromkeys(sorted(kept, key=self._program_order))
+            on_the_way = self._behind(goals).keys() - self.kept.keys()
+            self.taken = {place for place in on_the_way if place.graph.node(place.value).op in (INPUT, LOOP)}
+            reasons = {
+                (graph, node.id): reason
+                for graph, node in self.readers
+                if (graph, node.id) not in self.refused and (reason := self._refusal(graph, node))
+            }
+            if not reasons:
+                return
+            self.refused.update(reasons)
+
+    def _program_order(self, place: Place) -> tuple[int, tuple[int, ...], Value]:
+        return self._order[place.graph], place.graph.node(place.value).order, place.value
+
+    def _behind(self, goals: Sequence[Place]) -> dict[Place, None]:
+        """The cut and what lies behind it, of all that goals are made of."""
+        found: dict[Place, None] = {}
+        waiting = list(goals)
+        while waiting:
+            place = waiting.pop()
+            if place not in found:
+                found[place] = None
+                waiting += [] if place in self.kept else self._sources(place)
+        return found
+
+    def _sources(self, place: Place) -> list[Place]:
+        """What a value is made of at no cost, or nothing."""
+        graph, value = place
+        node = graph.node(value)
+        if node.op is INPUT:
+            return self._entered.get(place, [])
+        if node.op is LOOP:
+            return [Place(body, body.outputs[value.output][1]) for body in node.bodies]
+        if not node.op.has(Trait.SHAPE) and (graph, node.id) not in self._maps:
+            return []
+        inputs = [each for each in node.inputs if each is not None]
+        return [Place(graph, each) for each in inputs if graph.node(each).op is not WEIGHT]
+
+    def _weight(self, place: Place) -> int:
+        """The bytes of a token, over all the times that the graph runs."""
+        return bytes_of(place.graph.type(place.value)) * self._times[place.graph]
+
+    # ----------------------------------------------------------- linear maps
+
+    def _willing_maps(self) -> set[tuple[Graph, int]]:
+        """Linear maps that may lie behind the cut: all that is made of them is read by willing readers."""
+        found: set[tuple[Graph, int]] = set()
+        unwilling: set[tuple[Graph, int]] = set()
+        for graph, reader in self.readers:
+            maps = {(graph, node.id) for node in _first_maps(graph, reader)}
+            found |= maps
+            if (graph, reader.id) in self.refused:
+                unwilling |= maps
+        return found - unwilling
+
+    def _refusal(self, graph: Graph, reader: Node) -> str:
+        """Why a reader had better not do the linear maps behind the cut itself, or nothing."""
+        absorption = Absorption.behind(graph, reader, self.here(graph))
+        return absorption.obstacle(self._target) if absorption else ""
+
+    # ---------------------------------------------------------------- lengths
+
+    def _seen_lengths(self) -> dict[Place, int | None]:
+        """How many tokens back what is kept is seen: the same for all that is read together."""
+        lengths = dict.fromkeys(self.kept, 0.0)
+        read = [
+            (_reach(reader), [origin for goal in reader.goals for origin in self._origins[goal]])
+            for reader in self.readers
+        ]
+        before: dict[Place, float] = {}
+        while before != lengths:
+            before = dict(lengths)
+            for reach, together in read:
+                longest = max(reach, *(lengths[origin] for origin in together))
+                lengths.update(dict.fromkeys(together, longest))
+        return {place: None if length == inf else int(length) for place, length in lengths.items()}
+
+    def _named(self) -> dict[Place, str]:
+        names: dict[Place, str] = {}
+        for graph, node in self.readers:
+            for operand in node.op.past:
+                goal = node.operand(operand)
+                if goal is not None:
+                    single = len(self.leaves(graph, goal)) == 1 and not self.has_map(graph, [goal])
+                    for origin in self.origins(graph, goal):
+                        names.setdefault(origin, operand if single else "latent")
+        return names
+
+
+def _entered(root: Graph) -> dict[Place, list[Place]]:
+    """What may enter loops' bodies, by their inputs: what the loop is given, or what a body leaves."""
+    found: dict[Place, list[Place]] = {}
+    for graph in root.walk():
+        for loop in graph.loops():
+            entering = dict(enumerate(loop.attributes["entering"]))
+            repeated = len(loop.attributes["schedule"]) > 1
+            for place, value in enumerate(loop.inputs):
+                left = [dict(body.outputs).get(entering.get(place, "")) for body in loop.bodies]
+                again = [Place(b, v) for b, v in zip(loop.bodies, left, strict=True) if v is not None]
+                start = [Place(graph, value)] if value is not None else []
+                for body in loop.bodies:
+                    found[Place(body, body.inputs[place])] = start + (again if repeated else [])
+    return found
+
+
+def _first_maps(graph: Graph, reader: Node) -> list[Node]:
+    """The last linear maps before what a reader reads of the past."""
+    waiting, found = reader.past, []
+    while waiting:
+        node = graph.node(waiting.pop())
+        if node.op.has(Trait.SHAPE):
+            waiting += [value for value in node.inputs if value is not None]
+        elif is_plain_map(node) and node.inputs[1] is not None and graph.node(node.inputs[1]).op is WEIGHT:
+            found.append(node)
+    return found
+
+
+def _reach(reader: Reader) -> float:
+    """How many tokens back a reader sees; all where it adds what was computed for all, and not here."""
+    bias = bias_of(reader.node)
+    if bias is not None and not reader.graph.node(bias).op.has(Trait.PAIRWISE):
+        return inf
+    mask = reader.node.attributes.get("mask")
+    return inf if mask is None else mask.reach or inf
+
+
+def bias_of(reader: Node) -> Value | None:
+    """What a reader adds to its scores, if it can."""
+    return reader.operand("bias") if any(each.name == "bias" for each in reader.op.operands) else None
