@@ -12,10 +12,11 @@ MAX_HEAD = 1 << 10  # attention keeps a weighted sum of values there
 class Target:
     """A place that generated code runs on.
 
-    `families` are the kinds of kernels it has: "norm", "rope", "latent_rope", "pointwise" and "attention" for
-    fused ops, "loss", "steps", attention of single tokens behind a cache, "flash", attention that PyTorch's
-    own does not cover, "linear", linear maps of few rows, "router", the choice of experts, and "experts",
-    their products, "wide_linear", linear maps whose results are wider than their operands.
+    `families` are the kinds of kernels it has: "norm", "rope", "latent_rope", "pointwise", "position_scale"
+    and "attention" for fused ops, "loss", "steps", attention of single tokens behind a cache, "flash",
+    attention that PyTorch's own does not cover, "linear", linear maps of few rows, "router", the choice of
+    experts, and "experts", their products, "wide_linear", linear maps whose results are wider than their
+    operands.
 
     bandwidth:   bytes a second from memory, and
     matmul_rate: multiplications and additions a second, in bfloat16: what a roofline needs
@@ -41,6 +42,7 @@ CUDA = Target(
             "rope",
             "latent_rope",
             "pointwise",
+            "position_scale",
             "attention",
             "loss",
             "steps",

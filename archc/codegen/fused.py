@@ -14,6 +14,7 @@ from archc.ir.records import attribute_text
 from archc.ir.rule import Rule, rule_of
 from archc.ir.types import Dim, TensorType
 
+_BLOCKS = (2048, 1024)
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
 
@@ -144,6 +145,11 @@ def width_of(type_: TensorType) -> int:
     """The last dim, which is known."""
     assert isinstance(type_.width, int)
     return int(type_.width)
+
+
+def block_of(width: int) -> int:
+    """Columns of a program that has part of a row: a number that needs no mask, where there is one."""
+    return next((size for size in _BLOCKS if width % size == 0), min(_BLOCKS[0], power_of_two(width)))
 
 
 def power_of_two(size: int) -> int:

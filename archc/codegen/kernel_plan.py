@@ -10,6 +10,7 @@ from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.norm_plan import NormKernel
 from archc.codegen.pointwise_plan import PointwiseKernel
+from archc.codegen.position_scale_plan import PositionScaleKernel
 from archc.codegen.rope_plan import RopeKernel
 from archc.codegen.router_plan import RouterKernel
 
@@ -66,7 +67,7 @@ class CapacityKernel:
 
 
 # Kernels of fused ops, which are registered with PyTorch alike.
-OpKernel = NormKernel | RopeKernel | LatentRopeKernel | PointwiseKernel
+OpKernel = NormKernel | RopeKernel | LatentRopeKernel | PointwiseKernel | PositionScaleKernel
 Kernel = (
     OpKernel
     | AttentionKernel

@@ -13,6 +13,7 @@ from archc.codegen.latent_rope_kernel import plan_latent_rope
 from archc.codegen.names import identifier
 from archc.codegen.norm_kernel import plan_norm
 from archc.codegen.pointwise_kernel import plan_pointwise
+from archc.codegen.position_scale_kernel import plan_position_scale
 from archc.codegen.rope_kernel import plan_rope
 from archc.codegen.router_kernel import plan_router
 from archc.codegen.semantics import Semantics
@@ -28,6 +29,7 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
     "rope": lambda fused, _target: plan_rope(fused),
     "latent_rope": lambda fused, _target: plan_latent_rope(fused),
     "pointwise": lambda fused, _target: plan_pointwise(fused),
+    "position_scale": lambda fused, _target: plan_position_scale(fused),
     "router": lambda fused, _target: plan_router(fused),
     "attention": lambda fused, target: plan_attention(
         fused, "steps" in target.families, "flash" in target.families

@@ -8,12 +8,10 @@ from typing import Any
 
 from archc.codegen.class_plan import Argument
 from archc.codegen.custom_op import CustomOp
-from archc.codegen.fused import Fused, power_of_two, width_of
+from archc.codegen.fused import Fused, block_of, width_of
 from archc.codegen.native_kernel import plan_native_pointwise
 from archc.codegen.pointwise import Pointwise, Writer, analyse
 from archc.codegen.pointwise_plan import PointwiseKernel
-
-_BLOCKS = (2048, 1024)  # columns of a program: one that needs no mask where there is one
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ def plan_pointwise(fused: Fused) -> PointwiseKernel:
     """The kernel of a rule of the pointwise family."""
     formulas = analyse(fused.form)
     width = width_of(fused.node.types[0])
-    block = next((size for size in _BLOCKS if width % size == 0), min(_BLOCKS[0], power_of_two(width)))
+    block = block_of(width)
     load = ", mask=inside, other=0.0" if width % block else ""
     store = ", mask=inside" if width % block else ""
     vectors = [name for name, type_ in fused.types.items() if len(type_.shape) == 1]

@@ -134,7 +134,7 @@ class _Writer:
         written = getattr(self, f"_{node.op.name}", None)
         if set(node.inputs) <= self.numbers:
             self.numbers.update(node.outputs)
-        if node.op.name in ("upcast", "cast_like"):
+        if node.op.name in ("upcast", "cast_like", "upcast_like"):
             self.names[node.outputs[0]] = self._read(node.inputs[0])
         elif written is not None:
             written(node)

@@ -127,6 +127,7 @@ class Op:
         str, ...
     ] = ()  # operands, or "result", that PyTorch's gradient reads; without: see derivative
     past: tuple[str, ...] = ()  # operands whose values of earlier tokens the op reads
+    models: tuple[str, ...] = ()  # operands of which nothing but the dtype is read
     triton: str | None = None  # the op on float32 registers, as a Triton expression
     derivative: Callable[..., tuple[Any, ...]] | None = None  # (gradient, *operands) -> operand gradients
     scalar: Callable[..., Any] | None = None  # the op on numbers known when the spec is compiled
@@ -170,6 +171,7 @@ def declare(
     weights: Sequence[Weight] = (),
     options: Mapping[str, Any] | None = None,
     past: Sequence[str] = (),
+    models: Sequence[str] = (),
     flops: Callable[[Any], int] = lambda _call: 0,
     reads: Callable[[Any], Mapping[str, int]] = lambda _call: {},
     saves: Sequence[str] = (),
@@ -202,6 +204,7 @@ def declare(
             reads=reads,
             saves=tuple(saves),
             past=tuple(past),
+            models=tuple(models),
             triton=triton,
             derivative=derivative,
             scalar=scalar,

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from archc.errors import Span
 from archc.ir.graph import Graph, Node, Value
-from archc.ir.ops.structure import RECENT
+from archc.ir.ops.structure import CONSTANT, RECENT
 from archc.ir.paths import Path
 from archc.ir.types import Dim, DType
 
@@ -112,6 +112,26 @@ def positions_in(root: Graph) -> Places:
 
     names = {value: positions_named(root.node(value).attributes["name"]) for value in root.inputs}
     collect(root, {value: known for value, known in names.items() if known is not None})
+    return found
+
+
+def whole_in(root: Graph) -> set[tuple[int, Value]]:
+    """What follows from whole numbers alone, as positions are, in a graph and its loops: without gradient."""
+    found: set[tuple[int, Value]] = set()
+
+    def collect(graph: Graph, known: set[Value]) -> None:
+        for node in graph.nodes():
+            models = [node.operand(name) for name in node.op.models]
+            read = {value for value in node.inputs if value is not None and value not in models}
+            numbers = {value for value in read if graph.node(value).op is CONSTANT}
+            if not node.bodies and read - numbers and read - numbers <= known:
+                known |= set(node.outputs)
+        found.update((id(graph), value) for value in known)
+        for node in (*graph.loops(), *graph.branches()):
+            for body in node.bodies:
+                collect(body, set(captured_in(body, node, dict.fromkeys(known))))
+
+    collect(root, {value for value in root.inputs if root.type(value).dtype is DType.I64})
     return found
 
 

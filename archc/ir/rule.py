@@ -16,10 +16,11 @@ from archc.ir.latent_form import is_latent_rope
 from archc.ir.norm_form import NormForm, norm_form
 from archc.ir.op import Attr, Op, Operand, Trait
 from archc.ir.ops.structure import CONSTANT
+from archc.ir.scale_form import ScaleForm, scale_form
 from archc.ir.types import TensorType
 
 # Ops besides elementwise ones that work on the few scores of one token.
-ROUTING = frozenset({"top_k", "group_mask", "gather", "softmax", "sum", "cast_like"})
+ROUTING = frozenset({"top_k", "group_mask", "gather", "softmax", "sum", "cast_like", "upcast_like"})
 
 # Ops that take an operand apart, and their attribute that says into how many parts of equal width.
 SPLITS = {"split": "sizes", "split_interleaved": "parts"}
@@ -72,6 +73,8 @@ class Rule:
             if is_latent_rope(self.steps, self.outputs, self.weights):
                 return "latent_rope"
             return "rope" if names <= {"rotate_by", "split", "split_heads", "rms_norm"} else ""
+        if self.scale_form:
+            return "position_scale"
         if any(step.op.has(Trait.NORM) for step in self.steps):
             return "norm" if self.norm_form else ""
         arithmetic = [step for step in self.steps if step.op.name not in SPLITS]
@@ -95,6 +98,11 @@ class Rule:
     def attention_form(self) -> AttentionForm | None:
         """Where queries and values come from, in a fusion of the family "attention"."""
         return attention_form(self.steps) if self.steps[-1].op.name == "attend" else None
+
+    @cached_property
+    def scale_form(self) -> ScaleForm | None:
+        """What is multiplied and what by, in a fusion of the family "position_scale"."""
+        return scale_form(self.steps)
 
     @cached_property
     def optional(self) -> frozenset[str]:

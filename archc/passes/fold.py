@@ -1,10 +1,13 @@
-"""Constant folding: arithmetic on numbers, and arithmetic that changes nothing."""
+"""Folding: arithmetic on numbers, arithmetic that changes nothing, casts for a dtype alone."""
 
 from __future__ import annotations
 
 from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT
 from archc.passes.context import Context
+
+CAST_LIKE, UPCAST, UPCAST_LIKE = (OPS[name] for name in ("cast_like", "upcast", "upcast_like"))
 
 # (op, operand, value): the op gives back its other operand when this operand is this number.
 _NEUTRAL = {
@@ -16,7 +19,7 @@ _NEUTRAL = {
 
 
 def fold_constants(graph: Graph, _context: Context) -> None:
-    """Compute what is known now; drop multiplications by 1 and equal splits spelled out as lists."""
+    """Compute what is known now; drop multiplications by 1, equal splits spelled as lists, unread casts."""
     for part in graph.walk():
         for node in part.nodes():
             _fold(part, part.node(node.id))
@@ -37,6 +40,18 @@ def _fold(graph: Graph, node: Node) -> None:
                 return
     if node.op.name == "split" and isinstance(node.attributes["sizes"], tuple):
         graph.update(node, attributes={"sizes": canonical_sizes(node.attributes["sizes"])})
+    if node.op is CAST_LIKE:
+        _fold_cast(graph, node)
+
+
+def _fold_cast(graph: Graph, cast: Node) -> None:
+    """x in the dtype of a tensor made wider is x made as wide as that tensor would be."""
+    x, like = cast.inputs
+    if like is None or (wide := graph.node(like)).op is not UPCAST:
+        return
+    folded = graph.add_like(cast, UPCAST_LIKE, [x, wide.inputs[0]], names=cast.names)
+    graph.replace_uses(cast.outputs[0], folded.outputs[0])
+    graph.remove_unread([wide, cast])
 
 
 def _number(graph: Graph, value: Value | None) -> float | None:

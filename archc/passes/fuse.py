@@ -7,11 +7,19 @@ from dataclasses import dataclass
 
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.program import KEY_POSITIONS, POSITIONS, Places, positions_in
+from archc.ir.program import KEY_POSITIONS, POSITIONS, Places, positions_in, whole_in
 from archc.ir.rule import Rule, rule_of
 from archc.passes.context import Context, place_of
 from archc.passes.matcher import Match, Matcher
 from archc.passes.report import Fired, Missed
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of values in all parts of a graph: positions, and what follows from whole numbers."""
+
+    positions: Places
+    whole: set[tuple[int, Value]]
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,11 @@ class _Attempt:
 def fuse(graph: Graph, context: Context) -> None:
     """Replace every decomposition that the target has a kernel for by the fused op."""
     rules = sorted(context.rules, key=lambda rule: -len(rule.steps))
-    positions = positions_in(graph)
+    known = _Known(positions_in(graph), whole_in(graph))
     for part, times in graph.runs():
         attempts: dict[int, list[_Attempt]] = {}
         for rule in rules:
-            _apply_everywhere(rule, part, times, context, attempts, positions)
+            _apply_everywhere(rule, part, times, context, attempts, known)
         _report_missed(part, attempts, context)
     context.report.sort()
 
@@ -41,7 +49,7 @@ def _apply_everywhere(
     times: int,
     context: Context,
     attempts: dict[int, list[_Attempt]],
-    positions: Places,
+    known: _Known,
 ) -> None:
     wanted = rule.steps[rule.root].op
     for node in graph.nodes():
@@ -53,7 +61,7 @@ def _apply_everywhere(
             failure = matcher.failure
             attempts.setdefault(node.id, []).append(_Attempt(rule, failure.depth, failure.reason))
             continue
-        obstacle = _obstacle(rule, graph, match, context, positions)
+        obstacle = _obstacle(rule, graph, match, context, known)
         if obstacle:
             attempts.setdefault(node.id, []).append(_Attempt(rule, len(rule.steps), obstacle))
             continue
@@ -63,7 +71,7 @@ def _apply_everywhere(
         context.report.fired.append(Fired(rule.name, place_of(node), times, relaxations, node.span))
 
 
-def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context, positions: Places) -> str:
+def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context, known: _Known) -> str:
     """Why the target has no kernel for a match, or nothing."""
     if rule.family not in context.target.families:
         kind = f"{rule.family} kernels" if rule.family else "kernel for such a decomposition"
@@ -75,7 +83,9 @@ def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context, position
     if rule.family == "pointwise":
         return _pointwise_obstacle(rule, graph, match)
     if rule.family == "attention":
-        return _attention_obstacle(rule, graph, match, positions)
+        return _attention_obstacle(rule, graph, match, known.positions)
+    if rule.family == "position_scale":
+        return _position_scale_obstacle(rule, graph, match, known.whole)
     if rule.family == "latent_rope":
         return _rope_obstacle(graph, match) or _heads_obstacle(rule, graph, match, context.target.max_row)
     if rule.family == "rope" and "eps" in rule.attributes:
@@ -129,6 +139,17 @@ def _pointwise_obstacle(rule: Rule, graph: Graph, match: Match) -> str:
     return "its operands differ in shape" if len(shapes) != 1 else ""
 
 
+def _position_scale_obstacle(rule: Rule, graph: Graph, match: Match, whole: set[tuple[int, Value]]) -> str:
+    """What tokens are multiplied by must be one number for each, which has no gradient."""
+    assert rule.scale_form is not None
+    x, factor = (match.operands[name] for name in (rule.scale_form.x, rule.scale_form.factor))
+    if x is None or factor is None or (id(graph), factor) not in whole:
+        return "what it multiplies by does not follow from positions alone"
+    shape = graph.type(x).shape
+    one_each = graph.type(factor).shape == (*shape[:2], *(1 for _ in shape[2:]))
+    return "" if one_each else "what it multiplies by is not one number for each token"
+
+
 def _attention_obstacle(rule: Rule, graph: Graph, match: Match, positions: Places) -> str:
     """Kernels are given where the tokens of a call stand, and take nothing else for it."""
     if rule.attention_form is not None and rule.attention_form.values_in_keys:
@@ -163,7 +184,7 @@ def _replace(rule: Rule, graph: Graph, match: Match) -> Node:
 
 def _rounds_inside(rule: Rule) -> bool:
     """Whether the decomposition rounds to the model's dtype where the kernel stays in float32."""
-    return rule.family != "attention" and (
+    return rule.family not in ("attention", "position_scale") and (
         sum(not step.op.has(Trait.VIEW) for step in rule.steps) > 1 or "cast" in rule.attributes
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, WEIGHT
+from archc.ir.types import DType
 from archc.passes.context import Context
 
 
@@ -22,22 +23,47 @@ def _hoist_from(graph: Graph, loop_id: int, number: int) -> None:
     body = graph.node(loop_id).bodies[number]
     for node in body.nodes():
         node = body.node(node.id)  # what it reads may have moved out just now
-        if _is_invariant(graph.node(loop_id), body, node):
+        if _is_invariant(graph, graph.node(loop_id), body, node):
             _hoist(graph, graph.node(loop_id), body, node)
 
 
-def _is_invariant(loop: Node, body: Graph, node: Node) -> bool:
+def _is_invariant(graph: Graph, loop: Node, body: Graph, node: Node) -> bool:
     stays = node.op in (INPUT, WEIGHT, CONSTANT, LOOP, EXPERTS, APPEND, KEEP) or node.op.has(Trait.EFFECT)
     if stays or node.op.has(Trait.PAIRWISE) or not node.inputs:
         return False
     fixed = set(body.inputs[len(loop.attributes["entering"]) :])
-    return all(value is None or value in fixed or body.node(value).op is CONSTANT for value in node.inputs)
+    return all(
+        value is None
+        or value in fixed
+        or body.node(value).op is CONSTANT
+        or (value in _models(node) and _of_dtype(graph, loop, body.type(value).dtype))
+        for value in node.inputs
+    )
+
+
+def _models(node: Node) -> list[Value | None]:
+    """What a node reads nothing of but the dtype."""
+    return [node.operand(name) for name in node.op.models]
+
+
+def _of_dtype(graph: Graph, loop: Node, dtype: DType) -> Value | None:
+    """A value of a dtype that enters a loop."""
+    entering = (value for value in loop.inputs if value is not None)
+    return next((value for value in entering if graph.type(value).dtype is dtype), None)
 
 
 def _hoist(graph: Graph, loop: Node, body: Graph, node: Node) -> None:
     """Compute the node before the loop and hand its values to the bodies."""
     outside = dict(zip(body.inputs, loop.inputs, strict=True))
-    operands = [_outer(graph, body, outside, value) for value in node.inputs]
+    models = _models(node)
+    operands = [
+        (
+            _of_dtype(graph, loop, body.type(value).dtype)
+            if value is not None and value in models
+            else _outer(graph, body, outside, value)
+        )
+        for value in node.inputs
+    ]
     moved = _existing(graph, node, operands) or graph.add(
         node.op,
         operands,

@@ -133,8 +133,8 @@ def inputs(op: FusedOp, dtype: torch.dtype, batch: int = 2, length: int = 5, tab
     tensors: Tensors = {}
     for operand in op.operands:
         if operand.dtype == "f32":
-            shape = (tables, length, operand.shape[-1])
-            angles = torch.linspace(0, 7, tables * length * int(shape[-1])).reshape(shape)
+            shape = (tables, length, *map(int, operand.shape[2:]))
+            angles = torch.linspace(0, 7, math.prod(shape)).reshape(shape)
             tensors[operand.name] = angles.cos() if operand.name == "cos" else angles.sin()
         else:
             dims = [{"B": batch, "T": length}.get(d, d) if isinstance(d, str) else d for d in operand.shape]

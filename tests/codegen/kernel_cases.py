@@ -30,6 +30,10 @@ _ROPE_NORM_QKV = _SPLIT + """
 _ROPE_NORM = _ROPE_NORM_QKV.replace("rotate(q,", "rotate(q * 2,").replace("rotate(k,", "rotate(k * 2,")
 # Magnitudes of the rotation count, as they do not where a norm comes before it.
 _MAGNIFIED = ", scaling = yarn(factor = 2, original = 8, attention_factor = 1.5)"
+_POSITION_SCALE = _SPLIT + """
+  factor = 1 + 0.1 * log(1 + upcast(positions(q)))
+  q = cast_like(SCALED, q)
+  """ + _ATTEND
 _ROW_NORM_ROPE_QKV = """
   h = rms_norm(x, 1e-6) as n
   q = rms_norm(linear(h, HEADS * SIZE) as q_proj, 1e-6 NORM) as qn
@@ -203,6 +207,14 @@ CASES = {
     "latent_rope_qkv/block": (64, _latent(_LATENT_ROPE_QKV, 4, 8, 8, 32, ", pairing = interleaved")),
     "latent_rope_qkv/halves": (60, _latent(_LATENT_ROPE_QKV, 6, 10, 4, 24, "", ", offset = 1")),
     "latent_rope_qkv/unweighted": (60, _latent(_LATENT_ROPE_QKV, 3, 3, 2, 17, "", ", weight = false")),
+    "position_scale": (
+        60,
+        _heads(_POSITION_SCALE, 5, 1, 12, "").replace("SCALED", "q * unsqueeze(unsqueeze(factor))"),
+    ),
+    "position_scale/blocks": (
+        64,
+        _heads(_POSITION_SCALE, 18, 2, 128, "").replace("SCALED", "unsqueeze(unsqueeze(factor)) * q"),
+    ),
     "swiglu": (60, _gated("silu", 33)),
     "swiglu/blocks": (60, _gated("silu", 2100)),
     "geglu_tanh": (60, _gated("gelu_tanh", 100)),

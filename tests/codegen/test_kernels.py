@@ -291,6 +291,8 @@ CONTROLS = [
     ("rope_qk_norm_qkv", "da * cos + db * sin", "da * cos - db * sin"),
     ("rope_qk_norm_qkv/unweighted", "a, b = a * cos - b * sin", "a, b = a * cos + b * sin"),
     ("qk_norm_rope_qkv", "da = turned_a * cos + turned_b * sin", "da = turned_a * cos - turned_b * sin"),
+    ("position_scale", "token % factors", "token * 0"),
+    ("position_scale/blocks", "tl.program_id(1) * ", "tl.program_id(1) * 0 * "),
     ("swiglu", "inside = column < 33", "inside = column < 32"),
     ("swiglu/blocks", "tl.program_id(1) * 2048", "tl.program_id(1) * 0"),
     ("swiglu", "dgate_up_ptr + row * 66 + 33", "dgate_up_ptr + row * 66 + 32"),

@@ -110,6 +110,41 @@ def test_hoist_moves_tables_out_of_the_loop() -> None:
     assert "rope_table" not in ops(loop.bodies[0])
 
 
+TUNED = """
+  x = embedding(tokens, 9, d) as wte
+  for i in 0..2 as layers {
+    q = split_heads(linear(x, d) as q, 3)
+    factor = unsqueeze(unsqueeze(FACTOR))
+    x = x + merge_heads(attention(cast_like(q * factor, q), q, q, mask = causal))
+  }
+  return x
+"""
+
+
+@pytest.mark.parametrize(
+    ("factor", "fuses"),
+    [
+        ("log(3 + cast_like(whole_quotient(positions(q), by = 4), upcast(q)))", True),
+        ("sum(upcast(x))", False),
+    ],
+)
+def test_factors_of_positions_are_hoisted_and_fused(factor: str, fuses: bool) -> None:
+    """The dtype of a layer's values is that of what enters it; what has a gradient stays in the layer."""
+    program = program_of(TUNED.replace("unsqueeze(FACTOR)" if not fuses else "FACTOR", factor))
+    context = Context(standard_rules(), CUDA)
+    outcomes = list(check_stages(program, context, each_pass=False))
+    assert [outcome for outcome in outcomes if not outcome.holds] == []
+    graphs, context = staged(program)
+    (loop,) = graphs["clean"].loops()
+    inside = {"cast_like", "upcast_like", "whole_quotient", "log", "unsqueeze", "mul"} & set(
+        ops(loop.bodies[0])
+    )
+    assert inside == (set() if fuses else {"cast_like", "unsqueeze", "mul"})
+    assert ("position_scale" in ops(loop.bodies[0])) == fuses
+    missed = {miss.rule: miss.reason for miss in context.report.missed}
+    assert fuses or missed["position_scale"] == "what it multiplies by does not follow from positions alone"
+
+
 def test_sink_makes_a_bias_where_attention_adds_it() -> None:
     """In each layer of both stacks, and in both forms of attention that absorbs maps: no scores are held."""
     graphs, _ = staged(tiny("t5"))

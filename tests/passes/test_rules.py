@@ -102,6 +102,11 @@ BODIES = {
     + _ATTEND,
     "latent_rope": _LATENT_ROPE.replace("linear(x, 5", "linear(silu(x), 5"),
     "latent_rope_qkv": _LATENT_ROPE,
+    "position_scale": _HEADS
+    + """
+  q = cast_like(unsqueeze(unsqueeze(1 + log(1 + upcast(positions(q))))) * q, q)
+  """
+    + _ATTEND,
     "swiglu": _GATED.replace("ACT", "silu"),
     "geglu_tanh": _GATED.replace("ACT", "gelu_tanh"),
     "geglu": _GATED.replace("ACT", "gelu"),

@@ -392,7 +392,22 @@ def upcast(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-@declare(infer=lambda call: call.x.with_dtype(float_type(call, "like").dtype), traits=(Trait.PER_TOKEN,))
+@declare(
+    infer=lambda call: call.x.with_dtype(float_type(call, "like").dtype),
+    traits=(Trait.PER_TOKEN,),
+    models=("like",),
+)
 def cast_like(x: Tensor, like: Tensor) -> Tensor:
     """x in the dtype of another, floating-point tensor."""
     return x.to(like.dtype)
+
+
+@declare(
+    infer=lambda call: call.x.with_dtype(DType.F32),
+    traits=(Trait.PER_TOKEN,),
+    models=("like",),
+    internal=True,
+)
+def upcast_like(x: Tensor, like: Tensor) -> Tensor:
+    """x in float32, or in the dtype of another tensor where that is wider."""
+    return x.to(torch.promote_types(like.dtype, torch.float32))
