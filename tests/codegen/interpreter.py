@@ -54,6 +54,8 @@ def _prepare() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = True
     _round_to_nearest()
     _widen_dots()
+    _index_by_one_element()
+    _take_booleans()
 
 
 @functools.cache
@@ -94,3 +96,34 @@ def _widen_dots() -> None:
         return narrow(self, widened(a), widened(b), *further)
 
     InterpreterBuilder.create_dot = dot
+
+
+@functools.cache
+def _index_by_one_element() -> None:
+    """Let tensors of one element be numbers of Python; Triton 3.6 asks of NumPy what 2.4 no longer does."""
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patched
+
+
+@functools.cache
+def _take_booleans() -> None:
+    """Let kernels be given a bool; Triton 3.6's interpreter fails over the four bytes that it gives it."""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    convert = interpreter._implicit_cvt
+
+    def converted(argument: Any) -> Any:
+        if not isinstance(argument, bool):
+            return convert(argument)
+        return tl.tensor(interpreter.TensorHandle(np.array([argument], np.bool_), tl.int1), tl.int1)
+
+    interpreter._implicit_cvt = converted
