@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.balance import IN_TRAINING
 from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, KEEP, LOSSES, WEIGHT
+from archc.ir.ops.training import IN_TRAINING
 from archc.ir.rule import rule_of
 
 

@@ -17,7 +17,6 @@ from archc.codegen.semantics import use_of
 from archc.codegen.style import Style
 from archc.codegen.variables import Variables
 from archc.ir.graph import PRELUDE, Graph, Node, Scope, Value
-from archc.ir.ops.balance import IN_TRAINING
 from archc.ir.ops.structure import (
     APPEND,
     BRANCH,
@@ -32,6 +31,7 @@ from archc.ir.ops.structure import (
     WEIGHT,
     ZEROS,
 )
+from archc.ir.ops.training import IN_TRAINING
 from archc.ir.paths import path_text
 from archc.ir.rule import rule_of
 

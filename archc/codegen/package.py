@@ -31,10 +31,11 @@ from archc.ir.fixed import decodes
 from archc.ir.graph import Graph, Node
 from archc.ir.op import Op
 from archc.ir.ops.absorption import ABSORB_VALUES
-from archc.ir.ops.balance import DROP_CROWDED, IN_TRAINING, JITTERED_LINEAR, WITHIN_CAPACITY
+from archc.ir.ops.balance import WITHIN_CAPACITY
 from archc.ir.ops.experts import SORT_CHOICES
 from archc.ir.ops.linear import WIDE_LINEAR
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, LOSSES, NOTED, RECENT, WEIGHT
+from archc.ir.ops.training import DROP_CROWDED, IN_TRAINING, JITTERED_LINEAR
 from archc.ir.program import Program, given_inputs, sequences, vocabulary_of
 from archc.ir.rule import rule_of
 from archc.ir.sizes import NamedFloat, Size
@@ -113,6 +114,7 @@ def plan_package(
         terms=_terms(reference),
         trains=trains(reference),
         in_training=tuple(op.name for op in IN_TRAINING if _has_op(reference, op) or _has_op(fused, op)),
+        training_words=tuple(op.name for op in IN_TRAINING if _has_op(reference, op)),
         root=program.root,
         ignored=program.ignored,
         tied=tuple((path_code(alias), path_code(target)) for alias, target in program.tied),
@@ -226,7 +228,7 @@ def _module(
     if base == "LanguageModel":
         imports.append("from .language_model import LanguageModel")
     modules = [name for name in ("experts", "kernels", "native") if f"{name}." in text]
-    losses = [name for name in _LOSSES if _mentions(text, name)]
+    losses = sorted(name for name in _LOSSES if _mentions(text, name))
     if losses:
         imports.append(f"from .losses import {', '.join(losses)}")
     if modules:

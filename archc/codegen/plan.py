@@ -56,6 +56,7 @@ class Package:
     wide: bool  # whether some parameters are kept in float32
     terms: tuple[str, ...]  # what the spec adds to the loss
     in_training: tuple[str, ...]  # ops that do more where a loss is computed in training
+    training_words: tuple[str, ...]  # those of them that a spec may say
     trains: bool  # whether some of it is for training alone: such terms, or noise
     rings: bool  # whether the cache keeps only the last tokens of some layers
     numbers: bool  # whether it keeps whole numbers of tokens, besides what attention reads

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Op
-from archc.ir.ops.balance import DROP, DROP_CROWDED, WITHIN, WITHIN_CAPACITY
+from archc.ir.ops.balance import WITHIN, WITHIN_CAPACITY
+from archc.ir.ops.training import DROP, DROP_CROWDED
 from archc.passes.context import Context, place_of
 from archc.passes.report import Fired
 

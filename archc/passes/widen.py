@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from archc.ir.graph import Graph, Node
 from archc.ir.op import OPS, Op
-from archc.ir.ops.balance import JITTER, JITTERED_LINEAR
 from archc.ir.ops.linear import WIDE_LINEAR
+from archc.ir.ops.training import JITTER, JITTERED_LINEAR
 from archc.ir.types import DType
 from archc.passes.context import Context, place_of
 from archc.passes.report import Fired

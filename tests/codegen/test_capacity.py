@@ -290,3 +290,76 @@ def test_a_wrong_share_is_found(old: str, new: str, tmp_path: Path) -> None:
     keys = places(_real(2, 200, 60))[1]
     truth = losses.drop(weights, chosen, keys, EXPERTS, 0.75, losses.Losses(training=True))
     assert not torch.equal(changed.drop_crowded(weights, chosen, keys, 2 * 0.75 / EXPERTS)[0], truth)
+
+
+@pytest.mark.parametrize("paper", [True, False])
+def test_second_experts_by_chance(paper: bool, tmp_path: Path) -> None:
+    """GShard's loop, with the same random numbers; what is not sent takes a place in its paper alone."""
+    losses = sys.modules[f"{build(SPECS / 'glam.arch', 'glam_tiny', tmp_path).__name__}.losses"]
+    training, chosen = losses.Losses(training=True), _choices(3, 50, 2)
+    weights = torch.rand(chosen.shape, dtype=torch.float64)
+    weights = weights / weights.sum(-1, keepdim=True)
+    keys, real = places(_real(3, 50, 5))[1], _real(3, 50, 5)
+    torch.manual_seed(1)
+    if paper:
+        found = losses.drop(weights, chosen, keys, EXPERTS, 0.8, training)
+        found = losses.sampled(found, 1, 2.0, training)
+    else:
+        found = losses.sampled(weights, 1, 2.0, training)
+        found = losses.drop(found, chosen, keys, EXPERTS, 0.8, training)
+    torch.manual_seed(1)
+    numbers = torch.rand(3, 50, 1, dtype=torch.float64)
+    assert torch.equal(found[real], _gshard(weights, chosen, numbers, real, 0.8, paper)[real])
+    assert 0 < (found[..., 1] == 0).float().mean() < 1
+    assert torch.equal(losses.sampled(weights, 1, 2.0, None), weights)
+
+
+def _gshard(
+    weights: Tensor, chosen: Tensor, numbers: Tensor, real: Tensor, factor: float, paper: bool
+) -> Tensor:
+    """Algorithm 1 of GShard, without its loss."""
+    kept = torch.zeros_like(weights)
+    for b in range(len(weights)):
+        tokens = real[b].nonzero().flatten().tolist()
+        capacity = math.ceil(Fraction(2 * len(tokens), EXPERTS) * Fraction(str(factor)))
+        counts = dict.fromkeys(range(EXPERTS), 0)
+        for choice in (0, 1):
+            for t in tokens:
+                expert, weight = int(chosen[b, t, choice]), weights[b, t, choice]
+                sent = choice == 0 or bool(numbers[b, t, 0] < 2 * weight)
+                if sent and counts[expert] < capacity:
+                    kept[b, t, choice] = weight
+                counts[expert] += sent or paper
+    return kept
+
+
+TRAINED = pytest.mark.parametrize("spec", ["glam", "switch"])
+
+
+@TRAINED
+def test_training_is_the_same_fused(spec: str, tmp_path: Path) -> None:
+    """With the same random numbers, for all that is dropped, chosen by chance or noisy."""
+    _compare_training(spec, tmp_path, torch.float64, EXACT)
+
+
+@TRAINED
+@interpreted
+def test_training_is_the_same_by_kernels(spec: str, tmp_path: Path) -> None:
+    _compare_training(spec, tmp_path, torch.float32, 1e-4)
+
+
+def _compare_training(spec: str, folder: Path, dtype: torch.dtype, bound: float) -> None:
+    package = build(SPECS / f"{spec}.arch", f"{spec}_tiny", folder)
+    tokens = torch.randint(0, 160, (2, 12), generator=torch.Generator().manual_seed(0))
+    given = (tokens,) if spec == "glam" else (tokens, tokens[:, :8])
+    results = []
+    for kind in (package.Model, package.Reference):
+        model = kind(dtype=dtype)
+        scramble(model)
+        torch.manual_seed(0)
+        loss = model.loss(*given, given[-1])
+        loss.backward()
+        gradients = [gradient.flatten() for _, gradient in sorted(stored_tensors(model, gradients=True))]
+        results.append((loss, torch.cat(gradients)))
+    for ours, theirs in zip(*results, strict=True):
+        assert distance(ours, theirs) < bound

@@ -102,6 +102,7 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "gather": [([X, CHOSEN], {})],
     "drop": [([((2, 3, 2), "float"), CHOSEN, POSITIONS], {"count": 6, "factor": 1.5})],
+    "sampled": [([X], {"surely": 1, "factor": 2.0})],
     "jitter": [([X], {"amount": 0.1})],
     "within": [
         (

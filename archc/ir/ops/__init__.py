@@ -7,7 +7,8 @@ position        rope frequencies, tables and rotation, sinusoids; `scaling` besi
 attention       masks, attend
 attention_bias  what is added to scores by distance: ALiBi, T5's buckets
 router          top_k, group_mask, gather
-balance         loads of experts, averages over tokens, capacity, noise
+balance         loads of experts, averages over tokens, capacity
+training        noise, second choices by chance, shares of experts: in training alone
 experts         what `experts` becomes: sorted choices, grouped linears, their sum
 absorption      weights of keys and values, applied by heads to queries and to sums
 shape           split, concat, heads, slices
@@ -27,6 +28,7 @@ from archc.ir.ops import (
     router,
     shape,
     structure,
+    training,
 )
 from archc.ir.records import RECORDS
 
@@ -44,4 +46,5 @@ __all__ = [
     "router",
     "shape",
     "structure",
+    "training",
 ]

@@ -1,8 +1,4 @@
-"""What experts are loaded with: counted, averaged, held below a capacity, evened out in training.
-
-The reference of an op for training alone is what it does otherwise: a package has functions of these names in
-its module `losses`, which do more where a loss is computed in training mode.
-"""
+"""What experts are loaded with: counted, averaged, held below a capacity."""
 
 from typing import Any, Literal
 
@@ -10,7 +6,6 @@ from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import OPS, Trait, declare
 from archc.ir.ops.common import float_type
-from archc.ir.ops.linear import WIDE_LINEAR, wide_linear
 from archc.ir.types import DType, TensorType, TypeMistake
 
 
@@ -102,44 +97,4 @@ def within_capacity(
     return kept
 
 
-@declare(infer=float_type, traits=(Trait.PER_TOKEN, Trait.EFFECT))
-def jitter(x: Tensor, *, amount: float) -> Tensor:
-    """x; where a loss is computed in training, x times a number of its own from 1 - amount to 1 + amount."""
-    return x
-
-
-@declare(
-    infer=lambda call: call.x.with_width(call.weight.shape[0]).with_dtype(DType.F32),
-    traits=(Trait.PER_TOKEN, Trait.LINEAR, Trait.MATRIX, Trait.EFFECT),
-    flops=WIDE_LINEAR.flops,
-    saves=("x",),
-    internal=True,
-    module="losses",
-)
-def jittered_linear(x: Tensor, weight: Tensor, offset: Tensor | None = None, *, amount: float) -> Tensor:
-    """`wide_linear` of x; where a loss is computed in training, of x in float32 with `jitter`."""
-    product: Tensor = wide_linear(x, weight, offset)
-    return product
-
-
-@declare(infer=choice_weights, traits=(Trait.PER_TOKEN, Trait.EFFECT))
-def drop(weights: Tensor, chosen: Tensor, key_positions: Tensor, *, count: Width, factor: float) -> Tensor:
-    """The weights of choices; where a loss is computed in training, 0 for those that an expert cannot take.
-
-    Of each sequence an expert takes `factor` times its even share, all first choices before all second ones.
-    """
-    return weights
-
-
-@declare(infer=choice_weights, traits=(Trait.PER_TOKEN, Trait.EFFECT), internal=True)
-def drop_crowded(
-    weights: Tensor, chosen: Tensor, key_positions: Tensor, *, count: Width, factor: float
-) -> Tensor:
-    """`drop` by a kernel."""
-    return weights
-
-
-WITHIN, WITHIN_CAPACITY, DROP, DROP_CROWDED, JITTER, JITTERED_LINEAR = (
-    OPS[name] for name in ("within", "within_capacity", "drop", "drop_crowded", "jitter", "jittered_linear")
-)
-IN_TRAINING = (JITTER, JITTERED_LINEAR, DROP, DROP_CROWDED)
+WITHIN, WITHIN_CAPACITY = OPS["within"], OPS["within_capacity"]
