@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import stat
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from archc.cli import main
+from archc.verification.chips import CHIPS
 from tests.support import ROOT, SPECS
 
 LLAMA = str(SPECS / "llama3.arch")
@@ -155,6 +158,21 @@ def test_explain_tells_reasons_and_relaxations() -> None:
     assert "fewer_roundings" in output
     assert "rms_norm_add" in output
     assert "missed" in output
+
+
+def test_kernels_tells_what_each_takes_on_a_chip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    asked = ("kernels", LLAMA, "--model", "llama3_tiny")
+    told = json.loads(run(*asked, "--chip", "sm_80", "--json").output)
+    names = {each["kernel"] for each in told}
+    assert {"_add_rms_norm_kernel", "_attention_step_kernel", "_swiglu_backward_kernel"} <= names
+    assert all(each["registers"] and each["breaches"] == [] for each in told)
+    assert {"x_ptr": None} in [each["variant"] for each in told if each["kernel"] == "_add_rms_norm_kernel"]
+    small = dataclasses.replace(CHIPS["sm_80"], shared=0)
+    monkeypatch.setitem(CHIPS, "sm_80", small)
+    result = run(*asked, "--chip", "sm_80")
+    assert result.exit_code == 1
+    assert "bytes of shared memory, there are 0" in result.output
 
 
 def test_an_expectation_that_fails_says_why(tmp_path: Path) -> None:

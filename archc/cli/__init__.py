@@ -56,6 +56,7 @@ for command in (
     inspecting.ir,
     inspecting.explain,
     inspecting.verify,
+    inspecting.kernels,
     importing.import_,
     analyzing.analyze,
     analyzing.diff,

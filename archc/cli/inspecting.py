@@ -1,4 +1,4 @@
-"""`archc ir`, `archc explain` and `archc verify`: what became of a model, and whether it is right."""
+"""`archc ir`, `explain`, `verify` and `kernels`: what became of a model, and whether it is right."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from archc.cli import options
+from archc.verification.chips import CHIPS
 
 
 @click.command()
@@ -65,3 +66,50 @@ def verify(spec: Path, model: str | None, settings: tuple[str, ...], each_pass: 
     from archc.verification.verify import verify as run
 
     sys.exit(0 if run(spec, model, settings, each_pass) else 1)
+
+
+@click.command()
+@options.spec
+@options.model
+@options.settings
+@options.table
+@click.option(
+    "--chip",
+    "chips",
+    multiple=True,
+    type=click.Choice(list(CHIPS)),
+    default=["sm_90"],
+    show_default=True,
+    help="What to compile for; several times for several.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="What the model runs in.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def kernels(
+    spec: Path,
+    model: str | None,
+    settings: tuple[str, ...],
+    table: Path | None,
+    chips: tuple[str, ...],
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Compile all kernels of a model for chips, which need not be there, and tell what each takes.
+
+    Registers are those of a thread, shared memory is in bytes of a program.  Exit status 1 where one does not
+    fit, spills registers, moves less than 16 bytes at once where its rows allow more, or computes a large
+    product beside the tensor cores.
+
+    \b
+    Examples:
+      archc kernels specs/llama3.arch --model llama3_8b
+      archc kernels specs/gpt_oss.arch --model gpt_oss_20b --chip sm_100 --chip gfx942
+    """
+    from archc.verification.kernels import kernels as run
+
+    sys.exit(0 if run(spec, model, settings, table, chips, dtype, as_json) else 1)

@@ -263,7 +263,8 @@ def _class_text(classes: Sequence[Class]) -> str:
         if each.fixed:
             parts += [*map(str, each.fixed.lines), *map(str, each.fixed.arguments), each.fixed.result]
         if each.head:
-            parts += [f"kernels.{each.head.loss.name}", *map(str, each.head.tail), each.head.result]
+            parts += [f"kernels.{each.head.loss.name}", each.head.linear]
+            parts += [*map(str, each.head.tail), each.head.result]
     return "\n".join(parts)
 
 

@@ -1,162 +1,50 @@
-"""Kernels compiled ahead of time, for chips that need not be there: whether each compiles, and what it takes.
+"""The launches of a package's kernels, found without a GPU.
 
-Every fused op of a package is run forward and backward on small tensors of its real widths, with launches
-recorded in place of being made.  A launch is specialised as Triton does at run time: arguments that are 1 or
-None become constants, pointers and numbers divisible by 16 are known to be.
+Every fused op is run forward and backward on small tensors of its real widths, then the model on tensors
+without memory.  Launches are recorded in place of being made.
 """
 
 from __future__ import annotations
 
 import importlib
 import itertools
-import math
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._library.custom_ops import CustomOpDef
 
 from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.class_plan import Operand
 from archc.codegen.flash_plan import FlashKernel
-from archc.codegen.kernel_plan import CapacityKernel, GroupedKernel, OpKernel, WideLinearKernel
+from archc.codegen.kernel_plan import CapacityKernel, Kernel, OpKernel
 from archc.codegen.linear_plan import LinearChoice, LinearKernel
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
 from archc.codegen.router_plan import RouterKernel
 from archc.compiler import Compilation
 from archc.errors import ArchcError
-from archc.ir.graph import Graph, Node
-from archc.ir.ops.experts import DISPATCHED_LINEAR, GROUPED_LINEAR
-from archc.verification.machine_code import MachineCode, read_machine_code
+from archc.ir.graph import Graph
+from archc.ir.program import given_inputs
+from archc.ir.types import DType
+from archc.verification.launch import Launch
 from archc.verification.packages import import_package
 
-_MAX_THREADS = 1024  # of a program, on every chip
 _ALIGNED = 16  # bytes that addresses are known to be divisible by, or not
 _KEYS = 4096  # tokens that a cache holds
-_CHOICES = 2  # experts that a token has
-_ROWS_EACH = 64  # rows of an expert where there are many
+_MANY = 16, 512  # sequences and tokens: all experts have many
 _FLASH_TOKENS = 32
 _SHARES = 32  # programs among which the keys of one sequence and head are shared
 
 
-@dataclass(frozen=True)
-class Chip:
-    """A chip that Triton compiles for.  `shared` is how many bytes of shared memory a program may have."""
-
-    name: str
-    backend: str
-    arch: int | str
-    warp: int
-    shared: int
-
-    @property
-    def target(self) -> Any:
-        """The chip as Triton names it."""
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget(self.backend, self.arch, self.warp)
-
-
-CHIPS = {
-    chip.name: chip
-    for chip in (
-        Chip("sm_80", "cuda", 80, 32, 163 * 1024),
-        Chip("sm_90", "cuda", 90, 32, 227 * 1024),
-        Chip("sm_100", "cuda", 100, 32, 227 * 1024),
-        Chip("gfx942", "hip", "gfx942", 64, 64 * 1024),
-    )
-}
-
-
-class KernelError(ArchcError):
-    """A kernel that a chip cannot run."""
-
-
-@dataclass(frozen=True, eq=False)
-class Launch:
-    """A launch that was recorded: a jitted kernel, its arguments, how many warps, constants by name.
-
-    `stages`: how many loads of a loop are under way at a time; Triton's own choice without it.
-    """
-
-    kernel: Any
-    arguments: tuple[Any, ...]
-    warps: int
-    constants: tuple[tuple[str, Any], ...] = ()
-    stages: int | None = None
-
-    @property
-    def name(self) -> str:
-        return str(self.kernel.__name__)
-
-    @property
-    def adjacent(self) -> int:
-        """Values that lie side by side, and aligned, in the rows of every tensor.
-
-        They are the common divisor of the rows' widths.  How far rows lie from each other is an argument: the
-        compiler knows of it that it is divisible by 16, or nothing.
-        """
-        tensors = [argument for argument in self.arguments if isinstance(argument, Tensor)]
-        apart = [tensor.stride(0) for tensor in tensors if tensor.dim() == 2]
-        widths = [tensor.shape[-1] for tensor in tensors if tensor.dim() > 1]
-        return 1 if any(stride % 16 for stride in apart) else math.gcd(*widths)
-
-    @property
-    def options(self) -> dict[str, int]:
-        """The compiler's options."""
-        stages = {} if self.stages is None else {"num_stages": self.stages}
-        return {"num_warps": self.warps, **stages}
-
-    def specialise(self, chip: Chip) -> tuple[dict[str, str], dict[tuple[int], Any], dict[tuple[int], Any]]:
-        """Types by name; constants and known facts by place."""
-        from triton.compiler.compiler import make_backend
-        from triton.runtime.jit import create_function_from_signature
-
-        backend = make_backend(chip.target)
-        bind = create_function_from_signature(self.kernel.signature, self.kernel.params, backend)
-        bound, kinds, _ = bind(*self.arguments, **dict(self.constants))
-        signature = {name: kind for name, (kind, _) in zip(bound, kinds, strict=True)}
-        values = enumerate(zip(bound.values(), kinds, strict=True))
-        constants = {(n,): value for n, (value, (kind, _)) in values if kind == "constexpr"}
-        facts = {(n,): backend.parse_attr(fact) for n, (_, fact) in enumerate(kinds) if isinstance(fact, str)}
-        return signature, constants, facts
-
-    def key(self, chip: Chip) -> str:
-        """Equal for launches that compile to the same code, whatever the kernel is called."""
-        text = self.kernel.src.partition("(")[2]
-        return repr((chip.name, text, _called(self.kernel), self.specialise(chip), self.options))
-
-
-def _called(kernel: Any) -> list[str]:
-    """The texts of the jitted functions that a kernel calls."""
-    scope = kernel.fn.__globals__
-    return [scope[name].src for name in kernel.fn.__code__.co_names if hasattr(scope.get(name), "src")]
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a kernel takes on a chip.  `adjacent`: values that lie side by side in all rows it moves."""
-
-    name: str
-    chip: str
-    adjacent: int
-    code: MachineCode
-
-    def breaches(self) -> list[str]:
-        """What a kernel must not have: spilled registers, narrow accesses, dots beside the tensor cores."""
-        spilled = f"{self.code.spilled} bytes of registers spilled" if self.code.spilled else ""
-        found = (spilled, self.code.narrow_accesses(self.adjacent), self.code.missing_tensor_cores())
-        return [f"{self.name} on {self.chip}: {text}" for text in found if text]
-
-
 def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length: int = 2) -> list[Launch]:
-    """The launches of all fused ops of a package, forward and backward, for one sequence of a length.
+    """The launches of all kernels of a package, forward and backward, for one sequence of a length.
 
     Triton must compile in this process, not interpret.
     """
@@ -164,39 +52,76 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
         raise ArchcError(
             "TRITON_INTERPRET=1 is set: Triton would interpret kernels in place of compiling them"
         )
-    kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
+    package = import_package(compilation, folder)
+    kernels = importlib.import_module(f"{package.__name__}.kernels")
     found: list[Launch] = []
     _record(kernels, found)
-    package = plan_package(
+    plans = plan_package(
         compilation.program, compilation.fused, compilation.reference, tuned=compilation.tuned
-    )
-    for plan in package.kernels:
-        if isinstance(plan, OpKernel):
-            for operands in _operands(plan.op.operands, dtype, length):
-                _run(getattr(kernels, f"_{plan.name}"), operands)
-        elif isinstance(plan, LinearKernel):
-            for choice in plan.choices:
-                _run_linear(getattr(kernels, f"_{plan.name}"), choice)
-        elif isinstance(plan, WideLinearKernel):
-            for shape in plan.shapes:
-                for kind in dict.fromkeys((dtype, torch.float32)) if plan.noisy else (dtype,):
-                    _run_wide(getattr(kernels, f"_{plan.name}"), shape, kind, dtype)
-        elif isinstance(plan, LossKernel) and plan.triton:
-            _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, length)
-        elif isinstance(plan, RouterKernel):
-            for operands in _operands(plan.operands, dtype, length):
-                getattr(kernels, f"_{plan.name}")(*operands)
-        elif isinstance(plan, GroupedKernel):
-            _run_experts(kernels, compilation.fused, dtype)
-        elif isinstance(plan, CapacityKernel):
-            for choices in plan.choices:
-                _run_capacity(kernels, plan, choices, dtype)
-        elif isinstance(plan, AttentionKernel):
-            if plan.flash:
-                _run_flash(getattr(kernels, f"_{plan.name}_flash"), plan.flash, dtype)
-            if hasattr(kernels, f"_{plan.name}_step"):
-                _run_steps(kernels, plan, dtype)
-    return found
+    ).kernels
+    for plan in plans:
+        _run_plan(plan, kernels, dtype, length)
+    own = list(found)
+    seen = {launch.kernel for launch in own}
+    found.clear()
+    _run_model(package, compilation.program.graph, dtype, length)
+    return own + [launch for launch in found if launch.kernel not in seen]
+
+
+def _run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, length: int) -> None:
+    """Run what can be run without the model around it."""
+    if isinstance(plan, OpKernel):
+        for operands in _operands(plan.op.operands, dtype, length):
+            _run(getattr(kernels, f"_{plan.name}"), operands)
+    elif isinstance(plan, LinearKernel):
+        for choice in plan.choices:
+            _run_linear(getattr(kernels, f"_{plan.name}"), choice)
+    elif isinstance(plan, LossKernel) and plan.triton:
+        _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, length)
+    elif isinstance(plan, RouterKernel):
+        for operands in _operands(plan.operands, dtype, length):
+            getattr(kernels, f"_{plan.name}")(*operands)
+    elif isinstance(plan, CapacityKernel):
+        for choices in plan.choices:
+            _run_capacity(kernels, plan, choices, dtype)
+    elif isinstance(plan, AttentionKernel):
+        if plan.flash:
+            _run_flash(getattr(kernels, f"_{plan.name}_flash"), plan.flash, dtype)
+        if hasattr(kernels, f"_{plan.name}_step"):
+            _run_steps(kernels, plan, dtype)
+
+
+def _run_model(package: Any, graph: Graph, dtype: torch.dtype, length: int) -> None:
+    """The model with one layer of each class, for few tokens and for many, in training and not.
+
+    Nothing is computed: tensors have no memory, and the bodies of custom ops stand in for their fakes.
+    """
+    parts = [sys.modules.get(f"{package.__name__}.{name}") for name in ("kernels", "experts")]
+    for op in (value for part in parts if part for value in vars(part).values()):
+        if isinstance(op, CustomOpDef):
+            op.register_fake(op._init_fn)
+    package.kernels._runs_triton = lambda _: True
+    model = package.Model(dtype=dtype, device="meta")
+    for name, layers in list(model.named_children()):
+        if isinstance(layers, nn.ModuleList):
+            setattr(model, name, nn.ModuleList({type(layer): layer for layer in layers}.values()))
+    for sizes, training in itertools.product(((1, length), _MANY), (False, True)):
+        given = list(_inputs(graph, dtype, *sizes))
+        model.train(training)
+        if training:
+            has_loss = hasattr(model, "loss")
+            _run_backward(model.loss(*given, given[-1]) if has_loss else model(*given))
+        else:
+            with torch.no_grad():
+                model(*given)
+
+
+def _inputs(graph: Graph, dtype: torch.dtype, batch: int, length: int) -> Iterator[Tensor]:
+    kinds = {DType.I64: torch.int64, DType.BOOL: torch.bool, DType.F32: torch.float32}
+    sizes = defaultdict(lambda: length, B=batch)
+    for type_ in map(graph.type, given_inputs(graph)):
+        shape = [sizes[dim] if isinstance(dim, str) else dim for dim in type_.shape]
+        yield torch.empty(shape, dtype=kinds.get(type_.dtype, dtype), device="meta")
 
 
 def _record(kernels: Any, found: list[Launch]) -> None:
@@ -237,7 +162,10 @@ def _operands(
 
 
 def _run(function: Callable[..., Any], operands: tuple[Tensor | None, ...]) -> None:
-    outputs = function(*operands)
+    _run_backward(function(*operands))
+
+
+def _run_backward(outputs: Tensor | tuple[Tensor, ...]) -> None:
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     torch.autograd.backward(outputs, [torch.zeros_like(output) for output in outputs])
 
@@ -249,43 +177,10 @@ def _run_linear(function: Callable[..., Any], choice: LinearChoice) -> None:
         function(torch.zeros(choice.rows, 1, choice.inputs, dtype=dtype), weight, bias, *choice.tile)
 
 
-def _run_wide(
-    function: Callable[..., Any], shape: tuple[int, int], kind: torch.dtype, dtype: torch.dtype
-) -> None:
-    """For one row and for many of some kind, with a bias and without."""
-    weight, offset = torch.zeros(shape, dtype=dtype), torch.zeros(shape[0], dtype=dtype)
-    for rows in (1, 128):
-        x = torch.zeros(1, rows, shape[1], dtype=kind)
-        function(x, weight, None)
-        function(x, weight, offset)
-
-
 def _run_loss(function: Callable[..., Any], vocabulary: int, dtype: torch.dtype, length: int) -> None:
     targets, shares = torch.zeros(length, dtype=torch.int64), torch.zeros(length)
     for gradient in (False, True):
         function(torch.zeros(length, vocabulary, dtype=dtype), targets, shares, 1e-4, gradient)
-
-
-def _run_experts(kernels: Any, graph: Graph, dtype: torch.dtype) -> None:
-    """The linears of experts, forward and backward, for few rows and for many; without their memory."""
-    for weight, offset in sorted({_experts(part, node) for part in graph.walk() for node in _linears(part)}):
-        count, out, width = weight
-        with torch.device("meta"):
-            ends, matrices = torch.empty(count, dtype=torch.int64), torch.empty(weight, dtype=dtype)
-            vectors = torch.empty(count, out, dtype=dtype) if offset else None
-            for rows in (count, _ROWS_EACH * count):
-                x, y = torch.empty(rows, width, dtype=dtype), torch.empty(rows, out, dtype=dtype)
-                order = torch.empty(_CHOICES * rows, dtype=torch.int64)
-                kernels.grouped_linear(x, matrices, ends, vectors, order, _CHOICES)
-                kernels.grouped_linear(x, matrices, ends, vectors)
-                kernels.grouped_linear(y, matrices.mT, ends)
-                kernels.grouped_outer(y, x, ends, order[:rows], _CHOICES)
-                kernels.grouped_outer(y, x, ends)
-                places = torch.empty(rows // _CHOICES, 1, _CHOICES, dtype=torch.int64)
-                beside, weights = torch.empty(*places.shape[:2], out, dtype=dtype), places.to(dtype)
-                for given in itertools.product((None, weights), (None, beside)):
-                    kernels.sum_of_choices(y, places, *given)
-            kernels.sort_choices._init_fn(places, count)
 
 
 def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch.dtype) -> None:
@@ -305,17 +200,6 @@ def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch
         )
         filled = torch.zeros(1, dtype=torch.int64)
         kernels._within_capacity_step(weights, chosen, so_far, filled, places, keys, 2)
-
-
-def _linears(graph: Graph) -> list[Node]:
-    return [node for node in graph.nodes() if node.op in (GROUPED_LINEAR, DISPATCHED_LINEAR)]
-
-
-def _experts(graph: Graph, linear: Node) -> tuple[tuple[int, ...], bool]:
-    """The sizes of all experts' weights, and whether they have biases."""
-    weight = linear.operand("weight")
-    assert weight is not None
-    return tuple(map(int, graph.type(weight).shape)), linear.operand("offset") is not None
 
 
 def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dtype) -> None:
@@ -365,31 +249,3 @@ def _extra(kernels: Any, plan: AttentionKernel, name: str, dtype: torch.dtype, k
         return torch.zeros(shapes[name], dtype=dtype)
     made: Tensor = getattr(kernels, f"_{plan.name}_{name}")(torch.device("cpu"))
     return made
-
-
-# --------------------------------------------------------------------- compiled
-
-
-def compile_launch(launch: Launch, chip: Chip) -> Usage:
-    """Compile a kernel to the chip's machine code; raises `KernelError` where that fails or does not fit."""
-    import triton
-    from triton.compiler import ASTSource
-    from triton.errors import TritonError
-
-    threads = launch.warps * chip.warp
-    if threads > _MAX_THREADS:
-        raise _error(launch, chip, f"{threads} threads, a program has {_MAX_THREADS} at most")
-    signature, constants, facts = launch.specialise(chip)
-    source = ASTSource(launch.kernel, signature, constants, facts)
-    try:
-        compiled = triton.compile(source, target=chip.target, options=launch.options)
-    except (TritonError, RuntimeError) as error:
-        raise _error(launch, chip, str(error)) from error
-    code = read_machine_code(compiled, chip.backend, threads)
-    if code.shared > chip.shared:
-        raise _error(launch, chip, f"{code.shared:,} bytes of shared memory, there are {chip.shared:,}")
-    return Usage(launch.name, chip.name, launch.adjacent, code)
-
-
-def _error(launch: Launch, chip: Chip, text: str) -> KernelError:
-    return KernelError(f"{launch.name} for {chip.name}: {text}")

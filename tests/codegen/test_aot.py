@@ -34,7 +34,10 @@ from archc.errors import ArchcError
 from archc.tuned import ROWS, Entry, Provenance, Tuned
 from archc.tuning.choice import problems
 from archc.tuning.search import tiles
-from archc.verification.aot import CHIPS, KernelError, Launch, Usage, compile_launch, launches
+from archc.verification.aot import launches
+from archc.verification.chips import CHIPS
+from archc.verification.compiling import KernelError, Usage, compile_launch, compile_launches, different
+from archc.verification.launch import Launch
 from archc.verification.machine_code import MachineCode, Tile
 from tests.codegen.kernel_cases import FIRST, RULES, spec_of_case
 from tests.support import ROOT, SPECS, compile_model
@@ -196,6 +199,39 @@ def test_too_much_shared_memory_is_found() -> None:
     assert usage.code.shared
     with pytest.raises(KernelError, match="bytes of shared memory"):
         compile_launch(launch, dataclasses.replace(chip, shared=usage.code.shared - 1))
+
+
+def test_kernels_are_compiled_at_once_in_their_order() -> None:
+    """Two that are the same code are one; one that does not compile does not keep others from it."""
+    found = [
+        Launch(_sum_kernel, (torch.zeros(1024), torch.zeros(1)), 4),
+        Launch(_sum_kernel, (torch.ones(1024), torch.zeros(1)), 4),
+        Launch(_broken_kernel, (torch.zeros(4),), 4),
+        Launch(_crowded_kernel, (torch.zeros(1, 512), torch.zeros(1, 512), 512), 4),
+    ]
+    chosen = different(found, CHIPS["sm_90"])
+    assert chosen == [found[0], *found[2:]]
+    summed, broken, crowded = compile_launches(chosen, CHIPS["sm_90"], threads=2)
+    assert isinstance(broken, KernelError)
+    assert [usage.name for usage in (summed, crowded) if isinstance(usage, Usage)] == [
+        "_sum_kernel",
+        "_crowded_kernel",
+    ]
+
+
+def test_experts_are_launched_as_the_model_does() -> None:
+    """Tokens are gathered for the first product alone; by as many choices as there are; few and many rows."""
+    found = [dict(launch.constants) for launch in _launches("mixtral_8x7b", torch.bfloat16)]
+    products = [each for each in found if {"CHOICES", "COUNT", "IN"} <= each.keys()]
+    gathered = {(each["IN"], each["OUT"]) for each in products if each["CHOICES"]}
+    assert gathered == {(4096, 2 * 14336)}
+    assert {each["CHOICES"] for each in products} == {0, 2}
+    assert {(each["IN"], each["OUT"]) for each in products if not each["CHOICES"]} == {
+        (14336, 4096),  # forward
+        (4096, 14336),  # and the gradients of what goes into both
+        (2 * 14336, 4096),
+    }
+    assert {each["ROWS"] for each in products} == {16, 64}
 
 
 def test_too_many_threads_are_found() -> None:

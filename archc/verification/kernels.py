@@ -1,0 +1,125 @@
+"""`archc kernels`: what the kernels of a model take on chips that need not be there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from archc import compiler
+from archc.settings import parse_settings
+from archc.tuned import read_tables
+from archc.verification.aot import launches
+from archc.verification.chips import CHIPS, Chip
+from archc.verification.compiling import KernelError, Usage, compile_launches, different
+from archc.verification.launch import Launch
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """A kernel of a model, as a chip has it or cannot have it.
+
+    `variant`: what sets it apart from the model's other kernels of its name.
+    """
+
+    launch: Launch
+    variant: dict[str, Any]
+    result: Usage | KernelError
+
+    @property
+    def breaches(self) -> list[str]:
+        return [str(self.result)] if isinstance(self.result, KernelError) else self.result.breaches()
+
+    def as_json(self) -> dict[str, Any]:
+        told: dict[str, Any] = {"kernel": self.launch.name, "variant": self.variant}
+        told["warps"] = self.launch.warps
+        if isinstance(self.result, Usage):
+            code = self.result.code
+            told |= {"registers": code.registers, "spilled": code.spilled, "shared": code.shared}
+            told["tensor_cores"] = code.tensor_cores
+        return {**told, "breaches": self.breaches}
+
+
+def kernels(
+    path: Path,
+    model: str | None,
+    settings: tuple[str, ...],
+    table: Path | None,
+    chips: Sequence[str],
+    dtype: str,
+    as_json: bool,
+) -> bool:
+    """Compile all kernels of a spec's models for chips, and print what each takes; whether nothing is off."""
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 wants to be told its own default
+    spec = compiler.read_spec_file(path)
+    tuned = read_tables(table)
+    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
+    told: list[dict[str, Any]] = []
+    good = True
+    for program in compiler.lower_models(spec, compiler.choose_models(spec, model), parse_settings(settings)):
+        compilation = compiler.compile_program(program, spec.rules, tuned=tuned)
+        with tempfile.TemporaryDirectory() as folder:
+            found = launches(compilation, Path(folder), getattr(torch, dtype))
+            for name in chips:
+                compiled = _compile(found, CHIPS[name])
+                good &= not any(each.breaches for each in compiled)
+                if as_json:
+                    told += ({"model": program.name, "chip": name, **each.as_json()} for each in compiled)
+                else:
+                    _print(f"{program.name} for {name}, {dtype}", compiled, console)
+    if as_json:
+        console.print(json.dumps(told, indent=2), soft_wrap=True)
+    return good
+
+
+def _compile(found: Sequence[Launch], chip: Chip) -> list[_Compiled]:
+    chosen = different(found, chip)
+    constants = [dict(_constants(launch, chip)) for launch in chosen]
+    compiled = []
+    for launch, own, result in zip(chosen, constants, compile_launches(chosen, chip), strict=True):
+        others = [
+            theirs for other, theirs in zip(chosen, constants, strict=True) if other.name == launch.name
+        ]
+        variant = {
+            name: value for name, value in own.items() if any(o.get(name, own) != value for o in others)
+        }
+        compiled.append(_Compiled(launch, variant, result))
+    return compiled
+
+
+def _constants(launch: Launch, chip: Chip) -> Iterator[tuple[str, Any]]:
+    """Arguments that the compiler knows, by name."""
+    _, constants, _ = launch.specialise(chip)
+    for (place,), value in constants.items():
+        yield launch.kernel.arg_names[place], value
+
+
+def _print(title: str, compiled: list[_Compiled], console: Console) -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("kernel", overflow="fold")
+    table.add_column("where", overflow="fold")
+    for column in ("warps", "registers", "shared"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for each in compiled:
+        where = ", ".join(f"{name} = {value}" for name, value in each.variant.items())
+        code = each.result.code if isinstance(each.result, Usage) else None
+        taken = (f"{code.registers:,}", f"{code.shared:,}") if code else ("", "")
+        verdict = Text("off", "red") if each.breaches else Text("ok")
+        name = each.launch.name.removeprefix("_").removesuffix("_kernel")
+        table.add_row(name, where, str(each.launch.warps), *taken, verdict)
+    console.print(table)
+    for each in compiled:
+        for text in each.breaches:
+            console.print(text, style="red", soft_wrap=True)
+    off = sum(bool(each.breaches) for each in compiled)
+    console.print(f"{len(compiled)} kernels, {off or 'none'} off")
