@@ -131,13 +131,13 @@ class _Writer:
     # ------------------------------------------------------------------- steps
 
     def _step(self, node: Node) -> None:
-        written = getattr(self, f"_{node.op.name}", None)
+        written = _WRITTEN.get(node.op.name)
         if set(node.inputs) <= self.numbers:
             self.numbers.update(node.outputs)
         if node.op.name in ("upcast", "cast_like", "upcast_like"):
             self.names[node.outputs[0]] = self._read(node.inputs[0])
         elif written is not None:
-            written(node)
+            written(self, node)
         else:
             self._elementwise(node)
 
@@ -237,3 +237,13 @@ class _Writer:
             return
         block = self._block(type_)
         self.lines.append(f"tl.store({name}_ptr + row * {width} + {block}, {text}{self._mask(type_)})")
+
+
+# How an op is written that is not elementwise.
+_WRITTEN = {
+    "softmax": _Writer._softmax,
+    "sum": _Writer._sum,
+    "top_k": _Writer._top_k,
+    "gather": _Writer._gather,
+    "group_mask": _Writer._group_mask,
+}

@@ -63,7 +63,7 @@ class Applications(Paths):
     # --------------------------------------------------------------- the node
 
     def apply(
-        self, op: Op, operands: list[Any], attributes: dict[str, Any], span: Span, path: Path = ()
+        self, op: Op, operands: list[Any], attributes: dict[str, Any], span: Span, path: Path | None = None
     ) -> list[Any]:
         """Add an op to the graph, with its weights; numbers among the operands become constants."""
         if not self.count_node(span):
@@ -73,7 +73,7 @@ class Applications(Paths):
             values += self._weights(op, values, attributes, span, path)
             kept = {name: attributes[name] for name in op.attributes}
             node = self.frame.graph.add(
-                op, values, kept, span=self.place(span), scope=self.scope, path=self.prefix + path
+                op, values, kept, span=self.place(span), scope=self.scope, path=self.prefix + (path or ())
             )
         except _Reported:
             return [POISON]
@@ -110,13 +110,14 @@ class Applications(Paths):
                 span,
                 op=_SYMBOLS.get(op.name, op.name),
                 reason=mistake,
+                hint=mistake.hint,
                 notes=[*notes, *self.call_notes(span)],
             )
         )
         return [POISON]
 
     def _weights(
-        self, op: Op, values: list[Value | None], attributes: dict[str, Any], span: Span, path: Path
+        self, op: Op, values: list[Value | None], attributes: dict[str, Any], span: Span, path: Path | None
     ) -> list[Value | None]:
         """The parameter tensors that an op brings, None for those switched off."""
         if not op.weights:
@@ -128,7 +129,7 @@ class Applications(Paths):
         }
         call = SimpleNamespace(**types, **attributes)
         wanted = [weight for weight in op.weights if weight.when is None or attributes[weight.when]]
-        if wanted and not path and self.tie is None:
+        if wanted and self.tie is None and not self._is_placed(path, attributes):
             self.report(mistakes.NeedsPath(span, op=op.name))
             raise _Reported
         made: dict[str, Value] = {}
@@ -138,10 +139,16 @@ class Applications(Paths):
             init = (
                 attributes["init"] if weight is op.weights[0] and "init" in attributes else weight.start(call)
             )
-            place, name = _weight_place(path, weight.name, attributes.get("names", "dotted"))
+            place, name = _weight_place(path or (), weight.name, attributes.get("names", "dotted"))
             start = Start(init, attributes.get("trained", True))
             made[weight.operand_name] = self.weight(place, name, type_, start, span)
         return [made.get(weight.operand_name) for weight in op.weights]
+
+    def _is_placed(self, path: Path | None, attributes: dict[str, Any]) -> bool:
+        """Whether it is said where an op's weights lie: by itself, or by the call of the block around it."""
+        if path or attributes.get("names", "dotted") == "joined":
+            return bool(path)
+        return bool(self.prefix) and (path is not None or self.is_named)
 
     def _check_weight_size(self, shape: tuple[Any, ...], span: Span) -> None:
         elements = 1

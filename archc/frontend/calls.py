@@ -142,8 +142,8 @@ class Calls(Applications):
             return POISON
         if op.scalar and all(not isinstance(tensor, Handle) for tensor in tensors):
             return self._compute(call, arithmetic.guarded(op.scalar), *tensors)
-        path = self.path_of(call.path, env) if call.path else ()
-        with self.tied(tie, self.prefix + path):
+        path = self.path_of(call.path, env) if call.path else None
+        with self.tied(tie, self.prefix + (path or ())):
             return self.apply(op, tensors, settings, call.span, path)
 
     def _take_tie(self, given: Arguments, env: Env) -> Path | Poison | None:
@@ -194,7 +194,7 @@ class Calls(Applications):
         arguments = {name: self.evaluate(argument.value, env) for name, argument in given.items()}
         path = self.path_of(call.path, env) if call.path else ()
         scope = Scope(name, self.prefix + path, call.span, self.scope)
-        with self.tied(tie, self.prefix + path), self.within(path, scope):
+        with self.tied(tie, self.prefix + path), self.within(path, scope, named=call.path is not None):
             self.calls.append((block.block, call.span))
             results = self.enter_block(block, arguments)
             self.calls.pop()

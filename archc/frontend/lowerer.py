@@ -111,6 +111,7 @@ class Lowerer(ABC):
         self.line = line
         self.frame = Frame(graph)
         self.prefix: Path = ()
+        self.is_named = False  # whether the call of the block that is being run said `as`
         self.scope: Scope | None = None
         self.calls: list[tuple[syntax.Block, Span]] = []  # blocks being run, and where they were called
         self.steps: dict[str, Sequence[int]] = {}  # what each loop variable in scope runs over
@@ -131,9 +132,12 @@ class Lowerer(ABC):
 
     @abstractmethod
     def apply(
-        self, op: Op, operands: list[Any], attributes: dict[str, Any], span: Span, path: Path = ()
+        self, op: Op, operands: list[Any], attributes: dict[str, Any], span: Span, path: Path | None = None
     ) -> list[Any]:
-        """Add an op to the graph: the tensors it makes, all `POISON` after a mistake."""
+        """Add an op to the graph: the tensors it makes, all `POISON` after a mistake.
+
+        path says where its weights lie, None where the call does not.
+        """
 
     @abstractmethod
     def check_annotation(self, name: str, shape: syntax.Shape, value: Any, env: Env) -> None:
@@ -234,14 +238,17 @@ class Lowerer(ABC):
         return frame.region if frame is not None else None
 
     @contextmanager
-    def within(self, path: Path, scope: Scope | None = None) -> Iterator[None]:
-        """Put names under a path, and nodes into a scope."""
-        saved = self.prefix, self.scope
-        self.prefix, self.scope = self.prefix + path, scope or self.scope
+    def within(self, path: Path, scope: Scope | None = None, named: bool = False) -> Iterator[None]:
+        """Put names under a path, and nodes into a scope.
+
+        `named`: an op without a path of its own has its weights right there.
+        """
+        saved = self.prefix, self.scope, self.is_named
+        self.prefix, self.scope, self.is_named = self.prefix + path, scope or self.scope, named
         try:
             yield
         finally:
-            self.prefix, self.scope = saved
+            self.prefix, self.scope, self.is_named = saved
 
 
 def _is_library(span: Span) -> bool:

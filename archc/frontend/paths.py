@@ -223,7 +223,9 @@ class Paths(Expressions):
         found = self.weights.get(target)
         need = TensorType(shape, DType.FLOAT)
         if found is None or not _encloses(self.frame, found):
-            hint = did_you_mean(path_text(target), map(path_text, self.weights))
+            hint = "what a loop or `experts` holds can be shared only inside of it"
+            if found is None:
+                hint = did_you_mean(path_text(target), map(path_text, self.weights))
             self.report(mistakes.UnknownTie(span, path=path_text(target), hint=hint))
         elif found.type.shape != shape:
             have = shape_text(found.type.shape)

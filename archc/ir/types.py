@@ -73,11 +73,12 @@ def shape_text(shape: tuple[Dim, ...]) -> str:
 
 
 class TypeMistake(Exception):
-    """Operands that an op cannot take.  `operands` names those at fault."""
+    """Operands that an op cannot take: `operands` names those at fault, `hint` says what to write instead."""
 
-    def __init__(self, reason: str, *operands: str):
+    def __init__(self, reason: str, *operands: str, hint: str = ""):
         super().__init__(reason)
         self.operands = operands
+        self.hint = hint
 
 
 def promote(left: DType, right: DType) -> DType:

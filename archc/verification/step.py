@@ -162,9 +162,9 @@ def _idle(weight: Tensor, rows: int) -> int:
     return max(len(weight) - rows, 0) * (_bytes(weight) // len(weight))
 
 
-def _meta(type_: TensorType, sizes: Mapping[str, int], dtype: torch.dtype) -> Tensor | float:
+def _meta(type_: TensorType, sizes: Mapping[str, int], dtype: torch.dtype) -> Tensor | int:
     if type_.dtype is DType.SCALAR:
-        return 1.0
+        return 1  # whole, so that positions stay whole with it
     kinds = {DType.F32: torch.float32, DType.I64: torch.int64, DType.BOOL: torch.bool}
     shape = [sizes[dim] if isinstance(dim, str) else int(dim) for dim in type_.shape]
     return torch.empty(shape, dtype=kinds.get(type_.dtype, dtype), device="meta")

@@ -84,6 +84,12 @@ BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
            }""",
         {"experts.2.own.weight": (12, 12), "first.weight": (12, 12)},
     ),
+    "part of an expression, a weight right under each expert's path": (
+        """y = 0.5 * experts e in chosen of 5 as experts {
+             return weights[e] * linear(silu(linear(x, 20) as up), 12) as {none}
+           } + x""",
+        {"experts.3.weight": (12, 20), "experts.3.up.weight": (20, 12)},
+    ),
     "beside a shared expert with a gate": (
         """routed = experts e in chosen of 5 as experts {
              return weights[e] * GatedMLP(x, 20, silu)

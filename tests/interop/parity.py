@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,8 @@ from tests.support import distance
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+
+FAMILIES = Path(__file__).parent / "families"  # specs that stand for classes of transformers
 
 VOCABULARY = 99
 PIECES = (5, 1, 1, 4, 6)  # how a sequence reaches the cache
@@ -74,6 +77,32 @@ def sizes(**changes: Any) -> dict[str, Any]:
     }
     kept = {name: value for name, value in given.items() if value is not None}
     return {**kept, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+
+
+def rope(theta: float = 10000.0, **others: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, **others}}
+
+
+def ln(config: Callable[..., Any], **changes: Any) -> Callable[[], PretrainedConfig]:
+    """A config of a family with layer norms."""
+    return partial(config, **sizes(layer_norm_eps=EPS, **changes))
+
+
+def rms(config: Callable[..., Any], **changes: Any) -> Callable[[], PretrainedConfig]:
+    """A config of a family with RMS norms."""
+    return partial(config, **sizes(rms_norm_eps=EPS, **changes))
+
+
+def gpt(config: Callable[..., Any], **changes: Any) -> Callable[[], PretrainedConfig]:
+    """A config of a family that took GPT-2's names for its sizes."""
+    given = {"vocab_size": VOCABULARY, "n_embd": 48, "n_layer": 3, "n_head": 3, "n_positions": 64}
+    tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    return partial(config, **{**given, **tokens, "layer_norm_epsilon": EPS, **changes})
+
+
+def spec_of(model: str) -> Path:
+    """The spec that defines a model."""
+    return next(path for path in FAMILIES.rglob("*.arch") if f"model {model} =" in path.read_text())
 
 
 def save_random(config: PretrainedConfig, folder: Path, spread: float = 0.25) -> Any:

@@ -1,4 +1,7 @@
-"""Encoders and decoders of transformers, imported, built and run: the same numbers, full and cached."""
+"""Encoders and decoders of transformers, built and run: the same numbers, full and cached.
+
+The spec of some is made from their config; that of the others is under families/.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,34 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSeq2SeqLM,
+    BartConfig,
+    M2M100Config,
     MarianConfig,
+    MBartConfig,
     PretrainedConfig,
     SwitchTransformersConfig,
     T5Config,
+    T5GemmaConfig,
+    UMT5Config,
 )
 from transformers.models.t5.modeling_t5 import T5LayerNorm
+from transformers.models.umt5.modeling_umt5 import UMT5LayerNorm
 
 from archc.importer import import_model
 from archc.verification.packages import stored_tensors
-from tests.interop.parity import EXACT, GRADIENTS, LOGITS, ROUNDED, VOCABULARY, Pair, both
+from tests.interop.parity import (
+    EPS,
+    EXACT,
+    FAMILIES,
+    GRADIENTS,
+    LOGITS,
+    ROUNDED,
+    VOCABULARY,
+    Pair,
+    both,
+    sizes,
+    spec_of,
+)
 from tests.support import build, distance
 
 SOURCE, TARGET = 19, 13  # tokens
@@ -47,6 +68,15 @@ def marian(**changes: Any) -> PretrainedConfig:
     )
 
 
+def stacks(config: Callable[..., PretrainedConfig], **changes: Any) -> PretrainedConfig:
+    """What BART's descendants call their sizes."""
+    small = {"d_model": 48, "encoder_layers": 2, "decoder_layers": 2, "max_position_embeddings": 64}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "vocab_size": VOCABULARY}
+    widths = {"encoder_ffn_dim": 80, "decoder_ffn_dim": 80, "scale_embedding": True}
+    tokens = {"decoder_start_token_id": START, "pad_token_id": 0, "eos_token_id": None}
+    return config(**{**small, **heads, **widths, **tokens, "forced_eos_token_id": None, **changes})
+
+
 def t5(**changes: Any) -> PretrainedConfig:
     small = {"d_model": 48, "d_kv": 10, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 2, "d_ff": 80}
     distances = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 11}
@@ -65,6 +95,25 @@ def switch(**changes: Any) -> PretrainedConfig:
     return SwitchTransformersConfig(**{**sizes, "num_sparse_decoder_layers": 1, **changes})
 
 
+def m2m_100() -> PretrainedConfig:
+    return stacks(M2M100Config, activation_function="relu", pad_token_id=1)
+
+
+def umt5() -> PretrainedConfig:
+    small = {"d_model": 48, "d_kv": 10, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 2, "d_ff": 80}
+    distances = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 11}
+    tokens = {"vocab_size": VOCABULARY, "decoder_start_token_id": START, "eos_token_id": None}
+    return UMT5Config(**small, **distances, **tokens, layer_norm_epsilon=0.02, tie_word_embeddings=False)
+
+
+def t5gemma() -> PretrainedConfig:
+    small = sizes(head_dim=12, rms_norm_eps=EPS, sliding_window=3, query_pre_attn_scalar=16)
+    stack = {**small, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 7.0, "pad_token_id": 0}
+    decoder = {**stack, "num_hidden_layers": 2}
+    tokens = {"decoder_start_token_id": START, "pad_token_id": 0, "bos_token_id": START, "eos_token_id": None}
+    return T5GemmaConfig(encoder=stack, decoder=decoder, vocab_size=VOCABULARY, **tokens)
+
+
 CASES: dict[str, tuple[Callable[[], PretrainedConfig], float]] = {
     "marian": (lambda: marian(activation_function="swish"), ROUNDED),
     "marian_unscaled": (lambda: marian(activation_function="relu", scale_embedding=False), ROUNDED),
@@ -76,6 +125,11 @@ CASES: dict[str, tuple[Callable[[], PretrainedConfig], float]] = {
         lambda: switch(router_bias=True, expert_capacity=64, num_sparse_encoder_layers=0),
         10 * ROUNDED,
     ),
+    "bart": (lambda: stacks(BartConfig, decoder_layers=3, scale_embedding=False), EXACT),
+    "mbart": (lambda: stacks(MBartConfig), EXACT),
+    "m2m_100": (m2m_100, ROUNDED),
+    "t5gemma": (t5gemma, ROUNDED),
+    "umt5": (umt5, EXACT),
 }
 
 
@@ -89,13 +143,17 @@ def save_random(config: PretrainedConfig, folder: Path) -> Any:
         model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        saved = {name: buffer for name, buffer in model.named_buffers() if name in model.state_dict()}
+        for name, tensor in (*model.named_parameters(), *saved.items()):
             noise = torch.randn(tensor.shape, generator=generator)
-            if "embed_positions" not in name:
+            if tensor.requires_grad or "embed_positions" not in name:
                 tensor.copy_(0.25 * noise if tensor.dim() > 1 else tensor + 0.3 * noise)
     model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = None
     model.save_pretrained(folder)
     return model
+
+
+SPECS = {"bart", "m2m_100", "mbart", "t5gemma", "umt5"}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -103,7 +161,10 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     config, float64 = CASES[request.param]
     theirs = save_random(config(), folder / "tiny")
-    package = build(import_model(folder / "tiny").text, "tiny", folder)
+    if request.param not in SPECS:
+        package = build(import_model(folder / "tiny").text, "tiny", folder)
+    else:
+        package = build(spec_of(request.param), request.param, folder)
     return Pair(theirs, folder / "tiny", package, float64)
 
 
@@ -151,7 +212,8 @@ def _norm(self: Any, x: Tensor) -> Tensor:
 @both
 @torch.no_grad()
 def test_logits_in_float64(pair: Pair, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(T5LayerNorm, "forward", _norm)
+    for norm in (T5LayerNorm, UMT5LayerNorm):
+        monkeypatch.setattr(norm, "forward", _norm)
     pair.theirs.double()
     truth = theirs_of(pair)
     pair.theirs.float()
@@ -220,3 +282,7 @@ def test_saves_what_it_loads(pair: Pair, kind: str, tmp_path: Path) -> None:
     )
     assert set(written) == set(original)
     assert all(torch.equal(written[name], tensor) for name, tensor in original.items())
+
+
+def test_every_spec_is_tested() -> None:
+    assert {spec_of(name) for name in SPECS} == set((FAMILIES / "encoder_decoder").glob("*.arch"))

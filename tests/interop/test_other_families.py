@@ -5,52 +5,32 @@ For each there is a spec under families/ whose models are held to transformers' 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import transformers as hf
-from transformers import PretrainedConfig
 
 from archc import inspection
+from tests.interop.expert_families import WITH_EXPERTS
 from tests.interop.parity import (
     ANGLES,
     EPS,
     EXACT,
+    FAMILIES,
     ROUNDED,
     VOCABULARY,
     Pair,
     ParityTests,
+    gpt,
+    ln,
+    rms,
+    rope,
     save_random,
     sizes,
+    spec_of,
 )
 from tests.support import build
-
-FAMILIES = Path(__file__).parent / "families"
-
-
-def rope(theta: float = 10000.0, **others: Any) -> dict[str, Any]:
-    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, **others}}
-
-
-def ln(config: Callable[..., Any], **changes: Any) -> Callable[[], PretrainedConfig]:
-    """A config of a family with layer norms."""
-    return partial(config, **sizes(layer_norm_eps=EPS, **changes))
-
-
-def rms(config: Callable[..., Any], **changes: Any) -> Callable[[], PretrainedConfig]:
-    """A config of a family with RMS norms."""
-    return partial(config, **sizes(rms_norm_eps=EPS, **changes))
-
-
-def gpt(config: Callable[..., Any], **changes: Any) -> Callable[[], PretrainedConfig]:
-    """A config of a family that took GPT-2's names for its sizes."""
-    given = {"vocab_size": VOCABULARY, "n_embd": 48, "n_layer": 3, "n_head": 3, "n_positions": 64}
-    tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    return partial(config, **{**given, **tokens, "layer_norm_epsilon": EPS, **changes})
-
 
 # Families of transformers whose classes compute in float64 from end to end, but for the angles of rotations.
 IN_FLOAT64 = {
@@ -214,17 +194,12 @@ IN_FLOAT32 = {
     "seed_oss": rms(hf.SeedOssConfig, head_dim=12, attention_out_bias=True, mlp_bias=True),
 }
 
-CASES = {**IN_FLOAT64, **IN_FLOAT32}
-
-
-def spec_of(model: str) -> Path:
-    """The spec that defines a model."""
-    return next(path for path in FAMILIES.glob("*.arch") if f"model {model} =" in path.read_text())
+CASES = {**IN_FLOAT64, **IN_FLOAT32, **WITH_EXPERTS}
 
 
 def float64_distance(model: str) -> float:
     """How far apart a family's class and its package may be in float64."""
-    if model in IN_FLOAT32:
+    if model not in IN_FLOAT64:
         return ROUNDED
     return ANGLES if "rotate(" in spec_of(model).read_text() else EXACT
 

@@ -108,6 +108,24 @@ def test_the_plan_counts_weights_and_keys() -> None:
     assert far - near == 1000 * 32 * 2 * 4096 * 2
 
 
+def test_positions_that_are_counted_from_another_place_stay_whole() -> None:
+    """They look up rows of a table: arithmetic must not make them floating-point numbers."""
+    layer = "x = x + linear(rms_norm(x, 1e-6) as norm, 32) as up"
+    shifted, plain = (
+        planned_step(compile_model(_positioned(places, layer), "m").fused, 1, 20).bytes
+        for places in ("positions(tokens) + 2", "positions(tokens)")
+    )
+    assert shifted == pytest.approx(plain, rel=NEAR)
+
+
+def _positioned(places: str, layer: str) -> str:
+    return (
+        "arch A() { forward(tokens: [B, T]) { x = embedding(tokens, 90, 32) as wte"
+        f" + embedding({places}, 64, 32) as wpe for i in 0..2 as h {{ {layer} }}"
+        " return linear(x, 90) as head } } model m = A()"
+    )
+
+
 def _changed(monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str) -> None:
     original: Callable[[Compilation, Origin], dict[str, str]] = compiler.package_files
 

@@ -12,7 +12,8 @@ def float_type(call: Any, operand: str = "x") -> TensorType:
     """The type of an operand; raises `TypeMistake` unless it is floating."""
     type_: TensorType = getattr(call, operand)
     if not type_.dtype.is_floating:
-        raise TypeMistake(f"needs a floating-point tensor, not {type_}", operand)
+        hint = "`upcast` makes whole numbers float32"
+        raise TypeMistake(f"needs a floating-point tensor, not {type_}", operand, hint=hint)
     return type_
 
 

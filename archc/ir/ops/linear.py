@@ -18,7 +18,8 @@ def _linear_shape(call: Any) -> tuple[Dim, ...]:
 def _linear_type(call: Any) -> TensorType:
     out, width = call.weight.shape if call.layout == "out_in" else call.weight.shape[::-1]
     if call.x.dtype is not DType.FLOAT and not (call.wide and call.x.dtype is DType.F32):
-        raise TypeMistake(f"needs a tensor of the model's dtype, not {call.x}", "x")
+        hint = "`wide = true` multiplies in float32; `cast_like` takes a tensor back to the dtype of another"
+        raise TypeMistake(f"needs a tensor of the model's dtype, not {call.x}", "x", hint=hint)
     if call.x.width != width:
         raise TypeMistake(
             f"weight {shape_text(call.weight.shape)} does not take a width of {call.x.width}", "x"

@@ -1,0 +1,55 @@
+"""Configs of families with experts: the parity tests run their specs under families/."""
+
+from __future__ import annotations
+
+import transformers as hf
+
+from tests.interop.parity import rms, rope
+
+EXPERTS = {"num_experts": 5, "num_experts_per_tok": 3}
+LOCAL_EXPERTS = {"num_local_experts": 5, "num_experts_per_tok": 3}
+
+WITH_EXPERTS = {
+    "afmoe": rms(
+        hf.AfmoeConfig,
+        moe_intermediate_size=32,
+        head_dim=12,
+        num_shared_experts=2,
+        route_scale=1.7,
+        sliding_window=5,
+        global_attn_every_n_layers=3,
+        mup_enabled=True,
+        **EXPERTS,
+    ),
+    "granitemoeshared": rms(
+        hf.GraniteMoeSharedConfig,
+        num_hidden_layers=2,
+        intermediate_size=32,
+        shared_intermediate_size=40,
+        embedding_multiplier=3.5,
+        attention_multiplier=0.2,
+        residual_multiplier=0.4,
+        logits_scaling=6.0,
+        tie_word_embeddings=True,
+        **LOCAL_EXPERTS,
+    ),
+    "olmoe": rms(hf.OlmoeConfig, num_hidden_layers=2, intermediate_size=32, clip_qkv=1.5, **EXPERTS),
+    "phimoe": rms(
+        hf.PhimoeConfig,
+        num_hidden_layers=2,
+        intermediate_size=32,
+        num_local_experts=5,
+        num_experts_per_tok=2,
+        router_jitter_noise=0.2,
+        attention_bias=True,
+        lm_head_bias=True,
+        **rope(),
+    ),
+    "qwen2_moe": rms(
+        hf.Qwen2MoeConfig,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=40,
+        mlp_only_layers=[1],
+        **EXPERTS,
+    ),
+}
