@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from archc.codegen.flash_bias import plan_flash_bias
+from archc.codegen.flash_bias import FlashBias, plan_flash_bias
 from archc.codegen.flash_plan import FlashKernel, Tile, Tiles
 from archc.codegen.fused import Fused, power_of_two
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding
@@ -33,7 +33,7 @@ def plan_flash(fused: Fused) -> FlashKernel | None:
     heads, head_dim, kv_heads, value_dim = map(int, (queries[2], queries[3], keys[2], values[3]))
     head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (head_dim, value_dim))
     bias = plan_flash_bias(fused)
-    tiles = _tiles(head_block + value_block, bias is not None and bias.table)
+    tiles = _tiles(head_block + value_block, bias)
     sinks, softcap = "sinks" in fused.types, attributes["softcap"]
     untouched = not sinks and softcap is None and bias is None
     pytorch = isinstance(mask, Causal | Full) and untouched and head_dim == value_dim
@@ -59,15 +59,21 @@ def plan_flash(fused: Fused) -> FlashKernel | None:
     )
 
 
-def _tiles(width: int, table: bool) -> Tiles | None:
+def _tiles(width: int, bias: FlashBias | None) -> Tiles | None:
     """The tiles for keys and values of a width together; None where none are small enough.
 
-    What comes of a table lies beside scores in registers: tiles of the next width leave room, by more warps.
+    What is added to scores lies beside them in registers: slopes leave room for 32 keys; with a table tiles
+    of the next width do, by more warps.
     """
     fitting = [tiles for most, tiles in _TILES.items() if width <= most]
-    if table and len(fitting) > 1:
+    if bias is None or not fitting:
+        return fitting[0] if fitting else None
+    if not bias.table:
+        forward = fitting[0].forward
+        return replace(fitting[0], forward=replace(forward, keys=min(forward.keys, 32)))
+    if len(fitting) > 1:
         return replace(fitting[1], forward=replace(fitting[1].forward, warps=8))
-    return None if table or not fitting else fitting[0]
+    return None
 
 
 def _sees(mask: Mask) -> str:

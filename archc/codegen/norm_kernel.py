@@ -13,7 +13,7 @@ from archc.codegen.fused import Fused, power_of_two
 from archc.codegen.native_kernel import plan_native_norm
 from archc.codegen.norm_lines import Gradient, Norm, Row, gradient_lines, if_there, result_lines, scale_lines
 from archc.codegen.norm_plan import NormGradient, NormKernel
-from archc.codegen.wide_norm import MAX_NARROW, WARPS, plan_wide_norm
+from archc.codegen.wide_norm import MAX_NARROW, plan_wide_norm
 from archc.ir.decomposition import AttributeVar, OperandRef
 from archc.ir.norm_form import NormForm
 
@@ -191,6 +191,7 @@ class _Planner:
         weights = tuple(name for norm in norms for name in norm.weights)
         made = {gradient.target for gradient in self.gradients}
         pointers = [*given, *sources, *factors, *targets, *(f"d{name}" for name in weights)]
+        wide = plan_wide_norm(gradients[0], self.row.width) if self.wide else None
         return NormGradient(
             suffix=suffix,
             parameters=(
@@ -210,8 +211,8 @@ class _Planner:
             weights=weights,
             weight_lines=self._weight_lines(norms),
             lines=self._gradient_lines(gradients),
-            warps=WARPS if self.wide else _backward_warps(self.row.block, weights),
-            wide=plan_wide_norm(gradients[0], self.row.width) if self.wide else None,
+            warps=wide.warps if wide else _backward_warps(self.row.block, weights),
+            wide=wide,
             absent=norms[0].source if self.wide and norms[0].absent else "",
         )
 

@@ -12,9 +12,9 @@ from archc.codegen.masks import load_where
 from archc.codegen.norm_lines import Gradient, Norm
 
 MAX_NARROW = 8192  # columns of a row whose gradient fits in registers
-WARPS = 8
+_WARPS = (8, 16)
 _BLOCKS = (4096, 2048)  # columns: the longer one where it needs no mask
-_HELD = 24576  # columns of weights' gradients that fit in registers beside the block in work
+_HELD = 3072  # columns of weights' gradients that a warp's registers hold beside the block in work
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class WideNorm:
     A program takes one group of a row's blocks, and keeps what each adds to the weights' gradients.
     """
 
+    warps: int
     block: int
     groups: int
     blocks: int  # of a group
@@ -78,7 +79,9 @@ def plan_wide_norm(gradient: Gradient, width: int) -> WideNorm:
     """The gradient of a norm of rows of so many columns."""
     norm = gradient.norm
     block = next((block for block in _BLOCKS if width % block == 0), _BLOCKS[-1])
-    groups = -(-width * max(1, len(norm.weights)) // _HELD)
+    held = width * max(1, len(norm.weights))
+    warps = next((warps for warps in _WARPS if held <= warps * _HELD), _WARPS[-1])
+    groups = -(-held // (warps * _HELD))
     blocks = -(-width // (groups * block))
     masked = width != groups * blocks * block
     value = f"({norm.source} - mean)" if norm.centred else norm.source
@@ -92,6 +95,7 @@ def plan_wide_norm(gradient: Gradient, width: int) -> WideNorm:
     load = load_where("inside" if masked else "")
     joined = f"{target} += {_load(gradient.joins, load)}" if gradient.joins else ""
     return WideNorm(
+        warps=warps,
         block=block,
         groups=groups,
         blocks=blocks,

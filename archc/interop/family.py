@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from archc.interop.config import Config, shown
+from archc.interop.config import MAX_SIZE, Config, shown
 from archc.interop.inert import FIXED, INERT
 from archc.ir.op import Op
 from archc.ir.records import Record, Symbol
@@ -133,6 +133,20 @@ def layers(key: str, missing: int) -> Reader:
 
     def read(config: Config, _known: Known) -> int:
         return config.whole(key, missing, most=MAX_LAYERS)
+
+    return Setting(read, lambda value, _known: {key: int(value)})
+
+
+def either(key: str, other: str, missing: int, most: int = MAX_SIZE) -> Reader:
+    """A whole number from 1 that two keys may say; both must say the same."""
+
+    def read(config: Config, _known: Known) -> int:
+        if config.get(other) is None:
+            return config.whole(key, missing, most=most)
+        value = config.whole(other, missing, most=most)
+        if config.get(key, value) != value:
+            config.complain(key, f'must be what "{other}" says, {value}')
+        return value
 
     return Setting(read, lambda value, _known: {key: int(value)})
 

@@ -37,6 +37,7 @@ LOGITS, GRADIENTS = 1e-5, 1e-4
 EXACT, ANGLES, ROUNDED = 1e-12, 1e-7, 3e-6
 
 _NO_SDPA = (
+    "bloom",
     "codegen",
     "gemma2",
     "gpt_neo",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    BloomConfig,
     CohereConfig,
     DeepseekV2Config,
     DeepseekV3Config,
@@ -91,6 +92,17 @@ def gpt2(**changes: Any) -> PretrainedConfig:
     return GPT2Config(
         **{**small, "layer_norm_epsilon": EPS, "bos_token_id": None, "eos_token_id": None, **changes}
     )
+
+
+def bloom(**changes: Any) -> PretrainedConfig:
+    small = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 60,
+        "n_layer": 3,
+        "n_head": 5,
+        "layer_norm_epsilon": EPS,
+    }
+    return BloomConfig(**{**small, "bos_token_id": None, "eos_token_id": None, **changes})
 
 
 CASES: dict[str, Callable[[], PretrainedConfig]] = {
@@ -241,6 +253,10 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
         scale_attn_by_inverse_layer_idx=True, n_inner=72, activation_function="relu"
     ),
     "gpt2_unscaled": lambda: gpt2(scale_attn_weights=False, tie_word_embeddings=False),
+    "bloom": bloom,
+    "bloom_normed": lambda: bloom(
+        apply_residual_connection_post_layernorm=True, tie_word_embeddings=False, n_head=4
+    ),
     # PaLM's graph, which no class of transformers has to itself.
     "palm": lambda: CohereConfig(
         **sizes(num_attention_heads=3, num_key_value_heads=1, head_dim=8, intermediate_size=192),
@@ -295,6 +311,7 @@ class TestParity(ParityTests):
         ("llama4", {"chunk": "7"}),
         ("gpt_oss", {"window": "6"}),
         ("gpt2", {"act": "gelu"}),
+        ("bloom", {"residual_normed": "true"}),
     ],
 )
 def test_a_wrong_parameter_shows(name: str, setting: dict[str, str], tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_every_model_that_could_be_imported_has_a_peer(path: Path) -> None:
             {"rotated": "[true, false, true, true]", "sparse": "[true, false, false, true]"},
         ),
         ("gpt2", "gpt2_tiny", {"d_ff": "72", "scaled_by_layer": "true"}),
+        ("bloom", "bloom_tiny", {"residual_normed": "true"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )

@@ -1,5 +1,6 @@
 """The families that can be imported, one a file."""
 
+from archc.interop.families.bloom import BLOOM
 from archc.interop.families.deepseek_v2 import DEEPSEEK_V2
 from archc.interop.families.deepseek_v3 import DEEPSEEK_V3, KIMI_K2
 from archc.interop.families.gemma2 import GEMMA2
@@ -34,6 +35,7 @@ FAMILIES = {
         GEMMA2,
         GEMMA3,
         GPT2,
+        BLOOM,
         GPT_OSS,
         DEEPSEEK_V2,
         DEEPSEEK_V3,
