@@ -22,6 +22,7 @@ MODELS = (
     "palm_8b",
     "qwen3_30b_a3b",
     "gemma3_1b",
+    "switch_base_8",
 )
 
 

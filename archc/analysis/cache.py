@@ -8,6 +8,7 @@ from math import prod
 from archc.ir.graph import Graph, Node
 from archc.ir.op import Op
 from archc.ir.ops.structure import APPEND, KEEP
+from archc.ir.types import DType
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,14 @@ class CacheSize:
 
 
 def cache_size(root: Graph, batch: int, context: int, element: int) -> CacheSize:
-    """The cache of a graph in which it has been planned, its values of `element` bytes each."""
+    """The cache of a graph in which it has been planned; values are of `element` bytes, numbers of 8."""
     nodes = [(node, times) for graph, times in root.runs() for node in graph.nodes()]
 
     def bytes_of(op: Op, length: int) -> int:
-        return element * sum(times * _elements(node, length) for node, times in nodes if node.op is op)
+        return sum(times * _elements(node, length) * width(node) for node, times in nodes if node.op is op)
+
+    def width(node: Node) -> int:
+        return 8 if node.types[0].dtype is DType.I64 else element
 
     return CacheSize(
         bytes_per_token=bytes_of(APPEND, 1),

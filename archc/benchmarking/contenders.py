@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from archc.benchmarking.timing import Run
-from archc.verification.packages import stored_tensors
+from archc.verification.packages import given_tokens, stored_tensors
 
 _PIECE = 4096  # tokens of a prompt that go through a model at once when nobody looks at the time
 
@@ -56,22 +56,31 @@ def without_gradients(run: Run) -> Run:
     return wrapped
 
 
+def fill(model: Any, prompt: Tensor, cache: Any) -> None:
+    """Let a package's model read a prompt [B, S] into a cache; an encoder reads all of it at first."""
+    encoded: Tensor | None = prompt
+    for piece in pieces(prompt):
+        model.hidden(*given_tokens(model, piece, encoded), cache=cache)
+        encoded = None
+
+
 class Package:
-    """`Model` or `Reference` of a generated package."""
+    """`Model` or `Reference` of a generated package.  An encoder is given the tokens that a decoder is."""
 
     def __init__(self, name: str, model: Any):
         self.name = name
         self.model = model
 
     def logits(self, tokens: Tensor) -> Tensor:
-        found: Tensor = self.model(tokens)
+        found: Tensor = self.model(*given_tokens(self.model, tokens, tokens))
         return found
 
     def prefill(self, tokens: Tensor) -> Run:
         batch, length = tokens.shape
 
         def run() -> Tensor:
-            h = self.model.hidden(tokens, cache=self.model.new_cache(batch, length))
+            cache = self.model.new_cache(batch, length)
+            h = self.model.hidden(*given_tokens(self.model, tokens, tokens), cache=cache)
             found: Tensor = self.model.head(h[:, -1:])
             return found
 
@@ -83,12 +92,12 @@ class Package:
         cache = self.model.new_cache(len(prompt), prompt.shape[1] + count)
 
         def logits(token: Tensor) -> Tensor:
-            found: Tensor = self.model.head(self.model.hidden(token, cache=cache))[:, 0]
+            h = self.model.hidden(*given_tokens(self.model, token, None), cache=cache)
+            found: Tensor = self.model.head(h)[:, 0]
             return found
 
         with torch.no_grad():
-            for piece in pieces(prompt):
-                self.model.hidden(piece, cache=cache)
+            fill(self.model, prompt, cache)
             sampler = decoding.Sampler(0.0, 1.0, 0, prompt.device)
             decoder = decoding.Decoder(logits, cache, sampler, None, prompt[:, -1], count + 1)
             if not prompt.is_cuda:
@@ -100,7 +109,8 @@ class Package:
         return captured
 
     def train(self, tokens: Tensor) -> Run:
-        return training_step(self.model, lambda: self.model.loss(tokens, tokens))
+        given = given_tokens(self.model, tokens, tokens)
+        return training_step(self.model, lambda: self.model.loss(*given, tokens))
 
 
 def share_weights(reference: Any, model: Any) -> None:

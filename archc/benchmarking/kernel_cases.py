@@ -22,7 +22,7 @@ from archc.benchmarking.results import OURS, Case, Findings
 from archc.benchmarking.scale import Scale
 from archc.benchmarking.timing import Run
 from archc.benchmarking.turn import Bench
-from archc.codegen.kernel_plan import GroupedKernel, OpKernel
+from archc.codegen.kernel_plan import CapacityKernel, GroupedKernel, OpKernel
 from archc.codegen.loss_plan import LossKernel
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
@@ -137,6 +137,8 @@ def _marked(place: Place, arguments: Arguments) -> Arguments:
         wanted = {number for number, o in enumerate(place.plan.op.operands) if o.dtype == "float"}
     elif isinstance(place.plan, GroupedKernel):
         wanted = {n for n, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point()}
+    elif isinstance(place.plan, CapacityKernel):
+        wanted = {0}
     else:
         wanted = set(range(2 if isinstance(place.plan, LossKernel) else 3))
     return tuple(

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from archc.analysis.kernels import Shape, Work, node_bytes, node_flops
-from archc.codegen.kernel_plan import GroupedKernel, Kernel, OpKernel
+from archc.codegen.kernel_plan import CapacityKernel, GroupedKernel, Kernel, OpKernel
 from archc.codegen.kernels import KernelTable
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.ir.graph import Graph, Node
+from archc.ir.ops.balance import WITHIN_CAPACITY
 from archc.ir.ops.experts import COMBINE, DISPATCHED_LINEAR, GROUPED_LINEAR, SORT_CHOICES, WEIGHTED_COMBINE
+from archc.ir.ops.training import DROP_CROWDED
 from archc.ir.rule import Rule, rule_of
 from archc.ir.types import DType, TensorType
 
@@ -85,15 +87,19 @@ def places(compilation: Compilation) -> list[Place]:
     table = KernelTable(fused)
     called = {table.name(*place): place for place in reversed(fused)}
     of_experts = {node.op.name: (part, node) for part, node in reversed(everything) if node.op in _OF_EXPERTS}
+    capacities = {node.op.name: (part, node) for part, node in reversed(everything) if node.op in _CAPACITIES}
     found: list[Place] = []
     for plan in plan_package(compilation.program, graph, compilation.reference).kernels:
         if isinstance(plan, GroupedKernel):
             found += [Place(name, plan, *place) for name, place in sorted(of_experts.items())]
+        elif isinstance(plan, CapacityKernel):
+            found.append(Place(plan.name, plan, *capacities[plan.name]))
         elif plan.name in called or isinstance(plan, LossKernel):
             found.append(Place(plan.name, plan, *called.get(plan.name, (graph, None))))
     return found
 
 
+_CAPACITIES = (WITHIN_CAPACITY, DROP_CROWDED)
 # What kernels of experts compute: several ops are one plan.
 _OF_EXPERTS = (SORT_CHOICES, DISPATCHED_LINEAR, GROUPED_LINEAR, COMBINE, WEIGHTED_COMBINE)
 

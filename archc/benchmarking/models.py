@@ -17,7 +17,7 @@ from archc.benchmarking.hugging_face import Compiled, HuggingFace, Liger, load
 from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.results import OURS
 from archc.compiler import Compilation
-from archc.ir.program import vocabulary_of
+from archc.ir.program import sequences, vocabulary_of
 from archc.peer import find_peer
 from archc.verification.packages import import_package, stored_tensors
 
@@ -100,6 +100,8 @@ class Models:
         return Package(name, reference)
 
     def hugging_face(self, name: str, kind: Callable[[str, Any], Contender] = HuggingFace) -> Contender:
+        if len(sequences(self.compilation.fused)) > 1:
+            raise SkippedError("only decoders are compared with transformers")
         peer = find_peer(self.compilation.program)
         if peer.config is None:
             raise SkippedError(peer.reason)

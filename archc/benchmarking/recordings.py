@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from archc.analysis.kernels import Shape
-from archc.benchmarking.contenders import Package, pieces
+from archc.benchmarking.contenders import Package, fill
 from archc.benchmarking.kernel_peers import Call, Function, plain_function
 from archc.benchmarking.kernel_places import Place
 from archc.benchmarking.models import REFERENCE, Models
@@ -21,9 +21,10 @@ from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.probes import cache_bytes
 from archc.benchmarking.recording import Arguments, Calls, recorded
 from archc.benchmarking.results import OURS
-from archc.codegen.kernel_plan import GroupedKernel, OpKernel
+from archc.codegen.kernel_plan import CapacityKernel, GroupedKernel, OpKernel
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.router_plan import RouterKernel
+from archc.verification.packages import given_tokens
 
 Functions = Sequence[tuple[str, str]]  # modules of a package, and functions in them
 _ROOM = 8  # tokens that a cache has room for behind the one that is timed
@@ -72,8 +73,11 @@ class Recordings:
             return [(plain_function(place), given) for given in kept]
         if isinstance(place.plan, LossKernel):
             return [(self._plain_loss, given) for given in kept]
-        assert place.rule is not None
-        name = place.rule.steps[0].op.name
+        if isinstance(place.plan, CapacityKernel):
+            name = place.plan.plain
+        else:
+            assert place.rule is not None
+            name = place.rule.steps[0].op.name
         function = getattr(self._module("reference"), name)
         return [
             (function, given) for given in self._recorded(REFERENCE, kind, [("reference", name)]).kept[name]
@@ -109,15 +113,15 @@ class Recordings:
         tokens = self.models.tokens(kind.batch, kind.tokens)
         if kind.context is None:
             with self._listening(functions, calls):
-                model.loss(tokens, tokens) if kind.trains else model.hidden(tokens)
+                given = given_tokens(model, tokens, tokens)
+                model.loss(*given, tokens) if kind.trains else model.hidden(*given)
             return
         cache = model.new_cache(kind.batch, kind.context + kind.tokens + _ROOM)
-        for piece in pieces(self.models.tokens(kind.batch, kind.context)):
-            model.hidden(piece, cache=cache)
+        fill(model, self.models.tokens(kind.batch, kind.context), cache)
         if tokens.is_cuda and contender == OURS:
             cache.start_steps()
         with self._listening(functions, calls):
-            model.hidden(tokens, cache=cache)
+            model.hidden(*given_tokens(model, tokens, None), cache=cache)
         cache.length = kind.context  # so that the calls can be made again
 
     @contextmanager

@@ -65,6 +65,11 @@ class CapacityKernel:
     def template(self) -> str:
         return self.name
 
+    @property
+    def plain(self) -> str:
+        """The op of the language that it stands for."""
+        return {"within_capacity": "within", "drop_crowded": "drop"}[self.name]
+
 
 # Kernels of fused ops, which are registered with PyTorch alike.
 OpKernel = NormKernel | RopeKernel | LatentRopeKernel | PointwiseKernel | PositionScaleKernel

@@ -136,7 +136,8 @@ class Emitter:
             return f"{function}({', '.join(operands)})"
         texts = {name: attribute_code(value, self.style.comments) for name, value in node.attributes.items()}
         if node.op.module:
-            settings = [*past, *(f"{name}={text}" for name, text in texts.items())]
+            settings = [f"{name}={text}" for name, text in texts.items()]
+            settings += [f"past={text}" for text in past]
             operands = with_one_span(operands) if node.op.past else operands
             return f"{node.op.module}.{node.op.name}({', '.join([*operands, *settings])})"
         return self.style.semantics.call(use_of(node), operands, texts, self.style.home)

@@ -122,8 +122,10 @@ def _join(words: Sequence[str]) -> str:
 
 
 def class_name(segment: str) -> str:
-    """`layers` -> `Layer`; a name that is no plural word gives `Layer` too."""
+    """`layers` -> `Layer`, `encoder_block` -> `EncoderBlock`; one word, but no plural, gives `Layer` too."""
     word = re.sub(r"\W", "_", segment)
     if len(word) > 2 and word.endswith("s") and not word.endswith("ss"):
-        return "".join(part.capitalize() for part in word[:-1].split("_")) or "Layer"
-    return "Layer"
+        word = word[:-1]
+    elif "_" not in word.strip("_"):
+        return "Layer"
+    return "".join(part.capitalize() for part in word.split("_")) or "Layer"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import itertools
 import sys
 import tempfile
@@ -229,6 +230,13 @@ def _check_terms(
                 yield Outcome(
                     name, "terms of the loss", case.name, furthest(terms, interpreter.losses), EXACT
                 )
+
+
+def given_tokens(model: Any, tokens: Tensor, encoded: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What a model takes before its options: an encoder's tokens first, None once a cache holds them."""
+    kinds = inspect.signature(model.hidden).parameters.values()
+    others = sum(kind.kind is kind.POSITIONAL_OR_KEYWORD for kind in kinds) - 1
+    return (*[encoded] * others, tokens)
 
 
 def stored_tensors(model: Any, gradients: bool = False) -> Iterator[tuple[str, Tensor]]:

@@ -6,7 +6,6 @@ whatever would wait for the device raises.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, 
 from archc.ir.program import sequences
 from archc.ir.rule import rule_of
 from archc.ir.types import ROWS, DType, TensorType
+from archc.verification.packages import given_tokens
 
 # Launches beside the graph's: the token's place among the keys and two counts of the cache, the choice of the
 # likeliest token, its two copies and their count.
@@ -182,13 +182,11 @@ def counted_step(package: ModuleType, batch: int, context: int, dtype: torch.dty
     cache = model.new_cache(batch, context + 2)
     sampler = decoding.Sampler(0.0, 1.0, 0, torch.device("cpu"))
     with torch.no_grad(), _kernels_on(kernels), _Count() as count:
-        kinds = inspect.signature(model.hidden).parameters.values()
-        others = sum(kind.kind is kind.POSITIONAL_OR_KEYWORD for kind in kinds) - 1
-        model.hidden(*[tokens] * others, tokens, cache=cache)
+        model.hidden(*given_tokens(model, tokens, tokens), cache=cache)
         cache.start_steps()
 
         def logits(token: Tensor) -> Tensor:
-            found: Tensor = model.head(model.hidden(*[None] * others, token, cache=cache))[:, 0]
+            found: Tensor = model.head(model.hidden(*given_tokens(model, token, None), cache=cache))[:, 0]
             return found
 
         decoder = decoding.Decoder(logits, cache, sampler, None, tokens[:, 0], 3)

@@ -23,6 +23,7 @@ from archc.benchmarking.timing import ClockTimer
 from archc.benchmarking.turn import Bench
 from archc.codegen.loss_plan import LossKernel
 from tests.benchmarking.clocks import Ticking
+from tests.codegen.test_capacity import CROWDED
 from tests.support import SPECS, compile_model, distance
 
 CPU = torch.device("cpu")
@@ -190,3 +191,18 @@ def test_calls_with_all_operands_are_kept_and_no_more_than_enough() -> None:
     assert module.f is original  # type: ignore[attr-defined]
     assert [len(arguments) for arguments in calls.kept["f"]] == [2, 2]
     assert all(argument is one for arguments in calls.kept["f"] for argument in arguments)
+
+
+def test_what_experts_can_take_is_timed_beside_counting(tmp_path: Path) -> None:
+    models = Models(compile_model(CROWDED, "crowded"), tmp_path, CPU, torch.float64)
+    (place,) = (place for place in places(models.compilation) if place.name == "within_capacity")
+    recordings = Recordings(models, [place])
+    cases = list(kernel_cases([place], models, TINY, BENCH))
+    assert {case.way for case in cases} == {FORWARD, BACKWARD}
+    for case in cases:
+        results = []
+        for name in (OURS, OP_BY_OP):
+            torch.manual_seed(0)
+            results.append(values(_prepare(case, name, recordings)()))
+        for value, true in zip(*results, strict=True):
+            assert torch.equal(value, true)
