@@ -29,7 +29,7 @@ class Activations:
 
 def activations(root: Graph, shape: Shape, element: int) -> Activations:
     """The activations of a fused graph; `element` is the size of the model's dtype in bytes."""
-    root = _with_routers_apart(root)
+    root = _taken_apart(root)
     grows = growing_dim(root)
 
     def size(graph: Graph, values: Iterable[Value]) -> int:
@@ -56,13 +56,16 @@ def activations(root: Graph, shape: Shape, element: int) -> Activations:
     )
 
 
-def _with_routers_apart(root: Graph) -> Graph:
-    """A copy in which routers are the ops that they join: their gradient is that of these."""
+def _taken_apart(root: Graph) -> Graph:
+    """A copy in which routers, and products of experts with activations, are the ops that they join.
+
+    The gradient of a router is that of these; of a product what the activation reads is kept.
+    """
     apart = root.copy()
     for graph in apart.walk():
         for node in graph.nodes():
             rule = rule_of(node)
-            if rule is not None and rule.family == "router":
+            if rule is not None and rule.family in ("router", "experts"):
                 _take_apart(graph, node, rule)
     return apart
 

@@ -22,7 +22,7 @@ from archc.benchmarking.results import OURS, Case, Findings
 from archc.benchmarking.scale import Scale
 from archc.benchmarking.timing import Run
 from archc.benchmarking.turn import Bench
-from archc.codegen.kernel_plan import CapacityKernel, GroupedKernel, OpKernel
+from archc.codegen.kernel_plan import CapacityKernel, ExpertsKernel, OpKernel
 from archc.codegen.loss_plan import LossKernel
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
@@ -118,7 +118,7 @@ def _prepare(case: KernelCase, name: str, recordings: Recordings) -> Run:
 
 def _several(place: Place, calls: list[Call]) -> list[Call]:
     """Calls on tensors of their own, up to `_SETS`: copies where the model does not make as many."""
-    if not isinstance(place.plan, OpKernel | GroupedKernel) or tensor_bytes(calls[0].arguments) > _LARGE:
+    if not isinstance(place.plan, OpKernel | ExpertsKernel) or tensor_bytes(calls[0].arguments) > _LARGE:
         return calls
     copies = [
         Call(call.function, given, call.plain, given)
@@ -135,7 +135,7 @@ def _marked(place: Place, arguments: Arguments) -> Arguments:
     """Arguments of which those that have gradients require them."""
     if isinstance(place.plan, OpKernel):
         wanted = {number for number, o in enumerate(place.plan.op.operands) if o.dtype == "float"}
-    elif isinstance(place.plan, GroupedKernel):
+    elif isinstance(place.plan, ExpertsKernel):
         wanted = {n for n, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point()}
     elif isinstance(place.plan, CapacityKernel):
         wanted = {0}

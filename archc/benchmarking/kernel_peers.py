@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from archc.benchmarking.kernel_places import Place
 from archc.benchmarking.liger_ops import ADAPTERS
 from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.recording import Arguments
-from archc.codegen.kernel_plan import GroupedKernel, OpKernel
+from archc.codegen.dispatched_plan import DispatchedKernel
+from archc.codegen.kernel_plan import ExpertsKernel, GroupedKernel, OpKernel
 from archc.codegen.router_plan import RouterKernel
 
 OP_BY_OP, BY_DYNAMO, FUSED, LIGER = "PyTorch op by op", "PyTorch compiled", "PyTorch's own", "Liger"
@@ -43,6 +45,9 @@ def plain_function(place: Place) -> Function:
         count = len(node.op.operands)
         return lambda *operands: node.op.reference(*operands[:count], **node.attributes)
     assert rule is not None
+    if isinstance(plan, DispatchedKernel):
+        absent = [None] * len(node.op.operands)
+        return lambda *operands: node.op.reference(*[*operands, *absent][: len(absent)], **node.attributes)[0]
     assert isinstance(plan, OpKernel | RouterKernel)
     names = plan.names if isinstance(plan, RouterKernel) else plan.op.names
     order = (*rule.operands, *rule.weights)
@@ -65,6 +70,8 @@ def _by_dynamo(_place: Place, call: Call) -> tuple[Function, Arguments]:
 
 def _fused(place: Place, call: Call) -> tuple[Function, Arguments]:
     assert place.node is not None
+    if isinstance(place.plan, DispatchedKernel):
+        return _gathered_activated_mm(place, call)
     return _OWN[place.feature](place.node.attributes, call)
 
 
@@ -124,6 +131,15 @@ def _gathered_mm(_attributes: Mapping[str, Any], call: Call) -> tuple[Function, 
     return run, (x, order, weight, ends.int())
 
 
+def _gathered_activated_mm(place: Place, call: Call) -> tuple[Function, Arguments]:
+    """And with the activation behind it, op by op."""
+    assert place.node is not None
+    assert place.rule is not None
+    product, arguments = _gathered_mm(place.node.attributes, call)
+    activation = partial(place.rule.steps[-1].op.reference, **place.node.attributes)
+    return (lambda *given: activation(product(*given))[0]), arguments
+
+
 def _check_grouped_mm(x: Tensor, offset: Sequence[Tensor | None]) -> None:
     if any(each is not None for each in offset):
         raise SkippedError("F.grouped_mm adds no offsets")
@@ -157,7 +173,7 @@ PEERS: dict[str, Peer] = {OP_BY_OP: _op_by_op, FUSED: _fused, LIGER: _liger, BY_
 def has_peer(place: Place, peer: str) -> bool:
     """Whether a peer has something like the kernel."""
     if peer == FUSED:
-        return place.feature in _OWN
-    if peer == BY_DYNAMO and isinstance(place.plan, GroupedKernel):
+        return place.feature in _OWN or isinstance(place.plan, DispatchedKernel)
+    if peer == BY_DYNAMO and isinstance(place.plan, ExpertsKernel):
         return False  # the loop over experts asks the device how many rows each has
     return peer != LIGER or place.feature in ADAPTERS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from archc.analysis.kernels import Shape, Work, node_bytes, node_flops
 from archc.codegen.kernel_plan import CapacityKernel, GroupedKernel, Kernel, OpKernel
-from archc.codegen.kernels import KernelTable
+from archc.codegen.kernels import KernelTable, fused_nodes
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
@@ -84,7 +84,7 @@ def places(compilation: Compilation) -> list[Place]:
     graph = compilation.fused
     everything = [(part, node) for part in graph.walk() for node in part.nodes()]
     fused = [(part, node) for part, node in everything if rule_of(node)]
-    table = KernelTable(fused)
+    table = KernelTable(fused_nodes(graph.walk()))
     called = {table.name(*place): place for place in reversed(fused)}
     of_experts = {node.op.name: (part, node) for part, node in reversed(everything) if node.op in _OF_EXPERTS}
     capacities = {node.op.name: (part, node) for part, node in reversed(everything) if node.op in _CAPACITIES}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.attention_plan import AttentionKernel
+from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.latent_rope_plan import LatentRopeKernel
 from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.loss_plan import LossKernel
@@ -71,6 +72,7 @@ class CapacityKernel:
         return {"within_capacity": "within", "drop_crowded": "drop"}[self.name]
 
 
+ExpertsKernel = GroupedKernel | DispatchedKernel
 # Kernels of fused ops, which are registered with PyTorch alike.
 OpKernel = NormKernel | RopeKernel | LatentRopeKernel | PointwiseKernel | PositionScaleKernel
 Kernel = (
@@ -80,6 +82,7 @@ Kernel = (
     | LossKernel
     | LinearKernel
     | GroupedKernel
+    | DispatchedKernel
     | RouterKernel
     | CapacityKernel
     | WideLinearKernel

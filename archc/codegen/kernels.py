@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from archc.codegen.attention_kernel import plan_attention
+from archc.codegen.dispatched_kernel import activation_of, plan_dispatched
+from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.fused import Fused, decomposition, describe_fused
 from archc.codegen.kept import kept_by
 from archc.codegen.kernel_plan import Kernel
@@ -37,6 +39,20 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
 }
 
 
+def fused_nodes(parts: Iterable[Graph]) -> list[tuple[Graph, Node]]:
+    """The fused nodes of graphs; before a product of experts its activation, in the decomposition."""
+    found: list[tuple[Graph, Node]] = []
+    for part in parts:
+        for node in part.nodes():
+            rule = rule_of(node)
+            if rule is not None and rule.family == "experts":
+                form = decomposition(part, node)
+                found.append((form, activation_of(form)))
+            if rule is not None:
+                found.append((part, node))
+    return found
+
+
 class KernelTable:
     """The kernels of a model, found again by the nodes that call them."""
 
@@ -64,11 +80,26 @@ class KernelTable:
         """All kernels, in the order in which they are first called."""
         plans: list[Kernel] = []
         for key, (graph, node) in self._places.items():
+            rule = rule_of(node)
+            if rule is not None and rule.family == "experts":
+                plans.append(self._plan_dispatched(key, graph, node, semantics))
+                continue
             fused = describe_fused(
                 self._names[key], graph, node, semantics, key in self._optional, key in self._keeping
             )
             plans.append(PLANNERS[fused.rule.family](fused, target))
         return tuple(plans)
+
+    def _plan_dispatched(self, key: Any, graph: Graph, node: Node, semantics: Semantics) -> DispatchedKernel:
+        form = decomposition(graph, node)
+        activation = activation_of(form)
+        assert node.inputs[0] is not None
+        return plan_dispatched(
+            self._names[key],
+            node,
+            graph.type(node.inputs[0]),
+            describe_fused(self.name(form, activation), form, activation, semantics, False, False),
+        )
 
     def _name(self, key: Any) -> str:
         """The fusion's name; where a model needs several kernels for one, with what sets this one apart."""
@@ -89,10 +120,13 @@ def _key(graph: Graph, node: Node) -> Any:
     """Equal for nodes that one kernel computes: how many rows or tokens there are does not matter."""
     rule = rule_of(node)
     assert rule is not None
+    if rule.family == "experts":  # for any experts, whose results are as wide
+        form = decomposition(graph, node)
+        return node.op.name, _key(form, activation_of(form))
     by_width = rule.family in ("norm", "pointwise")
     shapes = tuple(_shape_key(graph.type(v), by_width) if v is not None else None for v in node.inputs)
     attributes = tuple((name, str(value)) for name, value in node.attributes.items())
-    steps = repr(rule.steps) if rule.family == "router" else ""  # whose rules share a name
+    steps = repr(rule.steps) if rule.family in ("router", "pointwise") else ""  # rules may share a name
     return node.op.name, shapes, attributes, steps
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from archc.codegen.class_plan import Line
 from archc.codegen.kept import KeptPart, kept_by, with_one_span, with_spans
-from archc.codegen.literals import attribute_code, number_text, shapes_text
+from archc.codegen.literals import attribute_code, given, number_text, shapes_text
 from archc.codegen.regions import write_branch, write_experts, write_losses
 from archc.codegen.semantics import use_of
 from archc.codegen.style import Style
@@ -138,7 +138,7 @@ class Emitter:
         if node.op.module:
             settings = [f"{name}={text}" for name, text in texts.items()]
             settings += [f"past={text}" for text in past]
-            operands = with_one_span(operands) if node.op.past else operands
+            operands = with_one_span(operands) if node.op.past else given(node.op, operands)
             return f"{node.op.module}.{node.op.name}({', '.join([*operands, *settings])})"
         return self.style.semantics.call(use_of(node), operands, texts, self.style.home)
 
@@ -155,7 +155,7 @@ class Emitter:
         pending = self.variables.pending
         while self._length(node, values) > _MAX_LINE and any(value in pending for value in values):
             self._flush(max(values, key=lambda value: len(pending.get(value, ""))))
-        if rule_of(node) or node.op in IN_TRAINING:
+        if rule_of(node) or node.op.module or node.op in IN_TRAINING:
             return ["None" if value is None else self._use(value) for value in node.inputs]
         return self.operands(node)
 

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from archc.ir.op import Op
 from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import Dim, shape_text
+
+
+def given(op: Op, texts: Sequence[str]) -> list[str]:
+    """Texts of an op's operands as arguments: without those that are None, by name behind one of these."""
+    present = texts.index("None") if "None" in texts else len(texts)
+    named = zip(op.operands[present:], texts[present:], strict=True)
+    return [*texts[:present], *(f"{operand.name}={text}" for operand, text in named if text != "None")]
 
 
 def tuple_text(items: Sequence[str]) -> str:

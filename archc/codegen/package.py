@@ -9,6 +9,7 @@ from typing import Any
 
 from archc.codegen.class_plan import Class
 from archc.codegen.classes import ClassWriter
+from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.head import cut_head
 from archc.codegen.kept import kept_by, trains
 from archc.codegen.kernel_plan import (
@@ -19,8 +20,9 @@ from archc.codegen.kernel_plan import (
     OpKernel,
     WideLinearKernel,
 )
-from archc.codegen.kernels import KernelTable
+from archc.codegen.kernels import KernelTable, fused_nodes
 from archc.codegen.linear_kernel import linear_shapes, plan_linear
+from archc.codegen.literals import given
 from archc.codegen.loss_kernel import plan_loss
 from archc.codegen.native_layer import plan_native_layer
 from archc.codegen.optional_values import optional_inputs
@@ -60,7 +62,7 @@ def plan_package(
     cut = cut_head(fused)
     parts = [part for top in (cut.graphs if cut else (fused,)) for part in top.walk()]
     optional, readers = optional_inputs(parts[0])
-    table = KernelTable([(part, node) for part in parts for node in part.nodes() if rule_of(node)])
+    table = KernelTable(fused_nodes(parts))
     for graph, node in readers:
         table.allow_none(graph, node)
     semantics = Semantics([use for g in (fused, reference, *table.decompositions()) for use in _uses(g)])
@@ -79,6 +81,8 @@ def plan_package(
     base = "LanguageModel" if vocabulary else "CheckpointModule"
 
     def call(graph: Graph, node: Node, operands: list[str]) -> str:
+        if node.op.module:
+            return f"{node.op.module}.{table.name(graph, node)}({', '.join(given(node.op, operands))})"
         while operands and operands[-1] == "None":
             operands = operands[:-1]
         return f"kernels.{table.name(graph, node)}({', '.join(operands)})"
@@ -128,8 +132,9 @@ def plan_package(
             helpers,
         ),
         kernels=(
-            *kernels,
+            *(kernel for kernel in kernels if not isinstance(kernel, DispatchedKernel)),
             *_grouped(parts, target),
+            *(kernel for kernel in kernels if isinstance(kernel, DispatchedKernel)),
             *_absorbing(parts, target),
             *_widening(parts),
             *_capacities(parts),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.class_plan import Class
+from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.kernel_plan import GroupedKernel, Kernel
 from archc.codegen.linear_plan import LinearKernel
 
@@ -76,6 +77,11 @@ class Package:
     def grouped(self) -> bool:
         """Whether experts have kernels of their own."""
         return any(isinstance(kernel, GroupedKernel) for kernel in self.kernels)
+
+    @property
+    def dispatched(self) -> tuple[DispatchedKernel, ...]:
+        """Products of experts with activations behind them."""
+        return tuple(kernel for kernel in self.kernels if isinstance(kernel, DispatchedKernel))
 
     @property
     def grows(self) -> str:

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, Stric
 from archc import resources
 from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.class_plan import Class
+from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.kernel_plan import (
     AbsorptionKernel,
     CapacityKernel,
@@ -144,7 +145,10 @@ def _kernels(package: Package) -> str:
         keeps = package.generates and any(kernel.keeps for kernel in reads_past)
         imports.append(f"from .runtime import {'Past, ' if keeps else ''}Span")
     helpers = [
-        h for k in package.kernels if isinstance(k, PointwiseKernel | AttentionKernel) for h in k.helpers
+        h
+        for k in package.kernels
+        if isinstance(k, PointwiseKernel | AttentionKernel | DispatchedKernel)
+        for h in k.helpers
     ]
     return _fill(
         "kernels.py.jinja",

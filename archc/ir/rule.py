@@ -65,6 +65,8 @@ class Rule:
     def family(self) -> str:
         """Which kind of kernel computes it, such as "norm" or "pointwise", or "" for none."""
         names = {step.op.name for step in self.steps}
+        if any(step.op.module == "experts" for step in self.steps):
+            return "experts"
         if "top_k" in names:
             return "router" if all(map(_routes, self.steps)) else ""
         if "attend" in names:
@@ -238,13 +240,15 @@ def _fused_op(rule: Rule) -> FusedOp:
         flops=flops,
         reads=reads,
         past=tuple(name for name in names if any(name in _past_operands(step) for step in rule.steps)),
-        traits=(
-            frozenset({Trait.PER_TOKEN})
-            if all(s.op.has(Trait.PER_TOKEN) for s in rule.steps)
-            else frozenset()
-        ),
+        traits=_traits(rule),
+        module="experts" if rule.family == "experts" else "",
         rule=rule,
     )
+
+
+def _traits(rule: Rule) -> frozenset[Trait]:
+    alike = {Trait.PER_TOKEN} if all(step.op.has(Trait.PER_TOKEN) for step in rule.steps) else set()
+    return frozenset(alike | ({Trait.MATRIX} if any(s.op.has(Trait.MATRIX) for s in rule.steps) else set()))
 
 
 def _reads(graph: Graph) -> dict[str, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from archc.ir.graph import Graph
 from archc.ir.verifier import MalformedGraphError, verify_graph
 from archc.passes.absorb import absorb_maps
+from archc.passes.activate import join_activations
 from archc.passes.bias import split_bias
 from archc.passes.cache import plan_cache
 from archc.passes.capacity import join_capacities
@@ -58,6 +59,7 @@ PASSES = (
     Pass("bias", split_bias),
     Pass("rotate", rotate_loops),
     Pass("fuse", fuse),
+    Pass("activate", join_activations),
     Pass("clean", drop_unused),
 )
 

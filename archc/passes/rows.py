@@ -34,18 +34,49 @@ def join_row_moves(graph: Graph, context: Context) -> None:
 
 
 def _join_dispatch(graph: Graph, dispatch: Node, times: int, context: Context) -> None:
-    """Where nothing but grouped linears reads the rows, they need not be written down."""
-    users = graph.users(dispatch.outputs[0])
-    if any(user.op is not GROUPED_LINEAR for user, _ in users):
+    """Where nothing but grouped linears reads the rows, they need not be written down.
+
+    Nor need their products with what choices have: (f x) W^T is f (x W^T), of which float32 is rounded once.
+    """
+    products = [user for user, _ in graph.users(dispatch.outputs[0]) if user.op is not GROUPED_LINEAR]
+    factors = [(product, _factors(graph, product, dispatch)) for product in products]
+    if any(each is None for _, each in factors):
         return
-    for linear, _ in users:
-        joined = graph.add_like(
-            linear, DISPATCHED_LINEAR, [*dispatch.inputs, *linear.inputs[1:]], names=linear.names
-        )
+    for product, each in factors:
+        _join_linears(graph, product, dispatch, each, times, context)
+    _join_linears(graph, dispatch, dispatch, None, times, context)
+    graph.remove_unread([dispatch, *products])
+
+
+def _join_linears(
+    graph: Graph, rows: Node, dispatch: Node, factors: Value | None, times: int, context: Context
+) -> None:
+    """Let the grouped linears that read rows of tokens, or their products with factors, gather them."""
+    relaxations = () if factors is None else ("fewer_roundings",)
+    for linear, _ in graph.users(rows.outputs[0]):
+        if linear.op is not GROUPED_LINEAR:
+            continue
+        inputs = [*dispatch.inputs, *linear.inputs[1:], factors]
+        joined = graph.add_like(linear, DISPATCHED_LINEAR, inputs, names=linear.names)
         graph.replace_uses(linear.outputs[0], joined.outputs[0])
         graph.remove(linear)
-        _report("dispatched_linear", joined, times, context)
-    graph.remove(dispatch)
+        _report("dispatched_linear", joined, times, context, *relaxations)
+
+
+def _factors(graph: Graph, product: Node, dispatch: Node) -> Value | None:
+    """What rows of tokens are multiplied by for each choice, where grouped linears alone read the product."""
+    (rows,) = dispatch.outputs
+    taken = [_made(graph, value) for value in product.inputs if value != rows]
+    readers = {user.op for user, _ in graph.users(product.outputs[0])}
+    if (
+        product.op is not MUL
+        or len(taken) != 1
+        or taken[0].op is not AT_CHOICE
+        or readers != {GROUPED_LINEAR}
+    ):
+        return None
+    factors = taken[0].inputs[0]
+    return factors if product.types[0] == graph.type(rows) else None
 
 
 def _join_combine(graph: Graph, combine: Node, times: int, context: Context) -> None:

@@ -33,7 +33,7 @@ from archc.verification.packages import given_tokens
 # likeliest token, its two copies and their count.
 _BOOKKEEPING = 7
 _RING = 2  # the token's place in rings of one length, and its position there
-_GROUPED = {"grouped_linear": 1, "dispatched_linear": 3}  # where these take the weights of all experts
+_GROUPED = {"grouped": 1, "dispatched": 3}  # where ops of such names take the weights of all experts
 _SEVERAL = {"dispatch": 2}  # launches of what is PyTorch's: which rows, then they themselves
 _NO_LAUNCH = ("_unsafe_view", "empty", "promote_types")
 
@@ -230,7 +230,8 @@ def _moved(name: str, args: Any, result: Any) -> int:
     if name == "index_copy_":
         return 2 * _bytes(args[3])
     moved = sum(_bytes(leaf) for leaf in (*tree_leaves(args), *tree_leaves(result)))
-    return moved - _idle(args[_GROUPED[name]], len(result)) if name in _GROUPED else moved
+    place = _GROUPED.get(name.partition("_")[0])
+    return moved if place is None else moved - _idle(args[place], len(tree_leaves(result)[0]))
 
 
 def _bytes(value: Any) -> int:

@@ -107,12 +107,12 @@ def test_costs_are_those_of_the_tensors(models: Models) -> None:
 
 def test_kernels_of_experts_are_timed_where_there_are_experts(models: Models) -> None:
     names = {place.name for place in _places(models) if place.module == "experts"}
-    routed = {"dispatched_linear", "grouped_linear", "sort_choices", "weighted_combine"}
+    routed = {"dispatched_swiglu", "grouped_linear", "sort_choices", "weighted_combine"}
     assert names == (routed if "mixtral" in models.compilation.program.name else set())
     kind = Kind(2, 4, trains=True)
     recordings = Recordings(models, _places(models))
     for place in _places(models):
-        if place.feature in ("dispatched_linear", "grouped_linear"):
+        if place.feature in ("dispatched_swiglu", "grouped_linear"):
             names = (operand.name for operand in place.node.op.operands)
             given = dict(zip(names, recordings.of(place, kind)[0].arguments, strict=False))
             weight, ends = given["weight"], given["ends"]
@@ -139,7 +139,7 @@ def test_grouped_products_of_pytorch_are_those_of_experts(tmp_path: Path) -> Non
 
 def test_all_peers_are_offered_where_they_exist(models: Models) -> None:
     offered = {place.feature: {peer for peer in PEERS if has_peer(place, peer)} for place in _places(models)}
-    of_experts = {"grouped_linear", "dispatched_linear", "weighted_combine"}
+    of_experts = {"grouped_linear", "dispatched_swiglu", "weighted_combine"}
     for feature, peers in offered.items():
         assert OP_BY_OP in peers
         assert (BY_DYNAMO in peers) == (feature not in of_experts | {"sort_choices"})

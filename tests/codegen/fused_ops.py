@@ -18,9 +18,8 @@ from torch import Tensor
 
 from archc.codegen.class_plan import Operand
 from archc.codegen.kernel_plan import OpKernel
-from archc.codegen.kernels import KernelTable
+from archc.codegen.kernels import KernelTable, fused_nodes
 from archc.codegen.package import plan_package
-from archc.ir.rule import rule_of
 from archc.verification.packages import import_package
 from tests.support import compile_model
 
@@ -80,7 +79,7 @@ def fused_ops(spec: Path | str, model: str, folder: Path) -> dict[str, FusedOp]:
     compilation = compile_model(spec, model)
     kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
     graph = compilation.fused
-    nodes = [(part, node) for part in graph.walk() for node in part.nodes() if rule_of(node)]
+    nodes = fused_nodes(graph.walk())
     table = KernelTable(nodes)
     called = {table.name(*place): place[1] for place in reversed(nodes)}
     plans = plan_package(compilation.program, graph, compilation.reference).kernels

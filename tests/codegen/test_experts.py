@@ -56,6 +56,13 @@ BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
            }""",
         {"gate.weight": (5, 20, 12), "up.weight": (5, 20, 12)},
     ),
+    "an activation of several ops": (
+        """y = experts e in chosen of 5 as experts {
+             gate, up = split(linear(x, 40) as gate_up, 2)
+             return weights[e] * linear(0.5 * tanh(silu(gate) * up), 12) as down
+           }""",
+        {"experts.2.gate_up.weight": (40, 12)},
+    ),
     "weight on the input": (
         """y = experts e in chosen of 5 as experts {
              return GatedMLP(weights[e] * x, 20, silu)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ SIZES = {
     "many rows": (1, 70, 3, 4, 40, 70),
     "many experts": (2, 5, 4, 40, 20, 12),
     "all experts": (1, 7, 6, 6, 16, 12),
+    "long rows": (1, 3, 2, 4, 8, 2050),
 }
 
 
@@ -50,6 +52,7 @@ class Case:
         self.offset = self._random(self.count, outputs, dtype=dtype)
         self.y = self._random(self.chosen.numel(), outputs, dtype=dtype)
         self.weights = self._random(*self.chosen.shape, dtype=dtype)
+        self.factors = self._random(*self.chosen.shape, dtype=dtype)
         self.beside = self._random(batch, tokens, outputs, dtype=dtype)
 
     def _random(self, *shape: int, dtype: torch.dtype) -> Tensor:
@@ -88,20 +91,24 @@ def _compare(function: Any, reference: Any, tensors: list[Tensor], bound: float 
 
 
 @sizes
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("further", [(), ("offset",), ("factors",), ("offset", "factors")])
 @interpreted
-def test_linears_of_dispatched_tokens(size: str, biased: bool, tmp_path: Path) -> None:
+def test_linears_of_dispatched_tokens(size: str, further: tuple[str, ...], tmp_path: Path) -> None:
     case, kernels = Case(size), _kernels(tmp_path)
+    tensors = [case.x, case.weight, *(getattr(case, name) for name in further)]
+    _compare(
+        partial(_dispatched, kernels.dispatched_linear, case, further),
+        partial(_dispatched, experts.dispatched_linear, case, further),
+        tensors,
+    )
 
-    def run(x: Tensor, weight: Tensor, offset: Tensor | None = None) -> Tensor:
-        found: Tensor = kernels.dispatched_linear(x, case.order, case.places, weight, case.ends, offset)
-        return found
 
-    def exact(x: Tensor, weight: Tensor, offset: Tensor | None = None) -> Tensor:
-        found: Tensor = experts.dispatched_linear(x, case.order, case.places, weight, case.ends, offset)
-        return found
-
-    _compare(run, exact, [case.x, case.weight, *([case.offset] if biased else [])])
+def _dispatched(
+    function: Any, case: Case, further: tuple[str, ...], x: Tensor, weight: Tensor, *others: Tensor
+) -> Tensor:
+    named = dict(zip(further, others, strict=True))
+    found: Tensor = function(x, case.order, case.places, weight, case.ends, **named)
+    return found
 
 
 @sizes
@@ -116,10 +123,15 @@ def test_sums_of_choices(size: str, tmp_path: Path) -> None:
             [case.y, *more],
         )
         _compare(
-            lambda y, weights, *beside: kernels.weighted_combine(y, weights, case.places, *beside),
-            lambda y, weights, *beside: experts.weighted_combine(y, weights, case.places, *beside),
+            partial(_summed, kernels.weighted_combine, case),
+            partial(_summed, experts.weighted_combine, case),
             [case.y, case.weights, *more],
         )
+
+
+def _summed(function: Any, case: Case, y: Tensor, weights: Tensor, *beside: Tensor) -> Tensor:
+    found: Tensor = function(y, weights, case.places, *beside)
+    return found
 
 
 @interpreted
@@ -175,7 +187,10 @@ CONTROLS = [
     ("(tile - before) * ROWS", "0 * ROWS"),
     ("for first in range(0, IN, STEP):", "for first in range(0, IN - STEP, STEP):"),
     ("y *= tl.load(weights_ptr", "y += tl.load(weights_ptr"),
-    ("order, places.shape[-1])\n", "order, 1)\n"),
+    ("order, places.shape[-1], factors)", "order, 1, factors)"),
+    ("y *= tl.load(factors_ptr + choice", "y *= tl.load(factors_ptr + row"),
+    ("dy.to(tl.float32) * factors[:, None]", "dy.to(tl.float32) * factors[:, None] * 0"),
+    ("dweight += dsums * tl.load", "dweight = dsums * tl.load"),
     ("for first in range(start, end, STEP):", "for first in range(start + 1, end, STEP):"),
 ]
 
@@ -184,29 +199,19 @@ CONTROLS = [
 @interpreted
 def test_a_wrong_kernel_is_found(old: str, new: str, tmp_path: Path) -> None:
     kernels = changed_module(_kernels(tmp_path), old, new)
-    failed = 0
-    for size in ("many rows", "odd"):
-        case = Case(size)
-        order, places, ends = kernels.sort_choices(case.chosen, case.count)
-        failed += not all(map(torch.equal, (order, places, ends), (case.order, case.places, case.ends)))
-        for run, exact, tensors in (
-            (
-                lambda x, weight, case=case: kernels.dispatched_linear(
-                    x, case.order, case.places, weight, case.ends, None
-                ),
-                lambda x, weight, case=case: experts.dispatched_linear(
-                    x, case.order, case.places, weight, case.ends
-                ),
-                [case.x, case.weight],
-            ),
-            (
-                lambda y, weights, case=case: kernels.weighted_combine(y, weights, case.places),
-                lambda y, weights, case=case: experts.weighted_combine(y, weights, case.places),
-                [case.y, case.weights],
-            ),
-        ):
-            try:
-                _compare(run, exact, tensors)
-            except (AssertionError, IndexError):
-                failed += 1
-    assert failed
+    assert any(_is_wrong(kernels, Case(size)) for size in ("odd", "many rows", "long rows"))
+
+
+def _is_wrong(kernels: Any, case: Case) -> bool:
+    """Whether anything that experts need comes out wrong."""
+    found = kernels.sort_choices(case.chosen, case.count)
+    if not all(map(torch.equal, found, (case.order, case.places, case.ends))):
+        return True
+    linears = [partial(_dispatched, op.dispatched_linear, case, ("factors",)) for op in (kernels, experts)]
+    sums = [partial(_summed, op.weighted_combine, case) for op in (kernels, experts)]
+    try:
+        _compare(*linears, [case.x, case.weight, case.factors])
+        _compare(*sums, [case.y, case.weights])
+    except (AssertionError, IndexError):
+        return True
+    return False

@@ -16,14 +16,13 @@ import pytest
 import torch
 
 from archc import compiler
-from archc.codegen.kernels import KernelTable
+from archc.codegen.kernels import KernelTable, fused_nodes
 from archc.codegen.norm_plan import NormKernel
 from archc.codegen.package import plan_package
 from archc.codegen.pointwise_plan import PointwiseKernel
 from archc.codegen.rope_plan import RopeKernel
 from archc.compiler import Compilation, standard_rules
 from archc.ir.graph import Graph, Node
-from archc.ir.rule import rule_of
 from archc.verification.cost import Cost, op_costs
 from archc.verification.packages import import_package
 from tests.codegen.fused_ops import changed
@@ -64,7 +63,7 @@ class Priced:
 def _priced(compilation: Compilation, folder: Path) -> Iterator[Priced]:
     kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
     graph = compilation.fused
-    nodes = [(part, node) for part in graph.walk() for node in part.nodes() if rule_of(node)]
+    nodes = fused_nodes(graph.walk())
     table = KernelTable(nodes)
     called = {table.name(*place): place for place in reversed(nodes)}
     for plan in plan_package(compilation.program, graph, compilation.reference).kernels:

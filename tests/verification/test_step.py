@@ -27,9 +27,9 @@ FIRST = {path: model for model, path in reversed(MODELS.items())}.values()
 CASES = [pytest.param(model, marks=() if model in FIRST else pytest.mark.slow) for model in MODELS]
 # Launches of a layer without experts and with them, and products of matrices among them: before and behind
 # attention, and an MLP's two; with experts the router's too, and a shared expert's two.
-MOST, PRODUCTS = {False: 9, True: 16}, {False: 4, True: 7}
+MOST, PRODUCTS = {False: 9, True: 15}, {False: 4, True: 7}
 DENSE = MOST[False]
-NO_KERNEL = {"at_choice"}
+NO_KERNEL = {"log"}
 NEAR = 0.05
 
 
@@ -86,7 +86,7 @@ def test_a_step_does_what_the_plan_says(model: str, tmp_path: Path) -> None:
     assert step.bytes == pytest.approx(plan.bytes, rel=NEAR)
     layers = _layers(compilation.fused)
     if any(node.op.name in NO_KERNEL for layer in layers for node in layer.nodes()):
-        pytest.xfail("what experts get of a choice is computed op by op")
+        pytest.xfail("temperatures of queries are computed op by op")
     assert all(layer_launches(layer) <= _most(layer) for layer in layers)
 
 

@@ -87,7 +87,8 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor, offset: Tensor | Non
 
 
 def _dispatched_type(call: Any) -> TensorType:
-    call.x = taken_type(call.x, "token")
+    taken = taken_type(call.x, "token")
+    call.x = taken.with_shape(*call.order.shape, *taken.shape[1:])
     return _grouped_type(call)
 
 
@@ -96,16 +97,27 @@ def _dispatched_type(call: Any) -> TensorType:
     traits=(*_TRAITS, Trait.LINEAR, Trait.MATRIX),
     reads=lambda call: {"weight": min(call.order.shape[0], call.weight.shape[0]) * _matrix(call)},
     flops=lambda call: 2 * int(call.order.shape[0]) * _matrix(call),
-    saves=("x",),
+    saves=("x", "factors"),
     internal=True,
     module="experts",
 )
 def dispatched_linear(
-    x: Tensor, order: Tensor, places: Tensor, weight: Tensor, ends: Tensor, offset: Tensor | None = None
+    x: Tensor,
+    order: Tensor,
+    places: Tensor,
+    weight: Tensor,
+    ends: Tensor,
+    offset: Tensor | None = None,
+    factors: Tensor | None = None,
 ) -> Tensor:
-    """Each expert's own x W^T + b on the tokens that have chosen it: x [B, T, in] -> [N, out]."""
-    rows: Tensor = grouped_linear(dispatch(x, order, places), weight, ends, offset)
-    return rows
+    """Each expert's own x W^T + b on the tokens that have chosen it: x [B, T, in] -> [N, out].
+
+    `factors` [B, T, choices]: what a token is multiplied by before, for each of its choices.
+    """
+    rows = dispatch(x, order, places)
+    rows = rows if factors is None else at_choice(factors, order) * rows
+    result: Tensor = grouped_linear(rows, weight, ends, offset)
+    return result
 
 
 @declare(

@@ -1,0 +1,167 @@
+"""The activation behind a product of experts joins it: it is computed of the product's sums, in registers.
+
+Whatever is computed of the product alone, element by element, is its activation: a fusion that stands behind
+it already, one op, or several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from archc.errors import Span
+from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.op import Op, Trait
+from archc.ir.ops.experts import DISPATCHED_LINEAR
+from archc.ir.ops.structure import CONSTANT
+from archc.ir.rule import SPLITS, Rule, rule_of
+from archc.passes.context import Context, place_of
+from archc.passes.report import Fired
+
+_MOST_PARTS = 2  # gate and up: a program has both beside each other
+
+
+def join_activations(graph: Graph, context: Context) -> None:
+    """Let products of experts compute the activations behind them, where the target can."""
+    if not {"experts", "pointwise"} <= context.target.families:
+        return
+    for part, times in graph.runs():
+        for node in part.nodes():
+            if node.op is DISPATCHED_LINEAR:
+                _join(part, node, times, context)
+    context.report.sort()
+
+
+def _join(graph: Graph, linear: Node, times: int, context: Context) -> None:
+    nodes = _behind(graph, linear)
+    results = _read_outside(graph, [linear, *nodes])
+    if not nodes or len(results) != 1 or linear.outputs[0] in results:
+        context.report.remark(
+            "activate", f"more than an activation reads a product of experts ({place_of(linear)})"
+        )
+        return
+    activation = _activation(graph, linear, nodes, results[0])
+    if activation.family != "pointwise" or not _is_even(activation, linear, graph.type(results[0]).width):
+        context.report.remark(
+            "activate", f"`{activation.name}` ({place_of(nodes[-1])}) pairs no columns of its product"
+        )
+        return
+    rule, last = _with_product(activation), graph.node(results[0])
+    attributes = last.attributes if rule.attributes else {}
+    joined = graph.add_like(last, rule.op, list(linear.inputs), attributes, names=last.names)
+    graph.replace_uses(results[0], joined.outputs[0])
+    graph.remove_unread([linear, *nodes])
+    context.report.fired.append(Fired(rule.name, place_of(linear), times, ("fewer_roundings",), linear.span))
+
+
+def _behind(graph: Graph, linear: Node) -> list[Node]:
+    """What is computed of a product alone, element by element, in the order of the graph."""
+    found = {linear.id: linear}
+    for node in graph.nodes():
+        given = [value for value in node.inputs if value is not None]
+        made = [value.node for value in given if graph.node(value).op is not CONSTANT]
+        alone = bool(made) and all(number in found for number in made)
+        if alone and _is_pointwise(node) and node.types[0].dtype is linear.types[0].dtype:
+            found[node.id] = node
+    return list(found.values())[1:]
+
+
+def _is_pointwise(node: Node) -> bool:
+    rule = rule_of(node)
+    if rule is not None:
+        return rule.family == "pointwise"
+    return node.op.name in SPLITS or bool(
+        node.op.has(Trait.ELEMENTWISE) and node.op.triton and not node.attributes
+    )
+
+
+def _read_outside(graph: Graph, nodes: Sequence[Node]) -> list[Value]:
+    """The values of some nodes that others read, or that the graph returns."""
+    inside = {node.id for node in nodes}
+    return [
+        value
+        for node in nodes
+        for value in node.outputs
+        if graph.is_output(value) or any(user.id not in inside for user, _ in graph.users(value))
+    ]
+
+
+def _is_even(activation: Rule, linear: Node, width: Any) -> bool:
+    """Whether each of an activation's results is made of a column, or of a pair of columns."""
+    parts = max(activation.parts.values(), default=1)
+    return parts <= _MOST_PARTS and bool(linear.types[0].width == parts * width)
+
+
+def _with_product(activation: Rule) -> Rule:
+    """An activation and the product before it as one fusion."""
+    operands = tuple(operand.name for operand in DISPATCHED_LINEAR.operands)
+    settings = {name: AttributeVar(name) for name in activation.attributes}
+    product = Step(DISPATCHED_LINEAR, tuple(map(OperandRef, operands)), {}, activation.operands)
+    return Rule(
+        name=f"dispatched_{activation.name}",
+        operands=operands,
+        weights=(),
+        attributes=activation.attributes,
+        steps=(product, Step(activation.op, (StepRef(0),), settings, activation.output_names)),
+        outputs=(StepRef(1),),
+        output_names=activation.output_names,
+        span=activation.span,
+        text="",
+    )
+
+
+# ----------------------------------------------------- an activation as a fusion
+
+
+def _activation(graph: Graph, linear: Node, nodes: list[Node], result: Value) -> Rule:
+    """What some nodes compute of a product: the fusion that they are, or one made of them."""
+    rule, span = rule_of(nodes[0]), graph.node(result).span
+    if rule is not None and len(nodes) == 1:
+        return rule
+    assert span is not None
+    return _Steps(graph, {linear.outputs[0]: OperandRef("h")}).rule(nodes, result, span)
+
+
+@dataclass
+class _Steps:
+    """Nodes as the steps of a decomposition, fused ones as theirs.  `refs`: what stands for values."""
+
+    graph: Graph
+    refs: dict[Value, Ref]
+    steps: list[Step] = field(default_factory=list)
+
+    def rule(self, nodes: Sequence[Node], result: Value, span: Span) -> Rule:
+        """The fusion of what some nodes compute of h, of which one result is read."""
+        for node in nodes:
+            self._enter(node)
+        name = nodes[0].op.name if len(nodes) == 1 else "activation"
+        last = self.refs[result]
+        assert isinstance(last, StepRef)
+        self.steps[last.step] = replace(self.steps[last.step], names=("y",))
+        return Rule(name, ("h",), (), (), tuple(self.steps), (last,), ("y",), span, "")
+
+    def _enter(self, node: Node) -> None:
+        inputs = [self._ref(value) for value in node.inputs]
+        rule = rule_of(node)
+        if rule is None:
+            names = tuple(map(self.graph.name_of, node.outputs))
+            results = self._add(node.op, inputs, node.attributes, names)
+        else:
+            each = iter([step.names for step in rule.steps])
+
+            def apply(op: Op, values: list[Any], attributes: dict[str, Any]) -> Sequence[Ref]:
+                return self._add(op, values, attributes, next(each))
+
+            results = rule.run(dict(zip(rule.operands, inputs, strict=True)), node.attributes, apply)
+        self.refs.update(zip(node.outputs, results, strict=True))
+
+    def _ref(self, value: Value | None) -> Ref:
+        if value is None or value in self.refs:
+            return None if value is None else self.refs[value]
+        return float(self.graph.node(value).attributes["value"])
+
+    def _add(self, op: Op, inputs: Sequence[Ref], attributes: Any, names: tuple[str, ...]) -> Sequence[Ref]:
+        self.steps.append(Step(op, tuple(inputs), attributes, names))
+        return [StepRef(len(self.steps) - 1, place) for place in range(max(len(names), 1))]
