@@ -108,8 +108,8 @@ def _is_uniform(fused: Fused) -> bool:
 
 
 def _call(fused: Fused, op: CustomOp, width: int, sizes: Mapping[str, str] | None = None) -> NativeCall:
-    """The signature: operands, outputs, the number of rows, and further sizes."""
-    sizes = {"rows": f"{op.anchor}.numel() // {width}", **(sizes or {})}
+    """The signature: operands, outputs, the number of rows, further sizes, threads that share the rows."""
+    sizes = {"rows": f"{op.anchor}.numel() // {width}", **(sizes or {}), "threads": "torch.get_num_threads()"}
     types = {name: "const float*" if name in _TABLES else "const T*" for name in op.names}
     types.update(dict.fromkeys(op.outputs, "T*"))
     pointers = tuple(f"{type_} {name}_ptr" for name, type_ in types.items())

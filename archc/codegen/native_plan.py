@@ -15,7 +15,8 @@ _WORDS = (
     "virtual void volatile wchar_t while xor xor_eq T column row rows "
 )
 
-NATIVE_ROWS = 4  # that native code takes: PyTorch's products are as fast for more
+FEW_ROWS = 4  # of which a product with weights reads these in one stream
+MOST_ROWS = 64  # that native code takes: PyTorch's products are as fast for more
 
 
 def cpp_name(name: str) -> str:

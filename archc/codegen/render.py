@@ -26,7 +26,7 @@ from archc.codegen.latent_rope_plan import LatentRopeKernel
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
 from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.loss_plan import LossKernel
-from archc.codegen.native_plan import GROUPED_LINEAR, LINEAR, NATIVE_ROWS, NativeFunction
+from archc.codegen.native_plan import FEW_ROWS, GROUPED_LINEAR, LINEAR, MOST_ROWS, NativeFunction
 from archc.codegen.norm_plan import NormKernel
 from archc.codegen.plan import Module, Package, ReportPlan
 from archc.codegen.pointwise_plan import PointwiseKernel
@@ -183,7 +183,8 @@ def _native(package: Package) -> dict[str, str]:
     parted = any(line.startswith("part_rows") for layer in layers for line in layer.lines)
     helpers = [helper for template, helper in _NATIVE_HELPERS.items() if template in templates]
     context = {
-        "rows": NATIVE_ROWS,
+        "few": FEW_ROWS,
+        "most": MOST_ROWS,
         "linear": LINEAR,
         "grouped_linear": GROUPED_LINEAR,
         "functions": [
@@ -193,7 +194,9 @@ def _native(package: Package) -> dict[str, str]:
             *(layer.function for layer in layers),
         ],
         "helpers": [*helpers, *(["part"] if parted else [])],
-        "kernels": [_fill(f"native/{template}.jinja", k=kernel) for template, _, kernel in found],
+        "kernels": [
+            _fill(f"native/{template}.jinja", k=kernel, few=FEW_ROWS) for template, _, kernel in found
+        ],
         "layers": [_fill("native/layer.jinja", k=layer) for layer in layers],
     }
     return {
