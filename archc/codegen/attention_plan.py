@@ -85,6 +85,11 @@ class AttentionKernel:
         return "q, k" if self.shared else "q, k, v"
 
     @property
+    def tells_padding(self) -> bool:
+        """Whether a step is told of padding; one with a bias by distance reads where keys stand anyway."""
+        return not (self.bias and self.bias.name)
+
+    @property
     def step_extra(self) -> tuple[str, ...]:
         """Operands of a step besides the token, what is kept, and where it stands."""
         made = (self.bias.name,) if self.bias and self.bias.name else ()

@@ -18,11 +18,13 @@ class Config:
     """The keys and values of a config.json, or of an object inside of it.
 
     Each reader below gives the value of a key.  A value it cannot take is noted in `problems`, and the
-    default returned in its place, so that all problems of a file are found at once.
+    default returned in its place, so that all problems of a file are found at once.  `tensors` are the names
+    of those in the checkpoint beside it, None where there is none.
     """
 
     def __init__(self, values: Mapping[str, Any], prefix: str = "", problems: list[str] | None = None):
         self.problems: list[str] = [] if problems is None else problems
+        self.tensors: frozenset[str] | None = None
         self._values = values
         self._prefix = prefix
         self._read: set[str] = set()
@@ -38,6 +40,10 @@ class Config:
 
     def has(self, key: str) -> bool:
         return key in self._values
+
+    def lacks_tensor(self, name: str) -> bool:
+        """Whether there is a checkpoint, without a tensor of a name."""
+        return self.tensors is not None and name not in self.tensors
 
     def whole(
         self, key: str, missing: int, *, null: int | None = None, least: int = 1, most: int = MAX_SIZE

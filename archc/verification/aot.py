@@ -238,7 +238,8 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
             continue
         new = [store[:, :1].contiguous() for store in stores]
         extra = [_extra(kernels, plan, name, dtype, length) for name in plan.step_extra]
-        step(*queries, *new, *stores, filled, positions, places, arrived, padded, *extra)
+        told = [padded] if plan.tells_padding else []
+        step(*queries, *new, *stores, filled, positions, places, arrived, *told, *extra)
     kernels._shares = shares
 
 

@@ -5,6 +5,7 @@ The spec of some is made from their config; that of the others is under families
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,32 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     else:
         package = build(spec_of(request.param), request.param, folder)
     return Pair(theirs, folder / "tiny", package, float64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shard", ["50GB", "20KB"])
+def test_a_head_that_no_checkpoint_has_is_tied(shard: str, tmp_path: Path) -> None:
+    """T5 v1.1 saved as the class ties it, whose config does not say so."""
+    config = t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    torch.manual_seed(0)
+    theirs = AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager").eval()
+    for parameter in theirs.parameters():
+        parameter.copy_(0.25 * torch.randn(parameter.shape))
+    theirs.save_pretrained(tmp_path / "tiny", max_shard_size=shard)
+    assert "tied = false" in import_model(copied_config(tmp_path)).text
+    text = import_model(tmp_path / "tiny").text
+    assert "tied = false" not in text
+    ours = build(text, "tiny", tmp_path).Model.from_pretrained(tmp_path / "tiny")
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "tiny", attn_implementation="eager").eval()
+    tokens, target = random_tokens(SOURCE), random_tokens(TARGET)
+    assert distance(ours(tokens, target), loaded(input_ids=tokens, decoder_input_ids=target).logits) < LOGITS
+
+
+def copied_config(folder: Path) -> Path:
+    """The config alone, without a checkpoint."""
+    (folder / "alone").mkdir()
+    shutil.copy(folder / "tiny" / "config.json", folder / "alone")
+    return folder / "alone"
 
 
 def random_tokens(length: int) -> Tensor:

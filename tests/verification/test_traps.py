@@ -34,6 +34,10 @@ MODELS = {
     "all": ("capped_sinks", WINDOW),  # a window, a soft cap and sinks
     "window": ("alternating", WINDOW),
     "pairs": ("capped_sinks", {**WINDOW, "pairing": "interleaved"}),
+    "latent": (
+        "latent",
+        {"layers": "1", "mask": "sliding(5)"},
+    ),  # steps over what keys and values are made of
 }
 KERNELS = 1e-5  # float32
 _numbers = itertools.count()
@@ -243,6 +247,43 @@ INTERPRETED = {
             "own_weight + 2 * tl.exp(sink - peak), 0.0)",
         ),
     ),
+    "pairing of a latent": (
+        "whole",
+        trap(
+            *(
+                "latent",
+                "kernels.py",
+                "tl.load(source + 10 + 2 + pair)",
+                "tl.load(source + 10 + 2 * pair + 1)",
+            ),
+            *("tl.load(source + 10 + pair)", "tl.load(source + 10 + 2 * pair)"),
+        ),
+    ),
+    "pairing of a latent's queries": (
+        "whole",
+        trap(
+            "latent",
+            "kernels.py",
+            "target + 8 + 2 + pair, b * cos + a * sin",
+            "target + 8 + 2 + pair, a * cos + b * sin",
+        ),
+    ),
+    "window of a latent step": (
+        "steps",
+        trap("latent", "kernels.py", "oldest = position - 4", "oldest = position - 3"),
+    ),
+    "own key of a latent step": (
+        "steps",
+        trap("latent", "kernels.py", "tl.full([16], 1.0, tl.float32)", "tl.full([16], 2.0, tl.float32)"),
+    ),
+    "rotated keys of a latent step": (
+        "steps",
+        trap("latent", "kernels.py", "score = tl.dot(q_behind,", "score = 0 * tl.dot(q_behind,"),
+    ),
+    "new rotated key of a latent step": (
+        "steps",
+        trap("latent", "kernels.py", "own_score += tl.sum(q_behind", "own_score += 0 * tl.sum(q_behind"),
+    ),
 }
 
 
@@ -277,7 +318,7 @@ def test_kernels_are_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("road", ["whole", "gradients", "steps"])
-@pytest.mark.parametrize("model", ["all", "pairs"])
+@pytest.mark.parametrize("model", ["all", "pairs", "latent"])
 @interpreted
 def test_nothing_else_is_found_in_kernels(model: str, road: str) -> None:
     assert kernels_apart(package_of(files_of(model)), road) < KERNELS

@@ -66,7 +66,8 @@ T5 = Family(
         "act": Setting(lambda config, _known: Symbol(_projection(config)[0]), _write_projection),
         "gated": Setting(lambda config, _known: _projection(config)[1], lambda _value, _known: {}),
         "scaled": Setting(_read_scaled, lambda value, _known: {"tie_word_embeddings": value}),
-        "tied": lambda _config, known: known["scaled"],
+        # A head that no checkpoint has is the embeddings' table in either version, as for transformers.
+        "tied": lambda config, known: known["scaled"] or config.lacks_tensor("lm_head.weight"),
         "start": token("decoder_start_token_id", 0),
     },
     fixed={"is_encoder_decoder": ((True,), "since the arch is an encoder and a decoder")},
