@@ -10,8 +10,8 @@ from archc.codegen.names import identifier
 from archc.codegen.style import Style
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.names import unique
-from archc.ir.op import Trait
-from archc.ir.rule import rule_of
+from archc.ir.op import Op, Trait
+from archc.ir.rule import FusedOp, Rule, rule_of
 
 _SHORT = {
     "rms_norm": "h",
@@ -91,8 +91,7 @@ class Variables:
         name = self.graph.name_of(value) or (results[0] if results and self.style.comments else "")
         rule = rule_of(node)
         if not name and rule:
-            step = rule.outputs[value.output].step
-            inner = rule.steps[step].op.name
+            inner = _maker(rule, value.output).name
             name = _SHORT.get(inner, rule.output_names[value.output].removesuffix("_out"))
         if not name and node.op.has(Trait.LINEAR) and node.inputs[1] is not None:
             weight = self.style.weights.get(node.inputs[1].node, "x")
@@ -110,3 +109,10 @@ class Variables:
         for _, value in self.graph.outputs:
             last[value] = len(self.nodes) + 1
         return last
+
+
+def _maker(rule: Rule, output: int) -> Op:
+    """The op that makes an output of a fusion, which may be one of a fusion inside of it."""
+    ref = rule.outputs[output]
+    op = rule.steps[ref.step].op
+    return _maker(op.rule, ref.output) if isinstance(op, FusedOp) and op.rule else op

@@ -14,7 +14,7 @@ from archc.ir.ops import experts
 from archc.verification.packages import import_package
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
-from tests.support import compile_model, distance
+from tests.support import build, compile_model, distance, scramble
 
 FLOAT32 = 3e-6
 BFLOAT16 = 1.01  # times the error of the unfused form: where both round once, ties fall either way
@@ -143,6 +143,19 @@ def test_bfloat16_is_no_less_accurate_than_the_unfused_form(body: str, tmp_path:
         truth = case.meaning({name: t.double() for name, t in case.leaves.items()})
         unfused = distance(case.meaning(case.leaves), truth)
         assert distance(case.run(case.leaves), truth) <= BFLOAT16 * unfused
+
+
+@interpreted
+def test_one_graph_with_kernels(tmp_path: Path) -> None:
+    """Compiled as a whole, with gradients, a model gives what it gives else."""
+    model = build(_spec_of(BODIES["weighted before, by tanh"][0]), "a", tmp_path).Model(dtype=torch.float32)
+    scramble(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    x, leaves = torch.randn(2, 9, WIDTH), list(model.parameters())
+    values = [run(x) for run in (model, compiled)]
+    assert torch.equal(*values)
+    for one, other in zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in values), strict=True):
+        assert distance(other, one) <= FLOAT32
 
 
 CONTROLS = [
