@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAX_ROW = 1 << 15  # a norm keeps a whole row in registers
 MAX_HEAD = 1 << 10  # attention keeps a weighted sum of values there
@@ -31,6 +31,10 @@ class Target:
     matmul_rate: float
     max_row: int = MAX_ROW
     max_head: int = MAX_HEAD
+
+    def without(self, family: str) -> Target:
+        """The target without a kind of kernels, for a model that has no use for them."""
+        return replace(self, families=self.families - {family})
 
 
 CUDA = Target(

@@ -211,12 +211,15 @@ class Emitter:
 
     def _append(self, node: Node) -> None:
         """All values that one op keeps, in one statement, once the last of them is there."""
-        group = [
-            other for other in self.nodes if other.op is APPEND and _same_reader(self.graph, node, other)
-        ]
+        readers = {user.id: user for user, _ in self.graph.users(node.outputs[0])}
+        kept = [other for other in self.nodes if other.op is APPEND]
+        groups = [[other for other in kept if other.outputs[0] in r.inputs] for r in readers.values()]
+        for group in groups or [[node]]:
+            self._append_together([other for other in group if other.outputs[0] not in self._known()])
+
+    def _append_together(self, group: list[Node]) -> None:
         kept = [other.inputs[0] for other in group if other.inputs[0] is not None]
-        known = {*self.variables.names, *self.variables.pending}
-        if group[0].outputs[0] in known or not known.issuperset(kept):
+        if not kept or not self._known().issuperset(kept):
             return
         given = [
             f"{other.attributes['slot']}={self._use(value)}" for other, value in zip(group, kept, strict=True)
@@ -228,6 +231,10 @@ class Emitter:
         left = f"({targets[0]},)" if len(targets) == 1 else ", ".join(targets)
         code = f"{left} = remember(cache, self, {', '.join(given)})"
         self.lines.append(Line(code, self._shape_comment([other.outputs[0] for other in group])))
+
+    def _known(self) -> set[Value]:
+        """The values that have a text by now."""
+        return {*self.variables.names, *self.variables.pending}
 
     def _once(self) -> None:
         """All that is kept while tokens are added, in one statement."""
@@ -246,11 +253,15 @@ class Emitter:
         entering = node.attributes["entering"]
         # A loop assigns to what it reads: each carried value keeps one name from before the loop to after it.
         start = dict(zip(entering, node.inputs, strict=False))
+        kept = [value for name, value in start.items() if name not in carried]
+        kept += node.inputs[len(entering) :]  # what iterations read as it was before the loop
         targets: list[str] = []
         for name, value in zip(carried, node.outputs, strict=True):
             before = start.get(name)
             text = operands[entering.index(name)] if before is not None else ""
-            read_later = before is not None and self.variables.is_read_after(before, node)
+            read_later = before is not None and (before in kept or self.variables.is_read_after(before, node))
+            if before is not None and before in kept:
+                self.variables.hold(before)
             if not text.isidentifier() or text in targets or read_later:
                 text = self.variables.bind(value)
                 if before is not None:
@@ -288,8 +299,3 @@ def _own_block(scope: Scope | None) -> Scope | None:
     while scope is not None and scope.block in PRELUDE:
         scope = scope.outer
     return scope
-
-
-def _same_reader(graph: Graph, node: Node, other: Node) -> bool:
-    readers = {user.id for user, _ in graph.users(node.outputs[0])}
-    return other is node or bool(readers & {user.id for user, _ in graph.users(other.outputs[0])})

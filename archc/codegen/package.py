@@ -66,7 +66,8 @@ def plan_package(
     for graph, node in readers:
         table.allow_none(graph, node)
     semantics = Semantics([use for g in (fused, reference, *table.decompositions()) for use in _uses(g)])
-    kernels = table.plans(semantics, target)
+    cached = decodes(reference)
+    kernels = table.plans(semantics, target if cached else target.without("steps"))
     names = [kernel.name for kernel in kernels]
     linear = plan_linear(linear_shapes(parts, cut), tuned, target, names)
     loss = plan_loss(cut, names, target) if cut else None
@@ -77,7 +78,6 @@ def plan_package(
         | {*_RUNTIME, *_LOSSES, *_MODULES, "losses"}
     )
     vocabulary = vocabulary_of(reference)
-    cached = decodes(reference)
     base = "LanguageModel" if vocabulary else "CheckpointModule"
 
     def call(graph: Graph, node: Node, operands: list[str]) -> str:

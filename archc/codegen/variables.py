@@ -77,6 +77,10 @@ class Variables:
         """The present statement is the last that reads a value, earlier than its reader in the graph."""
         self._last_use[value] = self.step
 
+    def hold(self, value: Value) -> None:
+        """The present statement reads a value again and again: no other takes its name in it."""
+        self._last_use[value] = max(self._last_use.get(value, -1), self.step + 1)
+
     def _read_after(self, step: int) -> set[str]:
         return {name for name, owner in self._owners.items() if self._last_use.get(owner, -1) > step}
 

@@ -18,6 +18,7 @@ from archc.passes.dispatch import dispatch_experts
 from archc.passes.fold import fold_constants
 from archc.passes.fuse import fuse
 from archc.passes.hoist import hoist_invariants
+from archc.passes.join import join_elementwise
 from archc.passes.loop_edge import rotate_loops
 from archc.passes.losses import part_losses
 from archc.passes.pack import normalise_layout, pack_linears
@@ -60,6 +61,7 @@ PASSES = (
     Pass("rotate", rotate_loops),
     Pass("fuse", fuse),
     Pass("activate", join_activations),
+    Pass("join", join_elementwise),
     Pass("clean", drop_unused),
 )
 

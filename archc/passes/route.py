@@ -6,19 +6,13 @@ be held together; all of them that can be joined are, and what they compute is t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-
-from archc.errors import Span
-from archc.ir.decomposition import OperandRef, Ref, Step, StepRef
-from archc.ir.graph import Graph, Node, Value
-from archc.ir.names import distinct, unique
+from archc.ir.graph import Graph, Node
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT
-from archc.ir.rule import ROUTING, Rule
+from archc.ir.rule import ROUTING
 from archc.ir.types import TensorType
-from archc.passes.context import Context, place_of
-from archc.passes.report import Fired
+from archc.passes.context import Context
+from archc.passes.outline import Outline, replace_by_one
 
 TOP_K = OPS["top_k"]
 _MOST = 1024  # scores of a token, which one program holds
@@ -39,14 +33,13 @@ def _join(graph: Graph, choice: Node, times: int, context: Context) -> None:
     if not _is_narrow(graph.type(choice.inputs[0])):
         return
     nodes = _around(graph, choice)
-    routing = _Routing(graph, nodes)
-    rule = routing.rule(choice.span)
-    joined = graph.add_like(choice, rule.op, list(routing.operands), names=rule.output_names)
-    for old, new in zip(routing.outputs, joined.outputs, strict=True):
-        graph.replace_uses(old, new)
-    for node in reversed(nodes):
-        graph.remove(node)
-    context.report.fired.append(Fired(rule.name, place_of(choice), times, ("fewer_roundings",), choice.span))
+    outline = Outline(graph, nodes, "weights", _operand_name)
+    replace_by_one(outline, "route", choice, times, context)
+
+
+def _operand_name(type_: TensorType) -> str:
+    """A name for what has none: scores, or a vector that is added to them."""
+    return "scores" if len(type_.shape) > 1 else "vector"
 
 
 def _around(graph: Graph, choice: Node) -> list[Node]:
@@ -104,64 +97,3 @@ def _without_shared(graph: Graph, inside: set[int], choice: Node) -> set[int]:
         if not shared:
             return inside
         inside = inside - shared
-
-
-@dataclass
-class _Routing:
-    """The joined nodes as a decomposition: `operands` are what it reads, `outputs` what others read of it."""
-
-    graph: Graph
-    nodes: list[Node]
-    operands: dict[Value, str] = field(default_factory=dict)
-    outputs: list[Value] = field(default_factory=list)
-
-    def rule(self, span: Span | None) -> Rule:
-        """The decomposition as a fusion rule."""
-        assert span is not None
-        steps = {node.id: place for place, node in enumerate(self.nodes)}
-        made = [
-            Step(node.op, tuple(self._refs(node, steps)), node.attributes, self._names(node))
-            for node in self.nodes
-        ]
-        self.outputs = [
-            value
-            for node in self.nodes
-            for value in node.outputs
-            if self.graph.is_output(value) or any(user.id not in steps for user, _ in self.graph.users(value))
-        ]
-        names = distinct([self.graph.name_of(value) or "weights" for value in self.outputs])
-        return Rule(
-            name="route",
-            operands=tuple(self.operands.values()),
-            weights=(),
-            attributes=(),
-            steps=tuple(made),
-            outputs=tuple(StepRef(steps[value.node], value.output) for value in self.outputs),
-            output_names=tuple(names),
-            span=span,
-            text="",
-        )
-
-    def _refs(self, node: Node, steps: dict[int, int]) -> Iterable[Ref]:
-        for value in node.inputs:
-            if value is None:
-                yield None
-            elif value.node in steps:
-                yield StepRef(steps[value.node], value.output)
-            elif self.graph.node(value).op is CONSTANT:
-                yield float(self.graph.node(value).attributes["value"])
-            else:
-                yield OperandRef(self._operand(value))
-
-    def _operand(self, value: Value) -> str:
-        if value not in self.operands:
-            wanted = self.graph.name_of(value) or self._weight_name(value)
-            self.operands[value] = unique(wanted, self.operands.values())
-        return self.operands[value]
-
-    def _weight_name(self, value: Value) -> str:
-        """A name for what has none: scores, or a vector that is added to them."""
-        return "scores" if len(self.graph.type(value).shape) > 1 else "vector"
-
-    def _names(self, node: Node) -> tuple[str, ...]:
-        return tuple(self.graph.name_of(value) for value in node.outputs)

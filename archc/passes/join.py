@@ -1,0 +1,108 @@
+"""Elementwise ops that no fusion has taken become one op with what they read, wherever several are in a row.
+
+A chain ends in one value.  All that is computed for it alone, of the same shape and dtype, is computed
+with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from heapq import heappop, heappush
+
+from archc.ir.graph import Graph, Node, Value
+from archc.ir.head import last_linear
+from archc.ir.op import Trait
+from archc.ir.ops.structure import CONSTANT
+from archc.ir.types import DType, TensorType
+from archc.passes.context import Context
+from archc.passes.outline import Outline, replace_by_one
+
+_MOST_STEPS = 16  # as many as a fusion of a spec may have
+_MOST_OPERANDS = 6  # tensors that a program holds at once, and their gradients
+_TOLD = 3  # ops that a name tells
+
+
+def join_elementwise(graph: Graph, context: Context) -> None:
+    """Compute chains of elementwise ops that no fusion names together, where the target can."""
+    if "pointwise" not in context.target.families:
+        return
+    kept = set(_behind_head(graph))
+    for part, times in graph.runs():
+        nodes = part.nodes()
+        order = {node.id: place for place, node in enumerate(nodes)}
+        for node in reversed(nodes):
+            if node.id in part and not (part is graph and node.id in kept) and _is_joined(part, node):
+                _join(part, node, order, times, context)
+    context.report.sort()
+
+
+def _join(graph: Graph, last: Node, order: Mapping[int, int], times: int, context: Context) -> None:
+    chain = _chain(graph, last, order)
+    if len(chain) > 1:
+        outline = Outline(graph, chain, "y", _operand_name)
+        replace_by_one(outline, _name(chain), last, times, context)
+
+
+def _chain(graph: Graph, last: Node, order: Mapping[int, int]) -> list[Node]:
+    """The ops that lead to one and to nothing else, in the order of the graph."""
+    inside: dict[int, Node] = {}
+    waiting = [(0, last.id)]
+    while waiting and len(inside) < _MOST_STEPS:
+        node = graph.node(heappop(waiting)[1])
+        if node.id in inside or (node is not last and not _leads_inside(graph, node, last, inside)):
+            continue
+        found = {**inside, node.id: node}
+        if len(_operands(graph, found)) > _MOST_OPERANDS:
+            continue
+        inside = found
+        for value in node.inputs:
+            if value is not None:  # the last first: by then it is known what else reads it
+                heappush(waiting, (-order[value.node], value.node))
+    return sorted(inside.values(), key=lambda node: order[node.id])
+
+
+def _leads_inside(graph: Graph, node: Node, last: Node, inside: dict[int, Node]) -> bool:
+    if not _is_joined(graph, node) or node.types != last.types or graph.is_output(node.outputs[0]):
+        return False
+    return all(user.id in inside for user, _ in graph.users(node.outputs[0]))
+
+
+def _operands(graph: Graph, inside: dict[int, Node]) -> set[Value]:
+    values = {value for node in inside.values() for value in node.inputs if value is not None}
+    return {v for v in values if v.node not in inside and graph.node(v).op is not CONSTANT}
+
+
+def _is_joined(graph: Graph, node: Node) -> bool:
+    """Whether a kernel of rows can do an op: on operands of its result's shape, vectors, and numbers."""
+    if node.attributes or not (node.op.has(Trait.ELEMENTWISE) and node.op.triton and node.op.derivative):
+        return False
+    (result,) = node.types
+    operands = [graph.type(value) for value in node.inputs if value is not None]
+    whole = [type_ for type_ in operands if type_ == result]
+    fits = all(type_ == result or _is_vector(type_, result) for type_ in operands)
+    rows = len(result.shape) > 1 and isinstance(result.width, int)
+    return result.dtype is DType.FLOAT and rows and bool(whole) and fits
+
+
+def _is_vector(type_: TensorType, result: TensorType) -> bool:
+    if type_.dtype is DType.SCALAR:
+        return True
+    return type_.dtype is result.dtype and type_.shape == result.shape[-1:]
+
+
+def _behind_head(graph: Graph) -> Iterator[int]:
+    """What is done to logits: the loss computes it in its own kernel."""
+    for _, value in graph.outputs:
+        head = last_linear(graph, value)
+        if head is not None:
+            yield from graph.depends_on(head.id)
+
+
+def _operand_name(type_: TensorType) -> str:
+    return "x" if len(type_.shape) > 1 else "vector"
+
+
+def _name(chain: list[Node]) -> str:
+    """What is done last, after what is done first."""
+    names = list(dict.fromkeys(node.op.name for node in chain))
+    return "_".join(names if len(names) <= _TOLD else [*names[: _TOLD - 1], names[-1]])

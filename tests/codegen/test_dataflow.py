@@ -1,0 +1,85 @@
+"""Values that flow in other ways than from layer to layer: packages compute what their graphs say."""
+
+from __future__ import annotations
+
+import pytest
+
+from archc.verification.packages import check_package
+from tests.support import compile_model
+
+_QKV = "q, k, v = split(linear(rms_norm(x, 1e-6) as norm, 3 * 24) as qkv, 3)"
+_HEADS = "q, k, v = split_heads(q, 2), split_heads(k, 2), split_heads(v, 2)"
+_EMBED = "x = embedding(tokens, 50, 24) as embed"
+_HEAD = "return linear(x, 50) as head"
+
+SPECS = {
+    "every layer reads what the first one got": f"""
+        forward(tokens: [B, T]) {{
+          {_EMBED}
+          first = x
+          for i in 0..2 as layers {{
+            {_QKV}
+            {_HEADS}
+            x = x + linear(merge_heads(attention(q, k, v, mask = causal)), 24) as o
+            x = x * parameter([24], init = fill(1)) as old + first * parameter([24], init = fill(0)) as new
+          }}
+          {_HEAD}
+        }}""",
+    "two attentions of a layer share their values": f"""
+        forward(tokens: [B, T]) {{
+          {_EMBED}
+          for i in 0..2 as layers {{
+            {_QKV}
+            a, b = split(split_heads(q, 2), 2)
+            c, d = split(split_heads(k, 2), 2)
+            v = split_heads(v, 2)
+            one, other = attention(a, c, v, mask = causal), attention(b, d, v, mask = causal)
+            factor = sum(parameter([6]) as left * parameter([6]) as right)
+            x = x + linear(merge_heads(one - factor * other), 24) as o
+          }}
+          {_HEAD}
+        }}""",
+    "attention over states that are given, without decoding": f"""
+        forward(states: float[B, M, 10], tokens: [B, T] = 1) {{
+          {_EMBED}
+          for i in 0..2 as layers {{
+            {_QKV}
+            {_HEADS}
+            x = x + linear(merge_heads(attention(q, k, v, mask = causal)), 24) as o
+            k, v = split(linear(states, 48) as kv, 2)
+            q = split_heads(linear(x, 24) as cross_q, 2)
+            o = attention(q, split_heads(k, 2), split_heads(v, 2), mask = full)
+            x = x + tanh(parameter([24]) as gate) * linear(merge_heads(o), 24) as cross_o
+          }}
+          {_HEAD}
+        }}""",
+    "one layer's weights in all layers": f"""
+        block Layer(x) {{
+          {_QKV}
+          {_HEADS}
+          return x + linear(merge_heads(attention(q, k, v, mask = causal)), 24) as o
+        }}
+        forward(tokens: [B, T]) {{
+          {_EMBED}
+          x = Layer(x) as layer
+          for i in 0..2 {{ x = Layer(x + parameter([24]) as steps.{{i}}, tied_to = layer) as again.{{i}} }}
+          {_HEAD}
+        }}""",
+    "a window on both sides": f"""
+        forward(tokens: [B, T]) {{
+          {_EMBED}
+          for i in 0..2 as layers {{
+            {_QKV}
+            {_HEADS}
+            o = attend(q, k, v, positions(x) + 2, key_positions(x), mask = sliding(5), scale = 0.3)
+            x = x + linear(merge_heads(o), 24) as o
+          }}
+          return states = x
+        }}""",
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_package_computes_what_the_spec_says(name: str) -> None:
+    compilation = compile_model(f"arch A() {{ {SPECS[name]} }} model a = A()", "a")
+    assert [str(outcome) for outcome in check_package(compilation) if not outcome.holds] == []

@@ -1,0 +1,61 @@
+"""Chains of elementwise ops that no fusion names: one op, and its kernel in Triton's interpreter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.codegen.fused_ops import check_bfloat16, check_float32, fused_ops
+from tests.codegen.interpreter import interpreted
+from tests.support import compile_model
+
+SPEC = """
+arch A(d = 24, limit = 0.8) {
+  forward(x: float[B, T, d]) {
+    h = linear(x, d) as up
+    clipped = maximum(minimum(h, limit), -limit)
+    gated = tanh(linear(x, d) as gate * parameter([d]) as slope) * 2 - exp(neg(h * h))
+    return linear(clipped, d) as a + linear(gated, d) as b
+  }
+}
+model a = A()
+"""
+NAMES = ["minimum_maximum", "mul_tanh_sub"]
+
+
+def _ops(text: str) -> list[str]:
+    fused = compile_model(text, "m").fused
+    return [node.op.name for part in fused.walk() for node in part.nodes()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@interpreted
+def test_a_joined_op_is_its_decomposition(name: str, tmp_path: Path) -> None:
+    op = fused_ops(SPEC, "a", tmp_path)[name]
+    check_float32(op)
+    check_bfloat16(op)
+
+
+def test_what_is_read_elsewhere_ends_a_chain() -> None:
+    ops = _ops(
+        "arch A() { forward(x: float[B, T, 8]) { a = exp(linear(x, 8) as up) * 2"
+        " return linear(sigmoid(a) + 1, 8) as down * a } } model m = A()"
+    )
+    assert {"exp_mul", "sigmoid_add"} < set(ops)
+
+
+def test_another_shape_ends_a_chain() -> None:
+    ops = _ops(
+        "arch A() { forward(x: float[B, T, 8]) { share = sigmoid(linear(x, 1) as gate)"
+        " return linear(share * tanh(x) + 1, 8) as down } } model m = A()"
+    )
+    assert {"sigmoid", "mul", "tanh", "add"} < set(ops)
+
+
+def test_what_bends_logits_is_left_to_the_loss() -> None:
+    ops = _ops(
+        "arch A() { forward(tokens: [B, T]) { x = embedding(tokens, 9, 8) as embed"
+        " return 5 * tanh(linear(x, 9) as head / 5) } } model m = A()"
+    )
+    assert {"mul", "tanh", "div"} < set(ops)
