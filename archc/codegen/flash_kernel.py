@@ -15,7 +15,7 @@ _OPERANDS = {"q", "k", "v", "positions", "key_positions", "sinks", "table"}
 # By the width of a key and its value together, each a power of two: tiles whose registers and shared memory
 # all chips have, from compiling for them.
 _TILES = {
-    128: Tiles(Tile(128, 64, 8), Tile(64, 64, 4), Tile(32, 64, 4)),
+    128: Tiles(Tile(128, 64, 8), Tile(64, 64, 4), Tile(32, 64, 4, stages=2)),
     256: Tiles(Tile(128, 32, 8), Tile(64, 32, 4), Tile(32, 32, 4)),
     384: Tiles(Tile(64, 32, 4), Tile(32, 32, 4), Tile(16, 32, 4)),
     512: Tiles(Tile(64, 32, 8), Tile(32, 32, 4), Tile(16, 16, 4)),
@@ -63,7 +63,7 @@ def _tiles(width: int, bias: FlashBias | None) -> Tiles | None:
     """The tiles for keys and values of a width together; None where none are small enough.
 
     What is added to scores lies beside them in registers: slopes leave room for 32 keys; with a table tiles
-    of the next width do, by more warps.
+    of the next width do, by more warps and of 16 keys.
     """
     fitting = [tiles for most, tiles in _TILES.items() if width <= most]
     if bias is None or not fitting:
@@ -72,7 +72,7 @@ def _tiles(width: int, bias: FlashBias | None) -> Tiles | None:
         forward = fitting[0].forward
         return replace(fitting[0], forward=replace(forward, keys=min(forward.keys, 32)))
     if len(fitting) > 1:
-        return replace(fitting[1], forward=replace(fitting[1].forward, warps=8))
+        return replace(fitting[1], forward=replace(fitting[1].forward, keys=16, warps=8))
     return None
 
 

@@ -11,11 +11,21 @@ _LOG2_E = 1.4426950408889634
 
 @dataclass(frozen=True)
 class Tile:
-    """What a program holds at a time: so many queries and keys, by so many warps."""
+    """What a program holds at a time: so many queries and keys, by so many warps.
+
+    `stages`: how many loads of a loop are under way at a time; Triton's own choice without it.
+    """
 
     queries: int
     keys: int
     warps: int
+    stages: int | None = None
+
+    @property
+    def options(self) -> str:
+        """The arguments of a launch that are for the compiler."""
+        stages = "" if self.stages is None else f", num_stages={self.stages}"
+        return f"num_warps={self.warps}{stages}"
 
     def at(self, size: str) -> str:
         """A length as the launch takes it: half of it where numbers are twice as wide."""

@@ -1,7 +1,7 @@
 """The launches of a package's kernels, found without a GPU.
 
-Every fused op is run forward and backward on small tensors of its real widths, then the model on tensors
-without memory.  Launches are recorded in place of being made.
+Every fused op is run forward and backward at its real widths, then the model, on tensors without memory.
+Launches are recorded in place of being made.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from archc.ir.types import DType
 from archc.verification.launch import Launch
 from archc.verification.packages import import_package
 
-_ALIGNED = 16  # bytes that addresses are known to be divisible by, or not
 _KEYS = 4096  # tokens that a cache holds
 _MANY = 16, 512  # sequences and tokens: all experts have many
 _FLASH_TOKENS = 32
@@ -56,16 +55,27 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
     kernels = importlib.import_module(f"{package.__name__}.kernels")
     found: list[Launch] = []
     _record(kernels, found)
+    _run_on_meta(package)
     plans = plan_package(
         compilation.program, compilation.fused, compilation.reference, tuned=compilation.tuned
     ).kernels
-    for plan in plans:
-        _run_plan(plan, kernels, dtype, length)
+    with torch.device("meta"):
+        for plan in plans:
+            _run_plan(plan, kernels, dtype, length)
     own = list(found)
     seen = {launch.kernel for launch in own}
     found.clear()
     _run_model(package, compilation.program.graph, dtype, length)
     return own + [launch for launch in found if launch.kernel not in seen]
+
+
+def _run_on_meta(package: Any) -> None:
+    """Let kernels run on tensors without memory: the bodies of custom ops stand in for their fakes."""
+    parts = [sys.modules.get(f"{package.__name__}.{name}") for name in ("kernels", "experts")]
+    for op in (value for part in parts if part for value in vars(part).values()):
+        if isinstance(op, CustomOpDef):
+            op.register_fake(op._init_fn)
+    package.kernels._runs_triton = lambda _: True
 
 
 def _run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, length: int) -> None:
@@ -92,15 +102,7 @@ def _run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, length: int) -> No
 
 
 def _run_model(package: Any, graph: Graph, dtype: torch.dtype, length: int) -> None:
-    """The model with one layer of each class, for few tokens and for many, in training and not.
-
-    Nothing is computed: tensors have no memory, and the bodies of custom ops stand in for their fakes.
-    """
-    parts = [sys.modules.get(f"{package.__name__}.{name}") for name in ("kernels", "experts")]
-    for op in (value for part in parts if part for value in vars(part).values()):
-        if isinstance(op, CustomOpDef):
-            op.register_fake(op._init_fn)
-    package.kernels._runs_triton = lambda _: True
+    """The model with one layer of each class, for few tokens and for many, in training and not."""
     model = package.Model(dtype=dtype, device="meta")
     for name, layers in list(model.named_children()):
         if isinstance(layers, nn.ModuleList):
@@ -132,18 +134,11 @@ def _record(kernels: Any, found: list[Launch]) -> None:
         kernel: Any, *arguments: Any, num_warps: int, num_stages: int | None = None, **named: Any
     ) -> None:
         constants = tuple((name, value) for name, value in named.items() if name in kernel.arg_names)
-        found.append(Launch(kernel, tuple(map(_weightless, arguments)), num_warps, constants, num_stages))
+        found.append(Launch(kernel, arguments, num_warps, constants, num_stages))
 
     for value in vars(kernels).values():
         if isinstance(value, JITFunction):
             value.run = partial(record, value)
-
-
-def _weightless(argument: Any) -> Any:
-    """A tensor as a launch is specialised for it, without its memory."""
-    if not isinstance(argument, Tensor) or argument.data_ptr() % _ALIGNED:
-        return argument
-    return torch.empty_strided(argument.shape, argument.stride(), dtype=argument.dtype, device="meta")
 
 
 def _operands(
@@ -248,5 +243,5 @@ def _extra(kernels: Any, plan: AttentionKernel, name: str, dtype: torch.dtype, k
     shapes = {"sinks": (plan.heads,), "bias": (1, plan.heads, 1, keys), "table": (1, plan.heads)}
     if name in shapes:
         return torch.zeros(shapes[name], dtype=dtype)
-    made: Tensor = getattr(kernels, f"_{plan.name}_{name}")(torch.device("cpu"))
+    made: Tensor = getattr(kernels, f"_{plan.name}_{name}")(torch.device("meta"))
     return made
