@@ -24,6 +24,7 @@ from archc.benchmarking.timing import Run
 from archc.benchmarking.turn import Bench
 from archc.codegen.kernel_plan import CapacityKernel, ExpertsKernel, OpKernel
 from archc.codegen.loss_plan import LossKernel
+from archc.codegen.router_plan import RouterKernel
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
 _COMPILING = 15.0  # seconds that TorchDynamo takes for a kernel
@@ -133,8 +134,8 @@ _LARGE = 1 << 28  # bytes of a call whose tensors no cache holds
 
 def _marked(place: Place, arguments: Arguments) -> Arguments:
     """Arguments of which those that have gradients require them."""
-    if isinstance(place.plan, OpKernel):
-        wanted = {number for number, o in enumerate(place.plan.op.operands) if o.dtype == "float"}
+    if isinstance(place.plan, OpKernel | RouterKernel):
+        wanted = {number for number, gradient in enumerate(place.plan.op.returned) if gradient != "None"}
     elif isinstance(place.plan, ExpertsKernel):
         wanted = {n for n, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point()}
     elif isinstance(place.plan, CapacityKernel):

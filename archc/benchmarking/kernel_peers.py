@@ -49,11 +49,10 @@ def plain_function(place: Place) -> Function:
         absent = [None] * len(node.op.operands)
         return lambda *operands: node.op.reference(*[*operands, *absent][: len(absent)], **node.attributes)[0]
     assert isinstance(plan, OpKernel | RouterKernel)
-    names = plan.names if isinstance(plan, RouterKernel) else plan.op.names
     order = (*rule.operands, *rule.weights)
 
     def run(*operands: Any) -> Any:
-        given = dict(zip(names, operands, strict=True))
+        given = dict(zip(plan.op.names, operands, strict=True))
         return node.op.reference(*(given.get(name) for name in order), **node.attributes)
 
     return run

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from archc.analysis.kernels import Shape, Work, node_bytes, node_flops
+from archc.analysis.kernels import Shape, Work, node_bytes, node_flops, type_bytes
 from archc.codegen.kernel_plan import CapacityKernel, GroupedKernel, Kernel, OpKernel
 from archc.codegen.kernels import KernelTable, fused_nodes
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
+from archc.codegen.router_plan import RouterKernel
 from archc.compiler import Compilation
 from archc.ir.graph import Graph, Node
 from archc.ir.ops.balance import WITHIN_CAPACITY
@@ -63,7 +64,7 @@ class Place:
         """What its gradient computes, and moves by its plan: what comes in, was kept, and goes out."""
         forward = self.forward(shape, element)
         twice = Work(2 * forward.matrix, 2 * forward.vector, 2 * forward.bytes)
-        if not isinstance(self.plan, OpKernel):
+        if not isinstance(self.plan, OpKernel | RouterKernel):
             return twice
         types, sizes = self._types(), shape.sizes(self.graph)
         names = [argument.name for argument in self.plan.op.incoming] + list(self.plan.op.gradients)
@@ -110,9 +111,7 @@ def _named(name: str, types: Mapping[str, TensorType]) -> TensorType | None:
 
 
 def _bytes(type_: TensorType | None, sizes: Mapping[str, int], element: int) -> int:
-    if type_ is None:
-        return 0
-    return type_.bind(sizes).numel() * (4 if type_.dtype is DType.F32 else element)
+    return 0 if type_ is None else type_bytes(type_.bind(sizes), element)
 
 
 def _loss_work(plan: LossKernel, rows: int, element: int) -> Work:

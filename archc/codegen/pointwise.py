@@ -60,6 +60,10 @@ class Writer:
         if isinstance(formula, Expr) and formula.op != "leaf":
             self._written[formula] = name
 
+    def know(self, formula: Expr, name: str) -> None:
+        """What has been computed under a name already."""
+        self._written[formula] = name
+
     def _infix(self, formula: Expr, binding: int) -> str:
         symbol, strength = _INFIX[formula.op]
         left, right = (_formula(arg) for arg in formula.args)

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archc.codegen.class_plan import Argument, Line, Operand
+from archc.codegen.custom_op import CustomOp
 
 
 @dataclass(frozen=True)
-class RouterKernel:
-    """One token a program.
+class RouterPass:
+    """One way through the choice, of one token a program.
 
-    loaded:  the operands that are read
+    read:    the tensors that are read
+    written: those that are written
     blocks:  the vectors that count along rows: name, length
     lines:   loads, steps and stores
-    outputs: names, and how each is allocated
-    rows:    the operand whose rows are the tokens
     """
 
-    name: str
-    equation: tuple[str, ...]
-    layout: str
-    operands: tuple[Operand, ...]
-    loaded: tuple[str, ...]
+    read: tuple[str, ...]
+    written: tuple[str, ...]
     blocks: tuple[tuple[str, int], ...]
     lines: tuple[str, ...]
-    outputs: tuple[tuple[str, str], ...]
-    rows: str
-    plain: tuple[Line, ...]
-    template: str = "router"
-
-    @property
-    def parameters(self) -> tuple[Argument, ...]:
-        return tuple(Argument(operand.name) for operand in self.operands)
 
     @property
     def warps(self) -> int:
@@ -41,23 +29,30 @@ class RouterKernel:
         return 1 if scores <= 256 else min(scores // 128, 8)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(operand.name for operand in self.operands)
-
-    @property
     def pointers(self) -> str:
-        return ", ".join(f"{name}_ptr" for name in (*self.loaded, *(name for name, _ in self.outputs)))
+        return ", ".join(f"{name}_ptr" for name in (*self.read, *self.written))
 
     @property
     def arguments(self) -> str:
-        loaded = [f"{name}.contiguous()" for name in self.loaded]
-        return ", ".join([*loaded, *(name for name, _ in self.outputs)])
+        return ", ".join([*(f"{name}.contiguous()" for name in self.read), *self.written])
 
-    @property
-    def result_type(self) -> str:
-        count = len(self.outputs)
-        return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"
 
-    @property
-    def results(self) -> str:
-        return ", ".join(name for name, _ in self.outputs)
+@dataclass(frozen=True)
+class RouterKernel:
+    """The choice and the arithmetic around it, and the gradient of that.
+
+    backward:  None where nothing but the choice itself comes out
+    allocated: what the gradient's kernel writes, and how it is made
+    sums:      gradients of vectors that all tokens share, and the sums that they are
+    """
+
+    name: str
+    equation: tuple[str, ...]
+    layout: str
+    op: CustomOp
+    forward: RouterPass
+    backward: RouterPass | None
+    allocated: tuple[tuple[str, str], ...]
+    sums: tuple[tuple[str, str], ...]
+    native: None = None
+    template: str = "router"

@@ -80,7 +80,7 @@ def _run_on_meta(package: Any) -> None:
 
 def _run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, length: int) -> None:
     """Run what can be run without the model around it."""
-    if isinstance(plan, OpKernel):
+    if isinstance(plan, OpKernel | RouterKernel):
         for operands in _operands(plan.op.operands, dtype, length):
             _run(getattr(kernels, f"_{plan.name}"), operands)
     elif isinstance(plan, LinearKernel):
@@ -88,9 +88,6 @@ def _run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, length: int) -> No
             _run_linear(getattr(kernels, f"_{plan.name}"), choice)
     elif isinstance(plan, LossKernel) and plan.triton:
         _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, length)
-    elif isinstance(plan, RouterKernel):
-        for operands in _operands(plan.operands, dtype, length):
-            getattr(kernels, f"_{plan.name}")(*operands)
     elif isinstance(plan, CapacityKernel):
         for choices in plan.choices:
             _run_capacity(kernels, plan, choices, dtype)
@@ -150,7 +147,7 @@ def _operands(
     for operand in operands:
         shape = [sizes[dim] if isinstance(dim, str) else dim for dim in operand.shape]
         kind = torch.float32 if operand.dtype == "f32" else dtype
-        tensors.append(torch.zeros(shape, dtype=kind).requires_grad_(operand.dtype != "f32"))
+        tensors.append(torch.zeros(shape, dtype=kind, requires_grad=True))
     yield tuple(tensors)
     if any(operand.optional for operand in operands):
         yield tuple(None if o.optional else t for o, t in zip(operands, tensors, strict=True))
@@ -161,8 +158,10 @@ def _run(function: Callable[..., Any], operands: tuple[Tensor | None, ...]) -> N
 
 
 def _run_backward(outputs: Tensor | tuple[Tensor, ...]) -> None:
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    torch.autograd.backward(outputs, [torch.zeros_like(output) for output in outputs])
+    several = outputs if isinstance(outputs, tuple) else (outputs,)
+    ends = [output for output in several if output.requires_grad]
+    if ends:
+        torch.autograd.backward(ends, [torch.zeros_like(end) for end in ends])
 
 
 def _run_linear(function: Callable[..., Any], choice: LinearChoice) -> None:

@@ -7,7 +7,7 @@ weights and partial sums, whose size stays, are a program's affair.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from archc.codegen.custom_op import CustomOp
+from archc.ir.decomposition import OperandRef, Step
 from archc.ir.graph import Graph, Node
 from archc.ir.rule import Rule, node_flops, rule_of
 from archc.ir.types import TensorType
-from archc.verification.minimum import gradient_needs
+from archc.verification.minimum import Needs, gradient_needs
 from archc.verification.traffic import Traffic, measure
 
 _TOKENS = 4  # and twice as many: an interpreted reduction has four programs, whatever it sums
@@ -52,11 +53,13 @@ def op_costs(
     named = zip((*rule.operands, *rule.weights), node.inputs, strict=True)
     types = {operand: graph.type(value) for operand, value in named if value is not None}
     results = dict(zip(rule.output_names, node.types, strict=True))
-    wanted = [operand for operand, type_ in types.items() if type_.dtype.value != "f32"]
-    needs = gradient_needs(rule, _random(types, 1, torch.float64), node.attributes, wanted)
+    wanted = [operand for operand in types if f"d{operand}" in plan.returned]
+    operands = _random(types, 1, torch.float64)
+    needs = gradient_needs(rule, operands, node.attributes, wanted) if wanted else Needs({}, frozenset())
     known = {**types, **results}
-    forward = sum(_bytes(type_, dtype) for type_ in known.values())
-    backward = sum(_bytes(type_, dtype) for type_ in results.values())
+    read = {ref.name for step in rule.steps for ref in _read_by(step)}
+    forward = sum(_bytes(type_, dtype) for value, type_ in known.items() if value in read or value in results)
+    backward = sum(_bytes(type_, dtype) for type_ in results.values() if type_.dtype.is_floating)
     backward += sum(round(share * _bytes(known[value], dtype)) for value, share in needs.read.items())
     backward += sum(_bytes(types[value], dtype) for value in needs.written)
     flops = node_flops(graph, node, _ONE_TOKEN)
@@ -88,8 +91,12 @@ def _traffic(
         outputs.extend(results if isinstance(results, tuple) else (results,))
 
     there = measure(forward)
+    if not plan.gradients:
+        return there, Traffic()
     values |= dict(zip(rule.output_names, outputs, strict=True))
-    values |= {f"d{output}": torch.randn_like(values[output]) for output in rule.output_names}
+    values |= {
+        f"d{n}": torch.randn_like(values[n]) for n in rule.output_names if values[n].is_floating_point()
+    }
     run_back = _implementation(kernels, f"{name}_backward")
     return there, measure(lambda: run_back(*(values[incoming] for incoming in plan.incoming_names)))
 
@@ -115,7 +122,15 @@ def _bytes(type_: TensorType, dtype: torch.dtype) -> int:
     """A token's share of a tensor; a weight has none."""
     if not any(isinstance(dim, str) for dim in type_.shape):
         return 0
-    return type_.bind(_ONE_TOKEN).numel() * (4 if type_.dtype.value == "f32" else dtype.itemsize)
+    return type_.bind(_ONE_TOKEN).numel() * {"f32": 4, "i64": 8}.get(type_.dtype.value, dtype.itemsize)
+
+
+def _read_by(step: Step) -> Iterator[OperandRef]:
+    """The operands that a step reads more of than the dtype."""
+    for place, ref in enumerate(step.inputs):
+        models = step.op.models and step.op.operands[place].name in step.op.models
+        if isinstance(ref, OperandRef) and not models:
+            yield ref
 
 
 def _random(types: Mapping[str, TensorType], tokens: int, dtype: torch.dtype) -> dict[str, Tensor | None]:

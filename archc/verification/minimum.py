@@ -34,7 +34,8 @@ def gradient_needs(
 ) -> Needs:
     """What the gradients of the operands `wanted` take; operands are random, in float64.
 
-    An output that later steps read is taken as it was saved, not computed again from the operands.
+    An output that later steps read is taken as it was saved, not computed again from the operands; so is what
+    was chosen.
     """
     return Needs(_read(rule, operands, attributes, wanted), _written(rule, operands, attributes, wanted))
 
@@ -45,10 +46,13 @@ def _read(
     leaves = {name: t.detach().clone() for name, t in operands.items() if t is not None}
     saved = _saved(rule, leaves, attributes)
     leaves |= saved
-    ends = (*wanted, *saved)
+    ends = (*wanted, *(name for name, value in saved.items() if value.is_floating_point()))
     before = _pieces(rule, leaves, attributes, ends)
     needed: dict[str, float] = {}
     for name, value in leaves.items():
+        if not value.is_floating_point():
+            needed[name] = 1.0
+            continue
         for columns in _parts(rule, name, value.shape[-1], attributes):
             other = value.clone()
             other[..., columns] = torch.randn_like(value[..., columns])
@@ -71,18 +75,22 @@ def _parts(rule: Rule, name: str, width: int, attributes: Mapping[str, Any]) -> 
 
 
 def _saved(rule: Rule, leaves: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The outputs that later steps read."""
+    """The outputs that later steps read, and what was chosen."""
     inner = {ref for step in rule.steps for ref in step.inputs if isinstance(ref, StepRef)}
     outputs = rule.run(leaves, attributes, _apply)
     named = zip(rule.outputs, rule.output_names, outputs, strict=True)
-    return {name: value.detach() for ref, name, value in named if ref in inner}
+    return {
+        name: value.detach() for ref, name, value in named if ref in inner or not value.is_floating_point()
+    }
 
 
 def _pieces(
     rule: Rule, leaves: Mapping[str, Tensor], attributes: Mapping[str, Any], wanted: Sequence[str]
 ) -> list[Tensor]:
     """Gradients of leaves, each step that makes a saved output cut off from those behind it."""
-    inputs = {name: value.detach().requires_grad_() for name, value in leaves.items()}
+    inputs = {
+        name: value.detach().requires_grad_(value.is_floating_point()) for name, value in leaves.items()
+    }
     names = {ref: name for ref, name in zip(rule.outputs, rule.output_names, strict=True) if name in inputs}
     numbers = iter(range(len(rule.steps)))
     ends: list[Tensor] = []
@@ -92,7 +100,7 @@ def _pieces(
         made = list(_apply(op, values, given))
         for place, value in enumerate(made):
             if (ref := StepRef(number, place)) in names:
-                ends.append(value)
+                ends.extend([value] if value.is_floating_point() else [])
                 made[place] = inputs[names[ref]]
         return made
 
@@ -108,7 +116,7 @@ def _written(
     rule: Rule, operands: Tensors, attributes: Mapping[str, Any], wanted: Sequence[str]
 ) -> frozenset[str]:
     inputs = {name: t.detach().clone().requires_grad_() for name, t in operands.items() if t is not None}
-    outputs = rule.run(inputs, attributes, _apply)
+    outputs = [value for value in rule.run(inputs, attributes, _apply) if value.is_floating_point()]
     known = _incoming(outputs)
     grads = torch.autograd.grad(outputs, [inputs[name] for name in wanted], known)
     written = set()

@@ -21,7 +21,9 @@ from archc.benchmarking.results import OURS
 from archc.benchmarking.scale import Scale
 from archc.benchmarking.timing import ClockTimer
 from archc.benchmarking.turn import Bench
+from archc.codegen.kernel_plan import OpKernel
 from archc.codegen.loss_plan import LossKernel
+from archc.codegen.router_plan import RouterKernel
 from tests.benchmarking.clocks import Ticking
 from tests.codegen.test_capacity import CROWDED
 from tests.support import SPECS, compile_model, distance
@@ -95,7 +97,7 @@ def test_costs_are_those_of_the_tensors(models: Models) -> None:
     recordings = Recordings(models, found)
     for place in found:
         kind = Kind(1, 6)
-        if hasattr(place.plan, "op"):
+        if isinstance(place.plan, OpKernel):
             call = recordings.of(place, kind)[0]
             tensors = [*call.arguments, *values(call.function(*call.arguments))]
             moved = sum(t.numel() * t.element_size() for t in tensors)
@@ -154,10 +156,16 @@ def _places(models: Models) -> list[Place]:
 
 def test_only_operands_with_gradients_are_marked(models: Models) -> None:
     for place in _places(models):
-        if hasattr(place.plan, "op"):
+        if isinstance(place.plan, OpKernel | RouterKernel):
             given = tuple(torch.zeros(2) for _ in place.plan.op.operands)
             marked = [tensor.requires_grad for tensor in _marked(place, given)]
-            assert marked == [operand.dtype == "float" for operand in place.plan.op.operands]
+            chooses = isinstance(
+                place.plan, RouterKernel
+            )  # its scores may be float32, and need not all have one
+            assert marked == [
+                f"d{o.name}" in place.plan.op.gradients if chooses else o.dtype == "float"
+                for o in place.plan.op.operands
+            ]
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])

@@ -43,6 +43,7 @@ from archc.verification.compiling import KernelError, Usage, compile_launch, com
 from archc.verification.launch import Launch
 from archc.verification.machine_code import MachineCode, Tile
 from tests.codegen.kernel_cases import FIRST, RULES, spec_of_case
+from tests.codegen.test_router import router_spec
 from tests.support import ROOT, SPECS, compile_model
 
 MODULES = {path: compiler.read_spec_file(path).module for path in sorted(SPECS.glob("*.arch"))}
@@ -153,6 +154,19 @@ def test_kernels_that_differ_in_more_than_numbers(dtype: torch.dtype, chip: str,
     if (dtype, chip) != MAIN:
         found = found[OTHERS.index((dtype, chip)) :: len(OTHERS)]
     assert not [text for usage in compiled(found, chip) for text in usage.breaches()]
+
+
+@pytest.mark.parametrize("chip", [_case(chip == MAIN[1], chip) for chip in CHIPS])
+@pytest.mark.parametrize(
+    ("router", "count"), [("a bias for the choice", 512), ("the two largest of groups", 510)]
+)
+def test_choices_among_many_experts(
+    router: str, count: int, chip: str, tmp_path: Path, compiled: Compiled
+) -> None:
+    found = launches(compile_model(router_spec(router, count), "a"), tmp_path, torch.bfloat16)
+    choices = [launch for launch in found if launch.name in ("_route_kernel", "_route_backward_kernel")]
+    assert len(choices) == 2
+    assert not [text for usage in compiled(choices, chip) for text in usage.breaches()]
 
 
 @pytest.mark.parametrize(("model", "length"), LENGTH_CASES)

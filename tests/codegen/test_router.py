@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from archc.ir.graph import Node
 from archc.ir.rule import rule_of
 from archc.verification.packages import import_package
 from tests.codegen.fused_ops import changed_module
@@ -37,6 +38,22 @@ ROUTERS = {
     + "choice = group_mask(choice, 3, 1, score = sum_top_two, fill = minus_infinity)\n"
     + "_, chosen = top_k(choice, 3)\n"
     + _CHOSEN,
+    "a factor for each expert": """scores = sigmoid(upcast(linear(x, EXPERTS) as gate))
+        scores = scores * exp(parameter([EXPERTS]) as factor)
+        weights, chosen = top_k(scores, 3)
+        weights = weights / sum(weights)""",
+    "shares of all": """scores = exp(upcast(linear(x, EXPERTS) as gate) / 8)
+        weights, chosen = top_k(scores, 2)
+        weights = weights / sum(scores)""",
+    "a group that has too few": """scores = softmax(upcast(linear(x, EXPERTS) as gate))
+        scores = group_mask(scores, 3, 1, score = largest, fill = zero)
+        weights, chosen = top_k(scores, 3)""",
+    "softmax by hand": """scores = upcast(linear(x, EXPERTS) as gate) / 4
+        values, chosen = top_k(scores, 3)
+        weights = exp(gather(scores, chosen)) / sum(exp(values))""",
+    "a choice alone": """scores = linear(x, EXPERTS) as gate
+        _, chosen = top_k(scores, 1)
+        weights = sum(tanh(scores))""",
     "all": """weights, chosen = top_k(sigmoid(linear(x, EXPERTS) as gate), EXPERTS)""",
 }
 ROWS = {
@@ -48,7 +65,7 @@ ROWS = {
 }
 
 
-def _spec(router: str, count: int) -> str:
+def router_spec(router: str, count: int) -> str:
     body = ROUTERS[router].replace("EXPERTS", str(count))
     return f"""
         import std
@@ -67,12 +84,14 @@ def _spec(router: str, count: int) -> str:
 class Router:
     """The joined op of a model, and the module of its kernel."""
 
-    def __init__(self, name: str, folder: Path, count: int = 6):
-        compilation = compile_model(_spec(name, count), "a")
+    def __init__(self, name: str, count: int = 6):
+        compilation = compile_model(router_spec(name, count), "a")
         nodes = [(part, node) for part in compilation.fused.walk() for node in part.nodes() if rule_of(node)]
         ((graph, self.node),) = [(part, node) for part, node in nodes if node.op.name == "route"]
         self.shapes = [graph.type(value).shape for value in self.node.inputs if value is not None]
-        self.kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
+        self.kernels = importlib.import_module(
+            f"{import_package(compilation, Path(mkdtemp())).__name__}.kernels"
+        )
 
     def operands(self, scores: Tensor) -> list[Tensor]:
         """Scores in the place of the linear map's results; vectors at random; x for its dtype."""
@@ -89,6 +108,7 @@ class Router:
         """The same choice, and weights but for float32's rounding."""
         operands = self.operands(scores)
         found = (kernels or self.kernels)._route(*operands)
+        found = found if isinstance(found, tuple) else (found,)
         exact = self.node.op.reference(*(operand.double() for operand in operands))
         for value, truth in zip(found, exact, strict=True):
             if value.dtype == torch.int64:
@@ -96,23 +116,68 @@ class Router:
             else:
                 assert distance(value, truth) < 1e-6
 
+    def compare_gradients(self, scores: Tensor, kernels: Any = None) -> None:
+        """Those of the weights, for what the kernel chose; what only chooses has none."""
+        operands = [operand.requires_grad_() for operand in self.operands(scores)]
+        wide = [operand.detach().double().requires_grad_() for operand in operands]
+        found, exact = (kernels or self.kernels)._route(*operands), self.node.op.reference(*wide)
+        found = found if isinstance(found, tuple) else (found,)
+        weights, truths = ([o for o in outputs if o.is_floating_point()] for outputs in (found, exact))
+        if not truths:
+            assert not any(output.requires_grad for output in found)
+            return
+        incoming = [torch.randn_like(truth) for truth in truths]
+        narrow = [gradient.to(value.dtype) for gradient, value in zip(incoming, weights, strict=True)]
+        gradients = torch.autograd.grad(weights, operands, narrow, allow_unused=True)
+        expected = torch.autograd.grad(truths, wide, incoming, allow_unused=True)
+        for gradient, truth in zip(gradients, expected, strict=True):
+            assert (gradient is None) == (truth is None)
+            if gradient is not None and truth is not None:
+                assert (gradient - truth).norm() <= 1e-6 * (truth.norm() + truths[0].norm())
+
+
+_router = functools.cache(Router)
+
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("name", ROUTERS)
 @interpreted
-def test_the_choice_and_the_weights(name: str, rows: str, tmp_path: Path) -> None:
-    Router(name, tmp_path).compare(ROWS[rows](6))
+def test_the_choice_and_the_weights(name: str, rows: str) -> None:
+    """And the gradient of the weights."""
+    _router(name).compare(ROWS[rows](6))
+    _router(name).compare_gradients(ROWS[rows](6))
 
 
-@pytest.mark.parametrize("name", ["a bias for the choice", "the two largest of groups"])
+@pytest.mark.parametrize(
+    ("name", "count"), [("a bias for the choice", 512), ("the two largest of groups", 384)]
+)
 @interpreted
-def test_many_experts(name: str, tmp_path: Path) -> None:
-    Router(name, tmp_path, 384).compare(torch.randn(1, 3, 384))
+def test_many_experts(name: str, count: int) -> None:
+    router = Router(name, count)
+    router.compare(torch.randn(1, 3, count))
+    router.compare_gradients(torch.randn(1, 3, count))
+
+
+@interpreted
+def test_a_gradient_is_the_same_to_the_bit() -> None:
+    router = _router("a factor for each expert")
+    operands = [operand.requires_grad_() for operand in router.operands(torch.randn(2, 40, 6))]
+    incoming = torch.randn(2, 40, 3)
+    first, second = (
+        torch.autograd.grad(
+            [o for o in router.kernels._route(*operands) if o.is_floating_point()],
+            operands,
+            [incoming],
+            allow_unused=True,
+        )
+        for _ in range(2)
+    )
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("name", ROUTERS)
 def test_nothing_of_a_router_stays_outside(name: str) -> None:
-    fused = compile_model(_spec(name, 6), "a").fused
+    fused = compile_model(router_spec(name, 6), "a").fused
     assert {"softmax", "sigmoid", "top_k", "group_mask", "gather", "div"}.isdisjoint(
         node.op.name for node in fused.nodes()
     )
@@ -120,7 +185,7 @@ def test_nothing_of_a_router_stays_outside(name: str) -> None:
 
 def test_what_is_read_elsewhere_stays_outside() -> None:
     """Scores that a loss reads are computed once, before the choice."""
-    text = _spec("softmax, normed", 6).replace("return experts", "probs = softmax(x)\ny = experts")
+    text = router_spec("softmax, normed", 6).replace("return experts", "probs = softmax(x)\ny = experts")
     text = text.replace("as up\n            }", "as up\n            }\n            return y * mean(weights)")
     fused = compile_model(text, "a").fused
     assert [node.op.name for node in fused.nodes() if rule_of(node)] == ["route"]
@@ -134,31 +199,21 @@ def test_what_is_read_elsewhere_stays_outside() -> None:
         ("the two largest of groups", "judged += tl.max", "judged = tl.max"),
         ("the two largest of groups", "< 1\n", "< 2\n"),
         ("a bias for the choice", "== lane[None, :]", "!= lane[None, :]"),
+        ("softmax, scaled", " - mean)", ")"),
+        ("softmax of the chosen", ".to(tl.int32)\n", ".to(tl.int32) * 0\n"),
+        ("a factor for each expert", "_rows.sum(0)", "_rows.mean(0)"),
+        ("a group that has too few", "tl.where(seen, dscores, 0.0)", "dscores"),
     ],
 )
 @interpreted
-def test_a_wrong_kernel_is_found(name: str, old: str, new: str, tmp_path: Path) -> None:
-    router = Router(name, tmp_path)
+def test_a_wrong_kernel_is_found(name: str, old: str, new: str) -> None:
+    router = _router(name)
     changed = changed_module(router.kernels, old, new)
     wrong = 0
     for make in ROWS.values():
         try:
             router.compare(make(6), changed)
+            router.compare_gradients(make(6), changed)
         except AssertionError:
             wrong += 1
     assert wrong
-
-
-def _node_names(node: Node) -> list[str]:
-    return [step.op.name for step in rule_of(node).steps]  # type: ignore[union-attr]
-
-
-def test_a_gradient_is_pytorchs_own(tmp_path: Path) -> None:
-    """The kernel is left out where one is asked for."""
-    router = Router("a bias for the choice", tmp_path)
-    scores = torch.randn(1, 4, 6, dtype=torch.float64, requires_grad=True)
-    operands = router.operands(scores)
-    weights = next(each for each in router.kernels.route(*operands) if each.is_floating_point())
-    (gradient,) = torch.autograd.grad(weights.sum(), scores)
-    assert gradient.abs().sum() > 0
-    assert "top_k" in _node_names(router.node)

@@ -21,6 +21,7 @@ from archc.codegen.norm_plan import NormKernel
 from archc.codegen.package import plan_package
 from archc.codegen.pointwise_plan import PointwiseKernel
 from archc.codegen.rope_plan import RopeKernel
+from archc.codegen.router_plan import RouterKernel
 from archc.compiler import Compilation, standard_rules
 from archc.ir.graph import Graph, Node
 from archc.verification.cost import Cost, op_costs
@@ -47,7 +48,7 @@ _checked: set[str] = set()  # kernels that models share
 class Priced:
     """A fused op of a built package, where it stands in the graph, and its kernels."""
 
-    plan: NormKernel | RopeKernel | PointwiseKernel
+    plan: NormKernel | RopeKernel | PointwiseKernel | RouterKernel
     graph: Graph
     node: Node
     kernels: ModuleType
