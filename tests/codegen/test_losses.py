@@ -190,6 +190,28 @@ def test_a_model_without_notes_has_no_loss_of_them() -> None:
     assert list(interpreter.losses) == ["far"]
 
 
+@pytest.mark.parametrize("spec", ["deepseek_v2", "deepseek_v3"])
+def test_balance_of_each_sequence(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fractions of choices times mean scores, which DeepSeek-V3 makes sum to 1; counted token by token."""
+    package = build(SPECS / f"{spec}.arch", f"{spec}_tiny", tmp_path, {"balance": "0.3"})
+    model = package.Reference(dtype=torch.float64)
+    scramble(model)
+    module, seen = sys.modules[package.Reference.__module__], []
+    original = vars(module)["loads"]
+    monkeypatch.setattr(module, "loads", lambda *given: (seen.append(given), original(*given))[1])
+    found = model.loss(tokens(), tokens(), apart=True)["balance"]
+    truth = torch.zeros((), dtype=torch.float64)
+    for chosen, scores in seen:
+        choices, experts = chosen.shape[-1], scores.shape[-1]
+        likely = scores / scores.sum(-1, keepdim=True)
+        for row, of_tokens in zip(chosen, likely, strict=True):
+            counts = torch.bincount(row.flatten(), minlength=experts).double()
+            shares = experts * counts / (choices * len(row))
+            truth = truth + 0.3 * (shares * of_tokens.mean(0)).sum() / len(chosen)
+    assert len(seen) == 2
+    assert distance(found, truth) < EXACT
+
+
 # --------------------------------------------------------------- training alone
 
 

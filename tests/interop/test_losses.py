@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import MixtralConfig, PretrainedConfig, Qwen3MoeConfig
+from transformers import GptOssConfig, MixtralConfig, PretrainedConfig, Qwen3MoeConfig
 
 from archc.importer import import_model
 from archc.verification.packages import stored_tensors
@@ -27,6 +27,9 @@ from tests.support import build, distance
 FACTOR = 0.3  # large, so that the term shows in gradients
 
 CASES: dict[str, Callable[..., PretrainedConfig]] = {
+    "gpt_oss": lambda **told: GptOssConfig(
+        **sizes(num_local_experts=5, num_experts_per_tok=2, rms_norm_eps=EPS), **told
+    ),
     "mixtral": lambda **told: MixtralConfig(**sizes(num_local_experts=5, rms_norm_eps=EPS), **told),
     "qwen3_moe": lambda **told: Qwen3MoeConfig(
         **sizes(

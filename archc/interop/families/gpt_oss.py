@@ -3,7 +3,7 @@
 from archc.interop.config import Config
 from archc.interop.family import Family, Known, Value, flag, key_value_heads, layers, number, whole
 from archc.interop.rope import rotary
-from archc.interop.routing import ROUTER_TRAINING, choices, experts
+from archc.interop.routing import balance, choices, experts
 from archc.interop.windows import every_other, windowed
 from archc.ir.attributes import Width
 from archc.ir.ops.position import Rope
@@ -42,10 +42,11 @@ GPT_OSS = Family(
         "alpha": number("swiglu_alpha", 1.702),
         "limit": number("swiglu_limit", 7.0),
         "attention_bias": flag("attention_bias", True),
+        "balance": balance(0.9),
         "tied": flag("tie_word_embeddings", False),
         "rope": _rope,
     },
     fixed={"hidden_act": (("silu",), "since the gate is clamped and takes its sigmoid")},
-    inert=(*ROUTER_TRAINING, "experts_per_token", "initial_context_length"),
+    inert=("router_jitter_noise", "experts_per_token", "initial_context_length"),
     quantised="mxfp4",
 )
