@@ -261,7 +261,7 @@ CONTROLS = [
     ("other=-3.0e38)\n        x =", "other=9.0)\n        x ="),
     ("dh[part] = torch.mm", "dh[:3] = torch.mm"),
     ("z_loss * lse * lse - log_probs", "-log_probs"),
-    ("total.addmm_(a, b)", "total.copy_(torch.mm(a, b))"),
+    ("total.addmm_(a, b, beta=beta)", "total.copy_(torch.mm(a, b))"),
     ("g * dloss", "g + 0 * dloss"),
     ("targets == -100, 0.0, -dlog_probs", "targets == -100, 0.0, dlog_probs"),
 ]

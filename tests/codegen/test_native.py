@@ -146,7 +146,7 @@ def test_fused_ops(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     native = op.kernels.native
     optional = {operand.name for operand in op.operands if operand.optional}
     for dtype, absent in itertools.product(DTYPES, [set(), optional] if optional else [set()]):
-        tensors = inputs(op, dtype, batch=1, length=3)
+        tensors = inputs(op, dtype, batch=2, length=3)
         given = [None if key in absent else tensor for key, tensor in tensors.items()]
         truths = op.exact(*(None if each is None else each.detach().double() for each in given))
         assert native.build()
