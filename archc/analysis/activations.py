@@ -66,7 +66,7 @@ def _taken_apart(root: Graph) -> Graph:
         for node in graph.nodes():
             rule = rule_of(node)
             if rule is not None and rule.family in ("router", "experts"):
-                _take_apart(graph, node, rule)
+                _take_apart(graph, graph.node(node.id), rule)  # what it reads may have been taken apart
     return apart
 
 
