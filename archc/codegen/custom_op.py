@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from archc.codegen.class_plan import Argument, Line, Operand
+from archc.codegen.layout import LINE_LENGTH
+
+_MOST = LINE_LENGTH - 4  # columns of a statement in a function
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,26 @@ class CustomOp:
     def gradient_type(self) -> str:
         return _tensors(len(self.gradients))
 
+    @property
+    def fake_lines(self) -> list[str]:
+        """The body of the op for tensors without data."""
+        return _returning(self.outputs, self.fakes)
+
+    @property
+    def gradient_fake_lines(self) -> list[str]:
+        return _returning(self.gradients, self.gradient_fakes)
+
 
 def _tensors(count: int) -> str:
     return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"
+
+
+def _returning(names: Sequence[str], values: Sequence[str]) -> list[str]:
+    """The statements that return some values, by their names where that would not fit on a line."""
+    line = f"return {', '.join(values)}"
+    if len(values) == 1 or len(line) <= _MOST:
+        return [line]
+    return [
+        *(f"{name} = {value}" for name, value in zip(names, values, strict=True)),
+        f"return {', '.join(names)}",
+    ]

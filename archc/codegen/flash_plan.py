@@ -22,10 +22,10 @@ class Tile:
     stages: int | None = None
 
     @property
-    def options(self) -> str:
+    def options(self) -> list[str]:
         """The arguments of a launch that are for the compiler."""
-        stages = "" if self.stages is None else f", num_stages={self.stages}"
-        return f"num_warps={self.warps}{stages}"
+        stages = [] if self.stages is None else [f"num_stages={self.stages}"]
+        return [f"num_warps={self.warps}", *stages]
 
     def at(self, size: str) -> str:
         """A length as the launch takes it: half of it where numbers are twice as wide."""

@@ -265,6 +265,8 @@ def _class_text(classes: Sequence[Class]) -> str:
         parts += [layers.modules for layers in each.layers]
         parts += [str(argument) for argument in each.arguments]
         parts += [each.result, *(shape for _, shape in each.state)]
+        if each.native:
+            parts.append("native.call")
         if each.fixed:
             parts += [*map(str, each.fixed.lines), *map(str, each.fixed.arguments), each.fixed.result]
         if each.head:

@@ -17,6 +17,7 @@ from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT, INPUT
 
 TOP_K = OPS["top_k"]
+_LONG = 96  # columns of a sum on one line
 
 
 @dataclass
@@ -95,13 +96,15 @@ class GradientWriter(RouterWriter):
 
     def _gradient(self, value: Value) -> str:
         """The name of a value's gradient, all of whose parts are there."""
-        text = " + ".join(self.parts[value]).replace("+ -", "- ")
-        if self.parts[value] == self.same[value] and self._width(value) > 1:
-            text = f"tl.zeros([{power_of_two(self._width(value))}], tl.float32) + {text}"
+        terms = list(self.parts[value])
+        if terms == self.same[value] and self._width(value) > 1:
+            terms.insert(0, f"tl.zeros([{power_of_two(self._width(value))}], tl.float32)")
+        text = " + ".join(terms).replace("+ -", "- ")
         if not text.isidentifier():
             node = self.fused.form.node(value)
             name = self._fresh(f"d{self.fused.form.name_of(value) or self.names.get(value) or node.op.name}")
-            self.lines.append(f"{name} = {text}")
+            first, *more = [text] if len(text) <= _LONG else terms
+            self.lines += [f"{name} = {first}", *(f"{name} += {term}" for term in more)]
             self.parts[value] = [text := name]
         return text
 

@@ -11,12 +11,13 @@ from heapq import heappop, heappush
 
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.head import last_linear
-from archc.ir.op import Trait
+from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context
 from archc.passes.outline import Outline, replace_by_one
 
+ADD = OPS["add"]
 _MOST_STEPS = 16  # as many as a fusion of a spec may have
 _MOST_OPERANDS = 6  # tensors that a program holds at once, and their gradients
 _TOLD = 3  # ops that a name tells
@@ -73,7 +74,10 @@ def _operands(graph: Graph, inside: dict[int, Node]) -> set[Value]:
 
 
 def _is_joined(graph: Graph, node: Node) -> bool:
-    """Whether a kernel of rows can do an op: on operands of its result's shape, vectors, and numbers."""
+    """Whether a kernel of rows can do an op: on operands of its result's shape, vectors, and numbers.
+
+    A sum of rows stays apart: its gradient is what comes in, for all of them, and costs nothing.
+    """
     if node.attributes or not (node.op.has(Trait.ELEMENTWISE) and node.op.triton and node.op.derivative):
         return False
     (result,) = node.types
@@ -81,7 +85,8 @@ def _is_joined(graph: Graph, node: Node) -> bool:
     whole = [type_ for type_ in operands if type_ == result]
     fits = all(type_ == result or _is_vector(type_, result) for type_ in operands)
     rows = len(result.shape) > 1 and isinstance(result.width, int)
-    return result.dtype is DType.FLOAT and rows and bool(whole) and fits
+    is_sum = node.op is ADD and len(whole) > 1
+    return result.dtype is DType.FLOAT and rows and bool(whole) and fits and not is_sum
 
 
 def _is_vector(type_: TensorType, result: TensorType) -> bool:

@@ -53,7 +53,8 @@ def op_costs(
     named = zip((*rule.operands, *rule.weights), node.inputs, strict=True)
     types = {operand: graph.type(value) for operand, value in named if value is not None}
     results = dict(zip(rule.output_names, node.types, strict=True))
-    wanted = [operand for operand in types if f"d{operand}" in plan.returned]
+    returned = {text.partition(" if ")[0] for text in plan.returned}
+    wanted = [operand for operand in types if f"d{operand}" in returned]
     operands = _random(types, 1, torch.float64)
     needs = gradient_needs(rule, operands, node.attributes, wanted) if wanted else Needs({}, frozenset())
     known = {**types, **results}

@@ -100,9 +100,12 @@ def test_both_sides_of_each_turn_are_there(result: Result) -> None:
 
 
 def test_what_is_left_out_is_told(result: Result) -> None:
-    reasons = {(skip.peer, skip.reason) for skip in result.findings.skipped}
-    no_gpu = "Liger's kernels run on a GPU only"
-    assert reasons == {(LIGER, no_gpu), (LIGER_KERNEL, no_gpu), (COMPILED, NO_TIME), (BY_DYNAMO, NO_TIME)}
+    """Native code takes a layer's token in one call, in which there are no kernels to be timed."""
+    no_gpu, no_call = "Liger's kernels run on a GPU only", "the model does not call it here"
+    skipped = {(skip.peer, skip.reason) for skip in result.findings.skipped}
+    elsewhere = {(s.peer, s.reason) for s in result.findings.skipped if ", S 8" not in s.case}
+    assert elsewhere == {(LIGER, no_gpu), (LIGER_KERNEL, no_gpu), (COMPILED, NO_TIME), (BY_DYNAMO, NO_TIME)}
+    assert skipped - elsewhere == {(OP_BY_OP, no_call), (FUSED, no_call), (LIGER_KERNEL, no_call)}
     assert all(skip.case for skip in result.findings.skipped)
 
 

@@ -152,7 +152,7 @@ CASES = {
     "layer_norm/bare": (60, "x = layer_norm(x, 1e-5, weight = false, bias = false)"),
     "add_layer_norm": (60, _ADD + "x = x * layer_norm(x, 1e-5) as n"),
     "add_layer_norm/unbiased": (100, _ADD + "x = x * layer_norm(x, 1e-5, bias = false) as n"),
-    "add_layer_norm/wide": (13000, _ADD + "x = x * layer_norm(x, 1e-5) as n"),
+    "add_layer_norm/wide": (26000, _ADD + "x = x * layer_norm(x, 1e-5) as n"),
     "add_layer_norm/none": (60, _loop("layer_norm(x, 1e-5) as n")),
     "add_add_layer_norm": (100, _ADD_TWO + "x = x * layer_norm(x, 1e-5, offset = 1) as n"),
     "add_add_layer_norm/none": (60, _loop("layer_norm(x, 1e-5, bias = false) as n", _TWO)),

@@ -159,7 +159,7 @@ def test_one_graph_with_kernels(tmp_path: Path) -> None:
 
 
 CONTROLS = [
-    ("gated", "+ lane // 2", "+ lane"),
+    ("gated", "+ lane // 2", "+ lane // 4"),
     ("gated", "gate_up_ptr + 70 + kept, u", "gate_up_ptr + 70 + kept, g"),
     ("gated", "y = silu * u", "y = silu + u"),
     ("interleaved, clamped, with biases", "own * 72 + output", "output"),
@@ -177,7 +177,7 @@ CONTROLS = [
 @interpreted
 def test_a_wrong_kernel_is_found(body: str, old: str, new: str, tmp_path: Path) -> None:
     case = Case(body, "odd", tmp_path)
-    assert max(case.distances(changed_module(case.kernels, old, new))) > FLOAT32
+    assert not max(case.distances(changed_module(case.kernels, old, new))) <= FLOAT32
 
 
 # name -> bodies whose products have more to do than an activation, and what is told of them

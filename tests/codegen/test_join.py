@@ -53,6 +53,15 @@ def test_another_shape_ends_a_chain() -> None:
     assert {"sigmoid", "mul", "tanh", "add"} < set(ops)
 
 
+def test_sums_are_not_joined() -> None:
+    """Their gradients would be written once for each of what is added."""
+    ops = _ops(
+        "arch A() { forward(x: float[B, T, 8]) { a = linear(x, 8) as a"
+        " return linear(a + x + tanh(a), 8) as down } } model m = A()"
+    )
+    assert sorted(op for op in ops if op not in ("input", "weight", "linear")) == ["add", "add", "tanh"]
+
+
 def test_what_bends_logits_is_left_to_the_loss() -> None:
     ops = _ops(
         "arch A() { forward(tokens: [B, T]) { x = embedding(tokens, 9, 8) as embed"

@@ -267,7 +267,7 @@ CONTROLS = [
     ("add_rms_norm/wide", "products += dnormed * s", "products = dnormed * s"),
     ("add_rms_norm/wide", "dweight_3 += ", "dweight_2 += "),
     ("layer_norm/wide", "tl.sum(levels, 0)", "tl.sum(products, 0)"),
-    ("add_layer_norm/wide", "first = tl.program_id(1) * 8192", "first = 0"),
+    ("add_layer_norm/wide", "first = tl.program_id(1) * 14336", "first = 0"),
     ("add_layer_norm/wide", "dbias_3 += bias_part", "dbias_3 += weight_part"),
     ("rope", "a * cos - b * sin", "a * cos + b * sin"),
     ("rope", "da * cos + db * sin", "da * cos - db * sin"),
