@@ -16,8 +16,15 @@ from archc.benchmarking.liger_ops import ADAPTERS
 from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.recording import Arguments
 from archc.codegen.dispatched_plan import DispatchedKernel
-from archc.codegen.kernel_plan import ExpertsKernel, GroupedKernel, OpKernel
+from archc.codegen.kernel_plan import (
+    AbsorptionKernel,
+    ExpertsKernel,
+    GroupedKernel,
+    OpKernel,
+    WideLinearKernel,
+)
 from archc.codegen.router_plan import RouterKernel
+from archc.ir.ops.linear import WIDE_LINEAR
 
 OP_BY_OP, BY_DYNAMO, FUSED, LIGER = "PyTorch op by op", "PyTorch compiled", "PyTorch's own", "Liger"
 
@@ -41,7 +48,9 @@ def plain_function(place: Place) -> Function:
     """A kernel's decomposition, op by op, on the kernel's own operands."""
     rule, node, plan = place.rule, place.node, place.plan
     assert node is not None
-    if isinstance(plan, GroupedKernel):
+    if isinstance(plan, WideLinearKernel):
+        return WIDE_LINEAR.reference
+    if isinstance(plan, GroupedKernel | AbsorptionKernel):
         count = len(node.op.operands)
         return lambda *operands: node.op.reference(*operands[:count], **node.attributes)
     assert rule is not None

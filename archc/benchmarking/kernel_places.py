@@ -6,16 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from archc.analysis.kernels import Shape, Work, node_bytes, node_flops, type_bytes
-from archc.codegen.kernel_plan import CapacityKernel, GroupedKernel, Kernel, OpKernel
+from archc.codegen.kernel_plan import (
+    AbsorptionKernel,
+    CapacityKernel,
+    GroupedKernel,
+    Kernel,
+    OpKernel,
+    WideLinearKernel,
+)
 from archc.codegen.kernels import KernelTable, fused_nodes
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
 from archc.codegen.router_plan import RouterKernel
 from archc.compiler import Compilation
 from archc.ir.graph import Graph, Node
-from archc.ir.ops.balance import WITHIN_CAPACITY
-from archc.ir.ops.experts import COMBINE, DISPATCHED_LINEAR, GROUPED_LINEAR, SORT_CHOICES, WEIGHTED_COMBINE
-from archc.ir.ops.training import DROP_CROWDED
 from archc.ir.rule import Rule, rule_of
 from archc.ir.types import DType, TensorType
 
@@ -43,7 +47,9 @@ class Place:
     @property
     def module(self) -> str:
         """The module of a package whose function of this name a model calls."""
-        return self.node.op.module if self.node and self.node.op.module else "kernels"
+        if self.node is None or isinstance(self.plan, WideLinearKernel):  # noise goes through it as well
+            return "kernels"
+        return self.node.op.module or "kernels"
 
     @property
     def has_gradient(self) -> bool:
@@ -87,22 +93,23 @@ def places(compilation: Compilation) -> list[Place]:
     fused = [(part, node) for part, node in everything if rule_of(node)]
     table = KernelTable(fused_nodes(graph.walk()))
     called = {table.name(*place): place for place in reversed(fused)}
-    of_experts = {node.op.name: (part, node) for part, node in reversed(everything) if node.op in _OF_EXPERTS}
-    capacities = {node.op.name: (part, node) for part, node in reversed(everything) if node.op in _CAPACITIES}
+    of_op = {node.op.name: (part, node) for part, node in reversed(everything)}
     found: list[Place] = []
     for plan in plan_package(compilation.program, graph, compilation.reference).kernels:
         if isinstance(plan, GroupedKernel):
-            found += [Place(name, plan, *place) for name, place in sorted(of_experts.items())]
-        elif isinstance(plan, CapacityKernel):
-            found.append(Place(plan.name, plan, *capacities[plan.name]))
+            found += [Place(name, plan, *of_op[name]) for name in _OF_EXPERTS if name in of_op]
+        elif isinstance(plan, AbsorptionKernel | CapacityKernel):
+            found.append(Place(plan.name, plan, *of_op[plan.name]))
+        elif isinstance(plan, WideLinearKernel):
+            op = plan.name if plan.name in of_op else "jittered_linear"
+            found.append(Place(plan.name, plan, *of_op[op]))
         elif plan.name in called or isinstance(plan, LossKernel):
             found.append(Place(plan.name, plan, *called.get(plan.name, (graph, None))))
     return found
 
 
-_CAPACITIES = (WITHIN_CAPACITY, DROP_CROWDED)
 # What kernels of experts compute: several ops are one plan.
-_OF_EXPERTS = (SORT_CHOICES, DISPATCHED_LINEAR, GROUPED_LINEAR, COMBINE, WEIGHTED_COMBINE)
+_OF_EXPERTS = ("combine", "dispatched_linear", "grouped_linear", "sort_choices", "weighted_combine")
 
 
 def _named(name: str, types: Mapping[str, TensorType]) -> TensorType | None:

@@ -21,9 +21,9 @@ from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.probes import cache_bytes
 from archc.benchmarking.recording import Arguments, Calls, recorded
 from archc.benchmarking.results import OURS
-from archc.codegen.kernel_plan import CapacityKernel, ExpertsKernel, OpKernel
+from archc.codegen.attention_plan import AttentionKernel
+from archc.codegen.kernel_plan import CapacityKernel
 from archc.codegen.loss_plan import LossKernel
-from archc.codegen.router_plan import RouterKernel
 from archc.verification.packages import given_tokens
 
 Functions = Sequence[tuple[str, str]]  # modules of a package, and functions in them
@@ -69,7 +69,7 @@ class Recordings:
 
     def _plain(self, place: Place, kind: Kind, kept: list[Arguments]) -> list[tuple[Function, Arguments]]:
         """What the unfused model does instead, and on what."""
-        if isinstance(place.plan, OpKernel | RouterKernel | ExpertsKernel):
+        if not isinstance(place.plan, AttentionKernel | LossKernel | CapacityKernel):
             return [(plain_function(place), given) for given in kept]
         if isinstance(place.plan, LossKernel):
             return [(self._plain_loss, given) for given in kept]

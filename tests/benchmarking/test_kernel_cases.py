@@ -124,6 +124,20 @@ def test_kernels_of_experts_are_timed_where_there_are_experts(models: Models) ->
             assert 8 * read < work.bytes < 8 * read + 8 * 4 * int(ends[-1]) * sum(weight.shape[1:])
 
 
+@pytest.mark.parametrize("spec", ["deepseek_v3", "switch"])
+def test_products_that_are_no_fusions_are_timed(spec: str, tmp_path: Path) -> None:
+    """Those into float32, and of what values are made from."""
+    compilation = compile_model(SPECS / f"{spec}.arch", f"{spec}_tiny")
+    models = Models(compilation, tmp_path, CPU, torch.float64)
+    found = [place for place in places(compilation) if place.name in ("absorb_values", "wide_linear")]
+    assert len(found) == 2
+    recordings, step = Recordings(models, found), Kind(3, 1, 5)
+    for place in found:
+        call = recordings.of(place, step)[0]
+        assert distance(call.plain(*call.plain_arguments), call.function(*call.arguments)) < 1e-12
+        assert place.forward(step.shape, 8).matrix > 0
+
+
 def test_grouped_products_of_pytorch_are_those_of_experts(tmp_path: Path) -> None:
     """In float32: PyTorch's take no float64."""
     compilation = compile_model(SPECS / "mixtral.arch", "mixtral_tiny")
