@@ -14,6 +14,8 @@ _WIDEST = 16  # bytes of the widest access that every chip has
 _TENSOR_ROWS = 64  # a dot of so many rows and more belongs on the tensor cores
 
 _TILE = re.compile(r"\btt\.(?:load|store)\b.*: *tensor<([\dx]+)x!tt\.ptr<(\w+)>")
+_NAME, _MADE = re.compile(r"%\w+"), re.compile(r'\s*%\w+(?::\d+)? = "?([\w.]+)')
+_ALIKE = re.compile(r"tt\.splat|tt\.expand_dims .*\{axis = 1 ")  # one number along all columns
 _DOT = re.compile(r"\btt\.dot(?:_scaled)?\b.*: *tensor<[\dx]+x(\w+)> *\*.*-> *tensor<(\d+)x")
 _PTX_ACCESS = re.compile(r"\b(?:ld|st)\.global(?:\.\w+|::\w+)*?(?:\.v(\d))?\.[bufs](\d+)\b")
 _PTX_COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\.global.*?, *(?:0x)?([0-9a-f]+)")
@@ -123,9 +125,20 @@ def _number(pattern: str, text: str) -> int:
 
 
 def _tiles(source: str) -> Iterable[Tile]:
-    for match in _TILE.finditer(source):
-        values = math.prod(int(dim) for dim in match[1].split("x"))
-        yield Tile(values, max(1, _number(r"(\d+)", match[2]) // 8))
+    """The loads and stores of a source, but for those at columns that were loaded, which have no neighbours.
+
+    Those of rows at loaded places have, and of all that is at one loaded place.
+    """
+    loaded: set[str] = set()
+    for line in source.splitlines():
+        names = _NAME.findall(line)
+        match, made = _TILE.search(line), _MADE.match(line)
+        if match and names[1 if made else 0] not in loaded:
+            values = math.prod(int(dim) for dim in match[1].split("x"))
+            yield Tile(values, max(1, _number(r"(\d+)", match[2]) // 8))
+        apart = made and (made[1] == "tt.load" or loaded.intersection(names[1:]))
+        if apart and not _ALIKE.search(line):
+            loaded.add(names[0])
 
 
 def _ptx_widths(assembly: str) -> Iterable[int]:

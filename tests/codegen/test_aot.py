@@ -293,6 +293,30 @@ def test_narrow_accesses_are_found(chip: str) -> None:
     assert "in accesses of 16 and more" in str(compile_launch(launch, CHIPS[chip]).breaches())
 
 
+@triton.jit
+def _gather_kernel(x_ptr, places_ptr, y_ptr, STEP: tl.constexpr):
+    """One value of x at each loaded place, or every second one of a row there."""
+    place = tl.arange(0, 1024)
+    if STEP == 0:
+        found = tl.load(x_ptr + tl.load(places_ptr + place))
+        tl.store(y_ptr + place, found)
+    else:
+        rows = tl.load(places_ptr + tl.arange(0, 16))[:, None]
+        column = tl.arange(0, 64)[None, :]
+        found = tl.load(x_ptr + rows * 128 + STEP * column)
+        tl.store(y_ptr + tl.arange(0, 16)[:, None] * 64 + column, found)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_only_rows_at_loaded_places_have_neighbours(chip: str) -> None:
+    given = (torch.zeros(1, 2048), torch.zeros(1024, dtype=torch.int32), torch.zeros(1, 1024))
+    breaches = [
+        str(compile_launch(Launch(_gather_kernel, (*given, step), 1), CHIPS[chip]).breaches())
+        for step in (0, 1, 2)
+    ]
+    assert ["in accesses of 16 and more" in each for each in breaches] == [False, False, True]
+
+
 def test_rows_say_how_wide_accesses_may_be() -> None:
     row, few, odd = Tile(1024, 2), Tile(256, 2), Tile(1024, 4)
     assert [tile.width(128, 4096) for tile in (row, few, odd)] == [16, 4, 16]
