@@ -127,6 +127,16 @@ class Graph:
     def is_output(self, value: Value) -> bool:
         return any(output == value for _, output in self.outputs)
 
+    def left_by(self, nodes: Sequence[Node]) -> list[Value]:
+        """The values of some nodes that others read, or that the graph returns."""
+        inside = {node.id for node in nodes}
+        return [
+            value
+            for node in nodes
+            for value in node.outputs
+            if self.is_output(value) or any(user.id not in inside for user, _ in self.users(value))
+        ]
+
     def nodes(self) -> list[Node]:
         """All nodes, each after what it reads, otherwise in program order."""
         if self._sorted is None:

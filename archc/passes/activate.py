@@ -36,7 +36,7 @@ def join_activations(graph: Graph, context: Context) -> None:
 
 def _join(graph: Graph, linear: Node, times: int, context: Context) -> None:
     nodes = _behind(graph, linear)
-    results = _read_outside(graph, [linear, *nodes])
+    results = graph.left_by([linear, *nodes])
     if not nodes or len(results) != 1 or linear.outputs[0] in results:
         context.report.remark(
             "activate", f"more than an activation reads a product of experts ({place_of(linear)})"
@@ -75,17 +75,6 @@ def _is_pointwise(node: Node) -> bool:
     return node.op.name in SPLITS or bool(
         node.op.has(Trait.ELEMENTWISE) and node.op.triton and not node.attributes
     )
-
-
-def _read_outside(graph: Graph, nodes: Sequence[Node]) -> list[Value]:
-    """The values of some nodes that others read, or that the graph returns."""
-    inside = {node.id for node in nodes}
-    return [
-        value
-        for node in nodes
-        for value in node.outputs
-        if graph.is_output(value) or any(user.id not in inside for user, _ in graph.users(value))
-    ]
 
 
 def _is_even(activation: Rule, linear: Node, width: Any) -> bool:

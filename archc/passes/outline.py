@@ -40,12 +40,7 @@ class Outline:
             Step(node.op, tuple(self._refs(node, steps)), node.attributes, self._names(node))
             for node in self.nodes
         ]
-        self.outputs = [
-            value
-            for node in self.nodes
-            for value in node.outputs
-            if self.graph.is_output(value) or any(user.id not in steps for user, _ in self.graph.users(value))
-        ]
+        self.outputs = self.graph.left_by(self.nodes)
         names: list[str] = []
         for value in self.outputs:
             wanted = self.graph.name_of(value) or self.output_name

@@ -88,12 +88,8 @@ def _without_shared(graph: Graph, inside: set[int], choice: Node) -> set[int]:
     """Leave out what is read outside before the choice is made: it would be an output for no gain."""
     before = graph.needed_by(choice.id)
     while True:
-        shared = {
-            number
-            for number in inside & before
-            for value in graph.node(number).outputs
-            if graph.is_output(value) or any(user.id not in inside for user, _ in graph.users(value))
-        }
+        left = graph.left_by([graph.node(number) for number in inside])
+        shared = before.intersection(value.node for value in left)
         if not shared:
             return inside
         inside = inside - shared
