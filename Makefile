@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check goldens bench clean
+.PHONY: demo test test-all test-gpu check goldens bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m archc.demo
@@ -14,6 +14,10 @@ test: check
 
 test-all: check
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+# On a machine with a GPU: the kernels themselves, not interpreted, and decoding in CUDA graphs.
+test-gpu: $(VENV)/.test
+	$(BIN)/python -m pytest --gpu -n 4 -m "gpu or (kernels and not slow)"
 
 check: $(VENV)/.test
 	$(BIN)/ruff check archc tests benchmarks

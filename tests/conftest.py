@@ -8,6 +8,17 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 import pytest
 import torch
 
+from tests import gpu
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(gpu.OPTION, action="store_true", help="Compile kernels and run them on the GPU.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption(gpu.OPTION):
+        gpu.enter()
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:

@@ -87,9 +87,10 @@ class Package:
         return without_gradients(run)
 
     def decode(self, prompt: Tensor, count: int) -> Run:
-        """As `generate` does it, in a CUDA graph where that can be."""
+        """As `generate` does it, in a CUDA graph where that can be, which two ordinary steps come before."""
+        ordinary = 2 if prompt.is_cuda else 0
         decoding = importlib.import_module(f"{type(self.model).__module__.rpartition('.')[0]}.decoding")
-        cache = self.model.new_cache(len(prompt), prompt.shape[1] + count)
+        cache = self.model.new_cache(len(prompt), prompt.shape[1] + ordinary + count)
 
         def logits(token: Tensor) -> Tensor:
             h = self.model.hidden(*given_tokens(self.model, token, None), cache=cache)
@@ -99,12 +100,12 @@ class Package:
         with torch.no_grad():
             fill(self.model, prompt, cache)
             sampler = decoding.Sampler(0.0, 1.0, 0, prompt.device)
-            decoder = decoding.Decoder(logits, cache, sampler, None, prompt[:, -1], count + 1)
+            decoder = decoding.Decoder(logits, cache, sampler, None, prompt[:, -1], 1 + ordinary + count)
             if not prompt.is_cuda:
                 return without_gradients(decoder.step)
             cache.start_steps()
-            decoder.step()
-            decoder.step()
+            for _ in range(ordinary):
+                decoder.step()
             captured: Run = decoder.capture()
         return captured
 

@@ -1,7 +1,8 @@
 """Tests that run where Triton interprets its kernels on CPU tensors.
 
 Triton decides when it is imported whether it compiles or interprets.  Such tests therefore run in a second
-process, which is started once with TRITON_INTERPRET=1; what they raise is raised here again.
+process, which is started once with TRITON_INTERPRET=1; what they raise is raised here again.  With --gpu
+they run in this process, and their kernels on the GPU.
 """
 
 from __future__ import annotations
@@ -14,19 +15,26 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+import pytest
+
+from tests import gpu
+
 
 def interpreted(test: Callable[..., None]) -> Callable[..., None]:
     """Run a test of a module in the interpreting process; its arguments must be picklable."""
 
     @functools.wraps(test)
     def elsewhere(**arguments: Any) -> None:
-        if os.environ.get("TRITON_INTERPRET") == "1":
+        if gpu.is_on():
+            _fill_with_nan()
+            test(**arguments)
+        elif os.environ.get("TRITON_INTERPRET") == "1":
             _prepare()
             test(**arguments)
         else:
             _process().submit(_call, test.__module__, test.__name__, arguments).result()
 
-    return elsewhere
+    return pytest.mark.kernels(elsewhere)
 
 
 @functools.cache
@@ -50,12 +58,19 @@ def _prepare() -> None:
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    _fill_with_nan()
     _round_to_nearest()
     _widen_dots()
     _index_by_one_element()
     _take_booleans()
+
+
+def _fill_with_nan() -> None:
+    """Let memory that nothing writes to show: it is NaN, as PyTorch can have it beside exact repetition."""
+    import torch
+
+    torch.use_deterministic_algorithms(True, warn_only=gpu.is_on())
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @functools.cache

@@ -193,7 +193,7 @@ def test_bfloat16_is_no_less_accurate_than_the_unfused_form(name: str, tmp_path:
         value = run(operands, span)
         found = (value, *torch.autograd.grad(value, operands, incoming))
         errors.append([distance(each, exact) for each, exact in zip(found, truths, strict=True)])
-    assert all(fused <= BFLOAT16 * unfused for fused, unfused in zip(*errors, strict=True))
+    assert all(fused <= BFLOAT16 * unfused for fused, unfused in zip(*errors, strict=True)), errors
 
 
 @interpreted

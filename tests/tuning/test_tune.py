@@ -217,7 +217,7 @@ def test_the_kernels_of_a_package_are_timed() -> None:
     compilation = compile_model(SPECS / "llama3.arch", "llama3_tiny")
     for problem in (Problem(1, 24, 40, "float32"), Problem(16, 24, 40, "float32")):
         with linear_function(compilation, problems(compilation, "float32")[0], HERE) as function:
-            meter = Meter(function, ClockTimer(), torch.device("cpu"), Ticking())
+            meter = Meter(function, ClockTimer(), torch.get_default_device(), Ticking())
             good, bad = tiles(problem)[0], Tile(3, 5, 1, 1)  # ranges that are no powers of two
             found = meter(problem, [LIBRARY, good, bad], 0.01)
         assert set(found) == {LIBRARY, good}

@@ -383,7 +383,7 @@ def whole_quotient(x: Tensor, *, by: Width) -> Tensor:
 @declare(infer=float_type, traits=(Trait.PER_TOKEN,), flops=per_element(1))
 def scaled(x: Tensor, *, by: float) -> Tensor:
     """x * by, where `by` is first rounded to the dtype of x, as a number that a checkpoint holds would be."""
-    return x * torch.tensor(by, dtype=x.dtype)
+    return x * torch.tensor(by, dtype=x.dtype, device="cpu")
 
 
 @declare(infer=lambda call: call.x.with_dtype(DType.F32), traits=_TRAITS, triton="{x}")
