@@ -20,7 +20,7 @@ from archc.benchmarking.plan import Task, run_tasks
 from archc.benchmarking.probes import measure_rates
 from archc.benchmarking.results import Result, Skip, Subject, describe_device, environment
 from archc.benchmarking.scale import Scale, choose_device, free_memory, scale_for
-from archc.benchmarking.timing import Clock, Timer, timer_for
+from archc.benchmarking.timing import Clock, Timer, own_stream, timer_for
 from archc.benchmarking.turn import Bench
 from archc.compiler import Compilation, Spec
 from archc.errors import ArchcError, did_you_mean
@@ -88,7 +88,7 @@ def bench_model(
     tell(f"{name}: what the device can do")
     rates = measure_rates(device, dtype, timer, clock, _PROBES * options.budget)
     bench = Bench(device, dtype, timer, clock, rates, _TIMING * options.budget)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, own_stream(device):
         run = ModelRun(spec, name, options, scale, bench, Path(folder))
         tell(f"{name}: {run.subject.title}")
         tasks, skipped = run.tasks()

@@ -96,7 +96,7 @@ def _run(
     case: KernelCase, priced: Case, peer: str, recordings: Recordings, bench: Bench, number: int
 ) -> Findings:
     contenders = {name: partial(_prepare, case, name, recordings) for name in (OURS, peer)}
-    return bench.turn(priced, contenders, number, together=case.way == FORWARD)
+    return bench.turn(priced, contenders, number, together=True)
 
 
 def _prepare(case: KernelCase, name: str, recordings: Recordings) -> Run:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,10 +81,25 @@ class CudaTimer:
     def repeated(self, run: Run, calls: int) -> Run:
         """As a CUDA graph, whose launches cost next to nothing; raises `RuntimeError` where it cannot be."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
             for _ in range(calls):
                 run()
         return graph.replay
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """On a GPU a stream that is not the default one.
+
+    A graph can be captured on no other, and gradients run on the stream of what they are gradients of.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
 
 
 def timer_for(device: torch.device) -> Timer:

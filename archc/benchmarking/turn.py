@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -14,6 +16,7 @@ from archc.benchmarking.results import OURS, Case, Findings, Measurement
 from archc.benchmarking.timing import Clock, Run, Timer, time_in_turn
 
 Prepare = Callable[[], Run]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,10 @@ class Bench:
         runs: dict[str, Run] = {}
         peaks: dict[str, int] = {}
         for name, prepare in reversed(list(contenders.items())):  # without the peer there is nothing to do
-            runs[name], peaks[name] = self._first_call(prepare, memory)
-        times = time_in_turn(runs, self.timer, self.seconds, self.clock, most_calls, together)
+            runs[name], peaks[name] = _tried(partial(_first_call, prepare, self.device, memory))
+        times = _tried(
+            partial(time_in_turn, runs, self.timer, self.seconds, self.clock, most_calls, together)
+        )
         return Findings(
             [
                 Measurement(
@@ -57,18 +62,26 @@ class Bench:
             ]
         )
 
-    def _first_call(self, prepare: Prepare, memory: bool) -> tuple[Run, int]:
-        def work() -> Run:
-            run = prepare()
-            run()
-            return run
 
-        try:
-            return with_peak(self.device, work) if memory else (work(), 0)
-        except SkippedError:
-            raise
-        except torch.OutOfMemoryError:
-            raise SkippedError("there is not enough memory") from None
-        except Exception as error:  # whatever a peer's code raises is a fact about the peer
-            text = str(error).strip().partition("\n")[0]
-            raise SkippedError(f"it fails: {type(error).__name__}: {text}") from error
+def _first_call(prepare: Prepare, device: torch.device, memory: bool) -> tuple[Run, int]:
+    """What is prepared, after one call, and the memory that both took at their peak."""
+
+    def work() -> Run:
+        run = prepare()
+        run()
+        return run
+
+    return with_peak(device, work) if memory else (work(), 0)
+
+
+def _tried(work: Callable[[], T]) -> T:
+    """The result of work that a contender does; raises `SkippedError` where it fails."""
+    try:
+        return work()
+    except SkippedError:
+        raise
+    except torch.OutOfMemoryError:
+        raise SkippedError("there is not enough memory") from None
+    except Exception as error:  # whatever a peer's code raises is a fact about the peer
+        text = str(error).strip().partition("\n")[0]
+        raise SkippedError(f"it fails: {type(error).__name__}: {text}") from error

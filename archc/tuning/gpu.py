@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import importlib
 import itertools
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -45,20 +47,20 @@ class Meter:
         self._timer = timer
         self._device = device
         self._clock = clock
+        self._threads = os.cpu_count() if device.type == "cuda" else 1  # Triton interprets in one thread only
 
     def __call__(
         self, problem: Problem, contenders: Sequence[Contender], seconds: float
     ) -> Mapping[Contender, float]:
         """Seconds of a call by each contender that the GPU can run."""
         end = self._clock() + seconds
-        runs = {}
         inputs = self._inputs(problem)
-        for contender in contenders:
-            run = self._run(contender, *inputs)
-            if self._works(run):
-                runs[contender] = run
-            if self._clock() > end:  # compiling took all of the time
-                break
+        runs = {contender: self._run(contender, *inputs) for contender in contenders}
+        with ThreadPoolExecutor(self._threads) as threads:  # each compiles its kernel
+            working = list(threads.map(lambda run: self._clock() <= end and self._works(run), runs.values()))
+        runs = {
+            contender: run for (contender, run), works in zip(runs.items(), working, strict=True) if works
+        }
         if not runs:
             return {}
         names = {str(number): contender for number, contender in enumerate(runs)}
@@ -84,7 +86,10 @@ class Meter:
         return lambda: self._function(x, next(turn), None, *tile)
 
     def _works(self, run: Run) -> bool:
-        """Whether a contender runs: a tile may need more registers or shared memory than there are."""
+        """Whether a contender runs: a tile may need more registers or shared memory than there are.
+
+        Compiling kernels takes most of a search's time, and threads do it side by side.
+        """
         from triton.errors import TritonError
 
         try:
