@@ -4,7 +4,7 @@
 
 Each model is timed by `archc bench` within its budget.  Figures go to benchmarks/results/DEVICE/MODEL.json, a
 plot beside them, and the tables into the device's section of docs/benchmarks.md, which is made of all figures
-that are there.
+that are there; so what `archc bench --json` wrote into that folder is shown as well.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ _SECTION = re.compile(r"<!-- results: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def _section(kind: str, folder: Path) -> str:
-    found = [result for name in (*MODELS, *BLOCKS) for result in _read(folder / f"{name}.json")]
+    known = [folder / f"{name}.json" for name in (*MODELS, *BLOCKS)]
+    others = sorted(set(folder.glob("*.json")) - set(known))
+    found = [result for path in (*known, *others) for result in _read(path)]
     text = page(found) if found else "None yet.\n"
     return f"<!-- results: {kind} -->\n{text}<!-- end -->"
 

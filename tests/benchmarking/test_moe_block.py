@@ -37,7 +37,8 @@ def test_every_case_is_timed_against_every_peer(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    result = script.measure(0.0, (("decode", 2, 1), ("prefill", 1, 5)), SMALL)
+    scale = script.Scale(torch.float32, SMALL, (("decode", 2, 1), ("prefill", 1, 5)))
+    result = script.measure(0.0, torch.device("cpu"), scale)
     found = pairs(result.findings)
     assert {pair.theirs.contender for pair in found} == set(script.PEERS)
     assert {pair.ours.case.title for pair in found} == {"decode, B 2, T 1", "prefill, B 1, T 5"}
