@@ -13,6 +13,7 @@ from archc.target import Target
 _MAX_BLOCK = 4096
 _CHUNK = 1 << 29  # logits of a chunk, 1 GiB in bfloat16: few enough to spare memory, enough for fast matmuls
 _LEAST_ROWS = 1024
+_WIDE = 2  # times as large as a number is one of a sum over chunks
 _ROW_STEP = 128  # rows of a matmul's tile
 
 
@@ -31,6 +32,7 @@ def plan_loss(cut: Cut, taken: Iterable[str], target: Target) -> LossKernel:
         block=block,
         warps=min(max(block // 512, 1), 8),
         rows=rows,
+        rows_at_once=rows if cut.tail else max(rows, _WIDE * width),
         triton="loss" in target.families,
         bias=cut.bias is not None,
         tail=cut.tail is not None,

@@ -9,7 +9,7 @@ from archc.codegen.masks import store_where
 
 @dataclass(frozen=True)
 class LossKernel:
-    """Cross entropy over the logits of a linear map, in chunks of `rows`.
+    """Cross entropy over the logits of a linear map, in chunks of `rows`; `rows_at_once` may be a single one.
 
     `triton`: whether the target has a kernel for it; `bias`: whether the linear map has one; `tail`: whether
     something follows it.
@@ -22,6 +22,7 @@ class LossKernel:
     block: int
     warps: int
     rows: int
+    rows_at_once: int
     triton: bool
     bias: bool
     tail: bool

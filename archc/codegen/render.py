@@ -226,7 +226,9 @@ def _has_loss(kernel: Kernel) -> bool:
 
 
 def _reduces(kernel: Kernel) -> bool:
-    """Whether a kernel's gradient is summed over rows by a fixed number of programs."""
-    return isinstance(kernel, NormKernel | LatentRopeKernel) or (
-        isinstance(kernel, RopeKernel) and bool(kernel.template == "qk_norm_rope")
+    """Whether a fixed number of programs shares the rows of its gradient, or blocks of them."""
+    return (
+        isinstance(kernel, NormKernel | LatentRopeKernel)
+        or (isinstance(kernel, RopeKernel) and bool(kernel.template == "qk_norm_rope"))
+        or _has_loss(kernel)
     )

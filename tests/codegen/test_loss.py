@@ -61,6 +61,7 @@ def _small_chunks() -> Iterator[None]:
             ("_ROW_STEP", 1),
             ("_LEAST_ROWS", ROWS),
             ("_MAX_BLOCK", 16),
+            ("_WIDE", 1),
         ):
             patch.setattr(loss_kernel, name, value)
         yield
@@ -167,16 +168,16 @@ def _head_gradients(model: Any, loss: Any, h: Tensor, labels: Tensor, shares: Te
 # ----------------------------------------------------------------- memory, time
 
 
-class _Largest(TorchDispatchMode):
-    """The largest tensor that any op makes."""
+class _Made(TorchDispatchMode):
+    """The tensors that all ops make."""
 
-    elements = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[Tensor] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self.elements = max(self.elements, leaf.numel())
+        self.tensors += [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         return result
 
 
@@ -186,9 +187,10 @@ def test_the_logits_of_all_tokens_are_never_held(head: str, tmp_path: Path) -> N
     model, _ = _pair(head, tmp_path, torch.float32)
     tokens = torch.randint(0, VOCABULARY, (4, 16))
     for value in (lambda: model.loss(tokens, tokens), lambda: model.log_probs(tokens).sum()):
-        with _Largest() as largest:
+        with _Made() as made:
             value().backward()
-        assert (largest.elements >= 4 * 15 * VOCABULARY) == (head not in CUT)
+        largest = max(tensor.numel() for tensor in made.tensors)
+        assert (largest >= 4 * 15 * VOCABULARY) == (head not in CUT)
 
 
 @pytest.mark.parametrize("head", ["plain", "capped"])
@@ -222,6 +224,31 @@ def test_a_loss_is_compiled_whole(head: str, tmp_path: Path) -> None:
     torch.testing.assert_close(value, expected)
     found, truth = _gradients(model, value), _gradients(model, expected)
     torch.testing.assert_close(found, truth)
+
+
+def test_a_graph_that_is_kept_gives_its_gradients_again(tmp_path: Path) -> None:
+    """Each pass with a factor of its own, and without a change of what an earlier one has given."""
+    model, _ = _pair("bias", tmp_path, torch.float64)
+    tokens, labels, _ = _batch()
+    value, parameters = model.loss(tokens, labels), list(model.parameters())
+    first = torch.autograd.grad(3 * value, parameters, retain_graph=True)
+    kept = [gradient.clone() for gradient in first]
+    second = torch.autograd.grad(2 * value, parameters)
+    torch.testing.assert_close(list(first), kept, rtol=0, atol=0)
+    torch.testing.assert_close(second, tuple(gradient * (2 / 3) for gradient in kept))
+
+
+def test_rows_whose_logits_are_no_larger_than_a_wide_sum_are_one_chunk(tmp_path: Path) -> None:
+    """Then the weight's gradient is one product, and nothing as large as the weight is ever wider than it."""
+    model, _ = _pair("plain", tmp_path, torch.bfloat16)
+
+    def sums(rows: int) -> set[torch.dtype]:
+        with _Made() as made:
+            model.loss(*[torch.zeros(1, rows + 1, dtype=torch.int64)] * 2).backward()
+        return {tensor.dtype for tensor in made.tensors if tensor.shape == (VOCABULARY, 12)}
+
+    assert sums(12) == {torch.bfloat16}
+    assert sums(13) == {torch.bfloat16, torch.float32}
 
 
 # ----------------------------------------------------------- the kernel's rows
@@ -262,7 +289,7 @@ CONTROLS = [
     ("dh[part] = torch.mm", "dh[:3] = torch.mm"),
     ("z_loss * lse * lse - log_probs", "-log_probs"),
     ("total.addmm_(a, b, beta=beta)", "total.copy_(torch.mm(a, b))"),
-    ("g * dloss", "g + 0 * dloss"),
+    ("gradient * factor, mask", "gradient, mask"),
     ("targets == -100, 0.0, -dlog_probs", "targets == -100, 0.0, dlog_probs"),
 ]
 
