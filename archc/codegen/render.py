@@ -34,7 +34,7 @@ from archc.codegen.rope_plan import RopeKernel
 from archc.codegen.router_plan import RouterKernel
 
 # What functions of a template in templates/native call.
-_NATIVE_HELPERS = {"norm": "rows", "pointwise": "math"}
+_NATIVE_HELPERS = {"norm": ("rows",), "pointwise": ("math",), "attention": ("math", "softmax")}
 
 
 @cache
@@ -181,7 +181,9 @@ def _native(package: Package) -> dict[str, str]:
     templates = {template for template, _, _ in found}
     layers = [each.native for each in package.model.classes if each.native]
     parted = any(line.startswith("part_rows") for layer in layers for line in layer.lines)
-    helpers = [helper for template, helper in _NATIVE_HELPERS.items() if template in templates]
+    helpers = [
+        helper for template, needed in _NATIVE_HELPERS.items() if template in templates for helper in needed
+    ]
     context = {
         "few": FEW_ROWS,
         "most": MOST_ROWS,
@@ -193,7 +195,7 @@ def _native(package: Package) -> dict[str, str]:
             *(function for _, function, _ in found),
             *(layer.function for layer in layers),
         ],
-        "helpers": [*helpers, *(["part"] if parted else [])],
+        "helpers": [*dict.fromkeys(helpers), *(["part"] if parted else [])],
         "kernels": [
             _fill(f"native/{template}.jinja", k=kernel, few=FEW_ROWS) for template, _, kernel in found
         ],
