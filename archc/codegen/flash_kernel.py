@@ -62,15 +62,16 @@ def plan_flash(fused: Fused) -> FlashKernel | None:
 def _tiles(width: int, bias: FlashBias | None) -> Tiles | None:
     """The tiles for keys and values of a width together; None where none are small enough.
 
-    What is added to scores lies beside them in registers: slopes leave room for 32 keys; with a table tiles
-    of the next width do, by more warps and of 16 keys.
+    What is added to scores lies beside them in registers: slopes leave room for 32 keys, or in float32 for
+    32 queries; with a table tiles of the next width do, by more warps and of 16 keys.
     """
     fitting = [tiles for most, tiles in _TILES.items() if width <= most]
     if bias is None or not fitting:
         return fitting[0] if fitting else None
     if not bias.table:
         forward = fitting[0].forward
-        return replace(fitting[0], forward=replace(forward, keys=min(forward.keys, 32)))
+        forward = replace(forward, keys=min(forward.keys, 32), wide_queries=min(forward.queries // 2, 32))
+        return replace(fitting[0], forward=forward)
     if len(fitting) > 1:
         return replace(fitting[1], forward=replace(fitting[1].forward, keys=16, warps=8))
     return None

@@ -13,6 +13,7 @@ _LOG2_E = 1.4426950408889634
 class Tile:
     """What a program holds at a time: so many queries and keys, by so many warps.
 
+    Half as many queries and keys where numbers are twice as wide, or `wide_queries`.
     `stages`: how many loads of a loop are under way at a time; Triton's own choice without it.
     """
 
@@ -20,6 +21,7 @@ class Tile:
     keys: int
     warps: int
     stages: int | None = None
+    wide_queries: int | None = None
 
     @property
     def options(self) -> list[str]:
@@ -28,9 +30,11 @@ class Tile:
         return [f"num_warps={self.warps}", *stages]
 
     def at(self, size: str) -> str:
-        """A length as the launch takes it: half of it where numbers are twice as wide."""
+        """A length as the launch takes it."""
         length: int = getattr(self, size)
-        return f"{length} if half else {max(length // 2, 16)}" if length > 16 else str(length)
+        wide = self.wide_queries if size == "queries" else None
+        wide = wide or max(length // 2, 16)
+        return f"{length} if half else {wide}" if wide != length else str(length)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from archc.verification.launch import Launch
 from archc.verification.machine_code import MachineCode, read_machine_code
 
 _MAX_THREADS = 1024  # of a program, on every chip
+_REGISTERS, _MOST = 1 << 16, 255  # of a program, and of one of its threads, where they can be set
 
 
 class KernelError(ArchcError):
@@ -21,16 +22,21 @@ class KernelError(ArchcError):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a kernel takes on a chip.  `adjacent`: values that lie side by side in all rows it moves."""
+    """What a kernel takes on a chip.
+
+    adjacent: values that lie side by side in all rows it moves
+    lacking:  bytes of a thread that spill for want of registers; others may by the assembler's choice
+    """
 
     name: str
     chip: str
     adjacent: int
     code: MachineCode
+    lacking: int
 
     def breaches(self) -> list[str]:
-        """What a kernel must not have: spilled registers, narrow accesses, dots beside the tensor cores."""
-        spilled = f"{self.code.spilled} bytes of registers spilled" if self.code.spilled else ""
+        """What a kernel must not have: too few registers, narrow accesses, dots beside the tensor cores."""
+        spilled = f"{self.lacking} bytes of registers spilled" if self.lacking else ""
         found = (spilled, self.code.narrow_accesses(self.adjacent), self.code.missing_tensor_cores())
         return [f"{self.name} on {self.chip}: {text}" for text in found if text]
 
@@ -69,23 +75,39 @@ def _processors() -> int:
 
 def compile_launch(launch: Launch, chip: Chip) -> Usage:
     """Compile a kernel to the chip's machine code; raises `KernelError` where that fails or does not fit."""
+    threads = launch.warps * chip.warp
+    if threads > _MAX_THREADS:
+        raise _error(launch, chip, f"{threads} threads, a program has {_MAX_THREADS} at most")
+    code = _machine_code(launch, chip, launch.options)
+    if code.shared > chip.shared:
+        raise _error(launch, chip, f"{code.shared:,} bytes of shared memory, there are {chip.shared:,}")
+    return Usage(launch.name, chip.name, launch.adjacent, code, lacking_registers(launch, chip, code))
+
+
+def lacking_registers(launch: Launch, chip: Chip, code: MachineCode) -> int:
+    """The bytes that a thread spills for want of registers.
+
+    NVIDIA's assembler may use fewer than there are and spill a little, so that one more program fits beside.
+    What it still spills when it is told that a thread has all of them is what they cannot hold.
+    """
+    most = min(_MOST, _REGISTERS // code.threads)
+    if chip.backend != "cuda" or not code.spilled or code.registers >= most:
+        return code.spilled
+    return _machine_code(launch, chip, {**launch.options, "maxnreg": most}).spilled
+
+
+def _machine_code(launch: Launch, chip: Chip, options: dict[str, int]) -> MachineCode:
     import triton
     from triton.compiler import ASTSource
     from triton.errors import TritonError
 
-    threads = launch.warps * chip.warp
-    if threads > _MAX_THREADS:
-        raise _error(launch, chip, f"{threads} threads, a program has {_MAX_THREADS} at most")
     signature, constants, facts = launch.specialise(chip)
     source = ASTSource(launch.kernel, signature, constants, facts)
     try:
-        compiled = triton.compile(source, target=chip.target, options=launch.options)
+        compiled = triton.compile(source, target=chip.target, options=options)
     except (TritonError, RuntimeError) as error:
         raise _error(launch, chip, str(error)) from error
-    code = read_machine_code(compiled, chip.backend, threads)
-    if code.shared > chip.shared:
-        raise _error(launch, chip, f"{code.shared:,} bytes of shared memory, there are {chip.shared:,}")
-    return Usage(launch.name, chip.name, launch.adjacent, code)
+    return read_machine_code(compiled, chip.backend, launch.warps * chip.warp)
 
 
 def _error(launch: Launch, chip: Chip, text: str) -> KernelError:

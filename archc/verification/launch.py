@@ -37,11 +37,14 @@ class Launch:
     def adjacent(self) -> int:
         """Values that lie side by side, and aligned, in the rows of every tensor.
 
-        They are the common divisor of the rows' widths.  How far rows lie from each other is an argument: the
-        compiler knows of it that it is divisible by 16, or nothing.
+        They are the common divisor of the rows' widths.  How far rows of a matrix, and heads, tokens or
+        sequences, lie from each other is an argument: the compiler knows of it that it is divisible by 16, or
+        nothing.
         """
         tensors = [argument for argument in self.arguments if isinstance(argument, Tensor)]
-        apart = [tensor.stride(0) for tensor in tensors if tensor.dim() == 2]
+        given = {argument for argument in self.arguments if type(argument) is int}
+        apart = {tensor.stride(0) for tensor in tensors if tensor.dim() == 2}
+        apart |= given.intersection(stride for tensor in tensors for stride in tensor.stride()[:-1])
         widths = [tensor.shape[-1] for tensor in tensors if tensor.dim() > 1]
         return 1 if any(stride % 16 for stride in apart) else math.gcd(*widths)
 

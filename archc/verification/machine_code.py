@@ -7,15 +7,19 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 _WIDEST = 16  # bytes of the widest access that every chip has
+_OF_PRODUCT = 4  # values side by side that a thread of AMD's has of a matrix product
 _TENSOR_ROWS = 64  # a dot of so many rows and more belongs on the tensor cores
 
 _TILE = re.compile(r"\btt\.(?:load|store)\b.*: *tensor<([\dx]+)x!tt\.ptr<(\w+)>")
 _NAME, _MADE = re.compile(r"%\w+"), re.compile(r'\s*%\w+(?::\d+)? = "?([\w.]+)')
 _ALIKE = re.compile(r"tt\.splat|tt\.expand_dims .*\{axis = 1 ")  # one number along all columns
+_STORE_OF_DOT = re.compile(
+    r"(?:tt\.store|buffer_store)\b.*\btensor<([\dx]+)x(?:!tt\.ptr<)?[a-z]+(\d+)\b.*, #mma\d*>"
+)
 _DOT = re.compile(r"\btt\.dot(?:_scaled)?\b.*: *tensor<[\dx]+x(\w+)> *\*.*-> *tensor<(\d+)x")
 _PTX_ACCESS = re.compile(r"\b(?:ld|st)\.global(?:\.\w+|::\w+)*?(?:\.v(\d))?\.[bufs](\d+)\b")
 _PTX_COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\.global.*?, *(?:0x)?([0-9a-f]+)")
@@ -33,10 +37,12 @@ class Tile:
     """What one load or store of a kernel's source moves: so many values of so many bytes.
 
     One that moves a single value is none: a chip may have registers and instructions of their own for it.
+    `beside`: values that a thread has side by side at most.
     """
 
     values: int
     size: int
+    beside: int = _WIDEST
 
     def width(self, threads: int, adjacent: int) -> int:
         """Bytes that a thread moves at once, where `adjacent` values lie side by side and aligned.
@@ -44,7 +50,7 @@ class Tile:
         16, or fewer where a thread has fewer values, or where a row's length is no multiple of 16 bytes.
         """
         share = max(1, self.values // threads)
-        return self.size * min(_power(share), _power(adjacent), max(1, _WIDEST // self.size))
+        return self.size * min(_power(share), _power(adjacent), self.beside, max(1, _WIDEST // self.size))
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def read_machine_code(compiled: Any, backend: str, threads: int) -> MachineCode:
         spilled=spilled,
         shared=int(compiled.metadata.shared),
         threads=threads,
-        tiles=tuple(_tiles(source)),
+        tiles=tuple(_as_stored(_tiles(source), compiled.asm["ttgir"] if backend == "hip" else "")),
         accesses=Counter(_ptx_widths(assembly) if backend == "cuda" else _gcn_widths(assembly)),
         dots=tuple(int(rows) for kind, rows in _DOT.findall(source) if kind != "f32"),
         tensor_cores=_TENSOR_CORES[backend].search(assembly) is not None,
@@ -134,11 +140,27 @@ def _tiles(source: str) -> Iterable[Tile]:
         names = _NAME.findall(line)
         match, made = _TILE.search(line), _MADE.match(line)
         if match and names[1 if made else 0] not in loaded:
-            values = math.prod(int(dim) for dim in match[1].split("x"))
-            yield Tile(values, max(1, _number(r"(\d+)", match[2]) // 8))
+            yield Tile(_values(match[1]), max(1, _number(r"(\d+)", match[2]) // 8))
         apart = made and (made[1] == "tt.load" or loaded.intersection(names[1:]))
         if apart and not _ALIKE.search(line):
             loaded.add(names[0])
+
+
+def _as_stored(tiles: Iterable[Tile], layouts: str) -> Iterable[Tile]:
+    """Tiles, those of products that are stored as AMD's matrix instructions leave them: four to a thread.
+
+    The compiler does so in place of a way through shared memory; its `layouts` tell.  Tiles of one size are
+    alike, so any of them stands for the one that is stored.
+    """
+    stored = Counter((_values(dims), int(bits) // 8) for dims, bits in _STORE_OF_DOT.findall(layouts))
+    for tile in tiles:
+        found = stored[tile.values, tile.size] > 0
+        stored[tile.values, tile.size] -= found
+        yield replace(tile, beside=_OF_PRODUCT) if found else tile
+
+
+def _values(dims: str) -> int:
+    return math.prod(int(dim) for dim in dims.split("x"))
 
 
 def _ptx_widths(assembly: str) -> Iterable[int]:

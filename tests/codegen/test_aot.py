@@ -1,9 +1,9 @@
 """Every kernel of every model of every spec, compiled for chips that need not be there.
 
 At their real widths, forward and backward: bfloat16 for every chip, float32 for one.  Kernels that compile
-to the same code are compiled once, by whichever test process comes first.  None spills a register; shared
-memory fits; loads and stores are of 16 bytes where the rows allow it; tensor cores compute the dots that are
-large enough.  Small, masked blocks of every fusion are compiled too.
+to the same code are compiled once, by whichever test process comes first.  None spills for want of
+registers; shared memory fits; loads and stores are of 16 bytes where the rows allow it; tensor cores compute
+the dots that are large enough.  Small, masked blocks of every fusion are compiled too.
 
 All of that is some 1,200 kernels a chip, an hour of one core in all, and most of it is slow.  With
 ARCHC_USAGES=FOLDER results are kept there by what they follow from: a later run compiles what has changed.
@@ -39,7 +39,14 @@ from archc.tuning.search import tiles
 from archc.verification import compiling, machine_code
 from archc.verification.aot import launches
 from archc.verification.chips import CHIPS
-from archc.verification.compiling import KernelError, Usage, compile_launch, compile_launches, different
+from archc.verification.compiling import (
+    KernelError,
+    Usage,
+    compile_launch,
+    compile_launches,
+    different,
+    lacking_registers,
+)
 from archc.verification.launch import Launch
 from archc.verification.machine_code import MachineCode, Tile
 from tests.codegen.kernel_cases import FIRST, RULES, spec_of_case
@@ -81,7 +88,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
                 draft = folder / f"{name}.{os.getpid()}"
                 draft.write_bytes(pickle.dumps(compile_launch(launch, CHIPS[chip])))
                 draft.replace(path)
-            yield pickle.loads(path.read_bytes())
+            usage = pickle.loads(path.read_bytes())
+            yield dataclasses.replace(usage, name=launch.name, adjacent=launch.adjacent)
 
     return compile_all
 
@@ -281,6 +289,19 @@ def test_spilled_registers_are_found(chip: str) -> None:
     assert "bytes of registers spilled" in str(compile_launch(launch, CHIPS[chip]).breaches())
 
 
+def test_registers_spilled_by_choice_do_not_lack() -> None:
+    """With fewer registers than there are, what matters is what spills with all of them."""
+    chip = CHIPS["sm_90"]
+    fits = Launch(_sum_kernel, (torch.zeros(1024), torch.zeros(1)), 1)
+    crowded = Launch(_crowded_kernel, (torch.zeros(1, 8192), torch.zeros(1, 8192), 8192), 1)
+    for launch, lacks in ((fits, False), (crowded, True)):
+        code = compile_launch(launch, chip).code
+        chosen = dataclasses.replace(code, registers=64, spilled=8)
+        assert bool(lacking_registers(launch, chip, chosen)) == lacks
+        full = dataclasses.replace(code, registers=255, spilled=8)
+        assert lacking_registers(launch, chip, full) == 8
+
+
 @triton.jit
 def _strided_kernel(x_ptr, y_ptr):
     place = tl.arange(0, 1024)
@@ -321,11 +342,19 @@ def test_rows_say_how_wide_accesses_may_be() -> None:
     row, few, odd = Tile(1024, 2), Tile(256, 2), Tile(1024, 4)
     assert [tile.width(128, 4096) for tile in (row, few, odd)] == [16, 4, 16]
     assert [row.width(128, adjacent) for adjacent in (64, 12, 50257)] == [16, 8, 2]
+    assert dataclasses.replace(row, beside=4).width(128, 4096) == 8
     code = MachineCode(32, 0, 0, 128, (row, few), Counter({16: 1, 4: 1}), (), False)
     assert not code.narrow_accesses(4096)
     halves = dataclasses.replace(code, accesses=Counter({8: 2, 4: 1}))
     assert halves.narrow_accesses(4096)
     assert not halves.narrow_accesses(12)
+
+
+def test_rows_apart_by_an_argument_have_its_neighbours() -> None:
+    """Heads of 12 lie one behind the other, but of a token's 2 the compiler knows nothing."""
+    x, y = torch.zeros(1, 32, 2, 12), torch.zeros(1, 32, 4, 12)
+    assert Launch(_sum_kernel, (x, x, 24), 4).adjacent == 1
+    assert Launch(_sum_kernel, (y, y, 48), 4).adjacent == Launch(_sum_kernel, (x, x), 4).adjacent == 12
 
 
 @triton.jit
@@ -347,6 +376,16 @@ def test_dots_beside_the_tensor_cores_are_found(chip: str) -> None:
         assert not code.missing_tensor_cores()
         without = dataclasses.replace(code, tensor_cores=False)
         assert bool(without.missing_tensor_cores()) == bool(dots)
+
+
+def test_products_may_be_stored_as_matrix_instructions_leave_them() -> None:
+    """On AMD's chips four values beside one another, 8 bytes in half precision."""
+    matrix = torch.zeros(64, 64, dtype=torch.bfloat16)
+    launch = Launch(_dot_kernel, (matrix, matrix, matrix), 1)
+    for chip, most in (("sm_90", 16), ("gfx942", 4)):
+        usage = compile_launch(launch, CHIPS[chip])
+        assert sorted(tile.beside for tile in usage.code.tiles) == sorted((most, 16, 16))
+        assert not usage.breaches()
 
 
 def test_a_process_that_interprets_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
