@@ -72,7 +72,7 @@ class ClassWriter:
         if trains(graph):
             extra.append(Argument("losses", "Losses | None = None"))
         body, weights = cut.body if cut else graph, held_weights(graph)
-        built = self._class(name, doc, body, (), given, result_type, weights)
+        built = self._class(name, doc, body, (), given, result_type, weights, cached)
         arguments = _optional_once([a for a in built.arguments if not is_span(a.name)], known, cached)
         start = _spans(graph, [argument.name for argument in arguments], cached)
         advance = f"    cache.advance({known[-1].called('span')})"
@@ -116,8 +116,9 @@ class ClassWriter:
         given: Mapping[Value, str],
         result_type: str,
         weights: list[Held] | None = None,
+        caches: bool = False,
     ) -> Class:
-        """A class of a graph; with `weights` besides those that it reads itself."""
+        """A class of a graph; with `weights` besides those that it reads itself.  `caches`: as in `Style`."""
         weights = held_weights(graph) if weights is None else weights
         names = self._names(weights, indices)
         layers, calls = self._layers(graph, indices, {*names, *indices}, given)
@@ -129,6 +130,7 @@ class ClassWriter:
             lambda node, targets, operands: _loop_lines(calls[node.id], targets, operands),
             none_for_zeros=may_be_none,
             linear=lambda graph, node: self._function_for(linear_shape(graph, node)),
+            caches=caches,
             of_experts=expert_texts(weights, names),
         )
         emitter = Emitter(graph, style)
@@ -160,7 +162,7 @@ class ClassWriter:
         if not part.keeps:
             return None
         alone = part.alone()
-        emitter = Emitter(alone, style)
+        emitter = Emitter(alone, replace(style, caches=False))
         emitter.arguments(given)
         arguments = self._arguments(alone, [emitter.variables.names[value] for value in alone.inputs])
         results = emitter.run()

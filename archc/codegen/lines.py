@@ -140,6 +140,8 @@ class Emitter:
             settings += [f"past={text}" for text in past]
             operands = with_one_span(operands) if node.op.past else given(node.op, operands)
             return f"{node.op.module}.{node.op.name}({', '.join([*operands, *settings])})"
+        if self.style.caches and node.op.fixed(node.attributes):
+            return self.style.semantics.call_once(use_of(node), operands, texts)
         return self.style.semantics.call(use_of(node), operands, texts, self.style.home)
 
     def _operands(self, node: Node) -> list[str]:

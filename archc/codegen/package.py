@@ -112,6 +112,7 @@ def plan_package(
         start=program.start,
         rings=_has_op(fused, RECENT),
         numbers=any(_keeps_numbers(part) for part in fused.walk()),
+        once=any(_mentions(_class_text(each), "once") for each in (plain.classes, model.classes)),
         vectors=any(_mentions(text, "vector") for text in helpers),
         experts=any(part.experts() for part in reference.walk()),
         wide=_has_wide(plain.classes),
@@ -290,7 +291,7 @@ def _used(semantics: Semantics, texts: Iterable[str]) -> tuple[str, ...]:
         sorted(
             name
             for name in semantics.sources
-            if re.search(rf"(?:(?<![\w.])|(?<=reference\.)){name}\(", joined)
+            if re.search(rf"(?:(?<![\w.])|(?<=reference\.)){name}[(,]", joined)
         )
     )
 

@@ -52,6 +52,7 @@ class Package:
     vocabulary: int
     sequences: tuple[Tokens, ...]  # the last is the one that grows
     start: int | None  # the token that it begins with
+    once: bool  # whether something is computed once for a cache
     vectors: bool  # whether some reference function holds a list of numbers
     experts: bool  # whether tokens choose experts
     wide: bool  # whether some parameters are kept in float32

@@ -99,6 +99,12 @@ class Semantics:
         arguments = [*operands, *(f"{name}={attribute_texts[name]}" for name in function.keywords)]
         return f"{home}{function.name}({', '.join(arguments)})"
 
+    def call_once(self, use: Use, operands: Sequence[str], attribute_texts: Mapping[str, str]) -> str:
+        """The call made once for a cache, where the function is one of its own for these attributes."""
+        if use in self._inline or self._functions[_group_key(use)].keywords:
+            return self.call(use, operands, attribute_texts)
+        return f"once(cache, {', '.join([self._functions[_group_key(use)].name, *operands])})"
+
     def written_twice(self, use: Use) -> tuple[bool, ...]:
         """For each operand, whether a call writes it more than once: it had better be a name then."""
         if use not in self._inline or use.op.variadic:

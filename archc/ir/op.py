@@ -128,6 +128,9 @@ class Op:
     ] = ()  # operands, or "result", that PyTorch's gradient reads; without: see derivative
     past: tuple[str, ...] = ()  # operands whose values of earlier tokens the op reads
     models: tuple[str, ...] = ()  # operands of which nothing but the dtype is read
+    fixed: Callable[[Mapping[str, Any]], bool] = (
+        lambda _: False
+    )  # by the attributes: no operand's values matter
     triton: str | None = None  # the op on float32 registers, as a Triton expression
     derivative: Callable[..., tuple[Any, ...]] | None = None  # (gradient, *operands) -> operand gradients
     scalar: Callable[..., Any] | None = None  # the op on numbers known when the spec is compiled
@@ -172,6 +175,7 @@ def declare(
     options: Mapping[str, Any] | None = None,
     past: Sequence[str] = (),
     models: Sequence[str] = (),
+    fixed: Callable[[Mapping[str, Any]], bool] = lambda _: False,
     flops: Callable[[Any], int] = lambda _call: 0,
     reads: Callable[[Any], Mapping[str, int]] = lambda _call: {},
     saves: Sequence[str] = (),
@@ -205,6 +209,7 @@ def declare(
             saves=tuple(saves),
             past=tuple(past),
             models=tuple(models),
+            fixed=fixed,
             triton=triton,
             derivative=derivative,
             scalar=scalar,

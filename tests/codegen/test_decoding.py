@@ -126,6 +126,26 @@ def test_steps_take_one_token_and_no_padding(tmp_path: Path) -> None:
             made(tokens, cache=cache, padding=padding)
 
 
+@both
+def test_frequencies_are_computed_once_for_a_cache(kind: str, tmp_path: Path) -> None:
+    """They follow from no token; without a cache every call computes them."""
+    made = _model("llama3_tiny", kind, tmp_path)
+    module = sys.modules[type(made).__module__]
+    compute, calls = module.rope_frequencies, []
+
+    def count(positions: Tensor) -> Any:
+        calls.append(positions)
+        return compute(positions)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "rope_frequencies", count)
+        _in_steps(made, _tokens(), max_new_tokens=4)
+        assert len(calls) == 1
+        made(_tokens())
+        made(_tokens())
+        assert len(calls) == 3
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA graph can be captured here")
 def test_where_no_graph_can_be_captured_there_is_one_notice(tmp_path: Path) -> None:
     """The tokens are the same: what the attempt changed is taken back."""
@@ -198,9 +218,9 @@ def test_attention_of_a_step(shape: tuple[int, int, int, int], mask: str, tmp_pa
         assert torch.equal(values[:, filled : filled + 1], v)
         assert keys[:, filled + 1 :].isnan().all()
         assert not arrived.any()
-        seen = places[:, : filled + 1].clone()
-        seen[:, filled] = positions[:, 0]
-        truth = _attention(q, keys[:, : filled + 1], values[:, : filled + 1], positions, seen, MASKS[mask])
+        truth = _attention(
+            q, keys[:, : filled + 1], values[:, : filled + 1], positions, places[:, : filled + 1], MASKS[mask]
+        )
         assert distance(o, truth) < 3e-6, (filled, shares, padded)
 
 
@@ -251,11 +271,9 @@ def test_a_step_with_a_softcap_and_sinks(
         sink = [2 * torch.randn(heads)] if sinks else []
         state = (torch.tensor([filled]), positions, places, torch.zeros(2 * kv_heads, dtype=torch.int32))
         o = kernels._attention_step(q, k, v, keys, values, *state, True, *sink)
-        seen = places[:, : filled + 1].clone()
-        seen[:, filled] = positions[:, 0]
         known = (keys[:, : filled + 1], values[:, : filled + 1])
         given = {"sinks": sink[0].double() if sinks else None, "softcap": softcap}
-        truth = _attention(q, *known, positions, seen, Sliding(7), **given)
+        truth = _attention(q, *known, positions, places[:, : filled + 1], Sliding(7), **given)
         assert distance(o, truth) < 3e-6, (filled, shares)
 
 
@@ -302,11 +320,9 @@ def test_latent_attention_of_a_step(sizes: tuple[int, int, int], window: int, tm
         assert torch.equal(keys[:, filled : filled + 1], k)
         assert keys[:, filled + 1 :].isnan().all()
         assert not arrived.any()
-        seen = places[:, : filled + 1].clone()
-        seen[:, filled] = positions[:, 0]
         known = keys[:, : filled + 1]
         mask = Sliding(window) if window else Causal()
-        truth = _attention(q, known, known[..., :rank], positions, seen, mask)
+        truth = _attention(q, known, known[..., :rank], positions, places[:, : filled + 1], mask)
         assert distance(o, truth) < 3e-6, (filled, shares, padded)
 
 
@@ -440,11 +456,13 @@ def _attention(
 
 
 def _places(filled: int, padded: bool) -> tuple[Tensor, Tensor]:
-    """Positions of the next tokens and of those in the cache, with padding anywhere."""
+    """Positions of the next tokens, and of those in the cache and them, with padding anywhere."""
     places = torch.full((2 if padded else 1, 40), -1)
     for row in places:
         real = torch.ones(filled, dtype=torch.bool)
         if padded:
             real = torch.rand(filled) < 0.6
         row[:filled] = torch.where(real, real.cumsum(0) - 1, -1)
-    return (places >= 0).sum(1, keepdim=True), places
+    positions = (places >= 0).sum(1, keepdim=True)
+    places[:, filled : filled + 1] = positions
+    return positions, places

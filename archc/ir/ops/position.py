@@ -51,8 +51,14 @@ def _frequencies_type(call: Any) -> TensorType:
         for factors in (scaling.short, scaling.long):
             if len(factors) != width // 2:
                 raise TypeMistake(f"{len(factors)} factors do not fit {width // 2} pairs of values")
-    by_length = scaling is not None and scaling.by_length
-    return TensorType((call.positions.shape[0], 1, width // 2) if by_length else (width // 2,), DType.F32)
+    return TensorType(
+        (call.positions.shape[0], 1, width // 2) if _by_length(call.rope) else (width // 2,), DType.F32
+    )
+
+
+def _by_length(rope: Rope) -> bool:
+    """Whether frequencies depend on how long a sequence has become."""
+    return rope.scaling is not None and rope.scaling.by_length
 
 
 def _check_ramp(scaling: Yarn, theta: float, width: int) -> None:
@@ -65,7 +71,11 @@ def _check_ramp(scaling: Yarn, theta: float, width: int) -> None:
 
 
 # In float32 whatever the model's dtype: models were trained with frequencies of this very rounding.
-@declare(infer=_frequencies_type, traits=(Trait.PER_TOKEN,))
+@declare(
+    infer=_frequencies_type,
+    traits=(Trait.PER_TOKEN,),
+    fixed=lambda attributes: not _by_length(attributes["rope"]),
+)
 def rope_frequencies(positions: Tensor, *, rope: Rope, width: Width) -> Tensor:
     """Frequencies of pairs, theta^(-2 i / width) for i < width/2, with their scaling, in float32: [width/2].
 
