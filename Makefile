@@ -10,10 +10,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m archc.demo
 
 test: check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: check
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
 
 # On a machine with a GPU: the kernels themselves, not interpreted, and decoding in CUDA graphs.
 test-gpu: $(VENV)/.test

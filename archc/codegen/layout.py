@@ -16,6 +16,7 @@ _INDENT = 4
 _STRING_OR_SIGN = re.compile(r"""[rf]*"(?:[^"\\]|\\.)*"|[rf]*'(?:[^'\\]|\\.)*'|#.*|[()\[\]{},"']""")
 _OPENING, _CLOSING = "([{", ")]}"
 _DEFINITION = re.compile(r"def \w+\($")
+_ITEM = re.compile(r"[\w.]+\($")
 _CALL = re.compile(r"(?:[\w.]+(?:, [\w.]+)* \+?= |return )?[\w.]+(?:\[[^\[\]]*\])?\($")
 _ASSIGNMENT = re.compile(r"\s*\w+ = ")
 _TWO_TERMS = re.compile(r"\w+ = \(.*\) [-+*/] \($")  # where those are all brackets
@@ -53,6 +54,7 @@ class _Statement:
     comment: str
     brackets: tuple[tuple[int, int], ...]
     commas: tuple[int, ...]  # those inside of one pair of brackets
+    outer_commas: tuple[int, ...]
 
     def inside(self, opening: int, closing: int) -> list[str]:
         """What stands between two brackets, at its commas."""
@@ -60,6 +62,14 @@ class _Statement:
         starts = [opening, *ends[:-1]]
         pieces = [self.code[start + 1 : end].strip() for start, end in zip(starts, ends, strict=True)]
         return [piece for piece in pieces if piece]
+
+    def returned(self) -> list[str]:
+        """What a function returns, three values and more."""
+        if not self.code.lstrip().startswith("return ") or len(self.outer_commas) < 2:
+            return []
+        start = self.code.index("return ") + len("return ")
+        places = [start - 1, *self.outer_commas, len(self.code)]
+        return [self.code[a + 1 : b].strip() for a, b in itertools.pairwise(places)]
 
     def terms(self) -> tuple[str, list[str]] | None:
         """What an arithmetic is assigned to, and its terms: each behind the first with its operator.
@@ -105,6 +115,11 @@ def _split(line: str) -> Iterator[str]:
     if terms := statement.terms():
         yield from _operation(*terms, indent)
         return
+    if values := statement.returned():
+        yield " " * indent + "return ("
+        yield from _one_a_line(values, indent + _INDENT)
+        yield " " * indent + ")"
+        return
     opening, closing = _brackets(statement)
     items = statement.inside(opening, closing)
     head, tail = statement.code[: opening + 1], statement.code[closing:]
@@ -137,13 +152,18 @@ def _body(items: list[str], indent: int, head: str) -> Iterator[str]:
     if len(one_line) <= LINE_LENGTH and not (is_display and len(items) > 1):
         yield one_line
         return
-    lines = [f"{' ' * indent}{item}," for item in items]
     if len(items) == 1 and is_display:
         yield from _split(" " * indent + items[0])
         return
-    if len(items) == 1 or any(len(line) > LINE_LENGTH for line in lines):
+    if len(items) == 1:
         raise UnknownShapeError
-    yield from lines
+    yield from _one_a_line(items, indent)
+
+
+def _one_a_line(items: list[str], indent: int) -> Iterator[str]:
+    for item in items:
+        line = f"{' ' * indent}{item},"
+        yield from [line] if len(line) <= LINE_LENGTH else _split(line)
 
 
 def _brackets(statement: _Statement) -> tuple[int, int]:
@@ -156,7 +176,7 @@ def _brackets(statement: _Statement) -> tuple[int, int]:
     opening, closing = statement.brackets[-1]
     head, tail = code[: opening + 1].strip(), code[closing + 1 :]
     is_term = len(statement.brackets) == 2 and _TWO_TERMS.match(head)
-    is_last = tail == "" and (is_term or _CALL.match(head))
+    is_last = (tail == "" and (is_term or _CALL.match(head))) or (tail == "," and _ITEM.match(head))
     if code[closing - 1] == "," or not (is_last or (tail in _DISPLAYS and _DISPLAYS[tail].match(head))):
         raise UnknownShapeError
     return opening, closing
@@ -166,6 +186,7 @@ def _read(line: str) -> _Statement:
     """Raises `UnknownShapeError` for part of a statement."""
     brackets: list[tuple[int, int]] = []
     commas: list[int] = []
+    outer_commas: list[int] = []
     opened: list[int] = []
     code, comment = line, ""
     for found in _STRING_OR_SIGN.finditer(line):
@@ -180,10 +201,10 @@ def _read(line: str) -> _Statement:
             start = opened.pop()
             if not opened:
                 brackets.append((start, place))
-        elif sign == "," and len(opened) == 1:
-            commas.append(place)
+        elif sign == "," and len(opened) <= 1:
+            (commas if opened else outer_commas).append(place)
         elif sign in "\"'":
             raise UnknownShapeError
     if opened:
         raise UnknownShapeError
-    return _Statement(code, comment, tuple(brackets), tuple(commas))
+    return _Statement(code, comment, tuple(brackets), tuple(commas), tuple(outer_commas))

@@ -15,9 +15,12 @@ def choose(names: Sequence[str], schedule: Sequence[int], indices: Sequence[int]
             chosen, test = condition
             (other,) = set(schedule) - {chosen}
             return f"({names[chosen]} if {test} else {names[other]})"
-    table = ", ".join(names[number] for number in schedule)
-    start = indices[0]
-    return f"({table})[{variable}{f' - {start}' if start else ''}]"
+    place = f"{variable} - {indices[0]}" if indices[0] else variable
+    period = _repeated(schedule)
+    if period < len(schedule):
+        place = f"({place}) % {period}" if indices[0] else f"{place} % {period}"
+    table = ", ".join(names[number] for number in schedule[:period])
+    return f"({table})[{place}]"
 
 
 def _threshold(schedule: Sequence[int], indices: Sequence[int], variable: str) -> tuple[int, str] | None:
@@ -39,6 +42,15 @@ def _period(schedule: Sequence[int], indices: Sequence[int], variable: str) -> t
         if period > 1 and places == expected:
             return rare, f"{variable} % {period} == {places[0] % period}"
     return None
+
+
+def _repeated(schedule: Sequence[int]) -> int:
+    """How many kinds come again and again in the same order: all, where none do."""
+    return next(
+        period
+        for period in range(1, len(schedule) + 1)
+        if all(number == schedule[place % period] for place, number in enumerate(schedule))
+    )
 
 
 def describe(schedule: Sequence[int], number: int, indices: Sequence[int]) -> str:

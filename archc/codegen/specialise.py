@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
 from typing import Any
 
 from archc.ir.records import Record
@@ -37,17 +39,22 @@ def specialise(source: str, known: Mapping[str, Any], present: Sequence[str]) ->
     return _Specialiser(source, known, present).run()
 
 
+@cache
+def _parsed(source: str) -> tuple[ast.FunctionDef, tuple[str, ...]]:
+    """A function's tree, and the names that it assigns to, as often as it does."""
+    (function,) = ast.parse(source).body
+    assert isinstance(function, ast.FunctionDef)
+    names = (node for node in ast.walk(function) if isinstance(node, ast.Name))
+    return function, tuple(name.id for name in names if isinstance(name.ctx, ast.Store))
+
+
 class _Specialiser:
     def __init__(self, source: str, known: Mapping[str, Any], present: Sequence[str]):
         self.source = source
         self.lines = source.split("\n")
-        (function,) = ast.parse(source).body
-        assert isinstance(function, ast.FunctionDef)
-        self.function = function
+        self.starts = list(accumulate((len(line) + 1 for line in self.lines), initial=0))
+        self.function, stores = _parsed(source)
         self.known: dict[str, Any] = {**dict.fromkeys(present, _PRESENT), **known}
-        stores = [
-            n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-        ]
         self._assigned_once = {name for name in stores if stores.count(name) == 1}
         for name in stores:  # a parameter that is assigned to is not what it was
             if self.known.get(name) is _PRESENT:
@@ -109,11 +116,10 @@ class _Specialiser:
     def _text(self, node: ast.AST) -> str:
         """The source of a node with all that is known written in."""
         text = self._segment(node)
-        start = self._offset(node.lineno, node.col_offset)  # type: ignore[attr-defined]
+        start, _ = self._extent(node)
         for child, replacement in reversed(self._edits(node)):
-            begin = self._offset(child.lineno, child.col_offset) - start  # type: ignore[attr-defined]
-            end = self._offset(child.end_lineno, child.end_col_offset) - start  # type: ignore[attr-defined]
-            text = text[:begin] + replacement + text[end:]
+            begin, end = self._extent(child)
+            text = text[: begin - start] + replacement + text[end - start :]
         return text
 
     def _edits(self, node: ast.AST) -> list[tuple[ast.AST, str]]:
@@ -193,13 +199,16 @@ class _Specialiser:
     # ------------------------------------------------------------------- text
 
     def _segment(self, node: ast.AST) -> str:
-        segment = ast.get_source_segment(self.source, node)
-        assert segment is not None
-        return segment
+        begin, end = self._extent(node)
+        return self.source[begin:end]
 
-    def _offset(self, line: int, column: int) -> int:
-        """Where a place lies in the source; sources are ASCII, so that columns are characters."""
-        return sum(len(text) + 1 for text in self.lines[: line - 1]) + column
+    def _extent(self, node: ast.AST) -> tuple[int, int]:
+        """Where a node begins and ends in the source; sources are ASCII, so that columns are characters."""
+        assert isinstance(node, ast.expr | ast.stmt)
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        begin = self.starts[node.lineno - 1] + node.col_offset
+        return begin, self.starts[node.end_lineno - 1] + node.end_col_offset
 
 
 def _is_of(value: Any, kind: str) -> bool:

@@ -142,7 +142,8 @@ class Graph:
         if self._sorted is None:
             ordered = nx.lexicographical_topological_sort(self._net, key=lambda n: (self.node(n).order, n))
             self._sorted = list(ordered)
-        return [self.node(number) for number in self._sorted]
+        attributes = self._net.nodes
+        return [attributes[number]["node"] for number in self._sorted]
 
     def weights(self) -> list[Node]:
         return [node for node in self.nodes() if node.op is WEIGHT]

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests import gpu
+from tests.codegen.interpreter_time import save_time
 
 
 def interpreted(test: Callable[..., None]) -> Callable[..., None]:
@@ -63,6 +64,7 @@ def _prepare() -> None:
     _widen_dots()
     _index_by_one_element()
     _take_booleans()
+    save_time()
 
 
 def _fill_with_nan() -> None:

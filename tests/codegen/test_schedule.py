@@ -1,0 +1,28 @@
+"""The expression for the class of each layer, evaluated."""
+
+from __future__ import annotations
+
+import pytest
+
+from archc.codegen.schedule import choose
+
+NAMES = ("A", "B", "C")
+# schedule, what is written for layers that start at 0 and at 3
+SCHEDULES = [
+    ((0, 0, 0), "A", "A"),
+    ((0, 0, 1, 1), "(A if i < 2 else B)", "(A if i < 5 else B)"),
+    ((0, 0, 1, 0, 0, 1), "(B if i % 3 == 2 else A)", "(B if i % 3 == 2 else A)"),
+    ((0, 1, 0, 2) * 3, "(A, B, A, C)[i % 4]", "(A, B, A, C)[(i - 3) % 4]"),
+    ((0, 1, 0, 2) * 3 + (0, 1), "(A, B, A, C)[i % 4]", "(A, B, A, C)[(i - 3) % 4]"),
+    ((0, 1, 2, 2, 1), "(A, B, C, C, B)[i]", "(A, B, C, C, B)[i - 3]"),
+]
+
+
+@pytest.mark.parametrize(("schedule", "expression", "later"), SCHEDULES)
+def test_the_class_of_each_layer(schedule: tuple[int, ...], expression: str, later: str) -> None:
+    for start, expected in ((0, expression), (3, later)):
+        indices = range(start, start + len(schedule))
+        found = choose(NAMES, schedule, indices, "i")
+        assert found == expected
+        classes = [eval(found, {name: name for name in NAMES}, {"i": i}) for i in indices]
+        assert classes == [NAMES[number] for number in schedule]
