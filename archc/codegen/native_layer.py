@@ -135,7 +135,9 @@ class _Writer:
             others=tuple(text for text in inputs if text not in (self.given[first], *tables)),
             tables=tuple(tables),
             inputs=tuple(inputs),
-            weights=tuple(self.weights[value.node] for value in read if value not in self.given),
+            weights=tuple(
+                self.weights[value.node].removeprefix("self.") for value in read if value not in self.given
+            ),
             slots=tuple(self.kept),
             made=tuple((text, self.layer.shape(value)) for value, text in made.items()),
             results=tuple(self._result(value) for _, value in self.graph.outputs),

@@ -112,7 +112,7 @@ class NativeLayer:
 
     first:   the operand that says how many rows there are
     others:  further operands of the model's dtype that it reads; tables: those of float32
-    inputs:  all that it reads, in the order in which it takes them
+    inputs:  all that it reads, in the order in which it takes them; weights: names of parameters of the class
     made:    results that it writes, with their shapes behind [B, T]; results: all, as the class returns them
     longest: tokens of a cache of which attention sees all; None for any
     """

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from archc.ir.ops import experts as ops
 from tests.codegen.fused_ops import fused_ops, inputs
@@ -216,6 +217,22 @@ def test_layers_that_do_not_take_a_token(monkeypatch: pytest.MonkeyPatch) -> Non
     assert {name for name in calls if name.endswith("_of_token")} == {"layer1_of_token"}
     mixtral = importlib.import_module(f"{_package('mixtral', 'mixtral_tiny').__name__}.model")
     assert not hasattr(mixtral.Layer, "of_token")
+
+
+@needs_compiler
+def test_layers_whose_weights_lie_otherwise(package: ModuleType, calls: list[str]) -> None:
+    """Not row by row, or not in a parameter: such layers are calls of their ops, with the same result."""
+    model = package.Model(dtype=torch.float32).requires_grad_(False)
+    scramble(model, spread=0.1)
+    tokens = torch.randint(40, (1, 3))
+    expected = _step_by_step(model, tokens)
+    assert calls.count("layer_of_token") == len(model.layers) * 3
+    calls.clear()
+    first, second, *others = model.layers
+    first.o_proj = torch.nn.Parameter(first.o_proj.t().contiguous().t(), requires_grad=False)
+    parametrize.register_parametrization(second, "o_proj", torch.nn.Identity())
+    assert distance(_step_by_step(model, tokens), expected) < 1e-5
+    assert calls.count("layer_of_token") == len(others) * 3
 
 
 @needs_compiler
