@@ -14,8 +14,9 @@ from archc import compiler
 from archc.analysis.context import longest_context
 from archc.analysis.parameters import count_parameters
 from archc.benchmarking.kernel_cases import kernel_tasks
+from archc.benchmarking.kernel_peers import PEERS as KERNEL_PEERS
 from archc.benchmarking.model_cases import TRAINING, inference, model_tasks, training
-from archc.benchmarking.models import Models
+from archc.benchmarking.models import PEERS, Models
 from archc.benchmarking.plan import Task, run_tasks
 from archc.benchmarking.probes import measure_rates
 from archc.benchmarking.results import Result, Skip, Subject, describe_device, environment
@@ -43,10 +44,19 @@ class Options:
     layers: int | None = None
     dtype: str | None = None
     device: str | None = None
+    peers: tuple[str, ...] = ()  # parts of the names of those that are wanted; all where there are none
+
+    def wants(self, peer: str) -> bool:
+        return not self.peers or any(part.lower() in peer.lower() for part in self.peers)
 
 
 def read_options(
-    settings: tuple[str, ...], budget: float, layers: int | None, dtype: str | None, device: str | None
+    settings: tuple[str, ...],
+    budget: float,
+    layers: int | None,
+    dtype: str | None,
+    device: str | None,
+    peers: tuple[str, ...] = (),
 ) -> Options:
     """Options from the command line; raises `ArchcError`."""
     if budget < LEAST_BUDGET:
@@ -56,7 +66,11 @@ def read_options(
     if dtype is not None and dtype not in DTYPES:
         hint = did_you_mean(dtype, DTYPES) or f"there are {', '.join(DTYPES)}"
         raise ArchcError(f"no dtype `{dtype}`; {hint}")
-    return Options(parse_settings(settings), budget, layers, dtype, device)
+    known = (*PEERS, *KERNEL_PEERS)
+    for part in peers:
+        if not any(part.lower() in peer.lower() for peer in known):
+            raise ArchcError(f"no peer `{part}`; there are {', '.join(known)}")
+    return Options(parse_settings(settings), budget, layers, dtype, device, peers)
 
 
 def bench(
@@ -132,7 +146,8 @@ class ModelRun:
         fewer = self.options.layers or self._layers_that_fit(TRAINING)
         trained = models if fewer == self.layers else self._models(fewer)
         tasks += model_tasks(trained, training(trained, self.scale, self.bench), self.bench)
-        return [*tasks, *kernel_tasks(models, self.scale, self.bench)], []
+        tasks += kernel_tasks(models, self.scale, self.bench)
+        return [task for task in tasks if self.options.wants(task.peer)], []
 
     def _models(self, layers: int | None) -> Models:
         compilation = self.compilation if layers == self.layers else self._compile(layers)

@@ -24,11 +24,12 @@ def run(
     layers: int | None,
     dtype: str | None,
     device: str | None,
+    peers: tuple[str, ...],
     json_file: Path | None,
     plot: Path | None,
 ) -> list[Result]:
     """Bench a spec's models; files are written after each, so that what was measured is never lost."""
-    options = read_options(settings, budget, layers, dtype, device)
+    options = read_options(settings, budget, layers, dtype, device, peers)
     for file in (json_file, plot):
         _check_folder(file)
     if plot:

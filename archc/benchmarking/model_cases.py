@@ -10,7 +10,7 @@ from archc.analysis.cache import cache_size
 from archc.analysis.parameters import count_parameters
 from archc.benchmarking.contenders import Contender
 from archc.benchmarking.costs import Costs
-from archc.benchmarking.models import COMPILED, PEERS, Models
+from archc.benchmarking.models import COMPILED, LIGER, PEERS, REFERENCE, Models
 from archc.benchmarking.plan import Priority, SkippedError, Task
 from archc.benchmarking.results import OURS, Case, Findings
 from archc.benchmarking.scale import Scale, free_memory
@@ -23,7 +23,8 @@ LEAST_CONTEXT = 16
 TRAINING = 7  # how many times the weights two contenders hold: weights once, gradients and moments each
 _SLACK = 2.0  # how many times its least a contender is expected to take
 _OVERHEAD = 0.02  # seconds of a call beside its work
-_COMPILING = 30.0  # seconds that TorchDynamo takes for a model and for each different layer
+_COMPILING = 15.0  # seconds that TorchDynamo takes for a model's kernels
+_TRACING = 1.0  # seconds that it takes for each layer
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,20 @@ def model_tasks(models: Models, phases: Iterator[Phase], bench: Bench) -> Iterat
     """A task for each case and each peer."""
     for phase in phases:
         for place, peer in enumerate(PEERS):
-            late = peer == COMPILED
             yield Task(
                 phase.case.title,
                 peer,
-                (Priority.COMPILED_MODEL if late else phase.priority, place),
-                _estimate(phase, bench) + (_compiling(models) if late else 0.0),
+                (_LATER.get(peer, phase.priority), place),
+                _estimate(phase, bench) + (_compiling(models) if peer == COMPILED else 0.0),
                 partial(_run, phase, peer, models, bench),
             )
+
+
+_LATER = {
+    REFERENCE: Priority.FURTHER_PEER,
+    LIGER: Priority.FURTHER_PEER,
+    COMPILED: Priority.COMPILED_MODEL,
+}
 
 
 def _run(phase: Phase, peer: str, models: Models, bench: Bench, number: int) -> Findings:
@@ -126,4 +133,7 @@ def _estimate(phase: Phase, bench: Bench) -> float:
 
 
 def _compiling(models: Models) -> float:
-    return _COMPILING * (1 + sum(len(loop.bodies) for loop in models.compilation.fused.loops()))
+    """TorchDynamo goes through all layers of a model, whose kernels it compiles once."""
+    return _COMPILING + _TRACING * sum(
+        len(loop.attributes["schedule"]) for loop in models.compilation.fused.loops()
+    )

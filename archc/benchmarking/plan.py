@@ -15,8 +15,9 @@ NO_TIME = "no time is left of the budget"
 class Priority(IntEnum):
     """The order in which tasks run.
 
-    What a user feels comes first: whole models, one sequence before many.  Kernels explain it.  What has to
-    be compiled by TorchDynamo comes last, since it takes longest for the fewest numbers.
+    What a user feels comes first: whole models beside what is used by default, one sequence before many.
+    Kernels explain it, then come further peers of models.  What has to be compiled by TorchDynamo comes last,
+    since it takes longest for the fewest numbers.
     """
 
     DECODE_ONE = 0
@@ -26,8 +27,9 @@ class Priority(IntEnum):
     KERNEL_PREFILL = 4
     KERNEL_TRAINING = 5
     KERNEL_DECODE = 6
-    COMPILED_MODEL = 7
-    COMPILED_KERNEL = 8
+    FURTHER_PEER = 7
+    COMPILED_MODEL = 8
+    COMPILED_KERNEL = 9
 
 
 class SkippedError(Exception):

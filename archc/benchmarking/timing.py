@@ -80,10 +80,15 @@ class CudaTimer:
 
     def repeated(self, run: Run, calls: int) -> Run:
         """As a CUDA graph, whose launches cost next to nothing; raises `RuntimeError` where it cannot be."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-            for _ in range(calls):
-                run()
+        graph, generator = torch.cuda.CUDAGraph(), torch.cuda.default_generators[torch.cuda.current_device()]
+        state = generator.clone_state()
+        try:
+            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+                for _ in range(calls):
+                    run()
+        except RuntimeError:
+            generator.graphsafe_set_state(state)  # its own one waits for the end of the capture for ever
+            raise
         return graph.replay
 
 

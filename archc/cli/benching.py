@@ -20,6 +20,13 @@ from archc.cli import options
 @click.option("--dtype", metavar="NAME", help="float32, bfloat16 or float16; bfloat16 on a GPU without it.")
 @click.option("--device", metavar="NAME", help="cpu or cuda; the GPU, if there is one, without it.")
 @click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    metavar="NAME",
+    help="Only peers with this in their names; all without it.",
+)
+@click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all figures."
 )
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw them: svg, png or pdf.")
@@ -31,6 +38,7 @@ def bench(
     layers: int | None,
     dtype: str | None,
     device: str | None,
+    peers: tuple[str, ...],
     json_file: Path | None,
     plot: Path | None,
 ) -> None:
@@ -45,8 +53,9 @@ def bench(
     Examples:
       archc bench specs/llama3.arch --model llama3_8b
       archc bench specs/smollm2.arch --model smollm2_135m --budget 120 --json smollm2.json --plot smollm2.svg
+      archc bench specs/llama3.arch --model llama3_8b --layers 8 --peer compiled
       archc bench my_model.arch --layers 4 --dtype float32 --device cpu
     """
     from archc.benchmarking.command import run
 
-    run(spec, model, settings, budget, layers, dtype, device, json_file, plot)
+    run(spec, model, settings, budget, layers, dtype, device, peers, json_file, plot)

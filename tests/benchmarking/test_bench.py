@@ -165,6 +165,7 @@ def test_fewer_layers_still_have_each_kind(spec: str, model: str, least: int) ->
     [
         (["--model", "llama3_9b"], "did you mean `llama3_8b`?"),
         (["--device", "tpu"], "give cpu or cuda"),
+        (["--peer", "vllm"], "no peer `vllm`; there are Hugging Face"),
         (["--device", "cuda:99"], "no such device here: cuda:99"),
         (["--budget", "0.5"], "--budget 0.5 is too small"),
         (["--dtype", "float8"], "did you mean `float"),
