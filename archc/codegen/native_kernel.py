@@ -116,7 +116,8 @@ def _call(fused: Fused, op: CustomOp, width: int, sizes: Mapping[str, str] | Non
     peers = [name for name in op.names if name not in (op.anchor, *_TABLES)]
     return NativeCall(
         NativeFunction(fused.name, pointers, tuple(sizes)),
-        (op.anchor, str(width), *peers),
+        (op.anchor, *peers),
+        width,
         (*op.names, *op.outputs, *sizes.values()),
     )
 

@@ -178,10 +178,9 @@ class _Writer:
         operands = dict(zip((*rule.operands, *rule.weights), node.inputs, strict=True))
         names = call.arguments[: len(call.function.pointers) - len(node.outputs)]
         given = [*(self._read(operands[name]) for name in names), *map(self._make, node.outputs)]
-        anchor, width, *_ = call.asked
-        value = operands[anchor]
+        value = operands[call.asked[0]]
         assert value is not None
-        many = self.layer.width(value) // int(width)  # rows of a token
+        many = self.layer.width(value) // call.width  # rows of a token
         rows = "rows" if many == 1 else f"{many} * rows"
         self._add(call.function.name, [*given, rows, *call.function.sizes[1:]])
 

@@ -1,4 +1,4 @@
-"""What the templates of native code may see: functions in C++, for few rows on a CPU, and calls of them."""
+"""What the templates of native code may see: functions in C++, for a CPU, and calls of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORDS = (
 )
 
 FEW_ROWS = 4  # of which a product with weights reads these in one stream
-MOST_ROWS = 64  # that native code takes: PyTorch's products are as fast for more
+MOST_ROWS = 64  # of which a product is native: PyTorch's are as fast for more
 
 
 def cpp_name(name: str) -> str:
@@ -71,10 +71,14 @@ GROUPED_LINEAR = NativeFunction(
 
 @dataclass(frozen=True)
 class NativeCall:
-    """A function of a fused op, what `native.takes` is asked about, and what the function is given."""
+    """A function of a fused op, what `native.takes` is asked about, and what the function is given.
+
+    width: that of a row of the first operand that is asked about
+    """
 
     function: NativeFunction
     asked: tuple[str, ...]
+    width: int
     arguments: tuple[str, ...]
 
 

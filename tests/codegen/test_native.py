@@ -163,7 +163,7 @@ def test_fused_ops(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("by_layer", "batch"), [(True, 2), (True, 5), (False, 2)])
+@pytest.mark.parametrize(("by_layer", "batch"), [(True, 2), (True, 5), (False, 2), (False, 66)])
 @pytest.mark.parametrize("spec", ["smollm2", "qwen3", "gemma2", "gpt2", "olmo2", "palm"])
 @needs_compiler
 def test_decoding(
