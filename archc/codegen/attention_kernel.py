@@ -16,7 +16,6 @@ _TILE = 1 << 14  # values of the keys and values that a program holds at a time,
 _SPLIT = ("k", "v", "positions", "key_positions")  # besides queries, a piece of them and keys has a part of
 _WIDE = 1 << 15  # values of the queries and the keys together, 64 KiB in bfloat16
 _HEADS = 32  # of queries, that a program has beside wide values
-_LANE = 64  # of a thread's registers, for what it merges
 
 
 def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
@@ -43,7 +42,6 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
     # One tile is keys and values: 16 of them, for more do not fit in the registers of every chip.
     beside_queries = _LEAST if shared else _tile_beside(rows, loaded) if joint else 128
     warps = 4 if rows * value_block <= (8192 if joint or shared else 4096) else 8
-    merged = _LANE * 32 * warps // (power_of_two(group) * value_block)
     return AttentionKernel(
         name=fused.name,
         equation=fused.equation,
@@ -63,7 +61,6 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
         head_block=head_block,
         value_block=value_block,
         tile=min(_tile(loaded), beside_queries),
-        merged=max(merged, 1),
         warps=warps,
         softcap=_softcap(fused),
         keeps=fused.keeps,

@@ -22,7 +22,7 @@ class AttentionKernel:
     operands besides queries, keys and values: their names, and how a piece of queries and keys reads them.
 
     A program of that kernel has the query heads of one key head, or one of several `blocks` of them, in
-    `rows`, and `tile` keys at a time in half precision; it merges `merged` shares of the keys at a time.
+    `rows`, and `tile` keys at a time in half precision.
     `softcap` is that of the scores.  `keeps`: whether it is given what is kept of earlier tokens, and leaves
     the new ones there.
     `values_in_keys`: values are the first columns of the keys, and `head_block` holds those behind them.
@@ -50,7 +50,6 @@ class AttentionKernel:
     head_block: int
     value_block: int
     tile: int
-    merged: int
     warps: int
     softcap: float | None
     keeps: bool
@@ -153,10 +152,6 @@ class AttentionKernel:
         return self.kv_heads * self.blocks
 
     @property
-    def group_block(self) -> int:
-        return 1 << (self.group - 1).bit_length()
-
-    @property
     def grouped(self) -> bool:
         return self.heads > self.kv_heads
 
@@ -197,10 +192,6 @@ class AttentionKernel:
     @property
     def query_mask(self) -> str:
         return f"query < {self.group}" if self.rows != self.group else ""
-
-    @property
-    def group_mask(self) -> str:
-        return f"query < {self.group}" if self.group_block != self.group else ""
 
     def where(self, *masks: str) -> str:
         """The arguments of a store with some masks, in the order of its dims; an empty one is no mask."""

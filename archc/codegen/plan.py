@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.class_plan import Class
 from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.kernel_plan import GroupedKernel, Kernel
@@ -131,14 +130,6 @@ class Package:
             if self.fixed_tokens
             else " or self.steps is not None"
         )
-
-    @property
-    def step_programs(self) -> int:
-        """The most programs of one sequence that share the keys of some attention among them."""
-        kernels = [
-            kernel for kernel in self.kernels if isinstance(kernel, AttentionKernel) and kernel.has_step
-        ]
-        return max((kernel.programs for kernel in kernels), default=0)
 
     @property
     def ignored_items(self) -> str:

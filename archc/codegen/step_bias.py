@@ -15,7 +15,7 @@ class StepBias:
 
     name, doc, lines: that tensor, and the function that makes it by the op itself; "" for none
     strides:          further parameters, and how a launch computes them
-    own_lines:        for the new token, 0 from itself
+    head_lines:       for the heads of a program
     key_lines:        for a tile of keys at `key_position`, before it is loaded: then registers are few
     """
 
@@ -23,7 +23,7 @@ class StepBias:
     doc: str
     lines: tuple[str, ...]
     strides: tuple[tuple[str, str], ...]
-    own_lines: tuple[str, ...]
+    head_lines: tuple[str, ...]
     key_lines: tuple[str, ...]
 
 
@@ -49,11 +49,9 @@ def _given(head: str, mask: str) -> StepBias:
             ("bias_head_stride", "bias.stride(1)"),
             ("bias_key_stride", "bias.stride(3)"),
         ),
-        own_lines=(
+        head_lines=(
             "bias_row = bias_ptr + sequence * bias_stride",
             f"bias_head = ({head}).to(tl.int32) * bias_head_stride",
-            "bias_place = bias_head + last * bias_key_stride",
-            f"own_score += tl.load(bias_row + bias_place{load_where(mask)}).to(tl.float32)",
         ),
         key_lines=(
             "bias_places = bias_head[:, None] + key[None, :] * bias_key_stride",
@@ -63,7 +61,7 @@ def _given(head: str, mask: str) -> StepBias:
 
 
 def _relative(fused: Fused, head: str, mask: str) -> StepBias:
-    """One row of the table for the new token, and one for each key."""
+    """A row of the table for each key."""
     vector = relative_vector(fused)
     heads = width_of(fused.types["table"])
     where = load_where(outer((mask, "")))
@@ -72,11 +70,7 @@ def _relative(fused: Fused, head: str, mask: str) -> StepBias:
         doc=vector.doc,
         lines=vector.lines,
         strides=(),
-        own_lines=(
-            f"table_head = ({head}).to(tl.int32)",
-            f"own_row = tl.load(buckets_ptr + {vector.far}) * {heads}",
-            f"own_score += tl.load(table_ptr + own_row + table_head{load_where(mask)}).to(tl.float32)",
-        ),
+        head_lines=(f"table_head = ({head}).to(tl.int32)",),
         key_lines=(
             f"back = tl.minimum(tl.maximum(position - key_position, 0), {vector.far})",
             f"row = tl.load(buckets_ptr + {vector.far} + back)[None, :] * {heads}",
@@ -93,7 +87,7 @@ def _linear(fused: Fused, head: str, mask: str) -> StepBias:
         doc=vector.doc,
         lines=vector.lines,
         strides=(),
-        own_lines=(f"slope = tl.load(slopes_ptr + {head}{load_where(mask)})",),
+        head_lines=(f"slope = tl.load(slopes_ptr + {head}{load_where(mask)})",),
         key_lines=("bias = slope[:, None] * (key_position - position).to(tl.float32)[None, :]",),
     )
 

@@ -225,15 +225,14 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
         queries = [torch.zeros(1, 1, plan.heads, width, dtype=dtype) for width in asked]
         stores = [torch.zeros(1, length, plan.kv_heads, width, dtype=dtype) for width in kept]
         filled, positions, places = (torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, _KEYS))
-        arrived = torch.zeros(plan.programs, dtype=torch.int32)
         step = getattr(kernels, f"_{plan.name}_step")
         if plan.fixed:
-            step(*queries, *stores, places, arrived, padded)
+            step(*queries, *stores, places, padded)
             continue
         new = [store[:, :1].contiguous() for store in stores]
         extra = [_extra(kernels, plan, name, dtype, length) for name in plan.step_extra]
         told = [padded] if plan.tells_padding else []
-        step(*queries, *new, *stores, filled, positions, places, arrived, *told, *extra)
+        step(*queries, *new, *stores, filled, positions, places, *told, *extra)
     kernels._shares = shares
 
 

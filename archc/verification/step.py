@@ -85,10 +85,10 @@ def _plan(
     graph: Graph, sizes: Mapping[str, int], dtype: torch.dtype, times: int, work: Work
 ) -> dict[Value, Any]:
     """Add a graph's work; what reference functions made, as it lies in memory: its readers may copy it."""
-    kept = KeptPart(graph)  # computed before the first step
+    kept = KeptPart(graph)  # computed before the first step, as is what follows from no token
     made: dict[Value, Any] = {}
     for node in graph.nodes():
-        if node in kept:
+        if node in kept or node.op.fixed(node.attributes):
             continue
         if node.op is LOOP:
             for number, body in enumerate(node.bodies):

@@ -201,8 +201,7 @@ def _spec(
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @interpreted
 def test_attention_of_a_step(shape: tuple[int, int, int, int], mask: str, tmp_path: Path) -> None:
-    """Every length, share and kind of padding; the new token is stored, the counts are zero again."""
-    kv_heads = shape[1]
+    """Every length, share and kind of padding; the new token is stored."""
     kernels = sys.modules[build(_spec(*shape, mask), "a", tmp_path).Model.__module__].kernels
     for filled, shares, padded in itertools.product((0, 1, 33), (1, 4), (False, True)):
         kernels._shares = lambda *_, shares=shares: shares
@@ -211,13 +210,11 @@ def test_attention_of_a_step(shape: tuple[int, int, int, int], mask: str, tmp_pa
         for store in (keys, values):
             store[:, :filled].normal_()
         positions, places = _places(filled, padded)
-        arrived = torch.zeros(2 * kv_heads, dtype=torch.int32)
-        state = (torch.tensor([filled]), positions, places, arrived)
+        state = (torch.tensor([filled]), positions, places)
         o = kernels._attention_step(q, k, v, keys, values, *state, padded)
         assert torch.equal(keys[:, filled : filled + 1], k)
         assert torch.equal(values[:, filled : filled + 1], v)
         assert keys[:, filled + 1 :].isnan().all()
-        assert not arrived.any()
         truth = _attention(
             q, keys[:, : filled + 1], values[:, : filled + 1], positions, places[:, : filled + 1], MASKS[mask]
         )
@@ -230,7 +227,6 @@ def test_attention_of_a_step(shape: tuple[int, int, int, int], mask: str, tmp_pa
 @interpreted
 def test_a_step_in_a_ring(shape: tuple[int, int, int, int], length: int, mask: str, tmp_path: Path) -> None:
     """Each sequence has places of its own, at positions modulo the ring's length: the window's, or longer."""
-    kv_heads = shape[1]
     kernels = sys.modules[build(_spec(*shape, mask), "a", tmp_path).Model.__module__].kernels
     for before, shares in itertools.product(((0, 3), (6, 7), (8, 33)), (1, 2)):
         kernels._shares = lambda *_, shares=shares: shares
@@ -240,8 +236,7 @@ def test_a_step_in_a_ring(shape: tuple[int, int, int, int], length: int, mask: s
         for row, count in enumerate(before):
             for store in (keys, values):
                 store[row, : min(count, length)].normal_()
-        arrived = torch.zeros(2 * kv_heads, dtype=torch.int32)
-        state = (torch.tensor([35]), positions, torch.full((2, 40), -1), arrived)
+        state = (torch.tensor([35]), positions, torch.full((2, 40), -1))
         o = kernels._attention_step(q, k, v, keys, values, *state, True)
         held = (positions - (positions - torch.arange(length)) % length).clamp(min=-1)
         assert torch.equal(keys[torch.arange(2), positions[:, 0] % length], k[:, 0])
@@ -258,7 +253,7 @@ def test_a_step_with_a_softcap_and_sinks(
     shape: tuple[int, int, int, int], sinks: bool, softcap: float | None, tmp_path: Path
 ) -> None:
     """A sink is counted once, however many programs share the keys."""
-    heads, kv_heads = shape[:2]
+    heads = shape[0]
     scores = f"softcap = {softcap}" if softcap else "softcap = none"
     scores += f", sinks = parameter([{heads}]) as sinks" if sinks else ""
     kernels = sys.modules[build(_spec(*shape, "sliding(7)", scores), "a", tmp_path).Model.__module__].kernels
@@ -269,7 +264,7 @@ def test_a_step_with_a_softcap_and_sinks(
         keys, values = (torch.randn(2, 40, *x.shape[2:]) for x in (k, v))
         positions, places = _places(filled, True)
         sink = [2 * torch.randn(heads)] if sinks else []
-        state = (torch.tensor([filled]), positions, places, torch.zeros(2 * kv_heads, dtype=torch.int32))
+        state = (torch.tensor([filled]), positions, places)
         o = kernels._attention_step(q, k, v, keys, values, *state, True, *sink)
         known = (keys[:, : filled + 1], values[:, : filled + 1])
         given = {"sinks": sink[0].double() if sinks else None, "softcap": softcap}
@@ -314,12 +309,10 @@ def test_latent_attention_of_a_step(sizes: tuple[int, int, int], window: int, tm
         keys = torch.full((2, 40, 1, rank + rotary), float("nan"))
         keys[:, :filled].normal_()
         positions, places = _places(filled, padded)
-        arrived = torch.zeros(2 * -(-heads // 32), dtype=torch.int32)
-        state = (torch.tensor([filled]), positions, places, arrived)
+        state = (torch.tensor([filled]), positions, places)
         o = kernels._latent_attention_step(*torch.split(q, (rank, rotary), -1), k, keys, *state, padded)
         assert torch.equal(keys[:, filled : filled + 1], k)
         assert keys[:, filled + 1 :].isnan().all()
-        assert not arrived.any()
         known = keys[:, : filled + 1]
         mask = Sliding(window) if window else Causal()
         truth = _attention(q, known, known[..., :rank], positions, places[:, : filled + 1], mask)
@@ -431,9 +424,7 @@ def test_a_step_over_another_sequence(shape: tuple[int, int, int, int], tmp_path
         if padded:
             places = torch.where(torch.rand(2, length) < 0.6, places, -1)
             places[0, -1] = length - 1
-        arrived = torch.zeros(2 * kv_heads, dtype=torch.int32)
-        o = kernels._attention_step(q, k, v, places, arrived, padded)
-        assert not arrived.any()
+        o = kernels._attention_step(q, k, v, places, padded)
         truth = _attention(q, k, v, torch.zeros(2, 1, dtype=torch.int64), places, Full())
         some = (places >= 0).any(1).expand(2)
         assert o.isfinite().all()

@@ -274,7 +274,9 @@ INTERPRETED = {
     ),
     "own key of a latent step": (
         "steps",
-        trap("latent", "kernels.py", "tl.full([16], 1.0, tl.float32)", "tl.full([16], 2.0, tl.float32)"),
+        trap(
+            "latent", "kernels.py", "if (begin <= last) & (last < end)", "if (begin <= last) & (last < begin)"
+        ),
     ),
     "rotated keys of a latent step": (
         "steps",
@@ -282,7 +284,7 @@ INTERPRETED = {
     ),
     "new rotated key of a latent step": (
         "steps",
-        trap("latent", "kernels.py", "own_score += tl.sum(q_behind", "own_score += 0 * tl.sum(q_behind"),
+        trap("latent", "kernels.py", "+ behind, new_behind", "+ behind, 0 * new_behind"),
     ),
 }
 
