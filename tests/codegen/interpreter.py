@@ -60,7 +60,7 @@ def _prepare() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     _fill_with_nan()
-    _round_to_nearest()
+    _cast_as_gpus_do()
     _widen_dots()
     _index_by_one_element()
     _take_booleans()
@@ -76,8 +76,11 @@ def _fill_with_nan() -> None:
 
 
 @functools.cache
-def _round_to_nearest() -> None:
-    """Let casts of float32 to bfloat16 round to nearest even, as GPUs do; Triton's interpreter truncates."""
+def _cast_as_gpus_do() -> None:
+    """Let casts of float32 to bfloat16 round to nearest even; Triton's interpreter truncates.
+
+    Those the other way are exact, and here the bits are only moved.
+    """
     import numpy as np
     import torch
     import triton.language as tl
@@ -86,6 +89,8 @@ def _round_to_nearest() -> None:
     truncate = InterpreterBuilder.cast_impl
 
     def cast(self: Any, source: Any, target: Any) -> Any:
+        if source.dtype.scalar == tl.bfloat16 and target.scalar == tl.float32:
+            return _as_float32(source)
         if source.dtype.scalar != tl.float32 or target.scalar != tl.bfloat16:
             return truncate(self, source, target)
         rounded = torch.from_numpy(np.ascontiguousarray(source.data)).to(torch.bfloat16)
@@ -94,20 +99,26 @@ def _round_to_nearest() -> None:
     InterpreterBuilder.cast_impl = cast
 
 
+def _as_float32(handle: Any) -> Any:
+    """Values of bfloat16, the upper halves of float32's bits."""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    bits = np.ascontiguousarray(handle.data).astype(np.uint32) << 16
+    return TensorHandle(bits.view(np.float32), tl.float32)
+
+
 @functools.cache
 def _widen_dots() -> None:
     """Let dots of bfloat16 multiply numbers; Triton's interpreter multiplies the integers that hold them."""
-    import numpy as np
     import triton.language as tl
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+    from triton.runtime.interpreter import InterpreterBuilder
 
     narrow = InterpreterBuilder.create_dot
 
     def widened(handle: Any) -> Any:
-        if handle.dtype.scalar != tl.bfloat16:
-            return handle
-        bits = np.ascontiguousarray(handle.data).astype(np.uint32) << 16
-        return TensorHandle(bits.view(np.float32), tl.float32)
+        return _as_float32(handle) if handle.dtype.scalar == tl.bfloat16 else handle
 
     def dot(self: Any, a: Any, b: Any, *further: Any) -> Any:
         return narrow(self, widened(a), widened(b), *further)
