@@ -207,6 +207,7 @@ class _Planner:
                 *(f"d{name}" for name in weights),
                 "rows",
                 *(self._stride(name) for name in sources),
+                *((f"TIGHT={sources[0]}_rows.element_size() == 4",) if wide else ()),
             ),
             weights=weights,
             weight_lines=self._weight_lines(norms),
