@@ -242,10 +242,7 @@ INTERPRETED = {
     "softcap of a step": ("steps", trap("all", "kernels.py", STEP_CAP, "", STEP_MASK, STEP_MASK + STEP_CAP)),
     "sinks of a step": (
         "steps",
-        trap(
-            *("all", "kernels.py", "own_weight + tl.exp(sink - peak), 0.0)"),
-            "own_weight + 2 * tl.exp(sink - peak), 0.0)",
-        ),
+        trap("all", "kernels.py", "split == 0, tl.full([16], 1.0,", "split == 0, tl.full([16], 2.0,"),
     ),
     "pairing of a latent": (
         "whole",
