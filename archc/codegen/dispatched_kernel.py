@@ -10,9 +10,12 @@ from archc.ir.rule import SPLITS
 from archc.ir.types import TensorType
 
 # What variables of the kernel, and of the functions around it, are called.
-_KERNEL = "own start end row column lane output inside there choice place kept mask outputs x_rows offset"
+_KERNEL = (
+    "own start end block row column lane output inside there choice place kept mask outputs x_rows offset"
+)
 _LOCALS = (
-    "x order places weight ends offset factors keeps rows count tile outputs step columns tiles x_rows given"
+    "x order places weight ends offset factors keeps rows count tile outputs step columns warps tiles "
+    "x_rows given"
 )
 
 

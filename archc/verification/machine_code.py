@@ -134,12 +134,15 @@ def _tiles(source: str) -> Iterable[Tile]:
     """The loads and stores of a source, but for those at columns that were loaded, which have no neighbours.
 
     Those of rows at loaded places have, and of all that is at one loaded place.
+
+    Nor have columns neighbours where a mask follows from what was loaded for each.
     """
     loaded: set[str] = set()
     for line in source.splitlines():
         names = _NAME.findall(line)
         match, made = _TILE.search(line), _MADE.match(line)
-        if match and names[1 if made else 0] not in loaded:
+        pointer_and_mask = {names[1 if made else 0], *names[2:3]} if match else set()
+        if match and not loaded & pointer_and_mask:
             yield Tile(_values(match[1]), max(1, _number(r"(\d+)", match[2]) // 8))
         apart = made and (made[1] == "tt.load" or loaded.intersection(names[1:]))
         if apart and not _ALIKE.search(line):

@@ -70,12 +70,41 @@ def test_choices_are_sorted_as_pytorch_does(size: str, tmp_path: Path) -> None:
     assert all(map(torch.equal, found, (case.order, case.places, case.ends)))
 
 
+# tokens, choices of each, experts: 300 choices fill a block in part, 4,096 in full, more take several
+CHOICES = [(150, 2, 7), (150, 2, 130), (1024, 4, 5), (1366, 3, 6), (66_000, 1, 2)]
+
+
+@pytest.mark.parametrize(("tokens", "choices", "count"), CHOICES)
 @interpreted
-def test_choices_beyond_one_block_are_sorted(tmp_path: Path) -> None:
-    for count in (7, 512):
-        chosen = torch.randint(0, count, (3, 50, 2))
-        found = _kernels(tmp_path).sort_choices(chosen, count)
-        assert all(map(torch.equal, found, experts.sort_choices(chosen, count=count)))
+def test_choices_beyond_one_block_are_sorted(tokens: int, choices: int, count: int, tmp_path: Path) -> None:
+    chosen = torch.randint(0, count, (2, tokens // 2, choices)) % (count - 1)  # the last expert has none
+    found = _kernels(tmp_path).sort_choices(chosen, count)
+    assert all(map(torch.equal, found, experts.sort_choices(chosen, count=count)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("(other < block)", "(other < block - 1)"),
+        ("first = tl.sum(counts, 0)", "first = tl.sum(counts, 0) * 0"),
+        ("(chosen < expert).to(tl.int32), 0))", "(chosen < expert).to(tl.int32), 0) // 2)"),
+    ],
+)
+@interpreted
+def test_a_wrong_order_of_many_choices_is_found(old: str, new: str, tmp_path: Path) -> None:
+    kernels = changed_module(_kernels(tmp_path), old, new)
+    chosen = torch.randint(0, 3, (1, 4200, 1))
+    expected = experts.sort_choices(chosen, count=3)
+    assert not all(map(torch.equal, kernels.sort_choices(chosen, 3), expected))
+
+
+@sizes
+@interpreted
+def test_sums_of_experts_rows(size: str, tmp_path: Path) -> None:
+    case = Case(size)
+    rows = case.y.detach().double().split(case.ends.diff(prepend=torch.zeros(1, dtype=torch.int64)).tolist())
+    exact = torch.stack([each.sum(0) for each in rows])
+    assert distance(_kernels(tmp_path).grouped_sum(case.y.detach(), case.ends), exact) <= FLOAT32
 
 
 def _compare(function: Any, reference: Any, tensors: list[Tensor], bound: float = FLOAT32) -> None:
@@ -185,8 +214,9 @@ def test_models_with_kernels_are_their_reference(body: str, tmp_path: Path) -> N
 
 
 CONTROLS = [
-    ("tl.cumsum(mine, 0) - 1", "tl.cumsum(mine, 0) * 0"),
-    ("free += tl.sum(mine, 0)", "free += 0"),
+    ("tl.cumsum(mine.to(tl.int32), 0) - 1", "tl.cumsum(mine.to(tl.int32), 0) * 0"),
+    ("first = tl.sum((chosen < expert)", "first = tl.sum((chosen + 1 < expert)"),
+    ("(first + tl.sum(mine", "(tl.sum(mine"),
     ("// CHOICES\n", "// CHOICES * 0\n"),
     ("(tile - before) * ROWS", "0 * ROWS"),
     ("for first in range(0, IN, STEP):", "for first in range(0, IN - STEP, STEP):"),
