@@ -112,6 +112,19 @@ class FlashKernel:
         return self.heads // self.kv_heads
 
     @property
+    def parts(self) -> int:
+        """How many programs take the same keys of all heads: one a query head, so that there are enough.
+
+        Within a window or chunk one has little to do beside a sum over them: there it is one a key head.
+        """
+        return self.kv_heads if self.window or self.chunk else self.heads
+
+    @property
+    def apart(self) -> bool:
+        """Whether the gradients of a key head come from several programs, in float32, and are summed up."""
+        return self.parts > self.kv_heads
+
+    @property
     def score_factor(self) -> str:
         """What products of queries and keys are multiplied by: scores have base 2, or are shares of a cap."""
         return repr(self.scale / self.softcap if self.softcap else self.scale * _LOG2_E)

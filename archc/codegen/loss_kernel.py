@@ -10,7 +10,7 @@ from archc.codegen.loss_plan import LossKernel
 from archc.ir.names import unique
 from archc.target import Target
 
-_MAX_BLOCK = 4096
+_MAX_BLOCK, _MAX_DEPTH = 4096, 4
 _CHUNK = 1 << 29  # logits of a chunk, 1 GiB in bfloat16: few enough to spare memory, enough for fast matmuls
 _LEAST_ROWS = 1024
 _WIDE = 2  # times as large as a number is one of a sum over chunks
@@ -30,7 +30,8 @@ def plan_loss(cut: Cut, taken: Iterable[str], target: Target) -> LossKernel:
         vocabulary=vocabulary,
         width=width,
         block=block,
-        warps=min(max(block // 512, 1), 8),
+        depth=min(power_of_two(-(-vocabulary // block)), _MAX_DEPTH),
+        warps=min(max(block // 256, 1), 16),
         rows=rows,
         rows_at_once=rows if cut.tail else max(rows, _WIDE * width),
         triton="loss" in target.families,

@@ -11,6 +11,8 @@ from archc.codegen.masks import store_where
 class LossKernel:
     """Cross entropy over the logits of a linear map, in chunks of `rows`; `rows_at_once` may be a single one.
 
+    block: lanes that a row's logits are spread over
+    depth: how many of them a lane takes at a time
     `triton`: whether the target has a kernel for it; `bias`: whether the linear map has one; `tail`: whether
     something follows it.
     """
@@ -20,6 +22,7 @@ class LossKernel:
     vocabulary: int
     width: int
     block: int
+    depth: int
     warps: int
     rows: int
     rows_at_once: int
@@ -38,7 +41,12 @@ class LossKernel:
 
     @property
     def _mask(self) -> str:
-        return f"start + column < {self.vocabulary}" if self.vocabulary % self.block else ""
+        return f"start + place < {self.vocabulary}" if self.vocabulary % self.step else ""
+
+    @property
+    def step(self) -> int:
+        """How many logits all lanes take at a time."""
+        return self.block * self.depth
 
     @property
     def load(self) -> str:

@@ -17,6 +17,7 @@ from archc.codegen.wide_norm import MAX_NARROW, plan_wide_norm
 from archc.ir.decomposition import AttributeVar, OperandRef
 from archc.ir.norm_form import NormForm
 
+_MAX_STAGED = 4096  # columns of a row, of which three are under way whatever its dtype
 _ABSENT = "None stands for zeros"
 
 
@@ -213,9 +214,16 @@ class _Planner:
             weight_lines=self._weight_lines(norms),
             lines=self._gradient_lines(gradients),
             warps=wide.warps if wide else _backward_warps(self.row.block, weights),
+            stages=self._stages(gradients[0].norm.source),
             wide=wide,
             absent=norms[0].source if self.wide and norms[0].absent else "",
         )
+
+    def _stages(self, source: str) -> str:
+        """As many rows as the shared memory of all chips holds."""
+        if self.wide:
+            return ""
+        return "3" if self.row.block <= _MAX_STAGED else f"3 if {source}.element_size() == 2 else 2"
 
     def _weight_lines(self, norms: Sequence[Norm]) -> tuple[str, ...]:
         lines: list[str] = []

@@ -56,6 +56,12 @@ class Gradient:
     made: bool
     ragged: bool
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What the kernel reads besides the norm's source."""
+        read = (self.joins,) if self.joins else ()
+        return read if self.made else (self.incoming, *read)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -110,26 +116,29 @@ def result_lines(norm: Norm, row: Row, result: str, assign: str) -> tuple[str, .
 
 
 def gradient_lines(gradient: Gradient, row: Row, stride: str) -> tuple[str, ...]:
-    """The gradient of a row, and its part of the weights' gradients, which are added up."""
+    """The gradient of a row, and its part of the weights' gradients, which are added up.
+
+    All loads stand first, so that they are under way together; the sums do not wait for one another.
+    """
     norm, incoming, target = gradient.norm, gradient.incoming, gradient.target
-    lines = [f"{norm.source} = {row.load(norm.source, stride)}"]
-    if not gradient.made:
-        lines.append(f"{incoming} = {row.load(incoming, str(row.width))}")
-    lines += scale_lines(norm, row)
-    if norm.weight:
-        lines.append(f"d{norm.weight} += {incoming} * normed")
-    if norm.bias:
-        lines.append(f"d{norm.bias} += {incoming}")
+    loads = [(norm.source, stride), *((name, str(row.width)) for name in gradient.others)]
+    lines = [f"{name} = {row.load(name, apart)}" for name, apart in loads]
     dnormed = f"{incoming} * {norm.factor}" if norm.weight else incoming
     lines.append(
         f"dnormed = tl.where(inside, {dnormed}, 0.0)"
         if gradient.ragged and row.mask
         else f"dnormed = {dnormed}"
     )
+    lines += scale_lines(norm, row)
+    if norm.weight:
+        lines.append(f"d{norm.weight} += {incoming} * normed")
+    if norm.bias:
+        lines.append(f"d{norm.bias} += {incoming}")
+    value = "centred" if norm.centred else norm.source
+    lines.append(f"along = rstd * (tl.sum(dnormed * {value}, 0) / {row.width})")
     level = f"tl.sum(dnormed, 0) / {row.width} - " if norm.centred else ""
-    lines.append(f"{target} = rstd * (dnormed - {level}normed * (tl.sum(dnormed * normed, 0) / {row.width}))")
-    if gradient.joins:
-        lines.append(f"{target} += {row.load(gradient.joins, str(row.width))}")
+    joins = f" + {gradient.joins}" if gradient.joins else ""
+    lines.append(f"{target} = rstd * (dnormed - {level}normed * along){joins}")
     return (*lines, row.store(target, target))
 
 

@@ -9,12 +9,15 @@ from archc.codegen.masks import store_where
 from archc.codegen.native_plan import NativeRows
 from archc.codegen.wide_norm import WideNorm
 
+_WARPS = 16  # of a multiprocessor
+
 
 @dataclass(frozen=True)
 class NormGradient:
     """A kernel for the gradient of norms, in the order of its statements; `weights` are those it sums for.
 
     `wide` is there where a row does not fit in registers; then it is the gradient of one norm.
+    `stages`: how many rows are under way at a time, with the one in work, as a launch takes it; "" if wide.
     `absent` names the operand without which there is nothing to do, "" for none.
     """
 
@@ -25,6 +28,7 @@ class NormGradient:
     weight_lines: tuple[str, ...]
     lines: tuple[str, ...]
     warps: int
+    stages: str
     wide: WideNorm | None
     absent: str
 
@@ -59,6 +63,11 @@ class NormKernel:
     gradients: tuple[NormGradient, ...]
     native: NativeRows | None
     template: str
+
+    @property
+    def programs(self) -> int:
+        """How many programs of a multiprocessor share rows: of so many warps that its memory is busy."""
+        return max(_WARPS // self.gradients[0].warps, 2)
 
     @property
     def masked(self) -> bool:

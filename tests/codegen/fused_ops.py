@@ -129,7 +129,7 @@ def changed_module(kernels: ModuleType, old: str, new: str) -> ModuleType:
 
 def _share_rows(kernels: ModuleType) -> None:
     """Let programs that add up rows have several, also on a GPU, where each of few rows has its own."""
-    kernels._programs = lambda _x, rows: min(rows, 4)  # type: ignore[attr-defined]
+    kernels._programs = lambda _x, rows, _each=2: min(rows, 4)  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------------- inputs

@@ -222,7 +222,7 @@ CONTROLS = [
         'weight * (tl.dot(v, tl.trans(do), input_precision="ieee") - delta',
         'weight * (tl.dot(v, tl.trans(do), input_precision="ieee") + delta',
     ),
-    ("wider keys than values", "for member in range(3)", "for member in range(2)"),
+    ("wider keys than values", ".sum(3).to(q.dtype)", ".amax(3).to(q.dtype)"),
     (
         "distances",
         "tl.minimum(tl.maximum(query - key, -11), 11)",

@@ -281,11 +281,12 @@ def test_the_op_is_registered_as_pytorch_wants_it(tmp_path: Path) -> None:
 
 
 CONTROLS = [
-    ("highest = higher", "highest = x"),
-    ("tl.sum(chosen, 0) - peak - rest", "tl.sum(chosen, 0) - peak"),
+    ("highest = higher", "highest = tl.max(x, 0)"),
+    ("chosen - peak - rest", "chosen - peak"),
+    ("tl.sum(tl.exp(x", "tl.max(tl.exp(x"),
     ("1.0 + 2.0 * z_loss", "1.0 + z_loss"),
-    ("start + column == target, share", "start + column == target + 1, share"),
-    ("other=-3.0e38)\n        x =", "other=9.0)\n        x ="),
+    ("start + place == token, share", "start + place == token + 1, share"),
+    ('other=-3.0e38, eviction_policy="evict_last"', 'other=9.0, eviction_policy="evict_last"'),
     ("dh[part] = torch.mm", "dh[:3] = torch.mm"),
     ("z_loss * lse * lse - log_probs", "-log_probs"),
     ("total.addmm_(a, b, beta=beta)", "total.copy_(torch.mm(a, b))"),
