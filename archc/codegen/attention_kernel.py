@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from archc.codegen.attention_plan import AttentionKernel
+from archc.codegen.attention_plan import AttentionKernel, LargeTile
 from archc.codegen.flash_kernel import plan_flash
 from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.native_kernel import plan_native_attention
@@ -72,6 +72,9 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
         bias=bias,
         native=(
             plan_native_attention(fused) if fused.keeps and alone and not (joint or shared or names) else None
+        ),
+        large=(
+            LargeTile(head_block + value_block, rows) if joint and beside_queries < LargeTile.keys else None
         ),
     )
 

@@ -159,6 +159,10 @@ def _kernels(package: Package) -> str:
         uses_callables=any("Callable[" in kernel for kernel in kernels),
         uses_cache=any("@cache" in kernel for kernel in kernels),
         uses_shares=package.generates and any(_has_steps(kernel) for kernel in package.kernels),
+        uses_room=any(
+            isinstance(kernel, AttentionKernel) and kernel.steps and kernel.large
+            for kernel in package.kernels
+        ),
         uses_programs=any(_reduces(kernel) for kernel in package.kernels),
         helpers=list(dict.fromkeys(helpers)),
     )

@@ -76,6 +76,7 @@ def _run_on_meta(package: Any) -> None:
         if isinstance(op, CustomOpDef):
             op.register_fake(op._init_fn)
     package.kernels._runs_triton = lambda _: True
+    package.kernels._room = lambda _: 0
 
 
 def _run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, length: int) -> None:
@@ -131,7 +132,8 @@ def _record(kernels: Any, found: list[Launch]) -> None:
         kernel: Any, *arguments: Any, num_warps: int, num_stages: int | None = None, **named: Any
     ) -> None:
         constants = tuple((name, value) for name, value in named.items() if name in kernel.arg_names)
-        found.append(Launch(kernel, arguments, num_warps, constants, num_stages))
+        room = kernels._room(None) if hasattr(kernels, "_room") else 0
+        found.append(Launch(kernel, arguments, num_warps, constants, num_stages, room))
 
     for value in vars(kernels).values():
         if isinstance(value, JITFunction):
@@ -215,11 +217,18 @@ def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dty
 
 
 def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
-    """With few keys, which one program reads, and with many that are shared; padded or not, and in a ring."""
-    shares = kernels._shares
+    """With few keys, which one program reads, and with many that are shared; padded or not, and in a ring.
+
+    All of that again where there is room for larger tiles.
+    """
+    shares, room = kernels._shares, kernels._room
     rings = [(_SHARES, False, _KEYS // 2)] if plan.oldest else []
-    for count, padded, length in ((1, True, _KEYS), (_SHARES, False, _KEYS), *rings):
+    ways = ((1, True, _KEYS), (_SHARES, False, _KEYS), *rings)
+    for (count, padded, length), large in itertools.product(
+        ways, (0, plan.large.room) if plan.large else (0,)
+    ):
         kernels._shares = lambda *_, count=count: count
+        kernels._room = lambda _, large=large: large
         kept = [plan.head_dim] if plan.one_slot else [plan.head_dim, plan.value_dim]
         asked = [plan.value_dim, plan.behind] if plan.values_in_keys else [plan.head_dim]
         queries = [torch.zeros(1, 1, plan.heads, width, dtype=dtype) for width in asked]
@@ -233,7 +242,7 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
         extra = [_extra(kernels, plan, name, dtype, length) for name in plan.step_extra]
         told = [padded] if plan.tells_padding else []
         step(*queries, *new, *stores, filled, positions, places, *told, *extra)
-    kernels._shares = shares
+    kernels._shares, kernels._room = shares, room
 
 
 def _extra(kernels: Any, plan: AttentionKernel, name: str, dtype: torch.dtype, keys: int) -> Tensor:

@@ -42,10 +42,11 @@ class Usage:
 
 
 def different(launches: Iterable[Launch], chip: Chip) -> list[Launch]:
-    """The first launch of those that compile to the same code."""
+    """The first launch of those that a chip has and that compile to the same code."""
     found: dict[str, Launch] = {}
     for launch in launches:
-        found.setdefault(launch.key(chip), launch)
+        if launch.belongs_to(chip):
+            found.setdefault(launch.key(chip), launch)
     return list(found.values())
 
 

@@ -21,6 +21,7 @@ class Launch:
     """A launch that was recorded: a jitted kernel, its arguments, how many warps, constants by name.
 
     `stages`: how many loads of a loop are under way at a time; Triton's own choice without it.
+    `room`: bytes of shared memory that a chip must have for it; elsewhere a package launches something else.
     """
 
     kernel: Any
@@ -28,6 +29,11 @@ class Launch:
     warps: int
     constants: tuple[tuple[str, Any], ...] = ()
     stages: int | None = None
+    room: int = 0
+
+    def belongs_to(self, chip: Chip) -> bool:
+        """Whether a package launches it there."""
+        return self.room <= chip.shared
 
     @property
     def name(self) -> str:

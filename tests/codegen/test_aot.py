@@ -81,7 +81,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     folder.mkdir(parents=True, exist_ok=True)
 
     def compile_all(found: Iterable[Launch], chip: str) -> Iterator[Usage]:
-        for launch in found:
+        for launch in filter(lambda launch: launch.belongs_to(CHIPS[chip]), found):
             name = hashlib.sha256(launch.key(CHIPS[chip]).encode()).hexdigest()
             path = folder / name
             if not path.exists():

@@ -319,6 +319,26 @@ def test_latent_attention_of_a_step(sizes: tuple[int, int, int], window: int, tm
         assert distance(o, truth) < 3e-6, (filled, shares, padded)
 
 
+@interpreted
+def test_large_tiles_of_a_latent(tmp_path: Path) -> None:
+    """Where there is room for them, in 16 bits: 64 keys at a time, and the same values."""
+    heads, rank, rotary = 64, 512, 64
+    kernels = sys.modules[build(_latent_spec(heads, rank, rotary, 0), "a", tmp_path).Model.__module__].kernels
+    q, k, _ = (x.bfloat16() for x in _new_token(heads, 1, rank + rotary, rank))
+    keys = torch.randn(2, 80, 1, rank + rotary).bfloat16()
+    positions, places = torch.tensor([[70]]), torch.arange(80)[None]
+    found = {}
+    for room, shares in itertools.product((0, 1 << 20), (1, 4)):
+        kernels._room, kernels._shares = (lambda _, room=room: room), (lambda *_, shares=shares: shares)
+        state = (torch.tensor([70]), positions, places)
+        split = torch.split(q, (rank, rotary), -1)
+        found[room, shares] = kernels._latent_attention_step(*split, k, keys.clone(), *state, False)
+    keys[:, 70:71] = k
+    known = keys[:, :71].double()
+    truth = _attention(q.double(), known, known[..., :rank], positions, places[:, :71], Causal())
+    assert all(distance(o, truth) < 4e-3 for o in found.values())
+
+
 # What adds to the scores of a step: a bias that attention is given, or one that its kernel makes.
 BIASES = {
     "relative": """t = parameter([8, 6], init = normal(std = 1)) as table
