@@ -39,9 +39,11 @@ def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Run:
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=on_gpu)
 
     def step() -> None:
-        loss().backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        try:
+            loss().backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        finally:  # also where memory was not enough for all of them
+            optimiser.zero_grad(set_to_none=True)
 
     return step
 

@@ -20,7 +20,7 @@ from archc.benchmarking.turn import Bench
 
 STEPS = 200  # tokens that a decode case writes at the most
 LEAST_CONTEXT = 16
-TRAINING = 7  # how many times the weights two contenders hold: weights once, gradients and moments each
+TRAINING = 10  # how many times the weights two contenders hold: once, gradients and moments each, activations
 _SLACK = 2.0  # how many times its least a contender is expected to take
 _OVERHEAD = 0.02  # seconds of a call beside its work
 _COMPILING = 15.0  # seconds that TorchDynamo takes for a model's kernels

@@ -47,6 +47,7 @@ def choose_device(name: str | None) -> torch.device:
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what PyTorch keeps for later is free
         return int(torch.cuda.mem_get_info(device)[0])
     try:
         with open("/proc/meminfo") as lines:

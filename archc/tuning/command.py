@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from archc import compiler
-from archc.benchmarking.timing import timer_for
+from archc.benchmarking.timing import own_stream, timer_for
 from archc.compiler import Compilation
 from archc.errors import ArchcError
 from archc.settings import parse_settings
@@ -34,7 +34,7 @@ def tune(
     first = next(iter(wanted))
     owner = next(each for each in compilations if first in problems(each, dtype))
     found: list[Found] = []
-    with linear_function(owner, first, source) as function:
+    with linear_function(owner, first, source) as function, own_stream(device):
         meter = Meter(function, timer_for(device), device)
         ordered = sorted(wanted, key=lambda problem: -problem.elements)
         for each in search(ordered, meter, source, budget):
