@@ -11,6 +11,8 @@ from archc.ir.names import unique
 from archc.target import Target
 
 _MAX_BLOCK, _MAX_DEPTH = 4096, 4
+_RAGGED_DEPTH = 2  # of rows that no vector of numbers lies aligned in: registers for an address of each
+_VECTOR = 8  # numbers of half precision in the widest access
 _CHUNK = 1 << 29  # logits of a chunk, 1 GiB in bfloat16: few enough to spare memory, enough for fast matmuls
 _LEAST_ROWS = 1024
 _WIDE = 2  # times as large as a number is one of a sum over chunks
@@ -23,6 +25,7 @@ def plan_loss(cut: Cut, taken: Iterable[str], target: Target) -> LossKernel:
     names = set(taken)
     name = unique("linear_cross_entropy", names)
     block = min(power_of_two(vocabulary), _MAX_BLOCK)
+    deepest = _RAGGED_DEPTH if vocabulary % _VECTOR else _MAX_DEPTH
     rows = max(_CHUNK // vocabulary // _ROW_STEP * _ROW_STEP, _LEAST_ROWS)
     return LossKernel(
         name=name,
@@ -30,7 +33,7 @@ def plan_loss(cut: Cut, taken: Iterable[str], target: Target) -> LossKernel:
         vocabulary=vocabulary,
         width=width,
         block=block,
-        depth=min(power_of_two(-(-vocabulary // block)), _MAX_DEPTH),
+        depth=min(power_of_two(-(-vocabulary // block)), deepest),
         warps=min(max(block // 256, 1), 16),
         rows=rows,
         rows_at_once=rows if cut.tail else max(rows, _WIDE * width),
