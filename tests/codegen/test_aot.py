@@ -264,7 +264,7 @@ def test_experts_are_launched_as_the_model_does() -> None:
         (0, 4096),  # and the gradients of both
         (0, 2 * 14336),
     }
-    assert {each["ROWS"] for each in products} == {16, 64}
+    assert {each["ROWS"] for each in products} == {16, 128}
 
 
 def test_too_many_threads_are_found() -> None:
