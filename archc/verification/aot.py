@@ -132,8 +132,7 @@ def _record(kernels: Any, found: list[Launch]) -> None:
         kernel: Any, *arguments: Any, num_warps: int, num_stages: int | None = None, **named: Any
     ) -> None:
         constants = tuple((name, value) for name, value in named.items() if name in kernel.arg_names)
-        room = kernels._room(None) if hasattr(kernels, "_room") else 0
-        found.append(Launch(kernel, arguments, num_warps, constants, num_stages, room))
+        found.append(Launch(kernel, arguments, num_warps, constants, num_stages, kernels._room(None)))
 
     for value in vars(kernels).values():
         if isinstance(value, JITFunction):
