@@ -235,8 +235,9 @@ def _report_plan(compilation: Compilation, package: Package) -> ReportPlan:
         name=program.name,
         title=f"{program.arch}, {program.span.line_reference}, for {compilation.context.target.description}.",
         facts=facts(compilation.reference),
-        fired=tuple((f.rule, f.place, f.count, ", ".join(f.relaxations)) for f in report.fired),
-        missed=tuple((m.rule, m.place, m.reason) for m in report.missed),
+        fired=tuple((f.rule, f.place, f.count, ", ".join(f.relaxations)) for f in report.fusions()),
+        relaxations=tuple(report.relaxations().items()),
+        missed=tuple((m.rule, m.place, m.reason) for m in report.misses()),
         remarks=tuple((r.pass_name, r.text) for r in report.remarks),
         linear=next((kernel for kernel in package.kernels if isinstance(kernel, LinearKernel)), None),
     )

@@ -15,7 +15,6 @@ from archc.ir.program import Program
 from archc.ir.rule import Rule
 from archc.passes.context import Context
 from archc.passes.pipeline import PASSES, stages
-from archc.passes.report import RELAXATIONS
 from archc.settings import parse_settings
 from archc.target import TARGETS
 from archc.tuned import read_tables
@@ -62,19 +61,19 @@ def explain(
 def _explain(compilation: Compilation, console: Console) -> None:
     report = compilation.report
     console.print(f"{compilation.program.name} for {compilation.context.target.name}", style="bold")
-    fired = Table("fusion", "where", "layers", "relaxation", title="fused", title_justify="left")
-    for each in report.fired:
+    fired = Table("fusion", "where", "times", "relaxation", title="fused", title_justify="left")
+    for each in report.fusions():
         fired.add_row(each.rule, each.place, str(each.count), ", ".join(each.relaxations))
     console.print(fired if report.fired else "nothing was fused")
     if report.missed:
         missed = Table("fusion", "where", "reason", title="missed", title_justify="left")
-        for miss in report.missed:
+        for miss in report.misses():
             missed.add_row(miss.rule, miss.place, miss.reason)
         console.print(missed)
     for remark in report.remarks:
         console.print(f"{remark.pass_name}: {remark.text}")
-    for relaxation in sorted({name for each in report.fired for name in each.relaxations}):
-        console.print(f"{relaxation}: {RELAXATIONS[relaxation]}")
+    for relaxation, meaning in report.relaxations().items():
+        console.print(f"{relaxation}: {meaning}")
     _explain_measured(compilation, console)
     console.print()
 

@@ -149,6 +149,7 @@ class ReportPlan:
     title: str
     facts: tuple[tuple[str, str], ...]
     fired: tuple[tuple[str, str, int, str], ...]  # rule, place, times, relaxations
+    relaxations: tuple[tuple[str, str], ...]  # name, meaning
     missed: tuple[tuple[str, str, str], ...]  # rule, place, reason
     remarks: tuple[tuple[str, str], ...]  # pass, text
     linear: LinearKernel | None

@@ -190,7 +190,10 @@ def _rounds_inside(rule: Rule) -> bool:
 
 
 def _report_missed(graph: Graph, attempts: dict[int, list[_Attempt]], context: Context) -> None:
-    """Of every node left alone, or fused with nothing else, tell the nearest fusion that it missed."""
+    """Of every node left alone, or fused with nothing else, tell the nearest fusion that it missed.
+
+    One that has a kernel of its own has missed a larger fusion only if more of it was there than this node.
+    """
     for number, tried in attempts.items():
         if number not in graph:
             continue
@@ -202,7 +205,9 @@ def _report_missed(graph: Graph, attempts: dict[int, list[_Attempt]], context: C
         told = [Missed(each.rule.name, place_of(node), each.reason, node.span) for each in missed]
         context.report.attempts += told
         if size <= 1:
-            context.report.missed += told[:1]
+            context.report.missed += [
+                miss for miss, each in zip(told, missed, strict=True) if each.depth > size
+            ][:1]
 
 
 def _is_telling(attempt: _Attempt) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from archc.errors import Span
 
@@ -15,7 +15,7 @@ RELAXATIONS = {
 
 @dataclass(frozen=True)
 class Fired:
-    """A fusion that was made.  `count` is how many layers of the model run it."""
+    """A fusion that was made.  `count` is how many layers of the model have it."""
 
     rule: str
     place: str
@@ -55,6 +55,23 @@ class Report:
         """Put fusions in the order of the spec."""
         self.fired.sort(key=_line)
         self.missed.sort(key=_line)
+
+    def fusions(self) -> list[Fired]:
+        """The fusions, those of one line once: layers that differ elsewhere may share it."""
+        counts: dict[Fired, int] = {}
+        for each in self.fired:
+            alike = replace(each, count=0, span=None)
+            counts[alike] = counts.get(alike, 0) + each.count
+        return [replace(each, count=count) for each, count in counts.items()]
+
+    def misses(self) -> list[Missed]:
+        """What was missed, in the same way."""
+        return list(dict.fromkeys(replace(each, span=None) for each in self.missed))
+
+    def relaxations(self) -> dict[str, str]:
+        """What fusions change of the numbers: name and meaning."""
+        names = {name for each in self.fired for name in each.relaxations}
+        return {name: meaning for name, meaning in RELAXATIONS.items() if name in names}
 
     def remark(self, pass_name: str, text: str) -> None:
         remark = Remark(pass_name, text)

@@ -341,6 +341,16 @@ def test_missed_fusions_come_with_reasons() -> None:
     assert "split" in missed["swiglu"]
 
 
+def test_a_report_tells_once_what_layers_share() -> None:
+    """Gemma's windowed and global layers are different bodies with the same lines of the spec."""
+    _, context = staged(tiny("gemma2"))
+    report = context.report
+    told = [(fired.rule, fired.place, fired.relaxations) for fired in report.fusions()]
+    assert len(set(told)) == len(told) < len(report.fired)
+    assert sum(fired.count for fired in report.fusions()) == sum(fired.count for fired in report.fired)
+    assert not [miss for miss in report.misses() if "attention" in miss.rule]
+
+
 # -------------------------------------------------------------------------- controls
 
 
