@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from archc.codegen.class_plan import Argument
-from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.latent_rope_plan import LatentRopeKernel, LedHeads
 from archc.codegen.masks import joined
-from archc.codegen.rope_kernel import warps_for
+from archc.codegen.rope_kernel import rotation_op, warps_for
 from archc.ir.types import TensorType
 
 _OUTPUTS = ("q_out", "latent_out")
@@ -25,6 +23,9 @@ def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
     weights = tuple(name for name in (weight,) if name in fused.types)
     names = [name for name, _ in sources]
     kept = names[-1]  # the gradient of the norm reads the latent
+    shapes = {name: str(width) for name, width in sources}
+    dims = (f"{part.heads}, {part.head_dim}" for part in (queries, latent))
+    outputs = dict(zip(_OUTPUTS, dims, strict=True))
     tables = ("cos.contiguous()", "sin.contiguous()")
     pointers = tuple(f"{name}_ptr" for name in (*names, "cos", "sin", *weights, *_OUTPUTS))
     gradients = tuple(f"d{name}" for name in (*names, *weights))
@@ -33,7 +34,7 @@ def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
         name=fused.name,
         equation=fused.equation,
         layout=fused.layout,
-        op=_custom_op(fused, sources, queries, latent, weights),
+        op=rotation_op(fused, shapes, outputs, ("cos", "sin", kept, *weights), weights),
         sources=sources,
         queries=queries,
         latent=latent,
@@ -95,35 +96,4 @@ def _led_heads(name: str, source: tuple[str, int], offset: int, type_: TensorTyp
         lead_block=power_of_two(lead),
         lead_mask=mask(f"{name}_column", lead),
         normed=name == "latent",
-    )
-
-
-def _custom_op(
-    fused: Fused,
-    sources: tuple[tuple[str, int], ...],
-    queries: LedHeads,
-    latent: LedHeads,
-    weights: tuple[str, ...],
-) -> CustomOp:
-    names = [name for name, _ in sources]
-    saved = ("cos", "sin", names[-1], *weights)
-    anchor = names[0]
-    return CustomOp(
-        operands=fused.operands,
-        outputs=_OUTPUTS,
-        fakes=tuple(
-            f"_like({anchor}, *{anchor}.shape[:2], {part.heads}, {part.head_dim})"
-            for part in (queries, latent)
-        ),
-        saved=saved,
-        incoming=tuple(Argument(name) for name in (*(f"d{name}" for name in _OUTPUTS), *saved)),
-        gradients=tuple(f"d{name}" for name in (*names, *weights)),
-        gradient_fakes=(
-            *(f"_like(dq_out, *dq_out.shape[:2], {width})" for _, width in sources),
-            *(f"_like({name})" for name in weights),
-        ),
-        returned=(*(f"d{name}" for name in names), "None", "None", *(f"d{name}" for name in weights)),
-        remembered=(),
-        anchor=anchor,
-        plain=fused.plain,
     )

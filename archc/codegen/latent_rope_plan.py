@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archc.codegen.custom_op import CustomOp
 from archc.codegen.masks import load_where, store_where
 from archc.codegen.rope_plan import Rotation, Source
 
@@ -57,21 +56,9 @@ class LedHeads(Source):
 class LatentRopeKernel(Rotation):
     """Queries and the one head of a latent: their last values rotated, the latent's others normed."""
 
-    name: str
-    equation: tuple[str, ...]
-    layout: str
-    op: CustomOp
-    sources: tuple[tuple[str, int], ...]  # inputs and the width of a token in each
     queries: LedHeads
     latent: LedHeads
     weight: str  # the norm's, or ""
-    eps: float
-    shift: str  # "1.0 + " where the norm's weight has an offset
-    warps: int
-    forward_parameters: tuple[str, ...]
-    forward_arguments: tuple[str, ...]
-    backward_parameters: tuple[str, ...]
-    backward_arguments: tuple[str, ...]
     template: str = "latent_rope"
     native: None = None  # on a CPU it is plain PyTorch
 

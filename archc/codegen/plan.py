@@ -94,6 +94,14 @@ class Package:
         return tuple(each.name for each in self.sequences[:-1])
 
     @property
+    def shape_letters(self) -> str:
+        """What the letters in shapes stand for."""
+        *fixed, grown = (each.dims.strip("[]").split(", ")[-1] for each in self.sequences)
+        said = [f"{letter} {name}" for letter, name in zip(fixed, self.fixed_tokens, strict=True)]
+        told = ", ".join(["B batch", *said, f"{grown} new {self.grows}, S {self.grows} so far"])
+        return f"{told}, N choices of experts: B * {grown} * choices" if self.experts else told
+
+    @property
     def token_signature(self) -> str:
         """The tokens that a language model takes, as parameters."""
         kind = "Tensor | None" if self.generates else "Tensor"

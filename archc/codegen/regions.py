@@ -96,7 +96,7 @@ def write_branch(emitter: Emitter, node: Node) -> None:
     target = emitter.variables.bind(node.outputs[0])
     tests = (f"if cache is None or {operands[0]}.shape[1] > {node.attributes['few']}:", "else:")
     comments = (
-        "keys and values of all tokens",
+        "so many new tokens that keys and values of all are less work",
         "the same without them: their maps go to queries and sums",
     )
     for test, comment, body in zip(tests, comments, node.bodies, strict=True):

@@ -56,8 +56,10 @@ def _environment() -> Environment:
 
 
 def _wrapped(text: str, indent: int = 4) -> str:
-    """The text on lines that fit, for a docstring at an indent."""
-    return textwrap.fill(text, LINE_LENGTH - 12, subsequent_indent=" " * indent, break_long_words=False)
+    """The text on lines that fit, for a docstring at an indent; a shape stays whole, beside its name."""
+    whole = re.sub(r" ?\[[^]]*\]", lambda shape: shape[0].replace(" ", "\0"), text)
+    lines = textwrap.fill(whole, LINE_LENGTH - 12, subsequent_indent=" " * indent, break_long_words=False)
+    return lines.replace("\0", " ")
 
 
 def _folded(text: str) -> str:

@@ -50,7 +50,8 @@ def plan_rope(fused: Fused) -> RopeKernel:
     shapes = {
         name: (str(width) if packed else f"{_count(parts, name)}, {head_dim}") for name, width in sources
     }
-    op = _custom_op(names, outs, parts, weights, head_dim, normed, shapes, fused)
+    turned = {out: f"{part.heads}, {head_dim}" for out, part in zip(outs, parts, strict=True)}
+    op = rotation_op(fused, shapes, turned, ("cos", "sin", *again), weights)
     return RopeKernel(
         name=fused.name,
         equation=fused.equation,
@@ -170,31 +171,28 @@ def _heads(fused: Fused, part: _Part, source_width: int, head_dim: int, pairs: i
     )
 
 
-def _custom_op(
-    names: list[str],
-    outs: list[str],
-    parts: list[_Part],
-    weights: tuple[str, ...],
-    head_dim: int,
-    normed: bool,
-    shapes: dict[str, str],
+def rotation_op(
     fused: Fused,
+    inputs: dict[str, str],
+    outputs: dict[str, str],
+    saved: tuple[str, ...],
+    weights: tuple[str, ...],
 ) -> CustomOp:
-    saved = ["cos", "sin", *((*names, *weights) if normed else ())]
-    incoming = [*(f"d{out}" for out in outs), *saved]
-    anchor = names[0]
+    """The op of a rotation: inputs and outputs are names with their dims behind [B, T]."""
+    anchor, incoming = next(iter(inputs)), [f"d{name}" for name in outputs]
+    gradients = tuple(f"d{name}" for name in (*inputs, *weights))
     return CustomOp(
         operands=fused.operands,
-        outputs=tuple(outs),
-        fakes=tuple(f"_like({anchor}, *{anchor}.shape[:2], {part.heads}, {head_dim})" for part in parts),
-        saved=tuple(saved),
-        incoming=tuple(Argument(name) for name in incoming),
-        gradients=tuple(f"d{name}" for name in (*names, *weights)),
+        outputs=tuple(outputs),
+        fakes=tuple(f"_like({anchor}, *{anchor}.shape[:2], {dims})" for dims in outputs.values()),
+        saved=saved,
+        incoming=tuple(Argument(name) for name in (*incoming, *saved)),
+        gradients=gradients,
         gradient_fakes=(
-            *(f"_like(dq_out, *dq_out.shape[:2], {shapes[name]})" for name in names),
+            *(f"_like({incoming[0]}, *{incoming[0]}.shape[:2], {dims})" for dims in inputs.values()),
             *(f"_like({name})" for name in weights),
         ),
-        returned=(*(f"d{name}" for name in names), "None", "None", *(f"d{name}" for name in weights)),
+        returned=(*(f"d{name}" for name in inputs), "None", "None", *(f"d{name}" for name in weights)),
         remembered=(),
         anchor=anchor,
         plain=fused.plain,

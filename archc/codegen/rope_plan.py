@@ -55,11 +55,23 @@ class Heads(Source):
 
 @dataclass(frozen=True)
 class Rotation:
-    """Pairs of values that are rotated, halves of a head apart or `interleaved`."""
+    """A kernel that rotates pairs, halves of a head apart or `interleaved`, and has norms beside it."""
 
+    name: str
+    equation: tuple[str, ...]
+    layout: str
+    op: CustomOp
+    sources: tuple[tuple[str, int], ...]  # inputs and the width of a token in each
     pairs: int
     pair_block: int
     interleaved: bool
+    eps: float
+    shift: str  # "1.0 + " where the norm's weight has an offset
+    warps: int
+    forward_parameters: tuple[str, ...]
+    forward_arguments: tuple[str, ...]
+    backward_parameters: tuple[str, ...]
+    backward_arguments: tuple[str, ...]
 
     def load_pairs(self, part: Source, place: str, first: str, second: str) -> tuple[str, ...]:
         """Statements that load the pairs of heads in float32; neighbours come together, and are split."""
@@ -110,11 +122,6 @@ class Rotation:
 class RopeKernel(Rotation):
     """Rotation of queries and keys, their norms before or behind it, values along with them."""
 
-    name: str
-    equation: tuple[str, ...]
-    layout: str
-    op: CustomOp
-    sources: tuple[tuple[str, int], ...]  # inputs and the width of a token in each
     source_shapes: dict[str, str]  # their dims behind [B, T]
     rotated: tuple[Heads, ...]
     copied: tuple[Heads, ...]
@@ -124,13 +131,6 @@ class RopeKernel(Rotation):
     rest_block: int
     over_heads: bool  # the norm is over all heads together, its weight as wide
     turns_first: bool  # the norm is of what is rotated
-    eps: float
-    shift: str  # "1.0 + " where the norm's weight has an offset
-    warps: int
-    forward_parameters: tuple[str, ...]
-    forward_arguments: tuple[str, ...]
-    backward_parameters: tuple[str, ...]
-    backward_arguments: tuple[str, ...]
     native: NativeRope | None
     template: str
 
