@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from tests.support import SPECS, build
 
 SHARDS = 3
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 class Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -145,3 +146,32 @@ def test_what_holds_more_is_found(
     monkeypatch.setattr(reader, "read_into", lambda self, _, name: tensors.append(self.read(name).clone()))
     peak, held, largest = _loaded(package, tmp_path / "shards", monkeypatch)
     assert peak > held + largest
+
+
+@pytest.mark.skipif(not LARGE_PAGES.exists() or "[never]" in LARGE_PAGES.read_text(), reason="no large pages")
+def test_weights_ask_for_large_pages(tmp_path: Path) -> None:
+    """Each large one that lies in memory, made or loaded; what is in it already stays."""
+    package = build(SPECS / "smollm2.arch", "smollm2_tiny", tmp_path, {"vocab": "100000"})
+    model = package.Model(dtype=torch.float32)
+    model.save_pretrained(tmp_path / "saved")
+    loaded = package.Model.from_pretrained(tmp_path / "saved")
+    checkpoint = sys.modules[f"{package.__name__}.checkpoint"]
+    for each in (model, loaded):
+        weight = each.embed_tokens
+        assert _advised(weight.data_ptr() + weight.nbytes // 2)
+        before = weight.clone()
+        checkpoint.use_large_pages([weight, torch.nn.Parameter(torch.empty(9 << 20, device="meta"))])
+        assert torch.equal(weight, before)
+
+
+def _advised(address: int) -> bool:
+    """Whether the mapping around an address has been asked to be of large pages, by Linux's own word."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        word = line.split()[0]
+        if not word.endswith(":"):
+            first, last = (int(end, 16) for end in word.split("-"))
+            inside = first <= address < last
+        elif inside and word == "VmFlags:":
+            return "hg" in line.split()
+    return False
