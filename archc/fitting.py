@@ -135,6 +135,7 @@ def parse_columns(texts: Iterable[str]) -> dict[str, str]:
 
 
 def print_report(report: Report) -> None:
+    """Print what a fit found."""
     console = Console(markup=False, highlight=False)
     console.print(report.law.source, style="bold")
     table = Table(
@@ -152,4 +153,5 @@ def print_report(report: Report) -> None:
 
 
 def to_json(report: Report) -> str:
+    """The same as JSON."""
     return json.dumps(report.as_json(), indent=2) + "\n"

@@ -160,6 +160,7 @@ def plan(laws: Sequence[Law], flops: float | None, loss: float | None, demand: D
 
 
 def print_predictions(found: Sequence[Prediction], size: Size) -> None:
+    """Print the loss that each law predicts of a size."""
     console = _console()
     console.print(f"{size.name}, trained on {quantity_text(found[0].tokens)} tokens", style="bold")
     table = Table("fit", "loss", "N", "D / N", "FLOPs", "best loss for them")
@@ -179,6 +180,7 @@ def print_predictions(found: Sequence[Prediction], size: Size) -> None:
 
 
 def print_plans(found: Sequence[Plan], demand: Demand) -> None:
+    """Print how each law divides a budget, or reaches a loss."""
     console = _console()
     if demand.tokens:
         price = f", an operation at {demand.price:g} times training's" if demand.price != 1 else ""

@@ -51,6 +51,8 @@ class Base(Original):
 
 @dataclass(frozen=True)
 class Shape:
+    """The sizes of a dense layer: width, heads and their size, feed-forward width."""
+
     d: int
     heads: int
     kv_heads: int

@@ -54,6 +54,7 @@ def pieces(prompt: Tensor) -> Iterator[Tensor]:
 
 
 def without_gradients(run: Run) -> Run:
+    """The run, with nothing kept for a backward pass."""
     wrapped: Run = torch.no_grad()(run)
     return wrapped
 

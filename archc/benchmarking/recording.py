@@ -41,6 +41,7 @@ def missing(arguments: Arguments) -> int:
 
 
 def tensor_bytes(arguments: Arguments) -> int:
+    """The bytes of the tensors among the arguments of a call."""
     return sum(a.numel() * a.element_size() for a in arguments if isinstance(a, Tensor))
 
 

@@ -27,6 +27,7 @@ CPU = Scale(prompt=128, batches=(1, 8, 128), context=64, rows=(1, 64), share=0.3
 
 
 def scale_for(device: torch.device) -> Scale:
+    """How large cases are on a device."""
     return GPU if device.type == "cuda" else CPU
 
 

@@ -108,6 +108,7 @@ def own_stream(device: torch.device) -> Iterator[None]:
 
 
 def timer_for(device: torch.device) -> Timer:
+    """The clock of a device: events on a GPU, which runs ahead of its host."""
     return CudaTimer() if device.type == "cuda" else ClockTimer()
 
 

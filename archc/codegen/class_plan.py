@@ -77,6 +77,8 @@ class Layers:
 
 @dataclass(frozen=True)
 class Argument:
+    """An argument of a generated function."""
+
     name: str
     annotation: str = "Tensor"
 

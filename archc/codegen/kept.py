@@ -74,6 +74,7 @@ def with_spans(operands: Sequence[str]) -> list[str]:
 
 
 def is_span(text: str) -> bool:
+    """Whether a variable is a span."""
     return text == "span" or text.endswith("_span")
 
 

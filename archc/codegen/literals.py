@@ -17,6 +17,7 @@ def given(op: Op, texts: Sequence[str]) -> list[str]:
 
 
 def tuple_text(items: Sequence[str]) -> str:
+    """Items as a tuple in Python."""
     return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
 
 

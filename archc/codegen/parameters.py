@@ -55,6 +55,7 @@ def expert_texts(weights: Sequence[Held], names: Sequence[str]) -> dict[int, dic
 
 
 def parameter_of(held: Held, name: str) -> Parameter:
+    """A weight as a parameter of its module: its shape, what it is stored as, its start values."""
     sources = stored_in(held.weight)
     shape = held.weight.types[0].shape
     if held.experts is not None and held.region is not None:

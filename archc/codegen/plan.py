@@ -13,6 +13,8 @@ from archc.codegen.linear_plan import LinearKernel
 
 @dataclass(frozen=True)
 class Constant:
+    """A size at the top of a module, as Python."""
+
     name: str
     value: str
 

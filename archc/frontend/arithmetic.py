@@ -40,6 +40,7 @@ def item(items: Any, index: Any) -> Any:
 
 
 def negative(value: Any) -> Any:
+    """-value; raises `ArithmeticMistake` unless it is a number."""
     if not is_number(value):
         raise ArithmeticMistake("only a number has a negative")
     return -value
@@ -101,6 +102,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value of a spec is a number, which a condition is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

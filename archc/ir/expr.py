@@ -57,4 +57,5 @@ Formula: TypeAlias = Expr | float
 
 
 def leaf(name: str) -> Expr:
+    """A formula that is a value by its name."""
     return Expr("leaf", (name,))

@@ -69,6 +69,8 @@ class Attr:
 
 @dataclass(frozen=True)
 class Operand:
+    """A tensor that an op takes, or may go without."""
+
     name: str
     optional: bool = False
 

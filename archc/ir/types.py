@@ -30,6 +30,8 @@ class DType(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
+    """What is known of a tensor before a model runs."""
+
     shape: tuple[Dim, ...]
     dtype: DType
 
@@ -69,6 +71,7 @@ class TensorType:
 
 
 def shape_text(shape: tuple[Dim, ...]) -> str:
+    """A shape as it is written: [B, T, 64]."""
     return f"[{', '.join(str(dim) for dim in shape)}]"
 
 

@@ -15,6 +15,8 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
+    """Bounds, both inside."""
+
     low: float
     high: float
 

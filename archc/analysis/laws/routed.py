@@ -51,6 +51,7 @@ def replicated_size(dense: float, expansion: float = 64) -> float:
 
 
 def krajewski(granularity: float) -> Krajewski:
+    """The law with its published coefficients, for experts so many times finer than a dense layer's."""
     return Krajewski(
         "krajewski",
         "Krajewski et al. 2024, arXiv 2402.07871, table 1",
@@ -94,6 +95,7 @@ class Clark(Law):
 
 
 def clark(experts: float) -> Clark:
+    """The law with its published coefficients, for a number of experts in a layer."""
     return Clark(
         "clark",
         "Clark et al. 2022, arXiv 2202.01169, S-BASE routing",
@@ -131,6 +133,7 @@ class Ludziejewski(Law):
 
 
 def ludziejewski(experts: float) -> Ludziejewski:
+    """The law with its quoted coefficients, for a number of experts in a layer."""
     return Ludziejewski(
         "ludziejewski",
         "Ludziejewski et al. 2025, arXiv 2502.05172, as secondary sources quote it",

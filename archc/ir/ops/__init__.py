@@ -1,6 +1,8 @@
 """The ops, one file a family.  Importing this package declares them all.
 
-elementwise     arithmetic, activations, casts
+elementwise     arithmetic and functions of single numbers
+activation      relu, silu, gelu
+cast            casts, and numbers rounded to the dtype of what they multiply
 linear          linear, embedding, parameter, matmul
 norm            rms_norm, layer_norm, softmax and other reductions over the last dim
 position        rope frequencies, tables and rotation, sinusoids; `scaling` beside it
@@ -17,9 +19,11 @@ structure       input, constant, zeros, append, loop, experts, branch, losses
 
 from archc.ir.ops import (
     absorption,
+    activation,
     attention,
     attention_bias,
     balance,
+    cast,
     elementwise,
     experts,
     linear,
@@ -35,9 +39,11 @@ from archc.ir.records import RECORDS
 __all__ = [
     "RECORDS",
     "absorption",
+    "activation",
     "attention",
     "attention_bias",
     "balance",
+    "cast",
     "elementwise",
     "experts",
     "linear",

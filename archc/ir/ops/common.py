@@ -1,11 +1,15 @@
-"""What several families of ops share: checks of an operand, the cost of work on each element."""
+"""What several families of ops share: traits, checks of an operand, the cost of work on each element."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from archc.ir.op import Trait
 from archc.ir.types import TensorType, TypeMistake
+
+# What may be computed number by number.
+ELEMENTWISE = (Trait.ELEMENTWISE, Trait.PER_TOKEN)
 
 
 def float_type(call: Any, operand: str = "x") -> TensorType:

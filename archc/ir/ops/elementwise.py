@@ -1,4 +1,4 @@
-"""Elementwise ops: arithmetic, activations, casts.
+"""Elementwise arithmetic and functions.
 
 Each states its Triton expression on float32 registers and its derivative, from which the fused pointwise
 kernels and their backward passes are written.
@@ -11,12 +11,8 @@ from archc.ir.attributes import Width
 from archc.ir.expr import Expr
 from archc.ir.lazy_torch import F, Tensor, torch
 from archc.ir.op import Trait, declare
-from archc.ir.ops.common import float_type, per_element
+from archc.ir.ops.common import ELEMENTWISE, float_type, per_element
 from archc.ir.types import DType, TensorType, TypeMistake, broadcast
-
-_TRAITS = (Trait.ELEMENTWISE, Trait.PER_TOKEN)
-_SQRT_HALF = math.sqrt(0.5)
-_GELU_TANH_SCALE = 2 * math.sqrt(2 / math.pi)
 
 
 def _binary_type(call: Any) -> TensorType:
@@ -30,12 +26,9 @@ def _quotient_type(call: Any) -> TensorType:
     return type_
 
 
-# ----------------------------------------------------------------- arithmetic
-
-
 @declare(
     infer=_binary_type,
-    traits=(*_TRAITS, Trait.COMMUTATIVE),
+    traits=(*ELEMENTWISE, Trait.COMMUTATIVE),
     flops=per_element(1),
     triton="{x} + {y}",
     derivative=lambda g, x, y: (g, g),
@@ -48,7 +41,7 @@ def add(x: Tensor, y: Tensor) -> Tensor:
 
 @declare(
     infer=_binary_type,
-    traits=_TRAITS,
+    traits=ELEMENTWISE,
     flops=per_element(1),
     triton="{x} - {y}",
     derivative=lambda g, x, y: (g, -g),
@@ -61,7 +54,7 @@ def sub(x: Tensor, y: Tensor) -> Tensor:
 
 @declare(
     infer=_binary_type,
-    traits=(*_TRAITS, Trait.COMMUTATIVE),
+    traits=(*ELEMENTWISE, Trait.COMMUTATIVE),
     flops=per_element(1),
     triton="{x} * {y}",
     derivative=lambda g, x, y: (g * y, g * x),
@@ -74,7 +67,7 @@ def mul(x: Tensor, y: Tensor) -> Tensor:
 
 @declare(
     infer=_quotient_type,
-    traits=_TRAITS,
+    traits=ELEMENTWISE,
     flops=per_element(1),
     triton="{x} / {y}",
     derivative=lambda g, x, y: (g / y, -g * x / (y * y)),
@@ -92,7 +85,7 @@ def _share(x: Expr, y: Expr) -> Expr:
 
 @declare(
     infer=_binary_type,
-    traits=(*_TRAITS, Trait.COMMUTATIVE),
+    traits=(*ELEMENTWISE, Trait.COMMUTATIVE),
     flops=per_element(1),
     triton="tl.maximum({x}, {y})",
     derivative=lambda g, x, y: (g * _share(x, y), g * _share(y, x)),
@@ -105,7 +98,7 @@ def maximum(x: Tensor, y: Tensor) -> Tensor:
 
 @declare(
     infer=_binary_type,
-    traits=(*_TRAITS, Trait.COMMUTATIVE),
+    traits=(*ELEMENTWISE, Trait.COMMUTATIVE),
     flops=per_element(1),
     triton="tl.minimum({x}, {y})",
     derivative=lambda g, x, y: (g * _share(y, x), g * _share(x, y)),
@@ -118,7 +111,7 @@ def minimum(x: Tensor, y: Tensor) -> Tensor:
 
 @declare(
     infer=float_type,
-    traits=_TRAITS,
+    traits=ELEMENTWISE,
     flops=per_element(1),
     triton="-{x}",
     derivative=lambda g, x: (-g,),
@@ -131,7 +124,7 @@ def neg(x: Tensor) -> Tensor:
 
 @declare(
     infer=float_type,
-    traits=_TRAITS,
+    traits=ELEMENTWISE,
     flops=per_element(1),
     triton="{x} * {x}",
     derivative=lambda g, x: (g * 2 * x,),
@@ -144,7 +137,7 @@ def square(x: Tensor) -> Tensor:
 
 @declare(
     infer=float_type,
-    traits=_TRAITS,
+    traits=ELEMENTWISE,
     flops=per_element(1),
     triton="tl.abs({x})",
     derivative=lambda g, x: (g * (x.step() - (-x).step()),),
@@ -157,7 +150,7 @@ def absolute(x: Tensor) -> Tensor:
 
 @declare(
     infer=float_type,
-    traits=_TRAITS,
+    traits=ELEMENTWISE,
     flops=per_element(1),
     triton="tl.where({x} > 0, 1.0, 0.0)",
     derivative=lambda g, x: (g * 0.0,),
@@ -170,7 +163,7 @@ def step(x: Tensor) -> Tensor:
 
 @declare(
     infer=float_type,
-    traits=_TRAITS,
+    traits=ELEMENTWISE,
     flops=per_element(1),
     triton="tl.floor({x})",
     derivative=lambda g, x: (g * 0.0,),
@@ -179,188 +172,6 @@ def step(x: Tensor) -> Tensor:
 def floor(x: Tensor) -> Tensor:
     """The whole number below x, or x itself."""
     return torch.floor(x)
-
-
-# ------------------------------------------------------------------ functions
-
-
-@declare(
-    infer=float_type,
-    traits=_TRAITS,
-    flops=per_element(1),
-    triton="tl.exp({x})",
-    derivative=lambda g, x: (g * x.exp(),),
-    scalar=math.exp,
-    saves=("result",),
-)
-def exp(x: Tensor) -> Tensor:
-    """e^x."""
-    return torch.exp(x)
-
-
-@declare(
-    infer=float_type,
-    traits=_TRAITS,
-    flops=per_element(1),
-    triton="tl.log({x})",
-    derivative=lambda g, x: (g / x,),
-    scalar=math.log,
-)
-def log(x: Tensor) -> Tensor:
-    """Natural logarithm."""
-    return torch.log(x)
-
-
-@declare(
-    infer=float_type,
-    traits=_TRAITS,
-    flops=per_element(1),
-    triton="tl.sqrt({x})",
-    derivative=lambda g, x: (g * 0.5 / x.sqrt(),),
-    scalar=math.sqrt,
-    saves=("result",),
-)
-def sqrt(x: Tensor) -> Tensor:
-    """Square root."""
-    return torch.sqrt(x)
-
-
-@declare(
-    infer=float_type,
-    traits=_TRAITS,
-    flops=per_element(2),
-    triton="1.0 / tl.sqrt({x})",
-    derivative=lambda g, x: (g * -0.5 / (x * x.sqrt()),),
-    scalar=lambda x: 1 / math.sqrt(x),
-    saves=("result",),
-)
-def rsqrt(x: Tensor) -> Tensor:
-    """1 / sqrt(x)."""
-    return torch.rsqrt(x)
-
-
-@declare(
-    infer=float_type,
-    traits=_TRAITS,
-    flops=per_element(4),
-    triton="tl.sigmoid({x})",
-    derivative=lambda g, x: (g * x.sigmoid() * (1 - x.sigmoid()),),
-    scalar=lambda x: 1 / (1 + math.exp(-x)),
-    saves=("result",),
-)
-def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + e^-x)."""
-    return torch.sigmoid(x)
-
-
-@declare(
-    infer=float_type,
-    traits=_TRAITS,
-    flops=per_element(4),
-    triton="tanh({x})",
-    derivative=lambda g, x: (g * (1 - x.tanh() * x.tanh()),),
-    scalar=math.tanh,
-    saves=("result",),
-)
-def tanh(x: Tensor) -> Tensor:
-    """Hyperbolic tangent."""
-    return torch.tanh(x)
-
-
-@declare(
-    infer=float_type,
-    traits=_TRAITS,
-    flops=per_element(4),
-    triton="tl.erf({x})",
-    derivative=lambda g, x: (g * (2 / math.sqrt(math.pi)) * (-x * x).exp(),),
-    scalar=math.erf,
-)
-def erf(x: Tensor) -> Tensor:
-    """The error function."""
-    return torch.erf(x)
-
-
-@declare(
-    infer=float_type,
-    traits=_TRAITS,
-    flops=per_element(4),
-    triton="tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))",
-    derivative=lambda g, x: (g * x.sigmoid(),),
-    scalar=lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
-)
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x)."""
-    return F.softplus(x)
-
-
-# ---------------------------------------------------------------- activations
-
-
-@declare(
-    infer=float_type,
-    traits=_TRAITS,
-    flops=per_element(1),
-    triton="tl.maximum({x}, 0.0)",
-    derivative=lambda g, x: (g * x.step(),),
-    saves=("result",),
-)
-def relu(x: Tensor) -> Tensor:
-    """max(x, 0)."""
-    return F.relu(x)
-
-
-def _silu_derivative(g: Expr, x: Expr) -> tuple[Expr]:
-    s = x.sigmoid()
-    return (g * s * (1 + x * (1 - s)),)
-
-
-@declare(
-    infer=float_type,
-    traits=_TRAITS,
-    flops=per_element(5),
-    triton="{x} * tl.sigmoid({x})",
-    derivative=_silu_derivative,
-)
-def silu(x: Tensor) -> Tensor:
-    """x * sigmoid(x)."""
-    return F.silu(x)
-
-
-def _gelu_derivative(g: Expr, x: Expr) -> tuple[Expr]:
-    cdf = 0.5 + 0.5 * (x * _SQRT_HALF).erf()
-    density = (-0.5 * x * x).exp() * (1 / math.sqrt(2 * math.pi))
-    return (g * (cdf + x * density),)
-
-
-@declare(
-    infer=float_type,
-    traits=_TRAITS,
-    flops=per_element(8),
-    triton=f"0.5 * {{x}} * (1.0 + tl.erf({{x}} * {_SQRT_HALF!r}))",
-    derivative=_gelu_derivative,
-)
-def gelu(x: Tensor) -> Tensor:
-    """x * P(N(0, 1) <= x), by erf."""
-    return F.gelu(x)
-
-
-def _gelu_tanh_derivative(g: Expr, x: Expr) -> tuple[Expr]:
-    s = (_GELU_TANH_SCALE * (x + 0.044715 * x * x * x)).sigmoid()
-    slope = _GELU_TANH_SCALE * (1 + 3 * 0.044715 * x * x)
-    return (g * s * (1 + x * (1 - s) * slope),)
-
-
-# The kernel's form is the same function, by (1 + tanh(u)) / 2 = sigmoid(2 u).
-@declare(
-    infer=float_type,
-    traits=_TRAITS,
-    flops=per_element(10),
-    triton=f"{{x}} * tl.sigmoid({_GELU_TANH_SCALE!r} * ({{x}} + 0.044715 * {{x}} * {{x}} * {{x}}))",
-    derivative=_gelu_tanh_derivative,
-)
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU by its tanh approximation: x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))."""
-    return F.gelu(x, approximate="tanh")
 
 
 def _whole_type(call: Any) -> TensorType:
@@ -376,38 +187,110 @@ def whole_quotient(x: Tensor, *, by: Width) -> Tensor:
     return torch.div(x, by, rounding_mode="floor")
 
 
-# ---------------------------------------------------------------------- casts
-
-
-# No kernel has it: what the number is rounded to depends on the dtype that it is run in.
-@declare(infer=float_type, traits=(Trait.PER_TOKEN,), flops=per_element(1))
-def scaled(x: Tensor, *, by: float) -> Tensor:
-    """x * by, where `by` is first rounded to the dtype of x, as a number that a checkpoint holds would be."""
-    return x * torch.tensor(by, dtype=x.dtype, device="cpu")
-
-
-@declare(infer=lambda call: call.x.with_dtype(DType.F32), traits=_TRAITS, triton="{x}")
-def upcast(x: Tensor) -> Tensor:
-    """x in float32, or as it is where it is wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+@declare(
+    infer=float_type,
+    traits=ELEMENTWISE,
+    flops=per_element(1),
+    triton="tl.exp({x})",
+    derivative=lambda g, x: (g * x.exp(),),
+    scalar=math.exp,
+    saves=("result",),
+)
+def exp(x: Tensor) -> Tensor:
+    """e^x."""
+    return torch.exp(x)
 
 
 @declare(
-    infer=lambda call: call.x.with_dtype(float_type(call, "like").dtype),
-    traits=(Trait.PER_TOKEN,),
-    models=("like",),
+    infer=float_type,
+    traits=ELEMENTWISE,
+    flops=per_element(1),
+    triton="tl.log({x})",
+    derivative=lambda g, x: (g / x,),
+    scalar=math.log,
 )
-def cast_like(x: Tensor, like: Tensor) -> Tensor:
-    """x in the dtype of another, floating-point tensor."""
-    return x.to(like.dtype)
+def log(x: Tensor) -> Tensor:
+    """Natural logarithm."""
+    return torch.log(x)
 
 
 @declare(
-    infer=lambda call: call.x.with_dtype(DType.F32),
-    traits=(Trait.PER_TOKEN,),
-    models=("like",),
-    internal=True,
+    infer=float_type,
+    traits=ELEMENTWISE,
+    flops=per_element(1),
+    triton="tl.sqrt({x})",
+    derivative=lambda g, x: (g * 0.5 / x.sqrt(),),
+    scalar=math.sqrt,
+    saves=("result",),
 )
-def upcast_like(x: Tensor, like: Tensor) -> Tensor:
-    """x in float32, or in the dtype of another tensor where that is wider."""
-    return x.to(torch.promote_types(like.dtype, torch.float32))
+def sqrt(x: Tensor) -> Tensor:
+    """Square root."""
+    return torch.sqrt(x)
+
+
+@declare(
+    infer=float_type,
+    traits=ELEMENTWISE,
+    flops=per_element(2),
+    triton="1.0 / tl.sqrt({x})",
+    derivative=lambda g, x: (g * -0.5 / (x * x.sqrt()),),
+    scalar=lambda x: 1 / math.sqrt(x),
+    saves=("result",),
+)
+def rsqrt(x: Tensor) -> Tensor:
+    """1 / sqrt(x)."""
+    return torch.rsqrt(x)
+
+
+@declare(
+    infer=float_type,
+    traits=ELEMENTWISE,
+    flops=per_element(4),
+    triton="tl.sigmoid({x})",
+    derivative=lambda g, x: (g * x.sigmoid() * (1 - x.sigmoid()),),
+    scalar=lambda x: 1 / (1 + math.exp(-x)),
+    saves=("result",),
+)
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + e^-x)."""
+    return torch.sigmoid(x)
+
+
+@declare(
+    infer=float_type,
+    traits=ELEMENTWISE,
+    flops=per_element(4),
+    triton="tanh({x})",
+    derivative=lambda g, x: (g * (1 - x.tanh() * x.tanh()),),
+    scalar=math.tanh,
+    saves=("result",),
+)
+def tanh(x: Tensor) -> Tensor:
+    """Hyperbolic tangent."""
+    return torch.tanh(x)
+
+
+@declare(
+    infer=float_type,
+    traits=ELEMENTWISE,
+    flops=per_element(4),
+    triton="tl.erf({x})",
+    derivative=lambda g, x: (g * (2 / math.sqrt(math.pi)) * (-x * x).exp(),),
+    scalar=math.erf,
+)
+def erf(x: Tensor) -> Tensor:
+    """The error function."""
+    return torch.erf(x)
+
+
+@declare(
+    infer=float_type,
+    traits=ELEMENTWISE,
+    flops=per_element(4),
+    triton="tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))",
+    derivative=lambda g, x: (g * x.sigmoid(),),
+    scalar=lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+)
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x)."""
+    return F.softplus(x)

@@ -1,0 +1,57 @@
+"""Kernels of ops that no fusion names: products of experts, of absorbed maps and into float32, capacities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from archc.codegen.kept import kept_by
+from archc.codegen.kernel_plan import AbsorptionKernel, CapacityKernel, GroupedKernel, WideLinearKernel
+from archc.ir.graph import Graph
+from archc.ir.op import Op
+from archc.ir.ops.absorption import ABSORB_VALUES
+from archc.ir.ops.balance import WITHIN_CAPACITY
+from archc.ir.ops.experts import SORT_CHOICES
+from archc.ir.ops.linear import WIDE_LINEAR
+from archc.ir.ops.training import DROP_CROWDED, JITTERED_LINEAR
+from archc.target import Target
+
+
+def plan_grouped(parts: Sequence[Graph], target: Target) -> list[GroupedKernel]:
+    """The kernels of experts, where a model has some that are computed together."""
+    sorted_ = _has(parts, SORT_CHOICES)
+    return [GroupedKernel()] if sorted_ and "experts" in target.families else []
+
+
+def plan_absorbing(parts: Sequence[Graph], target: Target) -> list[AbsorptionKernel]:
+    """The product behind attention that absorbs maps, where a model has some."""
+    absorbs = _has(parts, ABSORB_VALUES)
+    return [AbsorptionKernel("steps" in target.families)] if absorbs else []
+
+
+def plan_widening(parts: Sequence[Graph]) -> list[WideLinearKernel]:
+    """The kernel of linear maps into float32, where a model has some."""
+    weights = [
+        part.type(node.inputs[1]).shape
+        for part in parts
+        for node in part.nodes()
+        if node.op in (WIDE_LINEAR, JITTERED_LINEAR) and node.inputs[1] is not None
+    ]
+    shapes = dict.fromkeys((int(out), int(width)) for out, width in weights)
+    noisy = _has(parts, JITTERED_LINEAR)
+    return [WideLinearKernel(tuple(shapes), noisy)] if shapes else []
+
+
+def plan_capacities(parts: Sequence[Graph]) -> list[CapacityKernel]:
+    """The kernels of what experts can take, where a model says so."""
+    found = []
+    for op in (WITHIN_CAPACITY, DROP_CROWDED):
+        places = [(part, node) for part in parts for node in part.nodes() if node.op is op]
+        choices = dict.fromkeys(int(node.types[0].width) for _, node in places)
+        if choices:
+            keeps = any(kept_by(*place) for place in places)
+            found.append(CapacityKernel(op.name, tuple(choices), keeps))
+    return found
+
+
+def _has(parts: Sequence[Graph], op: Op) -> bool:
+    return any(node.op is op for part in parts for node in part.nodes())
