@@ -100,9 +100,9 @@ def bench_model(
     dtype = DTYPES[options.dtype or ("bfloat16" if device.type == "cuda" else "float32")]
     timer = timer or timer_for(device)
     tell(f"{name}: what the device can do")
-    rates = measure_rates(device, dtype, timer, clock, _PROBES * options.budget)
-    bench = Bench(device, dtype, timer, clock, rates, _TIMING * options.budget)
     with tempfile.TemporaryDirectory() as folder, own_stream(device):
+        rates = measure_rates(device, dtype, timer, clock, _PROBES * options.budget)
+        bench = Bench(device, dtype, timer, clock, rates, _TIMING * options.budget)
         run = ModelRun(spec, name, options, scale, bench, Path(folder))
         tell(f"{name}: {run.subject.title}")
         tasks, skipped = run.tasks()

@@ -45,9 +45,8 @@ class Bench:
         peaks: dict[str, int] = {}
         for name, prepare in reversed(list(contenders.items())):  # without the peer there is nothing to do
             runs[name], peaks[name] = _tried(partial(_first_call, prepare, self.device, memory))
-        times = _tried(
-            partial(time_in_turn, runs, self.timer, self.seconds, self.clock, most_calls, together)
-        )
+        left = None if most_calls is None else most_calls - 1  # the first one has been made
+        times = _tried(partial(time_in_turn, runs, self.timer, self.seconds, self.clock, left, together))
         return Findings(
             [
                 Measurement(

@@ -91,12 +91,31 @@ def test_steps_of_kernels_give_the_same_tokens(model: str, padded: bool, tmp_pat
     """Keys shared among several programs."""
     made = _model(model, "Model", tmp_path, torch.float32)
     kernels = _module(made, "kernels")
-    assert any(name.endswith("attention_step") for name in vars(kernels))
+    assert any(name.startswith("_") and name.endswith("_step") for name in vars(kernels))
     padding = PADDING if padded else None
     expected = made.generate(_tokens(), 5, padding=padding)
     for shares in (1, 4):
         kernels._shares = lambda *_, shares=shares: shares
         assert torch.equal(_in_steps(made, _tokens(), max_new_tokens=5, padding=padding), expected)
+
+
+@interpreted
+def test_a_step_of_no_sequence(tmp_path: Path) -> None:
+    made = _model("llama3_tiny", "Model", tmp_path, torch.float32)
+    cache, none = made.new_cache(0, 8), _tokens()[:0]
+    made(none[:, :4], cache=cache)
+    cache.start_steps()
+    assert made(none[:, :1], cache=cache).shape == (0, 1, 160)
+
+
+def test_positions_lie_side_by_side(tmp_path: Path) -> None:
+    """As kernels read them, also where those of padding's bits do not."""
+    made = _model("llama3_tiny", "Model", tmp_path)
+    apart = PADDING.mT.contiguous().mT
+    for cache in (None, made.new_cache(*apart.shape)):
+        span = _module(made, "runtime").spans(_tokens(), apart, cache)
+        assert span.positions.is_contiguous()
+        assert span.key_positions.is_contiguous()
 
 
 @both

@@ -79,6 +79,26 @@ def test_sampled_tokens_are_drawn_anew_in_each_replay(tmp_path: Path) -> None:
     assert not torch.equal(made.generate(_tokens(), NEW, **options | {"seed": 4}), first)
 
 
+def test_after_a_capture_that_failed_tokens_are_drawn_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the model's own numbers and by those of the process; and on the stream that was there before."""
+    made = _model("llama3_tiny", tmp_path, torch.float32)
+    decoding, stream = _decoding(made), torch.cuda.current_stream()
+    options: dict[str, Any] = {"temperature": 2.0, "seed": 3}
+    expected = made.generate(_tokens(), NEW, **options)
+
+    def waits(self: Any) -> None:
+        assert int(self.token.sum()) >= 0
+        self._keep(self.sampler(self.model(self.token)))
+
+    monkeypatch.setattr(decoding.Decoder, "step", waits)
+    with pytest.warns(RuntimeWarning, match="without a CUDA graph"):
+        assert torch.equal(made.generate(_tokens(), NEW, **options), expected)
+    assert torch.cuda.current_stream() == stream
+    torch.randn(3, device="cuda")
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_captured_step_neither_allocates_nor_waits(name: str, tmp_path: Path) -> None:
     made = _model(name, tmp_path, torch.bfloat16)

@@ -269,6 +269,9 @@ def test_rows_of_any_size_and_targets_that_do_not_count(tmp_path: Path) -> None:
     found = kernels._linear_cross_entropy(given, targets, shares, z_loss, True)
     for mine, truth in zip((*found, given), (*expected, exact), strict=True):
         torch.testing.assert_close(mine.double(), truth, rtol=1e-5, atol=1e-6)
+    column = torch.stack([targets, targets + 1], 1)[:, 0]  # as labels of two tokens, cut to the last ones
+    apart, _ = kernels._linear_cross_entropy(logits.float(), column, shares, z_loss, False)
+    torch.testing.assert_close(apart, found[0])
     wrong, _ = kernels._linear_cross_entropy(logits.float(), targets + VOCABULARY, shares, 0.0, False)
     assert wrong.isnan().all()
 
