@@ -21,6 +21,7 @@ class _Part:
     name: str
     source: str
     heads: int
+    head_dim: int
     offset: int
 
 
@@ -31,9 +32,9 @@ def plan_rope(fused: Fused) -> RopeKernel:
     parts = _packed_parts(fused) if packed else _separate_parts(fused)
     head_dim = width_of(fused.node.types[0])
     pairs = fused.width("cos")
-    sources = _sources(fused, packed, parts, head_dim)
+    sources = _sources(fused, packed, parts)
     normed = any(step.op.name == "rms_norm" for step in fused.rule.steps)
-    heads = [_heads(fused, part, dict(sources)[part.source], head_dim, pairs) for part in parts]
+    heads = [_heads(fused, part, dict(sources)[part.source], pairs) for part in parts]
     rotated = tuple(part for part in heads if part.name != "v")
     weights = tuple(part.weight for part in rotated if part.weight)
     names = [name for name, _ in sources]
@@ -50,7 +51,7 @@ def plan_rope(fused: Fused) -> RopeKernel:
     shapes = {
         name: (str(width) if packed else f"{_count(parts, name)}, {head_dim}") for name, width in sources
     }
-    turned = {out: f"{part.heads}, {head_dim}" for out, part in zip(outs, parts, strict=True)}
+    turned = {out: f"{part.heads}, {part.head_dim}" for out, part in zip(outs, parts, strict=True)}
     op = rotation_op(fused, shapes, turned, ("cos", "sin", *again), weights)
     return RopeKernel(
         name=fused.name,
@@ -62,7 +63,6 @@ def plan_rope(fused: Fused) -> RopeKernel:
         rotated=rotated,
         copied=tuple(part for part in heads if part.name == "v"),
         head_dim=head_dim,
-        head_block=power_of_two(head_dim),
         pairs=pairs,
         pair_block=power_of_two(pairs),
         rest=head_dim - 2 * pairs,
@@ -127,28 +127,31 @@ def _packed_parts(fused: Fused) -> list[_Part]:
     sizes = fused.node.attributes["sizes"]
     if isinstance(sizes, int):
         sizes = (fused.width("qkv") // sizes,) * sizes
-    counts = [type_.shape[2] for type_ in fused.node.types]
     offsets = [0, int(sizes[0]), int(sizes[0]) + int(sizes[1])]
-    return [_Part(name, "qkv", int(n), o) for name, n, o in zip("qkv", counts, offsets, strict=True)]
+    return [
+        _Part(name, "qkv", int(type_.shape[2]), width_of(type_), offset)
+        for name, type_, offset in zip("qkv", fused.node.types, offsets, strict=True)
+    ]
 
 
 def _separate_parts(fused: Fused) -> list[_Part]:
-    return [_Part(name, name, int(fused.types[name].shape[2]), 0) for name in ("q", "k")]
+    types = {name: fused.types[name] for name in ("q", "k")}
+    return [_Part(name, name, int(type_.shape[2]), width_of(type_), 0) for name, type_ in types.items()]
 
 
-def _sources(fused: Fused, packed: bool, parts: list[_Part], head_dim: int) -> tuple[tuple[str, int], ...]:
+def _sources(fused: Fused, packed: bool, parts: list[_Part]) -> tuple[tuple[str, int], ...]:
     if packed:
         return (("qkv", fused.width("qkv")),)
-    return tuple((part.name, part.heads * head_dim) for part in parts)
+    return tuple((part.name, part.heads * part.head_dim) for part in parts)
 
 
 def _count(parts: list[_Part], name: str) -> int:
     return next(part.heads for part in parts if part.source == name)
 
 
-def _heads(fused: Fused, part: _Part, source_width: int, head_dim: int, pairs: int) -> Heads:
+def _heads(fused: Fused, part: _Part, source_width: int, pairs: int) -> Heads:
     block = power_of_two(part.heads)
-    rest = head_dim - 2 * pairs
+    rest = part.head_dim - 2 * pairs
 
     def mask(column: str, count: int) -> str:
         present = f"head < {part.heads}" if block != part.heads else ""
@@ -162,12 +165,14 @@ def _heads(fused: Fused, part: _Part, source_width: int, head_dim: int, pairs: i
         offset=part.offset,
         heads=part.heads,
         block=block,
-        width=part.heads * head_dim,
+        head_dim=part.head_dim,
+        head_block=power_of_two(part.head_dim),
+        width=part.heads * part.head_dim,
         weight=norm if norm in fused.types else "",
         mask=mask("pair", pairs),
         lane_mask=mask("lane", 2 * pairs),
         rest_mask=mask("rest", rest) if rest else "",
-        copy_mask=mask("value", head_dim),
+        copy_mask=mask("value", part.head_dim),
     )
 
 

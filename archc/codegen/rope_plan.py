@@ -31,6 +31,8 @@ class Source:
 class Heads(Source):
     """Heads that are rotated or only copied."""
 
+    head_dim: int  # of those that are copied another one, where values are wider or narrower than keys
+    head_block: int
     width: int  # of all heads together
     weight: str  # the norm's weight, or ""
     rest_mask: str
@@ -125,8 +127,7 @@ class RopeKernel(Rotation):
     source_shapes: dict[str, str]  # their dims behind [B, T]
     rotated: tuple[Heads, ...]
     copied: tuple[Heads, ...]
-    head_dim: int
-    head_block: int
+    head_dim: int  # of all heads that are rotated
     rest: int
     rest_block: int
     over_heads: bool  # the norm is over all heads together, its weight as wide

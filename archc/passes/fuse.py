@@ -9,6 +9,7 @@ from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
 from archc.ir.program import KEY_POSITIONS, POSITIONS, Places, positions_in, whole_in
 from archc.ir.rule import Rule, rule_of
+from archc.ir.types import Dim
 from archc.passes.context import Context, place_of
 from archc.passes.matcher import Match, Matcher
 from archc.passes.report import Fired, Missed
@@ -88,8 +89,8 @@ def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context, known: _
         return _position_scale_obstacle(rule, graph, match, known.whole)
     if rule.family == "latent_rope":
         return _rope_obstacle(graph, match) or _heads_obstacle(rule, graph, match, context.target.max_row)
-    if rule.family == "rope" and "eps" in rule.attributes:
-        return _rope_obstacle(graph, match)
+    if rule.family == "rope":
+        return _rope_obstacle(graph, match) if "eps" in rule.attributes else _widths_obstacle(graph, match)
     return ""
 
 
@@ -113,11 +114,20 @@ def _norm_obstacle(rule: Rule, graph: Graph, match: Match, longest: int) -> str:
 def _rope_obstacle(graph: Graph, match: Match) -> str:
     """What kernels hold as its two halves must be rotated whole."""
     table = match.operands["cos"]
-    nodes = [graph.node(number) for number in match.nodes.values()]
-    widths = {node.types[0].width for node in nodes if node.op.name == "rotate_by"}
     width = graph.type(table).width if table is not None else None
-    partial = not isinstance(width, int) or widths != {2 * width}
+    partial = not isinstance(width, int) or _rotated_widths(graph, match) != {2 * width}
     return "heads are rotated in part only" if partial else ""
+
+
+def _widths_obstacle(graph: Graph, match: Match) -> str:
+    """Kernels rotate heads of one width."""
+    widths = _rotated_widths(graph, match)
+    return "the heads that it rotates are not of one width" if len(widths) > 1 else ""
+
+
+def _rotated_widths(graph: Graph, match: Match) -> set[Dim]:
+    nodes = [graph.node(number) for number in match.nodes.values()]
+    return {node.types[0].width for node in nodes if node.op.name == "rotate_by"}
 
 
 def _heads_obstacle(rule: Rule, graph: Graph, match: Match, most: int) -> str:

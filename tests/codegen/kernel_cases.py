@@ -76,6 +76,11 @@ def _heads(body: str, heads: int, kv: int, size: int, rope: str, norm: str = "")
     return body
 
 
+def _values(body: str, size: int) -> str:
+    """Statements with values that are narrower or wider than keys."""
+    return body.replace("KV * SIZE) as v_proj", f"KV * {size}) as v_proj")
+
+
 def _latent(body: str, heads: int, nope: int, turned: int, rank: int, rope: str = "", norm: str = "") -> str:
     """Statements with their numbers: of heads of queries, of the latent, and of what is rotated of both."""
     numbers = {"HEADS": heads, "NOPE": nope, "TURNED": turned, "RANK": rank}
@@ -173,7 +178,7 @@ CASES = {
     "rope/interleaved": (60, _heads(_ROPE, 6, 3, 10, ", width = 4, pairing = interleaved")),
     "rope_qkv": (60, _heads(_ROPE_QKV, 5, 1, 12, "")),
     "rope_qkv/block": (64, _heads(_ROPE_QKV, 4, 4, 8, "")),
-    "rope_qkv/partial": (60, _heads(_ROPE_QKV, 6, 3, 12, ", width = 4")),
+    "rope_qkv/partial": (60, _heads(_values(_ROPE_QKV, 5), 6, 3, 12, ", width = 4")),
     "rope_qkv/interleaved": (60, _heads(_ROPE_QKV, 3, 3, 14, ", width = 10, pairing = interleaved")),
     "qk_norm_rope": (60, _heads(_NORM_ROPE, 5, 5, 12, "")),
     "qk_norm_rope/interleaved": (60, _heads(_NORM_ROPE, 6, 3, 10, ", pairing = interleaved", ", offset = 1")),
@@ -181,7 +186,10 @@ CASES = {
     "qk_norm_rope/unweighted": (60, _heads(_NORM_ROPE, 3, 1, 8, "", ", weight = false")),
     "qk_norm_rope_qkv": (60, _heads(_NORM_ROPE_QKV, 5, 1, 12, "", ", offset = 1")),
     "qk_norm_rope_qkv/block": (64, _heads(_NORM_ROPE_QKV, 4, 2, 8, "")),
-    "qk_norm_rope_qkv/interleaved": (60, _heads(_NORM_ROPE_QKV, 6, 3, 10, ", pairing = interleaved")),
+    "qk_norm_rope_qkv/interleaved": (
+        60,
+        _heads(_values(_NORM_ROPE_QKV, 18), 6, 3, 10, ", pairing = interleaved"),
+    ),
     "qk_norm_rope_qkv/unweighted": (60, _heads(_NORM_ROPE_QKV, 3, 3, 14, "", ", weight = false")),
     "rope_qk_norm": (60, _heads(_ROPE_NORM, 5, 5, 12, "")),
     "rope_qk_norm/no_eps": (
