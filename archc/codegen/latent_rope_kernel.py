@@ -44,7 +44,7 @@ def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
         interleaved=fused.node.attributes["pairing"] == "interleaved",
         eps=float(fused.node.attributes["eps"]),
         shift=f"{offset} + " if offset else "",
-        warps=warps_for(power_of_two(queries.elements + latent.elements)),
+        warps=warps_for(queries.elements + latent.elements),
         forward_parameters=(*pointers, *(f"{name}_stride" for name in names), "table_tokens"),
         forward_arguments=(
             *(f"{name}_rows" for name in names),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from archc.codegen.class_plan import Argument
 from archc.codegen.custom_op import CustomOp
@@ -12,6 +13,10 @@ from archc.codegen.native_kernel import plan_native_rope
 from archc.codegen.rope_plan import Heads, RopeKernel
 from archc.ir.decomposition import StepRef
 from archc.ir.rule import Rule
+
+_SUMS = 40 * 32  # of norms' weights, that a warp's registers hold beside all else
+_MAX_WARPS = 16
+_MAX_STAGED = 12288  # values of a token, of which two are under way
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,10 @@ def plan_rope(fused: Fused) -> RopeKernel:
     incoming = [f"d{out}" for out in outs]
     again = (*names, *weights) if normed else ()
     over_heads = _is_over_heads(fused.rule)
-    blocks = [part.block * power_of_two(head_dim) for part in rotated]
-    elements = sum(blocks) if over_heads else max(blocks)  # in registers at once
+    blocks = {part: part.block * power_of_two(head_dim) for part in heads}
+    lanes = [blocks[part] for part in rotated]
+    sums = sum(blocks[part] for part in rotated if part.weight)
+    warps = warps_for(sum(lanes) if over_heads else max(lanes))  # by what is in registers at once
     shapes = {
         name: (str(width) if packed else f"{_count(parts, name)}, {head_dim}") for name, width in sources
     }
@@ -72,7 +79,9 @@ def plan_rope(fused: Fused) -> RopeKernel:
         turns_first="rotate_by" in _normed_ops(fused.rule),
         eps=float(attributes.get("eps", 0.0)),
         shift=f"{offset} + " if offset else "",
-        warps=warps_for(elements),
+        warps=warps,
+        backward_warps=warps if over_heads else _backward_warps(warps, sums),
+        stages=_stages(sum(blocks.values())),
         forward_parameters=(
             *(f"{name}_ptr" for name in (*names, "cos", "sin", *weights, *outs)),
             *strides,
@@ -109,7 +118,17 @@ def plan_rope(fused: Fused) -> RopeKernel:
 
 def warps_for(elements: int) -> int:
     """Warps of a program that has so many values in registers at once, a power of two."""
-    return max(1, elements // 1024) if elements <= 4096 else 8 if elements <= 16384 else 16
+    return max(1, power_of_two(elements) // 1024) if elements <= 4096 else 8 if elements <= 16384 else 16
+
+
+def _backward_warps(warps: int, sums: int) -> int:
+    """Warps of the gradient, of so many or more: beside what is in work they keep sums for the weights."""
+    return max(warps, min(power_of_two(ceil(sums / _SUMS)), _MAX_WARPS))
+
+
+def _stages(values: int) -> int:
+    """Two tokens of so many values, or one where shared memory of all chips, or registers, hold no more."""
+    return 2 if values <= _MAX_STAGED else 1
 
 
 def _is_over_heads(rule: Rule) -> bool:

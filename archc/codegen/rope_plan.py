@@ -132,6 +132,8 @@ class RopeKernel(Rotation):
     rest_block: int
     over_heads: bool  # the norm is over all heads together, its weight as wide
     turns_first: bool  # the norm is of what is rotated
+    backward_warps: int
+    stages: int  # how many tokens are under way at a time in the gradient of norms
     native: NativeRope | None
     template: str
 
@@ -199,9 +201,6 @@ class RopeKernel(Rotation):
     def weight_width(self, part: Heads) -> int:
         return part.width if self.over_heads else self.head_dim
 
-    def weight_block(self, part: Heads) -> str:
-        return f"[{part.block}, {self.pair_block}]" if self.over_heads else f"[{self.pair_block}]"
-
     def weight_place(self, lane: str, head: str = "head") -> str:
         """Where the norm's weight of the pairs' first or second values lies."""
         return f"{head} * {self.head_dim} + {lane}" if self.over_heads else lane
@@ -212,6 +211,6 @@ class RopeKernel(Rotation):
     def weight_store(self, part: Heads, head: str = "head") -> str:
         return store_where(part.mask.replace("head", head)) if self.over_heads else self.pair_store
 
-    def weight_part(self, gradient: str) -> str:
-        """What a token adds to the gradient of the norm's weight."""
+    def weight_sum(self, gradient: str) -> str:
+        """The gradient of the norm's weight, of what each head adds to it."""
         return gradient if self.over_heads else f"tl.sum({gradient}, 0)"

@@ -286,7 +286,7 @@ CONTROLS = [
     ("row_norm_rope_qkv", "q_norm_ptr + head * 12 + 6 + pair", "q_norm_ptr + head * 12 + pair"),
     ("qk_norm_rope", "(tl.sum(a * a, 1) + tl.sum(b * b, 1)) / 12", "tl.sum(a * a, 1) / 12"),
     ("qk_norm_rope", "da - a * mean", "da + a * mean"),
-    ("qk_norm_rope", "dq_weight_a += tl.sum(da * a, 0)", "dq_weight_a += tl.sum(da, 0)"),
+    ("qk_norm_rope", "dq_weight_a += da * a", "dq_weight_a += da"),
     ("qk_norm_rope/interleaved", "b *= 1.0 + tl.load", "b *= tl.load"),
     ("qk_norm_rope_qkv", "b * cos + a * sin", "b * cos - a * sin"),
     ("rope_qk_norm", "da, db = rstd * (da - a * mean)", "da, db = rstd * (da + a * mean)"),
