@@ -30,7 +30,7 @@ def plan_module(
     """A module of classes: it imports, and has as constants, what its text mentions."""
     text = "\n".join([class_text(classes), *helpers])
     runtime = sorted(name for name in _RUNTIME if mentions(text, name))
-    stored = {"Stored", base} | ({"per_expert"} if _has_experts(classes) else set())
+    stored = {"Stored", base} | ({"per_expert"} if has_experts(classes) else set())
     stored |= {"at_least_float32"} if has_wide(classes) else set()
     imports = [f"from .checkpoint import {', '.join(sorted(stored - {'LanguageModel'}))}"]
     if base == "LanguageModel":
@@ -54,7 +54,8 @@ def has_wide(classes: Sequence[Class]) -> bool:
     return any(parameter.wide for each in classes for parameter in each.parameters)
 
 
-def _has_experts(classes: Sequence[Class]) -> bool:
+def has_experts(classes: Sequence[Class]) -> bool:
+    """Whether experts have tensors of their own in a checkpoint."""
     return any(parameter.per_expert for each in classes for parameter in each.parameters)
 
 

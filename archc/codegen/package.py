@@ -15,7 +15,15 @@ from archc.codegen.kernels import KernelTable, fused_nodes
 from archc.codegen.linear_kernel import linear_shapes, plan_linear
 from archc.codegen.literals import given
 from archc.codegen.loss_kernel import plan_loss
-from archc.codegen.modules import TAKEN, called_functions, class_text, has_wide, mentions, plan_module
+from archc.codegen.modules import (
+    TAKEN,
+    called_functions,
+    class_text,
+    has_experts,
+    has_wide,
+    mentions,
+    plan_module,
+)
 from archc.codegen.native_layer import plan_native_layer
 from archc.codegen.optional_values import optional_inputs
 from archc.codegen.parameters import path_code
@@ -25,6 +33,7 @@ from archc.codegen.unfused_kernels import plan_absorbing, plan_capacities, plan_
 from archc.ir.fixed import decodes
 from archc.ir.graph import Graph, Node
 from archc.ir.op import Op
+from archc.ir.ops.experts import OF_EXPERT
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, LOSSES, NOTED, RECENT, WEIGHT
 from archc.ir.ops.training import IN_TRAINING
 from archc.ir.program import Program, given_inputs, sequences, vocabulary_of
@@ -88,6 +97,8 @@ def plan_package(
         once=any(mentions(class_text(each), "once") for each in (plain.classes, model.classes)),
         vectors=any(mentions(text, "vector") for text in helpers),
         experts=any(part.experts() for part in reference.walk()),
+        per_expert=has_experts(plain.classes),
+        of_expert=_has_op(fused, OF_EXPERT),
         wide=has_wide(plain.classes),
         terms=_terms(reference),
         trains=trains(reference),

@@ -56,6 +56,8 @@ class Package:
     once: bool  # whether something is computed once for a cache
     vectors: bool  # whether some reference function holds a list of numbers
     experts: bool  # whether tokens choose experts
+    per_expert: bool  # whether each of them has tensors of its own in a checkpoint
+    of_expert: bool  # whether rows read what their expert has, besides products with it
     wide: bool  # whether some parameters are kept in float32
     terms: tuple[str, ...]  # what the spec adds to the loss
     in_training: tuple[str, ...]  # ops that do more where a loss is computed in training

@@ -7,6 +7,7 @@ expressions, variables that only name a known value.  All else stays as it was w
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -48,6 +49,14 @@ def _parsed(source: str) -> tuple[ast.FunctionDef, tuple[str, ...]]:
     return function, tuple(name.id for name in names if isinstance(name.ctx, ast.Store))
 
 
+def _without_unread(lines: list[str]) -> list[str]:
+    """Lines without assignments to a variable that only a branch read which is not there."""
+    targets = {line: line.strip().partition(" = ")[0] for line in lines if " = " in line}
+    text = "\n".join(lines)
+    unread = {line for line, name in targets.items() if len(re.findall(rf"\b{re.escape(name)}\b", text)) == 1}
+    return [line for line in lines if line not in unread or not targets[line].isidentifier()]
+
+
 class _Specialiser:
     def __init__(self, source: str, known: Mapping[str, Any], present: Sequence[str]):
         self.source = source
@@ -64,7 +73,7 @@ class _Specialiser:
         docstring, body = ast.get_docstring(self.function, clean=False) or "", self.function.body
         if docstring:
             body = body[1:]
-        lines, _ = self._block(body)
+        lines = _without_unread(self._block(body)[0])
         returns = self.function.returns
         only = lines[0].strip().removeprefix("return ") if len(lines) == 1 else None
         result_type = self._segment(returns) if returns is not None else ""

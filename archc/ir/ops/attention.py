@@ -166,7 +166,8 @@ def attend(
         scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
         scores = scores + bias
-    query, key = positions[:, :, None], key_positions[:, None, :]
+    query = positions[:, :, None]
+    key = key_positions[:, None, :]
     visible = (key >= 0).expand(-1, q.shape[1], -1)
     if mask.causal:
         visible = visible & (key <= query)
