@@ -15,6 +15,8 @@ _LEAST = 16  # rows and columns of a tensor core's tile
 _TILE = 1 << 14  # values of the keys and values that a program holds at a time, 32 KiB in bfloat16
 _SPLIT = ("k", "v", "positions", "key_positions")  # besides queries, a piece of them and keys has a part of
 _WIDE = 1 << 15  # values of the queries and the keys together, 64 KiB in bfloat16
+_LATENT_KEYS = 64  # that a program holds at a time where there is room
+_NARROW = 512  # columns of keys that are their own values, so few that registers hold all of a program's
 _HEADS = 32  # of queries, that a program has beside wide values
 
 
@@ -41,7 +43,8 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
     bias = plan_step_bias(fused, f"{first_head} + query", f"query < {group}" if rows != group else "")
     # One tile is keys and values: 16 of them, for more do not fit in the registers of every chip.
     beside_queries = _LEAST if shared else _tile_beside(rows, loaded) if joint else 128
-    warps = 4 if rows * value_block <= (8192 if joint or shared else 4096) else 8
+    large = _large_tile(joint, shared, rows, loaded, beside_queries)
+    few = rows * value_block <= (8192 if joint or shared else 4096)
     return AttentionKernel(
         name=fused.name,
         equation=fused.equation,
@@ -61,7 +64,7 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
         head_block=head_block,
         value_block=value_block,
         tile=min(_tile(loaded), beside_queries),
-        warps=warps,
+        warps=4 if few or (shared and large) else 8,
         softcap=_softcap(fused),
         keeps=fused.keeps,
         steps=steps and fused.keeps and mask.causal and _are_known(names, alone or bias is not None),
@@ -73,10 +76,20 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
         native=(
             plan_native_attention(fused) if fused.keeps and alone and not (joint or shared or names) else None
         ),
-        large=(
-            LargeTile(head_block + value_block, rows) if joint and beside_queries < LargeTile.keys else None
-        ),
+        large=large,
     )
+
+
+def _large_tile(joint: bool, shared: bool, rows: int, columns: int, keys: int) -> LargeTile | None:
+    """For `keys` of so many columns, beside the queries of a program.
+
+    Of a latent 64 of them: on an H200, with 128 heads, 128 sequences and 4,096 keys, 136 TFLOP/s, which with
+    16 keys were 57.  Of keys that are their own values no more, but by more warps, with the next ones on
+    their way: elsewhere those would wait in registers, of which each warp needs many for all queries.
+    """
+    if joint:
+        return LargeTile(columns, rows, _LATENT_KEYS) if keys < _LATENT_KEYS else None
+    return LargeTile(columns, rows, keys) if shared and columns > _NARROW else None
 
 
 def _are_known(names: list[str], alone: bool) -> bool:

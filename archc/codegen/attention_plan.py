@@ -13,14 +13,11 @@ from archc.codegen.step_bias import StepBias
 
 @dataclass(frozen=True)
 class LargeTile:
-    """Keys of a latent that a program holds at a time in 16 bits, where its chip has `room` for them.
-
-    On an H200, with 128 heads, 128 sequences and 4,096 keys, 136 TFLOP/s, which with 16 keys were 57.
-    """
+    """Keys that a program holds at a time in 16 bits, where its chip has `room` for them."""
 
     columns: int  # of a key, and of a query
     rows: int
-    keys: int = 64
+    keys: int
     warps: int = 8
     stages: int = 2
 
@@ -46,6 +43,7 @@ class AttentionKernel:
     the new ones there.
     `values_in_keys`: values are the first columns of the keys, and `head_block` holds those behind them.
     `shared`: keys are their own values.
+    `large`: the tile of a chip with room for more, of keys whose columns are their values too.
     `bias`: what that kernel adds to scores.
     `fixed`: whether there is a kernel for one new token and the keys of another sequence.
     `flash`: the kernel for whole sequences, if there is one; `native`: the function in C++ for one new token.

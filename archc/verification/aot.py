@@ -224,7 +224,7 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
     rings = [(_SHARES, False, _KEYS // 2)] if plan.oldest else []
     ways = ((1, True, _KEYS), (_SHARES, False, _KEYS), *rings)
     for (count, padded, length), large in itertools.product(
-        ways, (0, plan.large.room) if plan.large else (0,)
+        ways, (0, plan.large.room * dtype.itemsize // 2) if plan.large else (0,)
     ):
         kernels._shares = lambda *_, count=count: count
         kernels._room = lambda _, large=large: large

@@ -15,7 +15,9 @@ _OF_PRODUCT = 4  # values side by side that a thread of AMD's has of a matrix pr
 _TENSOR_ROWS = 64  # a dot of so many rows and more belongs on the tensor cores
 
 _TILE = re.compile(r"\btt\.(?:load|store)\b.*: *tensor<([\dx]+)x!tt\.ptr<(\w+)>")
-_NAME, _MADE = re.compile(r"%\w+"), re.compile(r'\s*%\w+(?::\d+)? = "?([\w.]+)')
+_NAME, _MADE = re.compile(r"%[\w-]+"), re.compile(r'\s*%\w+(?::\d+)? = "?([\w.]+)')
+_CONSTANT = re.compile(r"\s*(%[\w-]+) = arith\.constant (?:dense<)?(-?\d+)>? : (?:tensor<[\dx]+x)?i\d+\b")
+_MOVES = re.compile(r"tt\.(?:addptr|splat|expand_dims|broadcast)|arith\.(?:addi|subi|extsi)")
 _ALIKE = re.compile(r"tt\.splat|tt\.expand_dims .*\{axis = 1 ")  # one number along all columns
 _STORE_OF_DOT = re.compile(
     r"(?:tt\.store|buffer_store)\b.*\btensor<([\dx]+)x(?:!tt\.ptr<)?[a-z]+(\d+)\b.*, #mma\d*>"
@@ -135,15 +137,22 @@ def _tiles(source: str) -> Iterable[Tile]:
 
     Those of rows at loaded places have, and of all that is at one loaded place.
 
-    Nor have columns neighbours where a mask follows from what was loaded for each.
+    Nor have columns neighbours where a mask follows from what was loaded for each.  Those moved by a
+    constant, as an expert's start is the end of the one before, have as many as divide it.
     """
     loaded: set[str] = set()
+    moved: dict[str, int] = {}
     for line in source.splitlines():
         names = _NAME.findall(line)
         match, made = _TILE.search(line), _MADE.match(line)
-        pointer_and_mask = {names[1 if made else 0], *names[2:3]} if match else set()
-        if match and not loaded & pointer_and_mask:
-            yield Tile(_values(match[1]), max(1, _number(r"(\d+)", match[2]) // 8))
+        pointer, mask = (names[1 if made else 0], names[2:3]) if match else ("", [])
+        if match and not loaded.intersection([pointer, *mask]):
+            size = max(1, _number(r"(\d+)", match[2]) // 8)
+            yield Tile(_values(match[1]), size, _power(moved.get(pointer, 0)) or _WIDEST)
+        if constant := _CONSTANT.match(line):
+            moved[constant[1]] = int(constant[2])
+        elif made and _MOVES.match(made[1]):
+            moved[names[0]] = math.gcd(*(moved.get(name, 0) for name in names[1:]))
         apart = made and (made[1] == "tt.load" or loaded.intersection(names[1:]))
         if apart and not _ALIKE.search(line):
             loaded.add(names[0])
@@ -159,7 +168,7 @@ def _as_stored(tiles: Iterable[Tile], layouts: str) -> Iterable[Tile]:
     for tile in tiles:
         found = stored[tile.values, tile.size] > 0
         stored[tile.values, tile.size] -= found
-        yield replace(tile, beside=_OF_PRODUCT) if found else tile
+        yield replace(tile, beside=min(tile.beside, _OF_PRODUCT)) if found else tile
 
 
 def _values(dims: str) -> int:

@@ -338,6 +338,21 @@ def test_only_rows_at_loaded_places_have_neighbours(chip: str) -> None:
     assert ["in accesses of 16 and more" in each for each in breaches] == [False, False, True]
 
 
+@triton.jit
+def _moved_kernel(x_ptr, y_ptr, BY: tl.constexpr):
+    place = tl.arange(0, 1024)
+    tl.store(y_ptr + place, tl.load(x_ptr + (place + BY)))
+
+
+@pytest.mark.parametrize("chip", ["sm_90", "gfx942"])
+def test_values_moved_by_a_constant_have_as_many_neighbours_as_divide_it(chip: str) -> None:
+    for by, most in ((-1, 1), (6, 2), (8, 8)):
+        launch = Launch(_moved_kernel, (torch.zeros(1, 2048), torch.zeros(1, 1024), by), 1)
+        usage = compile_launch(launch, CHIPS[chip])
+        assert sorted(tile.beside for tile in usage.code.tiles) == [most, 16]
+        assert not usage.breaches()
+
+
 def test_rows_say_how_wide_accesses_may_be() -> None:
     row, few, odd = Tile(1024, 2), Tile(256, 2), Tile(1024, 4)
     assert [tile.width(128, 4096) for tile in (row, few, odd)] == [16, 4, 16]
