@@ -89,7 +89,8 @@ def lacking_registers(launch: Launch, chip: Chip, code: MachineCode) -> int:
     """The bytes that a thread spills for want of registers.
 
     NVIDIA's assembler may use fewer than there are and spill a little, so that one more program fits beside.
-    What it still spills when it is told that a thread has all of them is what they cannot hold.
+    What it still spills when it is told that a thread has all of them is what they cannot hold.  A package
+    leaves the choice to the assembler; `archc kernels --json` tells of the bytes `spilled` either way.
     """
     most = min(_MOST, _REGISTERS // code.threads)
     if chip.backend != "cuda" or not code.spilled or code.registers >= most:

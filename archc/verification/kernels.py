@@ -18,10 +18,10 @@ from rich.text import Text
 from archc import compiler
 from archc.settings import parse_settings
 from archc.tuned import read_tables
-from archc.verification.aot import launches
 from archc.verification.chips import CHIPS, Chip
 from archc.verification.compiling import KernelError, Usage, compile_launches, different
 from archc.verification.launch import Launch
+from archc.verification.launches import launches
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,6 @@ from archc.tuned import ROWS, Entry, Provenance, Tuned
 from archc.tuning.choice import problems
 from archc.tuning.search import tiles
 from archc.verification import compiling, machine_code
-from archc.verification.aot import launches
 from archc.verification.chips import CHIPS
 from archc.verification.compiling import (
     KernelError,
@@ -48,6 +47,7 @@ from archc.verification.compiling import (
     lacking_registers,
 )
 from archc.verification.launch import Launch
+from archc.verification.launches import launches
 from archc.verification.machine_code import MachineCode, Tile
 from tests.codegen.kernel_cases import FIRST, RULES, spec_of_case
 from tests.codegen.test_router import router_spec
@@ -81,7 +81,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     folder.mkdir(parents=True, exist_ok=True)
 
     def compile_all(found: Iterable[Launch], chip: str) -> Iterator[Usage]:
-        for launch in filter(lambda launch: launch.belongs_to(CHIPS[chip]), found):
+        for launch in different(found, CHIPS[chip]):
             name = hashlib.sha256(launch.key(CHIPS[chip]).encode()).hexdigest()
             path = folder / name
             if not path.exists():
