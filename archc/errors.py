@@ -167,12 +167,12 @@ class Reporter:
             raise SpecError(order, self._more)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`did you mean `kv_heads`?`, or nothing when no known name is near."""
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """`did you mean `kv_heads`?`, or nothing when no known name is near, by difflib's ratio."""
     if len(name) > 100:
         return ""
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     begun = [each for each in names if len(name) > 2 and each.startswith(name)]
     near = sorted(begun, key=len)[:1] or near
     return f"did you mean `{near[0]}`?" if near else ""

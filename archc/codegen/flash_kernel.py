@@ -20,6 +20,8 @@ _TILES = {
     384: Tiles(Tile(64, 32, 4), Tile(32, 32, 4), Tile(16, 32, 4)),
     512: Tiles(Tile(64, 32, 8), Tile(32, 32, 4), Tile(16, 16, 4)),
 }
+# Warps of the keys' gradient where a window or a chunk ends what a query sees, which takes registers.
+_BOUNDED_WARPS = {384: 8}
 
 
 def plan_flash(fused: Fused) -> FlashKernel | None:
@@ -33,7 +35,7 @@ def plan_flash(fused: Fused) -> FlashKernel | None:
     heads, head_dim, kv_heads, value_dim = map(int, (queries[2], queries[3], keys[2], values[3]))
     head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (head_dim, value_dim))
     bias = plan_flash_bias(fused)
-    tiles = _tiles(head_block + value_block, bias)
+    tiles = _tiles(head_block + value_block, bias, isinstance(mask, Sliding | Chunked))
     sinks, softcap = "sinks" in fused.types, attributes["softcap"]
     untouched = not sinks and softcap is None and bias is None
     pytorch = isinstance(mask, Causal | Full) and untouched and head_dim == value_dim
@@ -59,13 +61,17 @@ def plan_flash(fused: Fused) -> FlashKernel | None:
     )
 
 
-def _tiles(width: int, bias: FlashBias | None) -> Tiles | None:
+def _tiles(width: int, bias: FlashBias | None, bounded: bool) -> Tiles | None:
     """The tiles for keys and values of a width together; None where none are small enough.
 
     What is added to scores lies beside them in registers: slopes leave room for 32 keys, or in float32 for
     32 queries; with a table tiles of the next width do, by more warps and of 16 keys.
     """
-    fitting = [tiles for most, tiles in _TILES.items() if width <= most]
+    fitting = [
+        _with_warps(tiles, _BOUNDED_WARPS.get(most)) if bounded else tiles
+        for most, tiles in _TILES.items()
+        if width <= most
+    ]
     if bias is None or not fitting:
         return fitting[0] if fitting else None
     if not bias.table:
@@ -75,6 +81,11 @@ def _tiles(width: int, bias: FlashBias | None) -> Tiles | None:
     if len(fitting) > 1:
         return replace(fitting[1], forward=replace(fitting[1].forward, keys=16, warps=8))
     return None
+
+
+def _with_warps(tiles: Tiles, warps: int | None) -> Tiles:
+    """Tiles with so many warps for the keys' gradient, where a number is given."""
+    return tiles if warps is None else replace(tiles, key_gradient=replace(tiles.key_gradient, warps=warps))
 
 
 def _sees(mask: Mask) -> str:

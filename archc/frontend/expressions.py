@@ -220,13 +220,18 @@ def _is_expert(index: Any, region: Region) -> bool:
 
 
 def unknown_name(expr: syntax.Name, env: Env, hint: str | None = None) -> mistakes.UnknownName:
-    """A name that stands for nothing where it is used; `hint` says why it does not."""
+    """A name that stands for nothing where it is used; `hint` says why it does not.
+
+    A slip of the pen is a name of the language before it is some other name of the spec.
+    """
     name = expr.name
-    hint = (
-        hint or _ELSEWHERE.get(name) or did_you_mean(name, env.defined()) or did_you_mean(name, env.known())
-    )
+    hint = hint or _ELSEWHERE.get(name)
+    for cutoff in (_SLIP, _NEAR):
+        hint = hint or did_you_mean(name, env.defined(), cutoff) or did_you_mean(name, env.known(), cutoff)
     return mistakes.UnknownName(expr.span, kind="name", name=name, hint=hint)
 
+
+_SLIP, _NEAR = 0.85, 0.6  # of difflib's ratio
 
 # What other languages call what this one has.
 _ELSEWHERE = {
@@ -235,6 +240,8 @@ _ELSEWHERE = {
     "None": "write `none`",
     "null": "write `none`",
     "range": "a range is written `0..n`",
+    "zeros": "write `fill(0)`",
+    "ones": "write `fill(1)`",
 }
 
 

@@ -60,7 +60,9 @@ class Statements(Calls):
         if len(values) != len(targets):
             if not any(isinstance(value, Poison) for value in values):
                 names, found = counted(len(targets), "name"), counted(len(values), "value")
-                self.report(mistakes.WrongCount(statement.span, names=names, values=found))
+                more = len(values) > len(targets)
+                hint = "give each a name: `a, b = ...`, `_` to one that nothing needs" if more else ""
+                self.report(mistakes.WrongCount(statement.span, names=names, values=found, hint=hint))
             values = [POISON] * len(targets)
         for target, value in zip(targets, values, strict=True):
             self._bind(target, value, env)

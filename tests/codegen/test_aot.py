@@ -164,6 +164,25 @@ def test_kernels_that_differ_in_more_than_numbers(dtype: torch.dtype, chip: str,
     assert not [text for usage in compiled(found, chip) for text in usage.breaches()]
 
 
+_WINDOW = """
+arch A(heads = 4, keys = 192, values = 128) {
+  forward(x: float[B, T, 64]) {
+    q, k = split_heads(linear(x, heads * keys) as q, heads), split_heads(linear(x, 2 * keys) as k, 2)
+    o = attention(q, k, split_heads(linear(x, 2 * values) as v, 2), mask = sliding(129))
+    return linear(merge_heads(o), 64) as o
+  }
+}
+model a = A()
+"""
+
+
+def test_windows_of_keys_wider_than_values(tmp_path: Path, compiled: Compiled) -> None:
+    """Where keys of 192 and values of 128 meet a window, their gradient needs most registers."""
+    found = launches(compile_model(_WINDOW, "a"), tmp_path, MAIN[0])
+    gradient = next(launch for launch in found if launch.name.endswith("_key_gradient_kernel"))
+    assert not [text for usage in compiled([gradient], MAIN[1]) for text in usage.breaches()]
+
+
 @pytest.mark.parametrize("chip", [_case(chip == MAIN[1], chip) for chip in CHIPS])
 @pytest.mark.parametrize(
     ("router", "count"), [("a bias for the choice", 512), ("the two largest of groups", 510)]
