@@ -208,6 +208,25 @@ def test_keys_of_any_strides(tmp_path: Path) -> None:
     assert distance(found, flash.exact([t.double() for t in (q, k, v)], span)) <= FLOAT32
 
 
+@interpreted
+def test_more_sequences_than_a_grid_has_beside_its_first_dimension(tmp_path: Path) -> None:
+    """Forward and backward of 80,000 heads of sequences, in which no program is run."""
+    flash, grids = _flash("softcap", tmp_path), []
+
+    class Launcher:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            grids.append(grid)
+            return lambda *_, **__: None
+
+    batch = 40_000
+    operands = [torch.zeros(batch, 1, 2, 12, requires_grad=True) for _ in range(3)]
+    with pytest.MonkeyPatch.context() as patch:
+        for part in ("", "_query_gradient", "_key_gradient"):
+            patch.setattr(flash.kernels, f"_{flash.node.op.name}{part}_kernel", Launcher())
+        flash.run(operands, _span(1, 1, None)).sum().backward()
+    assert grids == [(2 * batch,)] * 3
+
+
 CONTROLS = [
     ("window", "(key > query - 7)", "(key >= query - 7)"),
     ("window", "tl.maximum(first - 6, 0) // KEYS", "tl.maximum(first + 6, 0) // KEYS"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch._library.custom_ops import CustomOpDef
 
 from archc.verification.packages import stored_tensors
 from tests.support import SPECS, build, scramble
@@ -215,6 +219,33 @@ def test_a_cache_keeps_its_memory_and_refuses_too_much(package: ModuleType, kind
         model(tokens(2, 1), cache=cache)
     with pytest.raises(ValueError, match="a batch of 2, not of 3"):
         model(tokens(3, 1), cache=model.new_cache(2, 6))
+
+
+def test_kernels_are_launched_where_their_tensors_are(
+    package: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all ops launch so: Triton takes the current device, whatever its tensors are on."""
+    current = [0]
+
+    class OnSecond(torch.Tensor):
+        is_cuda, device = True, torch.device("cuda:1")
+
+        def get_device(self) -> int:
+            return 1
+
+    @contextmanager
+    def entered(device: torch.device) -> Iterator[None]:
+        current.append(device.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(torch.cuda, "device", entered)
+    kernels, x = package.kernels, torch.zeros(1)
+    launch = kernels._on_device(lambda *_: current[-1])
+    assert [launch(None, x), launch(None, x.as_subclass(OnSecond)), current[-1]] == [0, 1, 0]
+    ops = [value for value in vars(kernels).values() if isinstance(value, CustomOpDef)]
+    assert {inspect.unwrap(op._init_fn) is not op._init_fn for op in ops} == {True}
 
 
 def test_padding_of_a_wrong_shape_or_dtype_is_refused(package: ModuleType) -> None:
