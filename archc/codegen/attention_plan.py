@@ -18,13 +18,14 @@ class LargeTile:
     columns: int  # of a key, and of a query
     rows: int
     keys: int
-    warps: int = 8
     stages: int = 2
+    held: int = 1  # tiles of keys in shared memory at once
+    warps: int = 8
 
     @property
     def room(self) -> int:
-        """Bytes of the queries and keys, and of their scores in float32."""
-        return 2 * (self.rows + self.keys) * self.columns + 4 * self.rows * self.keys
+        """Bytes of the queries, of tiles of keys, and of scores in float32."""
+        return 2 * (self.rows + self.held * self.keys) * self.columns + 4 * self.rows * self.keys
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class AttentionKernel:
     `values_in_keys`: values are the first columns of the keys, and `head_block` holds those behind them.
     `shared`: keys are their own values.
     `large`: the tile of a chip with room for more, of keys whose columns are their values too.
+    `wide`: one with twice the query heads, for sequences that fill the chip and have no padding, with which
+    registers are too few.
     `bias`: what that kernel adds to scores.
     `fixed`: whether there is a kernel for one new token and the keys of another sequence.
     `flash`: the kernel for whole sequences, if there is one; `native`: the function in C++ for one new token.
@@ -78,6 +81,7 @@ class AttentionKernel:
     bias: StepBias | None
     native: NativeAttention | None
     large: LargeTile | None
+    wide: LargeTile | None
     template: str = "attention"
 
     @property
@@ -152,6 +156,25 @@ class AttentionKernel:
     def group(self) -> int:
         """Query heads of a program; all those of a key head, but for `blocks`."""
         return self.heads // self.programs
+
+    @property
+    def each(self) -> str:
+        """The same as the kernel has it, which is told of it if there is a choice."""
+        return "HEADS" if self.wide else str(self.group)
+
+    @property
+    def row_count(self) -> str:
+        """Rows of a program as the kernel has them."""
+        return "HEADS" if self.wide else str(self.rows)
+
+    @property
+    def blocks_of_head(self) -> str:
+        """Programs among which the query heads of a key head are shared, as the kernel has them."""
+        return f"({self.heads_of_key} // HEADS)" if self.wide else str(self.blocks)
+
+    @property
+    def programs_of_sequence(self) -> str:
+        return f"({self.heads} // HEADS)" if self.wide else str(self.programs)
 
     @property
     def heads_of_key(self) -> int:

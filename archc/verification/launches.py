@@ -218,14 +218,15 @@ def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dty
 def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
     """With few keys, which one program reads, and with many that are shared; padded or not, and in a ring.
 
-    All of that again where there is room for larger tiles.
+    All of that again where there is room for larger tiles, and with as many sequences as the widest need.
     """
-    shares, room = kernels._shares, kernels._room
+    shares, room, processors = kernels._shares, kernels._room, kernels._processors
     rings = [(_SHARES, False, _KEYS // 2)] if plan.oldest else []
-    ways = ((1, True, _KEYS), (_SHARES, False, _KEYS), *rings)
-    for (count, padded, length), large in itertools.product(
-        ways, (0, plan.large.room * dtype.itemsize // 2) if plan.large else (0,)
-    ):
+    alone = [(1, False, _KEYS)] if plan.wide else []
+    ways = ((1, True, _KEYS), (_SHARES, False, _KEYS), *rings, *alone)
+    rooms = (0, *(tile.room * dtype.itemsize // 2 for tile in (plan.large, plan.wide) if tile))
+    kernels._processors = lambda _: 1
+    for (count, padded, length), large in itertools.product(ways, rooms):
         kernels._shares = lambda *_, count=count: count
         kernels._room = lambda _, large=large: large
         kept = [plan.head_dim] if plan.one_slot else [plan.head_dim, plan.value_dim]
@@ -241,7 +242,7 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
         extra = [_extra(kernels, plan, name, dtype, length) for name in plan.step_extra]
         told = [padded] if plan.tells_padding else []
         step(*queries, *new, *stores, filled, positions, places, *told, *extra)
-    kernels._shares, kernels._room = shares, room
+    kernels._shares, kernels._room, kernels._processors = shares, room, processors
 
 
 def _extra(kernels: Any, plan: AttentionKernel, name: str, dtype: torch.dtype, keys: int) -> Tensor:

@@ -340,18 +340,21 @@ def test_latent_attention_of_a_step(sizes: tuple[int, int, int], window: int, tm
 
 @interpreted
 def test_large_tiles_of_a_latent(tmp_path: Path) -> None:
-    """Where there is room for them, in 16 bits: 64 keys at a time, and the same values."""
+    """Where there is room for them, in 16 bits: 64 keys, or 64 heads of many sequences; the same values."""
     heads, rank, rotary = 64, 512, 64
     kernels = sys.modules[build(_latent_spec(heads, rank, rotary, 0), "a", tmp_path).Model.__module__].kernels
     q, k, _ = (x.bfloat16() for x in _new_token(heads, 1, rank + rotary, rank))
     keys = torch.randn(2, 80, 1, rank + rotary).bfloat16()
     positions, places = torch.tensor([[70]]), torch.arange(80)[None]
     found = {}
-    for room, shares in itertools.product((0, 1 << 20), (1, 4)):
+    for room, processors, shares in itertools.product((0, 1 << 20), (1, 132), (1, 4)):
         kernels._room, kernels._shares = (lambda _, room=room: room), (lambda *_, shares=shares: shares)
+        kernels._processors = lambda _, processors=processors: processors
         state = (torch.tensor([70]), positions, places)
         split = torch.split(q, (rank, rotary), -1)
-        found[room, shares] = kernels._latent_attention_step(*split, k, keys.clone(), *state, False)
+        found[room, processors, shares] = kernels._latent_attention_step(
+            *split, k, keys.clone(), *state, False
+        )
     keys[:, 70:71] = k
     known = keys[:, :71].double()
     truth = _attention(q.double(), known, known[..., :rank], positions, places[:, :71], Causal())
