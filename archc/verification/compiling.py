@@ -14,6 +14,7 @@ from archc.verification.machine_code import MachineCode, read_machine_code
 
 _MAX_THREADS = 1024  # of a program, on every chip
 _REGISTERS, _MOST = 1 << 16, 255  # of a program, and of one of its threads, where they can be set
+_CHOSEN = 32  # bytes that spill by choice at most
 
 
 class KernelError(ArchcError):
@@ -93,7 +94,7 @@ def lacking_registers(launch: Launch, chip: Chip, code: MachineCode) -> int:
     leaves the choice to the assembler; `archc kernels --json` tells of the bytes `spilled` either way.
     """
     most = min(_MOST, _REGISTERS // code.threads)
-    if chip.backend != "cuda" or not code.spilled or code.registers >= most:
+    if chip.backend != "cuda" or not 0 < code.spilled <= _CHOSEN or code.registers >= most:
         return code.spilled
     return _machine_code(launch, chip, {**launch.options, "maxnreg": most}).spilled
 

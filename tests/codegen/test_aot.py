@@ -317,8 +317,9 @@ def test_registers_spilled_by_choice_do_not_lack() -> None:
         code = compile_launch(launch, chip).code
         chosen = dataclasses.replace(code, registers=64, spilled=8)
         assert bool(lacking_registers(launch, chip, chosen)) == lacks
-        full = dataclasses.replace(code, registers=255, spilled=8)
-        assert lacking_registers(launch, chip, full) == 8
+        for spilling in ({"registers": 255, "spilled": 8}, {"registers": 64, "spilled": 40}):
+            code = dataclasses.replace(code, **spilling)
+            assert lacking_registers(launch, chip, code) == code.spilled
 
 
 @triton.jit
