@@ -19,6 +19,7 @@ _DEFINITION = re.compile(r"def \w+\($")
 _ITEM = re.compile(r"[\w.]+\($")
 _CALL = re.compile(r"(?:[\w.]+(?:, [\w.]+)* \+?= |return )?[\w.]+(?:\[[^\[\]]*\])?\($")
 _ASSIGNMENT = re.compile(r"\s*\w+ = ")
+_OF_TABLE = re.compile(r" *\(\w+(?:, \w+)+\)\[[^\[\]]+\]\([^()]+\)")
 _TWO_TERMS = re.compile(r"\w+ = \(.*\) [-+*/] \($")  # where those are all brackets
 _SUM, _PRODUCT = ("+", "-"), ("*", "/")
 # Displays, whose items black always puts on lines of their own: by what follows them.
@@ -156,8 +157,37 @@ def _body(items: list[str], indent: int, head: str) -> Iterator[str]:
         yield from _split(" " * indent + items[0])
         return
     if len(items) == 1:
-        raise UnknownShapeError
+        yield from _generator(items[0], indent)
+        return
     yield from _one_a_line(items, indent)
+
+
+def _generator(item: str, indent: int) -> Iterator[str]:
+    """`element for name in values` on two lines, or more where the element alone is too long."""
+    inner = " " * indent
+    element, word, values = item.rpartition(" for ")
+    clause = f"{inner}for {values}"
+    is_one_loop = word and not (" for " in element or " if " in values or _read(clause).outer_commas)
+    if not is_one_loop or len(clause) > LINE_LENGTH:
+        raise UnknownShapeError
+    yield from [inner + element] if len(inner + element) <= LINE_LENGTH else _called_of_table(inner + element)
+    yield clause
+
+
+def _called_of_table(line: str) -> Iterator[str]:
+    """`(a, b, c)[i](x)`: black opens the last brackets that are behind what fits."""
+    if not _OF_TABLE.fullmatch(line):
+        raise UnknownShapeError
+    statement = _read(line)
+    opening, closing = next(pair for pair in reversed(statement.brackets) if pair[0] < LINE_LENGTH)
+    indent = len(line) - len(line.lstrip())
+    items = statement.inside(opening, closing)
+    yield line[: opening + 1]
+    if opening == indent:
+        yield from _one_a_line(items, indent + _INDENT)
+    else:
+        yield " " * (indent + _INDENT) + ", ".join(items)
+    yield " " * indent + line[closing:]
 
 
 def _one_a_line(items: list[str], indent: int) -> Iterator[str]:
