@@ -26,6 +26,7 @@ from archc.benchmarking.turn import Bench
 from archc.compiler import Compilation, Spec
 from archc.errors import ArchcError, did_you_mean
 from archc.ir.fixed import decodes
+from archc.ir.program import Program
 from archc.settings import parse_settings
 
 LEAST_BUDGET = 5.0  # seconds, of which the probes take one
@@ -69,7 +70,7 @@ def read_options(
     known = (*PEERS, *KERNEL_PEERS)
     for part in peers:
         if not any(part.lower() in peer.lower() for peer in known):
-            raise ArchcError(f"no peer `{part}`; there are {', '.join(known)}")
+            raise ArchcError(f"no peer `{part}`; there are {', '.join(f'`{peer}`' for peer in known)}")
     return Options(parse_settings(settings), budget, layers, dtype, device, peers)
 
 
@@ -80,7 +81,8 @@ def bench(
     device = choose_device(options.device)
     spec = compiler.read_spec_file(path)
     names = compiler.choose_models(spec, model)
-    compiler.lower_models(spec, names, options.settings)  # mistakes come before anything that takes time
+    for program in compiler.lower_models(spec, names, options.settings):
+        _check_layers(program, options.layers)  # mistakes come before anything that takes time
     for name in names:
         yield bench_model(spec, name, options, device, scale_for(device), tell)
 
@@ -123,7 +125,7 @@ class ModelRun:
         self.spec, self.name, self.options = spec, name, options
         self.scale, self.bench, self.folder = scale, bench, folder
         self.whole = self._compile(None)
-        self.all_layers = _layers(self.whole)
+        self.all_layers = _layers(self.whole.program)
         self.layers = options.layers or self._layers_that_fit(1)
         self.compilation = self._compile(self.layers)
         self.subject = Subject(
@@ -176,8 +178,23 @@ class ModelRun:
         return least + int((most - least_parameters) / of_layer)
 
 
-def _layers(compilation: Compilation) -> int | None:
-    value = compilation.program.parameters.get(_LAYERS)
+def _check_layers(program: Program, layers: int | None) -> None:
+    """Raise `ArchcError` where a model has fewer layers than are asked for, or no number of them."""
+    if layers is None:
+        return
+    most = _layers(program)
+    if most is None:
+        raise ArchcError(
+            f"--layers: the arch of `{program.name}` has no number of layers as a parameter `{_LAYERS}`"
+        )
+    if layers > most:
+        raise ArchcError(
+            f"--layers {layers}: `{program.name}` has {most}; for more of them give --set {_LAYERS}={layers}"
+        )
+
+
+def _layers(program: Program) -> int | None:
+    value = program.parameters.get(_LAYERS)
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 

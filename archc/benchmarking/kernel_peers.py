@@ -96,10 +96,10 @@ def _liger(place: Place, call: Call) -> tuple[Function, Arguments]:
 
 
 def _rms_norm(attributes: Mapping[str, Any], call: Call) -> tuple[Function, Arguments]:
-    x, weight = call.arguments
     if attributes["offset"]:
         raise SkippedError("F.rms_norm adds no offset to its weight")
-    return (lambda x, w: F.rms_norm(x, (x.shape[-1],), w, float(attributes["eps"]))), (x, weight)
+    eps = float(attributes["eps"])
+    return (lambda x, w=None: F.rms_norm(x, (x.shape[-1],), w, eps)), call.arguments
 
 
 def _layer_norm(attributes: Mapping[str, Any], call: Call) -> tuple[Function, Arguments]:
@@ -113,12 +113,17 @@ def _attention(attributes: Mapping[str, Any], call: Call) -> tuple[Function, Arg
     q, k, v = (heads.transpose(1, 2) for heads in call.plain_arguments[:3])
     if mask.kind != "causal":
         raise SkippedError(f"it knows no {mask.kind} mask")
+    if attributes["softcap"] is not None or len(call.plain_arguments) > _ATTENDED:
+        raise SkippedError("it knows no softcap, bias or sinks")
     scale, whole = float(attributes["scale"]), q.shape[2] == k.shape[2]
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=whole, scale=scale, enable_gqa=True)
 
     return run, (q, k, v)
+
+
+_ATTENDED = 5  # operands of attention alone: queries, keys, values, and where both stand
 
 
 def _grouped_mm(_attributes: Mapping[str, Any], call: Call) -> tuple[Function, Arguments]:
@@ -156,13 +161,12 @@ def _check_grouped_mm(x: Tensor, offset: Sequence[Tensor | None]) -> None:
 
 
 def _bags(_attributes: Mapping[str, Any], call: Call) -> tuple[Function, Arguments]:
-    y, weights, places = call.arguments
-
-    def run(y: Tensor, weights: Tensor, places: Tensor) -> Tensor:
+    def run(y: Tensor, weights: Tensor, places: Tensor, beside: Tensor | None = None) -> Tensor:
         bags, factors = places.flatten(0, 1), weights.flatten(0, 1)
-        return F.embedding_bag(bags, y, mode="sum", per_sample_weights=factors).view(*places.shape[:2], -1)
+        sums = F.embedding_bag(bags, y, mode="sum", per_sample_weights=factors).view(*places.shape[:2], -1)
+        return sums if beside is None else sums.to(beside.dtype) + beside
 
-    return run, (y, weights, places)
+    return run, call.arguments
 
 
 # PyTorch's own, by the fusion or the op that it is.

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from archc.analysis.kernels import Shape, Work, node_bytes, node_flops, type_bytes
+from archc.codegen.attention_plan import AttentionKernel
+from archc.codegen.fused import decomposition
 from archc.codegen.kernel_plan import (
     AbsorptionKernel,
     CapacityKernel,
@@ -18,6 +20,7 @@ from archc.codegen.kernels import KernelTable, fused_nodes
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
 from archc.codegen.router_plan import RouterKernel
+from archc.codegen.semantics import Semantics, use_of
 from archc.compiler import Compilation
 from archc.ir.graph import Graph, Node
 from archc.ir.rule import Rule, rule_of
@@ -26,12 +29,17 @@ from archc.ir.types import DType, TensorType
 
 @dataclass(frozen=True)
 class Place:
-    """A kernel and the first node that calls it; the loss's stands for no node."""
+    """A kernel and the first node that calls it; the loss's stands for no node.
+
+    `reference`: the functions of reference.py that the unfused model calls in its place, on operands of its
+    own; none where those of the kernel will do.
+    """
 
     name: str
     plan: Kernel
     graph: Graph
     node: Node | None
+    reference: tuple[str, ...] = ()
 
     @property
     def rule(self) -> Rule | None:
@@ -95,17 +103,29 @@ def places(compilation: Compilation) -> list[Place]:
     called = {table.name(*place): place for place in reversed(fused)}
     of_op = {node.op.name: (part, node) for part, node in reversed(everything)}
     found: list[Place] = []
-    for plan in plan_package(compilation.program, graph, compilation.reference).kernels:
+    package = plan_package(compilation.program, graph, compilation.reference)
+    for plan in package.kernels:
         if isinstance(plan, GroupedKernel):
             found += [Place(name, plan, *of_op[name]) for name in _OF_EXPERTS if name in of_op]
-        elif isinstance(plan, AbsorptionKernel | CapacityKernel):
+        elif isinstance(plan, CapacityKernel):
+            found.append(Place(plan.name, plan, *of_op[plan.name], package.semantics.names(plan.plain)))
+        elif isinstance(plan, AbsorptionKernel):
             found.append(Place(plan.name, plan, *of_op[plan.name]))
+        elif isinstance(plan, AttentionKernel):
+            place = called[plan.name]
+            found.append(Place(plan.name, plan, *place, (_attends(*place, package.semantics),)))
         elif isinstance(plan, WideLinearKernel):
             op = plan.name if plan.name in of_op else "jittered_linear"
             found.append(Place(plan.name, plan, *of_op[op]))
         elif plan.name in called or isinstance(plan, LossKernel):
             found.append(Place(plan.name, plan, *called.get(plan.name, (graph, None))))
     return found
+
+
+def _attends(graph: Graph, node: Node, semantics: Semantics) -> str:
+    """The function of reference.py for the attention in a fusion, which is the last of its steps."""
+    *_, attend = decomposition(graph, node).nodes()
+    return semantics.name(use_of(attend))
 
 
 # What kernels of experts compute: several ops are one plan.

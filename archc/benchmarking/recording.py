@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,19 +15,39 @@ Arguments = tuple[Any, ...]
 _MOST = 64  # calls of a function that are kept
 
 
+@dataclass(frozen=True)
+class Form:
+    """What sets calls of one function apart: what a token has in its first operands, and its keywords."""
+
+    name: str
+    widths: tuple[tuple[int, ...], ...]
+    keywords: tuple[tuple[str, Any], ...]
+
+
+def form_of(name: str, arguments: Arguments, keywords: Mapping[str, Any]) -> Form:
+    """The form of a call on tensors [B, T, ...]: by the first three, as attention has them."""
+    widths = (tuple(a.shape[2:]) for a in arguments[:3] if isinstance(a, Tensor))
+    return Form(name, tuple(widths), tuple(keywords.items()))
+
+
+def _name(name: str, _arguments: Arguments, _keywords: Mapping[str, Any]) -> str:
+    return name
+
+
 @dataclass
 class Calls:
-    """The arguments of each call of some functions, by name.
+    """The arguments of each call of some functions, by name or by another key.
 
-    enough: bytes; further calls of a function are not kept
+    enough: bytes; further calls of a key are not kept
     """
 
     enough: int
-    kept: dict[str, list[Arguments]] = field(default_factory=dict)
+    key: Callable[[str, Arguments, Mapping[str, Any]], Hashable] = _name
+    kept: dict[Any, list[Arguments]] = field(default_factory=dict)
 
-    def add(self, name: str, arguments: Arguments) -> None:
+    def add(self, name: str, arguments: Arguments, keywords: Mapping[str, Any]) -> None:
         """Keep a call: those with all operands rather than those with some left out."""
-        kept = self.kept.setdefault(name, [])
+        kept = self.kept.setdefault(self.key(name, arguments, keywords), [])
         if kept and missing(kept[0]) > missing(arguments):
             kept.clear()
         full = len(kept) >= _MOST or sum(map(tensor_bytes, kept)) >= self.enough
@@ -60,6 +80,7 @@ def recorded(module: Any, names: Iterable[str], calls: Calls) -> Iterator[None]:
 
 def _call(calls: Calls, name: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     if named:
-        arguments = inspect.signature(function).bind(*arguments, **named).args
-    calls.add(name, arguments)
-    return function(*arguments)
+        bound = inspect.signature(function).bind(*arguments, **named)
+        arguments, named = bound.args, bound.kwargs
+    calls.add(name, arguments, named)
+    return function(*arguments, **named)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from archc.benchmarking.kernel_places import Place
 from archc.benchmarking.models import REFERENCE, Models
 from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.probes import cache_bytes
-from archc.benchmarking.recording import Arguments, Calls, recorded
+from archc.benchmarking.recording import Arguments, Calls, Form, form_of, recorded
 from archc.benchmarking.results import OURS
 from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.kernel_plan import CapacityKernel
@@ -61,7 +63,7 @@ class Recordings:
     def of(self, place: Place, kind: Kind) -> list[Call]:
         """The calls of a kernel, on other tensors each; raises `SkippedError` where the model makes none."""
         function = getattr(self._module(place.module), place.name)
-        kept = self._recorded(OURS, kind, [(p.module, p.name) for p in self.places]).kept.get(place.name, [])
+        kept = self._recorded(OURS, kind).kept.get(place.name, [])
         if not kept:
             raise SkippedError("the model does not call it here")
         plain = itertools.cycle(self._plain(place, kind, kept))
@@ -69,19 +71,18 @@ class Recordings:
 
     def _plain(self, place: Place, kind: Kind, kept: list[Arguments]) -> list[tuple[Function, Arguments]]:
         """What the unfused model does instead, and on what."""
-        if not isinstance(place.plan, AttentionKernel | LossKernel | CapacityKernel):
-            return [(plain_function(place), given) for given in kept]
         if isinstance(place.plan, LossKernel):
             return [(self._plain_loss, given) for given in kept]
-        if isinstance(place.plan, CapacityKernel):
-            name = place.plan.plain
-        else:
-            assert place.rule is not None
-            name = place.rule.steps[0].op.name
-        function = getattr(self._module("reference"), name)
-        return [
-            (function, given) for given in self._recorded(REFERENCE, kind, [("reference", name)]).kept[name]
-        ]
+        if not isinstance(place.plan, AttentionKernel | CapacityKernel):
+            return [(plain_function(place), given) for given in kept]
+        kept_by_form, reference = self._recorded(REFERENCE, kind).kept, self._module("reference")
+        found: list[tuple[Function, Arguments]] = []
+        for form in _stand_for(place, kept_by_form):
+            function = partial(getattr(reference, form.name), **dict(form.keywords))
+            found += [(function, given) for given in kept_by_form[form]]
+        if not found:
+            raise SkippedError("the unfused model has nothing that stands for it")
+        return found
 
     def _plain_loss(self, *given: Any) -> Any:
         """What a language model does where no kernel knows better: all logits first."""
@@ -95,12 +96,18 @@ class Recordings:
     def _module(self, name: str) -> Any:
         return sys.modules[f"{self.models.package.__name__}.{name}"]
 
-    def _recorded(self, contender: str, kind: Kind, functions: Functions) -> Calls:
+    def _recorded(self, contender: str, kind: Kind) -> Calls:
+        """Our calls by a kernel's name; those of the unfused model by their form."""
         if kind != self._kind:
             self._calls.clear()
             self._kind = kind
         if contender not in self._calls:
-            calls = Calls(2 * cache_bytes(self.models.device))
+            enough = 2 * cache_bytes(self.models.device)
+            if contender == OURS:
+                functions, calls = [(p.module, p.name) for p in self.places], Calls(enough)
+            else:
+                functions = [("reference", name) for place in self.places for name in place.reference]
+                calls = Calls(enough, form_of)
             with torch.no_grad():
                 self._call(contender, kind, functions, calls)
             self._calls[contender] = calls
@@ -132,3 +139,24 @@ class Recordings:
                 names = [name for home, name in functions if home == module]
                 stack.enter_context(recorded(self._module(module), names, calls))
             yield
+
+
+def _stand_for(place: Place, forms: Iterable[Form]) -> list[Form]:
+    """The forms of the unfused model's calls that a kernel's take the place of.
+
+    Attention is told apart by its heads, as others may share its function.  Where keys are a latent, which
+    the unfused model makes keys of each head from, only queries are as many.
+    """
+    named = [form for form in forms if form.name in place.reference]
+    if not isinstance(place.plan, AttentionKernel):
+        return named
+    assert place.node is not None
+    plan, attributes = place.plan, place.node.attributes
+    q, k, v = (plan.heads, plan.head_dim), (plan.kv_heads, plan.head_dim), (plan.kv_heads, plan.value_dim)
+    same = [
+        form
+        for form in named
+        if form.widths[0][0] == plan.heads
+        and all(math.isclose(float(attributes[name]), value) for name, value in form.keywords)
+    ]
+    return [form for form in same if form.widths == (q, k, v)] or same

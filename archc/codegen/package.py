@@ -120,6 +120,7 @@ def plan_package(
             *_in_order(kernels, parts, target),
             *(each for each in (linear, loss) if each is not None),
         ),
+        semantics=semantics,
     )
 
 

@@ -9,6 +9,7 @@ from archc.codegen.class_plan import Class
 from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.kernel_plan import GroupedKernel, Kernel
 from archc.codegen.linear_plan import LinearKernel
+from archc.codegen.semantics import Semantics
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Package:
     model: Module
     reference: Module
     kernels: tuple[Kernel, ...]
+    semantics: Semantics  # of which reference.py has functions
 
     @property
     def trains_kernels(self) -> bool:

@@ -84,6 +84,14 @@ class Semantics:
         """The functions' texts by name."""
         return {function.name: function.source for function in self._functions.values()}
 
+    def name(self, use: Use) -> str:
+        """The function of a use that is not written in place of its calls."""
+        return self._functions[_group_key(use)].name
+
+    def names(self, op: str) -> tuple[str, ...]:
+        """The functions of an op."""
+        return tuple(function.name for key, function in self._functions.items() if key[0] == op)
+
     def call(
         self, use: Use, operands: Sequence[str], attribute_texts: Mapping[str, str], home: str = ""
     ) -> str:

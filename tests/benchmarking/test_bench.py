@@ -165,11 +165,15 @@ def test_fewer_layers_still_have_each_kind(spec: str, model: str, least: int) ->
     [
         (["--model", "llama3_9b"], "did you mean `llama3_8b`?"),
         (["--device", "tpu"], "give cpu or cuda"),
-        (["--peer", "vllm"], "no peer `vllm`; there are Hugging Face"),
+        (["--peer", "vllm"], "`Hugging Face, Liger`, `Hugging Face, compiled`, `PyTorch"),
         (["--device", "cuda:99"], "no such device here: cuda:99"),
         (["--budget", "0.5"], "--budget 0.5 is too small"),
         (["--dtype", "float8"], "did you mean `float"),
         (["--layers", "0"], "--layers takes a whole number from 1"),
+        (
+            ["--layers", "99", "--model", "llama3_tiny"],
+            "`llama3_tiny` has 3; for more of them give --set layers=99",
+        ),
         (["--plot", "picture.txt"], "name a file that ends in .svg, .png, .pdf"),
         (["--set", "layer=2", "--model", "llama3_tiny"], "did you mean `layers`?"),
         (["--model", "llama3_tiny", "--json", "/nowhere/at/all.json"], "cannot write /nowhere/at/all.json"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from archc.benchmarking.results import OURS
 from archc.benchmarking.scale import Scale
 from archc.benchmarking.timing import ClockTimer
 from archc.benchmarking.turn import Bench
+from archc.codegen.attention_plan import AttentionKernel
 from archc.codegen.kernel_plan import OpKernel
 from archc.codegen.loss_plan import LossKernel
+from archc.codegen.norm_plan import NormKernel
 from archc.codegen.router_plan import RouterKernel
 from tests.benchmarking.clocks import Ticking
 from tests.codegen.test_capacity import CROWDED
@@ -124,6 +127,54 @@ def test_kernels_of_experts_are_timed_where_there_are_experts(models: Models) ->
             assert 8 * read < work.bytes < 8 * read + 8 * 4 * int(ends[-1]) * sum(weight.shape[1:])
 
 
+# Attention that differs by what it sees, by heads, by scale, and by what is added to scores.
+MIXED = """
+arch Mixed(d, vocab) {
+  block Attention(x, heads, mask, scale, bias = none) {
+    q = split_heads(linear(x, 8 * heads) as q, heads)
+    k = split_heads(linear(x, 16) as k, 2)
+    v = split_heads(linear(x, 16) as v, 2)
+    return linear(merge_heads(attention(q, k, v, mask = mask, scale = scale, bias = bias)), d) as o
+  }
+
+  forward(tokens: [B, T]) {
+    x = rms_norm(embedding(tokens, vocab, d) as embed, 1e-5, weight = false)
+    x = x + Attention(x, 4, causal, 0.3) as a
+    x = x + Attention(x, 2, causal, 0.3) as b
+    x = x + Attention(x, 4, causal, 0.4) as c
+    x = x + Attention(x, 4, sliding(3), 0.3) as e
+    x = x + Attention(x, 4, causal, 0.3, alibi_bias(positions(x), key_positions(x), 4)) as f
+    return linear(x, vocab) as head
+  }
+}
+model mixed = Mixed(d = 32, vocab = 40)
+"""
+
+
+def test_attention_stands_beside_that_of_its_own_layers(tmp_path: Path) -> None:
+    (tmp_path / "mixed.arch").write_text(MIXED)
+    models = Models(compile_model(tmp_path / "mixed.arch", "mixed"), tmp_path, CPU, torch.float64)
+    found = [p for p in places(models.compilation) if isinstance(p.plan, AttentionKernel | NormKernel)]
+    assert len(found) == 6
+    recordings = Recordings(models, found)
+    for case in kernel_cases(found, models, TINY, BENCH):
+        (call,) = recordings.of(case.place, case.kind)
+        (plain,) = values(call.plain(*call.plain_arguments))
+        assert distance(plain, call.function(*call.arguments)) < 1e-6
+        if case.way == BACKWARD:
+            ours, theirs = [], []
+            for name, gradients in ((OURS, ours), (OP_BY_OP, theirs)):
+                torch.manual_seed(0)
+                gradients += _prepare(case, name, recordings)()
+            assert all(map(torch.allclose, ours, theirs))
+            assert len(ours) == len(theirs) == (1 if case.place.feature == "rms_norm" else 3)
+        if has_peer(case.place, FUSED):
+            mask = case.place.node.attributes.get("mask")
+            with pytest.raises(SkippedError) if mask and mask.kind == "sliding" else nullcontext():
+                function, arguments = PEERS[FUSED](case.place, call)
+                function(*arguments)
+
+
 @pytest.mark.parametrize("spec", ["deepseek_v3", "switch"])
 def test_products_that_are_no_fusions_are_timed(spec: str, tmp_path: Path) -> None:
     """Those into float32, and of what values are made from."""
@@ -138,9 +189,10 @@ def test_products_that_are_no_fusions_are_timed(spec: str, tmp_path: Path) -> No
         assert place.forward(step.shape, 8).matrix > 0
 
 
-def test_grouped_products_of_pytorch_are_those_of_experts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spec", ["mixtral", "deepseek_v3"])
+def test_grouped_products_of_pytorch_are_those_of_experts(spec: str, tmp_path: Path) -> None:
     """In float32: PyTorch's take no float64."""
-    compilation = compile_model(SPECS / "mixtral.arch", "mixtral_tiny")
+    compilation = compile_model(SPECS / f"{spec}.arch", f"{spec}_tiny")
     models = Models(compilation, tmp_path, CPU, torch.float32)
     found = [place for place in _places(models) if place.module == "experts"]
     recordings = Recordings(models, found)
