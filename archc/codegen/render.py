@@ -26,15 +26,13 @@ from archc.codegen.latent_rope_plan import LatentRopeKernel
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
 from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.loss_plan import LossKernel
+from archc.codegen.native_helpers import plan_native_helpers
 from archc.codegen.native_plan import FEW_ROWS, GROUPED_LINEAR, LINEAR, MOST_ROWS, NativeFunction
 from archc.codegen.norm_plan import NormKernel
 from archc.codegen.plan import Module, Package, ReportPlan
 from archc.codegen.pointwise_plan import PointwiseKernel
 from archc.codegen.rope_plan import RopeKernel
 from archc.codegen.router_plan import RouterKernel
-
-# What functions of a template in templates/native call.
-_NATIVE_HELPERS = {"norm": ("rows",), "pointwise": ("math",), "attention": ("math", "softmax")}
 
 
 @cache
@@ -184,12 +182,9 @@ def _native_functions(package: Package) -> list[tuple[str, NativeFunction, Kerne
 def _native(package: Package) -> dict[str, str]:
     """native.py and native.cpp."""
     found = _native_functions(package)
-    templates = {template for template, _, _ in found}
     layers = [each.native for each in package.model.classes if each.native]
-    parted = any(line.startswith("part_rows") for layer in layers for line in layer.lines)
-    helpers = [
-        helper for template, needed in _NATIVE_HELPERS.items() if template in templates for helper in needed
-    ]
+    kernels = [_fill(f"native/{template}.jinja", k=kernel, few=FEW_ROWS) for template, _, kernel in found]
+    bodies = [_fill("native/layer.jinja", k=layer) for layer in layers]
     context = {
         "few": FEW_ROWS,
         "most": MOST_ROWS,
@@ -201,11 +196,9 @@ def _native(package: Package) -> dict[str, str]:
             *(function for _, function, _ in found),
             *(layer.function for layer in layers),
         ],
-        "helpers": [*dict.fromkeys(helpers), *(["part"] if parted else [])],
-        "kernels": [
-            _fill(f"native/{template}.jinja", k=kernel, few=FEW_ROWS) for template, _, kernel in found
-        ],
-        "layers": [_fill("native/layer.jinja", k=layer) for layer in layers],
+        "helpers": plan_native_helpers([*kernels, *bodies]),
+        "kernels": kernels,
+        "layers": bodies,
     }
     return {
         f"native.{kind}": _fill(f"native.{kind}.jinja", package=package, **context) for kind in ("py", "cpp")

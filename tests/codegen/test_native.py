@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,17 @@ def calls(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def _case(name: str) -> object:
     """A fused op: some of each family by default."""
     return name if name in _SOME else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("spec", ["smollm2", "qwen3", "gemma2", "gpt2", "olmo2", "palm", "mixtral"])
+def test_helpers_are_those_that_are_called(spec: str) -> None:
+    """No function is there that the model's own do not need."""
+    file = Path(str(_native(_package(spec, f"{spec}_tiny")).__file__)).with_suffix(".cpp")
+    text = re.sub("//.*", "", file.read_text())
+    defined = re.findall(r"^(?:inline )?(?:void|float|constexpr const T\*) (\w+)", text, re.MULTILINE)
+    assert {"dot", "tiled_linear"} < {*defined}
+    assert [name for name in defined if len(re.findall(rf"\b{name}\b", text)) < 2] == []
+    assert all(f"math::{name}(" in text for name in re.findall(r"using std::(\w+);", text))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
