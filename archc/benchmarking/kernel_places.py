@@ -16,7 +16,7 @@ from archc.codegen.kernel_plan import (
     OpKernel,
     WideLinearKernel,
 )
-from archc.codegen.kernels import KernelTable, fused_nodes
+from archc.codegen.kernels import KernelTable
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
 from archc.codegen.router_plan import RouterKernel
@@ -99,7 +99,7 @@ def places(compilation: Compilation) -> list[Place]:
     graph = compilation.fused
     everything = [(part, node) for part in graph.walk() for node in part.nodes()]
     fused = [(part, node) for part, node in everything if rule_of(node)]
-    table = KernelTable(fused_nodes(graph.walk()))
+    table = KernelTable(list(graph.walk()))
     called = {table.name(*place): place for place in reversed(fused)}
     of_op = {node.op.name: (part, node) for part, node in reversed(everything)}
     found: list[Place] = []

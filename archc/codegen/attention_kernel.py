@@ -67,7 +67,12 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
         warps=4 if few or (shared and large) else 8,
         softcap=_softcap(fused),
         keeps=fused.keeps,
-        steps=steps and fused.keeps and mask.causal and _are_known(names, alone or bias is not None),
+        steps=(
+            steps
+            and (fused.keeps or not joint)
+            and mask.causal
+            and _are_known(names, alone or bias is not None)
+        ),
         fixed=steps and not fused.keeps and not mask.causal and alone and not names and not joint,
         flash=plan_flash(fused) if flash and not joint and not shared else None,
         values_in_keys=joint,

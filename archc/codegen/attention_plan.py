@@ -41,7 +41,7 @@ class AttentionKernel:
     A program of that kernel has the query heads of one key head, or one of several `blocks` of them, in
     `rows`, and `tile` keys at a time in half precision.
     `softcap` is that of the scores.  `keeps`: whether it is given what is kept of earlier tokens, and leaves
-    the new ones there.
+    the new ones there; if not, but there are `steps`, its keys and values have them already.
     `values_in_keys`: values are the first columns of the keys, and `head_block` holds those behind them.
     `shared`: keys are their own values.
     `large`: the tile of a chip with room for more, of keys whose columns are their values too.
@@ -103,7 +103,21 @@ class AttentionKernel:
     @property
     def tensors(self) -> str:
         """What a step is given of its token."""
+        if not self.keeps:
+            return "q"
         return "q, k" if self.shared else "q, k, v"
+
+    @property
+    def one_key(self) -> str:
+        """The keys that a step always has, which tell their dtype."""
+        return "k" if self.keeps or self.fixed else "keys"
+
+    @property
+    def written(self) -> str:
+        """What a step changes, as a decorator takes it."""
+        if not self.keeps:
+            return ""
+        return '"keys",' if self.shared else '"keys", "values"'
 
     @property
     def tells_padding(self) -> bool:
@@ -144,13 +158,21 @@ class AttentionKernel:
     def step_warps(self) -> str:
         """Values of float32 take twice the registers, so there are twice the threads to hold them."""
         warps = str(self.warps)
-        return warps if self.warps > 4 else f"{warps} if k.element_size() == 2 else {2 * self.warps}"
+        return (
+            warps
+            if self.warps > 4
+            else f"{warps} if {self.one_key}.element_size() == 2 else {2 * self.warps}"
+        )
 
     @property
     def step_tile(self) -> str:
         """Half as many keys in float32, but no fewer than a tensor core's tile has."""
         half = max(self.tile // 2, 16)
-        return str(half) if half == self.tile else f"{self.tile} if k.element_size() == 2 else {half}"
+        return (
+            str(half)
+            if half == self.tile
+            else f"{self.tile} if {self.one_key}.element_size() == 2 else {half}"
+        )
 
     @property
     def group(self) -> int:

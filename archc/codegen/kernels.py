@@ -56,7 +56,11 @@ def fused_nodes(parts: Iterable[Graph]) -> list[tuple[Graph, Node]]:
 class KernelTable:
     """The kernels of a model, found again by the nodes that call them."""
 
-    def __init__(self, nodes: Sequence[tuple[Graph, Node]]):
+    def __init__(self, parts: Sequence[Graph]):
+        nodes = fused_nodes(parts)
+        branches = [branch for part in parts for branch in part.branches()]
+        whole = {id(part) for branch in branches for part in branch.bodies[0].walk()}  # for many tokens alone
+        self._in_steps = {_key(graph, node) for graph, node in nodes if id(graph) not in whole}
         self._places: dict[Any, tuple[Graph, Node]] = {}
         self._optional: set[Any] = set()
         self._keeping = {_key(graph, node) for graph, node in nodes if kept_by(graph, node)}
@@ -87,7 +91,8 @@ class KernelTable:
             fused = describe_fused(
                 self._names[key], graph, node, semantics, key in self._optional, key in self._keeping
             )
-            plans.append(PLANNERS[fused.rule.family](fused, target))
+            suited = target if key in self._in_steps else target.without("steps")
+            plans.append(PLANNERS[fused.rule.family](fused, suited))
         return tuple(plans)
 
     def _plan_dispatched(self, key: Any, graph: Graph, node: Node, semantics: Semantics) -> DispatchedKernel:
@@ -127,7 +132,8 @@ def _key(graph: Graph, node: Node) -> Any:
     shapes = tuple(_shape_key(graph.type(v), by_width) if v is not None else None for v in node.inputs)
     attributes = tuple((name, str(value)) for name, value in node.attributes.items())
     steps = repr(rule.steps) if rule.family in ("router", "pointwise") else ""  # rules may share a name
-    return node.op.name, shapes, attributes, steps
+    keeps = rule.family == "attention" and bool(kept_by(graph, node))
+    return node.op.name, shapes, attributes, steps, keeps
 
 
 def _shape_key(type_: TensorType, by_width: bool) -> Any:

@@ -52,7 +52,7 @@ class Emitter:
         self._kept_by = {kept.id for node in self.nodes for kept in kept_by(graph, node)}
         self._kept_part = KeptPart(graph)
         self.variables = Variables(graph, style, self._kept_part)
-        self._scope: Scope | None = None
+        self._heading = ""
 
     def inner(self, body: Graph, **changes: Any) -> Emitter:
         """For a body inside of a statement, in the same style but for some `changes`."""
@@ -202,8 +202,8 @@ class Emitter:
     # ------------------------------------------------------------- statements
 
     def _assign(self, node: Node) -> None:
+        code = self._call(node)  # which may write statements of other blocks first
         self.enter(node)
-        code = self._call(node)
         unread = [not self.graph.users(v) and not self.graph.is_output(v) for v in node.outputs]
         targets = [
             "_" if skip else self.variables.bind(value)
@@ -281,11 +281,13 @@ class Emitter:
     def enter(self, node: Node) -> None:
         """A blank line and a heading where another block of the spec begins."""
         scope = _own_block(node.scope)
-        if not self.headings or scope is self._scope or scope is None or not scope.path:
+        if not self.headings or scope is None or not scope.path:
             return
-        self._scope = scope
         place = f", {scope.span.line_reference}" if scope.span else ""
-        self.lines += [Line(""), Line("", f"{scope.block}: {path_text(scope.path)}{place}")]
+        heading = f"{scope.block}: {path_text(scope.path)}{place}"
+        if heading != self._heading:
+            self._heading = heading
+            self.lines += [Line(""), Line("", heading)]
 
     def comment_of(self, node: Node) -> str:
         if node.op is ZEROS and self.style.none_for_zeros(self.graph, node):

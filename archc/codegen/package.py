@@ -11,7 +11,7 @@ from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.head import cut_head
 from archc.codegen.kept import trains
 from archc.codegen.kernel_plan import Kernel
-from archc.codegen.kernels import KernelTable, fused_nodes
+from archc.codegen.kernels import KernelTable
 from archc.codegen.linear_kernel import linear_shapes, plan_linear
 from archc.codegen.literals import given
 from archc.codegen.loss_kernel import plan_loss
@@ -56,7 +56,7 @@ def plan_package(
     cut = cut_head(fused)
     parts = [part for top in (cut.graphs if cut else (fused,)) for part in top.walk()]
     optional, readers = optional_inputs(parts[0])
-    table = KernelTable(fused_nodes(parts))
+    table = KernelTable(parts)
     for graph, node in readers:
         table.allow_none(graph, node)
     semantics = Semantics([use for g in (fused, reference, *table.decompositions()) for use in _uses(g)])

@@ -238,7 +238,7 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
         if plan.fixed:
             step(*queries, *stores, places, padded)
             continue
-        new = [store[:, :1].contiguous() for store in stores]
+        new = [store[:, :1].contiguous() for store in stores] if plan.keeps else []
         extra = [_extra(kernels, plan, name, dtype, length) for name in plan.step_extra]
         told = [padded] if plan.tells_padding else []
         step(*queries, *new, *stores, filled, positions, places, *told, *extra)

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from archc.analysis.kernels import choices_of
-from archc.codegen.kept import KeptPart
+from archc.codegen.kept import KeptPart, kept_by
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, LOSSES, RECENT, WEIGHT, ZEROS
@@ -87,6 +87,7 @@ def _plan(
     """Add a graph's work; what reference functions made, as it lies in memory: its readers may copy it."""
     kept = KeptPart(graph)  # computed before the first step, as is what follows from no token
     made: dict[Value, Any] = {}
+    by_readers = {past.id for node in graph.nodes() for past in kept_by(graph, node)}
     for node in graph.nodes():
         if node in kept or node.op.fixed(node.attributes):
             continue
@@ -98,13 +99,16 @@ def _plan(
             inner = _plan(node.bodies[1], sizes, dtype, times, work)
             results = zip(node.outputs, node.bodies[1].outputs, strict=True)
             made.update((value, inner[result]) for value, (_, result) in results if result in inner)
+        elif node.op is APPEND and node.id not in by_readers:
+            (new,) = (_meta(graph.type(value), sizes, dtype) for value in node.inputs if value is not None)
+            work.add(node.op.name, 1, 2 * _bytes(new), times)
         elif node.op not in _FREE:
             _plan_node(graph, node, made, sizes, dtype, times, work)
     return made
 
 
-# Attention keeps its keys and values itself, and zeros that enter the first layer are not there at all; terms
-# of the loss are not computed.
+# Attention that alone reads its keys and values keeps them itself, and zeros that enter the first layer
+# are not there at all; terms of the loss are not computed.
 _FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, RECENT, LOSSES)
 
 
@@ -119,8 +123,11 @@ def _plan_node(
 ) -> None:
     sizes = _with(sizes, **{ROWS: sizes["B"] * choices_of(graph)})
 
+    recent = [maker for maker in map(graph.node, filter(None, node.inputs)) if maker.op is RECENT]
+
     def operand(value: Value) -> Any:
-        kept = _kept_sizes(graph.node(value), sizes)
+        maker = recent[0] if recent and value in node.past else graph.node(value)
+        kept = _kept_sizes(maker, sizes)
         return made[value] if value in made else _meta(graph.type(value), kept, dtype)
 
     operands = [None if value is None else operand(value) for value in node.inputs]
@@ -136,7 +143,7 @@ def _plan_node(
 
 
 def _kept_sizes(node: Node, sizes: Mapping[str, int]) -> Mapping[str, int]:
-    """Sizes for what a node makes: a ring gives no more tokens than it holds."""
+    """Sizes for what a node makes, or with where it stands: a ring gives no more tokens than it holds."""
     length = node.attributes.get("length")
     return sizes if length is None else _with(sizes, S=min(length, sizes["S"]))
 
@@ -229,6 +236,8 @@ def _moved(name: str, args: Any, result: Any) -> int:
         return 2 * _bytes(result)
     if name == "index_copy_":
         return 2 * _bytes(args[3])
+    if name == "index_put_":
+        return 2 * _bytes(args[2])
     moved = sum(_bytes(leaf) for leaf in (*tree_leaves(args), *tree_leaves(result)))
     place = _GROUPED.get(name.partition("_")[0])
     return moved if place is None else moved - _idle(args[place], len(tree_leaves(result)[0]))

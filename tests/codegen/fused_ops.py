@@ -81,9 +81,9 @@ def fused_ops(spec: Path | str, model: str, folder: Path) -> dict[str, FusedOp]:
     kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
     _share_rows(kernels)
     graph = compilation.fused
-    nodes = fused_nodes(graph.walk())
-    table = KernelTable(nodes)
-    called = {table.name(*place): place[1] for place in reversed(nodes)}
+    parts = list(graph.walk())
+    table = KernelTable(parts)
+    called = {table.name(*place): place[1] for place in reversed(fused_nodes(parts))}
     plans = plan_package(compilation.program, graph, compilation.reference).kernels
     found = {}
     for plan in plans:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from archc.verification.stages import check_stages
+from tests.codegen.interpreter import interpreted
 from tests.codegen.test_cache import KINDS, LENGTH, cache_bytes, made, tokens
-from tests.support import compile_model, distance
+from tests.support import build, compile_model, distance, scramble
 
 SPEC = Path(__file__).parent / "shared.arch"
 PAIR = 2 * 2 * 6  # a token's key and value
@@ -62,6 +64,24 @@ def test_steps_with_all_state_on_the_device(model: Any, padded: bool) -> None:
     cache.start_steps()
     parts = [model(token, cache=cache) for token in tokens()[:, 13:].split(1, 1)]
     assert distance(torch.cat(parts, 1), whole[:, 13:]) < 1e-12
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "padded"), [("kinds", True), ("latent", False)])
+@interpreted
+def test_steps_of_kernels(name: str, padded: bool, tmp_path: Path) -> None:
+    """Keys that a layer reads besides others, and may not have made: among several programs, in rings."""
+    model = build(SPEC, name, tmp_path).Model(dtype=torch.float32)
+    scramble(model)
+    kernels = sys.modules[f"{type(model).__module__.rpartition('.')[0]}.kernels"]
+    given = {"padding": torch.arange(7) >= torch.tensor([[3], [0]])} if padded else {}
+    whole = model(tokens()[:, :7], **given)
+    kernels._shares = lambda *_: 4
+    cache = model.new_cache(2, 9)
+    model(tokens()[:, :5], cache=cache, **{key: mask[:, :5] for key, mask in given.items()})
+    cache.start_steps()
+    parts = [model(token, cache=cache) for token in tokens()[:, 5:7].split(1, 1)]
+    assert distance(torch.cat(parts, 1), whole[:, 5:]) < 1e-5
 
 
 def test_every_pass_keeps_the_values(name: str) -> None:

@@ -76,9 +76,9 @@ class Priced:
 def _priced(compilation: Compilation, folder: Path) -> Iterator[Priced]:
     kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
     graph = compilation.fused
-    nodes = fused_nodes(graph.walk())
-    table = KernelTable(nodes)
-    called = {table.name(*place): place for place in reversed(nodes)}
+    parts = list(graph.walk())
+    table = KernelTable(parts)
+    called = {table.name(*place): place for place in reversed(fused_nodes(parts))}
     for plan in plan_package(compilation.program, graph, compilation.reference).kernels:
         if plan.name in called and hasattr(plan, "op"):
             yield Priced(plan, *called[plan.name], kernels)

@@ -105,6 +105,38 @@ def test_the_plan_counts_weights_and_keys() -> None:
     assert far - near == 1000 * 32 * 2 * 4096 * 2
 
 
+_SHARED = """
+arch A(d = 256, heads = 4) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, 90, d) as wte
+    k, v = none, none
+    for i in 0..4 as h {
+      q, g = split(split_heads(linear(x, 2 * d) as q, heads), 2)
+      if i < 3 {
+        k = split_heads(linear(x, d) as k, heads)
+        v = linear(x, d / 2) as v
+      }
+      mask = [causal, sliding(40), causal, causal][i]
+      o = attention(q, k, split_heads(concat(v, v), heads), mask = mask)
+      if i != 1 { o = o - attention(g, k, split_heads(concat(v, v) * 2, heads), mask = mask) }
+      x = x + linear(merge_heads(o), d) as o
+    }
+    return linear(x, 90) as head
+  }
+}
+model m = A()
+"""
+
+
+def test_a_step_over_keys_that_several_read(tmp_path: Path) -> None:
+    """Two attentions of a layer, with values joined behind the cache, or a later layer."""
+    compilation = compile_model(_SHARED, "m")
+    plan = planned_step(compilation.fused, 2, 300)
+    step = counted_step(import_package(compilation, tmp_path), 2, 300)
+    assert step.count == plan.count
+    assert step.bytes == pytest.approx(plan.bytes, rel=NEAR)
+
+
 def test_positions_that_are_counted_from_another_place_stay_whole() -> None:
     """They look up rows of a table: arithmetic must not make them floating-point numbers."""
     layer = "x = x + linear(rms_norm(x, 1e-6) as norm, 32) as up"
