@@ -39,7 +39,7 @@ _SOME = (
     "scaled_tanh",
     "scaled_turns",
 )
-_PYTORCHS = ("position_scale",)  # ops that have no native code
+_PYTORCHS = ("latent_rope", "latent_rope_qkv", "position_scale")  # ops that have no native code
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 
 
