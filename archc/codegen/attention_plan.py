@@ -157,22 +157,16 @@ class AttentionKernel:
     @property
     def step_warps(self) -> str:
         """Values of float32 take twice the registers, so there are twice the threads to hold them."""
-        warps = str(self.warps)
-        return (
-            warps
-            if self.warps > 4
-            else f"{warps} if {self.one_key}.element_size() == 2 else {2 * self.warps}"
-        )
+        return self._by_size(self.warps, self.warps if self.warps > 4 else 2 * self.warps)
 
     @property
     def step_tile(self) -> str:
         """Half as many keys in float32, but no fewer than a tensor core's tile has."""
-        half = max(self.tile // 2, 16)
-        return (
-            str(half)
-            if half == self.tile
-            else f"{self.tile} if {self.one_key}.element_size() == 2 else {half}"
-        )
+        return self._by_size(self.tile, max(self.tile // 2, 16))
+
+    def _by_size(self, half: int, single: int) -> str:
+        """A number for half precision and one for float32, as a launch chooses between them."""
+        return str(half) if half == single else f"{half} if {self.one_key}.element_size() == 2 else {single}"
 
     @property
     def group(self) -> int:

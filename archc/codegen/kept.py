@@ -102,6 +102,11 @@ def kept_by(graph: Graph, node: Node) -> list[Node]:
     return kept if alone else []
 
 
+def kept_by_readers(graph: Graph) -> set[int]:
+    """The numbers of the `append` nodes of a graph that a reader does itself."""
+    return {kept.id for node in graph.nodes() for kept in kept_by(graph, node)}
+
+
 def _has_one_reader(graph: Graph, value: Value) -> bool:
     """Whether one node alone reads a value, and no later layer."""
     return len(graph.users(value)) == 1 and not graph.is_output(value)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from archc.codegen.class_plan import Line
-from archc.codegen.kept import KeptPart, kept_by, with_one_span, with_spans
+from archc.codegen.kept import KeptPart, kept_by, kept_by_readers, with_one_span, with_spans
 from archc.codegen.literals import attribute_code, given, number_text, shapes_text
 from archc.codegen.regions import write_branch, write_experts, write_losses
 from archc.codegen.semantics import use_of
@@ -49,7 +49,7 @@ class Emitter:
         self.headings = headings and style.comments
         self.nodes = graph.nodes()
         self.lines: list[Line] = []
-        self._kept_by = {kept.id for node in self.nodes for kept in kept_by(graph, node)}
+        self._kept_by = kept_by_readers(graph)
         self._kept_part = KeptPart(graph)
         self.variables = Variables(graph, style, self._kept_part)
         self._heading = ""

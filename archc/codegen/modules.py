@@ -41,8 +41,9 @@ def plan_module(
         imports.append(f"from .losses import {', '.join(losses)}")
     if modules:
         imports.insert(0, f"from . import {', '.join(modules)}")
-    if not helpers and _used(semantics, [text]):
-        imports.append(f"from .reference import {', '.join(_used(semantics, [text]))}")
+    called = () if helpers else _used(semantics, [text])
+    if called:
+        imports.append(f"from .reference import {', '.join(called)}")
     if runtime:
         imports.append(f"from .runtime import {', '.join(runtime)}")
     used = tuple(constant for constant in constants if mentions(text, constant.name))

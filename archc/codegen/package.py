@@ -29,10 +29,9 @@ from archc.codegen.optional_values import optional_inputs
 from archc.codegen.parameters import path_code
 from archc.codegen.plan import Constant, Package, Tokens
 from archc.codegen.semantics import Semantics, use_of
-from archc.codegen.unfused_kernels import plan_absorbing, plan_capacities, plan_grouped, plan_widening
+from archc.codegen.unfused_kernels import has_op, plan_absorbing, plan_capacities, plan_grouped, plan_widening
 from archc.ir.fixed import decodes
 from archc.ir.graph import Graph, Node
-from archc.ir.op import Op
 from archc.ir.ops.experts import OF_EXPERT
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, LOSSES, NOTED, RECENT, WEIGHT
 from archc.ir.ops.training import IN_TRAINING
@@ -92,18 +91,20 @@ def plan_package(
         vocabulary=vocabulary,
         sequences=_sequences(fused),
         start=program.start,
-        rings=_has_op(fused, RECENT),
+        rings=has_op(fused.walk(), RECENT),
         numbers=any(_keeps_numbers(part) for part in fused.walk()),
         once=any(mentions(class_text(each), "once") for each in (plain.classes, model.classes)),
         vectors=any(mentions(text, "vector") for text in helpers),
         experts=any(part.experts() for part in reference.walk()),
         per_expert=has_experts(plain.classes),
-        of_expert=_has_op(fused, OF_EXPERT),
+        of_expert=has_op(fused.walk(), OF_EXPERT),
         wide=has_wide(plain.classes),
         terms=_terms(reference),
         trains=trains(reference),
-        in_training=tuple(op.name for op in IN_TRAINING if _has_op(reference, op) or _has_op(fused, op)),
-        training_words=tuple(op.name for op in IN_TRAINING if _has_op(reference, op)),
+        in_training=tuple(
+            op.name for op in IN_TRAINING if has_op(reference.walk(), op) or has_op(fused.walk(), op)
+        ),
+        training_words=tuple(op.name for op in IN_TRAINING if has_op(reference.walk(), op)),
         root=program.root,
         ignored=program.ignored,
         tied=tuple((path_code(alias), path_code(target)) for alias, target in program.tied),
@@ -141,10 +142,6 @@ def _in_order(kernels: Sequence[Kernel], parts: Sequence[Graph], target: Target)
     yield from plan_absorbing(parts, target)
     yield from plan_widening(parts)
     yield from plan_capacities(parts)
-
-
-def _has_op(graph: Graph, op: Op) -> bool:
-    return any(node.op is op for part in graph.walk() for node in part.nodes())
 
 
 def _terms(graph: Graph) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from archc.codegen.kept import kept_by
 from archc.codegen.kernel_plan import AbsorptionKernel, CapacityKernel, GroupedKernel, WideLinearKernel
@@ -18,13 +18,13 @@ from archc.target import Target
 
 def plan_grouped(parts: Sequence[Graph], target: Target) -> list[GroupedKernel]:
     """The kernels of experts, where a model has some that are computed together."""
-    sorted_ = _has(parts, SORT_CHOICES)
+    sorted_ = has_op(parts, SORT_CHOICES)
     return [GroupedKernel()] if sorted_ and "experts" in target.families else []
 
 
 def plan_absorbing(parts: Sequence[Graph], target: Target) -> list[AbsorptionKernel]:
     """The product behind attention that absorbs maps, where a model has some."""
-    absorbs = _has(parts, ABSORB_VALUES)
+    absorbs = has_op(parts, ABSORB_VALUES)
     return [AbsorptionKernel("steps" in target.families)] if absorbs else []
 
 
@@ -37,7 +37,7 @@ def plan_widening(parts: Sequence[Graph]) -> list[WideLinearKernel]:
         if node.op in (WIDE_LINEAR, JITTERED_LINEAR) and node.inputs[1] is not None
     ]
     shapes = dict.fromkeys((int(out), int(width)) for out, width in weights)
-    noisy = _has(parts, JITTERED_LINEAR)
+    noisy = has_op(parts, JITTERED_LINEAR)
     return [WideLinearKernel(tuple(shapes), noisy)] if shapes else []
 
 
@@ -53,5 +53,6 @@ def plan_capacities(parts: Sequence[Graph]) -> list[CapacityKernel]:
     return found
 
 
-def _has(parts: Sequence[Graph], op: Op) -> bool:
+def has_op(parts: Iterable[Graph], op: Op) -> bool:
+    """Whether some of the graphs have an op, apart from the bodies inside of their nodes."""
     return any(node.op is op for part in parts for node in part.nodes())

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from archc.analysis.kernels import choices_of
-from archc.codegen.kept import KeptPart, kept_by
+from archc.codegen.kept import KeptPart, kept_by_readers
 from archc.ir.graph import Graph, Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, LOSSES, RECENT, WEIGHT, ZEROS
@@ -87,7 +87,7 @@ def _plan(
     """Add a graph's work; what reference functions made, as it lies in memory: its readers may copy it."""
     kept = KeptPart(graph)  # computed before the first step, as is what follows from no token
     made: dict[Value, Any] = {}
-    by_readers = {past.id for node in graph.nodes() for past in kept_by(graph, node)}
+    by_readers = kept_by_readers(graph)
     for node in graph.nodes():
         if node in kept or node.op.fixed(node.attributes):
             continue
