@@ -226,12 +226,12 @@ def unknown_name(expr: syntax.Name, env: Env, hint: str | None = None) -> mistak
     """
     name = expr.name
     hint = hint or _ELSEWHERE.get(name)
-    for cutoff in (_SLIP, _NEAR):
+    for cutoff in (SLIP, _NEAR):
         hint = hint or did_you_mean(name, env.defined(), cutoff) or did_you_mean(name, env.known(), cutoff)
     return mistakes.UnknownName(expr.span, kind="name", name=name, hint=hint)
 
 
-_SLIP, _NEAR = 0.85, 0.6  # of difflib's ratio
+SLIP, _NEAR = 0.85, 0.6  # of difflib's ratio
 
 # What other languages call what this one has.
 _ELSEWHERE = {

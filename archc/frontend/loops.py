@@ -31,7 +31,7 @@ from archc.ir.graph import Graph, Value
 from archc.ir.hashing import structural_hash
 from archc.ir.ops.structure import LOOP
 from archc.ir.paths import Index, Path
-from archc.ir.types import TensorType
+from archc.ir.types import DType, TensorType
 
 
 @dataclass
@@ -261,6 +261,7 @@ class _Loop:
                 name=name,
                 before=describe(before),
                 after=describe(after),
+                rule=_kept(name, before, after),
                 notes=notes,
             )
         )
@@ -296,6 +297,17 @@ class _Loop:
             path=lowerer.prefix + self.path,
         )
         return {name: Handle(outer, value) for name, value in zip(leaving, node.outputs, strict=True)}
+
+
+def _kept(name: str, before: Handle, after: Any) -> str:
+    """What a carried tensor keeps, of that which an iteration changed."""
+    if not isinstance(after, Handle):
+        return "stays a tensor"
+    if after.type.shape != before.type.shape:
+        return "keeps its shape"
+    if before.type.dtype is DType.F32:
+        return f"keeps its dtype: `upcast` takes it back to {before.type.dtype.value}"
+    return f"keeps its dtype: `cast_like(..., {name})` takes it back to {before.type.dtype.value}"
 
 
 def _at_step(source: LoopValue, variable: str, step: int, indices: Mapping[str, int]) -> Any:

@@ -9,6 +9,8 @@ from archc.errors import ArchcError, Reporter, did_you_mean
 from archc.frontend import mistakes, syntax
 from archc.frontend.arguments import ArgumentMistake, Parameter, match, signature
 from archc.frontend.callees import wrong_arguments
+from archc.frontend.elsewhere import import_hint
+from archc.frontend.expressions import SLIP
 from archc.frontend.limits import MAX_NESTING, MAX_STEPS
 from archc.frontend.lowerer import Budget, ExhaustedError
 from archc.frontend.regions import Regions
@@ -216,7 +218,8 @@ class ModelLowerer(Regions):
 def unknown_arch(module: Module, model: syntax.Model) -> mistakes.UnknownName:
     """A model of an arch that is not there."""
     known = [name for m in (module, *module.imports.values()) for name in m.archs]
-    hint = did_you_mean(model.arch, known) or "import the spec that defines it"
+    hint = did_you_mean(model.arch, known, SLIP) or import_hint(model.arch, module, ("arch",))
+    hint = hint or did_you_mean(model.arch, known) or "import the spec that defines it"
     return mistakes.UnknownName(model.arch_span, kind="arch", name=model.arch, hint=hint)
 
 

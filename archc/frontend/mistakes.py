@@ -87,6 +87,11 @@ class ExpertsDiffer(Mistake):
     hint = "`{variable}` may stand in paths, and as in `weights[{variable}]`"
 
 
+class MissingExperts(Mistake):
+    message = "tokens choose among {choices} experts, but there are only {count}"
+    hint = "as many as the router scores are needed"
+
+
 class NotInExperts(Mistake):
     message = "{what} cannot stand inside of `experts`: an expert sees each token by itself"
 
@@ -245,7 +250,7 @@ class NoOutputs(Mistake):
 
 class CarriedTypeChanges(Mistake):
     message = "`{name}` enters the loop as {before} and leaves an iteration as {after}"
-    hint = "a value carried from layer to layer keeps its shape"
+    hint = "a value carried from layer to layer {rule}"
 
 
 class CarriedList(Mistake):

@@ -12,6 +12,7 @@ from typing import Any
 from archc.errors import Note, Reporter, Span, did_you_mean
 from archc.frontend import mistakes, syntax
 from archc.frontend.callees import NOTED, is_callee, match_call
+from archc.frontend.elsewhere import import_hint
 from archc.frontend.expressions import unknown_name
 from archc.frontend.lower import match_model, unknown_arch
 from archc.frontend.paths import dotted
@@ -281,7 +282,8 @@ class _Checker:
 
     def _name(self, expr: syntax.Name, env: Env) -> None:
         if env.get(expr.name, None) is None and not self.reporter.is_full:
-            self._report(unknown_name(expr, env, self.hints.get(expr.name)))
+            hint = self.hints.get(expr.name) or import_hint(expr.name, self.module)
+            self._report(unknown_name(expr, env, hint))
 
     def _call(self, call: syntax.Call, env: Env) -> None:
         self._expr(call.callee, env)

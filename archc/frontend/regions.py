@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from archc.errors import Note
 from archc.frontend import mistakes, syntax
 from archc.frontend.limits import MAX_REGION_DEPTH
 from archc.frontend.loops import fresh_variable
@@ -16,10 +17,12 @@ from archc.frontend.lowerer import Frame, Region
 from archc.frontend.values import POISON, Env, Handle, LoopValue, Poison, describe
 from archc.ir.attributes import Width, kind_of
 from archc.ir.graph import Graph, Node, Value
-from archc.ir.op import Trait
+from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, WEIGHT
 from archc.ir.paths import Index, Path
 from archc.ir.types import ROWS, DType, TensorType
+
+TOP_K = OPS["top_k"]
 
 
 class Regions(Losses):
@@ -37,6 +40,8 @@ class Regions(Losses):
         if len(chosen.type.shape) != 3 or chosen.type.dtype is not DType.I64:
             reason = f"needs the numbers of experts [B, T, choices], not {chosen.type}"
             return self.report(mistakes.WrongShape(expr.chosen.span, op="experts", reason=reason))
+        if mistake := _too_many_choices(expr, chosen, count):
+            return self.report(mistake)
         if self.region is not None:
             return self.report(mistakes.TooDeep(expr.span, limit=f"{MAX_REGION_DEPTH} `experts`"))
         return _Tracer(self, expr, env, chosen, count).run()
@@ -146,6 +151,19 @@ class _Tracer:
             path=lowerer.prefix + path,
         )
         return Handle(outer, node.outputs[0])
+
+
+def _too_many_choices(expr: syntax.Experts, chosen: Handle, count: int) -> mistakes.MissingExperts | None:
+    """A router with more scores than there are experts, where it is seen what it chooses among."""
+    graph, value = chosen.graph, chosen.value
+    node = graph.node(value)
+    while node.op.has(Trait.SHAPE) and len(node.inputs) == 1 and (source := node.inputs[0]) is not None:
+        node = graph.node(source)
+    scores = node.inputs[0] if node.op is TOP_K else None
+    if scores is None or not isinstance(width := graph.type(scores).width, int) or width <= count:
+        return None
+    notes = [Note(f"`top_k` chooses here, of {graph.type(scores)}", node.span)]
+    return mistakes.MissingExperts(expr.count.span, choices=width, count=count, notes=notes)
 
 
 def _is_per_token(node: Node) -> bool:

@@ -170,7 +170,7 @@ class Loader:
             module.complete &= imported.complete
 
     def _find(self, module: Module, name: str) -> Path | None:
-        for folder in _search_path(module):
+        for folder in search_path(module):
             if (folder / f"{name}.arch").is_file():
                 return folder / f"{name}.arch"
         return None
@@ -240,10 +240,11 @@ def _is_standard(path: Path) -> bool:
     return path.resolve().parent == resources.resource_dir("specs").resolve()
 
 
-def _search_path(module: Module) -> list[Path]:
+def search_path(module: Module) -> list[Path]:
+    """The folders that `import` looks into, in order."""
     beside = [module.path.parent] if module.path else []
     return [*beside, resources.resource_dir("specs")]
 
 
 def _specs_beside(module: Module) -> Iterable[str]:
-    return [path.stem for folder in _search_path(module) for path in folder.glob("*.arch")]
+    return [path.stem for folder in search_path(module) for path in folder.glob("*.arch")]
