@@ -115,9 +115,6 @@ def value_lines(analysis: Analysis, keys: Sequence[str]) -> Iterator[str]:
         yield f"{analysis.model}  {key}  {text}"
 
 
-# ---------------------------------------------------------------------- tables
-
-
 def print_analysis(analysis: Analysis) -> None:
     """Print an analysis as tables."""
     console = Console(markup=False, highlight=False)  # a spec's names are printed as they are

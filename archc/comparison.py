@@ -88,9 +88,6 @@ def _speeds(a: Analysis, b: Analysis) -> Iterator[Row]:
         yield Row(f"{what.replace('_', ' ')}: tokens a second, at most", "", *speeds)
 
 
-# ---------------------------------------------------------------------- tables
-
-
 def print_comparison(comparison: Comparison, title: str) -> None:
     """Print both models' numbers and how their dataflow differs."""
     console = Console(markup=False, highlight=False)  # a spec's names are printed as they are

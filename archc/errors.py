@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import ClassVar
 
 _NOT_IN_DOCSTRINGS = str.maketrans({'"': "?", "\\": "?"})
+NEAR = 0.6  # of two names that are much alike, by difflib's ratio
 
 
 class ArchcError(Exception):
@@ -167,7 +168,7 @@ class Reporter:
             raise SpecError(order, self._more)
 
 
-def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = NEAR) -> str:
     """`did you mean `kv_heads`?`, or nothing when no known name is near, by difflib's ratio."""
     if len(name) > 100:
         return ""

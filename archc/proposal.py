@@ -48,9 +48,6 @@ def _comment(indent: str, *paragraphs: str) -> Iterator[str]:
         )
 
 
-# ------------------------------------------------------------------------- head
-
-
 def _summary(design: Design) -> Iterator[str]:
     analysis, request = design.analysis, design.request
     counts, cache = analysis.parameters, analysis.kv_cache
@@ -117,9 +114,6 @@ def _shape_by_law(design: Design) -> str:
         f"conditional law of Bian et al. (2025{doubt}).  Published models pay that for a smaller cache and "
         "less attention to compute."
     )
-
-
-# -------------------------------------------------------------------- arguments
 
 
 def _arguments(design: Design) -> Iterator[tuple[str, str]]:

@@ -156,9 +156,6 @@ def plan(laws: Sequence[Law], flops: float | None, loss: float | None, demand: D
     return found
 
 
-# ------------------------------------------------------------------------ text
-
-
 def print_predictions(found: Sequence[Prediction], size: Size) -> None:
     """Print the loss that each law predicts of a size."""
     console = _console()

@@ -31,9 +31,6 @@ TABLE = re.compile(r"<!-- table: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 EXAMPLES = [match.groups() for match in EXAMPLE.finditer(PAGE.read_text())]
 
 
-# --------------------------------------------------------------------- tables
-
-
 def op_signature(op: Op) -> str:
     """`rms_norm(x, eps, weight = true, ...)`."""
     operands = [o.name + " = none" * o.optional for o in op.data_operands] if not op.variadic else ["..."]
@@ -115,9 +112,6 @@ def test_tables_are_the_codes(name: str) -> None:
     assert shown[name] == TABLES[name](), "run `python -m tests.test_docs`"
 
 
-# ------------------------------------------------------------------- examples
-
-
 def told(text: str) -> str:
     """What is printed about a faulty spec."""
     with pytest.raises(SpecError) as caught:
@@ -170,9 +164,6 @@ def test_links_inside_of_the_page_lead_somewhere() -> None:
         re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)", page, re.M)
     }
     assert set(re.findall(r"\]\(#([\w-]+)\)", page)) <= headings
-
-
-# --------------------------------------------------------------------- update
 
 
 def _with_message(match: re.Match[str]) -> str:

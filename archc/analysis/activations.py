@@ -9,7 +9,8 @@ from typing import Any
 
 from archc.analysis.kernels import Shape, growing_dim, type_bytes
 from archc.ir.expr import Expr, Formula, leaf
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
 from archc.ir.ops.structure import APPEND, CONSTANT, KEEP, WEIGHT, ZEROS
 from archc.ir.rule import Rule, as_value, rule_of

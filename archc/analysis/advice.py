@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from archc.analysis.devices import Device
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
 from archc.ir.head import last_linear
+from archc.ir.node import Node
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND
 from archc.ir.types import Dim

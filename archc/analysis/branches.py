@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
 

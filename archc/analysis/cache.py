@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.ir.op import Op
 from archc.ir.ops.structure import APPEND, KEEP
 from archc.ir.types import DType

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from archc.analysis.parameters import layers_of
-from archc.ir.graph import PRELUDE, Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, KEEP, LOOP, WEIGHT
 from archc.ir.records import Record, attribute_text
@@ -93,10 +94,7 @@ def _settings(node: Node) -> Iterator[tuple[str, str]]:
 
 def _place(node: Node) -> str:
     """The block of the spec that the op stands in."""
-    scope = node.scope
-    while scope is not None and scope.block in PRELUDE:
-        scope = scope.outer
-    return f"{scope.block}: " if scope is not None else ""
+    return f"{node.scope.block}: " if node.scope is not None else ""
 
 
 def _source(graph: Graph, value: Value) -> str:

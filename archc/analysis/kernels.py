@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from math import inf
 
 from archc.analysis.parameters import HEAD
-from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.graph import Graph
 from archc.ir.head import last_linear
+from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import Trait
 from archc.ir.ops.experts import SORT_CHOICES
 from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, WEIGHT, ZEROS

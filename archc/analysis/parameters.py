@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from archc.analysis.branches import ATTENTION, OTHER, ROUTED, Branch, branches
-from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.graph import Graph
 from archc.ir.head import last_linear
+from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import Trait
 from archc.ir.ops.structure import LOOP
 from archc.ir.paths import Path
@@ -155,8 +156,6 @@ def _distinction(body: Graph, rivals: list[Graph]) -> str:
     own = dict.fromkeys(node.op.name for node in body.nodes() if node.op.name not in others)
     return f" with {', '.join(own)}" if own and len(rivals) > 1 else ""
 
-
-# ----------------------------------------------------------------------- roles
 
 _Place = tuple[int, int]  # the `id` of a graph, the number of a weight in it
 

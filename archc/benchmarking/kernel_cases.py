@@ -89,9 +89,6 @@ def _priced(case: KernelCase, bench: Bench) -> Case:
     return Case("kernel", name, case.kind.shown, tokens, work.bytes, work.matrix + work.vector, least)
 
 
-# ---------------------------------------------------------------------- the run
-
-
 def _run(
     case: KernelCase, priced: Case, peer: str, recordings: Recordings, bench: Bench, number: int
 ) -> Findings:

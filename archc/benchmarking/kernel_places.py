@@ -22,7 +22,8 @@ from archc.codegen.package import plan_package
 from archc.codegen.router_plan import RouterKernel
 from archc.codegen.semantics import Semantics, use_of
 from archc.compiler import Compilation
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.ir.rule import Rule, rule_of
 from archc.ir.types import DType, TensorType
 

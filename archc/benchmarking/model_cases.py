@@ -110,9 +110,6 @@ def _decode(models: Models, batch: int, context: int, contender: Contender) -> R
     return contender.decode(models.tokens(batch, context), STEPS)
 
 
-# ------------------------------------------------------------------ before the run
-
-
 def fitting_context(models: Models, batch: int, scale: Scale, bench: Bench) -> int:
     """A context of which two contenders' caches fit into memory."""
     context = models.fits(scale.context + STEPS) - STEPS

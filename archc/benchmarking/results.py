@@ -205,9 +205,6 @@ def from_json(record: Mapping[str, Any]) -> Result:
     )
 
 
-# ------------------------------------------------------------------- environment
-
-
 def environment() -> dict[str, Any]:
     """Date, commit and versions."""
     return {

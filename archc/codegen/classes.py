@@ -15,7 +15,7 @@ from archc.codegen.class_plan import (
     Line,
 )
 from archc.codegen.head import Cut, write_head
-from archc.codegen.kept import KeptPart, is_span, trains, with_spans
+from archc.codegen.kept import KeptPart, trains
 from archc.codegen.linear_kernel import linear_shape
 from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.lines import Emitter
@@ -26,13 +26,15 @@ from archc.codegen.native_plan import NativeLayer
 from archc.codegen.optional_values import may_be_none
 from archc.codegen.parameters import Held, expert_texts, held_weights, parameter_of, weight_texts
 from archc.codegen.semantics import Semantics
+from archc.codegen.spans import is_span, read_off_spans, span_lines, with_spans
 from archc.codegen.style import Style, no_loop
-from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.graph import Graph
 from archc.ir.names import unique
+from archc.ir.node import Node, Value, stored_in
 from archc.ir.ops.structure import APPEND, BRANCH, KEEP
 from archc.ir.paths import path_text
 from archc.ir.program import Sequence as Tokens
-from archc.ir.program import captured_in, given_inputs, positions_named, sequences
+from archc.ir.program import captured_in, sequences
 from archc.ir.types import DType
 
 # Given a class's name, its doc, its graph, and what it calls the graph's inputs and weights.
@@ -59,22 +61,21 @@ class ClassWriter:
         doc: tuple[str, ...],
         graph: Graph,
         cached: bool,
-        result_type: str,
         cut: Cut | None = None,
         loss: LossKernel | None = None,
     ) -> None:
         """The model's own class, after those of its layers; with a head of its own where there is a cut."""
         known = sequences(graph)
-        given = _read_off_spans(graph)
+        given = read_off_spans(graph)
         extra = [Argument("*", ""), *(Argument(s.called("padding"), "Tensor | None = None") for s in known)]
         if cached:
             extra.append(Argument("cache", "Cache | None = None"))
         if trains(graph):
             extra.append(Argument("losses", "Losses | None = None"))
         body, weights = cut.body if cut else graph, held_weights(graph)
-        built = self._class(name, doc, body, (), given, result_type, weights, cached)
+        built = self._class(name, doc, body, (), given, weights, cached)
         arguments = _optional_once([a for a in built.arguments if not is_span(a.name)], known, cached)
-        start = _spans(graph, [argument.name for argument in arguments], cached)
+        start = span_lines(graph, [argument.name for argument in arguments], cached)
         advance = f"    cache.advance({known[-1].called('span')})"
         end = [Line("if cache is not None:"), Line(advance)] if cached else []
         self.classes.append(
@@ -88,7 +89,7 @@ class ClassWriter:
                 (*arguments, *extra),
                 (*start, *built.lines, *end),
                 built.result,
-                result_type,
+                _result_type(len(graph.outputs)),
                 self._head(cut, graph, loss, built.result) if cut and loss else None,
                 built.fixed,
             )
@@ -105,8 +106,6 @@ class ClassWriter:
             return f"kernels.{self.linear.name}"
         return self.few_rows if shape else ""
 
-    # ---------------------------------------------------------------- classes
-
     def _class(
         self,
         name: str,
@@ -114,7 +113,6 @@ class ClassWriter:
         graph: Graph,
         indices: tuple[str, ...],
         given: Mapping[Value, str],
-        result_type: str,
         weights: list[Held] | None = None,
         caches: bool = False,
     ) -> Class:
@@ -149,7 +147,7 @@ class ClassWriter:
             arguments=arguments,
             lines=_tidy(emitter.lines),
             result=", ".join(results),
-            result_type=result_type,
+            result_type=_result_type(len(results)),
             fixed=self._fixed(graph, style, given),
             native=(
                 self.native(name, doc[0], graph, called, style.weights) if self.native and indices else None
@@ -222,8 +220,7 @@ class ClassWriter:
             self.names.add(name)
             place = f"  {loop.span.line_reference}" if loop.span else ""
             doc = (f"{schedule.describe(order, number, steps)}, {path_text(loop.path)}.{place}",)
-            result_type = _result_type(len(loop.types))
-            built = self._class(name, doc, body, indices, captured_in(body, loop, given), result_type)
+            built = self._class(name, doc, body, indices, captured_in(body, loop, given))
             self.classes.append(replace(built, arguments=(*built.arguments, *_options(loop))))
             names.append(name)
         return names
@@ -254,29 +251,6 @@ def _loop_lines(call: tuple[str, list[str]], targets: list[str], operands: list[
         Line(f"for layer in self.{name}:"),
         Line(f"    {', '.join(targets)} = layer({arguments})"),
     ]
-
-
-def _read_off_spans(graph: Graph) -> dict[Value, str]:
-    """The texts of positions, by the inputs that stand for them."""
-    found: dict[Value, str] = {}
-    for value in graph.inputs:
-        known = positions_named(graph.node(value).attributes["name"])
-        if known is not None:
-            found[value] = f"{Tokens(known[0], ()).called('span')}.{known[1]}"
-    return found
-
-
-def _spans(graph: Graph, arguments: Sequence[str], cached: bool) -> list[Line]:
-    """Where the tokens of each sequence stand; `arguments` are what the given inputs are called."""
-    *others, last = sequences(graph)
-    inputs = [graph.type(value).shape[:2] for value in given_inputs(graph)]
-    lines: list[Line] = []
-    for each in (*others, last):
-        tokens = arguments[inputs.index(each.dims)]
-        make = "fixed_span" if cached and each is not last else "spans"
-        cache = ", cache" if cached else ""
-        lines.append(Line(f"{each.called('span')} = {make}({tokens}, {each.called('padding')}{cache})"))
-    return lines
 
 
 def _optional_once(

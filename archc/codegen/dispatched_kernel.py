@@ -5,7 +5,8 @@ from __future__ import annotations
 from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.fused import Fused, width_of
 from archc.codegen.pointwise import Writer, analyse
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.ir.rule import SPLITS
 from archc.ir.types import TensorType
 

@@ -8,7 +8,8 @@ from archc.codegen.class_plan import Line, Operand
 from archc.codegen.lines import Emitter
 from archc.codegen.semantics import Semantics
 from archc.codegen.style import Style, no_loop
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.records import attribute_text
 from archc.ir.rule import Rule, rule_of

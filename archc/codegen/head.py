@@ -8,8 +8,9 @@ from archc.codegen.class_plan import Head, Line
 from archc.codegen.lines import Emitter
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.style import Style
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
 from archc.ir.head import last_linear
+from archc.ir.node import Node
 from archc.ir.ops.structure import WEIGHT
 from archc.ir.program import vocabulary_of
 

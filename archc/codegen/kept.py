@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, KEEP, LOSSES, WEIGHT
 from archc.ir.ops.training import IN_TRAINING
@@ -59,32 +58,6 @@ def _only_kept(graph: Graph) -> set[int]:
             waiting += [] if node.op is KEEP else [value.node for value in node.inputs if value is not None]
     others = [node for node in graph.nodes() if node.id not in needed]
     return {node.id for node in others if node.op not in (INPUT, WEIGHT, CONSTANT)}
-
-
-def span_of(text: str) -> str:
-    """The span that a text reads positions off, `decoder_span` of `decoder_span.positions`, or nothing."""
-    owner, dot, _ = text.partition(".")
-    return owner if dot and owner.endswith("span") else ""
-
-
-def with_spans(operands: Sequence[str]) -> list[str]:
-    """Operands, with each span itself once in place of all that is read off it."""
-    texts = [span_of(text) or text for text in operands]
-    return [text for place, text in enumerate(texts) if not (is_span(text) and text in texts[:place])]
-
-
-def is_span(text: str) -> bool:
-    """Whether a variable is a span."""
-    return text == "span" or text.endswith("_span")
-
-
-def with_one_span(operands: Sequence[str]) -> list[str]:
-    """Operands of attention, with one span for the positions of queries and those of keys."""
-    queries, keys = [place for place, text in enumerate(operands) if span_of(text)]
-    query_span, key_span = span_of(operands[queries]), span_of(operands[keys])
-    recent, _, _ = operands[keys].rpartition(".")  # `span.recent(512)` where keys come from a ring
-    one = recent if query_span == key_span else f"{query_span}.across({key_span})"
-    return [one if place == queries else text for place, text in enumerate(operands) if place != keys]
 
 
 def trains(graph: Graph) -> bool:

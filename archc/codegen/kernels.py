@@ -19,7 +19,8 @@ from archc.codegen.position_scale_kernel import plan_position_scale
 from archc.codegen.rope_kernel import plan_rope
 from archc.codegen.router_kernel import plan_router
 from archc.codegen.semantics import Semantics
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.ir.records import Record
 from archc.ir.rule import rule_of
 from archc.ir.types import TensorType

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from archc.codegen.head import Cut
 from archc.codegen.linear_plan import LinearChoice, LinearKernel
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
 from archc.ir.names import unique
+from archc.ir.node import Node
 from archc.ir.ops.structure import WEIGHT
 from archc.ir.rule import rule_of
 from archc.target import Target

@@ -10,13 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 from archc.codegen.class_plan import Line
-from archc.codegen.kept import KeptPart, kept_by, kept_by_readers, with_one_span, with_spans
+from archc.codegen.kept import KeptPart, kept_by, kept_by_readers
 from archc.codegen.literals import attribute_code, given, number_text, shapes_text
 from archc.codegen.regions import write_branch, write_experts, write_losses
 from archc.codegen.semantics import use_of
+from archc.codegen.spans import with_one_span, with_spans
 from archc.codegen.style import Style
 from archc.codegen.variables import Variables
-from archc.ir.graph import PRELUDE, Graph, Node, Scope, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.ops.structure import (
     APPEND,
     BRANCH,
@@ -95,8 +97,6 @@ class Emitter:
             self.variables.pending[node.outputs[0]] = self._call(node)
         else:
             self._assign(node)
-
-    # ------------------------------------------------------------ expressions
 
     def operands(self, node: Node) -> list[str]:
         """The texts of what a node reads."""
@@ -190,16 +190,12 @@ class Emitter:
         pending = sum(len(self.variables.pending.get(v, "")) for v in node.inputs if v is not None)
         return pending <= _MAX_INLINE
 
-    # -------------------------------------------------------------- the cache
-
     def _recent(self, node: Node) -> str:
         """Positions of keys as the span of rings has them."""
         (positions,) = node.inputs
         assert positions is not None
         span, _, name = self._use(positions).rpartition(".")
         return f"{span}.recent({attribute_code(node.attributes['length'], self.style.comments)}).{name}"
-
-    # ------------------------------------------------------------- statements
 
     def _assign(self, node: Node) -> None:
         code = self._call(node)  # which may write statements of other blocks first
@@ -276,11 +272,9 @@ class Emitter:
         ]
         self.lines += self.style.loop(node, targets, [*inner, *operands[len(entering) :]])
 
-    # --------------------------------------------------------------- comments
-
     def enter(self, node: Node) -> None:
         """A blank line and a heading where another block of the spec begins."""
-        scope = _own_block(node.scope)
+        scope = node.scope
         if not self.headings or scope is None or not scope.path:
             return
         place = f", {scope.span.line_reference}" if scope.span else ""
@@ -296,10 +290,3 @@ class Emitter:
 
     def _shape_comment(self, values: Sequence[Value]) -> str:
         return shapes_text([self.graph.type(value).shape for value in values]) if self.style.comments else ""
-
-
-def _own_block(scope: Scope | None) -> Scope | None:
-    """The innermost scope that is a block of the spec's own, not one that every spec sees."""
-    while scope is not None and scope.block in PRELUDE:
-        scope = scope.outer
-    return scope

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from archc.codegen.attention_plan import AttentionKernel
-from archc.codegen.kept import is_span, kept_by, with_spans
+from archc.codegen.kept import kept_by
 from archc.codegen.kernel_plan import Kernel, OpKernel
 from archc.codegen.linear_kernel import linear_shape
 from archc.codegen.literals import size_code
 from archc.codegen.native_plan import NativeAttention, NativeCall, NativeFunction, NativeLayer, cpp_name
-from archc.ir.graph import Graph, Node, Value
+from archc.codegen.spans import is_span, with_spans
+from archc.ir.graph import Graph
 from archc.ir.names import unique
+from archc.ir.node import Node, Value
 from archc.ir.ops.structure import APPEND, INPUT, RECENT, WEIGHT
 from archc.ir.rule import rule_of
 from archc.ir.types import DType
@@ -156,8 +158,6 @@ class _Writer:
         """What the layer's method returns: something made, an argument, or a weight."""
         return self.given.get(value) or self.weights.get(value.node) or self.texts[value]
 
-    # ---------------------------------------------------------------- statements
-
     def _write(self, node: Node) -> None:
         native = self.layer.native(node)
         if isinstance(native, NativeAttention):
@@ -205,8 +205,6 @@ class _Writer:
 
     def _add(self, function: str, arguments: list[str]) -> None:
         self.lines.append(f"{function}_rows<T>({', '.join(arguments)});")
-
-    # --------------------------------------------------------------------- names
 
     def _read(self, value: Value | None) -> str:
         if value is None:

@@ -114,8 +114,6 @@ class _Planner:
             absent=source in self.fused.optional,
         )
 
-    # ---------------------------------------------------------------- kernels
-
     def kernel(self) -> NormKernel:
         operands = [addend.name for addend in (*self.form.plain, *self.form.inner)]
         ends = list(self.fused.rule.output_names)
@@ -247,8 +245,6 @@ class _Planner:
     def _stride(self, name: str) -> str:
         stride = f"{name}_rows.stride(0)"
         return f"0 if {name} is None else {stride}" if name in self.fused.optional else stride
-
-    # --------------------------------------------------------------------- op
 
     def _custom_op(self) -> CustomOp:
         fused, optional = self.fused, self.fused.optional

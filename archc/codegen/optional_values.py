@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.ops.structure import LOOP, ZEROS
 from archc.ir.rule import rule_of
 

@@ -31,7 +31,8 @@ from archc.codegen.plan import Constant, Package, Tokens
 from archc.codegen.semantics import Semantics, use_of
 from archc.codegen.unfused_kernels import has_op, plan_absorbing, plan_capacities, plan_grouped, plan_widening
 from archc.ir.fixed import decodes
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.ir.ops.experts import OF_EXPERT
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, LOSSES, NOTED, RECENT, WEIGHT
 from archc.ir.ops.training import IN_TRAINING
@@ -80,9 +81,9 @@ def plan_package(
         "native.linear",
         partial(plan_native_layer, lambda graph, node: plans[table.name(graph, node)]),
     )
-    model.model("Model", _doc(program, fused, "fused"), fused, cached, _result_type(fused), cut, loss)
+    model.model("Model", _doc(program, fused, "fused"), fused, cached, cut, loss)
     plain = ClassWriter(semantics, call, reserved, frozenset())
-    plain.model("Reference", _doc(program, reference, "op by op"), reference, cached, _result_type(reference))
+    plain.model("Reference", _doc(program, reference, "op by op"), reference, cached)
     helpers = called_functions(semantics, plain.classes, kernels, model.classes)
     return Package(
         name=program.name,
@@ -183,11 +184,6 @@ def _constants(parameters: Mapping[str, Any]) -> list[Constant]:
         elif isinstance(value, NamedFloat):
             constants.append(Constant(value.name, repr(float(value))))
     return constants
-
-
-def _result_type(graph: Graph) -> str:
-    count = len(graph.outputs)
-    return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"
 
 
 def _sequences(graph: Graph) -> tuple[Tokens, ...]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from archc.codegen.class_plan import Parameter, PerExpert, Stored
 from archc.codegen.literals import size_code
 from archc.codegen.names import identifier
-from archc.ir.graph import Graph, Node, stored_in
+from archc.ir.graph import Graph
+from archc.ir.node import Node, stored_in
 from archc.ir.op import Fill, Init, Normal
 from archc.ir.ops.structure import EXPERTS, WEIGHT
 from archc.ir.paths import Index, Path

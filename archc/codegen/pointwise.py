@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from keyword import iskeyword
 
 from archc.ir.expr import Expr, Formula, leaf
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.rule import SPLITS

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from archc.codegen.class_plan import Line
 from archc.codegen.literals import attribute_code, tuple_text
 from archc.codegen.names import identifier
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
 from archc.ir.names import unique
+from archc.ir.node import Node, Value
 
 if TYPE_CHECKING:
     from archc.codegen.lines import Emitter

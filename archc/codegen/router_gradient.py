@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from archc.codegen.fused import power_of_two
 from archc.codegen.router_lines import CASTS, RouterWriter
 from archc.ir.expr import Expr, Formula, leaf
-from archc.ir.graph import Node, Value
+from archc.ir.node import Node, Value
 from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT, INPUT
 
@@ -57,8 +57,6 @@ class GradientWriter(RouterWriter):
     @property
     def _output_names(self) -> tuple[str, ...]:
         return self.fused.rule.output_names
-
-    # ------------------------------------------------------------------ values
 
     def _read(self, value: Value | None) -> str:
         """The text of a value; what is read of the way there is computed when it is first read."""
@@ -120,8 +118,6 @@ class GradientWriter(RouterWriter):
         assert value is not None
         return 1 if value in self.numbers else int(self.fused.form.type(value).width)
 
-    # ------------------------------------------------------------------- steps
-
     def _back(self, node: Node) -> None:
         """Add what the operands of a step get of its gradient."""
         written = getattr(self, f"_{node.op.name}_back", None)
@@ -176,8 +172,6 @@ class GradientWriter(RouterWriter):
         self._read(node.outputs[0])
         text = f"tl.where({self.seen[node.id]}, {gradient}, 0.0)"
         self._add(node.inputs[0], text, self._width(node.outputs[0]))
-
-    # ------------------------------------------------------------------ stores
 
     def _store_gradient(self, value: Value) -> None:
         """Row by row, also of a vector that all rows share: PyTorch adds its rows up."""

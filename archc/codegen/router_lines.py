@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from archc.codegen.fused import Fused, power_of_two
 from archc.codegen.pointwise import Writer
 from archc.ir.expr import Expr, leaf
-from archc.ir.graph import Node, Value
+from archc.ir.node import Node, Value
 from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.types import DType, TensorType
@@ -63,8 +63,6 @@ class RouterWriter:
             self._store(value, name)
         return self.lines
 
-    # ------------------------------------------------------------------ values
-
     def _read(self, value: Value | None) -> str:
         """The text of a value; an operand is loaded when it is first read."""
         assert value is not None
@@ -111,8 +109,6 @@ class RouterWriter:
         self.lines.append(f"{name} = {text}")
         self.names[value] = name
         return name
-
-    # ------------------------------------------------------------------- steps
 
     def _step(self, node: Node) -> None:
         written = getattr(self, f"_of_{node.op.name}", None)
@@ -208,8 +204,6 @@ class RouterWriter:
         seen = self.seen[node.id] = self._fresh("seen")
         self.lines.append(f"{seen} = tl.sum((own & kept[:, None]).to(tl.int32), 0) > 0")
         self._let(node.outputs[0], f"tl.where({seen}, {x}, {fill})")
-
-    # ------------------------------------------------------------------ stores
 
     def _store(self, value: Value, name: str) -> None:
         type_ = self.fused.form.type(value)

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from archc.codegen.specialise import Specialised, specialise
-from archc.ir.graph import Node
+from archc.ir.node import Node
 from archc.ir.op import Op
 from archc.ir.records import Record
 
@@ -143,9 +143,6 @@ def _kinds(key: Any) -> tuple[str, ...]:
     return tuple(value.kind for _, value in key[2] if isinstance(value, Record))
 
 
-# ------------------------------------------------------------------- functions
-
-
 def _inlined(use: Use) -> str | None:
     """The use as an expression over its parameters, where it is a short one."""
     expression = use.specialised(dict(use.attributes)).expression
@@ -188,8 +185,6 @@ def _source_of(op: Op) -> str:
     source = textwrap.dedent(inspect.getsource(op.reference))
     return source[source.index(f"def {op.reference.__name__}(") :]
 
-
-# ------------------------------------------------------------------ expressions
 
 _STRENGTH: dict[type[ast.AST], int] = {
     ast.IfExp: 0,

@@ -79,8 +79,6 @@ class _Specialiser:
         result_type = self._segment(returns) if returns is not None else ""
         return Specialised(docstring, tuple(lines), only, result_type)
 
-    # ------------------------------------------------------------- statements
-
     def _block(self, statements: Sequence[ast.stmt]) -> tuple[list[str], bool]:
         """The lines of statements at the indent of a function's body; whether they end in a return."""
         lines: list[str] = []
@@ -119,8 +117,6 @@ class _Specialiser:
         while first > 0 and self.lines[first - 1].strip().startswith("#"):
             first -= 1
         return self.lines[first : statement.lineno - 1]
-
-    # ------------------------------------------------------------ expressions
 
     def _text(self, node: ast.AST) -> str:
         """The source of a node with all that is known written in."""
@@ -204,8 +200,6 @@ class _Specialiser:
         if isinstance(operator, ast.Eq | ast.NotEq) and _PRESENT not in (left, right):
             return (left == right) is isinstance(operator, ast.Eq)
         return _UNKNOWN
-
-    # ------------------------------------------------------------------- text
 
     def _segment(self, node: ast.AST) -> str:
         begin, end = self._extent(node)

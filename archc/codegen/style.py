@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from archc.codegen.class_plan import Line
 from archc.codegen.semantics import Semantics
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from archc.codegen.kept import KeptPart, kept_by
 from archc.codegen.names import identifier
 from archc.codegen.style import Style
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
 from archc.ir.names import unique
+from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
 from archc.ir.rule import FusedOp, Rule, rule_of
 

@@ -12,7 +12,7 @@ from archc.frontend.limits import MAX_NODES, MAX_WEIGHT_ELEMENTS, NODE_STEPS
 from archc.frontend.paths import Paths, Start
 from archc.frontend.values import POISON, Handle, LoopValue, Poison, Quotient, describe
 from archc.ir.attributes import Kind, NotWholeError
-from archc.ir.graph import Value
+from archc.ir.node import Value
 from archc.ir.op import Op
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.paths import Path
@@ -28,8 +28,6 @@ class _Reported(Exception):
 
 class Applications(Paths):
     """Application of ops to values."""
-
-    # ------------------------------------------------------------- attributes
 
     def convert(self, value: Any, kind: Kind, what: str, span: Span) -> Any:
         """A value as an attribute keeps it; loop-dependent values stay so."""
@@ -59,8 +57,6 @@ class Applications(Paths):
                 )
             )
         return self.report(mistakes.NotWhole(span, what=what, found=describe(value)))
-
-    # --------------------------------------------------------------- the node
 
     def apply(
         self, op: Op, operands: list[Any], attributes: dict[str, Any], span: Span, path: Path | None = None

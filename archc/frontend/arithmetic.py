@@ -134,9 +134,6 @@ def _range(start: Any, end: Any) -> range:
     return range(first, max(first, last))
 
 
-# ------------------------------------------------------------------ functions
-
-
 def _need_numbers(*values: Any) -> None:
     if not all(is_number(value) for value in values):
         raise ArithmeticMistake("the arguments must be numbers")

@@ -18,6 +18,7 @@ from archc.frontend.callees import (
     settings_of,
 )
 from archc.frontend.limits import CALL_STEPS, MAX_BLOCK_DEPTH, MAX_REENTRY
+from archc.frontend.lowerer import is_prelude
 from archc.frontend.values import (
     POISON,
     BlockValue,
@@ -29,7 +30,7 @@ from archc.frontend.values import (
     describe,
 )
 from archc.ir.attributes import kind_of
-from archc.ir.graph import Scope
+from archc.ir.node import Scope
 from archc.ir.op import Op
 from archc.ir.paths import Path
 from archc.ir.program import KEY_POSITIONS, sequences
@@ -66,8 +67,6 @@ class Calls(Applications):
             return self._query(callee, call, given["x"], env)
         values = [self.evaluate(argument.value, env) for argument in _in_order(callee, call, given)]
         return self._compute(call, callee.function, *values)
-
-    # ---------------------------------------------------------------- queries
 
     def _query(self, function: Builtin, call: syntax.Call, argument: syntax.Argument, env: Env) -> Any:
         """A function of a tensor's type or place: `width(x)`, `positions(x)`, `key_positions(x)`."""
@@ -110,8 +109,6 @@ class Calls(Applications):
         shape = (batch, "S" if name == KEY_POSITIONS and own is known[-1] else tokens)
         return Handle(graph, graph.add_input(called, TensorType(shape, DType.I64), span))
 
-    # ---------------------------------------------------------------- records
-
     def _call_record(self, record: type[Record], call: syntax.Call, given: Arguments, env: Env) -> Any:
         hints = get_type_hints(record)
         values: dict[str, Any] = {}
@@ -126,8 +123,6 @@ class Calls(Applications):
         return self._guarded(
             call, lambda *items: record(**dict(zip(names, items, strict=True))), *values.values()
         )
-
-    # -------------------------------------------------------------------- ops
 
     def _call_op(self, op: Op, call: syntax.Call, given: Arguments, env: Env) -> Any:
         if call.path is not None and not op.weights:
@@ -178,8 +173,6 @@ class Calls(Applications):
                 settings[name] = self.known(kept)
         return None if any(isinstance(value, Poison) for value in settings.values()) else settings
 
-    # ----------------------------------------------------------------- blocks
-
     def _call_block(self, block: BlockValue, call: syntax.Call, given: Arguments, env: Env) -> Any:
         self.spend(CALL_STEPS)
         name = block.block.name
@@ -193,7 +186,8 @@ class Calls(Applications):
             return POISON
         arguments = {name: self.evaluate(argument.value, env) for name, argument in given.items()}
         path = self.path_of(call.path, env) if call.path else ()
-        scope = Scope(name, self.prefix + path, call.span, self.scope)
+        # A reader need not be told of the blocks that every spec sees.
+        scope = self.scope if is_prelude(block.source) else Scope(name, self.prefix + path, call.span)
         with self.tied(tie, self.prefix + path), self.within(path, scope, named=call.path is not None):
             self.calls.append((block.block, call.span))
             results = self.enter_block(block, arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from archc.errors import Span, did_you_mean
+from archc.errors import NEAR, Span, did_you_mean
 from archc.frontend import arithmetic, mistakes, syntax
 from archc.frontend.lowerer import Lowerer, Region
 from archc.frontend.values import (
@@ -88,8 +88,6 @@ class Expressions(Lowerer):
         )
         return POISON
 
-    # ------------------------------------------------------------------ atoms
-
     def _name(self, expr: syntax.Name, env: Env) -> Any:
         try:
             return env.lookup(expr.name)
@@ -139,8 +137,6 @@ class Expressions(Lowerer):
         return self.report(
             mistakes.UnknownName(expr.span, kind=f"field of `{plain.kind}`:", name=expr.name, hint=hint)
         )
-
-    # -------------------------------------------------------------- operators
 
     def _unary(self, expr: syntax.Unary, env: Env) -> Any:
         if expr.operator == "not":
@@ -226,12 +222,12 @@ def unknown_name(expr: syntax.Name, env: Env, hint: str | None = None) -> mistak
     """
     name = expr.name
     hint = hint or _ELSEWHERE.get(name)
-    for cutoff in (SLIP, _NEAR):
+    for cutoff in (SLIP, NEAR):
         hint = hint or did_you_mean(name, env.defined(), cutoff) or did_you_mean(name, env.known(), cutoff)
     return mistakes.UnknownName(expr.span, kind="name", name=name, hint=hint)
 
 
-SLIP, _NEAR = 0.85, 0.6  # of difflib's ratio
+SLIP = 0.85  # of names that differ by a slip of the pen, as `NEAR`
 
 # What other languages call what this one has.
 _ELSEWHERE = {

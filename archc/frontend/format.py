@@ -80,9 +80,6 @@ def format_spec(source: Source, reporter: Reporter) -> str | None:
     return _without_blank_runs([line.text for line in lines])
 
 
-# ----------------------------------------------------------------------- words
-
-
 def _lines(source: Source) -> list[_Line]:
     """The words of each line of the source."""
     lines = [_Line() for _ in source.lines]
@@ -112,9 +109,6 @@ def _kind(token: Token, previous: Token | None, brackets: list[str]) -> str:
         return "NEGATIVE"
     names = {"LOOP_AS": "AS", "**": "POWER", "..": "RANGE", ";": "SEMICOLON"}
     return names.get(token.type) or names.get(str(token)) or token.type
-
-
-# ----------------------------------------------------------------- indentation
 
 
 def _indent(lines: Sequence[_Line]) -> None:
@@ -151,9 +145,6 @@ def _goes_on(last: str, first: str) -> bool:
     return last in _OPENS or first in _GOES_ON or (first == "ELSE" and last != "RBRACE")
 
 
-# --------------------------------------------------------------------- spacing
-
-
 def _space(words: Sequence[_Word]) -> None:
     """Set the spaces between the words of a line."""
     for left, right in pairwise(words):
@@ -169,9 +160,6 @@ def _is_apart(left: str, right: str) -> bool:
     if right in ("LPAR", "LSQB"):
         return left not in ("NAME", "RPAR", "RSQB", "FUSE", "FORWARD", "PATH_END")
     return (left, right) != ("LBRACE", "RBRACE")
-
-
-# ------------------------------------------------------------------- alignment
 
 
 def _align(lines: Sequence[_Line]) -> None:
@@ -203,9 +191,6 @@ def _without_blank_runs(lines: Sequence[str]) -> str:
     while kept and not kept[-1]:
         kept.pop()
     return "".join(f"{line}\n" for line in kept)
-
-
-# ----------------------------------------------------------------------- files
 
 
 def format_file(path: Path, only_check: bool = False) -> bool:

@@ -134,8 +134,6 @@ class _Builder:
         if isinstance(ref, StepRef) and not self.steps[ref.step].names:
             self.steps[ref.step] = replace(self.steps[ref.step], names=(name,))
 
-    # ------------------------------------------------------------ expressions
-
     def _value(self, expr: syntax.Expr) -> Ref:
         match expr:
             case syntax.Name():

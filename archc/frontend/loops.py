@@ -8,13 +8,13 @@ alike after all are merged by their structural hash.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from archc.errors import Note, Span
 from archc.frontend import mistakes, syntax
 from archc.frontend.limits import MAX_LOOP_DEPTH
+from archc.frontend.loop_segment import Segment, Variant, tensors_of
 from archc.frontend.lowerer import Frame, Observation
 from archc.frontend.statements import Statements, assigned_names
 from archc.frontend.values import (
@@ -27,40 +27,11 @@ from archc.frontend.values import (
     Poison,
     describe,
 )
-from archc.ir.graph import Graph, Value
-from archc.ir.hashing import structural_hash
+from archc.ir.graph import Graph
+from archc.ir.node import Value
 from archc.ir.ops.structure import LOOP
 from archc.ir.paths import Index, Path
 from archc.ir.types import DType, TensorType
-
-
-@dataclass
-class Variant:
-    """One traced body: what it saw, what it is, and the compile-time values it leaves behind."""
-
-    entry: dict[str, Any]  # compile-time values of carried names when it was entered
-    frame: Frame
-    carried: dict[str, Value]  # inputs of the body
-    results: dict[str, Any]  # carried names after the iteration: tensors of the body, or plain values
-    iterations: int = 0
-
-
-@dataclass
-class Segment:
-    """A run of iterations that carry the same tensors: it becomes one loop node."""
-
-    carried: dict[str, Handle]  # tensors that enter
-    variants: list[Variant] = field(default_factory=list)
-    indices: list[int] = field(default_factory=list)
-    schedule: list[int] = field(default_factory=list)
-
-    def add(self, variant: Variant, step: int) -> None:
-        """One more iteration, which runs a body of this segment or a new one."""
-        if not any(variant is known for known in self.variants):
-            self.variants.append(variant)
-        self.indices.append(step)
-        self.schedule.append(next(i for i, known in enumerate(self.variants) if known is variant))
-        variant.iterations += 1
 
 
 class Loops(Statements):
@@ -108,22 +79,20 @@ class _Loop:
         segment = Segment({})
         for step in self.steps:
             self.lowerer.spend()
-            if list(_tensors(values)) != list(segment.carried):
+            if list(tensors_of(values)) != list(segment.carried):
                 values = self._finish(segment, values)
-                segment = Segment(_tensors(values))
+                segment = Segment(tensors_of(values))
             plain = {name: value for name, value in values.items() if name not in segment.carried}
             variant = self._variant(segment, step, plain)
-            if list(_tensors(variant.results)) != list(segment.carried):
+            if list(tensors_of(variant.results)) != list(segment.carried):
                 # What this iteration leaves differs from what it entered with: it is a segment of its own.
                 values = self._finish(segment, values)
-                segment = Segment(_tensors(values))
+                segment = Segment(tensors_of(values))
             segment.add(variant, step)
             values = {**values, **variant.results}
             if any(isinstance(value, Poison) for value in values.values()):
                 break
         self.env.names.update(self._finish(segment, values))
-
-    # ---------------------------------------------------------------- tracing
 
     def _path(self) -> Path:
         path = self.statement.path
@@ -219,34 +188,18 @@ class _Loop:
             return self.lowerer.report(mistakes.CarriedList(_header(self.statement), name=name))
         return known
 
-    # --------------------------------------------------------------- building
-
     def _finish(self, segment: Segment, values: dict[str, Any]) -> dict[str, Any]:
         """Build the loop node of a segment; the values of the carried names after it, in the outer graph."""
         if not segment.schedule:
             return values
-        self._check_shared_weights(segment)
-        last = segment.variants[segment.schedule[-1]]
-        leaving = _tensors(last.results)
-        if not self._check_types(segment, leaving):
+        for path, span in segment.shared_weights():
+            text = ".".join(map(str, path))
+            self.lowerer.report(mistakes.UnindexedPath(span, path=text, variable=self.variable))
+        change = segment.type_change()
+        if change is not None:
+            self._report_type(*change)
             return {**values, **dict.fromkeys(self.names, POISON)}
-        return {**values, **self._build(segment, list(leaving))}
-
-    def _check_shared_weights(self, segment: Segment) -> None:
-        for variant in segment.variants:
-            for path, span in variant.frame.unindexed if variant.iterations > 1 else ():
-                text = ".".join(map(str, path))
-                self.lowerer.report(mistakes.UnindexedPath(span, path=text, variable=self.variable))
-
-    def _check_types(self, segment: Segment, leaving: dict[str, Handle]) -> bool:
-        """Every iteration must leave what the next one enters with."""
-        for variant in segment.variants:
-            for name, handle in segment.carried.items():
-                result = variant.results[name]
-                if not isinstance(result, Handle) or result.type != handle.type:
-                    self._report_type(name, handle, result)
-                    return False
-        return all(isinstance(value, Handle) for value in leaving.values())
+        return {**values, **self._build(segment)}
 
     def _report_type(self, name: str, before: Handle, after: Any) -> None:
         if isinstance(after, Poison):
@@ -266,21 +219,17 @@ class _Loop:
             )
         )
 
-    def _build(self, segment: Segment, leaving: list[str]) -> dict[str, Handle]:
+    def _build(self, segment: Segment) -> dict[str, Handle]:
         """The loop node: carried tensors first among its operands and results, then what bodies capture."""
         lowerer = self.lowerer
         outer = lowerer.frame.graph
-        entering = list(segment.carried)
-        captures: dict[Value, None] = {}
-        for variant in segment.variants:
-            captures.update(dict.fromkeys(variant.frame.captured))
-        bodies = [_close(variant, entering, list(captures), leaving, outer) for variant in segment.variants]
-        bodies, schedule = _merge(bodies, segment.schedule)
+        leaving = segment.leaving
+        bodies, schedule = segment.bodies(outer)
         operands = [lowerer.resolve(handle) for handle in segment.carried.values()]
         types: tuple[TensorType, ...] = tuple(bodies[0].type(value) for _, value in bodies[0].outputs)
         node = outer.add(
             LOOP,
-            [*operands, *captures],
+            [*operands, *segment.captures],
             {
                 "types": types,
                 "bodies": tuple(bodies),
@@ -288,7 +237,7 @@ class _Loop:
                 "indices": tuple(segment.indices),
                 "variable": self.variable,
                 "count": self._count(len(segment.schedule)),
-                "entering": tuple(entering),
+                "entering": tuple(segment.carried),
                 "carried": tuple(leaving),
             },
             names=tuple(leaving),
@@ -312,37 +261,6 @@ def _kept(name: str, before: Handle, after: Any) -> str:
 
 def _at_step(source: LoopValue, variable: str, step: int, indices: Mapping[str, int]) -> Any:
     return source.at({**indices, variable: step})
-
-
-def _tensors(values: dict[str, Any]) -> dict[str, Handle]:
-    return {name: value for name, value in values.items() if isinstance(value, Handle)}
-
-
-def _close(
-    variant: Variant, entering: list[str], captures: list[Value], leaving: list[str], outer: Graph
-) -> Graph:
-    """Give a body the inputs and outputs that all bodies of its loop have."""
-    graph, captured = variant.frame.graph, variant.frame.captured
-    for value in captures:
-        if value not in captured:
-            captured[value] = graph.add_input(outer.name_of(value), outer.type(value), outer.node(value).span)
-    graph.inputs = [variant.carried[name] for name in entering] + [captured[value] for value in captures]
-    graph.outputs = [(name, variant.results[name].value) for name in leaving]
-    return graph
-
-
-def _merge(bodies: list[Graph], schedule: list[int]) -> tuple[list[Graph], list[int]]:
-    """Keep one of each set of bodies that came out alike."""
-    kept: dict[str, int] = {}
-    merged: list[Graph] = []
-    renumbered: list[int] = []
-    for body in bodies:
-        key = structural_hash(body)
-        if key not in kept:
-            kept[key] = len(merged)
-            merged.append(body)
-        renumbered.append(kept[key])
-    return merged, [renumbered[number] for number in schedule]
 
 
 def fresh_variable(name: str, taken: dict[str, Sequence[int]]) -> str:

@@ -13,7 +13,8 @@ from archc.frontend import mistakes, syntax
 from archc.frontend.loops import Loops
 from archc.frontend.lowerer import Frame
 from archc.frontend.values import POISON, Env, Handle, Poison, describe
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.ir.ops.structure import LOSSES, NOTED
 from archc.ir.types import TensorType
 

@@ -102,8 +102,6 @@ class ModelLowerer(Regions):
             tied=tuple((tuple(alias.split(".")), tuple(target.split("."))) for alias, target in tied.items()),
         )
 
-    # ------------------------------------------------------------- parameters
-
     def _parameters(
         self, arch: syntax.Arch, env: Env, overrides: Mapping[str, syntax.Expr]
     ) -> dict[str, Any]:
@@ -137,8 +135,6 @@ class ModelLowerer(Regions):
                 mistakes.WrongValue(expr.span, what=f"`{name}`", expected=expected, found=found)
             )
         return value
-
-    # ---------------------------------------------------------------- members
 
     def _members(self, arch: syntax.Arch, env: Env, home: Module) -> syntax.Block | None:
         """Enter an arch's blocks and constants into its scope; its `forward`."""

@@ -12,13 +12,15 @@ from archc.errors import Mistake, Note, Reporter, Source, Span
 from archc.frontend import syntax
 from archc.frontend.limits import MAX_STEPS
 from archc.frontend.values import POISON, Env, Handle, LoopValue
-from archc.ir.graph import Graph, Scope, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Scope, Value
 from archc.ir.op import Op
 from archc.ir.paths import Path
 from archc.ir.types import Dim, TensorType, taken_type
 
-# Standard specs that hold blocks and nothing else.
-_LIBRARIES = ("specs/prelude.arch", "specs/std.arch")
+# Standard specs that hold blocks and nothing else; every spec sees the first.
+_PRELUDE = "specs/prelude.arch"
+_LIBRARIES = (_PRELUDE, "specs/std.arch")
 
 
 class ExhaustedError(Exception):
@@ -163,8 +165,6 @@ class Lowerer(ABC):
     def experts(self, expr: syntax.Experts, env: Env) -> Any:
         """The value of an `experts` region."""
 
-    # --------------------------------------------------------------- mistakes
-
     def report(self, mistake: Mistake) -> Any:
         """Report a mistake, where it is the user's, and give the value to go on with."""
         at = self._led_to(mistake.span, self._is_foreign) or self.line
@@ -197,8 +197,6 @@ class Lowerer(ABC):
         """Count steps of evaluation; raises `ExhaustedError` when there are too many."""
         self.budget.spend(steps)
 
-    # ------------------------------------------------------------ known values
-
     def known(self, value: Any) -> Any:
         """The plain value of one that may depend on loop variables, noting that it was looked at."""
         if not isinstance(value, LoopValue):
@@ -209,8 +207,6 @@ class Lowerer(ABC):
                 frame.observed.append(Observation(value, value.value))
             frame = frame.outer
         return value.value
-
-    # ------------------------------------------------------------------ graphs
 
     def resolve(self, handle: Handle, frame: Frame | None = None) -> Value:
         """The value that stands for a tensor in a frame's graph, capturing it from outside where needed."""
@@ -249,6 +245,11 @@ class Lowerer(ABC):
             yield
         finally:
             self.prefix, self.scope, self.is_named = saved
+
+
+def is_prelude(source: Source) -> bool:
+    """Whether a spec is the one whose blocks all others see."""
+    return source.standard and source.name == _PRELUDE
 
 
 def _is_library(span: Span) -> bool:

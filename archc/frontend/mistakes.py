@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from archc.errors import Mistake
 
-# ------------------------------------------------------------------- the text
-
 
 class BadSyntax(Mistake):
     message = "unexpected {found}"
@@ -21,9 +19,6 @@ class TooLarge(Mistake):
 
 class TooMany(Mistake):
     message = "more than {limit} {what}"
-
-
-# ---------------------------------------------------------------------- names
 
 
 class UnknownName(Mistake):
@@ -53,9 +48,6 @@ class MissingImport(Mistake):
 
 class ImportCycle(Mistake):
     message = "import cycle: {cycle}"
-
-
-# --------------------------------------------------------- blocks and control
 
 
 class Recursion(Mistake):
@@ -121,9 +113,6 @@ class ExpectationFailed(Mistake):
     message = "`expect fuse({rule})`: the fusion did not fire"
 
 
-# ---------------------------------------------------------------------- calls
-
-
 class WrongArguments(Mistake):
     message = "`{callee}` {fault}"
 
@@ -139,9 +128,6 @@ class WrongCount(Mistake):
 class NotSingle(Mistake):
     message = "one value is needed here, and this has {found}"
     hint = "give each a name: `a, b = ...`"
-
-
-# ----------------------------------------------------------- parameters' paths
 
 
 class NeedsPath(Mistake):
@@ -179,9 +165,6 @@ class UnknownTie(Mistake):
 
 class WrongTie(Mistake):
     message = "`tied_to` would give `{path}` of shape {have} where {need} is needed"
-
-
-# --------------------------------------------------------- compile-time values
 
 
 class WrongValue(Mistake):
@@ -222,9 +205,6 @@ class NoTensorOperator(Mistake):
 class TensorConstant(Mistake):
     message = "`{name}` is {found}, but constants are computed when the spec is compiled"
     hint = "compute it in `forward` or in a block"
-
-
-# -------------------------------------------------------------------- tensors
 
 
 class NotATensor(Mistake):

@@ -46,9 +46,6 @@ def _tree(source: Source) -> syntax.Spec:
     return TreeBuilder(source).build(parser().parse(source.text))
 
 
-# -------------------------------------------------------- more than one mistake
-
-
 def _report_all(source: Source, error: UnexpectedInput, reporter: Reporter) -> None:
     """Report an error, then look for more behind the statement at fault."""
     text = source.text

@@ -16,7 +16,7 @@ from archc.frontend.expressions import Expressions
 from archc.frontend.limits import MAX_NAME, MAX_PATH
 from archc.frontend.lowerer import Frame, Tie
 from archc.frontend.values import POISON, ArithmeticMistake, Env, Handle, LoopValue, Poison, describe
-from archc.ir.graph import Value
+from archc.ir.node import Value
 from archc.ir.op import Init, Normal
 from archc.ir.ops.structure import WEIGHT
 from archc.ir.paths import Index, Path, Stored, concrete, path_text
@@ -123,8 +123,6 @@ class Paths(Expressions):
         follows = all(index.at({variable: step}) == number for step, number in zip(run, numbers, strict=True))
         return index if follows else None
 
-    # ------------------------------------------------------------------- ties
-
     def tie_path(self, expr: syntax.Expr, env: Env) -> Path | Poison | None:
         """The whole path that a `tied_to` argument names, None for `none`."""
         if isinstance(expr, syntax.Conditional):
@@ -179,8 +177,6 @@ class Paths(Expressions):
             yield
         finally:
             self.tie = saved
-
-    # ---------------------------------------------------------------- weights
 
     def weight(self, path: Path, name: str, type_: TensorType, start: Start, span: Span) -> Value:
         """The weight of a call: a new one, or the one that it is tied to."""

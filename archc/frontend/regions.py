@@ -16,7 +16,8 @@ from archc.frontend.losses import Losses
 from archc.frontend.lowerer import Frame, Region
 from archc.frontend.values import POISON, Env, Handle, LoopValue, Poison, describe
 from archc.ir.attributes import Width, kind_of
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, WEIGHT
 from archc.ir.paths import Index, Path
@@ -111,8 +112,6 @@ class _Tracer:
             return None
         return result
 
-    # ------------------------------------------------------------------ checks
-
     def _is_sound(self, frame: Frame) -> bool:
         """All experts compute alike, and each token by itself."""
         if frame.observed:
@@ -123,8 +122,6 @@ class _Tracer:
         if odd is not None:
             self.lowerer.report(mistakes.NotInExperts(odd.span or self.expr.span, what=f"`{odd.op.name}`"))
         return odd is None
-
-    # ---------------------------------------------------------------- building
 
     def _build(self, frame: Frame, result: Value, path: Path) -> Handle:
         lowerer, region = self.lowerer, frame.region

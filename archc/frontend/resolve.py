@@ -144,8 +144,6 @@ class Loader:
                     )
                 seen[name] = imported
 
-    # ---------------------------------------------------------------- imports
-
     def _import(self, module: Module, item: syntax.Import) -> None:
         path = self._find(module, item.name)
         imported = None

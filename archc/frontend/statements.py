@@ -52,8 +52,6 @@ class Statements(Calls):
             return () if may_return((*statement.then, *statement.otherwise)) else None
         return self.run(statement.then if condition else statement.otherwise, env)
 
-    # ------------------------------------------------------------- assignment
-
     def _assign(self, statement: syntax.Assign, env: Env) -> None:
         values = self._values(statement, env)
         targets = statement.targets
@@ -93,8 +91,6 @@ class Statements(Calls):
         if not names[handle.value.output]:
             names[handle.value.output] = name
             handle.graph.update(node, names=tuple(names))
-
-    # ------------------------------------------------------------ annotations
 
     def check_annotation(self, name: str, shape: syntax.Shape, value: Any, env: Env) -> None:
         """Compare a value with its shape annotation."""

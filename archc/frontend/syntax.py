@@ -13,9 +13,6 @@ class Node:
     span: Span
 
 
-# ---------------------------------------------------------------- expressions
-
-
 @dataclass(frozen=True)
 class Literal(Node):
     """A number, string, `true`, `false` or `none`."""
@@ -106,8 +103,6 @@ Expr: TypeAlias = (
     Literal | Name | ListOf | Unary | Binary | Conditional | Call | Index | Attribute | Experts
 )  # fmt: skip
 
-# ----------------------------------------------------------------- statements
-
 
 @dataclass(frozen=True)
 class Shape(Node):
@@ -172,8 +167,6 @@ class Leave(Node):
 
 
 Statement: TypeAlias = Assign | Return | If | For | Expect | Leave
-
-# ---------------------------------------------------------------------- items
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,6 @@ class TreeBuilder:
             return Span(self.source, 1, 1, 1, 1)
         return Span(self.source, place.line, place.column, place.end_line, place.end_column)
 
-    # ------------------------------------------------------------------ items
-
     def _import_(self, tree: Any) -> syntax.Import:
         return syntax.Import(self._span(tree.children[0]), str(tree.children[0]))
 
@@ -111,8 +109,6 @@ class TreeBuilder:
         dtype, *dims = tree.children
         return syntax.Shape(self._span(tree), str(dtype) if dtype else None, self._nodes(dims))
 
-    # ------------------------------------------------------------- statements
-
     def _body(self, tree: Any) -> tuple[syntax.Statement, ...]:
         return self._nodes(tree.children)
 
@@ -148,8 +144,6 @@ class TreeBuilder:
         return syntax.For(
             self._span(tree), str(variable), self._node(items), self._node(path), self._node(body)
         )
-
-    # ------------------------------------------------------------ expressions
 
     def _number(self, tree: Any) -> syntax.Literal:
         text = str(tree.children[0]).replace("_", "")

@@ -9,7 +9,8 @@ from typing import Any
 from archc.errors import Source
 from archc.frontend import syntax
 from archc.frontend.limits import MAX_LIST, MAX_LOOP_STEPS
-from archc.ir.graph import Graph, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Value
 from archc.ir.op import Op
 from archc.ir.records import Record, Symbol
 from archc.ir.types import TensorType

@@ -5,7 +5,8 @@ from __future__ import annotations
 from archc.errors import Note, Reporter
 from archc.frontend import mistakes
 from archc.frontend.limits import MAX_WEIGHTS
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.ir.weights import weight_places
 
 

@@ -31,8 +31,6 @@ class Config:
         self._meaningful: list[str] = []
         self._sections: dict[str, Config] = {}
 
-    # ------------------------------------------------------------------ reading
-
     def get(self, key: str, missing: Any = None) -> Any:
         """The value as it stands, `missing` where there is none."""
         self._read.add(key)
@@ -105,8 +103,6 @@ class Config:
             self._sections[key] = Config(value or {}, f"{self._prefix}{key}.", self.problems)
         return self._sections[key]
 
-    # ---------------------------------------------------------------- reporting
-
     def complain(self, key: str, must: str) -> None:
         """Note that the value of a key cannot be taken."""
         value = shown(self._values[key]) if key in self._values else "missing"
@@ -139,9 +135,6 @@ def shown(value: Any) -> str:
     """A value as JSON writes it, shortened."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-# -------------------------------------------------------------------- files
 
 
 def config_file(path: Path) -> Path:

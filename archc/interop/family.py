@@ -120,9 +120,6 @@ class Family:
             config.complain(key, f"supported is only {values}, {why}")
 
 
-# ------------------------------------------------------------------ readers
-
-
 def whole(key: str, missing: int) -> Reader:
     """A whole number from 1."""
     return Setting(lambda config, _known: config.whole(key, missing), lambda value, _known: {key: int(value)})

@@ -187,8 +187,6 @@ SCALINGS: dict[str, Callable[[Config, Rotated], Scaling | None]] = {
 }
 
 
-# ------------------------------------------------------------------ written
-
 _FACTOR = {"factor": "factor"}
 _ORIGINAL = {"original": "original_max_position_embeddings"}
 _MAGNITUDE = {"attention_factor": "attention_factor"}

@@ -60,9 +60,6 @@ def _filled(pieces: Iterable[str]) -> Iterator[str]:
     yield line
 
 
-# ------------------------------------------------------------------- values
-
-
 def value_text(value: Value) -> str:
     """A value as the language writes it."""
     match value:
@@ -96,9 +93,6 @@ def _list_text(items: list[str]) -> str:
         if len(items) % period == 0 and items == items[:period] * (len(items) // period):
             return f"[{', '.join(items[:period])}] * {len(items) // period}"
     return f"[{', '.join(items)}]"
-
-
-# -------------------------------------------------------------------- names
 
 
 def model_name(path: Path, config_name: str, family: Family) -> str:

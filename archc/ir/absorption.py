@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import INPUT
 from archc.ir.types import TensorType
@@ -85,8 +86,6 @@ class _Absorber:
         self.graph.outputs = [(name, o)]
         return self.graph
 
-    # ---------------------------------------------------------------- reading
-
     def _parts(self, value: Value) -> list[_Part] | None:
         """What makes up heads [B, S, heads, width], in order of their columns."""
         node = self.form.node(value)
@@ -153,8 +152,6 @@ class _Absorber:
         names = tuple(f"w_{name}" if name else "" for name in node.names) if node.op is SPLIT else ()
         split = self._make(node, "split_rows", rows, {"sizes": sizes}, names)
         return split.outputs[list(accumulate(sizes, initial=0)).index(start)]
-
-    # ---------------------------------------------------------------- writing
 
     def _keys(self, parts: list[_Part], q: Value, attend: Node) -> tuple[Value, Value]:
         """What queries meet, and the queries that meet it."""

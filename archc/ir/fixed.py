@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.ops.structure import BRANCH, CONSTANT, INPUT, LOOP, WEIGHT
 from archc.ir.program import captured_in, positions_named, sequences, vocabulary_of
 

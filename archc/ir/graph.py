@@ -1,4 +1,4 @@
-"""Graphs of typed ops.  The one file that knows networkx.
+"""Graphs of typed ops, on networkx.
 
 Nodes are immutable; a graph changes through its methods, and a replacement takes over the span, the scope
 and the place in program order of what it replaces.  Values are named by the node that makes them, so a node
@@ -7,81 +7,18 @@ may be exchanged for another under the same number without touching its users.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import networkx as nx
 
 from archc.errors import Span
+from archc.ir.node import Node, Scope, Value
 from archc.ir.op import Op
 from archc.ir.ops.structure import BRANCH, EXPERTS, INPUT, LOOP, LOSSES, WEIGHT
-from archc.ir.paths import Path, Stored
+from archc.ir.paths import Path
 from archc.ir.types import TensorType
-
-_WITH_BODIES = (LOOP, EXPERTS, BRANCH)
-_START, _END, _GOAL = "start", "end", "goal"  # of a minimum cut, and of each place in it
-
-# Blocks that every spec sees without an import, and that no reader needs to be told of.
-PRELUDE = frozenset({"rotate", "attention", "token_mean", "within_capacity", "drop_crowded"})
-
-
-P = TypeVar("P", bound=Hashable)
-
-
-class Value(NamedTuple):
-    """Output number `output` of node number `node`."""
-
-    node: int
-    output: int = 0
-
-
-@dataclass(frozen=True)
-class Scope:
-    """Where in the spec a node was written: the block, the path it was called under, the caller's scope."""
-
-    block: str
-    path: Path
-    span: Span | None
-    outer: Scope | None = None
-
-
-@dataclass(frozen=True)
-class Node:
-    """An op applied to values.  `names` are those of its outputs, from the spec; `order` is program order."""
-
-    id: int
-    op: Op
-    inputs: tuple[Value | None, ...]
-    attributes: Mapping[str, Any]
-    types: tuple[TensorType, ...]
-    names: tuple[str, ...] = ()
-    span: Span | None = None
-    scope: Scope | None = None
-    order: tuple[int, ...] = ()
-    path: Path = field(default=())  # the call's path, where its weights lie
-
-    @property
-    def outputs(self) -> tuple[Value, ...]:
-        return tuple(Value(self.id, index) for index in range(len(self.types)))
-
-    @property
-    def bodies(self) -> tuple[Graph, ...]:
-        """A loop's different bodies, the one of experts, or the two of a branch."""
-        bodies: tuple[Graph, ...] = self.attributes["bodies"] if self.op in _WITH_BODIES else ()
-        return bodies
-
-    @property
-    def past(self) -> list[Value]:
-        """The operands that are values of earlier tokens too."""
-        operands = (self.operand(name) for name in self.op.past)
-        return [value for value in operands if value is not None]
-
-    def operand(self, name: str) -> Value | None:
-        for operand, value in zip(self.op.operands, self.inputs, strict=True):
-            if operand.name == name:
-                return value
-        raise KeyError(name)
 
 
 class Graph:
@@ -94,8 +31,6 @@ class Graph:
         self._net = nx.MultiDiGraph()
         self._next = 0
         self._sorted: list[int] | None = None  # numbers in the order of nodes(), until the graph changes
-
-    # ------------------------------------------------------------------- read
 
     def node(self, value: Value | int) -> Node:
         """The node that makes a value."""
@@ -218,8 +153,6 @@ class Graph:
 
     def is_acyclic(self) -> bool:
         return bool(nx.is_directed_acyclic_graph(self._net))
-
-    # ----------------------------------------------------------------- change
 
     def add(
         self,
@@ -355,31 +288,6 @@ class Graph:
                 self._net.add_edge(value.node, node.id, key=place, output=value.output)
 
 
-def minimum_cut(
-    goals: Iterable[P], sources: Callable[[P], Iterable[P]], weight: Callable[[P], int]
-) -> list[P]:
-    """The lightest places from which all goals can be computed; of equal ones those nearest to the goals.
-
-    sources: the places that one is computed from, none where it must be kept itself
-    """
-    flow = nx.DiGraph()  # a place is an edge of its weight, from its start to its end
-    waiting = list(goals)
-    flow.add_edges_from(((place, _END), _GOAL) for place in waiting)
-    while waiting:
-        place = waiting.pop()
-        if flow.has_edge((place, _START), (place, _END)):
-            continue
-        flow.add_edge((place, _START), (place, _END), capacity=weight(place))
-        before = list(sources(place))
-        flow.add_edges_from(((each, _END), (place, _START)) for each in before)
-        if not before:
-            flow.add_edge(_START, (place, _START))
-        waiting += before
-    _, (left, right) = nx.minimum_cut(flow, _START, _GOAL)  # of equal ones, that nearest to its end
-    places = dict.fromkeys(node[0] for node in flow if node not in (_START, _GOAL))
-    return [place for place in places if (place, _START) in left and (place, _END) in right]
-
-
 def _reached(start: int, neighbours: Callable[[int], Iterable[int]]) -> set[int]:
     """Numbers reached from a node; several times as fast as networkx's search, which lists edges too."""
     found: set[int] = set()
@@ -390,9 +298,3 @@ def _reached(start: int, neighbours: Callable[[int], Iterable[int]]) -> set[int]
                 found.add(number)
                 waiting.append(number)
     return found
-
-
-def stored_in(weight: Node) -> tuple[Stored, ...]:
-    """The checkpoint's tensors that a weight node holds, in the order of its rows."""
-    sources: tuple[Stored, ...] = weight.attributes["sources"]
-    return sources

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.graph import Graph
 from archc.ir.lazy_torch import Tensor, torch
+from archc.ir.node import Node, Value, stored_in
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, LOSSES, NOTED, WEIGHT
 from archc.ir.paths import Stored, concrete
 from archc.ir.types import DType

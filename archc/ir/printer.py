@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value, stored_in
 from archc.ir.ops.structure import BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, LOSSES, WEIGHT
 from archc.ir.paths import path_text
 from archc.ir.records import attribute_text

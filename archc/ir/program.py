@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from archc.errors import Span
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.ops.structure import CONSTANT, RECENT
 from archc.ir.paths import Path
 from archc.ir.types import Dim, DType

@@ -11,8 +11,9 @@ from archc.errors import Span
 from archc.ir.attention_form import AttentionForm, attention_form
 from archc.ir.attributes import Kind
 from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
 from archc.ir.latent_form import is_latent_rope
+from archc.ir.node import Node, Value
 from archc.ir.norm_form import NormForm, norm_form
 from archc.ir.op import Attr, Op, Operand, Trait
 from archc.ir.ops.structure import CONSTANT

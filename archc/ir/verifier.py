@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from archc.ir.graph import Graph, Node, stored_in
+from archc.ir.graph import Graph
+from archc.ir.node import Node, stored_in
 from archc.ir.ops.structure import BRANCH, EXPERTS, LOOP, LOSSES, WEIGHT
 from archc.ir.types import TypeMistake, taken_type
 from archc.ir.weights import experts_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from archc.ir.graph import Graph, Node, stored_in
+from archc.ir.graph import Graph
+from archc.ir.node import Node, stored_in
 from archc.ir.ops.structure import EXPERTS, LOOP, WEIGHT
 from archc.ir.paths import Index, concrete, concrete_names
 

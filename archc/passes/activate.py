@@ -12,7 +12,8 @@ from typing import Any
 
 from archc.errors import Span
 from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
 from archc.ir.ops.experts import DISPATCHED_LINEAR
 from archc.ir.ops.structure import CONSTANT
@@ -99,9 +100,6 @@ def _with_product(activation: Rule) -> Rule:
         span=activation.span,
         text="",
     )
-
-
-# ----------------------------------------------------- an activation as a fusion
 
 
 def _activation(graph: Graph, linear: Node, nodes: list[Node], result: Value) -> Rule:

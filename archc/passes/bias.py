@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from archc.ir.decomposition import OperandRef, StepRef
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.ir.op import OPS
 from archc.ir.rule import Rule
 from archc.passes.context import Context

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from archc.ir.graph import Graph, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Value
 from archc.ir.types import TensorType
 from archc.passes.absorb import Absorption, bytes_of
 from archc.passes.context import place_of

@@ -5,7 +5,8 @@ How many experts there are then does not matter, nor how much of the sequence a 
 
 from __future__ import annotations
 
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import Op
 from archc.ir.ops.balance import WITHIN, WITHIN_CAPACITY
 from archc.ir.ops.training import DROP, DROP_CROWDED

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, WEIGHT
 from archc.ir.program import are_positions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from archc.ir.graph import Node
+from archc.ir.node import Node
 from archc.ir.rule import Rule
 from archc.passes.report import Report
 from archc.target import Target

@@ -12,7 +12,9 @@ from math import inf
 from typing import NamedTuple
 
 from archc.ir.absorption import is_plain_map
-from archc.ir.graph import Graph, Node, Value, minimum_cut
+from archc.ir.graph import Graph
+from archc.ir.minimum_cut import minimum_cut
+from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import INPUT, LOOP, WEIGHT
 from archc.passes.absorb import Absorption, bytes_of
@@ -96,8 +98,6 @@ class Cut:
         """What that which a reader reads is made of, where it is kept."""
         return self._origins[Place(graph, goal)]
 
-    # ----------------------------------------------------------------- choice
-
     def _choose(self) -> None:
         """The cut, with fewer and fewer linear maps behind it until every reader gains by those that are."""
         goals = [goal for reader in self.readers for goal in reader.goals]
@@ -147,8 +147,6 @@ class Cut:
         """The bytes of a token, over all the times that the graph runs."""
         return bytes_of(place.graph.type(place.value)) * self._times[place.graph]
 
-    # ----------------------------------------------------------- linear maps
-
     def _willing_maps(self) -> set[tuple[Graph, int]]:
         """Linear maps that may lie behind the cut: all that is made of them is read by willing readers."""
         found: set[tuple[Graph, int]] = set()
@@ -164,8 +162,6 @@ class Cut:
         """Why a reader had better not do the linear maps behind the cut itself, or nothing."""
         absorption = Absorption.behind(graph, reader, self.here(graph))
         return absorption.obstacle(self._target) if absorption else ""
-
-    # ---------------------------------------------------------------- lengths
 
     def _seen_lengths(self) -> dict[Place, int | None]:
         """How many tokens back what is kept is seen: the same for all that is read together."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Op
 from archc.ir.ops.experts import AT_CHOICE, COMBINE, DISPATCH, GROUPED_LINEAR, OF_EXPERT, SORT_CHOICES
 from archc.ir.ops.structure import INPUT, WEIGHT

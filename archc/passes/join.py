@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from heapq import heappop, heappush
 
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
 from archc.ir.head import last_linear
+from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.types import DType, TensorType

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from archc.ir.fixed import Fixed
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.ops.structure import INPUT, KEEP
 from archc.ir.program import are_positions
 

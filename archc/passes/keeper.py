@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
 from archc.ir.names import unique
+from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Op
 from archc.ir.ops.structure import APPEND, LOOP, RECENT
 from archc.ir.program import KEY_POSITIONS
@@ -44,8 +45,6 @@ class Keeper:
                 self._keep_for(node)
             elif node.op is LOOP:
                 self._enter(node)
-
-    # ---------------------------------------------------------------- readers
 
     def _keep_for(self, reader: Node) -> None:
         """Keep what a reader reads, and let it read that."""
@@ -94,8 +93,6 @@ class Keeper:
                 self._made.update(zip(node.outputs, again.outputs, strict=True))
                 self._again.add(node.id)
 
-    # --------------------------------------------------------- kept as one
-
     def _joined(self, reader: Node) -> list[Value]:
         """The parts of a key that all heads share; as one head, side by side, they are read as they lie."""
         if not self.cut.has_map(self.graph, reader.past):
@@ -133,8 +130,6 @@ class Keeper:
         for value, part in zip(joined, apart, strict=True):
             merged = self._add(reader, MERGE_HEADS, [part]).outputs[0] if value in flat else part
             self._made[value] = merged
-
-    # ----------------------------------------------------------------- layers
 
     def _enter(self, loop: Node) -> None:
         """Keep what the layers of a loop do, and hand to them what they take over as it is kept."""
@@ -218,8 +213,6 @@ class Keeper:
                     before, leaf, self.cut.slot(kept), place, self.cut.length(kept)
                 )
 
-    # ------------------------------------------------------------------ nodes
-
     def _append(self, before: Node, value: Value, slot: str, place: int, length: int | None) -> Value:
         """Keep a value, under a name unlike the others of the same layer, which the slot joins."""
         name = self.graph.name_of(value) or slot
@@ -246,7 +239,7 @@ class Keeper:
             span=before.span,
             scope=before.scope,
             order=(*before.order[:-1], before.order[-1] - 1, place),
-            path=before.scope.path if before.scope else (),
+            path=before.path,
         )
 
 

@@ -7,7 +7,8 @@ for: h = norm(x); ...; x = x + f                      x, f = x, 0
 
 from __future__ import annotations
 
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import ZEROS
 from archc.passes.carried import carry_also, free_name

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import CONSTANT, INPUT, LOSSES, NOTED, WEIGHT
 from archc.ir.types import DType
@@ -104,8 +105,6 @@ class _Losses:
             path=node.path,
         )
         values.update(zip(node.outputs, made.outputs, strict=True))
-
-    # ------------------------------------------------------------- what to take
 
     def _only_read_here(self) -> set[int]:
         """Nodes that nothing but the statements needs."""

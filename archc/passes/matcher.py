@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import CONSTANT, INPUT, LOOP, WEIGHT
 from archc.ir.records import attribute_text
@@ -52,8 +53,6 @@ class Matcher:
                 if self._is_legal(complete):
                     return complete
         return None
-
-    # ---------------------------------------------------------------- pattern
 
     def _complete(self, match: Match) -> Iterator[Match]:
         """Find nodes for the outputs that the root does not reach."""
@@ -178,8 +177,6 @@ class Matcher:
                 )
                 return
         yield replace(match, attributes=bound)
-
-    # --------------------------------------------------------------- legality
 
     def _is_legal(self, match: Match) -> bool:
         """Inner values have no reader outside, and nothing outside lies between matched nodes."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import WEIGHT, ZEROS
 from archc.passes.carried import carry_also, free_name

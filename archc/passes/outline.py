@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from archc.errors import Span
 from archc.ir.decomposition import OperandRef, Ref, Step, StepRef
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
 from archc.ir.names import unique
+from archc.ir.node import Node, Value
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.rule import Rule
 from archc.ir.types import TensorType

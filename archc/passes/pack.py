@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from archc.ir.graph import Graph, Node, Value, stored_in
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import OPS, Op
 from archc.ir.ops.structure import APPEND, WEIGHT
 from archc.ir.paths import path_text

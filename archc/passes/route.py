@@ -6,7 +6,8 @@ be held together; all of them that can be joined are, and what they compute is t
 
 from __future__ import annotations
 
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.rule import ROUTING

@@ -6,7 +6,8 @@ Noise that training puts on what it reads is put on it in float32 still.
 
 from __future__ import annotations
 
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.ir.op import OPS, Op
 from archc.ir.ops.linear import WIDE_LINEAR
 from archc.ir.ops.training import JITTER, JITTERED_LINEAR

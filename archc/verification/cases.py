@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archc.ir.graph import Graph, Value, stored_in
+from archc.ir.graph import Graph
+from archc.ir.node import Value, stored_in
 from archc.ir.op import Trait
 from archc.ir.ops.structure import LOOP
 from archc.ir.paths import concrete

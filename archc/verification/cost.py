@@ -17,7 +17,8 @@ from torch import Tensor
 
 from archc.codegen.custom_op import CustomOp
 from archc.ir.decomposition import OperandRef, Step
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.ir.rule import Rule, node_flops, rule_of
 from archc.ir.types import TensorType
 from archc.verification.minimum import Needs, gradient_needs

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
 from archc.ir.interpreter import Interpreter
+from archc.ir.node import Node
 from archc.ir.program import Program
 from archc.passes.context import Context
 from archc.passes.pipeline import stages
@@ -65,9 +66,6 @@ def _run(graph: Graph, weights: dict[str, Tensor], case: Case, dtype: torch.dtyp
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-
-
-# ------------------------------------------------------------- first difference
 
 
 def _first_difference(graphs: list[tuple[str, Graph]], weights: dict[str, Tensor], case: Case) -> str:

@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 
 from archc.analysis.kernels import choices_of
 from archc.codegen.kept import KeptPart, kept_by_readers
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, LOSSES, RECENT, WEIGHT, ZEROS
 from archc.ir.program import sequences
@@ -52,9 +53,6 @@ class Work:
     def add(self, name: str, launches: int, moved: int, times: int = 1) -> None:
         self.launches[name] = self.launches.get(name, 0) + launches * times
         self.bytes += moved * times
-
-
-# ------------------------------------------------------------------------ plan
 
 
 def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = torch.bfloat16) -> Work:
@@ -175,9 +173,6 @@ def _meta(type_: TensorType, sizes: Mapping[str, int], dtype: torch.dtype) -> Te
     kinds = {DType.F32: torch.float32, DType.I64: torch.int64, DType.BOOL: torch.bool}
     shape = [sizes[dim] if isinstance(dim, str) else int(dim) for dim in type_.shape]
     return torch.empty(shape, dtype=kinds.get(type_.dtype, dtype), device="meta")
-
-
-# ---------------------------------------------------------------------- counted
 
 
 def counted_step(package: ModuleType, batch: int, context: int, dtype: torch.dtype = torch.bfloat16) -> Work:

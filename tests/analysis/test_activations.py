@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from archc.analysis.activations import activations
 from archc.analysis.kernels import Shape
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.ir.program import given_inputs
 from tests.analysis.models import TINY, built, compiled
 

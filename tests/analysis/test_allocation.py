@@ -77,9 +77,6 @@ def test_losses_that_nothing_reaches() -> None:
         for_loss(EPOCH, 1.8)
 
 
-# ---------------------------------------------------------------------- errors
-
-
 def _drawn(law: Chinchilla, source: random.Random) -> Chinchilla:
     """The law with coefficients drawn from its errors, which are independent here."""
     assert law.covariance is not None

@@ -31,9 +31,6 @@ def analysed(*arguments: str) -> Any:
     return json.loads(result.output)
 
 
-# ------------------------------------------------------------------------ JSON
-
-
 def keys(value: Any, prefix: str = "") -> Iterator[str]:
     """Dotted keys of all that is no object: `[]` for items of a list, `*` for keys that a model chooses."""
     if isinstance(value, list):
@@ -87,9 +84,6 @@ def test_single_values() -> None:
     ]
 
 
-# -------------------------------------------------------------------- roofline
-
-
 def test_decoding_waits_for_the_weights_and_prefill_for_the_matrix_units() -> None:
     """By hand: a step reads all weights but the table, and the cache; a prompt is 2 N D operations."""
     found = analysed(LLAMA, "--model", "llama3_8b", "--context", "2000", "--hardware", "h100")
@@ -116,9 +110,6 @@ def test_the_whole_is_the_sum_of_its_kernels() -> None:
     for phase in found["roofline"].values():
         for quantity in ("seconds", "bytes", "flops"):
             assert sum(kernel[quantity] for kernel in phase["kernels"]) == pytest.approx(phase[quantity])
-
-
-# -------------------------------------------------------------------- pictures
 
 
 @pytest.mark.parametrize(
@@ -156,9 +147,6 @@ def test_pictures_need_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert result.output.strip() == "pictures need matplotlib: pip install 'archc-compiler[analysis]'"
 
 
-# --------------------------------------------------------------------- devices
-
-
 def test_devices_that_come_along_have_sources() -> None:
     for key in ("h200", "h100", "a100", "mi300x", "rtx4090", "cpu"):
         device = find_device(key)
@@ -176,9 +164,6 @@ def test_a_device_of_ones_own(ending: str, tmp_path: Path) -> None:
     assert found["setting"]["device"] == table | given
     decode = found["roofline"]["decode"]
     assert decode["bytes"] / 1e9 < decode["seconds"] < (decode["bytes"] + decode["flops"]) / 1e9
-
-
-# ------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,6 @@ def written(path: Path, columns: Mapping[str, Vector]) -> Path:
     return path
 
 
-# -------------------------------------------------------------------- recovery
-
-
 def test_chinchilla_is_recovered_exactly_without_noise() -> None:
     law = fit_chinchilla(budgets(0, noise=0), bootstrap=2).law
     found = [law.E, math.log(law.A), math.log(law.B), law.alpha, law.beta]
@@ -107,9 +104,6 @@ def test_a_start_far_away_does_not_change_the_fit() -> None:
     )
     clean, outlier = (fit_chinchilla(each, bootstrap=2).law for each in (runs, spoiled))
     assert outlier.loss(1e9, 2e10) == pytest.approx(clean.loss(1e9, 2e10), rel=2e-3)
-
-
-# -------------------------------------------------------------------- coverage
 
 
 @single_threaded
@@ -159,9 +153,6 @@ def test_intervals_over_many_seeds(covered: Callable[[int, int], dict[float, flo
     assert 0.41 < found[0.5] < 0.62
 
 
-# --------------------------------------------------------------- identification
-
-
 def test_runs_of_one_ratio_of_tokens_to_parameters_are_flagged() -> None:
     sizes = np.logspace(8, 10, 20)
     losses = np.array([EPOCH.loss(n, 20 * n) for n in sizes])
@@ -208,9 +199,6 @@ def test_ranks() -> None:
     assert spearman(one, -one) == pytest.approx(-1)
     assert spearman(one, np.array([1.0, 1.0, 2.0, 2.0])) == pytest.approx(0.8944, abs=1e-4)
     assert spearman(one, np.ones(4)) == 0
-
-
-# -------------------------------------------------------------------- command
 
 
 @pytest.fixture(scope="module")

@@ -123,8 +123,6 @@ def test_hyperparameters() -> None:
     assert hyperparameters.deepseek_size(30, 4096, 4096) == 72 * 30 * 4096**2 + 12 * 30 * 4096 * 4096
 
 
-# ------------------------------------------------------------------- conditional
-
 # d_model, heads, KV heads, head_dim, d_ff, layers; then x, r, N in 1e9 and the raw products of both fits.
 SHAPES = [
     ("llama_3_2_1b", 2048, 32, 8, 64, 8192, 16, 0.0657, 4.80, 0.9731, 1.01572, 1.00764),
@@ -184,9 +182,6 @@ def test_conditional_law_warns_outside_of_its_sizes() -> None:
     assert list(warnings(2.8186e9, 100e9)) == []
     assert "80M to 3B" in "".join(warnings(8e9, None))
     assert "tokens a parameter" in "".join(warnings(1e9, 15e12))
-
-
-# ----------------------------------------------------------------------- names
 
 
 def test_every_name_is_a_law_with_a_source_and_a_meaning_of_n() -> None:

@@ -51,8 +51,6 @@ def test_every_parameter_has_a_role(model: str) -> None:
     assert "other" not in count_parameters(compiled(model).reference).by_role
 
 
-# --------------------------------------------------------------------- by hand
-
 _ODD = """
 arch Odd(d = 32, heads = 4, vocab = 100, residual = true) {{
   forward(tokens: [B, T]) {{

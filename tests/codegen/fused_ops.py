@@ -132,9 +132,6 @@ def _share_rows(kernels: ModuleType) -> None:
     kernels._programs = lambda _x, rows, _each=2: min(rows, 4)  # type: ignore[attr-defined]
 
 
-# ---------------------------------------------------------------------- inputs
-
-
 def inputs(op: FusedOp, dtype: torch.dtype, batch: int = 2, length: int = 5, tables: int = 1) -> Tensors:
     """Random operands that require gradients, and angles for tables that are shared or one a sequence."""
     tensors: Tensors = {}
@@ -147,9 +144,6 @@ def inputs(op: FusedOp, dtype: torch.dtype, batch: int = 2, length: int = 5, tab
             dims = [{"B": batch, "T": length}.get(d, d) if isinstance(d, str) else d for d in operand.shape]
             tensors[operand.name] = torch.randn(dims).to(dtype).requires_grad_()
     return tensors
-
-
-# ---------------------------------------------------------------------- checks
 
 
 def check_float32(op: FusedOp, tensors: Tensors | None = None) -> None:

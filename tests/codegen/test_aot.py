@@ -226,9 +226,6 @@ def test_tiles_that_are_tried_for_linear_maps(
         assert not [text for usage in compiled(own, chip) for text in usage.breaches()]
 
 
-# ----------------------------------------------------------- controls that fail
-
-
 @triton.jit
 def _broken_kernel(x_ptr):
     tl.store(x_ptr + tl.arange(0, 3), 1.0)

@@ -119,8 +119,6 @@ def test_thousands_of_tokens(tmp_path: Path) -> None:
     assert distance(*logits) < EXACT
 
 
-# --------------------------------------------------------------------- kernels
-
 # Batch, tokens, choices, capacity: within one tile and over the edges of several.
 SIZES = {
     "a few": (2, 7, 2, 2),
@@ -225,9 +223,6 @@ def test_steps_behind_a_cache(padding: str, tmp_path: Path) -> None:
     cache.start_steps()
     parts += [model(tokens[:, n : n + 1], cache=cache) for n in range(6, 12)]
     assert distance(torch.cat(parts, 1)[real], truth[real]) < 1e-5
-
-
-# ---------------------------------------------------------------------- GShard
 
 
 @functools.cache

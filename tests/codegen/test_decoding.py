@@ -69,9 +69,6 @@ def _in_steps(model: Any, tokens: Tensor, **options: Any) -> Tensor:
     return found
 
 
-# ---------------------------------------------------------------------- tokens
-
-
 @both
 @every
 @pytest.mark.parametrize("padding", [None, PADDING], ids=["full", "padded"])
@@ -185,8 +182,6 @@ def test_where_no_graph_can_be_captured_there_is_one_notice(tmp_path: Path) -> N
         assert torch.equal(_in_steps(made, _tokens(), max_new_tokens=20), expected)
     assert ["without a CUDA graph" in str(notice.message) for notice in notices] == [True]
 
-
-# ------------------------------------------------------------------- attention
 
 # query heads, key heads, their width, the values' width
 SHAPES = [(4, 4, 16, 16), (6, 2, 12, 20), (8, 1, 64, 64), (5, 1, 80, 16)]

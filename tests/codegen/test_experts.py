@@ -142,8 +142,6 @@ def test_what_cannot_be_grouped_runs_in_the_loop() -> None:
     assert [str(outcome) for outcome in check_package(compilation) if not outcome.holds] == []
 
 
-# ----------------------------------------------------------------------- traps
-
 EXPERTS, WIDTH, HIDDEN = 8, 12, 10
 ROUTED = """
     arch A(count = 8, choices = 2) {
@@ -245,9 +243,6 @@ def test_a_huge_bias_chooses_and_does_not_weigh(tmp_path: Path) -> None:
         assert ((chosen // 2).unique().numel()) >= 2  # expert 5's group, and the best of the others
 
 
-# --------------------------------------------------------------------- balance
-
-
 @both
 def test_loads_are_counted_and_balanced_by_the_bias(tmp_path: Path, kind: str) -> None:
     """Tokens that all like the same experts come to use all, when the bias follows the loads."""
@@ -301,9 +296,6 @@ def test_a_wide_parameter_decides_by_what_bfloat16_cannot_tell(kind: str, tmp_pa
     assert all(torch.equal(saved[name], tensor) for name, tensor in checkpoint.items())
     assert getattr(package, kind)(dtype=torch.float64).bias.dtype == torch.float64
     assert [str(outcome) for outcome in check_package(compile_model(spec, "a")) if not outcome.holds] == []
-
-
-# ------------------------------------------------------------------ the device
 
 
 def experts_module(package: ModuleType) -> ModuleType:

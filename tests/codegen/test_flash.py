@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from archc.codegen.package import plan_package
-from archc.ir.graph import Node
+from archc.ir.node import Node
 from archc.ir.ops.attention import attend
 from archc.ir.ops.attention_bias import alibi_bias, relative_bias
 from archc.verification.packages import import_package

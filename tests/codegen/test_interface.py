@@ -44,9 +44,6 @@ def tokens(batch: int = 2, length: int = 9) -> torch.Tensor:
     return torch.randint(0, VOCABULARY, (batch, length), generator=generator)
 
 
-# ---------------------------------------------------------------- construction
-
-
 @both
 def test_a_meta_model_takes_no_memory_and_runs_on_shapes(package: ModuleType, kind: str) -> None:
     model = getattr(package, kind)(device="meta", dtype=torch.bfloat16)
@@ -87,9 +84,6 @@ def test_the_package_needs_no_archc(package: ModuleType) -> None:
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=True)
     assert f"[1, 3, {VOCABULARY}]" in result.stdout
-
-
-# ----------------------------------------------------------------- checkpoints
 
 
 @both
@@ -188,9 +182,6 @@ def test_files_that_are_not_there_are_named(package: ModuleType, tmp_path: Path)
         package.Model.from_pretrained(tmp_path)
 
 
-# ------------------------------------------------------------- loss and cache
-
-
 @both
 def test_labels_of_minus_100_do_not_count(package: ModuleType, kind: str) -> None:
     model = getattr(package, kind)()
@@ -253,9 +244,6 @@ def test_padding_of_a_wrong_shape_or_dtype_is_refused(package: ModuleType) -> No
     for padding in (torch.ones(2, 3).bool(), torch.ones(2, 9)):
         with pytest.raises(ValueError, match=r"padding must be bool \[2, 9\]"):
             model(tokens(), padding=padding)
-
-
-# ------------------------------------------------------------------ generation
 
 
 @both

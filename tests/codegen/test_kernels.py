@@ -54,9 +54,6 @@ def test_every_rule_with_a_kernel_is_tested() -> None:
     assert {rule_of_case(name) for name in CASES} == set(RULES)
 
 
-# -------------------------------------------------------------------- accuracy
-
-
 @pytest.mark.parametrize("name", CASES)
 @interpreted
 def test_float32(name: str) -> None:
@@ -82,9 +79,6 @@ def test_one_row_and_no_rows(name: str) -> None:
 def test_angles_of_each_sequence(name: str) -> None:
     op = _op(name)
     check_float32(op, inputs(op, torch.float32, batch=3, length=4, tables=3))
-
-
-# --------------------------------------------------------------------- strides
 
 
 def _packed(x: Tensor) -> Tensor:
@@ -162,9 +156,6 @@ def _gradients_of_sum(output: Tensor, tensors: Tensors) -> tuple[Tensor, ...]:
     return torch.autograd.grad(output.sum(), wanted, allow_unused=True, materialize_grads=True)
 
 
-# ------------------------------------------------------------- absent operands
-
-
 @pytest.mark.parametrize("name", [name for name in NORMS if name.endswith("/none")])
 @interpreted
 def test_absent_addends_are_zeros(name: str) -> None:
@@ -177,8 +168,6 @@ def test_absent_addends_are_zeros(name: str) -> None:
         check_float32(op, inputs(op, torch.float32) | dict.fromkeys(absent))
         check_bfloat16(op, [inputs(op, torch.bfloat16) | dict.fromkeys(absent) for _ in range(DRAWS)])
 
-
-# -------------------------------------------------------------- extreme values
 
 _EXTREMES = (0.0, 1e-6, 0.1, 0.2, 0.3, 1.0, 5.0, 9.0, 20.0, 88.0, 89.0, 100.0, 1e4)
 
@@ -213,9 +202,6 @@ def test_norms_of_rows_of_any_size(name: str, size: float) -> None:
     check_float32(op, tensors)
 
 
-# ---------------------------------------------------------------- registration
-
-
 @pytest.mark.parametrize("name", FIRST)
 @interpreted
 def test_ops_are_registered_as_pytorch_wants_them(name: str) -> None:
@@ -223,8 +209,6 @@ def test_ops_are_registered_as_pytorch_wants_them(name: str) -> None:
     op = _op(name)
     torch.library.opcheck(getattr(op.kernels, f"_{op.name}"), tuple(inputs(op, torch.float32).values()))
 
-
-# ----------------------------------------------------------- controls that fail
 
 # case, a text in its kernels, and another that computes something else
 CONTROLS = [
@@ -329,9 +313,6 @@ def test_a_wrong_kernel_is_found(name: str, old: str, new: str) -> None:
     wrong = changed(_op(name), old, new)
     with pytest.raises(AssertionError, match="is off by"):
         check_float32(wrong)
-
-
-# --------------------------------------------------------------- whole packages
 
 
 def _models(model: str, folder: Path) -> tuple[Any, Any]:

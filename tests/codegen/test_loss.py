@@ -165,9 +165,6 @@ def _head_gradients(model: Any, loss: Any, h: Tensor, labels: Tensor, shares: Te
     return [gradient for gradient in found if gradient is not None]
 
 
-# ----------------------------------------------------------------- memory, time
-
-
 class _Made(TorchDispatchMode):
     """The tensors that all ops make."""
 
@@ -249,9 +246,6 @@ def test_rows_whose_logits_are_no_larger_than_a_wide_sum_are_one_chunk(tmp_path:
 
     assert sums(12) == {torch.bfloat16}
     assert sums(13) == {torch.bfloat16, torch.float32}
-
-
-# ----------------------------------------------------------- the kernel's rows
 
 
 @interpreted

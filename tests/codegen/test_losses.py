@@ -212,9 +212,6 @@ def test_balance_of_each_sequence(spec: str, tmp_path: Path, monkeypatch: pytest
     assert distance(found, truth) < EXACT
 
 
-# --------------------------------------------------------------- training alone
-
-
 def test_noise_is_for_losses_in_training(tmp_path: Path) -> None:
     package = build(SPECS / "switch.arch", "switch_tiny", tmp_path)
     losses = sys.modules[f"{package.__name__}.losses"]

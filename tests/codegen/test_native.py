@@ -307,8 +307,6 @@ def test_without_a_compiler(compiler: str, reason: str, monkeypatch: pytest.Monk
     assert model.generate(torch.zeros(1, 3, dtype=torch.int64), 2).shape == (1, 5)
 
 
-# -------------------------------------------------------------------- experts
-
 ROWS_OF_EXPERTS = (3, 0, 1, 8, 4, 70, 0, 5, 64, 70)  # few, more, and too many
 
 

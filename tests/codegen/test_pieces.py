@@ -56,8 +56,6 @@ def _in_parts(model: Any, tokens: Tensor, padding: Tensor | None) -> Tensor:
     return torch.cat(parts, 1)
 
 
-# ---------------------------------------------------------------------- memory
-
 _PEAK = """
 import importlib, sys, torch
 torch.set_num_threads(1)

@@ -25,7 +25,8 @@ from archc.codegen.pointwise_plan import PointwiseKernel
 from archc.codegen.rope_plan import RopeKernel
 from archc.codegen.router_plan import RouterKernel
 from archc.compiler import Compilation, standard_rules
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
+from archc.ir.node import Node
 from archc.verification.cost import Cost, op_costs
 from archc.verification.packages import import_package
 from tests.codegen.fused_ops import changed
@@ -153,8 +154,6 @@ def test_memory_bounds_the_kernels() -> None:
             for op in _priced(compile_model(spec_of_case(name), "a"), Path(folder)):
                 assert all(cost.flops < BALANCE * cost.moved for cost in op.costs())
 
-
-# ----------------------------------------------------------- controls that fail
 
 # case, a text in its kernels, a wasteful one that computes the same, and what is found
 WASTE = [

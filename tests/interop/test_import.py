@@ -90,9 +90,6 @@ def newer(config: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-# ------------------------------------------------------------------ what is meant
-
-
 @pytest.mark.parametrize("dialect", [dict, newer], ids=["older", "newer"])
 @pytest.mark.parametrize(("spec", "model"), PUBLISHED)
 def test_published_configs_are_the_standard_models(
@@ -367,9 +364,6 @@ def test_activations(theirs: str, ours: str, tmp_path: Path) -> None:
     assert imported(tmp_path / "b", model_type="gpt2", activation_function=theirs)["act"].name == ours
 
 
-# ------------------------------------------------------------------------ faults
-
-
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("value", [3, None, {"deep": [1]}, "x" * 200])
 def test_an_unknown_key_is_named_with_its_value(kind: str, value: Any, tmp_path: Path) -> None:
@@ -586,9 +580,6 @@ def test_paths_that_are_no_model(tmp_path: Path) -> None:
         import_model(tmp_path / "nowhere")
 
 
-# -------------------------------------------------------------------------- text
-
-
 def test_the_text_says_no_more_than_it_must(tmp_path: Path) -> None:
     config = PUBLISHED["llama3", "llama3_2_1b"]
     text = import_model(write(tmp_path / "Llama-3.2-1B", config)).text
@@ -635,9 +626,6 @@ def test_a_path_cannot_leave_its_comment(tmp_path: Path) -> None:
     text = import_model(write(tmp_path / "a\nmodel b = Llama()\u2028", {"model_type": "llama"})).text
     assert len(compiler.read_spec_text(text).models) == 1
     assert text.split("\n")[0].endswith("a Hugging Face model of type llama.")
-
-
-# ----------------------------------------------------------------------- command
 
 
 def test_command_prints_a_spec_that_passes_check(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from archc.ir.graph import Graph, Node
+from archc.ir.graph import Graph
 from archc.ir.interpreter import Interpreter
+from archc.ir.node import Node
 from archc.ir.op import OPS
 from archc.ir.printer import print_graph
 from archc.ir.types import DType, TensorType

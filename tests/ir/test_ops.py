@@ -235,9 +235,6 @@ def test_attention_refuses_heads_that_do_not_fit(q: Any, k: Any, v: Any, reason:
         OPS["attend"].infer_types([*types, positions, positions, None, None], attributes)
 
 
-# ------------------------------------------------------------------ elementwise
-
-
 def evaluate(formula: Expr | float | str, values: Mapping[str, Tensor]) -> Tensor:
     """A formula with tensors for its leaves."""
     if not isinstance(formula, Expr):

@@ -245,8 +245,6 @@ def test_an_absorbed_form_that_is_off_is_found() -> None:
     assert distance(run(compilation.fused, weights, tokens, [3, 1, 5], {}), whole) > 1e-3
 
 
-# ------------------------------------------------------------------------ where it pays
-
 PLAIN = """q = split_heads(linear(x, heads * n) as q_proj, heads)
     k = split_heads(linear(x, heads * n) as k_proj, heads)
     v = split_heads(linear(x, heads * n) as v_proj, heads)

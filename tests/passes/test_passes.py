@@ -10,7 +10,8 @@ import torch
 
 from archc import compiler
 from archc.compiler import standard_rules
-from archc.ir.graph import Graph, Node, stored_in
+from archc.ir.graph import Graph
+from archc.ir.node import Node, stored_in
 from archc.ir.op import OPS
 from archc.ir.ops.structure import APPEND, CONSTANT, ZEROS
 from archc.ir.paths import path_text
@@ -74,9 +75,6 @@ def test_every_pass_keeps_the_values(family: str) -> None:
     outcomes = list(check_stages(tiny(family), Context(standard_rules(), CUDA), each_pass=True))
     assert [outcome for outcome in outcomes if not outcome.holds] == []
     assert {outcome.subject for outcome in outcomes} == {f"after {each.name}" for each in PASSES}
-
-
-# ------------------------------------------------------------------- what each does
 
 
 def test_fold_computes_numbers_and_drops_neutral_ones() -> None:
@@ -349,9 +347,6 @@ def test_a_report_tells_once_what_layers_share() -> None:
     assert len(set(told)) == len(told) < len(report.fired)
     assert sum(fired.count for fired in report.fusions()) == sum(fired.count for fired in report.fired)
     assert not [miss for miss in report.misses() if "attention" in miss.rule]
-
-
-# -------------------------------------------------------------------------- controls
 
 
 def _first(graph: Graph, wanted: str) -> tuple[Graph, Node]:

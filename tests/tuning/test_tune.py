@@ -123,9 +123,6 @@ def test_the_heaviest_weights_come_first() -> None:
     assert {each.rows for each in found} == {1, 16}
 
 
-# ----------------------------------------------------------------------- table
-
-
 def _entry(problem: Problem = WIDE, source: Provenance = HERE, microseconds: float = 1.0) -> Entry:
     return Entry(problem, Tile(4, 1024, 4, 1), microseconds, 2.0, source)
 
@@ -171,9 +168,6 @@ def test_a_table_that_is_not_there_is_told(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [*command, "--table", str(tmp_path / "none.json")])
     assert result.exit_code == 1
     assert result.stderr.startswith("cannot read")
-
-
-# --------------------------------------------------------------- the commands
 
 
 def test_a_build_takes_a_table_and_remembers_it(tmp_path: Path) -> None:

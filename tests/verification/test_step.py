@@ -12,7 +12,8 @@ from archc import compiler
 from archc.codegen.emit import Origin
 from archc.codegen.kept import KeptPart
 from archc.compiler import Compilation
-from archc.ir.graph import Graph, Node, Value
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import BRANCH
 from archc.verification.packages import import_package

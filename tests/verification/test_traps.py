@@ -92,8 +92,6 @@ def package_of(files: dict[str, str]) -> ModuleType:
             sys.path.remove(folder)
 
 
-# ------------------------------------------------------------- `archc verify`
-
 CAP = "    scores = 3.0 * torch.tanh(scores / 3.0)\n"
 MASK = '    scores = scores.masked_fill(~visible[:, None], float("-inf"))\n'
 SMALLER_RING = ("Ring(5,", "Ring(4,", "recent(5)", "recent(4)")
@@ -153,8 +151,6 @@ def test_verify_finds_nothing_else(model: str) -> None:
     assert outcomes_off(files_of(model), model) == set()
 
 
-# ------------------------------------------------------- all at once, in pieces
-
 PIECES = {
     "first key of a piece": trap("all", "runtime.py", "position - window + 1", "position - window + 2"),
     "window of pieces": trap("all", "kernels.py", "span.pieces(window=5", "span.pieces(window=4"),
@@ -193,8 +189,6 @@ def test_pieces_find(name: str) -> None:
 def test_pieces_find_nothing_else(model: str) -> None:
     assert logits_apart(package_of(files_of(model)), 150, torch.float64) < 1e-12
 
-
-# --------------------------------------------------------------------- kernels
 
 SCORES = 'tl.dot(a, tl.trans(b), input_precision="ieee") * 0.3333333333333333'
 SEEN = 'score = tl.where(_attention_sees(query[:, None], key[None, :]), score, float("-inf"))\n'

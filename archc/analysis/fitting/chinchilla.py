@@ -104,9 +104,6 @@ def _law(runs: Runs, point: Vector, covariance: tuple[tuple[float, ...], ...] | 
     )
 
 
-# ------------------------------------------------------------------- the search
-
-
 def _fit_from_grid(runs: Runs) -> Vector:
     """The best point, as (E, ln A, ln B, alpha, beta)."""
     objective, centred = _objective(runs), _centres(runs)
@@ -176,9 +173,6 @@ def _from_centred(point: Vector, centres: tuple[float, float]) -> Vector:
     """To (E, ln A, ln B, alpha, beta)."""
     e, a, b, alpha, beta = point
     return np.array([math.exp(e), a + alpha * centres[0], b + beta * centres[1], alpha, beta])
-
-
-# ---------------------------------------------------------------------- verdicts
 
 
 def _held_out_rank(runs: Runs) -> float | None:

@@ -101,9 +101,6 @@ def _clusters(values: Vector) -> NDArray[np.int64]:
     return labels
 
 
-# ---------------------------------------------------------------------- the fit
-
-
 def _fit(runs: Runs, groups: NDArray[np.int64]) -> tuple[tuple[Curve, Curve], Vector]:
     """The two curves, and the level of each group."""
     from scipy.optimize import least_squares
@@ -175,9 +172,6 @@ def _unit(curve: Curve) -> Curve:
 def values(law: Conditional) -> dict[str, float]:
     """The coefficients as they are reported."""
     return dict(zip(COEFFICIENTS, map(float, _summary(law)), strict=True))
-
-
-# ---------------------------------------------------------------------- verdicts
 
 
 def _held_out_rank(runs: Runs, groups: NDArray[np.int64]) -> float:

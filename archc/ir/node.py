@@ -1,0 +1,81 @@
+"""Nodes of a graph, the values that they make, and where in a spec they were written.
+
+All of them are immutable; what changes is the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from archc.errors import Span
+from archc.ir.op import Op
+from archc.ir.ops.structure import BRANCH, EXPERTS, LOOP
+from archc.ir.paths import Path, Stored
+from archc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from archc.ir.graph import Graph
+
+_WITH_BODIES = (LOOP, EXPERTS, BRANCH)
+
+
+class Value(NamedTuple):
+    """Output number `output` of node number `node`."""
+
+    node: int
+    output: int = 0
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where in the spec a node was written: the block, and the path it was called under."""
+
+    block: str
+    path: Path
+    span: Span | None
+
+
+@dataclass(frozen=True)
+class Node:
+    """An op applied to values.  `names` are those of its outputs, from the spec; `order` is program order."""
+
+    id: int
+    op: Op
+    inputs: tuple[Value | None, ...]
+    attributes: Mapping[str, Any]
+    types: tuple[TensorType, ...]
+    names: tuple[str, ...] = ()
+    span: Span | None = None
+    scope: Scope | None = None
+    order: tuple[int, ...] = ()
+    path: Path = ()  # the call's path, where its weights lie
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return tuple(Value(self.id, index) for index in range(len(self.types)))
+
+    @property
+    def bodies(self) -> tuple[Graph, ...]:
+        """A loop's different bodies, the one of experts, or the two of a branch."""
+        bodies: tuple[Graph, ...] = self.attributes["bodies"] if self.op in _WITH_BODIES else ()
+        return bodies
+
+    @property
+    def past(self) -> list[Value]:
+        """The operands that are values of earlier tokens too."""
+        operands = (self.operand(name) for name in self.op.past)
+        return [value for value in operands if value is not None]
+
+    def operand(self, name: str) -> Value | None:
+        for operand, value in zip(self.op.operands, self.inputs, strict=True):
+            if operand.name == name:
+                return value
+        raise KeyError(name)
+
+
+def stored_in(weight: Node) -> tuple[Stored, ...]:
+    """The checkpoint's tensors that a weight node holds, in the order of its rows."""
+    sources: tuple[Stored, ...] = weight.attributes["sources"]
+    return sources
