@@ -16,7 +16,7 @@ class Target:
     and "attention" for fused ops, "loss", "steps", attention of single tokens behind a cache, "flash",
     attention that PyTorch's own does not cover, "linear", linear maps of few rows, "router", the choice of
     experts, and "experts", their products, "wide_linear", linear maps whose results are wider than their
-    operands.
+    operands, "embedding", the gradient of tables.
 
     bandwidth:   bytes a second from memory, and
     matmul_rate: multiplications and additions a second, in bfloat16: what a roofline needs
@@ -55,6 +55,7 @@ CUDA = Target(
             "router",
             "experts",
             "wide_linear",
+            "embedding",
         }
     ),
     bandwidth=3.35e12,  # NVIDIA H100 SXM, by its data sheet

@@ -22,7 +22,7 @@ from archc.benchmarking.results import OURS, Case, Findings
 from archc.benchmarking.scale import Scale
 from archc.benchmarking.timing import Run
 from archc.benchmarking.turn import Bench
-from archc.codegen.kernel_plan import CapacityKernel, ExpertsKernel, OpKernel
+from archc.codegen.kernel_plan import CapacityKernel, EmbeddingKernel, ExpertsKernel, OpKernel
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.router_plan import RouterKernel
 
@@ -133,7 +133,7 @@ def _marked(place: Place, arguments: Arguments) -> Arguments:
     """Arguments of which those that have gradients require them."""
     if isinstance(place.plan, OpKernel | RouterKernel):
         wanted = {number for number, gradient in enumerate(place.plan.op.returned) if gradient != "None"}
-    elif isinstance(place.plan, ExpertsKernel):
+    elif isinstance(place.plan, ExpertsKernel | EmbeddingKernel):
         wanted = {n for n, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point()}
     elif isinstance(place.plan, CapacityKernel):
         wanted = {0}

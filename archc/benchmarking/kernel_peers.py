@@ -18,6 +18,7 @@ from archc.benchmarking.recording import Arguments
 from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.kernel_plan import (
     AbsorptionKernel,
+    EmbeddingKernel,
     ExpertsKernel,
     GroupedKernel,
     OpKernel,
@@ -50,7 +51,7 @@ def plain_function(place: Place) -> Function:
     assert node is not None
     if isinstance(plan, WideLinearKernel):
         return WIDE_LINEAR.reference
-    if isinstance(plan, GroupedKernel | AbsorptionKernel):
+    if isinstance(plan, GroupedKernel | AbsorptionKernel | EmbeddingKernel):
         count = len(node.op.operands)
         return lambda *operands: node.op.reference(*operands[:count], **node.attributes)
     assert rule is not None

@@ -11,6 +11,7 @@ from archc.codegen.fused import decomposition
 from archc.codegen.kernel_plan import (
     AbsorptionKernel,
     CapacityKernel,
+    EmbeddingKernel,
     GroupedKernel,
     Kernel,
     OpKernel,
@@ -78,6 +79,8 @@ class Place:
     def backward(self, shape: Shape, element: int) -> Work:
         """What its gradient computes, and moves by its plan: what comes in, was kept, and goes out."""
         forward = self.forward(shape, element)
+        if isinstance(self.plan, EmbeddingKernel):
+            return forward + Work(bytes=self._table_bytes(element))
         twice = Work(2 * forward.matrix, 2 * forward.vector, 2 * forward.bytes)
         if not isinstance(self.plan, OpKernel | RouterKernel):
             return twice
@@ -85,6 +88,13 @@ class Place:
         names = [argument.name for argument in self.plan.op.incoming] + list(self.plan.op.gradients)
         moved = sum(_bytes(_named(name, types), sizes, element) for name in names)
         return Work(twice.matrix, twice.vector, moved)
+
+    def _table_bytes(self, element: int) -> int:
+        """A table's size: its gradient has as many numbers, whichever rows were looked up."""
+        assert self.node is not None
+        table = self.node.operand("weight")
+        assert table is not None
+        return type_bytes(self.graph.type(table).bind({}), element)
 
     def _types(self) -> dict[str, TensorType]:
         """Operands and outputs by name."""
@@ -110,7 +120,7 @@ def places(compilation: Compilation) -> list[Place]:
             found += [Place(name, plan, *of_op[name]) for name in _OF_EXPERTS if name in of_op]
         elif isinstance(plan, CapacityKernel):
             found.append(Place(plan.name, plan, *of_op[plan.name], package.semantics.names(plan.plain)))
-        elif isinstance(plan, AbsorptionKernel):
+        elif isinstance(plan, AbsorptionKernel | EmbeddingKernel):
             found.append(Place(plan.name, plan, *of_op[plan.name]))
         elif isinstance(plan, AttentionKernel):
             place = called[plan.name]

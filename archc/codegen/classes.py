@@ -31,6 +31,7 @@ from archc.codegen.style import Style, no_loop
 from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node, Value, stored_in
+from archc.ir.ops.linear import EMBEDDING
 from archc.ir.ops.structure import APPEND, BRANCH, KEEP
 from archc.ir.paths import path_text
 from archc.ir.program import Sequence as Tokens
@@ -51,6 +52,7 @@ class ClassWriter:
     optional: frozenset[tuple[int, int]]  # (graph, input) of values that may be None
     linear: LinearKernel | None = None
     few_rows: str = ""  # the function for all other linear maps by weights, "" for PyTorch's
+    lookup: str = ""  # the function that looks up in a table, "" for PyTorch's
     native: PlanNative | None = None  # what makes the native code of layers
     classes: list[Class] = field(default_factory=list)
     names: set[str] = field(default_factory=set)  # of all classes, those still being written included
@@ -100,6 +102,10 @@ class ClassWriter:
         style = Style(self.semantics, self.kernels, texts, self.reserved, no_loop)
         return write_head(cut, loss, hidden, style, self._function_for(cut.weight_shape))
 
+    def _function_of(self, graph: Graph, node: Node) -> str:
+        """The function for a node, "" where that is PyTorch's."""
+        return self.lookup if node.op is EMBEDDING else self._function_for(linear_shape(graph, node))
+
     def _function_for(self, shape: tuple[int, int] | None) -> str:
         """The function for linear maps by a weight of a shape, "" where that is PyTorch's."""
         if self.linear and self.linear.has(shape):
@@ -127,7 +133,7 @@ class ClassWriter:
             self.reserved,
             lambda node, targets, operands: _loop_lines(calls[node.id], targets, operands),
             none_for_zeros=may_be_none,
-            linear=lambda graph, node: self._function_for(linear_shape(graph, node)),
+            function=self._function_of,
             caches=caches,
             of_experts=expert_texts(weights, names),
         )

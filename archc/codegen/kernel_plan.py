@@ -51,6 +51,14 @@ class WideLinearKernel:
 
 
 @dataclass(frozen=True)
+class EmbeddingKernel:
+    """The gradient of tables that rows are looked up in: for any sizes, so one plan for a model."""
+
+    name: str = "embedding"
+    template: str = "embedding"
+
+
+@dataclass(frozen=True)
 class CapacityKernel:
     """Which choices experts can take of a sequence, for any sizes: one plan for a model.
 
@@ -86,4 +94,5 @@ Kernel = (
     | RouterKernel
     | CapacityKernel
     | WideLinearKernel
+    | EmbeddingKernel
 )

@@ -19,6 +19,7 @@ from archc.codegen.position_scale_kernel import plan_position_scale
 from archc.codegen.rope_kernel import plan_rope
 from archc.codegen.router_kernel import plan_router
 from archc.codegen.semantics import Semantics
+from archc.codegen.unfused_kernels import NAMES
 from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.records import Record
@@ -114,7 +115,7 @@ class KernelTable:
         own = kinds[rivals.index(key)]
         if own and kinds.count(own) == 1 and len(rivals) > 1:
             return identifier("_".join((key[0], *own)))
-        place = rivals.index(key) + 1
+        place = rivals.index(key) + 1 + (key[0] in NAMES)
         return identifier(key[0] if place == 1 else f"{key[0]}_{place}")
 
     def _kinds(self, key: Any) -> tuple[str, ...]:

@@ -132,7 +132,7 @@ class Emitter:
             return f'losses.noted("{node.attributes["name"]}")'
         if node.op is ZEROS and self.style.none_for_zeros(self.graph, node):
             return "None"
-        if function := self.style.linear(self.graph, node):
+        if function := self.style.function(self.graph, node):
             return f"{function}({', '.join(operands)})"
         texts = {name: attribute_code(value, self.style.comments) for name, value in node.attributes.items()}
         if node.op.module:

@@ -29,7 +29,14 @@ from archc.codegen.optional_values import optional_inputs
 from archc.codegen.parameters import path_code
 from archc.codegen.plan import Constant, Package, Tokens
 from archc.codegen.semantics import Semantics, use_of
-from archc.codegen.unfused_kernels import has_op, plan_absorbing, plan_capacities, plan_grouped, plan_widening
+from archc.codegen.unfused_kernels import (
+    has_op,
+    plan_absorbing,
+    plan_capacities,
+    plan_embedding,
+    plan_grouped,
+    plan_widening,
+)
 from archc.ir.fixed import decodes
 from archc.ir.graph import Graph
 from archc.ir.node import Node
@@ -79,6 +86,7 @@ def plan_package(
         optional,
         linear,
         "native.linear",
+        "kernels.embedding" if "embedding" in target.families else "",
         partial(plan_native_layer, lambda graph, node: plans[table.name(graph, node)]),
     )
     model.model("Model", _doc(program, fused, "fused"), fused, cached, cut, loss)
@@ -143,6 +151,7 @@ def _in_order(kernels: Sequence[Kernel], parts: Sequence[Graph], target: Target)
     yield from plan_absorbing(parts, target)
     yield from plan_widening(parts)
     yield from plan_capacities(parts)
+    yield from plan_embedding(parts, target)
 
 
 def _terms(graph: Graph) -> tuple[str, ...]:

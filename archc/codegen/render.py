@@ -17,6 +17,7 @@ from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.kernel_plan import (
     AbsorptionKernel,
     CapacityKernel,
+    EmbeddingKernel,
     GroupedKernel,
     Kernel,
     OpKernel,
@@ -205,7 +206,15 @@ def _native(package: Package) -> dict[str, str]:
     }
 
 
-_ALWAYS = OpKernel | LinearKernel | GroupedKernel | RouterKernel | CapacityKernel | WideLinearKernel
+_ALWAYS = (
+    OpKernel
+    | LinearKernel
+    | GroupedKernel
+    | RouterKernel
+    | CapacityKernel
+    | WideLinearKernel
+    | EmbeddingKernel
+)
 
 
 def _runs_triton(kernel: Kernel) -> bool:

@@ -20,7 +20,7 @@ class Style:
     reserved: names that variables must not take
     home:     where the ops' reference functions are found, such as "reference."
     loop:     the statement of a loop: given its node, its results' and operands' names
-    linear:   the function for a linear map that has a kernel, "" for all other nodes
+    function: the package's own function for a node of an op, "" where that is PyTorch's
     caches:   whether the statements see a cache, with which results that stay the same are computed once
     of_experts: the texts of the weights in the body of an `experts` node, by its number
     """
@@ -33,7 +33,7 @@ class Style:
     comments: bool = True
     home: str = ""
     none_for_zeros: Callable[[Graph, Node], bool] = lambda _graph, _node: False
-    linear: Callable[[Graph, Node], str] = lambda _graph, _node: ""
+    function: Callable[[Graph, Node], str] = lambda _graph, _node: ""
     caches: bool = False
     of_experts: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 

@@ -1,19 +1,30 @@
-"""Kernels of ops that no fusion names: products of experts, of absorbed maps and into float32, capacities."""
+"""Kernels of ops that no fusion names: of experts, absorbed maps, wide products, capacities and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from archc.codegen.kept import kept_by
-from archc.codegen.kernel_plan import AbsorptionKernel, CapacityKernel, GroupedKernel, WideLinearKernel
+from archc.codegen.kernel_plan import (
+    AbsorptionKernel,
+    CapacityKernel,
+    EmbeddingKernel,
+    GroupedKernel,
+    WideLinearKernel,
+)
 from archc.ir.graph import Graph
 from archc.ir.op import Op
 from archc.ir.ops.absorption import ABSORB_VALUES
 from archc.ir.ops.balance import WITHIN_CAPACITY
 from archc.ir.ops.experts import SORT_CHOICES
-from archc.ir.ops.linear import WIDE_LINEAR
+from archc.ir.ops.linear import EMBEDDING, WIDE_LINEAR
 from archc.ir.ops.training import DROP_CROWDED, JITTERED_LINEAR
 from archc.target import Target
+
+_CAPACITIES = (WITHIN_CAPACITY, DROP_CROWDED)
+
+# What functions of kernels.py are called, whatever else a model has.
+NAMES = frozenset(each.name for each in (AbsorptionKernel, EmbeddingKernel, WideLinearKernel, *_CAPACITIES))
 
 
 def plan_grouped(parts: Sequence[Graph], target: Target) -> list[GroupedKernel]:
@@ -41,10 +52,15 @@ def plan_widening(parts: Sequence[Graph]) -> list[WideLinearKernel]:
     return [WideLinearKernel(tuple(shapes), noisy)] if shapes else []
 
 
+def plan_embedding(parts: Sequence[Graph], target: Target) -> list[EmbeddingKernel]:
+    """The gradient of tables, where a model has some and the target a kernel for it."""
+    return [EmbeddingKernel()] if has_op(parts, EMBEDDING) and "embedding" in target.families else []
+
+
 def plan_capacities(parts: Sequence[Graph]) -> list[CapacityKernel]:
     """The kernels of what experts can take, where a model says so."""
     found = []
-    for op in (WITHIN_CAPACITY, DROP_CROWDED):
+    for op in _CAPACITIES:
         places = [(part, node) for part in parts for node in part.nodes() if node.op is op]
         choices = dict.fromkeys(int(node.types[0].width) for _, node in places)
         if choices:

@@ -11,14 +11,13 @@ from typing import Any
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
-from archc.ir.op import OPS, Op
+from archc.ir.op import Op
 from archc.ir.ops.experts import AT_CHOICE, COMBINE, DISPATCH, GROUPED_LINEAR, OF_EXPERT, SORT_CHOICES
+from archc.ir.ops.linear import EMBEDDING
 from archc.ir.ops.structure import INPUT, WEIGHT
 from archc.ir.types import TensorType
 from archc.passes.context import Context, place_of
 from archc.passes.pack import LINEAR
-
-EMBEDDING = OPS["embedding"]
 
 
 def dispatch_experts(graph: Graph, context: Context) -> None:

@@ -188,7 +188,11 @@ def test_more_work_than_planned_is_found(
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("model.py", "x = F.embedding(tokens,", "tokens.max().item()\n        x = F.embedding(tokens,"),
+        (
+            "model.py",
+            "x = kernels.embedding(tokens,",
+            "tokens.max().item()\n        x = kernels.embedding(tokens,",
+        ),
         ("decoding.py", "self.place.add_(1)", "self.place.add_(1)\n        bool(self.place > 3)"),
         ("runtime.py", "span.steps.filled.add_(1)", "span.steps.filled.nonzero()"),
     ],

@@ -143,4 +143,4 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
     return torch.matmul(x, y)
 
 
-WIDE_LINEAR = OPS["wide_linear"]
+EMBEDDING, WIDE_LINEAR = OPS["embedding"], OPS["wide_linear"]
