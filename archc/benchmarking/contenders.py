@@ -132,6 +132,6 @@ def share_weights(reference: Any, model: Any) -> None:
             if len(parts) > 1 or held.shape != shape:
                 held = torch.empty(shape, dtype=whole.dtype, device=whole.device)
                 for stored, rows in checkpoint.rows_of(held, parts):
-                    tensor = tensors[stored.name]
-                    rows.copy_(tensor.mT if stored.transposed else tensor)
+                    target = rows.mT if stored.transposed else rows
+                    target.copy_(tensors[stored.name].reshape(target.shape))
             setattr(module, name, nn.Parameter(held))

@@ -32,16 +32,17 @@ class Line:
 class Stored:
     """One tensor of the checkpoint in a parameter: its name as a string or f-string, and its rows.
 
-    `stacked`: it holds those rows for all experts.
+    `stacked`: it holds those rows for all experts; `joined`: one below the other.
     """
 
     name: str
     rows: str
     transposed: bool
     stacked: bool = False
+    joined: bool = False
 
     def __str__(self) -> str:
-        flags = [f"{flag}=True" for flag in ("transposed", "stacked") if getattr(self, flag)]
+        flags = [f"{flag}=True" for flag in ("transposed", "stacked", "joined") if getattr(self, flag)]
         return f"Stored({', '.join([self.name, self.rows, *flags])})"
 
 

@@ -60,6 +60,11 @@ def has_experts(classes: Sequence[Class]) -> bool:
     return any(parameter.per_expert for each in classes for parameter in each.parameters)
 
 
+def has_joined(classes: Sequence[Class]) -> bool:
+    """Whether a checkpoint has experts' matrices one below the other."""
+    return any(stored.joined for each in classes for p in each.parameters for stored in p.stored)
+
+
 def class_text(classes: Sequence[Class]) -> str:
     """Everything that is written of classes, to see which names it mentions."""
     parts: list[str] = []

@@ -58,6 +58,7 @@ class Package:
     vectors: bool  # whether some reference function holds a list of numbers
     experts: bool  # whether tokens choose experts
     per_expert: bool  # whether each of them has tensors of its own in a checkpoint
+    joined: bool  # whether their matrices lie in one, one below the other, in a checkpoint
     of_expert: bool  # whether rows read what their expert has, besides products with it
     wide: bool  # whether some parameters are kept in float32
     terms: tuple[str, ...]  # what the spec adds to the loss

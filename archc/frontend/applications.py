@@ -9,7 +9,7 @@ from archc.errors import Note, Span, did_you_mean
 from archc.frontend import mistakes
 from archc.frontend.expressions import source_text
 from archc.frontend.limits import MAX_NODES, MAX_WEIGHT_ELEMENTS, NODE_STEPS
-from archc.frontend.paths import Paths, Start
+from archc.frontend.paths import Paths, Place, Start
 from archc.frontend.values import POISON, Handle, LoopValue, Poison, Quotient, describe
 from archc.ir.attributes import Kind, NotWholeError
 from archc.ir.node import Value
@@ -135,9 +135,9 @@ class Applications(Paths):
             init = (
                 attributes["init"] if weight is op.weights[0] and "init" in attributes else weight.start(call)
             )
-            place, name = _weight_place(path or (), weight.name, attributes.get("names", "dotted"))
+            place = _weight_place(path or (), weight.name, attributes)
             start = Start(init, attributes.get("trained", True))
-            made[weight.operand_name] = self.weight(place, name, type_, start, span)
+            made[weight.operand_name] = self.weight(place, type_, start, span)
         return [made.get(weight.operand_name) for weight in op.weights]
 
     def _is_placed(self, path: Path | None, attributes: dict[str, Any]) -> bool:
@@ -160,8 +160,9 @@ class Applications(Paths):
             raise _Reported
 
 
-def _weight_place(path: Path, name: str, names: str) -> tuple[Path, str]:
+def _weight_place(path: Path, name: str, attributes: dict[str, Any]) -> Place:
     """Where a weight lies: at `path.weight` and `path.bias`, or, joined, at `path` and `path_bias`."""
-    if names == "dotted" or not path:
-        return path, name
-    return (path, "") if name == "weight" else ((*path[:-1], f"{path[-1]}_{name}"), "")
+    stacking = attributes.get("stacking", "planes")
+    if attributes.get("names", "dotted") == "dotted" or not path:
+        return Place(path, name, stacking)
+    return Place(path if name == "weight" else (*path[:-1], f"{path[-1]}_{name}"), "", stacking)

@@ -144,6 +144,11 @@ class DuplicatePath(Mistake):
     hint = "give each its own `as`, or share one on purpose with `tied_to`"
 
 
+class UselessStacking(Mistake):
+    message = "`stacking = rows` is for one tensor with the weights of all experts, and `{path}` is none"
+    hint = "in `experts`, such a tensor has a path that does not tell experts apart"
+
+
 class UnreadParameter(Mistake):
     message = "nothing that the model returns depends on parameter `{path}`"
     hint = "use it, or leave it out; tensors that only a checkpoint holds are named by `ignore`"

@@ -37,6 +37,15 @@ class Start:
     trained: bool
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a call's weight lies: its path, its own name behind it; how one tensor holds those of experts."""
+
+    path: Path
+    name: str
+    stacking: str
+
+
 class Paths(Expressions):
     """Evaluation of paths."""
 
@@ -178,14 +187,16 @@ class Paths(Expressions):
         finally:
             self.tie = saved
 
-    def weight(self, path: Path, name: str, type_: TensorType, start: Start, span: Span) -> Value:
+    def weight(self, place: Place, type_: TensorType, start: Start, span: Span) -> Value:
         """The weight of a call: a new one, or the one that it is tied to."""
         shape = type_.shape
-        full = self.prefix + path + ((name,) if name else ())
+        full = self.prefix + place.path + ((place.name,) if place.name else ())
         if self.tie is not None:
             return self.resolve(self._tied_weight(self.tie, full, shape, span))
         frame = self._home(full, span)
         stored = _stored(frame, full, tuple(size for size in shape if not isinstance(size, str)))
+        if place.stacking == "rows":
+            stored = self._joined(stored, span)
         node = frame.graph.add(
             WEIGHT,
             (),
@@ -200,6 +211,13 @@ class Paths(Expressions):
         )
         self.weights[full] = Handle(frame.graph, node.outputs[0])
         return self.resolve(self.weights[full])
+
+    def _joined(self, stored: Stored, span: Span) -> Stored:
+        """The same for a checkpoint that has experts' matrices one below the other."""
+        if not stored.planes:
+            self.report(mistakes.UselessStacking(span, path=path_text(stored.path)))
+            return stored
+        return replace(stored, joined=True)
 
     def _home(self, path: Path, span: Span) -> Frame:
         """The frame whose graph a weight belongs to: the innermost whose loop variable the path follows.

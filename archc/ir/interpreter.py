@@ -92,6 +92,8 @@ class Interpreter:
 
     def _stored(self, stored: Stored, indices: Mapping[str, int]) -> Tensor:
         tensor = self.weights[concrete(stored.path, indices)]
+        if stored.joined:
+            tensor = tensor.view(stored.planes, *stored.shape)
         if stored.plane is not None:
             tensor = tensor[stored.plane.at(indices)]
         return tensor.t() if stored.transposed else tensor

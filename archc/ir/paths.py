@@ -65,7 +65,8 @@ class Stored:
     """One tensor of the checkpoint that makes up a weight or some rows of it.
 
     `shape` is as stored; `transposed` says that the weight holds it as [columns, rows].  Where the weights of
-    all experts lie in one tensor [planes, *shape], this is the plane that `plane` says.
+    all experts lie in one tensor [planes, *shape], this is the plane that `plane` says; `joined`: planes are
+    one below the other, [planes * rows, columns].
     """
 
     path: Path
@@ -73,10 +74,14 @@ class Stored:
     transposed: bool = False
     planes: int = 0
     plane: Index | None = None
+    joined: bool = False
 
     @property
     def file_shape(self) -> tuple[int, ...]:
         """The shape of the whole tensor in the checkpoint."""
+        if self.joined:
+            rows, *columns = self.shape
+            return (self.planes * rows, *columns)
         return (self.planes, *self.shape) if self.planes else self.shape
 
     @property

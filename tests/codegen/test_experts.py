@@ -49,12 +49,12 @@ BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
            }""",
         {"gate_up.weight": (5, 12, 40), "gate_up.bias": (5, 40), "down.weight": (5, 20, 12)},
     ),
-    "gate and up stacked apart": (
+    "gate and up stacked apart, some one below the other": (
         """y = experts e in chosen of 5 {
-             h = silu(linear(x, 20) as gate) * linear(x, 20) as up
-             return weights[e] * linear(h, 12) as down
+             h = silu(linear(x, 20) as gate) * linear(x, 20, stacking = rows) as up
+             return weights[e] * linear(h, 12, bias = true, layout = in_out, stacking = rows) as down
            }""",
-        {"gate.weight": (5, 20, 12), "up.weight": (5, 20, 12)},
+        {"gate.weight": (5, 20, 12), "up.weight": (100, 12), "down.weight": (100, 12), "down.bias": (60,)},
     ),
     "an activation of several ops": (
         """y = experts e in chosen of 5 as experts {

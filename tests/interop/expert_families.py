@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import transformers as hf
 
-from tests.interop.parity import rms, rope
+from tests.interop.parity import VOCABULARY, rms, rope
 
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 3}
 LOCAL_EXPERTS = {"num_local_experts": 5, "num_experts_per_tok": 3}
@@ -20,6 +22,17 @@ WITH_EXPERTS = {
         global_attn_every_n_layers=3,
         mup_enabled=True,
         **EXPERTS,
+    ),
+    "dbrx": partial(
+        hf.DbrxConfig,
+        d_model=48,
+        n_heads=4,
+        n_layers=2,
+        vocab_size=VOCABULARY,
+        max_seq_len=64,
+        attn_config={"kv_n_heads": 2, "clip_qkv": 1.5, "rope_theta": 500000.0},
+        ffn_config={"ffn_hidden_size": 32, "moe_num_experts": 5, "moe_top_k": 3},
+        **rope(500000.0),
     ),
     "granitemoeshared": rms(
         hf.GraniteMoeSharedConfig,

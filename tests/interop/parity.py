@@ -39,6 +39,7 @@ EXACT, ANGLES, ROUNDED = 1e-12, 1e-7, 3e-6
 _NO_SDPA = (
     "bloom",
     "codegen",
+    "dbrx",
     "gemma2",
     "gpt_neo",
     "gpt_oss",

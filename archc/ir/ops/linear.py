@@ -7,6 +7,9 @@ from archc.ir.lazy_torch import F, Tensor, torch
 from archc.ir.op import OPS, ZEROS, Init, Normal, Trait, Weight, declare
 from archc.ir.types import Dim, DType, TensorType, TypeMistake, shape_text
 
+# How one tensor of a checkpoint holds the weights of all experts: along a first dim, or one below the other.
+STACKING = (Literal["planes", "rows"], "planes")
+
 
 def _linear_shape(call: Any) -> tuple[Dim, ...]:
     if not isinstance(call.x.width, int):
@@ -40,6 +43,7 @@ def _linear_flops(call: Any) -> int:
         "bias": (bool, False),
         "init": (Init, Normal()),
         "names": (Literal["dotted", "joined"], "dotted"),
+        "stacking": STACKING,
     },
     weights=(
         Weight("weight", _linear_shape),
@@ -113,6 +117,7 @@ def _parameter_shape(call: Any) -> tuple[Dim, ...]:
         "init": (Init, Normal()),
         "trained": (bool, True),
         "wide": (bool, False),
+        "stacking": STACKING,
     },
     weights=(Weight("", _parameter_shape, wide="wide", operand="weight"),),
     traits=(Trait.PER_TOKEN, Trait.VIEW),
