@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from archc.errors import Span
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
-from archc.ir.ops.structure import CONSTANT, RECENT
+from archc.ir.op import Op
+from archc.ir.ops.structure import CONSTANT, RECENT, WEIGHT
 from archc.ir.paths import Path
 from archc.ir.types import Dim, DType
 
@@ -118,21 +119,39 @@ def positions_in(root: Graph) -> Places:
 
 def whole_in(root: Graph) -> set[tuple[int, Value]]:
     """What follows from whole numbers alone, as positions are, in a graph and its loops: without gradient."""
+    return _following(
+        root, [value for value in root.inputs if root.type(value).dtype is DType.I64], (CONSTANT,)
+    )
+
+
+def once_in(root: Graph) -> set[tuple[int, Value]]:
+    """What follows from positions and weights alone: without padding a single sequence stands for all."""
+    names = {value: root.node(value).attributes["name"] for value in root.inputs}
+    return _following(
+        root, [value for value, name in names.items() if are_positions(name)], (CONSTANT, WEIGHT)
+    )
+
+
+def _following(root: Graph, starts: Iterable[Value], free: tuple[Op, ...]) -> set[tuple[int, Value]]:
+    """What follows from some inputs and from `free` ops alone, in a graph and its loops."""
     found: set[tuple[int, Value]] = set()
 
-    def collect(graph: Graph, known: set[Value]) -> None:
+    def collect(
+        graph: Graph, known: dict[Value, bool]
+    ) -> None:  # whether from inputs, or from free ops alone
         for node in graph.nodes():
             models = [node.operand(name) for name in node.op.models]
-            read = {value for value in node.inputs if value is not None and value not in models}
-            numbers = {value for value in read if graph.node(value).op is CONSTANT}
-            if not node.bodies and read - numbers and read - numbers <= known:
-                known |= set(node.outputs)
-        found.update((id(graph), value) for value in known)
+            read = [value for value in node.inputs if value is not None and value not in models]
+            if node.op in free:
+                known.update(dict.fromkeys(node.outputs, False))
+            elif not node.bodies and read and all(value in known for value in read):
+                known.update(dict.fromkeys(node.outputs, any(known[value] for value in read)))
+        found.update((id(graph), value) for value, follows in known.items() if follows)
         for node in (*graph.loops(), *graph.branches()):
             for body in node.bodies:
-                collect(body, set(captured_in(body, node, dict.fromkeys(known))))
+                collect(body, captured_in(body, node, known))
 
-    collect(root, {value for value in root.inputs if root.type(value).dtype is DType.I64})
+    collect(root, dict.fromkeys(starts, True))
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
-from archc.ir.program import KEY_POSITIONS, POSITIONS, Places, positions_in, whole_in
+from archc.ir.program import KEY_POSITIONS, POSITIONS, Places, once_in, positions_in, whole_in
 from archc.ir.rule import Rule, rule_of
 from archc.ir.types import Dim
 from archc.passes.context import Context, place_of
@@ -18,10 +18,11 @@ from archc.passes.report import Fired, Missed
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of values in all parts of a graph: positions, and what follows from whole numbers."""
+    """What is known of values in all parts of a graph: positions, and what follows from such numbers."""
 
     positions: Places
     whole: set[tuple[int, Value]]
+    once: set[tuple[int, Value]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class _Attempt:
 def fuse(graph: Graph, context: Context) -> None:
     """Replace every decomposition that the target has a kernel for by the fused op."""
     rules = sorted(context.rules, key=lambda rule: -len(rule.steps))
-    known = _Known(positions_in(graph), whole_in(graph))
+    known = _Known(positions_in(graph), whole_in(graph), once_in(graph))
     for part, times in graph.runs():
         attempts: dict[int, list[_Attempt]] = {}
         for rule in rules:
@@ -80,6 +81,8 @@ def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context, known: _
         return f"target `{context.target.name}` has no {kind}"
     if any(value is not None and len(graph.type(value).shape) != 1 for value in _weights_of(rule, match)):
         return "a weight differs from row to row"
+    if rule.family in ("norm", "pointwise") and _is_mixed(rule, graph, match, known.once):
+        return "one of its operands stands for all sequences"
     if rule.family == "norm":
         return _norm_obstacle(rule, graph, match, context.target.max_row)
     if rule.family == "pointwise":
@@ -97,6 +100,13 @@ def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context, known: _
 
 def _weights_of(rule: Rule, match: Match) -> list[Value | None]:
     return [match.operands.get(name) for name in rule.weights]
+
+
+def _is_mixed(rule: Rule, graph: Graph, match: Match, once: set[tuple[int, Value]]) -> bool:
+    """Whether some operands have a row for each token of all sequences, and some for each of a single one."""
+    values = [match.operands.get(name) for name in rule.operands]
+    rows = [value for value in values if value is not None and len(graph.type(value).shape) > 1]
+    return len({(id(graph), value) in once for value in rows}) > 1
 
 
 def _norm_obstacle(rule: Rule, graph: Graph, match: Match, longest: int) -> str:

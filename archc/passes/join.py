@@ -14,6 +14,7 @@ from archc.ir.head import last_linear
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT
+from archc.ir.program import once_in
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context
 from archc.passes.outline import Outline, replace_by_one
@@ -29,11 +30,12 @@ def join_elementwise(graph: Graph, context: Context) -> None:
     if "pointwise" not in context.target.families:
         return
     kept = set(_behind_head(graph))
+    once = once_in(graph)
     for part, times in graph.runs():
         nodes = part.nodes()
-        order = {node.id: place for place, node in enumerate(nodes)}
+        order = {node.id: place for place, node in enumerate(nodes) if _is_joined(part, node, once)}
         for node in reversed(nodes):
-            if node.id in part and not (part is graph and node.id in kept) and _is_joined(part, node):
+            if node.id in part and not (part is graph and node.id in kept) and node.id in order:
                 _join(part, node, order, times, context)
     context.report.sort()
 
@@ -46,7 +48,7 @@ def _join(graph: Graph, last: Node, order: Mapping[int, int], times: int, contex
 
 
 def _chain(graph: Graph, last: Node, order: Mapping[int, int]) -> list[Node]:
-    """The ops that lead to one and to nothing else, in the order of the graph."""
+    """The ops that lead to one and to nothing else, in the order of the graph; `order` has those that can."""
     inside: dict[int, Node] = {}
     waiting = [(0, last.id)]
     while waiting and len(inside) < _MOST_STEPS:
@@ -58,13 +60,14 @@ def _chain(graph: Graph, last: Node, order: Mapping[int, int]) -> list[Node]:
             continue
         inside = found
         for value in node.inputs:
-            if value is not None:  # the last first: by then it is known what else reads it
+            if value is not None and value.node in order:
+                # the last first: by then it is known what else reads it
                 heappush(waiting, (-order[value.node], value.node))
     return sorted(inside.values(), key=lambda node: order[node.id])
 
 
 def _leads_inside(graph: Graph, node: Node, last: Node, inside: dict[int, Node]) -> bool:
-    if not _is_joined(graph, node) or node.types != last.types or graph.is_output(node.outputs[0]):
+    if node.types != last.types or graph.is_output(node.outputs[0]):
         return False
     return all(user.id in inside for user, _ in graph.users(node.outputs[0]))
 
@@ -74,20 +77,23 @@ def _operands(graph: Graph, inside: dict[int, Node]) -> set[Value]:
     return {v for v in values if v.node not in inside and graph.node(v).op is not CONSTANT}
 
 
-def _is_joined(graph: Graph, node: Node) -> bool:
+def _is_joined(graph: Graph, node: Node, once: set[tuple[int, Value]]) -> bool:
     """Whether a kernel of rows can do an op: on operands of its result's shape, vectors, and numbers.
 
-    A sum of rows stays apart: its gradient is what comes in, for all of them, and costs nothing.
+    A sum of rows stays apart: its gradient is what comes in, for all of them, and costs nothing.  So do rows
+    of all sequences beside those that stand `once` for all.
     """
     if node.attributes or not (node.op.has(Trait.ELEMENTWISE) and node.op.triton and node.op.derivative):
         return False
     (result,) = node.types
-    operands = [graph.type(value) for value in node.inputs if value is not None]
-    whole = [type_ for type_ in operands if type_ == result]
+    read = [value for value in node.inputs if value is not None]
+    operands = [graph.type(value) for value in read]
+    whole = [value for value in read if graph.type(value) == result]
+    mixed = len({(id(graph), value) in once for value in whole}) > 1
     fits = all(type_ == result or _is_vector(type_, result) for type_ in operands)
     rows = len(result.shape) > 1 and isinstance(result.width, int)
     is_sum = node.op is ADD and len(whole) > 1
-    return result.dtype is DType.FLOAT and rows and bool(whole) and fits and not is_sum
+    return result.dtype is DType.FLOAT and rows and bool(whole) and fits and not is_sum and not mixed
 
 
 def _is_vector(type_: TensorType, result: TensorType) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.codegen.fused_ops import check_bfloat16, check_float32, fused_ops
 from tests.codegen.interpreter import interpreted
-from tests.support import compile_model
+from tests.support import build, compile_model, distance
 
 SPEC = """
 arch A(d = 24, limit = 0.8) {
@@ -60,6 +61,37 @@ def test_sums_are_not_joined() -> None:
         " return linear(a + x + tanh(a), 8) as down } } model m = A()"
     )
     assert sorted(op for op in ops if op not in ("input", "weight", "linear")) == ["add", "add", "tanh"]
+
+
+PLACES = """
+arch A(d = 12) {
+  forward(tokens: [B, T]) {
+    x, p = embedding(tokens, 40, d) as wte, embedding(positions(tokens), 16, d) as wpe
+    for i in 0..2 as layers { x = x + linear(rms_norm(x + p, 1e-5) as norm, d) as up }
+    x = layer_norm(p + x, 1e-5) as last
+    y = exp(tanh(x) * p) - sigmoid(p) * 2
+    return linear(silu(p) * y + rms_norm(p, 1e-5) as alone, 40) as head
+  }
+}
+model a = A()
+"""
+
+
+@interpreted
+def test_what_stands_once_for_all_sequences_is_no_row_of_theirs(tmp_path: Path) -> None:
+    """Without padding positions are those of a single sequence, [1, T]."""
+    package = build(PLACES, "a", tmp_path)
+    fused, plain = package.Model(), package.Reference()
+    plain.load_state_dict(fused.state_dict())
+    tokens = torch.randint(0, 40, (3, 16))
+    padding = torch.ones_like(tokens, dtype=torch.bool)
+    truth = plain(tokens)
+    for y in (fused(tokens), fused(tokens, padding=padding)):
+        assert distance(y, truth) < 1e-6
+    for model in (fused, plain):
+        model.loss(tokens, tokens).backward()
+    for ours, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
+        assert distance(ours.grad, theirs.grad) < 1e-5
 
 
 def test_what_bends_logits_is_left_to_the_loss() -> None:
