@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-gpu check goldens bench clean
+.PHONY: demo test test-all test-gpu hazards check goldens bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m archc.demo
@@ -18,6 +18,10 @@ test-all: check
 # On a machine with a GPU: the kernels themselves, not interpreted, and decoding in CUDA graphs.
 test-gpu: $(VENV)/.test
 	$(BIN)/python -m pytest --gpu -n 4 -m "gpu or (kernels and not slow)"
+
+# Without a GPU: kernels interpreted, and every access to memory held against what may go wrong on one.
+hazards: $(VENV)/.test
+	$(BIN)/python -m pytest --hazards -n 2 --dist worksteal -m kernels
 
 check: $(VENV)/.test
 	$(BIN)/ruff check archc tests benchmarks

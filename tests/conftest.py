@@ -9,15 +9,19 @@ import pytest
 import torch
 
 from tests import gpu
+from tests.codegen import hazards
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(gpu.OPTION, action="store_true", help="Compile kernels and run them on the GPU.")
+    parser.addoption(hazards.OPTION, action="store_true", help="Fail where interpreted kernels have hazards.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption(gpu.OPTION):
         gpu.enter()
+    if config.getoption(hazards.OPTION):
+        hazards.enter()
 
 
 @pytest.fixture(autouse=True)

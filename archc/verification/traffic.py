@@ -7,22 +7,17 @@ the kernels of an op counts too.  Run in a process with TRITON_INTERPRET=1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# A method of the interpreter -> kinds of access, the places of its pointers and of its mask.
-_ACCESSES: dict[str, tuple[tuple[str, ...], int, int]] = {
-    "create_masked_load": (("load",), 0, 1),
-    "create_masked_store": (("store",), 0, 2),
-    "create_atomic_rmw": (("load", "store"), 1, 3),
-}
+from archc.verification.watched import Access, extent, watched
+
+_KINDS = {"load": ("load",), "store": ("store",), "atomic": ("load", "store")}
 _FREE = {"empty", "empty_like", "new_empty", "empty_strided"}  # they move nothing
 
 
@@ -66,25 +61,26 @@ class _Meter:
         """Whether a kernel runs, whose interpreter is PyTorch's caller then."""
         return bool(self._kernel)
 
-    def launch(self, kernel: str, names: Sequence[str], arguments: Sequence[Any]) -> None:
+    def launch(self, kernel: str, tensors: Sequence[tuple[str, Tensor]]) -> None:
         self._kernel = kernel
         self._regions = [
-            _Region(name, tensor.data_ptr(), tensor.data_ptr() + _span(tensor))
-            for name, tensor in zip(names, arguments, strict=False)
-            if isinstance(tensor, Tensor)
+            _Region(name, tensor.data_ptr(), tensor.data_ptr() + extent(tensor)) for name, tensor in tensors
         ]
 
     def end(self) -> None:
         self._kernel = ""
 
-    def program(self) -> None:
+    def program(self, *_: Any) -> None:
         self._seen = {}
 
-    def access(self, kind: str, addresses: np.ndarray, size: int) -> None:
+    def barrier(self) -> None:
+        """It moves nothing."""
+
+    def access(self, access: Access) -> None:
         for region in self._regions:
-            inside = addresses[(addresses >= region.start) & (addresses < region.end)]
-            if inside.size:
-                self._count(region, kind, inside, size)
+            inside = access.addresses[(access.addresses >= region.start) & (access.addresses < region.end)]
+            for kind in _KINDS[access.kind] if inside.size else ():
+                self._count(region, kind, inside, access.size)
 
     def _count(self, region: _Region, kind: str, addresses: np.ndarray, size: int) -> None:
         entry = self._traffic.entry(self._kernel, region.name, kind, region.end - region.start)
@@ -121,58 +117,6 @@ def measure(run: Callable[[], Any]) -> Traffic:
     """What a function's kernels and PyTorch ops move."""
     traffic = Traffic()
     meter = _Meter(traffic)
-    with _metered(meter), _Between(meter, traffic):
+    with watched(meter), _Between(meter, traffic):
         run()
     return traffic
-
-
-@contextmanager
-def _metered(meter: _Meter) -> Iterator[None]:
-    """Let Triton's interpreter report to a meter."""
-    from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
-
-    changed: list[tuple[Any, str, Any]] = []
-
-    def wrap(
-        owner: Any, name: str, before: Callable[..., None], after: Callable[[], None] = lambda: None
-    ) -> None:
-        original = getattr(owner, name)
-        changed.append((owner, name, original))
-
-        def wrapped(self: Any, *arguments: Any, **settings: Any) -> Any:
-            before(self, *arguments)
-            result = original(self, *arguments, **settings)
-            after()
-            return result
-
-        setattr(owner, name, wrapped)
-
-    for name, (kinds, pointers, mask) in _ACCESSES.items():
-        wrap(InterpreterBuilder, name, partial(_report, meter, kinds, pointers, mask))
-    wrap(InterpreterBuilder, "set_grid_idx", lambda *_: meter.program())
-    wrap(GridExecutor, "__call__", partial(_launch, meter), meter.end)
-    try:
-        yield
-    finally:
-        for owner, name, original in changed:
-            setattr(owner, name, original)
-
-
-def _launch(meter: _Meter, grid: Any, *given: Any) -> None:
-    meter.launch(grid.fn.__name__, grid.arg_names, given)
-
-
-def _report(meter: _Meter, kinds: Sequence[str], place: int, mask: int, _: Any, *given: Any) -> None:
-    pointers = given[place]
-    inside = np.broadcast_to(given[mask].data, pointers.data.shape)
-    size = pointers.get_element_ty().primitive_bitwidth // 8
-    for kind in kinds:
-        meter.access(kind, pointers.data[inside], size)
-
-
-def _span(tensor: Tensor) -> int:
-    """Bytes from a tensor's first value to behind its last one."""
-    if not tensor.numel():
-        return 0
-    last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return (last + 1) * tensor.element_size()

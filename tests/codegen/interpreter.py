@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests import gpu
+from tests.codegen import hazards
 from tests.codegen.interpreter_time import save_time
 
 
@@ -41,12 +42,14 @@ def interpreted(test: Callable[..., None]) -> Callable[..., None]:
 @functools.cache
 def _process() -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, mp_context=context, initializer=_interpret)
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_interpret, initargs=(hazards.is_on(),))
 
 
-def _interpret() -> None:
+def _interpret(finds_hazards: bool) -> None:
     """What the process does first: nothing has imported Triton yet."""
     os.environ["TRITON_INTERPRET"] = "1"
+    if finds_hazards:
+        hazards.enter()
 
 
 def _call(module: str, name: str, arguments: dict[str, Any]) -> None:
@@ -65,6 +68,8 @@ def _prepare() -> None:
     _index_by_one_element()
     _take_booleans()
     save_time()
+    if hazards.is_on():
+        hazards.watch()
 
 
 def _fill_with_nan() -> None:
