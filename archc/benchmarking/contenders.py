@@ -128,10 +128,9 @@ def share_weights(reference: Any, model: Any) -> None:
         for name, parts in module.stored().items() if hasattr(module, "stored") else ():
             shape = getattr(module, name).shape
             whole = tensors[parts[0].name]
-            held = whole.mT if parts[0].transposed else whole
+            held = whole.mT if getattr(parts[0], "transposed", False) else whole
             if len(parts) > 1 or held.shape != shape:
                 held = torch.empty(shape, dtype=whole.dtype, device=whole.device)
                 for stored, rows in checkpoint.rows_of(held, parts):
-                    target = rows.mT if stored.transposed else rows
-                    target.copy_(tensors[stored.name].reshape(target.shape))
+                    rows.copy_(tensors[stored.name].reshape(rows.shape))
             setattr(module, name, nn.Parameter(held))

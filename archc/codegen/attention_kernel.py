@@ -49,7 +49,7 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
         name=fused.name,
         equation=fused.equation,
         layout=fused.layout,
-        mask=", ".join(_mask_arguments(mask)),
+        mask=_mask_arguments(mask),
         oldest=_oldest(mask),
         plain=plain,
         queries=queries,
@@ -139,7 +139,7 @@ def _blocks(group: int, width: int) -> int:
     return next(blocks for blocks in range(1, group + 1) if group % blocks == 0 and group // blocks <= most)
 
 
-def _mask_arguments(mask: Mask) -> list[str]:
+def _mask_arguments(mask: Mask) -> tuple[str, ...]:
     """A mask as the runtime takes it."""
-    sizes = [f"{field.name}={int(getattr(mask, field.name))}" for field in fields(mask)]
-    return sizes if mask.causal else [*sizes, "causal=False"]
+    sizes = (f"{field.name}={int(getattr(mask, field.name))}" for field in fields(mask))
+    return tuple(sizes) if mask.causal else (*sizes, "causal=False")

@@ -32,8 +32,8 @@ class LargeTile:
 class AttentionKernel:
     """PyTorch's own scaled-dot-product attention, and with `steps` a kernel for one new token behind a cache.
 
-    `mask` is how the runtime is asked for what a query sees; `oldest` the first position that it sees, as an
-    expression of its own, "" for all.
+    `mask` are the arguments that tell the runtime what a query sees; `oldest` the first position that it
+    sees, as an expression of its own, "" for all.
     `queries` are its operands that are queries, side by side.
     Where PyTorch's does not do all that is done to scores, `plain` has the statements, and `extra` the
     operands besides queries, keys and values: their names, and how a piece of queries and keys reads them.
@@ -55,7 +55,7 @@ class AttentionKernel:
     name: str
     equation: tuple[str, ...]
     layout: str
-    mask: str
+    mask: tuple[str, ...]
     oldest: str
     scale: float
     plain: tuple[Line, ...]
@@ -220,11 +220,6 @@ class AttentionKernel:
     @property
     def behind_mask(self) -> str:
         return f"behind < {self.head_dim}" if self.head_block != self.behind else ""
-
-    @property
-    def pieces(self) -> str:
-        """The arguments that ask the runtime for pieces."""
-        return ", ".join(filter(None, (self.mask, "whole=False" if self.plain else "")))
 
     @property
     def query_parameters(self) -> str:

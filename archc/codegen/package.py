@@ -18,11 +18,9 @@ from archc.codegen.loss_kernel import plan_loss
 from archc.codegen.modules import (
     TAKEN,
     called_functions,
-    class_text,
     has_experts,
     has_joined,
     has_wide,
-    mentions,
     plan_module,
 )
 from archc.codegen.native_layer import plan_native_layer
@@ -103,8 +101,6 @@ def plan_package(
         start=program.start,
         rings=has_op(fused.walk(), RECENT),
         numbers=any(_keeps_numbers(part) for part in fused.walk()),
-        once=any(mentions(class_text(each), "once") for each in (plain.classes, model.classes)),
-        vectors=any(mentions(text, "vector") for text in helpers),
         experts=any(part.experts() for part in reference.walk()),
         per_expert=has_experts(plain.classes),
         joined=has_joined(plain.classes),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from archc.codegen.class_plan import Class
+from archc.codegen.class_plan import Class, Stored
 from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.kernel_plan import GroupedKernel, Kernel
 from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.semantics import Semantics
+from archc.codegen.sight import Sight, sight_of
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,6 @@ class Package:
     vocabulary: int
     sequences: tuple[Tokens, ...]  # the last is the one that grows
     start: int | None  # the token that it begins with
-    once: bool  # whether something is computed once for a cache
-    vectors: bool  # whether some reference function holds a list of numbers
     experts: bool  # whether tokens choose experts
     per_expert: bool  # whether each of them has tensors of its own in a checkpoint
     joined: bool  # whether their matrices lie in one, one below the other, in a checkpoint
@@ -76,9 +76,42 @@ class Package:
     semantics: Semantics  # of which reference.py has functions
 
     @property
+    def transposed(self) -> bool:
+        """Whether a parameter holds a tensor of the checkpoint the other way round."""
+        return any(stored.transposed for stored in self._stored)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether a tensor of the checkpoint holds the rows of all experts."""
+        return any(stored.stacked for stored in self._stored)
+
+    @property
+    def _stored(self) -> Iterator[Stored]:
+        for each in (*self.model.classes, *self.reference.classes):
+            for parameter in each.parameters:
+                yield from parameter.stored
+
+    @property
+    def quantised(self) -> bool:
+        """Whether checkpoints of its kind are published in fewer bits, of matrices or of stacks of them."""
+        return self.per_expert or self.stacked
+
+    @property
+    def quantised_functions(self) -> tuple[str, ...]:
+        """What checkpoint.py has of quantised.py."""
+        float8 = ("float8_pieces",) if self.per_expert else ()
+        mxfp4 = ("mxfp4_pieces", "plain_shape") if self.stacked else ()
+        return tuple(sorted(("plain_name", *float8, *mxfp4)))
+
+    @property
     def trains_kernels(self) -> bool:
         """Whether something for training alone has a kernel."""
         return bool({"jittered_linear", "drop_crowded"} & set(self.in_training))
+
+    @property
+    def sight(self) -> Sight:
+        """What attention asks the runtime for."""
+        return sight_of(self.kernels)
 
     @property
     def grouped(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -83,7 +83,6 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
         "__init__.py": _fill("__init__.py.jinja", package=package),
         "model.py": _module(package, package.model),
         "reference.py": _module(package, package.reference),
-        "runtime.py": _fill("runtime.py.jinja", package=package),
         "checkpoint.py": _fill("checkpoint.py.jinja", package=package),
     }
     if package.loss:
@@ -92,6 +91,7 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
         sources["decoding.py"] = _fill("decoding.py.jinja", package=package)
     if package.experts:
         sources["experts.py"] = _fill("experts.py.jinja", package=package)
+    if package.quantised:
         sources["quantised.py"] = _fill("quantised.py.jinja", package=package)
     if package.trains:
         sources["losses.py"] = _fill("losses.py.jinja", package=package)
@@ -99,10 +99,17 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
         sources["kernels.py"] = _kernels(package)
     native = _native(package)
     sources["native.py"] = native["native.py"]
+    called = _called(sources.values())
+    sources["runtime.py"] = _fill("runtime.py.jinja", package=package, called=called)
     files = {name: format_python(text) for name, text in sources.items()}
     files["native.cpp"] = native["native.cpp"] + "\n"
     files["REPORT.md"] = _fill("REPORT.md.jinja", report=report) + "\n"
     return files
+
+
+def _called(texts: Iterable[str]) -> frozenset[str]:
+    """The names that texts call, or read of something."""
+    return frozenset(name for text in texts for name in re.findall(r"(?<=\.)\w+|\b\w+(?=\()", text))
 
 
 def format_python(text: str) -> str:

@@ -126,7 +126,7 @@ def _loaded(package: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(checkpoint, "safe_open", memory.reading)
     with memory:
         model = package.Model.from_pretrained(folder)
-    largest = max(part.numel() for _, part, _ in model._parts())
+    largest = max(part.numel() for _, part in model._parts())
     return memory.peak, sum(parameter.nbytes for parameter in model.parameters()), 4 * largest
 
 
