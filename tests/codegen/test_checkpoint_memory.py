@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -149,18 +149,29 @@ def test_what_holds_more_is_found(
 
 
 @pytest.mark.skipif(not LARGE_PAGES.exists() or "[never]" in LARGE_PAGES.read_text(), reason="no large pages")
-def test_weights_ask_for_large_pages(tmp_path: Path) -> None:
-    """Each large one that lies in memory, made or loaded; what is in it already stays."""
+def test_weights_ask_for_large_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each large one that lies in memory, made or loaded, once before it is written and once afterwards."""
     package = build(SPECS / "smollm2.arch", "smollm2_tiny", tmp_path, {"vocab": "100000"})
+    checkpoint = sys.modules[f"{package.__name__}.checkpoint"]
+    ask = checkpoint.use_large_pages
+    asked: list[list[Tensor]] = []
+
+    def use_large_pages(parameters: Iterable[torch.nn.Parameter]) -> None:
+        held = list(parameters)
+        asked.append([weight.clone() for weight in held])
+        ask(held)
+
+    monkeypatch.setattr(checkpoint, "use_large_pages", use_large_pages)
     model = package.Model(dtype=torch.float32)
     model.save_pretrained(tmp_path / "saved")
     loaded = package.Model.from_pretrained(tmp_path / "saved")
-    checkpoint = sys.modules[f"{package.__name__}.checkpoint"]
+    _, made, _, read = asked
+    assert all(torch.equal(*pair) for pair in zip(made, read, strict=True))
     for each in (model, loaded):
         weight = each.embed_tokens
         assert _advised(weight.data_ptr() + weight.nbytes // 2)
         before = weight.clone()
-        checkpoint.use_large_pages([weight, torch.nn.Parameter(torch.empty(9 << 20, device="meta"))])
+        ask([weight, torch.nn.Parameter(torch.empty(9 << 20, device="meta"))])
         assert torch.equal(weight, before)
 
 
