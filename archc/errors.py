@@ -107,6 +107,12 @@ class Mistake:
         twin.span, twin.notes = span, (note, *self.notes)
         return twin
 
+    def noting(self, note: Note) -> Mistake:
+        """The mistake with one more note, behind the others."""
+        twin = copy(self)
+        twin.notes = (*self.notes, note)
+        return twin
+
     @property
     def identity(self) -> tuple[object, ...]:
         """Equal for the same fault found twice, as when two models share a block."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,23 @@ def test_binary_rubbish_is_no_spec(tmp_path: Path) -> None:
     result = run("check", str(tmp_path / "rubbish.arch"))
     assert result.exit_code == 1
     assert "not a text file" in result.output
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_of_any_system_and_a_mark_before_the_text(tmp_path: Path, end: str) -> None:
+    """Else a comment in a file of an old Mac would be all of it."""
+    path = tmp_path / "spec.arch"
+    text = "\ufeff# a comment\narch A(d = 8) { forward(x: [B, T]) { return z } }\n"
+    path.write_bytes(text.replace("\n", end).encode())
+    result = run("check", str(path))
+    assert (result.exit_code, f"{path}:2:45: error: unknown name `z`" in result.output) == (1, True)
+
+
+def test_an_output_that_is_full_is_told() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "archc", "check", LLAMA]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (1, "cannot write the output: No space left on device\n")
 
 
 def test_build_and_rebuild(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ A command imports what it needs when it runs: `check` and `build` touch neither 
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import click
@@ -24,6 +25,7 @@ from archc.cli import (
 )
 from archc.errors import ArchcError
 
+_STREAM_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -35,6 +37,11 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except ArchcError as error:
             click.echo(str(error), err=True)
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in _STREAM_IS_FULL or error.filename is not None:
+                raise
+            click.echo(f"cannot write the output: {error.strerror}", err=True)
             sys.exit(1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from archc.errors import ArchcError, Reporter, did_you_mean
+from archc.errors import ArchcError, Mistake, Note, Reporter, did_you_mean
 from archc.frontend import mistakes, syntax
 from archc.frontend.arguments import ArgumentMistake, Parameter, match, signature
 from archc.frontend.callees import wrong_arguments
@@ -61,6 +61,13 @@ class ModelLowerer(Regions):
         with self.within(root):
             start = self._forward(forward, env)
         return None if self.reporter else self._program(arch, parameters, root, start)
+
+    def report(self, mistake: Mistake) -> Any:
+        """Report a mistake; of several models it says which one came to it, the first that did."""
+        models = self.module.models.keys() - self.module.archs.keys()  # an arch by itself is one of its name
+        if len(models) > 1 and mistake.span.line != self.model.span.line:
+            mistake = mistake.noting(Note(f"in model `{self.model.name}`", self.model.span))
+        return super().report(mistake)
 
     def parameters(self) -> dict[str, Any] | None:
         """What the arch's parameters are in the model, without its graph; None after mistakes."""

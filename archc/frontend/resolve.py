@@ -6,6 +6,7 @@ It does not evaluate anything, and does not look into blocks; names.py does.
 from __future__ import annotations
 
 import keyword
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from archc.frontend.limits import MAX_IMPORTS, MAX_MODELS, MAX_SOURCE
 from archc.frontend.parse import parse
 
 _MAX_BYTES = 4 * MAX_SOURCE + 1
+_LINE_ENDS = re.compile(r"\r\n?")  # of Windows, and of old Macs
 _RESERVED_MODELS = {"generated", "archc", "torch", "triton"}
 
 
@@ -216,7 +218,7 @@ def read_spec(path: Path, name: str | None = None) -> Source:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ArchcError(f"cannot read {str(path)!r}: {reason}") from None
-    return Source(name or display_name(path), text.replace("\r\n", "\n"), _is_standard(path))
+    return Source(name or display_name(path), _LINE_ENDS.sub("\n", text), _is_standard(path))
 
 
 def _resolved(path: Path) -> Path:

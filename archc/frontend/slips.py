@@ -87,11 +87,17 @@ class _Error:
         return end == (self.span.line, self.span.column) and self.found[:1].isalpha()
 
 
+_QUOTES = tuple(
+    "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
+)  # what word processors make of those of a string
+
 # What people write by habit from other languages, and what to write here.
 _SLIPS: tuple[tuple[Callable[[_Error], bool], str], ...] = (
     (lambda e: e.found == "=" and e.previous in RESERVED_WORDS, "`{previous}` is a word of the language"),
     (lambda e: e.found == '"', "close it on the same line"),
     (lambda e: e.found == "'", 'strings stand in double quotes: "..."'),
+    (lambda e: e.found in _QUOTES, 'strings stand in plain double quotes: "..."'),
+    (lambda e: not e.found.isascii(), "names have letters a to z, A to Z, digits and `_`; signs are ASCII"),
     (lambda e: e.found in ("&", "|", "!"), "write `and`, `or`, `not`"),
     (lambda e: e.found == ";", "a statement ends with its line"),
     (lambda e: e.found == "//" or (e.found == "/" and e.following[:1] == "*"), "a comment starts with `#`"),

@@ -166,8 +166,13 @@ class StatementNames:
 
     def _name(self, expr: syntax.Name, env: Env) -> None:
         if env.get(expr.name, None) is None and not self.reporter.is_full:
-            hint = self.hints.get(expr.name) or import_hint(expr.name, self.module)
-            self._report(unknown_name(expr, env, hint))
+            self._report(unknown_name(expr, env, self._hint(expr.name)))
+
+    def _hint(self, name: str) -> str:
+        """Why a name that is written somewhere is not known here, or where it would be."""
+        if name not in self.hints and self.module.find_arch(name):
+            return "it is an arch, which only a `model` can be of"
+        return self.hints.get(name) or import_hint(name, self.module)
 
     def _call(self, call: syntax.Call, env: Env) -> None:
         self._expr(call.callee, env)

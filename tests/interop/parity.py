@@ -40,6 +40,7 @@ _NO_SDPA = (
     "bloom",
     "codegen",
     "dbrx",
+    "dory",
     "gemma2",
     "gpt_neo",
     "gpt_oss",

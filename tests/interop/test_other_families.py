@@ -118,6 +118,17 @@ IN_FLOAT32 = {
     "cohere2": ln(
         hf.Cohere2Config, num_hidden_layers=4, sliding_window=5, sliding_window_pattern=3, logit_scale=0.0625
     ),
+    "dory": partial(
+        hf.DoryConfig,
+        **sizes(head_dim=12),
+        sliding_window=5,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        initializer_range=0.5,
+        ngpt_alpha_init=0.3,
+        n_input_layers=1,
+        n_recurrent_loops=1,
+        n_output_layers=1,
+    ),
     "ernie4_5": rms(hf.Ernie4_5Config, head_dim=12, use_bias=True),
     "exaone4": rms(hf.Exaone4Config, num_hidden_layers=4, sliding_window=5, sliding_window_pattern=3),
     "gemma": rms(hf.GemmaConfig, hidden_size=40, intermediate_size=72, num_key_value_heads=1, head_dim=12),
