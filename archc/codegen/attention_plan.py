@@ -120,6 +120,17 @@ class AttentionKernel:
         return '"keys",' if self.shared else '"keys", "values"'
 
     @property
+    def reads_position(self) -> bool:
+        """Whether a step needs its tokens' positions: not where they see all before them, however far."""
+        return bool(self.oldest or not self.tells_padding)
+
+    @property
+    def step_places(self) -> str:
+        """Where the new tokens and the keys stand, as the caller has it."""
+        own = ["positions"] if self.reads_position else []
+        return ", ".join(f"span.steps.{name}" for name in ("filled", *own, "key_positions"))
+
+    @property
     def tells_padding(self) -> bool:
         """Whether a step is told of padding; one with a bias by distance reads where keys stand anyway."""
         return not (self.bias and self.bias.name)

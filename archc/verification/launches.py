@@ -241,7 +241,8 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
         new = [store[:, :1].contiguous() for store in stores] if plan.keeps else []
         extra = [_extra(kernels, plan, name, dtype, length) for name in plan.step_extra]
         told = [padded] if plan.tells_padding else []
-        step(*queries, *new, *stores, filled, positions, places, *told, *extra)
+        own = [positions] if plan.reads_position else []
+        step(*queries, *new, *stores, filled, *own, places, *told, *extra)
     kernels._shares, kernels._room, kernels._processors = shares, room, processors
 
 

@@ -223,7 +223,7 @@ def test_attention_of_a_step(shape: tuple[int, int, int, int], mask: str, tmp_pa
         for store in (keys, values):
             store[:, :filled].normal_()
         positions, places = _places(filled, padded)
-        state = (torch.tensor([filled]), positions, places)
+        state = (torch.tensor([filled]), *([] if mask == "causal" else [positions]), places)
         o = kernels._attention_step(q, k, v, keys, values, *state, padded)
         assert torch.equal(keys[:, filled : filled + 1], k)
         assert torch.equal(values[:, filled : filled + 1], v)
@@ -323,7 +323,7 @@ def test_latent_attention_of_a_step(sizes: tuple[int, int, int], window: int, tm
         keys = torch.full((2, 40, 1, rank + rotary), float("nan"))
         keys[:, :filled].normal_()
         positions, places = _places(filled, padded)
-        state = (torch.tensor([filled]), positions, places)
+        state = (torch.tensor([filled]), *([positions] if window else []), places)
         o = kernels._latent_attention_step(*torch.split(q, (rank, rotary), -1), k, keys, *state, padded)
         assert torch.equal(keys[:, filled : filled + 1], k)
         assert keys[:, filled + 1 :].isnan().all()
@@ -345,7 +345,7 @@ def test_large_tiles_of_a_latent(tmp_path: Path) -> None:
     for room, (processors, shares) in itertools.product((0, 1 << 20), ((1, 1), (132, 4))):
         kernels._room, kernels._shares = (lambda _, room=room: room), (lambda *_, shares=shares: shares)
         kernels._processors = lambda _, processors=processors: processors
-        state = (torch.tensor([70]), positions, places)
+        state = (torch.tensor([70]), places)
         split = torch.split(q, (rank, rotary), -1)
         found[room, processors] = kernels._latent_attention_step(*split, k, keys.clone(), *state, False)
     keys[:, 70:71] = k
