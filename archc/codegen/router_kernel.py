@@ -64,6 +64,7 @@ def _custom_op(fused: Fused, gradient: GradientWriter, rows: str) -> CustomOp:
     saved = [name for name in fused.types if name in needed] + gradient.chosen
     named = zip(fused.rule.output_names, fused.node.types, strict=True)
     incoming = (*(f"d{name}" for name in gradient.incoming), *saved)
+    one_comes_in = len(gradient.incoming) == 1  # without it the gradient is not asked for
     return CustomOp(
         operands=fused.operands,
         outputs=fused.rule.output_names,
@@ -73,7 +74,9 @@ def _custom_op(fused: Fused, gradient: GradientWriter, rows: str) -> CustomOp:
         gradients=tuple(f"d{name}" for name in gradient.wanted),
         gradient_fakes=tuple(f"_like({name})" for name in gradient.wanted),
         returned=tuple(f"d{name}" if name in gradient.wanted else "None" for name in fused.types),
-        remembered=(),
+        remembered=(
+            ("ctx.set_materialize_grads(False)  # no zeros for what was chosen",) if one_comes_in else ()
+        ),
         anchor=rows,
         plain=fused.plain,
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from archc.ir.rule import rule_of
 from archc.verification.packages import import_package
+from archc.verification.traffic import measure
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
 from tests.support import compile_model, distance
@@ -173,6 +174,18 @@ def test_a_gradient_is_the_same_to_the_bit() -> None:
         for _ in range(2)
     )
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@interpreted
+def test_what_was_chosen_has_no_gradient() -> None:
+    """Not even one of zeros."""
+    router = _router("softmax, normed")
+    operands = [operand.requires_grad_() for operand in router.operands(torch.randn(2, 5, 6))]
+    weights = next(o for o in router.kernels._route(*operands) if o.is_floating_point())
+    gradient = torch.randn_like(weights)
+    moved = measure(lambda: torch.autograd.grad(weights, operands[0], gradient)).moved
+    assert ("_route_backward_kernel", "dscores_ptr", "store") in moved
+    assert not [place for place, _, _ in moved if "zeros" in place]
 
 
 @pytest.mark.parametrize("name", ROUTERS)
