@@ -104,6 +104,7 @@ def plan_package(
         experts=any(part.experts() for part in reference.walk()),
         per_expert=has_experts(plain.classes),
         joined=has_joined(plain.classes),
+        expert_operands=frozenset(_expert_operands(parts)),
         of_expert=has_op(fused.walk(), OF_EXPERT),
         wide=has_wide(plain.classes),
         terms=_terms(reference),
@@ -150,6 +151,17 @@ def _in_order(kernels: Sequence[Kernel], parts: Sequence[Graph], target: Target)
     yield from plan_widening(parts)
     yield from plan_capacities(parts)
     yield from plan_embedding(parts, target)
+
+
+def _expert_operands(parts: Sequence[Graph]) -> Iterator[str]:
+    """The optional operands that some call of a function of experts has."""
+    for part in parts:
+        for node in part.nodes():
+            if node.op.module == "experts":
+                operands = zip(node.op.operands, node.inputs, strict=True)
+                yield from (
+                    operand.name for operand, value in operands if operand.optional and value is not None
+                )
 
 
 def _terms(graph: Graph) -> tuple[str, ...]:

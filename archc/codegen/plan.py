@@ -59,6 +59,7 @@ class Package:
     experts: bool  # whether tokens choose experts
     per_expert: bool  # whether each of them has tensors of its own in a checkpoint
     joined: bool  # whether their matrices lie in one, one below the other, in a checkpoint
+    expert_operands: frozenset[str]  # what functions of experts are given besides what all are
     of_expert: bool  # whether rows read what their expert has, besides products with it
     wide: bool  # whether some parameters are kept in float32
     terms: tuple[str, ...]  # what the spec adds to the loss
@@ -90,6 +91,12 @@ class Package:
         for each in (*self.model.classes, *self.reference.classes):
             for parameter in each.parameters:
                 yield from parameter.stored
+
+    @property
+    def moves_choices(self) -> bool:
+        """Whether experts are chosen by something that is not trained, as a bias for even loads."""
+        classes = (*self.model.classes, *self.reference.classes)
+        return self.experts and any(not each.trained for c in classes for each in c.parameters)
 
     @property
     def quantised(self) -> bool:

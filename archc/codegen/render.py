@@ -85,22 +85,22 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
         "reference.py": _module(package, package.reference),
         "checkpoint.py": _fill("checkpoint.py.jinja", package=package),
     }
+    called = _called(sources.values())
     if package.loss:
         sources["language_model.py"] = _fill("language_model.py.jinja", package=package)
     if package.generates:
         sources["decoding.py"] = _fill("decoding.py.jinja", package=package)
     if package.experts:
-        sources["experts.py"] = _fill("experts.py.jinja", package=package)
+        sources["experts.py"] = _fill("experts.py.jinja", package=package, called=called)
     if package.quantised:
         sources["quantised.py"] = _fill("quantised.py.jinja", package=package)
     if package.trains:
-        sources["losses.py"] = _fill("losses.py.jinja", package=package)
+        sources["losses.py"] = _fill("losses.py.jinja", package=package, called=called)
     if package.kernels:
         sources["kernels.py"] = _kernels(package)
     native = _native(package)
     sources["native.py"] = native["native.py"]
-    called = _called(sources.values())
-    sources["runtime.py"] = _fill("runtime.py.jinja", package=package, called=called)
+    sources["runtime.py"] = _fill("runtime.py.jinja", package=package, called=_called(sources.values()))
     files = {name: format_python(text) for name, text in sources.items()}
     files["native.cpp"] = native["native.cpp"] + "\n"
     files["REPORT.md"] = _fill("REPORT.md.jinja", report=report) + "\n"
