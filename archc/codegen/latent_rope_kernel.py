@@ -5,7 +5,7 @@ from __future__ import annotations
 from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.latent_rope_plan import LatentRopeKernel, LedHeads
 from archc.codegen.masks import joined
-from archc.codegen.rope_kernel import rotation_op, warps_for
+from archc.codegen.rope_kernel import TABLE_TOKENS, TABLES, forward_of, rotation_op, warps_for
 from archc.ir.types import TensorType
 
 _OUTPUTS = ("q_out", "latent_out")
@@ -26,8 +26,7 @@ def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
     shapes = {name: str(width) for name, width in sources}
     dims = (f"{part.heads}, {part.head_dim}" for part in (queries, latent))
     outputs = dict(zip(_OUTPUTS, dims, strict=True))
-    tables = ("cos.contiguous()", "sin.contiguous()")
-    pointers = tuple(f"{name}_ptr" for name in (*names, "cos", "sin", *weights, *_OUTPUTS))
+    forward = forward_of(names, weights, _OUTPUTS)
     gradients = tuple(f"d{name}" for name in (*names, *weights))
     offset = float(fused.node.attributes["offset"])
     return LatentRopeKernel(
@@ -45,15 +44,8 @@ def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
         eps=float(fused.node.attributes["eps"]),
         shift=f"{offset} + " if offset else "",
         warps=warps_for(queries.elements + latent.elements),
-        forward_parameters=(*pointers, *(f"{name}_stride" for name in names), "table_tokens"),
-        forward_arguments=(
-            *(f"{name}_rows" for name in names),
-            *tables,
-            *weights,
-            *_OUTPUTS,
-            *(f"{name}_rows.stride(0)" for name in names),
-            "cos.shape[0] * cos.shape[1]",
-        ),
+        forward_parameters=forward.parameters,
+        forward_arguments=forward.arguments,
         backward_parameters=(
             *(f"d{name}_ptr" for name in _OUTPUTS),
             *(f"{name}_ptr" for name in (kept, "cos", "sin", *weights, *gradients)),
@@ -64,12 +56,12 @@ def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
         backward_arguments=(
             *(f"d{name}" for name in _OUTPUTS),
             f"{kept}_rows",
-            *tables,
+            *TABLES,
             *weights,
             *gradients,
             "tokens",
             f"{kept}_rows.stride(0)",
-            "cos.shape[0] * cos.shape[1]",
+            TABLE_TOKENS,
         ),
     )
 

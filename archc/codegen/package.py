@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from archc.codegen.class_plan import Class
 from archc.codegen.classes import ClassWriter
 from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.head import cut_head
@@ -26,7 +27,7 @@ from archc.codegen.modules import (
 from archc.codegen.native_layer import plan_native_layer
 from archc.codegen.optional_values import optional_inputs
 from archc.codegen.parameters import path_code
-from archc.codegen.plan import Constant, Package, Tokens
+from archc.codegen.plan import Constant, Module, Package, Tokens
 from archc.codegen.semantics import Semantics, use_of
 from archc.codegen.unfused_kernels import (
     has_op,
@@ -73,14 +74,12 @@ def plan_package(
     loss = plan_loss(cut, names, target) if cut else None
     constants = _constants(program.parameters)
     reserved = frozenset({constant.name for constant in constants} | set(semantics.sources) | TAKEN)
-    vocabulary = vocabulary_of(reference)
-    base = "LanguageModel" if vocabulary else "CheckpointModule"
-
-    call = partial(_call, table)
     plans = {kernel.name: kernel for kernel in kernels}
+    plain = ClassWriter(semantics, partial(_call, table), reserved, frozenset())
+    plain.model("Reference", _doc(program, reference, "op by op"), reference, cached)
     model = ClassWriter(
         semantics,
-        call,
+        partial(_call, table),
         reserved,
         optional,
         linear,
@@ -89,9 +88,12 @@ def plan_package(
         partial(plan_native_layer, lambda graph, node: plans[table.name(graph, node)]),
     )
     model.model("Model", _doc(program, fused, "fused"), fused, cached, cut, loss)
-    plain = ClassWriter(semantics, call, reserved, frozenset())
-    plain.model("Reference", _doc(program, reference, "op by op"), reference, cached)
+    vocabulary = vocabulary_of(reference)
+    base = "LanguageModel" if vocabulary else "CheckpointModule"
     helpers = called_functions(semantics, plain.classes, kernels, model.classes)
+    of_model, of_reference = _modules(
+        program.name, base, model.classes, plain.classes, semantics, constants, helpers
+    )
     return Package(
         name=program.name,
         generates=cached,
@@ -116,20 +118,30 @@ def plan_package(
         root=program.root,
         ignored=program.ignored,
         tied=tuple((path_code(alias), path_code(target)) for alias, target in program.tied),
-        model=plan_module(f"The fused model {program.name}.", model.classes, semantics, constants, base, ()),
-        reference=plan_module(
-            f"The unfused model {program.name}, op by op as its spec says it.",
-            plain.classes,
-            semantics,
-            constants,
-            base,
-            helpers,
-        ),
+        model=of_model,
+        reference=of_reference,
         kernels=(
             *_in_order(kernels, parts, target),
             *(each for each in (linear, loss) if each is not None),
         ),
         semantics=semantics,
+    )
+
+
+def _modules(
+    name: str,
+    base: str,
+    model: Sequence[Class],
+    plain: Sequence[Class],
+    semantics: Semantics,
+    constants: Sequence[Constant],
+    helpers: tuple[str, ...],
+) -> tuple[Module, Module]:
+    """model.py and reference.py, which has the reference functions that either calls."""
+    title = f"The unfused model {name}, op by op as its spec says it."
+    return (
+        plan_module(f"The fused model {name}.", model, semantics, constants, base, ()),
+        plan_module(title, plain, semantics, constants, base, helpers),
     )
 
 

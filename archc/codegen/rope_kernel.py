@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -13,6 +14,10 @@ from archc.codegen.native_kernel import plan_native_rope
 from archc.codegen.rope_plan import Heads, RopeKernel
 from archc.ir.decomposition import StepRef
 from archc.ir.rule import Rule
+
+# What a launch of any rotation is given.
+TABLES = ("cos.contiguous()", "sin.contiguous()")
+TABLE_TOKENS = "cos.shape[0] * cos.shape[1]"
 
 _SUMS = 40 * 32  # of norms' weights, that a warp's registers hold beside all else
 _MAX_WARPS = 16
@@ -30,36 +35,37 @@ class _Part:
     offset: int
 
 
+@dataclass(frozen=True)
+class Signature:
+    """A kernel's parameters, and what its launch gives for them."""
+
+    parameters: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+
 def plan_rope(fused: Fused) -> RopeKernel:
     """The kernel of a rule of the rope family."""
     attributes = fused.node.attributes
     packed = fused.rule.operands[0] == "qkv"
     parts = _packed_parts(fused) if packed else _separate_parts(fused)
-    head_dim = width_of(fused.node.types[0])
-    pairs = fused.width("cos")
+    head_dim, pairs = width_of(fused.node.types[0]), fused.width("cos")
+    rest = head_dim - 2 * pairs
     sources = _sources(fused, packed, parts)
-    normed = any(step.op.name == "rms_norm" for step in fused.rule.steps)
     heads = [_heads(fused, part, dict(sources)[part.source], pairs) for part in parts]
     rotated = tuple(part for part in heads if part.name != "v")
     weights = tuple(part.weight for part in rotated if part.weight)
-    names = [name for name, _ in sources]
-    outs = [f"{part.name}_out" for part in parts]
-    offset = float(attributes.get("offset", 0.0))
-    strides = [f"{name}_stride" for name in names]
-    row_strides = [f"{name}_rows.stride(0)" for name in names]
-    table = "cos.shape[0] * cos.shape[1]"
-    incoming = [f"d{out}" for out in outs]
-    again = (*names, *weights) if normed else ()
+    normed = any(step.op.name == "rms_norm" for step in fused.rule.steps)
     over_heads = _is_over_heads(fused.rule)
-    blocks = {part: part.block * power_of_two(head_dim) for part in heads}
-    lanes = [blocks[part] for part in rotated]
-    sums = sum(blocks[part] for part in rotated if part.weight)
-    warps = warps_for(sum(lanes) if over_heads else max(lanes))  # by what is in registers at once
+    offset = float(attributes.get("offset", 0.0))
+    names, outs = [name for name, _ in sources], [f"{part.name}_out" for part in parts]
     shapes = {
         name: (str(width) if packed else f"{_count(parts, name)}, {head_dim}") for name, width in sources
     }
     turned = {out: f"{part.heads}, {part.head_dim}" for out, part in zip(outs, parts, strict=True)}
-    op = rotation_op(fused, shapes, turned, ("cos", "sin", *again), weights)
+    saved = ("cos", "sin", *(names if normed else ()), *(weights if normed else ()))
+    op = rotation_op(fused, shapes, turned, saved, weights)
+    forward, backward = forward_of(names, weights, outs), _backward_of(names, weights, outs, normed)
+    warps, backward_warps, stages = _sizes(heads, head_dim, over_heads)
     return RopeKernel(
         name=fused.name,
         equation=fused.equation,
@@ -72,48 +78,72 @@ def plan_rope(fused: Fused) -> RopeKernel:
         head_dim=head_dim,
         pairs=pairs,
         pair_block=power_of_two(pairs),
-        rest=head_dim - 2 * pairs,
-        rest_block=power_of_two(head_dim - 2 * pairs) if head_dim > 2 * pairs else 0,
+        rest=rest,
+        rest_block=power_of_two(rest) if rest else 0,
         interleaved=attributes["pairing"] == "interleaved",
         over_heads=over_heads,
         turns_first="rotate_by" in _normed_ops(fused.rule),
         eps=float(attributes.get("eps", 0.0)),
         shift=f"{offset} + " if offset else "",
         warps=warps,
-        backward_warps=warps if over_heads else _backward_warps(warps, sums),
-        stages=_stages(sum(blocks.values())),
-        forward_parameters=(
-            *(f"{name}_ptr" for name in (*names, "cos", "sin", *weights, *outs)),
-            *strides,
-            "table_tokens",
-        ),
-        forward_arguments=(
-            *(f"{name}_rows" for name in names),
-            "cos.contiguous()",
-            "sin.contiguous()",
-            *weights,
-            *outs,
-            *row_strides,
-            table,
-        ),
-        backward_parameters=(
-            *(f"{name}_ptr" for name in (*incoming, "cos", "sin", *again)),
-            *(f"d{name}_ptr" for name in (*names, *weights)),
-            *(("tokens", *strides) if normed else ()),
-            "table_tokens",
-        ),
-        backward_arguments=(
-            *incoming,
-            "cos.contiguous()",
-            "sin.contiguous()",
-            *((*(f"{name}_rows" for name in names), *weights) if normed else ()),
-            *(f"d{name}" for name in (*names, *weights)),
-            *(("tokens", *row_strides) if normed else ()),
-            table,
-        ),
+        backward_warps=backward_warps,
+        stages=stages,
+        forward_parameters=forward.parameters,
+        forward_arguments=forward.arguments,
+        backward_parameters=backward.parameters,
+        backward_arguments=backward.arguments,
         native=plan_native_rope(fused, op, sources[0][1]),
         template="qk_norm_rope" if normed else "rope",
     )
+
+
+def forward_of(names: Sequence[str], weights: Sequence[str], outs: Sequence[str]) -> Signature:
+    """How a rotation reads its sources, tables and norms' weights, and writes what comes of them."""
+    return Signature(
+        (
+            *(f"{name}_ptr" for name in (*names, "cos", "sin", *weights, *outs)),
+            *(f"{name}_stride" for name in names),
+            "table_tokens",
+        ),
+        (
+            *(f"{name}_rows" for name in names),
+            *TABLES,
+            *weights,
+            *outs,
+            *(f"{name}_rows.stride(0)" for name in names),
+            TABLE_TOKENS,
+        ),
+    )
+
+
+def _backward_of(
+    names: Sequence[str], weights: Sequence[str], outs: Sequence[str], normed: bool
+) -> Signature:
+    """How the gradient does: with norms it reads the sources again."""
+    incoming = [f"d{out}" for out in outs]
+    gradients = [f"d{name}" for name in (*names, *weights)]
+    again = (*names, *weights) if normed else ()
+    rows = (*(f"{name}_rows" for name in names), *weights) if normed else ()
+    strides = ("tokens", *(f"{name}_stride" for name in names)) if normed else ()
+    row_strides = ("tokens", *(f"{name}_rows.stride(0)" for name in names)) if normed else ()
+    return Signature(
+        (
+            *(f"{name}_ptr" for name in (*incoming, "cos", "sin", *again, *gradients)),
+            *strides,
+            "table_tokens",
+        ),
+        (*incoming, *TABLES, *rows, *gradients, *row_strides, TABLE_TOKENS),
+    )
+
+
+def _sizes(heads: Sequence[Heads], head_dim: int, over_heads: bool) -> tuple[int, int, int]:
+    """Warps there and back, by what is in registers at once, and the tokens under way in the gradient."""
+    blocks = {part: part.block * power_of_two(head_dim) for part in heads}
+    rotated = [part for part in heads if part.name != "v"]
+    lanes = [blocks[part] for part in rotated]
+    sums = sum(blocks[part] for part in rotated if part.weight)
+    warps = warps_for(sum(lanes) if over_heads else max(lanes))
+    return warps, warps if over_heads else _backward_warps(warps, sums), _stages(sum(blocks.values()))
 
 
 def warps_for(elements: int) -> int:
