@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from archc.codegen.loss_plan import LossKernel
-    from archc.codegen.native_plan import NativeLayer
+    from archc.codegen.native_plan import NativeLayer, NativeLayers
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,9 @@ class Class:
     head: Head | None = None  # of a language model, when `lines` end at what the head reads
     fixed: Fixed | None = None  # where it reads what does not follow from the tokens that are added
     native: NativeLayer | None = None  # a layer whose ops all have native code
+    reads: str = ""  # what that code reads of the layer
+    of_token: str = ""  # the call of that code for the layer alone
+    stack: NativeLayers | None = None  # the native code of a loop, behind the last of its layers' classes
 
     @property
     def is_model(self) -> bool:
@@ -171,18 +174,6 @@ class Class:
     @property
     def signature(self) -> str:
         return ", ".join(map(str, self.arguments))
-
-    @property
-    def of_token(self) -> tuple[Argument, ...]:
-        """The arguments that native code for one token of each sequence reads."""
-        assert self.native is not None
-        read = [a for a in self.arguments if a.name in self.native.inputs or a.annotation == "Span"]
-        return (*read, Argument("cache", "Cache"))
-
-    @property
-    def span(self) -> str:
-        """Where the layer's tokens stand, as it is called."""
-        return next(argument.name for argument in self.arguments if argument.annotation == "Span")
 
     @property
     def passed_on(self) -> str:

@@ -22,7 +22,8 @@ from archc.codegen.lines import Emitter
 from archc.codegen.literals import shapes_text, size_code, tuple_text
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.names import attribute, class_name, identifier, layer_names, parameter_names
-from archc.codegen.native_plan import NativeLayer
+from archc.codegen.native_layers import plan_native_layers
+from archc.codegen.native_plan import NativeLayer, NativeLayers
 from archc.codegen.optional_values import may_be_none
 from archc.codegen.parameters import Held, expert_texts, held_weights, parameter_of, weight_texts
 from archc.codegen.semantics import Semantics
@@ -40,6 +41,18 @@ from archc.ir.types import DType
 
 # Given a class's name, its doc, its graph, and what it calls the graph's inputs and weights.
 PlanNative = Callable[[str, str, Graph, Mapping[Value, str], Mapping[int, str]], NativeLayer | None]
+
+
+@dataclass(frozen=True)
+class LoopCall:
+    """How a loop is called: its list of layers, and what these take besides its operands.
+
+    stack: the native code of all of them
+    """
+
+    name: str
+    options: list[str]
+    stack: NativeLayers | None
 
 
 @dataclass
@@ -195,10 +208,10 @@ class ClassWriter:
 
     def _layers(
         self, graph: Graph, indices: tuple[str, ...], taken: set[str], given: Mapping[Value, str]
-    ) -> tuple[list[Layers], dict[int, tuple[str, list[str]]]]:
-        """A module list for every loop; by loop, its name and what its layers take besides its operands."""
+    ) -> tuple[list[Layers], dict[int, LoopCall]]:
+        """A module list for every loop, and by loop how it is called."""
         layers: list[Layers] = []
-        calls: dict[int, tuple[str, list[str]]] = {}
+        calls: dict[int, LoopCall] = {}
         loops = graph.loops()
         for loop, segment in zip(loops, layer_names([loop.path for loop in loops]), strict=True):
             name = unique(attribute(segment), taken)
@@ -206,7 +219,9 @@ class ClassWriter:
             inner = (*indices, identifier(loop.attributes["variable"]))
             classes = self._bodies(loop, segment, inner, given)
             layers.append(Layers(name, self._modules(loop, classes, inner)))
-            calls[loop.id] = name, [argument.name for argument in _options(loop)]
+            stack = self._natively(loop, classes)
+            options = [argument.name for argument in _options(loop)]
+            calls[loop.id] = LoopCall(name, options, stack)
         return layers, calls
 
     def _bodies(
@@ -231,6 +246,26 @@ class ClassWriter:
             names.append(name)
         return names
 
+    def _natively(self, loop: Node, classes: Sequence[str]) -> NativeLayers | None:
+        """The native code of a loop, which its layers call one by one; None unless all of them have it."""
+        places = {each.name: place for place, each in enumerate(self.classes) if each.name in classes}
+        natives = [self.classes[place] for place in places.values() if self.classes[place].native]
+        if not natives:
+            return None
+        kinds = [each.native for each in natives if each.native]
+        operands = [_operand(text, natives[0]) for text in kinds[0].operands]
+        span = next(each for each in natives[0].arguments if each.annotation == "Span")
+        name = unique("layers_of_token", {*self.names, *(kind.function.name for kind in kinds)})
+        stack = plan_native_layers(name, kinds, operands, span)
+        if stack is None:
+            return None
+        self.names.add(name)
+        for kind, (each, native) in enumerate(zip(natives, kinds, strict=True)):
+            call = stack.call("[self]", native.operands)
+            self.classes[places[each.name]] = replace(each, reads=native.reads(kind), of_token=call)
+        self.classes[-1] = replace(self.classes[-1], stack=stack)
+        return stack if len(natives) == len(loop.bodies) else None
+
     def _modules(self, loop: Node, classes: Sequence[str], indices: tuple[str, ...]) -> str:
         variable = indices[-1]
         steps = loop.attributes["indices"]
@@ -250,13 +285,26 @@ def _options(loop: Node) -> list[Argument]:
     return options + ([Argument("losses", "Losses | None")] if any(map(trains, loop.bodies)) else [])
 
 
-def _loop_lines(call: tuple[str, list[str]], targets: list[str], operands: list[str]) -> list[Line]:
-    name, options = call
-    arguments = ", ".join([*with_spans(operands), *options])
-    return [
-        Line(f"for layer in self.{name}:"),
+def _loop_lines(call: LoopCall, targets: list[str], operands: list[str]) -> list[Line]:
+    arguments = ", ".join([*with_spans(operands), *call.options])
+    lines = [
+        Line(f"for layer in self.{call.name}:"),
         Line(f"    {', '.join(targets)} = layer({arguments})"),
     ]
+    if call.stack is None:
+        return lines
+    return [
+        Line(f"of_token = {call.stack.call(f'self.{call.name}', operands)}"),
+        Line("if of_token is not None:"),
+        Line(f"    {', '.join(targets)} = of_token"),
+        Line("else:"),
+        *(line.indented() for line in lines),
+    ]
+
+
+def _operand(text: str, layer: Class) -> Argument:
+    """What a layer calls an operand of its loop, as an argument of its `forward`."""
+    return next((each for each in layer.arguments if each.name == text), Argument(text))
 
 
 def _optional_once(

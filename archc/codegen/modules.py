@@ -16,7 +16,19 @@ _MODULES = ("experts", "kernels", "native")
 _RUNTIME = ("Cache", "Numbers", "Ring", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
 
 # What generated code calls by names that no variable may take.
-TAKEN = frozenset((*_RUNTIME, *_LOSSES, *_MODULES, "losses", "Stored", "at_least_float32", "per_expert"))
+TAKEN = frozenset(
+    (
+        *_RUNTIME,
+        *_LOSSES,
+        *_MODULES,
+        "losses",
+        "layers_of_token",
+        "of_token",
+        "Stored",
+        "at_least_float32",
+        "per_expert",
+    )
+)
 
 
 def plan_module(
@@ -75,8 +87,12 @@ def class_text(classes: Sequence[Class]) -> str:
         parts += [layers.modules for layers in each.layers]
         parts += [str(argument) for argument in each.arguments]
         parts += [each.result, *(shape for _, shape in each.state)]
-        if each.native:
-            parts.append("native.call")
+        if each.stack:
+            parts += [
+                "native.call",
+                *map(str, each.stack.arguments),
+                *(shape for _, shape, _ in each.stack.made),
+            ]
         if each.fixed:
             parts += [*map(str, each.fixed.lines), *map(str, each.fixed.arguments), each.fixed.result]
         if each.head:

@@ -11,7 +11,15 @@ from archc.codegen.kept import kept_by
 from archc.codegen.kernel_plan import Kernel, OpKernel
 from archc.codegen.linear_kernel import linear_shape
 from archc.codegen.literals import size_code
-from archc.codegen.native_plan import NativeAttention, NativeCall, NativeFunction, NativeLayer, cpp_name
+from archc.codegen.native_plan import (
+    NativeAttention,
+    NativeCall,
+    NativeFunction,
+    NativeInput,
+    NativeLayer,
+    NativeResult,
+    cpp_name,
+)
 from archc.codegen.spans import is_span, with_spans
 from archc.ir.graph import Graph
 from archc.ir.names import unique
@@ -44,7 +52,7 @@ def plan_native_layer(
     spans = [text for text in with_spans([*arguments.values()]) if is_span(text)]
     if not (rows and keeps and len(spans) == 1 and all(map(layer.has_code, graph.nodes()))):
         return None
-    return _Writer(layer, arguments, weights).plan(f"{name.lower()}_of_token", doc, rows[0])
+    return _Writer(layer, arguments, weights).plan(f"{name.lower()}_of_token", doc)
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ class _Writer:
     def __init__(self, layer: _Layer, arguments: Mapping[Value, str], weights: Mapping[int, str]):
         self.layer = layer
         self.graph = layer.graph
+        self.called = arguments
         self.given = {value: text for value, text in arguments.items() if layer.is_tensor(value)}
         self.weights = weights
         self.texts: dict[Value, str] = {}
@@ -111,11 +120,15 @@ class _Writer:
         self.longest: list[int] = []  # caches that attention takes
         self._names = {*_SIZES}
 
-    def plan(self, name: str, doc: str, first: Value) -> NativeLayer:
+    def plan(self, name: str, doc: str) -> NativeLayer | None:
+        """The function; None where the layer hands on one of its operands."""
         for value in self._known():
             self.texts[value] = self._new(
                 (self.given.get(value) or self.weights[value.node]).removeprefix("self.")
             )
+        outputs = [value for _, value in self.graph.outputs]
+        if any(value in self.given for value in outputs):
+            return None
         made = {
             value: self._new(f"{label}_out") for label, value in self.graph.outputs if value not in self.texts
         }
@@ -123,26 +136,25 @@ class _Writer:
         for node in self.graph.nodes():
             self._write(node)
         read = [value for value in self._known() if value in self.read]
-        tables = [self.given[value] for value in read if self._is_table(value)]
+        inputs = [value for value in read if value in self.given]
+        weights = [value for value in read if value not in self.given]
         pointers = [
             f"const {'float' if self._is_table(value) else 'T'}* {self.texts[value]}" for value in read
         ]
         pointers += [f"T* {text}" for text in (*self.kept.values(), *made.values())]
-        inputs = [self.given[value] for value in read if value in self.given]
-        sizes = [size for size in _SIZES if tables or size != "table_tokens"]
+        has_tables = any(map(self._is_table, inputs))
+        sizes = [size for size in _SIZES if has_tables or size != "table_tokens"]
         return NativeLayer(
             function=NativeFunction(name, tuple(pointers), tuple(sizes)),
             doc=doc,
-            first=self.given[first],
-            others=tuple(text for text in inputs if text not in (self.given[first], *tables)),
-            tables=tuple(tables),
-            inputs=tuple(inputs),
-            weights=tuple(
-                self.weights[value.node].removeprefix("self.") for value in read if value not in self.given
+            operands=tuple(self.called[value] for value in self.graph.inputs),
+            inputs=tuple(
+                NativeInput(self.graph.inputs.index(value), self._is_table(value)) for value in inputs
             ),
+            weights=tuple(map(self._weight, weights)),
             slots=tuple(self.kept),
-            made=tuple((text, self.layer.shape(value)) for value, text in made.items()),
-            results=tuple(self._result(value) for _, value in self.graph.outputs),
+            results=tuple(map(self._result, outputs)),
+            handed_on=tuple(self._weight(v) for v in outputs if v not in made and v not in weights),
             longest=min(self.longest, default=None),
             lines=tuple(self.lines),
         )
@@ -154,9 +166,14 @@ class _Writer:
     def _is_table(self, value: Value) -> bool:
         return self.graph.type(value).dtype is DType.F32
 
-    def _result(self, value: Value) -> str:
-        """What the layer's method returns: something made, an argument, or a weight."""
-        return self.given.get(value) or self.weights.get(value.node) or self.texts[value]
+    def _weight(self, value: Value) -> str:
+        """The name of a parameter, "" for what is none."""
+        return self.weights.get(value.node, "").removeprefix("self.")
+
+    def _result(self, value: Value) -> NativeResult:
+        if weight := self._weight(value):
+            return NativeResult(weight, "", 0)
+        return NativeResult("", self.layer.shape(value), self.layer.width(value))
 
     def _write(self, node: Node) -> None:
         native = self.layer.native(node)

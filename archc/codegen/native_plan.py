@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from archc.codegen.class_plan import Argument
+from archc.codegen.literals import tuple_text
+from archc.codegen.spans import is_span, with_spans
 
 # What no variable may be called: words of C++, and names of the templates.
 _WORDS = (
@@ -111,25 +116,111 @@ class NativeAttention:
 
 
 @dataclass(frozen=True)
-class NativeLayer:
-    """A layer for one token of each sequence: what its class hands over, and the statements in C++.
+class NativeInput:
+    """An operand of a layer, by its place among all; a table is of float32, others of the model's dtype."""
 
-    first:   the operand that says how many rows there are
-    others:  further operands of the model's dtype that it reads; tables: those of float32
-    inputs:  all that it reads, in the order in which it takes them; weights: names of parameters of the class
-    made:    results that it writes, with their shapes behind [B, T]; results: all, as the class returns them
-    longest: tokens of a cache of which attention sees all; None for any
+    place: int
+    is_table: bool
+
+
+@dataclass(frozen=True)
+class NativeResult:
+    """What a layer hands on: one of its weights, or what it makes, `width` numbers for a token.
+
+    shape: behind [B, T], in Python
+    """
+
+    weight: str
+    shape: str
+    width: int
+
+
+@dataclass(frozen=True)
+class NativeLayer:
+    """A layer for one token of each sequence: what it takes, in this order, and its statements in C++.
+
+    operands: what its class calls those of the loop
+    weights:  names of parameters of its class; handed_on: such that it only hands on
+    longest:  tokens of a cache of which attention sees all; None for any
     """
 
     function: NativeFunction
     doc: str
+    operands: tuple[str, ...]
+    inputs: tuple[NativeInput, ...]
+    weights: tuple[str, ...]
+    slots: tuple[str, ...]
+    results: tuple[NativeResult, ...]
+    handed_on: tuple[str, ...]
+    longest: int | None
+    lines: tuple[str, ...]
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """What native code is told the addresses of."""
+        return (*self.weights, *self.slots, *self.handed_on)
+
+    def reads(self, kind: int) -> str:
+        """The same in Python, for the kind of that number."""
+        texts = [str(kind), _names(self.weights), _names(self.slots)]
+        texts += [f"handed_on={_names(self.handed_on)}"] if self.handed_on else []
+        texts += [f"longest={self.longest}"] if self.longest is not None else []
+        return f"native.OfToken({', '.join(texts)})"
+
+    def place(self, weight: str) -> int:
+        """Where a weight stands in `held`."""
+        if weight in self.weights:
+            return self.weights.index(weight)
+        return len(self.weights) + len(self.slots) + self.handed_on.index(weight)
+
+
+def _names(names: Sequence[str]) -> str:
+    return tuple_text([f'"{name}"' for name in names])
+
+
+@dataclass(frozen=True)
+class NativeStep:
+    """One kind of a loop's layers in C++: the call of its function, and how weights become operands.
+
+    held: how many addresses it reads
+    """
+
+    call: str
+    handed_on: tuple[str, ...]
+    held: int
+
+
+@dataclass(frozen=True)
+class NativeLayers:
+    """The layers of a loop for one token of each sequence, one behind the other.
+
+    places:    of the loop's operands that layers read; arguments: these, in Python
+    first:     the argument that says how many rows there are
+    others:    further ones of the model's dtype; tables: those of float32
+    made:      results that are made: their names, shapes behind [B, T], and widths
+    carried:   those of them that the next layer reads
+    results:   all, as Python returns them
+    """
+
+    name: str
+    function: NativeFunction
+    places: tuple[int, ...]
+    arguments: tuple[Argument, ...]
     first: str
     others: tuple[str, ...]
     tables: tuple[str, ...]
-    inputs: tuple[str, ...]
-    weights: tuple[str, ...]
-    slots: tuple[str, ...]
-    made: tuple[tuple[str, str], ...]
+    made: tuple[tuple[str, str, int], ...]
+    carried: tuple[str, ...]
     results: tuple[str, ...]
-    longest: int | None
-    lines: tuple[str, ...]
+    steps: tuple[NativeStep, ...]
+
+    def call(self, layers: str, operands: Sequence[str]) -> str:
+        """The call for a list of layers, by whoever calls the loop's operands so."""
+        span = next(text for text in with_spans(operands) if is_span(text))
+        given = [operands[place] for place in self.places]
+        return f"{self.name}({', '.join([layers, *given, span, 'cache'])})"
+
+    @property
+    def result_type(self) -> str:
+        count = len(self.results)
+        return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"

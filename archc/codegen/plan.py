@@ -10,6 +10,7 @@ from archc.codegen.class_plan import Class, Stored
 from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.kernel_plan import GroupedKernel, Kernel
 from archc.codegen.linear_plan import LinearKernel
+from archc.codegen.native_plan import NativeLayers
 from archc.codegen.semantics import Semantics
 from archc.codegen.sight import Sight, sight_of
 
@@ -35,6 +36,11 @@ class Module:
     @property
     def uses_math(self) -> bool:
         return any("math." in text for text in self.helpers)
+
+    @property
+    def stacks(self) -> list[NativeLayers]:
+        """The native code of its loops."""
+        return [each.stack for each in self.classes if each.stack]
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,11 @@ def _wrapped(text: str, indent: int = 4) -> str:
     return lines.replace("\0", " ")
 
 
-def _folded(text: str) -> str:
-    """A statement of C++ on lines that fit."""
+def _folded(text: str, indent: int = 8) -> str:
+    """A statement of C++ on lines that fit, of which those behind the first have an indent."""
     joined = re.sub(r"(?<!,) ", "\0", text)  # only behind commas
-    folded = textwrap.fill(joined, LINE_LENGTH, subsequent_indent=" " * 8, break_long_words=False)
+    width = LINE_LENGTH - max(indent - 8, 0)
+    folded = textwrap.fill(joined, width, subsequent_indent=" " * indent, break_long_words=False)
     return folded.replace("\0", " ")
 
 
@@ -129,7 +130,11 @@ def by_black(text: str) -> str:
 
 
 def _module(package: Package, module: Module) -> str:
-    classes = [_class(package, each) for each in module.classes]
+    classes: list[str] = []
+    for each in module.classes:
+        classes.append(_class(package, each))
+        if each.stack:
+            classes.append(_fill("layers_of_token.jinja", n=each.stack))
     return _fill("model.py.jinja", package=package, module=module, classes=classes)
 
 
@@ -190,9 +195,11 @@ def _native_functions(package: Package) -> list[tuple[str, NativeFunction, Kerne
 def _native(package: Package) -> dict[str, str]:
     """native.py and native.cpp."""
     found = _native_functions(package)
-    layers = [each.native for each in package.model.classes if each.native]
+    layers = [each.native for each in package.model.classes if each.native and each.of_token]
+    stacks = package.model.stacks
     kernels = [_fill(f"native/{template}.jinja", k=kernel, few=FEW_ROWS) for template, _, kernel in found]
     bodies = [_fill("native/layer.jinja", k=layer) for layer in layers]
+    bodies += [_fill("native/layers.jinja", k=stack) for stack in stacks]
     context = {
         "few": FEW_ROWS,
         "most": MOST_ROWS,
@@ -202,11 +209,12 @@ def _native(package: Package) -> dict[str, str]:
             LINEAR,
             *([GROUPED_LINEAR] if package.experts else []),
             *(function for _, function, _ in found),
-            *(layer.function for layer in layers),
+            *(stack.function for stack in stacks),
         ],
         "helpers": plan_native_helpers([*kernels, *bodies]),
         "kernels": kernels,
         "layers": bodies,
+        "stacks": stacks,
     }
     return {
         f"native.{kind}": _fill(f"native.{kind}.jinja", package=package, **context) for kind in ("py", "cpp")

@@ -176,13 +176,13 @@ def test_fused_ops(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("by_layer", "batch"), [(True, 2), (True, 5), (False, 2), (False, 66)])
+@pytest.mark.parametrize(("natively", "batch"), [("loop", 2), ("layer", 5), ("op", 2), ("op", 66)])
 @pytest.mark.parametrize("spec", ["smollm2", "qwen3", "gemma2", "gpt2", "olmo2", "palm"])
 @needs_compiler
 def test_decoding(
-    spec: str, by_layer: bool, batch: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    spec: str, natively: str, batch: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Logits behind a cache are as near to float64 as PyTorch's are, by calls of layers or of ops."""
+    """Logits behind a cache are as near to float64 as PyTorch's are, by calls of loops, layers or ops."""
     monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
     package = _package(spec, f"{spec}_tiny")
     exact, rounded = package.Model(dtype=torch.float64), package.Model(dtype=dtype)
@@ -194,15 +194,115 @@ def test_decoding(
     native = _native(package)
     assert native.build()
     calls = _called(native, monkeypatch)
-    if not by_layer:
-        for layer in rounded.layers if hasattr(rounded, "layers") else rounded.h:
-            monkeypatch.setattr(layer, "of_token", lambda *_: None)
+    _at_once(native, {"loop": 1000, "layer": 1, "op": 0}[natively], monkeypatch)
     found = _step_by_step(rounded, tokens)
-    assert any(name.endswith("_of_token") for name in calls) == by_layer
-    assert any("attention" in name for name in calls) != by_layer
+    layers = rounded.layers if hasattr(rounded, "layers") else rounded.h
+    alone = [each for each in layers if (each.OF_TOKEN.longest or 12) >= 12]  # others' windows are shorter
+    together = 1 if len(alone) == len(layers) else len(alone)
+    expected = {"loop": together, "layer": len(alone), "op": 0}
+    assert calls.count("layers_of_token") == 12 * expected[natively]
+    assert any("attention" in name for name in calls) == (natively == "op")
     native._functions.clear()
     plain = _step_by_step(rounded, tokens)
     assert distance(found, truth) <= 1.1 * distance(plain, truth) + LEVEL[dtype]
+
+
+def _at_once(native: ModuleType, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let native code take at most some layers in a call."""
+    held = native.held
+    monkeypatch.setattr(
+        native, "held", lambda layers, *given: held(layers, *given) if len(layers) <= most else None
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spec", ["qwen3", "gemma2"])
+@needs_compiler
+def test_a_loop_is_its_layers(spec: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call for all layers, of one kind or of two, computes what one for each does."""
+    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
+    package = _package(spec, f"{spec}_tiny")
+    native = _native(package)
+    assert native.build()
+    model = package.Model(dtype=dtype).requires_grad_(False)
+    scramble(model, spread=0.1)
+    tokens, layers = torch.randint(40, (3, 5)), [*model.layers]
+    for count in (len(layers), len(layers) - 1, 1):
+        model.layers = torch.nn.ModuleList(layers[:count])
+        with monkeypatch.context() as patch:
+            calls = _called(native, patch)
+            together = _step_by_step(model, tokens)
+            assert calls.count("layers_of_token") == 5
+            _at_once(native, min(count - 1, 1), patch)
+            assert torch.equal(_step_by_step(model, tokens), together) or count == 1
+            assert calls.count("layers_of_token") == 5 + (5 * count if count > 1 else 0)
+    native._functions.clear()
+
+
+@needs_compiler
+def test_weights_that_change_between_tokens(package: ModuleType, calls: list[str]) -> None:
+    """Replaced, written to, moved in memory, cast: each token reads those that are there."""
+    model = package.Model(dtype=torch.float32).requires_grad_(False)
+    scramble(model, spread=0.1)
+    token, layer = torch.randint(40, (1, 1)), model.layers[0]
+
+    def replace() -> None:
+        layer.o_proj = torch.nn.Parameter(torch.randn_like(layer.o_proj), requires_grad=False)
+
+    def point_elsewhere() -> None:
+        layer.o_proj.data = torch.randn_like(layer.o_proj)
+
+    def load() -> None:
+        model.load_state_dict({name: torch.randn_like(each) / 9 for name, each in model.state_dict().items()})
+
+    def assign() -> None:
+        changed = {name: torch.randn_like(each) / 9 for name, each in model.state_dict().items()}
+        model.load_state_dict(changed, assign=True)
+
+    def cast() -> None:
+        model.bfloat16()
+
+    found = [_step_by_step(model, token)]
+    for change in (replace, point_elsewhere, load, assign, cast):
+        change()
+        found.append(_step_by_step(model, token))
+        assert distance(found[-1], model(token)) < (1e-5 if change is not cast else 0.02)
+        assert not torch.equal(found[-1], found[-2])
+    assert calls.count("layers_of_token") == len(found)
+
+
+@needs_compiler
+def test_layers_that_somebody_has_changed(package: ModuleType, calls: list[str]) -> None:
+    """Hooks, another `forward`, another class: such a layer is called as any module, the others natively."""
+    model = package.Model(dtype=torch.float32).requires_grad_(False)
+    token, layer = torch.randint(40, (1, 1)), model.layers[1]
+    seen: list[str] = []
+    hook = layer.register_forward_hook(lambda *_: seen.append("hook"))
+    _step_by_step(model, token)
+    hook.remove()
+
+    def forward(*given: object) -> object:
+        seen.append("forward")
+        return type(layer).forward(layer, *given)
+
+    layer.forward = forward
+    _step_by_step(model, token)
+    del layer.forward
+    layer.__class__ = type("Own", (type(layer),), {})
+    _step_by_step(model, token)
+    assert seen == ["hook", "forward"]
+    assert calls.count("layers_of_token") == 3 * (len(model.layers) - 1)
+
+
+@needs_compiler
+def test_a_cache_of_another_dtype(package: ModuleType, calls: list[str]) -> None:
+    """Native code does not take it, whose numbers it would misread."""
+    model = package.Model(dtype=torch.bfloat16).requires_grad_(False)
+    cache = model.new_cache(1, 4)
+    native = _native(package)
+    assert native.held(model.layers, torch.bfloat16, cache) is not None
+    assert native.held(model.float().layers, torch.float32, cache) is None
+    assert not calls
 
 
 @torch.no_grad()
@@ -227,9 +327,9 @@ def test_layers_that_do_not_take_a_token(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not any(name.endswith("_of_token") for name in calls)
         model(tokens[:, :1], cache=model.new_cache(1, 100))
     native._functions.clear()
-    assert {name for name in calls if name.endswith("_of_token")} == {"layer1_of_token"}
+    assert calls.count("layers_of_token") == sum(type(layer).__name__ == "Layer1" for layer in model.layers)
     mixtral = importlib.import_module(f"{_package('mixtral', 'mixtral_tiny').__name__}.model")
-    assert not hasattr(mixtral.Layer, "of_token")
+    assert not hasattr(mixtral.Layer, "OF_TOKEN")
 
 
 @needs_compiler
@@ -239,13 +339,13 @@ def test_layers_whose_weights_lie_otherwise(package: ModuleType, calls: list[str
     scramble(model, spread=0.1)
     tokens = torch.randint(40, (1, 3))
     expected = _step_by_step(model, tokens)
-    assert calls.count("layer_of_token") == len(model.layers) * 3
+    assert calls.count("layers_of_token") == 3
     calls.clear()
     first, second, *others = model.layers
     first.o_proj = torch.nn.Parameter(first.o_proj.t().contiguous().t(), requires_grad=False)
     parametrize.register_parametrization(second, "o_proj", torch.nn.Identity())
     assert distance(_step_by_step(model, tokens), expected) < 1e-5
-    assert calls.count("layer_of_token") == len(others) * 3
+    assert calls.count("layers_of_token") == len(others) * 3
 
 
 @needs_compiler

@@ -1,0 +1,98 @@
+"""The layers of a loop for one token as a single C++ function, which calls those of its different layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from archc.codegen.class_plan import Argument
+from archc.codegen.native_plan import (
+    NativeFunction,
+    NativeInput,
+    NativeLayer,
+    NativeLayers,
+    NativeResult,
+    NativeStep,
+    cpp_name,
+)
+from archc.ir.names import unique
+
+_TAKEN = ("cache", "given", "held", "kinds", "layer", "layers", "length", "max_length", "rows", "sizes")
+
+
+def plan_native_layers(
+    name: str, kinds: Sequence[NativeLayer], operands: Sequence[Argument], span: Argument
+) -> NativeLayers | None:
+    """The function of a loop's layers; None without any, or where they do not hand on the same.
+
+    name:     what it is called
+    kinds:    the different layers that have native code
+    operands: what one of them calls the operands of the loop, of which the first are handed on
+    """
+    if not kinds or len({tuple(each.weight for each in kind.results) for kind in kinds}) > 1:
+        return None
+    inputs = {each.place: each for kind in kinds for each in kind.inputs}
+    return _Writer(kinds, [inputs[place] for place in sorted(inputs)], operands).plan(name, span)
+
+
+class _Writer:
+    def __init__(
+        self, kinds: Sequence[NativeLayer], inputs: Sequence[NativeInput], operands: Sequence[Argument]
+    ):
+        self.kinds = kinds
+        self.inputs = inputs
+        self.results = kinds[0].results
+        self.names: dict[int, str] = {}
+        places = {*(each.place for each in inputs), *range(len(self.results))}
+        for place in sorted(places):
+            self.names[place] = unique(cpp_name(operands[place].name), {*_TAKEN, *self.names.values()})
+        self.arguments = [
+            Argument(self.names[each.place], operands[each.place].annotation) for each in inputs
+        ]
+
+    def plan(self, name: str, span: Argument) -> NativeLayers:
+        tables = [self.names[each.place] for each in self.inputs if each.is_table]
+        rows = [self.names[each.place] for each in self.inputs if not each.is_table]
+        first = next(
+            each.name for each in self.arguments if each.name in rows and each.annotation == "Tensor"
+        )
+        made = [(self.names[place], each) for place, each in enumerate(self.results) if not each.weight]
+        return NativeLayers(
+            name=name,
+            function=self._function(name, [text for text, _ in made], bool(tables)),
+            places=tuple(each.place for each in self.inputs),
+            arguments=(*self.arguments, span, Argument("cache", "Cache | None")),
+            first=first,
+            others=tuple(text for text in rows if text != first),
+            tables=tuple(tables),
+            made=tuple((text, each.shape, each.width) for text, each in made),
+            carried=tuple(text for text, _ in made if text in rows),
+            results=tuple(self._result(place, each) for place, each in enumerate(self.results)),
+            steps=tuple(map(self._step, self.kinds)),
+        )
+
+    def _function(self, name: str, made: Iterable[str], has_tables: bool) -> NativeFunction:
+        pointers = [
+            f"const {'float' if each.is_table else 'T'}* {self.names[each.place]}" for each in self.inputs
+        ]
+        pointers += ["const int64_t* kinds"] if len(self.kinds) > 1 else []
+        pointers += ["T* const* held", *(f"T* {text}_out" for text in made)]
+        table_tokens = ["table_tokens"] if has_tables else []
+        return NativeFunction(
+            name, tuple(pointers), ("layers", "rows", *table_tokens, "max_length", "length", "threads")
+        )
+
+    def _result(self, place: int, result: NativeResult) -> str:
+        return f"layers[-1].{result.weight}" if result.weight else f"{self.names[place]}_out"
+
+    def _step(self, kind: NativeLayer) -> NativeStep:
+        given = [self.names[each.place] for each in kind.inputs]
+        given += [f"held[{place}]" for place in range(len(kind.weights) + len(kind.slots))]
+        given += [f"{self.names[place]}_next" for place, each in enumerate(self.results) if not each.weight]
+        read = [each.place for each in self.inputs]
+        handed_on = [
+            f"{self.names[place]} = held[{kind.place(each.weight)}];"
+            for place, each in enumerate(kind.results)
+            if each.weight and place in read
+        ]
+        call = f"{kind.function.name}_rows<T>({', '.join([*given, *kind.function.sizes])});"
+        return NativeStep(call, tuple(handed_on), len(kind.held))
