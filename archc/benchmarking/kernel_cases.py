@@ -74,7 +74,9 @@ def kernel_cases(found: list[Place], models: Models, scale: Scale, bench: Bench)
     for kind, ways, priority in kinds:
         for place in found:
             if not isinstance(place.plan, LossKernel):
-                possible = (way for way in ways if way == FORWARD or place.has_gradient)
+                possible = (
+                    way for way in ways if (place.has_forward if way == FORWARD else place.has_gradient)
+                )
                 yield from (KernelCase(place, kind, way, priority) for way in possible)
             elif kind is trains:
                 yield KernelCase(place, kind, BOTH, priority)

@@ -62,6 +62,11 @@ class Place:
         return self.node.op.module or "kernels"
 
     @property
+    def has_forward(self) -> bool:
+        """Whether it computes more than a gradient: rows of tables are PyTorch's to look up."""
+        return not isinstance(self.plan, EmbeddingKernel)
+
+    @property
     def has_gradient(self) -> bool:
         """Whether anything comes back through it: what only sorts has none."""
         floats = (DType.FLOAT, DType.F32)
@@ -79,8 +84,8 @@ class Place:
     def backward(self, shape: Shape, element: int) -> Work:
         """What its gradient computes, and moves by its plan: what comes in, was kept, and goes out."""
         forward = self.forward(shape, element)
-        if isinstance(self.plan, EmbeddingKernel):
-            return forward + Work(bytes=self._table_bytes(element))
+        if isinstance(self.plan, EmbeddingKernel):  # all of a table has a gradient
+            return Work(bytes=self._whole_bytes(shape, element))
         twice = Work(2 * forward.matrix, 2 * forward.vector, 2 * forward.bytes)
         if not isinstance(self.plan, OpKernel | RouterKernel):
             return twice
@@ -89,12 +94,12 @@ class Place:
         moved = sum(_bytes(_named(name, types), sizes, element) for name in names)
         return Work(twice.matrix, twice.vector, moved)
 
-    def _table_bytes(self, element: int) -> int:
-        """A table's size: its gradient has as many numbers, whichever rows were looked up."""
+    def _whole_bytes(self, shape: Shape, element: int) -> int:
+        """The size of all operands and results, or of their gradients."""
         assert self.node is not None
-        table = self.node.operand("weight")
-        assert table is not None
-        return type_bytes(self.graph.type(table).bind({}), element)
+        values = [value for value in (*self.node.inputs, *self.node.outputs) if value is not None]
+        sizes = shape.sizes(self.graph)
+        return sum(type_bytes(self.graph.type(value).bind(sizes), element) for value in values)
 
     def _types(self) -> dict[str, TensorType]:
         """Operands and outputs by name."""
