@@ -57,14 +57,15 @@ def write_experts(emitter: Emitter, node: Node) -> None:
     count = attribute_code(node.attributes["count"], style.comments)
     given = (name, count, chosen, tuple_text(body.texts("token")), tuple_text(body.texts("choice")))
     target = emitter.variables.bind(node.outputs[0])
-    emitter.lines.append(Line(f"{target} = experts.each({', '.join(given)})", emitter.comment_of(node)))
+    function = "experts.apart" if node.attributes["apart"] else "experts.each"
+    emitter.lines.append(Line(f"{target} = {function}({', '.join(given)})", emitter.comment_of(node)))
 
 
 def _expert_function(emitter: Emitter, name: str, body: _Experts) -> list[Line]:
     """What one expert does with its rows; what it reads whole are variables of the code around it."""
     variable = identifier(body.node.attributes["variable"])
     reserved = emitter.style.reserved | {variable, *body.whole.values()}
-    weights = emitter.style.of_experts[body.node.id]
+    weights = emitter.style.of_experts.get(body.node.id, {})
     inner = emitter.inner(body.graph, weights=weights, reserved=reserved)
     arguments = inner.arguments(body.whole, body.wanted)
     (result,) = inner.run()

@@ -112,9 +112,9 @@ class Expressions(Lowerer):
 
     def _at_choice(self, target: Handle, region: Region, span: Span) -> Any:
         """`x[e]` in `experts e`: of a value for each choice, the one of the choice that led here."""
-        if target.type.shape != (*region.tokens, region.choices) or self.frame.outer is None:
+        if target.type.shape[:3] != (*region.tokens, region.choices) or self.frame.outer is None:
             need = shape_text((*region.tokens, region.choices))
-            reason = f"needs a value for each choice, {need}, not {target.type}"
+            reason = f"needs a number for each choice, {need}, or a vector, not {target.type}"
             return self.report(mistakes.WrongShape(span, op=f"[{region.variable}]", reason=reason))
         outer = self.resolve(target, self.frame.outer)
         if outer not in region.at_choice:

@@ -59,7 +59,7 @@ class Observation:
 class Region:
     """What sets the frame of an `experts` body apart: which expert it is, and how its inputs are taken.
 
-    `at_choice` maps values [B, T, choices] of the outer frame to the inputs that stand for one of each here.
+    `at_choice` maps values [B, T, choices, ...] of the outer frame to inputs that stand for one of each here.
     """
 
     variable: str

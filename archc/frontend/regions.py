@@ -133,14 +133,16 @@ class _Tracer:
         body.inputs = [*frame.captured.values(), *region.at_choice.values()]
         body.outputs = [("y", result)]
         type_ = body.type(result)
+        apart = (region.choices,) if self.expr.apart else ()
         node = outer.add(
             EXPERTS,
             [lowerer.resolve(self.chosen), *captured],
             {
-                "types": (TensorType((*region.tokens, *type_.shape[1:]), type_.dtype),),
+                "types": (TensorType((*region.tokens, *apart, *type_.shape[1:]), type_.dtype),),
                 "bodies": (body,),
                 "variable": self.variable,
                 "count": self.count,
+                "apart": self.expr.apart,
                 "taken": (*taken.values(), *("choice" for _ in region.at_choice)),
             },
             span=lowerer.place(self.expr.span),

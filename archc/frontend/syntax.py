@@ -90,12 +90,16 @@ class Attribute(Node):
 
 @dataclass(frozen=True)
 class Experts(Node):
-    """Each token through the experts that it has chosen, of `count`; what the body returns is summed."""
+    """Each token through the experts that it has chosen, of `count`.
+
+    What the body returns is summed, or stays `apart`, a value for each choice.
+    """
 
     variable: str
     chosen: Expr
     count: Expr
     path: Path | None
+    apart: bool
     body: tuple[Statement, ...]
 
 

@@ -211,13 +211,14 @@ class TreeBuilder:
         return self._two(tree, "..")
 
     def _experts(self, tree: Any) -> syntax.Experts:
-        _, variable, chosen, count, _, path, body = tree.children
+        _, variable, chosen, count, _, path, apart, body = tree.children
         return syntax.Experts(
             self._span(tree),
             str(variable),
             self._node(chosen),
             self._node(count),
             self._node(path),
+            apart is not None,
             self._node(body),
         )
 

@@ -123,7 +123,7 @@ class Interpreter:
                 results = result.new_zeros(*chosen.shape, *result.shape[1:])
             results[places] = result
         assert results is not None
-        return results.sum(2)
+        return results if node.attributes["apart"] else results.sum(2)
 
     def _losses(self, node: Node, inputs: list[Any], indices: Mapping[str, int]) -> tuple[()]:
         """Terms add up over the layers; one that is not a single number counts as the mean of its own."""
@@ -148,7 +148,7 @@ def _taken(x: Any, kind: str, places: tuple[Tensor, ...]) -> Any:
     """What an expert's body takes of a value, for the choices at places (batch, token, choice)."""
     batch, token, choice = places
     if kind == "choice":
-        return x[batch, token, choice, None]
+        return x[batch, token, choice] if x.dim() > 3 else x[batch, token, choice, None]
     return x[batch if len(x) > 1 else 0, token] if kind == "token" else x
 
 

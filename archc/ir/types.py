@@ -111,6 +111,6 @@ def taken_type(type_: TensorType, kind: str) -> TensorType:
         case "token":
             return type_.with_shape(ROWS, *type_.shape[2:])
         case "choice":
-            return type_.with_shape(ROWS, 1)
+            return type_.with_shape(ROWS, *(type_.shape[3:] or (1,)))
         case _:
             return type_

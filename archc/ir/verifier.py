@@ -87,8 +87,9 @@ def _check_experts(graph: Graph, node: Node, wrong: Callable[[str], MalformedGra
     if [body.type(value) for value in body.inputs] != expected:
         raise wrong("the body's inputs are not what it takes")
     result = body.type(body.outputs[0][1])
-    if [result.with_shape(*chosen.shape[:2], *result.shape[1:])] != list(node.types):
-        raise wrong("the body's output differs in type from the sum")
+    places = chosen.shape if node.attributes["apart"] else chosen.shape[:2]
+    if [result.with_shape(*places, *result.shape[1:])] != list(node.types):
+        raise wrong("the body's output differs in type from the result")
 
 
 def _check_losses(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:

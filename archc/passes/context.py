@@ -1,10 +1,13 @@
-"""What a pass gets besides the graph."""
+"""What a pass gets besides the graph, and how it goes through one that it changes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from archc.ir.graph import Graph
 from archc.ir.node import Node
+from archc.ir.op import Op
 from archc.ir.rule import Rule
 from archc.passes.report import Report
 from archc.target import Target
@@ -22,3 +25,10 @@ class Context:
 def place_of(node: Node) -> str:
     """Where a node stands in the spec, for reports."""
     return node.span.line_reference if node.span else "the compiler's own"
+
+
+def remaining(graph: Graph, *ops: Op) -> Iterator[Node]:
+    """Nodes of ops, each as it is when its turn comes: those before it may have replaced what it reads."""
+    for node in graph.nodes():
+        if node.op in ops and node.id in graph:
+            yield graph.node(node.id)

@@ -12,24 +12,32 @@ from typing import Any
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Op
-from archc.ir.ops.experts import AT_CHOICE, COMBINE, DISPATCH, GROUPED_LINEAR, OF_EXPERT, SORT_CHOICES
+from archc.ir.ops.experts import (
+    AT_CHOICE,
+    BY_CHOICE,
+    COMBINE,
+    DISPATCH,
+    GROUPED_LINEAR,
+    OF_EXPERT,
+    SORT_CHOICES,
+)
 from archc.ir.ops.linear import EMBEDDING
-from archc.ir.ops.structure import INPUT, WEIGHT
+from archc.ir.ops.structure import EXPERTS, INPUT, WEIGHT
 from archc.ir.types import TensorType
-from archc.passes.context import Context, place_of
+from archc.passes.context import Context, place_of, remaining
 from archc.passes.pack import LINEAR
 
 
 def dispatch_experts(graph: Graph, context: Context) -> None:
     """Sort what tokens have chosen, and compute all experts' rows together."""
     for part in graph.walk():
-        for node in part.experts():
+        for node in remaining(part, EXPERTS):
             obstacle = _obstacle(node)
             if obstacle:
                 context.report.remark("dispatch", f"experts ({place_of(node)}) run one by one: {obstacle}")
             else:
-                _Dispatch(part, node).run()
                 count, choices = node.attributes["count"], part.type(_chosen(node)).width
+                _Dispatch(part, node).run()
                 context.report.remark(
                     "dispatch", f"{choices} of {count} experts ({place_of(node)}) are grouped linears"
                 )
@@ -89,7 +97,10 @@ class _Dispatch:
             if each.op is not INPUT:
                 self._move(each)
         result = self.values[self.body.outputs[0][1]]
-        total = self._add(node, COMBINE, [result, self.places, None], {}, node.names)
+        if node.attributes["apart"]:
+            total = self._add(node, BY_CHOICE, [result, self.places], {}, node.names)
+        else:
+            total = self._add(node, COMBINE, [result, self.places, None], {}, node.names)
         graph.replace_uses(node.outputs[0], total.outputs[0])
         graph.remove(node)
 

@@ -13,7 +13,7 @@ from archc.ir.ops.experts import (
     GROUPED_LINEAR,
     WEIGHTED_COMBINE,
 )
-from archc.passes.context import Context, place_of
+from archc.passes.context import Context, place_of, remaining
 from archc.passes.report import Fired
 
 ADD, CAST_LIKE, MUL = OPS["add"], OPS["cast_like"], OPS["mul"]
@@ -24,14 +24,12 @@ def join_row_moves(graph: Graph, context: Context) -> None:
     if "experts" not in context.target.families:
         return
     for part, times in graph.runs():
-        for node in part.nodes():
-            if node.op is DISPATCH:
-                _join_dispatch(part, node, times, context)
-            elif node.op is COMBINE:
-                _join_combine(part, node, times, context)
-        for node in part.nodes():
-            if node.op in (COMBINE, WEIGHTED_COMBINE):
-                _join_beside(part, node, times, context)
+        for node in remaining(part, DISPATCH):
+            _join_dispatch(part, node, times, context)
+        for node in remaining(part, COMBINE):
+            _join_combine(part, node, times, context)
+        for node in remaining(part, COMBINE, WEIGHTED_COMBINE):
+            _join_beside(part, node, times, context)
 
 
 def _join_dispatch(graph: Graph, dispatch: Node, times: int, context: Context) -> None:
@@ -77,7 +75,13 @@ def _factors(graph: Graph, product: Node, dispatch: Node) -> Value | None:
     ):
         return None
     factors = taken[0].inputs[0]
-    return factors if product.types[0] == graph.type(rows) else None
+    return factors if _is_one_number(graph, taken[0]) and product.types[0] == graph.type(rows) else None
+
+
+def _is_one_number(graph: Graph, taken: Node) -> bool:
+    """Whether it is a number that each choice has, not a vector."""
+    values = taken.inputs[0]
+    return values is not None and len(graph.type(values).shape) == 3
 
 
 def _join_combine(graph: Graph, combine: Node, times: int, context: Context) -> None:
@@ -87,7 +91,8 @@ def _join_combine(graph: Graph, combine: Node, times: int, context: Context) -> 
         return
     for weights, y in (product.inputs, product.inputs[::-1]):
         taken = _made(graph, weights)
-        if taken.op is AT_CHOICE and y is not None and len(graph.type(y).shape) == 2:
+        is_weight = taken.op is AT_CHOICE and _is_one_number(graph, taken)
+        if is_weight and y is not None and len(graph.type(y).shape) == 2:
             inputs = [y, taken.inputs[0], *combine.inputs[1:]]
             joined = graph.add_like(combine, WEIGHTED_COMBINE, inputs, names=combine.names)
             graph.replace_uses(combine.outputs[0], joined.outputs[0])

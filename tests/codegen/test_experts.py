@@ -56,6 +56,21 @@ BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
            }""",
         {"gate.weight": (5, 20, 12), "up.weight": (100, 12), "down.weight": (100, 12), "down.bias": (60,)},
     ),
+    "each choice's own result, taken again by its expert, a region without weights, one behind another": (
+        """parts = experts e in chosen of 5 apart {
+             return linear(x, 12) as first
+           }
+           gates = experts e in chosen of 5 apart {
+             return sigmoid(linear(x, 1) as gate)
+           }
+           sums = experts e in chosen of 5 {
+             return gates[e] * (weights[e] * parts[e])
+           }
+           y = experts e in chosen of 5 {
+             return weights[e] * (gates[e] * linear(parts[e] * linear(sums, 12) as second, 12) as third)
+           }""",
+        {"first.weight": (5, 12, 12), "gate.weight": (5, 1, 12), "second.weight": (5, 12, 12)},
+    ),
     "an activation of several ops": (
         """y = experts e in chosen of 5 as experts {
              gate, up = split(linear(x, 40) as gate_up, 2)

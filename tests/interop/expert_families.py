@@ -6,7 +6,7 @@ from functools import partial
 
 import transformers as hf
 
-from tests.interop.parity import VOCABULARY, rms, rope
+from tests.interop.parity import EPS, VOCABULARY, rms, rope, sizes
 
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 3}
 LOCAL_EXPERTS = {"num_local_experts": 5, "num_experts_per_tok": 3}
@@ -45,6 +45,15 @@ WITH_EXPERTS = {
         logits_scaling=6.0,
         tie_word_embeddings=True,
         **LOCAL_EXPERTS,
+    ),
+    "jetmoe": partial(
+        hf.JetMoeConfig,
+        **sizes(num_attention_heads=None, intermediate_size=32, num_hidden_layers=2),
+        kv_channels=12,
+        rms_norm_eps=EPS,
+        num_local_experts=5,
+        num_experts_per_tok=2,
+        tie_word_embeddings=False,
     ),
     "olmoe": rms(hf.OlmoeConfig, num_hidden_layers=2, intermediate_size=32, clip_qkv=1.5, **EXPERTS),
     "phimoe": rms(

@@ -45,6 +45,7 @@ _NO_SDPA = (
     "gpt_neo",
     "gpt_oss",
     "gptj",
+    "jetmoe",
     "openai-gpt",
 )  # transformers has eager attention only for these
 _ZERO = 1e-3  # of the largest gradient: one below may be rounding alone

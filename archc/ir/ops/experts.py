@@ -38,8 +38,9 @@ def dispatch(x: Tensor, order: Tensor, places: Tensor) -> Tensor:
 
 @declare(infer=lambda call: taken_type(call.x, "choice"), traits=_TRAITS, internal=True, module="experts")
 def at_choice(x: Tensor, order: Tensor) -> Tensor:
-    """What choices [B, T, choices] have: [N, 1]."""
-    return x.flatten()[order][:, None]
+    """What choices [B, T, choices, ...] have: [N, ...], and [N, 1] where that is one number."""
+    rows = x.flatten(0, 2)[order]
+    return rows if rows.dim() > 1 else rows[:, None]
 
 
 @declare(
@@ -121,6 +122,17 @@ def dispatched_linear(
 
 
 @declare(
+    infer=lambda call: call.y.with_shape(*call.places.shape, *call.y.shape[1:]),
+    traits=_TRAITS,
+    internal=True,
+    module="experts",
+)
+def by_choice(y: Tensor, places: Tensor) -> Tensor:
+    """Each choice's row: [N, ...] -> [B, T, choices, ...]."""
+    return y[places]
+
+
+@declare(
     infer=lambda call: call.y.with_shape(*call.places.shape[:2], *call.y.shape[1:]),
     traits=_TRAITS,
     internal=True,
@@ -160,6 +172,6 @@ def weighted_combine(y: Tensor, weights: Tensor, places: Tensor, beside: Tensor 
 SORT_CHOICES, DISPATCH, AT_CHOICE, OF_EXPERT = (
     OPS[name] for name in ("sort_choices", "dispatch", "at_choice", "of_expert")
 )
-GROUPED_LINEAR, DISPATCHED_LINEAR, COMBINE, WEIGHTED_COMBINE = (
-    OPS[name] for name in ("grouped_linear", "dispatched_linear", "combine", "weighted_combine")
+GROUPED_LINEAR, DISPATCHED_LINEAR, COMBINE, WEIGHTED_COMBINE, BY_CHOICE = (
+    OPS[name] for name in ("grouped_linear", "dispatched_linear", "combine", "weighted_combine", "by_choice")
 )

@@ -78,7 +78,9 @@ INPUT = _structural("input", "A value given from outside.", lambda call: call.ty
 WEIGHT = _structural("weight", "A parameter, by its sources in the checkpoint.", lambda call: call.type)
 LOOP = _structural("loop", "Bodies run one after another, by a schedule.", lambda call: call.types)
 EXPERTS = _structural(
-    "experts", "Each token through the bodies of its chosen experts, summed.", lambda call: call.types
+    "experts",
+    "Each token through the bodies of its chosen experts, summed or apart.",
+    lambda call: call.types,
 )
 # Two bodies that compute the same: the second where at most `few` new tokens stand behind a cache.
 BRANCH = _structural("branch", "Another way for a few tokens behind many.", lambda call: call.types)
