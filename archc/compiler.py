@@ -190,7 +190,8 @@ def compile_program(
 
 def _check_expectations(expectations: Iterable[Expectation], context: Context) -> None:
     reporter = Reporter()
-    fired = {each.rule for each in context.report.fired}
+    report = context.report
+    fired = {each.rule for each in (*report.fired, *report.absorbed)}
     known = {rule.name: rule for rule in context.rules}
     for expectation in expectations:
         if expectation.rule not in known:

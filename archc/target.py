@@ -12,11 +12,11 @@ MAX_HEAD = 1 << 10  # attention keeps a weighted sum of values there
 class Target:
     """A place that generated code runs on.
 
-    `families` are the kinds of kernels it has: "norm", "rope", "latent_rope", "pointwise", "position_scale"
-    and "attention" for fused ops, "loss", "steps", attention of single tokens behind a cache, "flash",
-    attention that PyTorch's own does not cover, "linear", linear maps of few rows, "router", the choice of
-    experts, and "experts", their products, "wide_linear", linear maps whose results are wider than their
-    operands, "embedding", the gradient of tables.
+    `families` are the kinds of kernels it has: "norm", "row", any ops along rows, "rope", "latent_rope",
+    "pointwise", "position_scale" and "attention" for fused ops, "loss", "steps", attention of single tokens
+    behind a cache, "flash", attention that PyTorch's own does not cover, "linear", linear maps of few rows,
+    "router", the choice of experts, and "experts", their products, "wide_linear", linear maps whose results
+    are wider than their operands, "embedding", the gradient of tables.
 
     bandwidth:   bytes a second from memory, and
     matmul_rate: multiplications and additions a second, in bfloat16: what a roofline needs
@@ -43,6 +43,7 @@ CUDA = Target(
     frozenset(
         {
             "norm",
+            "row",
             "rope",
             "latent_rope",
             "pointwise",

@@ -14,6 +14,7 @@ from archc.codegen.pointwise_plan import PointwiseKernel
 from archc.codegen.position_scale_plan import PositionScaleKernel
 from archc.codegen.rope_plan import RopeKernel
 from archc.codegen.router_plan import RouterKernel
+from archc.codegen.row_plan import RowKernel
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class CapacityKernel:
 
 ExpertsKernel = GroupedKernel | DispatchedKernel
 # Kernels of fused ops, which are registered with PyTorch alike.
-OpKernel = NormKernel | RopeKernel | LatentRopeKernel | PointwiseKernel | PositionScaleKernel
+OpKernel = NormKernel | RopeKernel | LatentRopeKernel | PointwiseKernel | PositionScaleKernel | RowKernel
 Kernel = (
     OpKernel
     | AttentionKernel

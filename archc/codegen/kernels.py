@@ -18,6 +18,7 @@ from archc.codegen.pointwise_kernel import plan_pointwise
 from archc.codegen.position_scale_kernel import plan_position_scale
 from archc.codegen.rope_kernel import plan_rope
 from archc.codegen.router_kernel import plan_router
+from archc.codegen.row_kernel import plan_row
 from archc.codegen.semantics import Semantics
 from archc.codegen.unfused_kernels import NAMES
 from archc.ir.graph import Graph
@@ -34,6 +35,7 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
     "latent_rope": lambda fused, _target: plan_latent_rope(fused),
     "pointwise": lambda fused, _target: plan_pointwise(fused),
     "position_scale": lambda fused, _target: plan_position_scale(fused),
+    "row": lambda fused, _target: plan_row(fused),
     "router": lambda fused, _target: plan_router(fused),
     "attention": lambda fused, target: plan_attention(
         fused, "steps" in target.families, "flash" in target.families
@@ -131,14 +133,19 @@ def _key(graph: Graph, node: Node) -> Any:
         form = decomposition(graph, node)
         return node.op.name, _key(form, activation_of(form))
     by_width = rule.family in ("norm", "pointwise")
-    shapes = tuple(_shape_key(graph.type(v), by_width) if v is not None else None for v in node.inputs)
+    whole = rule.family == "row"  # where rows are of tensors of several shapes
+    types = [None if value is None else graph.type(value) for value in node.inputs]
+    shapes = tuple(None if type_ is None else _shape_key(type_, by_width, whole) for type_ in types)
     attributes = tuple((name, str(value)) for name, value in node.attributes.items())
-    steps = repr(rule.steps) if rule.family in ("router", "pointwise") else ""  # rules may share a name
+    shares_name = rule.family in ("router", "pointwise", "row")  # with a rule of other steps
+    steps = repr(rule.steps) if shares_name else ""
     keeps = rule.family == "attention" and bool(kept_by(graph, node))
     return node.op.name, shapes, attributes, steps, keeps
 
 
-def _shape_key(type_: TensorType, by_width: bool) -> Any:
+def _shape_key(type_: TensorType, by_width: bool, whole: bool) -> Any:
+    if whole:
+        return type_
     if by_width:
         return len(type_.shape) == 1, type_.dtype, type_.width
     shape = type_.shape[2:] if len(type_.shape) > 2 else type_.shape

@@ -16,7 +16,13 @@ _CALLS = {
     "math::sigmoid": {"math::exp"},
 }
 # The templates of helpers, in templates/native, by functions that they hold.
-_TEMPLATES = {"sum_of_squares": "sums", "rms_norm": "rows", "softmax": "softmax", "part_rows": "part"}
+_TEMPLATES = {
+    "sum_of": "sums",
+    "sum_of_squares": "sums",
+    "rms_norm": "rows",
+    "softmax": "softmax",
+    "part_rows": "part",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Helpers:
     def templates(self) -> tuple[str, ...]:
         """Those with a function that is called, in an order in which each stands behind what it calls."""
         found = [template for name, template in _TEMPLATES.items() if name in self.calls]
-        return (*(["math"] if self.math else []), *found)
+        return (*(["math"] if self.math else []), *dict.fromkeys(found))
 
 
 def plan_native_helpers(texts: Iterable[str]) -> Helpers:

@@ -16,6 +16,7 @@ from archc.codegen.native_plan import (
     cpp_name,
 )
 from archc.codegen.norm_lines import Norm
+from archc.codegen.row_steps import ALONG, RowStep, RowSteps, names_in
 from archc.ir.ops.attention import Causal, Sliding
 from archc.ir.types import DType
 
@@ -81,6 +82,61 @@ def plan_native_pointwise(
     width = width_of(fused.node.types[0])
     lines += [f"{name}_ptr[row * {width} + column] = T({_cpp(name)});" for name in op.outputs]
     return NativeRows(_call(fused, op, fused.width(op.anchor)), tuple(lines), "pointwise")
+
+
+def plan_native_row(
+    fused: Fused,
+    op: CustomOp,
+    loads: Sequence[tuple[str, str]],
+    program: RowSteps,
+    statements: Sequence[str],
+) -> NativeRows | None:
+    """Ops on rows in C++, a loop over columns for each statement that has several.
+
+    loads:      values and their places, as in `source_ptr[row * width + column]`
+    statements: those of the Triton kernel, `name = expression`
+    """
+    if not _is_uniform(fused):
+        return None
+    columns = dict(program.columns)
+    lines = [line for name, place in loads for line in _each_column(name, columns[name], f"float({place})")]
+    along = {step.name: step for step in program.steps if step.op in ALONG}
+    for statement in statements:
+        name, text = statement.split(" = ", 1)
+        columns.setdefault(name, max(columns.get(read, 1) for read in names_in(text)))
+        text = _along(along[name], columns) if name in along else _of_column(_cpp(text), columns)
+        lines += _each_column(name, columns[name], text)
+    width = width_of(fused.node.types[0])
+    for name, value in program.outputs:
+        lines.append(f"for (int column = 0; column < {width}; column++)")
+        lines.append(f"    {name}_ptr[row * {width} + column] = T({_cpp(value)}[column]);")
+    return NativeRows(_call(fused, op, fused.width(op.anchor)), tuple(lines), "row")
+
+
+def _each_column(name: str, columns: int, text: str) -> list[str]:
+    """A value of one number, or of several columns."""
+    name = cpp_name(name)
+    if columns == 1:
+        return [f"const float {name} = {text};"]
+    loop = f"for (int column = 0; column < {columns}; column++)"
+    return [f"float {name}[{columns}];", loop, f"    {name}[column] = {text};"]
+
+
+def _of_column(text: str, columns: Mapping[str, int]) -> str:
+    """An expression of C++ for one column."""
+    rows = {cpp_name(name) for name, count in columns.items() if count > 1}
+    return _NAME.sub(lambda name: f"{name[0]}[column]" if name[0] in rows else name[0], text)
+
+
+def _along(step: RowStep, columns: Mapping[str, int]) -> str:
+    """What is computed of all columns of a row."""
+    (x,) = map(str, step.inputs)
+    row, count = cpp_name(x), columns[x]
+    if step.op == "sum":
+        return f"sum_of({row}, {count})"
+    if step.op == "rstd":
+        return f"1.0f / std::sqrt(sum_of_squares({row}, {count}) / {count} + {step.eps}f)"
+    return f"{row}[column] - sum_of({row}, {count}) / {count}"
 
 
 def plan_native_rope(fused: Fused, op: CustomOp, width: int) -> NativeRope | None:

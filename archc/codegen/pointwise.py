@@ -20,7 +20,7 @@ from archc.ir.rule import SPLITS
 _INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2)}
 _ATOM = 9
 # Names of a kernels module and of every kernel, which a variable must not hide.
-_KERNELS = ("tanh", "tl", "row", "column", "inside", "lane", "lane_inside")
+KERNEL_NAMES = ("tanh", "tl", "row", "column", "inside", "lane", "lane_inside")
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Writer:
 
     def _fresh(self, name: str) -> str:
         candidate, count = name, 2
-        while candidate in self.taken or candidate in _KERNELS or iskeyword(candidate):
+        while candidate in self.taken or candidate in KERNEL_NAMES or iskeyword(candidate):
             candidate, count = f"{name}_{count}", count + 1
         self.taken.add(candidate)
         return candidate

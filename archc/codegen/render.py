@@ -34,6 +34,7 @@ from archc.codegen.plan import Module, Package, ReportPlan
 from archc.codegen.pointwise_plan import PointwiseKernel
 from archc.codegen.rope_plan import RopeKernel
 from archc.codegen.router_plan import RouterKernel
+from archc.codegen.row_plan import RowKernel
 
 
 @cache
@@ -160,7 +161,7 @@ def _kernels(package: Package) -> str:
     helpers = [
         h
         for k in package.kernels
-        if isinstance(k, PointwiseKernel | AttentionKernel | DispatchedKernel)
+        if isinstance(k, PointwiseKernel | RowKernel | AttentionKernel | DispatchedKernel)
         for h in k.helpers
     ]
     return _fill(
@@ -176,6 +177,7 @@ def _kernels(package: Package) -> str:
             isinstance(kernel, AttentionKernel) and kernel.steps and kernel.large
             for kernel in package.kernels
         ),
+        uses_heads=any("= _heads(" in kernel for kernel in kernels),
         uses_programs=any(_reduces(kernel) for kernel in package.kernels),
         helpers=list(dict.fromkeys(helpers)),
     )
@@ -253,7 +255,7 @@ def _has_loss(kernel: Kernel) -> bool:
 def _reduces(kernel: Kernel) -> bool:
     """Whether a fixed number of programs shares the rows of its gradient, or blocks of them."""
     return (
-        isinstance(kernel, NormKernel | LatentRopeKernel)
+        isinstance(kernel, NormKernel | LatentRopeKernel | RowKernel)
         or (isinstance(kernel, RopeKernel) and bool(kernel.template == "qk_norm_rope"))
         or _has_loss(kernel)
     )

@@ -17,6 +17,7 @@ from archc.ir.node import Node, Value
 from archc.ir.norm_form import NormForm, norm_form
 from archc.ir.op import Attr, Op, Operand, Trait
 from archc.ir.ops.structure import CONSTANT
+from archc.ir.row_form import is_row_op
 from archc.ir.scale_form import ScaleForm, scale_form
 from archc.ir.types import TensorType
 
@@ -32,7 +33,11 @@ Apply: TypeAlias = Callable[[Op, list[Any], dict[str, Any]], Sequence[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """A fusion.  `weights` are operands that ops of the decomposition bring; each may be absent."""
+    """A fusion.
+
+    weights:    operands that ops of the decomposition bring; each may be absent
+    whole_rows: whether a program must hold a whole row, as where its operands differ in shape
+    """
 
     name: str
     operands: tuple[str, ...]
@@ -43,6 +48,7 @@ class Rule:
     output_names: tuple[str, ...]
     span: Span
     text: str = field(repr=False)
+    whole_rows: bool = False
 
     @cached_property
     def op(self) -> FusedOp:
@@ -78,11 +84,12 @@ class Rule:
             return "rope" if names <= {"rotate_by", "split", "split_heads", "rms_norm"} else ""
         if self.scale_form:
             return "position_scale"
-        if any(step.op.has(Trait.NORM) for step in self.steps):
-            return "norm" if self.norm_form else ""
+        if any(step.op.has(Trait.NORM) for step in self.steps) and self.norm_form:
+            return "norm"
+        if self.whole_rows or any(is_row_op(step.op) and not _is_pointwise(step) for step in self.steps):
+            return "row" if all(is_row_op(step.op) for step in self.steps) else ""
         arithmetic = [step for step in self.steps if step.op.name not in SPLITS]
-        fusible = all(step.op.has(Trait.ELEMENTWISE) and step.op.triton for step in arithmetic)
-        return "pointwise" if fusible and self._splits_operands_evenly() else ""
+        return "pointwise" if all(map(_is_pointwise, arithmetic)) and self._splits_operands_evenly() else ""
 
     @cached_property
     def norm_form(self) -> NormForm | None:
@@ -193,6 +200,10 @@ class FusedOp(Op):
 def rule_of(node: Node) -> Rule | None:
     """The rule whose fused op a node is."""
     return node.op.rule if isinstance(node.op, FusedOp) else None
+
+
+def _is_pointwise(step: Step) -> bool:
+    return step.op.name in SPLITS or bool(step.op.has(Trait.ELEMENTWISE) and step.op.triton)
 
 
 def _routes(step: Step) -> bool:

@@ -9,6 +9,7 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.program import KEY_POSITIONS, POSITIONS, Places, once_in, positions_in, whole_in
+from archc.ir.row_form import clashing_name, fits_row, row_form
 from archc.ir.rule import Rule, rule_of
 from archc.ir.types import Dim
 from archc.passes.context import Context, place_of
@@ -85,6 +86,8 @@ def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context, known: _
         return "one of its operands stands for all sequences"
     if rule.family == "norm":
         return _norm_obstacle(rule, graph, match, context.target.max_row)
+    if rule.family == "row":
+        return _row_obstacle(rule, graph, match)
     if rule.family == "pointwise":
         return _pointwise_obstacle(rule, graph, match)
     if rule.family == "attention":
@@ -120,6 +123,17 @@ def _norm_obstacle(rule: Rule, graph: Graph, match: Match, longest: int) -> str:
     operands = [match.operands.get(name) for name in rule.operands]
     shapes = {graph.type(value).shape for value in operands if value is not None}
     return "" if shapes == {norm.types[0].shape} else "its operands differ in shape"
+
+
+def _row_obstacle(rule: Rule, graph: Graph, match: Match) -> str:
+    """Operands must be rows of one width that a program holds, or broadcast to them."""
+    if name := clashing_name((*rule.operands, *rule.weights, *rule.output_names)):
+        return f"its kernel needs the name `{name}` for something else"
+    types = {name: graph.type(value) for name, value in match.operands.items() if value is not None}
+    form = row_form(rule.decompose(types, match.attributes))
+    if form is None:
+        return "it is not made of rows of one width, and of what is broadcast to them"
+    return "" if fits_row(form, len(rule.outputs)) else "its rows are more than a kernel holds"
 
 
 def _rope_obstacle(graph: Graph, match: Match) -> str:

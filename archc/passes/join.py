@@ -15,6 +15,7 @@ from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.program import once_in
+from archc.ir.row_form import RENAMED
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context
 from archc.passes.outline import Outline, replace_by_one
@@ -29,11 +30,11 @@ def join_elementwise(graph: Graph, context: Context) -> None:
     """Compute chains of elementwise ops that no fusion names together, where the target can."""
     if "pointwise" not in context.target.families:
         return
-    kept = set(_behind_head(graph))
+    kept = set(behind_head(graph))
     once = once_in(graph)
     for part, times in graph.runs():
         nodes = part.nodes()
-        order = {node.id: place for place, node in enumerate(nodes) if _is_joined(part, node, once)}
+        order = {node.id: place for place, node in enumerate(nodes) if is_joined(part, node, once)}
         for node in reversed(nodes):
             if node.id in part and not (part is graph and node.id in kept) and node.id in order:
                 _join(part, node, order, times, context)
@@ -44,7 +45,7 @@ def _join(graph: Graph, last: Node, order: Mapping[int, int], times: int, contex
     chain = _chain(graph, last, order)
     if len(chain) > 1:
         outline = Outline(graph, chain, "y", _operand_name)
-        replace_by_one(outline, _name(chain), last, times, context)
+        replace_by_one(outline, chain_name(chain), last, times, context)
 
 
 def _chain(graph: Graph, last: Node, order: Mapping[int, int]) -> list[Node]:
@@ -77,7 +78,7 @@ def _operands(graph: Graph, inside: dict[int, Node]) -> set[Value]:
     return {v for v in values if v.node not in inside and graph.node(v).op is not CONSTANT}
 
 
-def _is_joined(graph: Graph, node: Node, once: set[tuple[int, Value]]) -> bool:
+def is_joined(graph: Graph, node: Node, once: set[tuple[int, Value]]) -> bool:
     """Whether a kernel of rows can do an op: on operands of its result's shape, vectors, and numbers.
 
     A sum of rows stays apart: its gradient is what comes in, for all of them, and costs nothing.  So do rows
@@ -102,7 +103,7 @@ def _is_vector(type_: TensorType, result: TensorType) -> bool:
     return type_.dtype is result.dtype and type_.shape == result.shape[-1:]
 
 
-def _behind_head(graph: Graph) -> Iterator[int]:
+def behind_head(graph: Graph) -> Iterator[int]:
     """What is done to logits: the loss computes it in its own kernel."""
     for _, value in graph.outputs:
         head = last_linear(graph, value)
@@ -114,7 +115,7 @@ def _operand_name(type_: TensorType) -> str:
     return "x" if len(type_.shape) > 1 else "vector"
 
 
-def _name(chain: list[Node]) -> str:
+def chain_name(chain: list[Node]) -> str:
     """What is done last, after what is done first."""
-    names = list(dict.fromkeys(node.op.name for node in chain))
+    names = list(dict.fromkeys(node.op.name for node in chain if node.op.name not in RENAMED))
     return "_".join(names if len(names) <= _TOLD else [*names[: _TOLD - 1], names[-1]])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from archc.errors import Span
 from archc.ir.decomposition import OperandRef, Ref, Step, StepRef
 from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node, Value
+from archc.ir.op import Op, Trait
 from archc.ir.ops.structure import CONSTANT
-from archc.ir.rule import Rule
+from archc.ir.row_form import RESERVED
+from archc.ir.rule import Rule, rule_of
 from archc.ir.types import TensorType
 from archc.passes.context import Context, place_of
 from archc.passes.report import Fired
@@ -21,70 +24,122 @@ from archc.passes.report import Fired
 class Outline:
     """Some nodes as a decomposition: `operands` are what they read, `outputs` what others read of them.
 
+    A fused node among them is the steps of its own decomposition.
+
     nodes:        in the order of the graph; none outside of them depends on one and is read by another
     output_name:  for an output that the spec gives no name
-    operand_name: for an operand that it gives none, by its type
+    operand_name: for an operand that it gives none, by its type; those of norms and fusions have names there
+    whole_rows:   whether a program must hold a whole row
     """
 
     graph: Graph
     nodes: Sequence[Node]
     output_name: str
     operand_name: Callable[[TensorType], str]
+    whole_rows: bool = False
     operands: dict[Value, str] = field(default_factory=dict)
     outputs: list[Value] = field(default_factory=list)
+    _steps: list[Step] = field(default_factory=list)
+    _refs: dict[Value, Ref] = field(default_factory=dict)
+    _unfolded: list[int] = field(default_factory=list)  # steps of fused nodes
 
     def rule(self, name: str, span: Span | None) -> Rule:
         """The decomposition as a fusion rule."""
         assert span is not None
-        steps = {node.id: place for place, node in enumerate(self.nodes)}
-        made = [
-            Step(node.op, tuple(self._refs(node, steps)), node.attributes, self._names(node))
-            for node in self.nodes
-        ]
+        for node in self.nodes:
+            self._enter(node)
         self.outputs = self.graph.left_by(self.nodes)
-        names: list[str] = []
+        names: dict[Ref, str] = {}
         for value in self.outputs:
             wanted = self.graph.name_of(value) or self.output_name
-            names.append(unique(wanted, [*self.operands.values(), *names]))
+            names[self._refs[value]] = self._free_name(wanted, names.values())
+        self._name_steps(names)
         return Rule(
             name=name,
             operands=tuple(self.operands.values()),
             weights=(),
             attributes=(),
-            steps=tuple(made),
-            outputs=tuple(StepRef(steps[value.node], value.output) for value in self.outputs),
-            output_names=tuple(names),
+            steps=tuple(self._steps),
+            outputs=tuple(self._made(value) for value in self.outputs),
+            output_names=tuple(names.values()),
             span=span,
             text="",
+            whole_rows=self.whole_rows,
         )
 
-    def _refs(self, node: Node, steps: dict[int, int]) -> Iterable[Ref]:
-        for value in node.inputs:
-            if value is None:
-                yield None
-            elif value.node in steps:
-                yield StepRef(steps[value.node], value.output)
-            elif self.graph.node(value).op is CONSTANT:
-                yield float(self.graph.node(value).attributes["value"])
-            else:
-                yield OperandRef(self._operand(value))
+    def _free_name(self, name: str, others: Iterable[str] = ()) -> str:
+        """A name for an operand or a result that is no other's, nor that of a gradient."""
+        taken = [*self.operands.values(), *others]
+        if self.whole_rows:
+            gradients = [f"d{other}" for other in taken]
+            taken += [*RESERVED, *gradients, *(other.removeprefix("d") for other in taken)]
+        return unique(name, taken)
 
-    def _operand(self, value: Value) -> str:
+    def _enter(self, node: Node) -> None:
+        """Add a node's steps."""
+        rule = rule_of(node)
+        named = rule is not None or node.op.has(Trait.NORM)
+        inputs = [
+            self._ref(value, node.op.operands[place].name if named else "")
+            for place, value in enumerate(node.inputs)
+        ]
+        if rule is None:
+            own = tuple(map(self.graph.name_of, node.outputs))
+            results = self._add(node.op, inputs, node.attributes, own)
+        else:
+            names = iter([step.names for step in rule.steps])
+
+            def apply(op: Op, values: list[Any], attributes: dict[str, Any]) -> Sequence[Ref]:
+                self._unfolded.append(len(self._steps))
+                return self._add(op, values, attributes, next(names))
+
+            given = zip((*rule.operands, *rule.weights), inputs, strict=True)
+            results = rule.run(dict(given), node.attributes, apply)
+        self._refs.update(zip(node.outputs, results, strict=False))
+
+    def _add(self, op: Op, inputs: Sequence[Ref], attributes: Any, names: tuple[str, ...]) -> Sequence[Ref]:
+        self._steps.append(Step(op, tuple(inputs), attributes, names))
+        return [StepRef(len(self._steps) - 1, place) for place in range(max(len(names), 1))]
+
+    def _name_steps(self, results: Mapping[Ref, str]) -> None:
+        """Give steps that make results the names of these; those of fused nodes keep names that are free."""
+        taken = {*self.operands.values(), *results.values()}
+        for place, step in enumerate(self._steps):
+            own = [results.get(StepRef(place, output), "") for output in range(len(step.names))]
+            kept = ["" if name in taken and place in self._unfolded else name for name in step.names]
+            names = tuple(one or other for one, other in zip(own, kept, strict=True))
+            taken |= {*names}
+            self._steps[place] = replace(step, names=names)
+
+    def _made(self, value: Value) -> StepRef:
+        ref = self._refs[value]
+        assert isinstance(ref, StepRef)
+        return ref
+
+    def _ref(self, value: Value | None, called: str) -> Ref:
+        """What stands for a value in the decomposition; an operand may be called as it is in the node."""
+        if value is None or value in self._refs:
+            return None if value is None else self._refs[value]
+        if self.graph.node(value).op is CONSTANT:
+            return float(self.graph.node(value).attributes["value"])
         if value not in self.operands:
-            wanted = self.graph.name_of(value) or self.operand_name(self.graph.type(value))
-            self.operands[value] = unique(wanted, self.operands.values())
-        return self.operands[value]
-
-    def _names(self, node: Node) -> tuple[str, ...]:
-        return tuple(self.graph.name_of(value) for value in node.outputs)
+            wanted = self.graph.name_of(value) or called or self.operand_name(self.graph.type(value))
+            self.operands[value] = self._free_name(wanted)
+        return OperandRef(self.operands[value])
 
 
 def replace_by_one(outline: Outline, name: str, place: Node, times: int, context: Context) -> None:
-    """Put one op in the place of an outline's nodes, as a fusion of that name, and report it."""
+    """Put one op in the place of an outline's nodes, as a fusion of that name, and report it.
+
+    Fusions among the nodes are part of it from then on.
+    """
     graph, rule = outline.graph, outline.rule(name, place.span)
-    joined = graph.add_like(place, rule.op, list(outline.operands), names=rule.output_names)
+    own = tuple(map(graph.name_of, outline.outputs))
+    joined = graph.add_like(place, rule.op, list(outline.operands), names=own)
     for old, new in zip(outline.outputs, joined.outputs, strict=True):
         graph.replace_uses(old, new)
     for node in reversed(outline.nodes):
+        if rule_of(node) is not None:
+            context.report.absorb(node.op.name, place_of(node), times)
         graph.remove(node)
     context.report.fired.append(Fired(rule.name, place_of(place), times, ("fewer_roundings",), place.span))

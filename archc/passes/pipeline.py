@@ -12,6 +12,7 @@ from archc.passes.activate import join_activations
 from archc.passes.bias import split_bias
 from archc.passes.cache import plan_cache
 from archc.passes.capacity import join_capacities
+from archc.passes.chain import join_rows
 from archc.passes.clean import drop_unused, merge_common
 from archc.passes.context import Context
 from archc.passes.dispatch import dispatch_experts
@@ -61,6 +62,7 @@ PASSES = (
     Pass("rotate", rotate_loops),
     Pass("fuse", fuse),
     Pass("activate", join_activations),
+    Pass("chain", join_rows),
     Pass("join", join_elementwise),
     Pass("clean", drop_unused),
 )

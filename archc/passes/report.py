@@ -47,6 +47,7 @@ class Report:
     """Everything the passes have to tell."""
 
     fired: list[Fired] = field(default_factory=list)
+    absorbed: list[Fired] = field(default_factory=list)  # those that became part of a larger one
     missed: list[Missed] = field(default_factory=list)  # those worth telling
     attempts: list[Missed] = field(default_factory=list)  # all, for who asks after one
     remarks: list[Remark] = field(default_factory=list)
@@ -55,6 +56,14 @@ class Report:
         """Put fusions in the order of the spec."""
         self.fired.sort(key=_line)
         self.missed.sort(key=_line)
+
+    def absorb(self, rule: str, place: str, count: int) -> None:
+        """Take a fusion as part of a larger one, which is told in its place."""
+        for each in self.fired:
+            if (each.rule, each.place, each.count) == (rule, place, count):
+                self.fired.remove(each)
+                self.absorbed.append(each)
+                return
 
     def fusions(self) -> list[Fired]:
         """The fusions, those of one line once: layers that differ elsewhere may share it."""
@@ -70,7 +79,7 @@ class Report:
 
     def relaxations(self) -> dict[str, str]:
         """What fusions change of the numbers: name and meaning."""
-        names = {name for each in self.fired for name in each.relaxations}
+        names = {name for each in (*self.fired, *self.absorbed) for name in each.relaxations}
         return {name: meaning for name, meaning in RELAXATIONS.items() if name in names}
 
     def remark(self, pass_name: str, text: str) -> None:

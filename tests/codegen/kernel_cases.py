@@ -5,7 +5,7 @@ from __future__ import annotations
 from archc.compiler import standard_rules
 
 _ADD = "x = x + linear(x, d) as a\n"
-_SANDWICH = "x = x + NORM(linear(x, d) as a, SET) as m\nx = x * NORM(x, SET) as n"
+_SANDWICH = "x = x + NORM(linear(x, d) as a, SET) as m\nx = x + linear(NORM(x, SET) as n, d) as out"
 _ADD_TWO = "x = x + linear(x, d) as a + linear(x, d) as b\n"
 _SPLIT = """
   h = rms_norm(x, 1e-6) as n
@@ -121,7 +121,36 @@ fuse scaled_turns(gate_up, scale) {
   return du
 }
 """
+_OWN += """
+fuse mixed_norm(x, z, share, scale; eps) {
+  s = share * x + z * scale
+  y = rms_norm(s, eps)
+  return s, y
+}
+
+fuse gated_heads(o, gate, by) {
+  y = o * unsqueeze(softplus(gate)) * unsqueeze(by)
+  return y
+}
+
+fuse gated_norm(pair, like, u, v; eps, offset) {
+  o, other = split(pair, 2)
+  y = silu(like) * layer_norm(o, eps, offset = offset) + exp(sum(u * v)) * other
+  return y
+}
+"""
 _TWO = "linear(h, d) as a + linear(h, d) as b"
+_MIXED = """
+  s = parameter([1]) as share * linear(x, d) as a + x * parameter([d]) as scale
+  x = s + linear(rms_norm(s, 1e-6) as n, d) as b"""
+_GATED_HEADS = """
+  o = split_heads(linear(x, HEADS * SIZE) as a, HEADS)
+  o = o * unsqueeze(softplus(linear(x, HEADS) as gate)) * unsqueeze(parameter([HEADS]) as by)
+  x = linear(merge_heads(o), d) as b"""
+_GATED_NORM = """
+  o, other = split(linear(x, 2 * d) as pair, 2)
+  share = exp(sum(parameter([12]) as u * parameter([12]) as v))
+  x = linear(silu(linear(x, d) as gate) * (layer_norm(o, 1e-5 NORM) as n) + share * other, d) as b"""
 
 # rule, or rule/variant -> the width of the rows and statements in which the rule fires
 CASES = {
@@ -130,11 +159,11 @@ CASES = {
     "rms_norm/offset": (100, "x = rms_norm(x, 1e-5, offset = 1) as n"),
     "rms_norm/wide": (9000, "x = rms_norm(x, 1e-6, offset = 1) as n"),
     "rms_norm/unweighted": (7, "x = rms_norm(x, 1e-5, weight = false)"),
-    "add_rms_norm": (60, _ADD + "x = x * rms_norm(x, 1e-6) as n"),
-    "add_rms_norm/unweighted": (100, _ADD + "x = x * rms_norm(x, 1e-6, weight = false)"),
-    "add_rms_norm/wide": (16384, _ADD + "x = x * rms_norm(x, 1e-6) as n"),
+    "add_rms_norm": (60, _ADD + "x = x + linear(rms_norm(x, 1e-6) as n, d) as out"),
+    "add_rms_norm/unweighted": (100, _ADD + "x = x + linear(rms_norm(x, 1e-6, weight = false), d) as out"),
+    "add_rms_norm/wide": (16384, _ADD + "x = x + linear(rms_norm(x, 1e-6) as n, d) as out"),
     "add_rms_norm/none": (60, _loop("rms_norm(x, 1e-6, offset = 1) as n")),
-    "add_add_rms_norm": (100, _ADD_TWO + "x = x * rms_norm(x, 1e-5, offset = 1) as n"),
+    "add_add_rms_norm": (100, _ADD_TWO + "x = x + linear(rms_norm(x, 1e-5, offset = 1) as n, d) as out"),
     "add_add_rms_norm/none": (60, _loop("rms_norm(x, 1e-6) as n", _TWO)),
     "rms_norm_add_rms_norm": (60, _SANDWICH.replace("NORM", "rms_norm").replace("SET", "1e-6, offset = 1")),
     "rms_norm_add_rms_norm/block": (64, _SANDWICH.replace("NORM", "rms_norm").replace("SET", "1e-6")),
@@ -155,11 +184,14 @@ CASES = {
     "layer_norm/unweighted": (7, "x = layer_norm(x, 1e-5, weight = false) as n"),
     "layer_norm/wide": (10240, "x = layer_norm(x, 1e-5, weight = false, bias = false)"),
     "layer_norm/bare": (60, "x = layer_norm(x, 1e-5, weight = false, bias = false)"),
-    "add_layer_norm": (60, _ADD + "x = x * layer_norm(x, 1e-5) as n"),
-    "add_layer_norm/unbiased": (100, _ADD + "x = x * layer_norm(x, 1e-5, bias = false) as n"),
-    "add_layer_norm/wide": (26000, _ADD + "x = x * layer_norm(x, 1e-5) as n"),
+    "add_layer_norm": (60, _ADD + "x = x + linear(layer_norm(x, 1e-5) as n, d) as out"),
+    "add_layer_norm/unbiased": (
+        100,
+        _ADD + "x = x + linear(layer_norm(x, 1e-5, bias = false) as n, d) as out",
+    ),
+    "add_layer_norm/wide": (26000, _ADD + "x = x + linear(layer_norm(x, 1e-5) as n, d) as out"),
     "add_layer_norm/none": (60, _loop("layer_norm(x, 1e-5) as n")),
-    "add_add_layer_norm": (100, _ADD_TWO + "x = x * layer_norm(x, 1e-5, offset = 1) as n"),
+    "add_add_layer_norm": (100, _ADD_TWO + "x = x + linear(layer_norm(x, 1e-5, offset = 1) as n, d) as out"),
     "add_add_layer_norm/none": (60, _loop("layer_norm(x, 1e-5, bias = false) as n", _TWO)),
     "layer_norm_add_layer_norm": (60, _SANDWICH.replace("NORM", "layer_norm").replace("SET", "1e-5")),
     "layer_norm_add_layer_norm/unbiased": (
@@ -246,10 +278,16 @@ CASES = {
         60,
         _TURNS.replace("GATED", "silu(g * parameter(shape = [300]) as scale) * u").replace("WIDTH", "600"),
     ),
+    "mixed_norm": (60, _MIXED),
+    "gated_heads": (60, _heads(_GATED_HEADS, 5, 5, 12, "")),
+    "gated_heads/block": (64, _heads(_GATED_HEADS, 4, 4, 16, "")),
+    "gated_norm": (60, _GATED_NORM.replace("NORM", "")),
+    "gated_norm/block": (64, _GATED_NORM.replace("NORM", ", offset = 1, bias = false")),
 }
 # every rule with a kernel -> its family
 RULES = {rule.name: rule.family for rule in standard_rules() if rule.family != "attention"}
 RULES |= dict.fromkeys(("tanh_gated", "scaled_tanh", "scaled_turns"), "pointwise")
+RULES |= dict.fromkeys(("mixed_norm", "gated_heads", "gated_norm"), "row")
 FIRST = [name for name in CASES if "/" not in name]  # one case of each rule
 
 

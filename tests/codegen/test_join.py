@@ -46,21 +46,35 @@ def test_what_is_read_elsewhere_ends_a_chain() -> None:
     assert {"exp_mul", "sigmoid_add"} < set(ops)
 
 
-def test_another_shape_ends_a_chain() -> None:
-    ops = _ops(
-        "arch A() { forward(x: float[B, T, 8]) { share = sigmoid(linear(x, 1) as gate)"
-        " return linear(share * tanh(x) + 1, 8) as down } } model m = A()"
-    )
-    assert {"sigmoid", "mul", "tanh", "add"} < set(ops)
+_NORM = "rms_norm(x, 1e-6) as n"
 
 
-def test_sums_are_not_joined() -> None:
-    """Their gradients would be written once for each of what is added."""
-    ops = _ops(
-        "arch A() { forward(x: float[B, T, 8]) { a = linear(x, 8) as a"
-        " return linear(a + x + tanh(a), 8) as down } } model m = A()"
-    )
-    assert sorted(op for op in ops if op not in ("input", "weight", "linear")) == ["add", "add", "tanh"]
+@pytest.mark.parametrize(
+    ("body", "joined"),
+    [
+        ("share = sigmoid(linear(x, 1) as gate) x = share * tanh(x) + 1", ["sigmoid_tanh_add"]),
+        ("x = x + linear(x, d) as a * 0.3 h = NORM x = x * linear(h, d) as b", ["mul_add_rms_norm", "mul"]),
+        ("x = (NORM) * silu(linear(x, d) as gate)", ["rms_norm_silu_mul"]),
+        ("x = NORM + x + linear(x, d) as a", ["rms_norm_add_add"]),
+        ("g, u = split(linear(x, 2 * d) as a, 2) x = silu(g) * u x = NORM", ["swiglu_rms_norm"]),
+        ("x = sigmoid(linear(x, 3) as a) * linear(x, 3) as b", ["sigmoid_mul"]),
+        (
+            "a = NORM x = linear(a, d) as b * a",
+            ["rms_norm", "mul"],
+        ),  # the product needs what follows the norm
+        ("x = x + linear(x, d) as a + linear(x, d) as b", ["add", "add"]),  # gradients of sums cost nothing
+        (
+            "x = NORM * 2 x = linear(x, 9000) as a y = rms_norm(x, 1e-6) as m x = y * 2",
+            ["rms_norm_mul", "rms_norm", "mul"],
+        ),
+    ],
+)
+def test_rows_are_computed_together(body: str, joined: list[str]) -> None:
+    """What one program can hold a row of, whatever the shapes that are broadcast to it."""
+    body = body.replace("NORM", _NORM)
+    forward = f"forward(x: float[B, T, d]) {{ {body} return linear(x, 8) as down }}"
+    ops = _ops(f"arch A(d = 8) {{ {forward} }} model m = A()")
+    assert [op for op in ops if op not in ("input", "weight", "linear", "constant", "split")] == joined
 
 
 PLACES = """

@@ -158,7 +158,7 @@ def _outcomes(program: Program, rules: tuple[Rule, ...]) -> tuple[list[Outcome],
     """What the last stage gives against the first, and which rules fired."""
     context = Context(rules, CUDA)
     outcomes = list(check_stages(program, context, each_pass=False))
-    return outcomes, {fired.rule for fired in context.report.fired}
+    return outcomes, {fired.rule for fired in (*context.report.fired, *context.report.absorbed)}
 
 
 def test_every_rule_has_a_body() -> None:

@@ -1,0 +1,176 @@
+"""How a fusion of whole rows is built: elementwise ops, norms and sums along rows of one width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
+from archc.ir.op import Op, Trait
+from archc.ir.ops.structure import CONSTANT, INPUT
+from archc.ir.types import Dim, DType
+
+SUMS = frozenset({"sum", "mean"})
+_LONGEST = 8192  # columns of a row whose gradient fits in registers
+_HELD = 49152  # values of a row's operands and results together, and of the sums of vectors' gradients
+RENAMED = frozenset({"upcast", "cast_like", "unsqueeze"})  # the same numbers, in registers
+# Names of a kernel's own, which no operand or result may have.
+RESERVED = frozenset({"row", "rows", "column", "inside", "shared_row", "programs", "STAGES", "tl", "tanh"})
+
+
+@dataclass(frozen=True)
+class RowOperand:
+    """A tensor as rows read it.
+
+    columns: how many values a row reads: as wide as the row, another number of a vector, or 1
+    place:   which row of it, by the number of a `row`; "" where it has but one
+    parts:   into how many parts of so many columns it is split
+    """
+
+    name: str
+    shape: tuple[Dim, ...]
+    columns: int
+    place: str
+    parts: int = 1
+
+    @property
+    def is_common(self) -> bool:
+        """Whether all rows read the same values."""
+        return not self.place
+
+    @property
+    def is_own(self) -> bool:
+        """Whether each row has its own values in it."""
+        return self.place == "row"
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """Rows [leading..., width] of results, and what is read for them."""
+
+    leading: tuple[Dim, ...]
+    width: int
+    operands: tuple[RowOperand, ...]
+
+    @property
+    def block(self) -> int:
+        """The power of two that holds a row."""
+        return 1 << (self.width - 1).bit_length()
+
+    @property
+    def heads(self) -> int:
+        """How many rows a token has."""
+        return int(self.leading[-1]) if len(self.leading) > 2 else 1
+
+
+def fits_row(form: RowForm, results: int) -> bool:
+    """Whether a program's registers hold all that a row is made of, in its gradient too."""
+    whole = [operand for operand in form.operands if operand.columns == form.width]
+    rows = results + sum(2 if operand.is_common else operand.parts for operand in whole)
+    return form.block <= _LONGEST and rows * form.block <= _HELD
+
+
+def clashing_name(names: Sequence[str]) -> str:
+    """An operand's or a result's name that a kernel needs for something else, or nothing."""
+    gradients = {f"d{name}" for name in names}
+    return next((name for name in names if name in RESERVED | gradients), "")
+
+
+def is_row_op(op: Op) -> bool:
+    """Whether a kernel that holds a row can do an op."""
+    elementwise = op.has(Trait.ELEMENTWISE) and op.triton and (op.derivative or op.name in RENAMED)
+    return bool(elementwise) or op.has(Trait.NORM) or op.name in SUMS | RENAMED | {"split"}
+
+
+def row_form(form: Graph) -> RowForm | None:
+    """The form of a decomposition for the types of its operands; None where it has another."""
+    types = {form.type(value) for _, value in form.outputs}
+    shape, dtype = next(iter(types)).shape, next(iter(types)).dtype
+    width = shape[-1] if shape else None
+    if len(types) > 1 or len(shape) < 2 or not isinstance(width, int) or dtype is not DType.FLOAT:
+        return None
+    leading = shape[:-1]
+    if len(leading) > 2 and not isinstance(leading[-1], int):
+        return None
+    ranks = _ranks(form)
+    operands: list[RowOperand] = []
+    for node in form.nodes():
+        if node.op is INPUT:
+            operand = _operand(form, node, ranks, leading, int(width))
+            if operand is None:
+                return None
+            operands.append(operand)
+        elif node.op is not CONSTANT and not _fits(form, node, ranks, leading, int(width)):
+            return None
+    whole = any(each.is_own and each.columns == width for each in operands)
+    return RowForm(leading, int(width), tuple(operands)) if whole else None
+
+
+def _ranks(form: Graph) -> dict[Value, int]:
+    """How many dims of length 1 each value is given behind its own before it meets a row."""
+    ranks: dict[Value, int] = {}
+    for node in reversed(form.nodes()):
+        own = max((ranks.get(value, 0) for value in node.outputs), default=0)
+        for value in node.inputs:
+            if value is not None:
+                ranks[value] = max(ranks.get(value, 0), own + (node.op.name == "unsqueeze"))
+    return ranks
+
+
+def _operand(
+    form: Graph, node: Node, ranks: dict[Value, int], leading: tuple[Dim, ...], width: int
+) -> RowOperand | None:
+    (value,) = node.outputs
+    type_ = form.type(value)
+    users = form.users(value)
+    if type_.dtype is not DType.FLOAT or not type_.shape:
+        return None
+    parts = users[0][0].attributes["sizes"] if users and users[0][0].op.name == "split" else 1
+    shape = (*type_.shape, *(1 for _ in range(ranks.get(value, 0))))
+    place, columns = _place(shape[:-1], leading), shape[-1]
+    if place is None or not isinstance(columns, int) or not isinstance(parts, int):
+        return None
+    if parts > 1 and (len(users) > 1 or place != "row" or columns != parts * width):
+        return None
+    columns = int(columns) // parts
+    whole = columns in (1, width) or len(shape) == 1
+    return RowOperand(form.name_of(value), type_.shape, columns, place, parts) if whole else None
+
+
+def _fits(form: Graph, node: Node, ranks: dict[Value, int], leading: tuple[Dim, ...], width: int) -> bool:
+    """Whether an op's results are rows, numbers of rows, or vectors."""
+    if not is_row_op(node.op) or (node.op.has(Trait.ELEMENTWISE) and node.attributes):
+        return False
+    if node.op.name == "split" and (node.inputs[0] not in form.inputs):
+        return False
+    along = node.op.has(Trait.NORM) or node.op.name in SUMS
+    if along and any(value is not None and form.type(value).width == 1 for value in node.inputs[:1]):
+        return False
+    for value in node.outputs:
+        type_ = form.type(value)
+        shape = (*type_.shape, *(1 for _ in range(ranks.get(value, 0))))
+        if type_.dtype not in (DType.FLOAT, DType.F32) or not shape or _place(shape[:-1], leading) is None:
+            return False
+        if shape[-1] not in (1, width) and len(shape) > 1:
+            return False
+    return True
+
+
+def _place(shape: Sequence[Dim], leading: Sequence[Dim]) -> str | None:
+    """Which row of a tensor with leading dims `shape` a row reads; None where it is no broadcast of rows."""
+    if len(shape) > len(leading):
+        return None
+    shape = (*(1 for _ in range(len(leading) - len(shape))), *shape)
+    if tuple(shape) == tuple(leading):
+        return "row"
+    first = next((place for place, dim in enumerate(shape) if dim != 1), None)
+    if first is None:
+        return ""
+    last = len(shape) - next(place for place, dim in enumerate(reversed(shape)) if dim != 1)
+    inner = leading[last:] if first == 0 else leading[first:]
+    alike = tuple(shape[first:last]) == tuple(leading[first:last])
+    if not alike or (first > 0 and last < len(shape)) or not all(isinstance(dim, int) for dim in inner):
+        return None
+    return f"row {'//' if first == 0 else '%'} {prod(int(dim) for dim in inner)}"

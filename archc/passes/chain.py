@@ -1,0 +1,132 @@
+"""Ops on rows become one op, whatever they are: what is done to a row before and behind a norm is done there.
+
+A group begins with its last op and takes up what makes its operands, as long as one program can hold a row of
+all of it.  Numbers that many values share, as of a token, of a head or of a layer, are operands too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
+from archc.ir.ops.structure import CONSTANT
+from archc.ir.program import once_in
+from archc.ir.row_form import RENAMED, fits_row, is_row_op, row_form
+from archc.ir.rule import SPLITS, rule_of
+from archc.ir.types import DType, TensorType
+from archc.passes.context import Context
+from archc.passes.join import ADD, behind_head, chain_name, is_joined
+from archc.passes.outline import Outline, replace_by_one
+
+_MOST_STEPS = 16  # as many as a fusion of a spec may have
+_MOST_OPERANDS = 8  # tensors that a program holds at once, and their gradients
+_FUSED = ("norm", "pointwise", "row")
+
+
+def join_rows(graph: Graph, context: Context) -> None:
+    """Compute ops on rows together that are around norms or differ in shape, where the target can."""
+    if "row" not in context.target.families:
+        return
+    kept = set(behind_head(graph))
+    once = once_in(graph)
+    for part, times in graph.runs():
+        nodes = part.nodes()
+        order = {node.id: place for place, node in enumerate(nodes)}
+        for node in reversed(nodes):
+            if node.id in part and not (part is graph and node.id in kept) and _can_end(node):
+                _Rows(part, order, once).join(node, times, context)
+    context.report.sort()
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A graph whose ops are grouped.
+
+    order: the place of each node in it
+    once:  values that stand for all sequences, with their graphs: rows of others have no place beside them
+    """
+
+    graph: Graph
+    order: Mapping[int, int]
+    once: set[tuple[int, Value]]
+
+    def join(self, last: Node, times: int, context: Context) -> None:
+        """Compute an op and what leads to it together, where that needs a kernel of whole rows."""
+        group = self._group(last)
+        if len(group) > 1 and not self._is_left(group):
+            outline = Outline(self.graph, group, "y", _operand_name, whole_rows=True)
+            replace_by_one(outline, chain_name(group), last, times, context)
+
+    def _group(self, last: Node) -> list[Node]:
+        """An op and what can be computed with it of that which leads to it, in the order of the graph."""
+        inside = {last.id: last}
+        waiting = self._makers(last)
+        while waiting:
+            _, number = heappop(waiting)
+            node = self.graph.node(number)
+            if number in inside or not _is_on_rows(node):
+                continue
+            if self._is_one_kernel(self._sorted((*inside.values(), node))):
+                inside[number] = node
+                for maker in self._makers(node):
+                    heappush(waiting, maker)
+        return self._sorted(inside.values())
+
+    def _sorted(self, nodes: Iterable[Node]) -> list[Node]:
+        return sorted(nodes, key=lambda node: self.order[node.id])
+
+    def _makers(self, node: Node) -> list[tuple[int, int]]:
+        """What makes a node's operands, the last first: by then it is known what else reads them."""
+        numbers = {value.node for value in node.inputs if value is not None}
+        numbers = {number for number in numbers if self.graph.node(number).op is not CONSTANT}
+        return sorted((-self.order[number], number) for number in numbers)
+
+    def _is_one_kernel(self, nodes: Sequence[Node]) -> bool:
+        """Whether some nodes can be one kernel: rows of one shape that fit, and no way out and in again."""
+        outline = Outline(self.graph, nodes, "y", _operand_name, whole_rows=True)
+        rule = outline.rule("rows", nodes[-1].span)
+        behind = set().union(*(self.graph.depends_on(node.id) for node in nodes))
+        if any(value.node in behind for value in outline.operands) or self._is_mixed(outline.operands):
+            return False
+        if len(rule.steps) > _MOST_STEPS or len(rule.operands) > _MOST_OPERANDS:
+            return False
+        types = {name: self.graph.type(value) for value, name in outline.operands.items()}
+        form = row_form(rule.decompose(types, {}))
+        return form is not None and fits_row(form, len(rule.outputs))
+
+    def _is_mixed(self, values: Iterable[Value]) -> bool:
+        """Whether some values have rows of all sequences, and some those of a single one."""
+        rows = [
+            value for value in values if any(isinstance(dim, str) for dim in self.graph.type(value).shape)
+        ]
+        return len({(id(self.graph), value) in self.once for value in rows}) > 1
+
+    def _is_left(self, group: Sequence[Node]) -> bool:
+        """Whether a group is no matter of whole rows: all of one shape, or sums, whose gradients are free."""
+        if any(rule_of(node) is not None for node in group):
+            return False
+        alike = all(is_joined(self.graph, node, self.once) for node in group)
+        return alike or all(node.op is ADD for node in group)
+
+
+def _can_end(node: Node) -> bool:
+    """Whether a group may have an op's result as its last."""
+    ends = _is_on_rows(node) and node.op.name not in RENAMED - {"cast_like"}
+    return ends and node.types[0].dtype is DType.FLOAT
+
+
+def _is_on_rows(node: Node) -> bool:
+    """Whether a kernel of rows may do an op, or what a fusion stands for."""
+    rule = rule_of(node)
+    if rule is not None:
+        turns = any(step.op.name in SPLITS and step.op.name != "split" for step in rule.steps)
+        return rule.family in _FUSED and not turns
+    floating = all(type_.dtype in (DType.FLOAT, DType.F32) for type_ in node.types)
+    return is_row_op(node.op) and node.op.name != "split" and floating
+
+
+def _operand_name(type_: TensorType) -> str:
+    return "x" if len(type_.shape) > 1 else "vector"
