@@ -153,7 +153,7 @@ def plan_native_attention(fused: Fused) -> NativeAttention | None:
         return None
     operands = [f"const T* {name}_ptr" for name in ("q", "k", "v")]
     kept = ["T* keys_ptr", "T* values_ptr", "T* o_ptr"]
-    function = NativeFunction(fused.name, (*operands, *kept), ("batch", "max_length", "length", "threads"))
+    function = NativeFunction(fused.name, (*operands, *kept), ("batch", "room", "length", "threads"))
     return NativeAttention(function, int(mask.window) if isinstance(mask, Sliding) else None)
 
 

@@ -79,7 +79,9 @@ class _Layer:
         """The function of a fused node."""
         kernel = self.kernel(self.graph, node) if rule_of(node) else None
         if isinstance(kernel, AttentionKernel):
-            return kernel.native if kept_by(self.graph, node) else None
+            kept = kept_by(self.graph, node)
+            lengths = {each.attributes["length"] for each in kept}
+            return kernel.native if kernel.native and lengths == {kernel.native.window} else None
         return kernel.native.call if isinstance(kernel, OpKernel) and kernel.native else None
 
     def _only_places(self, value: Value) -> bool:
@@ -117,7 +119,6 @@ class _Writer:
         self.read: set[Value] = set()
         self.lines: list[str] = []
         self.kept: dict[str, str] = {}  # pointers to what is kept of each token, by slot
-        self.longest: list[int] = []  # caches that attention takes
         self._names = {*_SIZES}
 
     def plan(self, name: str, doc: str) -> NativeLayer | None:
@@ -155,7 +156,6 @@ class _Writer:
             slots=tuple(self.kept),
             results=tuple(map(self._result, outputs)),
             handed_on=tuple(self._weight(v) for v in outputs if v not in made and v not in weights),
-            longest=min(self.longest, default=None),
             lines=tuple(self.lines),
         )
 
@@ -207,8 +207,14 @@ class _Writer:
         slots = [each.attributes["slot"] for each in kept]
         self.kept.update((slot, self._new(f"{slot}_kept")) for slot in slots)
         pointers = [*new, *(self.kept[slot] for slot in slots), self._make(node.outputs[0])]
-        self._add(native.function.name, [*pointers, "rows", "max_length", "length", "threads"])
-        self.longest += [native.longest] if native.longest else []
+        room = self._room(native.window) if native.window else "max_length"
+        self._add(native.function.name, [*pointers, "rows", room, "length", "threads"])
+
+    def _room(self, window: int) -> str:
+        """For how many tokens there is room in a ring."""
+        name = self._new("room")
+        self.lines.append(f"const int64_t {name} = std::min<int64_t>(max_length, {window});")
+        return name
 
     def _split(self, node: Node) -> None:
         """Parts of each row are copied: those of several rows lie apart."""

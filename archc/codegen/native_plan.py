@@ -109,10 +109,10 @@ class NativeRope:
 
 @dataclass(frozen=True)
 class NativeAttention:
-    """Attention of one token, which sees all of a cache of at most `longest` tokens; None for any."""
+    """Attention of one token, which sees all that is kept: the last tokens of a window, or all for None."""
 
     function: NativeFunction
-    longest: int | None
+    window: int | None
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,6 @@ class NativeLayer:
 
     operands: what its class calls those of the loop
     weights:  names of parameters of its class; handed_on: such that it only hands on
-    longest:  tokens of a cache of which attention sees all; None for any
     """
 
     function: NativeFunction
@@ -152,7 +151,6 @@ class NativeLayer:
     slots: tuple[str, ...]
     results: tuple[NativeResult, ...]
     handed_on: tuple[str, ...]
-    longest: int | None
     lines: tuple[str, ...]
 
     @property
@@ -164,7 +162,6 @@ class NativeLayer:
         """The same in Python, for the kind of that number."""
         texts = [str(kind), _names(self.weights), _names(self.slots)]
         texts += [f"handed_on={_names(self.handed_on)}"] if self.handed_on else []
-        texts += [f"longest={self.longest}"] if self.longest is not None else []
         return f"native.OfToken({', '.join(texts)})"
 
     def place(self, weight: str) -> int:
