@@ -155,8 +155,8 @@ class Emitter:
             if repeated and value in self.variables.pending:
                 self._flush(value)
         pending = self.variables.pending
-        while self._length(node, values) > _MAX_LINE and any(value in pending for value in values):
-            self._flush(max(values, key=lambda value: len(pending.get(value, ""))))
+        while self._length(node, values) > _MAX_LINE and (long := [v for v in values if self._is_long(v)]):
+            self._flush(max(long, key=lambda value: len(pending[value])))
         if rule_of(node) or node.op.module or node.op in IN_TRAINING:
             return ["None" if value is None else self._use(value) for value in node.inputs]
         return self.operands(node)
@@ -169,6 +169,11 @@ class Emitter:
         return (
             name + sum(len(text) + 2 for text in texts) + 5 * len(node.outputs) + len(self.comment_of(node))
         )
+
+    def _is_long(self, value: Value) -> bool:
+        """Whether a value's text is more than a name, so that a name of its own is shorter."""
+        text = self.variables.pending.get(value, "")
+        return bool(text) and not text.replace(".", "_").isidentifier()
 
     def _flush(self, value: Value) -> None:
         self.enter(self.graph.node(value))

@@ -11,8 +11,8 @@ _CALL = re.compile(r"(?:\w+::)?\w+(?=[(<])")
 # What helpers call themselves: each before those that it calls.
 _CALLS = {
     "layer_norm": {"rms_norm", "sum_of"},
-    "rms_norm": {"sum_of_squares"},
-    "softmax": {"math::exp"},
+    "rms_norm": {"sum_of_squares", "std::sqrt"},
+    "softmax": {"math::exp", "std::max"},
     "math::sigmoid": {"math::exp"},
 }
 # The templates of helpers, in templates/native, by functions that they hold.
@@ -22,6 +22,13 @@ _TEMPLATES = {
     "rms_norm": "rows",
     "softmax": "softmax",
     "part_rows": "part",
+}
+# What headers of the standard library are for; all of `math` is for <cmath>.
+_HEADERS = {
+    "algorithm": {"std::max", "std::min"},
+    "cmath": {"std::sqrt", "std::tanh"},
+    "initializer_list": {"math::exp"},
+    "vector": {"std::vector"},
 }
 
 
@@ -40,6 +47,12 @@ class Helpers:
         """Those with a function that is called, in an order in which each stands behind what it calls."""
         found = [template for name, template in _TEMPLATES.items() if name in self.calls]
         return (*(["math"] if self.math else []), *dict.fromkeys(found))
+
+    @property
+    def headers(self) -> frozenset[str]:
+        """Those of the standard library that some functions need, beside what all do."""
+        found = {header for header, names in _HEADERS.items() if names & self.calls}
+        return frozenset(found | ({"cmath"} if self.math else set()))
 
 
 def plan_native_helpers(texts: Iterable[str]) -> Helpers:

@@ -202,18 +202,20 @@ def _native(package: Package) -> dict[str, str]:
     kernels = [_fill(f"native/{template}.jinja", k=kernel, few=FEW_ROWS) for template, _, kernel in found]
     bodies = [_fill("native/layer.jinja", k=layer) for layer in layers]
     bodies += [_fill("native/layers.jinja", k=stack) for stack in stacks]
+    of_experts = {"grouped_linear": GROUPED_LINEAR, "few": FEW_ROWS, "most": MOST_ROWS}
+    grouped = [_fill("native/grouped.jinja", **of_experts)] if package.experts else []
     context = {
         "few": FEW_ROWS,
         "most": MOST_ROWS,
         "linear": LINEAR,
-        "grouped_linear": GROUPED_LINEAR,
         "functions": [
             LINEAR,
             *([GROUPED_LINEAR] if package.experts else []),
             *(function for _, function, _ in found),
             *(stack.function for stack in stacks),
         ],
-        "helpers": plan_native_helpers([*kernels, *bodies]),
+        "helpers": plan_native_helpers([*kernels, *bodies, *grouped]),
+        "grouped": grouped,
         "kernels": kernels,
         "layers": bodies,
         "stacks": stacks,

@@ -83,9 +83,21 @@ def _repeated(schedule: Sequence[int]) -> int:
 
 
 def describe(schedule: Sequence[int], number: int, indices: Sequence[int]) -> str:
-    """Which layers run a body, in words: `layers 0, 1, 2, ... of 32`."""
+    """Which layers run a body, in words: `Layers 0 to 4, 6 to 10, ... of 26`."""
     places = [index for index, chosen in zip(indices, schedule, strict=True) if chosen == number]
     if len(places) == len(schedule):
         return f"One of {len(places)} identical layers" if len(places) > 1 else "The layer"
-    shown = ", ".join(map(str, places[:4])) + (", ..." if len(places) > 4 else "")
+    runs = _runs(places)
+    shown = ", ".join(runs[:4]) + (", ..." if len(runs) > 4 else "")
     return f"Layer{'s' if len(places) > 1 else ''} {shown} of {len(schedule)}"
+
+
+def _runs(places: Sequence[int]) -> list[str]:
+    """Places in words, three or more in a row as `4 to 8`."""
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and place == runs[-1][-1] + 1:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    return [text for run in runs for text in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]

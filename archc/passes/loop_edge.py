@@ -41,7 +41,7 @@ def _rotate_while_possible(graph: Graph, loop_id: int, name: str, context: Conte
         rotate_norms(graph, graph.node(loop_id), norms)
     moved = "the add at a layer's end, and the norm before it," if norms else "the add at a layer's end"
     outcome = f"{moved} moved to the next layer's start" if rotated else reason
-    context.report.remark("rotate", f"`{name}` ({place_of(graph.node(loop_id))}): {outcome}")
+    context.report.remark("loop_edge", f"`{name}` ({place_of(graph.node(loop_id))}): {outcome}")
 
 
 def _obstacle(loop: Node, name: str) -> str:

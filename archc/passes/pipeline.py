@@ -59,7 +59,7 @@ PASSES = (
     Pass("absorb", absorb_maps),
     Pass("wide", join_wide_linears),
     Pass("bias", split_bias),
-    Pass("rotate", rotate_loops),
+    Pass("loop_edge", rotate_loops),
     Pass("fuse", fuse),
     Pass("activate", join_activations),
     Pass("chain", join_rows),

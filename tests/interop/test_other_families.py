@@ -238,5 +238,5 @@ def test_explain(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inspection.explain(spec, None, "cuda", ())
     told = capsys.readouterr().out
     assert "attention" in told
-    assert "rotate: `x`" in told
+    assert "loop_edge: `x`" in told
     assert "the compiler's own" not in told

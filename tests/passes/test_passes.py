@@ -268,20 +268,20 @@ def test_bias_goes_to_the_activation_only_where_a_kernel_takes_it() -> None:
 
 def test_rotate_carries_the_addend_into_the_next_layer() -> None:
     graphs, _ = staged(tiny("llama3"))
-    (loop,) = graphs["rotate"].loops()
+    (loop,) = graphs["loop_edge"].loops()
     assert loop.attributes["carried"] == ("x", "x_delta")
-    assert graphs["rotate"].node(loop.inputs[1]).op is ZEROS  # type: ignore[arg-type]
+    assert graphs["loop_edge"].node(loop.inputs[1]).op is ZEROS  # type: ignore[arg-type]
 
 
 def test_rotate_takes_both_addends_of_a_parallel_block() -> None:
     graphs, _ = staged(tiny("palm"))
-    (loop,) = graphs["rotate"].loops()
+    (loop,) = graphs["loop_edge"].loops()
     assert loop.attributes["carried"] == ("x", "x_delta", "x_delta_2")
 
 
 def test_rotate_takes_the_norm_of_the_addend_and_its_weight() -> None:
     graphs, context = staged(tiny("gemma2"))
-    graph = graphs["rotate"]
+    graph = graphs["loop_edge"]
     (loop,) = graph.loops()
     assert loop.attributes["carried"] == ("x", "x_delta", "x_delta_weight")
     assert [graph.type(value).shape for value in loop.inputs[1:3] if value] == [("B", "T", 48), (48,)]
@@ -316,7 +316,7 @@ def test_rotate_takes_norms_that_are_alike(before: str, behind: str, moves: bool
 
 def test_rotate_leaves_loops_alone_where_no_norm_reads_the_sum() -> None:
     graphs, context = staged(tiny("olmo2"))
-    assert graphs["rotate"].loops()[0].attributes["carried"] == ("x",)
+    assert graphs["loop_edge"].loops()[0].attributes["carried"] == ("x",)
     assert any("no norm reads the sum" in remark.text for remark in context.report.remarks)
 
 
@@ -385,7 +385,7 @@ def _mix_tables(graph: Graph) -> None:
         ("fold", _shift_constant),
         ("hoist", _mix_tables),
         ("pack", _swap_sources),
-        ("rotate", _forget_delta),
+        ("loop_edge", _forget_delta),
     ],
 )
 def test_a_broken_pass_is_found_and_named(
