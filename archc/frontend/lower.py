@@ -164,6 +164,7 @@ class ModelLowerer(Regions):
         for param in forward.params:
             inner.names[param.name] = self._input(param, inner)
             start = self._start(param, forward.params, env)
+        self._check_tokens(forward, inner)
         results = self.run(forward.body, inner)
         if results is None:
             self.report(mistakes.MissingReturn(forward.span, name="forward"))
@@ -171,6 +172,13 @@ class ModelLowerer(Regions):
         for result in results:
             self._output(result, self.evaluate(result.value, inner))
         return start
+
+    def _check_tokens(self, forward: syntax.Block, inner: Env) -> None:
+        """The first input says what the batch and the tokens are."""
+        first = inner.names[forward.params[0].name] if forward.params else None
+        if isinstance(first, Handle) and len(first.type.shape) < 2:
+            reason = f"its first input begins with the batch and the tokens, [B, T], but this is {first.type}"
+            self.report(mistakes.WrongShape(forward.params[0].span, op="forward", reason=reason))
 
     def _start(self, param: syntax.Param, params: Sequence[syntax.Param], env: Env) -> int | None:
         """The token that an input begins with: what stands as its default."""
