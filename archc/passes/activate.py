@@ -53,6 +53,8 @@ def _join(graph: Graph, linear: Node, times: int, context: Context) -> None:
     attributes = last.attributes if rule.attributes else {}
     joined = graph.add_like(last, rule.op, list(linear.inputs), attributes, names=last.names)
     graph.replace_uses(results[0], joined.outputs[0])
+    for node in (linear, *nodes):
+        context.report.absorb(node.op.name, place_of(node), times)
     graph.remove_unread([linear, *nodes])
     context.report.fired.append(Fired(rule.name, place_of(linear), times, ("fewer_roundings",), linear.span))
 

@@ -13,6 +13,7 @@ from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import ZEROS
 from archc.passes.carried import carry_also, free_name
 from archc.passes.context import Context, place_of
+from archc.passes.factor_edge import rotate_factors
 from archc.passes.norm_edge import norms_before, rotate_norms
 
 ADD = OPS["add"]
@@ -39,9 +40,16 @@ def _rotate_while_possible(graph: Graph, loop_id: int, name: str, context: Conte
     norms = norms_before(graph.node(loop_id)) if rotated == 1 else []
     if norms:
         rotate_norms(graph, graph.node(loop_id), norms)
-    moved = "the add at a layer's end, and the norm before it," if norms else "the add at a layer's end"
+    factors = rotated == 1 and not norms and _has_rows(context) and rotate_factors(graph, graph.node(loop_id))
+    before = "the norm before it," if norms else "the number before it," if factors else ""
+    moved = f"the add at a layer's end, and {before}" if before else "the add at a layer's end"
     outcome = f"{moved} moved to the next layer's start" if rotated else reason
     context.report.remark("loop_edge", f"`{name}` ({place_of(graph.node(loop_id))}): {outcome}")
+
+
+def _has_rows(context: Context) -> bool:
+    """Whether the target's norms take in what is multiplied before they are reached."""
+    return "row" in context.target.families
 
 
 def _obstacle(loop: Node, name: str) -> str:

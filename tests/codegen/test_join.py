@@ -114,3 +114,16 @@ def test_what_bends_logits_is_left_to_the_loss() -> None:
         " return 5 * tanh(linear(x, 9) as head / 5) } } model m = A()"
     )
     assert {"mul", "tanh", "div"} < set(ops)
+
+
+def test_a_number_before_the_sum_at_a_layers_end_meets_the_next_norm() -> None:
+    """Layers whose results are scaled have as many kernels as others: none is for the product alone."""
+    body = "x = x + 0.3 * linear(rms_norm(x, 1e-6) as n, d) as up"
+    loop = f"for i in 0..3 as h {{ {body} }}"
+    forward = (
+        f"forward(tokens: [B, T]) {{ x = embedding(tokens, 9, d) as wte {loop} return linear(x, 9) as head }}"
+    )
+    fused = compile_model(f"arch A(d = 8) {{ {forward} }} model m = A()", "m").fused
+    (layer,) = [body for loop in fused.loops() for body in loop.bodies]
+    names = [node.op.name for node in layer.nodes() if node.op.name not in ("input", "weight", "constant")]
+    assert names == ["mul_add_rms_norm", "linear"]
