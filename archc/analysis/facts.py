@@ -17,11 +17,12 @@ def facts(root: Graph) -> tuple[tuple[str, str], ...]:
     counts, context = count_parameters(root), usual_context(root)
     flops = count_flops(root, context)
     cache = cache_size(root, 1, context, int(ELEMENT_BYTES[_DTYPE]))
+    active = (("active parameters", f"{counts.active:,}"),) if counts.active != counts.total else ()
     return (
         ("parameters", f"{counts.total:,}"),
-        ("active parameters", f"{counts.active:,}"),
+        *active,
         ("without embedding tables and head", f"{counts.non_embedding:,}"),
         ("KV cache", f"{cache.bytes_per_token:,} bytes a token in {_DTYPE}"),
-        ("FLOPs a token, forward", f"{flops.weights:,}"),
+        ("FLOPs of a token's products with weights", f"{flops.weights:,}"),
         (f"FLOPs of its attention, in the mean over {context:,} tokens", f"{flops.attention:,}"),
     )
