@@ -14,6 +14,7 @@ from archc.frontend.expressions import SLIP
 from archc.frontend.limits import MAX_NESTING, MAX_STEPS
 from archc.frontend.lowerer import Budget, ExhaustedError
 from archc.frontend.regions import Regions
+from archc.frontend.repeat import repeat_sequences
 from archc.frontend.resolve import Module
 from archc.frontend.scopes import Scopes, constant
 from archc.frontend.values import POISON, BlockValue, Builtin, Env, Handle, Poison, describe
@@ -93,6 +94,7 @@ class ModelLowerer(Regions):
         if self.reporter:
             return None
         tied = {alias: target for alias, target in self.tied_names.items() if alias not in names}
+        repeat_sequences(graph)
         return Program(
             name=self.model.name,
             arch=arch.name,

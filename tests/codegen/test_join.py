@@ -81,6 +81,7 @@ PLACES = """
 arch A(d = 12) {
   forward(tokens: [B, T]) {
     x, p = embedding(tokens, 40, d) as wte, embedding(positions(tokens), 16, d) as wpe
+    x = linear(concat(p, x), d) as mix
     for i in 0..2 as layers { x = x + linear(rms_norm(x + p, 1e-5) as norm, d) as up }
     x = layer_norm(p + x, 1e-5) as last
     y = exp(tanh(x) * p) - sigmoid(p) * 2

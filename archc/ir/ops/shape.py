@@ -4,7 +4,7 @@ from typing import Any
 
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.op import Trait, declare
+from archc.ir.op import OPS, Trait, declare
 from archc.ir.ops.common import known_width
 from archc.ir.types import Dim, TensorType, TypeMistake
 
@@ -100,6 +100,12 @@ def expand_heads(x: Tensor, *, heads: Width) -> Tensor:
     return x.expand(-1, -1, heads, -1)
 
 
+@declare(infer=lambda call: call.x, traits=_TRAITS, internal=True)
+def repeat_sequence(x: Tensor, like: Tensor) -> Tensor:
+    """What stands once for all sequences, for each of those of `like`: [1 or B, ...] -> [B, ...], no copy."""
+    return x.expand(like.shape[0], *x.shape[1:])
+
+
 @declare(infer=lambda call: call.x.with_shape(*call.x.shape, 1), traits=_TRAITS)
 def unsqueeze(x: Tensor) -> Tensor:
     """A last dim of length 1 besides: [...] -> [..., 1]."""
@@ -118,3 +124,6 @@ def _slice_type(call: Any) -> TensorType:
 def slice(x: Tensor, *, start: int, end: int) -> Tensor:
     """Values `start` up to, not including, `end` of the last dim."""
     return x[..., start:end]
+
+
+CONCAT, REPEAT_SEQUENCE = OPS["concat"], OPS["repeat_sequence"]
