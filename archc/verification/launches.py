@@ -6,12 +6,12 @@ Launches are recorded in place of being made.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,21 @@ from archc.ir.types import DType
 from archc.verification.launch import Launch
 from archc.verification.packages import import_package
 
-_KEYS = 4096  # tokens that a cache holds
-_MANY = 16, 512  # sequences and tokens: all experts have many
-_FLASH_TOKENS = 32
 _SHARES = 32  # programs among which the keys of one sequence and head are shared
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What kernels are run on.
+
+    `length`: tokens of the one sequence that most ops are given; `flash`: those that attention is;
+    `keys`: tokens that a cache holds; `many`: sequences and tokens with which all experts have many.
+    """
+
+    length: int = 2
+    flash: int = 32
+    keys: int = 4096
+    many: tuple[int, int] = (16, 512)
 
 
 def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length: int = 2) -> list[Launch]:
@@ -52,21 +63,26 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
             "TRITON_INTERPRET=1 is set: Triton would interpret kernels in place of compiling them"
         )
     package = import_package(compilation, folder)
-    kernels = importlib.import_module(f"{package.__name__}.kernels")
     found: list[Launch] = []
-    _record(kernels, found)
+    _record(package.kernels, found)
+    sizes = Sizes(length)
+    run_kernels(package, compilation, dtype, sizes)
+    own = list(found)
+    seen = {launch.kernel for launch in own}
+    found.clear()
+    run_model(package, compilation, dtype, sizes)
+    return own + [launch for launch in found if launch.kernel not in seen]
+
+
+def run_kernels(package: Any, compilation: Compilation, dtype: torch.dtype, sizes: Sizes) -> None:
+    """Run each fused op of a package, forward and backward, on tensors without memory."""
     _run_on_meta(package)
     plans = plan_package(
         compilation.program, compilation.fused, compilation.reference, tuned=compilation.tuned
     ).kernels
     with torch.device("meta"):
         for plan in plans:
-            _run_plan(plan, kernels, dtype, length)
-    own = list(found)
-    seen = {launch.kernel for launch in own}
-    found.clear()
-    _run_model(package, compilation.program.graph, dtype, length)
-    return own + [launch for launch in found if launch.kernel not in seen]
+            _run_plan(plan, package.kernels, dtype, sizes)
 
 
 def _run_on_meta(package: Any) -> None:
@@ -79,34 +95,35 @@ def _run_on_meta(package: Any) -> None:
     package.kernels._room = lambda _: 0
 
 
-def _run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, length: int) -> None:
+def _run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, sizes: Sizes) -> None:
     """Run what can be run without the model around it."""
     if isinstance(plan, OpKernel | RouterKernel):
-        for operands in _operands(plan.op.operands, dtype, length):
+        for operands in _operands(plan.op.operands, dtype, sizes.length):
             _run(getattr(kernels, f"_{plan.name}"), operands)
     elif isinstance(plan, LinearKernel):
         for choice in plan.choices:
             _run_linear(getattr(kernels, f"_{plan.name}"), choice)
     elif isinstance(plan, LossKernel) and plan.triton:
-        _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, length)
+        _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, sizes.length)
     elif isinstance(plan, CapacityKernel):
         for choices in plan.choices:
-            _run_capacity(kernels, plan, choices, dtype)
+            _run_capacity(kernels, plan, choices, dtype, sizes.keys)
     elif isinstance(plan, AttentionKernel):
         if plan.flash:
-            _run_flash(getattr(kernels, f"_{plan.name}_flash"), plan.flash, dtype)
+            _run_flash(getattr(kernels, f"_{plan.name}_flash"), plan.flash, dtype, sizes.flash)
         if hasattr(kernels, f"_{plan.name}_step"):
-            _run_steps(kernels, plan, dtype)
+            _run_steps(kernels, plan, dtype, sizes.keys)
 
 
-def _run_model(package: Any, graph: Graph, dtype: torch.dtype, length: int) -> None:
-    """The model with one layer of each class, for few tokens and for many, in training and not."""
+def run_model(package: Any, compilation: Compilation, dtype: torch.dtype, sizes: Sizes) -> None:
+    """Run the model with one layer of each class, for few tokens and for many, in training and not."""
+    _run_on_meta(package)
     model = package.Model(dtype=dtype, device="meta")
     for name, layers in list(model.named_children()):
         if isinstance(layers, nn.ModuleList):
             setattr(model, name, nn.ModuleList({type(layer): layer for layer in layers}.values()))
-    for sizes, training in itertools.product(((1, length), _MANY), (False, True)):
-        given = list(_inputs(graph, dtype, *sizes))
+    for shape, training in itertools.product(((1, sizes.length), sizes.many), (False, True)):
+        given = list(_inputs(compilation.program.graph, dtype, *shape))
         model.train(training)
         if training:
             has_loss = hasattr(model, "loss")
@@ -178,9 +195,9 @@ def _run_loss(function: Callable[..., Any], vocabulary: int, dtype: torch.dtype,
         function(torch.zeros(length, vocabulary, dtype=dtype), targets, shares, 1e-4, gradient)
 
 
-def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch.dtype) -> None:
+def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch.dtype, many: int) -> None:
     """For many tokens of a sequence, and for one behind a cache."""
-    for tokens in (_KEYS, 1):
+    for tokens in (many, 1):
         chosen, places = torch.zeros(1, tokens, choices, dtype=torch.int64), torch.zeros(
             1, tokens, dtype=torch.int64
         )
@@ -190,18 +207,18 @@ def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch
         else:
             kernels._within_capacity(weights, chosen, chosen, places, places, 2)
     if plan.keeps:
-        so_far, keys = torch.zeros(1, _KEYS, choices, dtype=torch.int64), torch.zeros(
-            1, _KEYS, dtype=torch.int64
+        so_far, keys = torch.zeros(1, many, choices, dtype=torch.int64), torch.zeros(
+            1, many, dtype=torch.int64
         )
         filled = torch.zeros(1, dtype=torch.int64)
         kernels._within_capacity_step(weights, chosen, so_far, filled, places, keys, 2)
 
 
-def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dtype) -> None:
+def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dtype, tokens: int) -> None:
     """Forward and backward, with keys in order and with padding."""
     for ordered in (True, False):
         operands = [
-            torch.zeros(1, _FLASH_TOKENS, heads, width, dtype=dtype, requires_grad=True)
+            torch.zeros(1, tokens, heads, width, dtype=dtype, requires_grad=True)
             for heads, width in (
                 (plan.heads, plan.head_dim),
                 (plan.kv_heads, plan.head_dim),
@@ -210,20 +227,20 @@ def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dty
         ]
         sizes = {"sinks": [plan.heads], "table": [plan.bias.buckets, plan.heads] if plan.bias else []}
         further = [torch.zeros(sizes[name], dtype=dtype, requires_grad=True) for name in plan.tensors]
-        positions = torch.zeros(1, _FLASH_TOKENS, dtype=torch.int64)
+        positions = torch.zeros(1, tokens, dtype=torch.int64)
         o, _ = function(*operands, *further, positions, positions, ordered)
         o.backward(torch.zeros_like(o))
 
 
-def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
+def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype, keys: int) -> None:
     """With few keys, which one program reads, and with many that are shared; padded or not, and in a ring.
 
     All of that again where there is room for larger tiles, and with as many sequences as the widest need.
     """
     shares, room, processors = kernels._shares, kernels._room, kernels._processors
-    rings = [(_SHARES, False, _KEYS // 2)] if plan.oldest else []
-    alone = [(1, False, _KEYS)] if plan.wide else []
-    ways = ((1, True, _KEYS), (_SHARES, False, _KEYS), *rings, *alone)
+    rings = [(_SHARES, False, keys // 2)] if plan.oldest else []
+    alone = [(1, False, keys)] if plan.wide else []
+    ways = ((1, True, keys), (_SHARES, False, keys), *rings, *alone)
     rooms = (0, *(tile.room * dtype.itemsize // 2 for tile in (plan.large, plan.wide) if tile))
     kernels._processors = lambda _: 1
     for (count, padded, length), large in itertools.product(ways, rooms):
@@ -233,7 +250,7 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype) -> None:
         asked = [plan.value_dim, plan.behind] if plan.values_in_keys else [plan.head_dim]
         queries = [torch.zeros(1, 1, plan.heads, width, dtype=dtype) for width in asked]
         stores = [torch.zeros(1, length, plan.kv_heads, width, dtype=dtype) for width in kept]
-        filled, positions, places = (torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, _KEYS))
+        filled, positions, places = (torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, keys))
         step = getattr(kernels, f"_{plan.name}_step")
         if plan.fixed:
             step(*queries, *stores, places, padded)

@@ -21,6 +21,7 @@ from archc.codegen.kernel_plan import OpKernel
 from archc.codegen.kernels import KernelTable, fused_nodes
 from archc.codegen.package import plan_package
 from archc.verification.packages import import_package
+from tests.codegen import hazards
 from tests.support import compile_model
 
 Tensors = dict[str, Tensor | None]
@@ -112,7 +113,8 @@ def changed(op: FusedOp, old: str, new: str) -> FusedOp:
 
 
 def changed_module(kernels: ModuleType, old: str, new: str) -> ModuleType:
-    """A package's kernels with another text in them."""
+    """A package's kernels with another text in them, that of a mistake."""
+    hazards.rest()
     source = Path(str(kernels.__file__)).read_text()
     assert old in source, old
     name = f"kernels_{next(_numbers)}"

@@ -8,7 +8,6 @@ the test.  It says what compute-sanitizer's memcheck, initcheck and racecheck wo
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -23,12 +22,12 @@ from torch import Tensor
 from archc.verification.watched import Access, extent, watched
 
 OPTION = "--hazards"
-_GRID = 65535  # programs along a grid's second and third axis that a launch may have
+GRID = 65535  # programs along a grid's second and third axis that a launch may have
 _ATOMIC = -1  # in place of a program's number: any, by atomics
 _SEVERAL = -2
-_FOREVER = ExitStack()
 
 _on = False
+_watch = ExitStack()
 
 
 class HazardError(AssertionError):
@@ -46,10 +45,15 @@ def is_on() -> bool:
     return _on
 
 
-@functools.cache
 def watch() -> None:
     """Hold all further launches of this process, which interprets, against what may go wrong."""
-    _FOREVER.enter_context(watching())
+    rest()
+    _watch.enter_context(watching())
+
+
+def rest() -> None:
+    """Look away until the next test: what this one runs is wrong on purpose, and its results tell so."""
+    _watch.close()
 
 
 @contextmanager
@@ -148,8 +152,8 @@ class Hazards:
         self._program = 0
 
     def program(self, place: tuple[int, ...], grid: tuple[int, ...]) -> None:
-        if max(grid[1:]) > _GRID:
-            raise HazardError(f"{self._kernel} is launched for {grid}, more than {_GRID} along an axis")
+        if max(grid[1:]) > GRID:
+            raise HazardError(f"{self._kernel} is launched for {grid}, more than {GRID} along an axis")
         self._program += 1
         self._place = place
         self._barriers = 0

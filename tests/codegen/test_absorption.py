@@ -39,6 +39,13 @@ def test_values_and_gradients(group: int, tokens: tuple[int, int], tmp_path: Pat
             assert distance(ours, exact) < 1e-14
 
 
+def test_no_sequence(tmp_path: Path) -> None:
+    x, weight = torch.zeros(0, 1, 6, 20, requires_grad=True), torch.zeros(2, 7, 20, requires_grad=True)
+    values = _kernels(tmp_path.parent)._absorb_values(x, weight, 3)
+    assert values.shape == (0, 1, 6, 7)
+    assert not torch.autograd.grad(values.sum(), weight)[0].any()
+
+
 def test_it_compiles(tmp_path: Path) -> None:
     """As one op of PyTorch's, whose shapes are known without running it."""
     kernels = _kernels(tmp_path.parent)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from archc import compiler
 from archc.codegen import loss_kernel
 from archc.verification.packages import stored_tensors
+from tests.codegen import hazards
 from tests.codegen.interpreter import interpreted
 from tests.support import build, distance, scramble
 
@@ -296,6 +297,7 @@ CONTROLS = [
 @interpreted
 def test_a_wrong_loss_is_found(old: str, new: str, tmp_path: Path) -> None:
     original = compiler.package_files
+    hazards.rest()
 
     def changed(compilation: Any, origin: Any) -> dict[str, str]:
         files = original(compilation, origin)

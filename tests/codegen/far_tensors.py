@@ -1,0 +1,190 @@
+"""Launches on tensors too large for any memory, of which a few programs run.
+
+The tensors are addresses that the operating system backs with zeros where they are touched.  Programs at the
+corners of a grid have the smallest and the largest offsets; where there may be more programs than tiles, as
+for experts, the last have nothing to do, and one in the middle has.  Of long loops the ends are run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import mmap
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from archc.verification.watched import Access, extent, watched
+from tests.codegen.hazards import GRID, HazardError
+
+_LOOP = 300  # turns that a loop may have to be run as a whole: those over experts, and over heads
+_WITHOUT_RESERVE = 0x4000  # Linux's MAP_NORESERVE
+_LARGEST = 2**31  # values, or bytes, that 32 bits count
+
+
+class _Bounds:
+    """Holds addresses against the tensors of a launch."""
+
+    def __init__(self, kernel: str, tensors: Sequence[Tensor]):
+        self._kernel = kernel
+        self._spans = [(tensor.data_ptr(), tensor.data_ptr() + extent(tensor)) for tensor in tensors]
+        self._largest = max(end - start for start, end in self._spans)
+        self._furthest = 0
+
+    def launch(self, *_: Any) -> None:
+        """It is the one that this was made for."""
+
+    def program(self, place: tuple[int, ...], grid: tuple[int, ...]) -> None:
+        if max(grid[1:]) > GRID:
+            raise HazardError(f"{self._kernel} is launched for {grid}, program {place}")
+
+    def barrier(self) -> None:
+        """Programs do not wait here."""
+
+    def access(self, access: Access) -> None:
+        inside = np.zeros(access.addresses.shape, bool)
+        for start, end in self._spans:
+            here = (access.addresses >= start) & (access.addresses < end)
+            inside |= here
+            if here.any():
+                self._furthest = max(self._furthest, int(access.addresses[here].max()) - start)
+        if not inside.all():
+            raise HazardError(f"{self._kernel} {access.kind}s outside of its tensors")
+
+    def end(self) -> None:
+        """Something far was touched, if something is far."""
+        if self._largest > 2 * _LARGEST and self._furthest < _LARGEST:
+            raise HazardError(f"{self._kernel} touches nothing far of {self._largest:,} bytes")
+
+
+@contextmanager
+def far_tensors() -> Iterator[Collection[str]]:
+    """Run kernels that are launched on tensors without memory so, launches alike once; tells their names."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpretedFunction, interpreter_builder
+
+    found: dict[Any, str] = {}
+
+    def launch(self: Any, *given: Any, grid: tuple[int, ...], **named: Any) -> None:
+        own = {name: value for name, value in named.items() if name in self.arg_names}  # not the compiler's
+        arguments = inspect.getcallargs(self.fn, *given, **own)
+        key = self, grid, tuple(map(_described, arguments.values()))
+        if key not in found:
+            found[key] = self.__name__
+            _launch(self, grid, arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter_builder, "options", replace(interpreter_builder.options, debug=True))
+        patch.setattr(InterpretedFunction, "run", launch)
+        patch.setattr(tl, "range", _ends)
+        yield found.values()
+
+
+def _described(argument: Any) -> Any:
+    """All that addresses depend on."""
+    if not isinstance(argument, Tensor):
+        return argument
+    return argument.shape, argument.stride(), argument.dtype, argument.untyped_storage().nbytes()
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], given: dict[str, Any]) -> None:
+    from triton.runtime.interpreter import _implicit_cvt, interpreter_builder
+
+    function = kernel.rewrite()
+    constants = {
+        name for name, kind in inspect.get_annotations(kernel.fn).items() if "constexpr" in str(kind)
+    }
+    real = _real(given)
+    bounds = _Bounds(kernel.__name__, [value for value in real.values() if isinstance(value, Tensor)])
+    arguments = {name: v if name in constants else _implicit_cvt(v) for name, v in real.items()}
+    grid = (*grid, 1, 1)[:3]
+    interpreter_builder.set_grid_dim(*grid)
+    with ExitStack() as stack:
+        stack.enter_context(watched(bounds))
+        stack.enter_context(pytest.MonkeyPatch.context()).setitem(function.__globals__, "range", _ends)
+        ends = [{0, count - 1} for count in grid]
+        for place in itertools.product(ends[0] | {grid[0] // 2}, *ends[1:]):
+            interpreter_builder.set_grid_idx(*place)
+            function(**arguments)
+    bounds.end()
+
+
+def _ends(*bounds: Any, **_: Any) -> Sequence[int]:
+    turns = range(*map(int, bounds))
+    return turns if len(turns) <= _LOOP else [*turns[:2], *turns[-2:]]
+
+
+# --------------------------------------------------------------------- tensors
+
+
+def _real(given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments with addresses for their tensors, and what shows the way through them."""
+    stores: dict[int, Tensor] = {}
+    real = {name: _placed(v, stores) if isinstance(v, Tensor) else v for name, v in given.items()}
+    for name, contents in _WAYS.items():
+        if isinstance(real.get(name), Tensor):
+            real[name].copy_(contents(real))
+    return real
+
+
+def _placed(tensor: Tensor, stores: dict[int, Tensor]) -> Tensor:
+    storage = tensor.untyped_storage()
+    if storage._cdata not in stores:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _WITHOUT_RESERVE
+        memory = mmap.mmap(-1, max(storage.nbytes(), mmap.PAGESIZE), flags=flags)
+        stores[storage._cdata] = torch.frombuffer(memory, dtype=torch.uint8)
+    size = tensor.element_size()
+    bytes_ = stores[storage._cdata]
+    whole = bytes_[: len(bytes_) // size * size].view(tensor.dtype)
+    return whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def _in_order(name: str) -> Callable[[dict[str, Any]], Tensor]:
+    return lambda real: torch.arange(real[name].numel()).view(real[name].shape)
+
+
+def _last_place(real: dict[str, Any]) -> Tensor:
+    """Of a cache that has room for one token yet."""
+    return torch.tensor(real.get("max_length", real.get("length", 0)) - 1)
+
+
+def _position(real: dict[str, Any]) -> Tensor:
+    return (
+        _in_order("positions_ptr")(real) + len(real["key_positions_ptr"].mT) - len(real["positions_ptr"].mT)
+    )
+
+
+def _ends_of_experts(real: dict[str, Any]) -> Tensor:
+    """As many rows for each."""
+    order, count = real.get("order_ptr"), len(real["ends_ptr"])
+    rows = [len(real[name]) for name in ("x_ptr", "dy_ptr") if name in real]
+    choices = max(rows) if order is None else order.numel()
+    return torch.arange(1, count + 1) * choices // count
+
+
+def _sorted_tokens(real: dict[str, Any]) -> Tensor:
+    """All of a vocabulary, and the last one once."""
+    places, rows = len(real["token_ptr"]), len(real["dweight_ptr"])
+    return (
+        (torch.arange(places) * rows // places)
+        .clamp(max=rows - 2)
+        .index_fill(0, torch.tensor(places - 1), rows - 1)
+    )
+
+
+# A kernel's parameter -> numbers by which it finds its way, as large as they may be.
+_WAYS: dict[str, Callable[[dict[str, Any]], Tensor]] = {
+    "filled_ptr": _last_place,
+    "positions_ptr": _position,
+    "key_positions_ptr": _in_order("key_positions_ptr"),
+    "order_ptr": _in_order("order_ptr"),
+    "places_ptr": _in_order("places_ptr"),
+    "ends_ptr": _ends_of_experts,
+    "token_ptr": _sorted_tokens,
+}
