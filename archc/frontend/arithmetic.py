@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from archc.frontend.limits import MAX_INTEGER, MAX_LIST
+from archc.frontend.limits import MAX_INTEGER, MAX_LIST, MAX_NAME, MAX_PATH
 from archc.frontend.values import ArithmeticMistake, Builtin, List, Quotient
 
 
@@ -21,6 +21,8 @@ def binary(symbol: str, left: Any, right: Any) -> Any:
         return _range(left, right)
     if symbol == "+" and isinstance(left, tuple) and isinstance(right, tuple):
         return List.of(*left, *right)
+    if symbol == "+" and type(left) is str:
+        return _joined(left, right)
     if symbol == "*" and isinstance(left, tuple):
         return _repeat(left, right)
     for value in (left, right):
@@ -62,6 +64,14 @@ def _bounded(result: Any) -> Any:
     if isinstance(result, int) and abs(result) > MAX_INTEGER:
         raise ArithmeticMistake("the result is too large")
     return result
+
+
+def _joined(text: str, end: Any) -> str:
+    """A string with another, or a whole number, behind it."""
+    joined = text + (end if type(end) is str else str(int(_whole(end, "what follows a string"))))
+    if len(joined) > MAX_NAME * MAX_PATH:
+        raise ArithmeticMistake("the string is too long")
+    return joined
 
 
 def _repeat(items: tuple[Any, ...], times: Any) -> List:

@@ -198,13 +198,17 @@ class Lowerer(ABC):
         self.budget.spend(steps)
 
     def known(self, value: Any) -> Any:
-        """The plain value of one that may depend on loop variables, noting that it was looked at."""
+        """The plain value of one that may depend on loop variables, noting that it was looked at.
+
+        The innermost loop that it depends on notes it; that loop tells those around it, once it is traced.
+        """
         if not isinstance(value, LoopValue):
             return value
         frame: Frame | None = self.frame
         while frame is not None:
             if frame.variable in value.variables:
                 frame.observed.append(Observation(value, value.value))
+                break
             frame = frame.outer
         return value.value
 
