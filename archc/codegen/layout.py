@@ -16,7 +16,7 @@ _INDENT = 4
 _STRING_OR_SIGN = re.compile(r"""[rf]*"(?:[^"\\]|\\.)*"|[rf]*'(?:[^'\\]|\\.)*'|#.*|[()\[\]{},"']""")
 _OPENING, _CLOSING = "([{", ")]}"
 _DEFINITION = re.compile(r"def \w+\($")
-_ITEM = re.compile(r"[\w.]+\($")
+_ITEM = re.compile(r"[\w.]*\($")  # a call, or a tuple
 _CALL = re.compile(r"(?:[\w.]+(?:, [\w.]+)* \+?= |return )?[\w.]+(?:\[[^\[\]]*\])?\($")
 _ASSIGNMENT = re.compile(r"\s*\w+ = ")
 _OF_TABLE = re.compile(r" *\(\w+(?:, \w+)+\)\[[^\[\]]+\]\([^()]+\)")
