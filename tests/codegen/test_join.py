@@ -17,12 +17,12 @@ arch A(d = 24, limit = 0.8) {
     h = linear(x, d) as up
     clipped = maximum(minimum(h, limit), -limit)
     gated = tanh(linear(x, d) as gate * parameter([d]) as slope) * 2 - exp(neg(h * h))
-    return linear(clipped, d) as a + linear(gated, d) as b
+    return linear(clipped, d) as a + linear(gated, d) as b * 0.5
   }
 }
 model a = A()
 """
-NAMES = ["minimum_maximum", "mul_tanh_sub"]
+NAMES = ["minimum_maximum", "mul_tanh_sub", "mul_add"]  # the last keeps nothing for its gradient
 
 
 def _ops(text: str) -> list[str]:
