@@ -82,7 +82,7 @@ def _obstacle(rule: Rule, graph: Graph, match: Match, context: Context, known: _
         return f"target `{context.target.name}` has no {kind}"
     if any(value is not None and len(graph.type(value).shape) != 1 for value in _weights_of(rule, match)):
         return "a weight differs from row to row"
-    if rule.family in ("norm", "pointwise") and _is_mixed(rule, graph, match, known.once):
+    if rule.family in ("norm", "pointwise", "row") and _is_mixed(rule, graph, match, known.once):
         return "one of its operands stands for all sequences"
     if rule.family == "norm":
         return _norm_obstacle(rule, graph, match, context.target.max_row)

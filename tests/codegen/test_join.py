@@ -78,10 +78,15 @@ def test_rows_are_computed_together(body: str, joined: list[str]) -> None:
 
 
 PLACES = """
+fuse gated_norm(x, g; eps) {
+  y = rms_norm(x * g, eps)
+  return y
+}
 arch A(d = 12) {
   forward(tokens: [B, T]) {
     x, p = embedding(tokens, 40, d) as wte, embedding(positions(tokens), 16, d) as wpe
-    x = linear(concat(p, x), d) as mix
+    x, g = linear(concat(p, x), d) as mix, linear(p, 1) as gate
+    x = rms_norm(x * g, 1e-5) as gated
     for i in 0..2 as layers { x = x + linear(rms_norm(x + p, 1e-5) as norm, d) as up }
     x = layer_norm(p + x, 1e-5) as last
     y = exp(tanh(x) * p) - sigmoid(p) * 2
