@@ -51,8 +51,9 @@ def activations(root: Graph, shape: Shape, element: int) -> Activations:
         for graph, times in root.runs(new=inf)
         for body, starts in _zeros_at_first(graph)
     )
+    leaving = sum(times * size(graph, _leaving(graph, kept)) for graph, times in root.runs(new=inf))
     return Activations(
-        all=outside + sum(times * held for times, held in inside) - absent,
+        all=outside + sum(times * held for times, held in inside) - absent - leaving,
         recomputed=outside + entering + max((held for _, held in inside), default=0),
     )
 
@@ -88,6 +89,18 @@ def _zeros_at_first(graph: Graph) -> Iterator[tuple[Graph, set[Value]]]:
             body = loop.bodies[loop.attributes["schedule"][0]]
             pairs = zip(body.inputs, loop.inputs, strict=True)
             yield body, {inner for inner, outer in pairs if outer and graph.node(outer).op is ZEROS}
+
+
+def _leaving(graph: Graph, kept: Mapping[int, set[Value]]) -> set[Value]:
+    """What is kept as a loop's result and was kept in its last layer already."""
+    return {
+        result
+        for loop in graph.loops()
+        if loop.attributes["schedule"]
+        for body in [loop.bodies[loop.attributes["schedule"][-1]]]
+        for (_, value), result in zip(body.outputs, loop.outputs, strict=True)
+        if result in kept[id(graph)] and _base(body, value) in kept[id(body)]
+    }
 
 
 def _entering(graph: Graph, loop: Node) -> list[Value]:

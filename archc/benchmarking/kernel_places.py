@@ -85,7 +85,7 @@ class Place:
         """What its gradient computes, and moves by its plan: what comes in, was kept, and goes out."""
         forward = self.forward(shape, element)
         if isinstance(self.plan, EmbeddingKernel):  # all of a table has a gradient
-            return Work(bytes=self._whole_bytes(shape, element))
+            return Work(vector=self._additions(shape), bytes=self._whole_bytes(shape, element))
         twice = Work(2 * forward.matrix, 2 * forward.vector, 2 * forward.bytes)
         if not isinstance(self.plan, OpKernel | RouterKernel):
             return twice
@@ -93,6 +93,11 @@ class Place:
         names = [argument.name for argument in self.plan.op.incoming] + list(self.plan.op.gradients)
         moved = sum(_bytes(_named(name, types), sizes, element) for name in names)
         return Work(twice.matrix, twice.vector, moved)
+
+    def _additions(self, shape: Shape) -> int:
+        """Of each number that comes in to its token's row."""
+        assert self.node is not None
+        return self.node.types[0].bind(shape.sizes(self.graph)).numel()
 
     def _whole_bytes(self, shape: Shape, element: int) -> int:
         """The size of all operands and results, or of their gradients."""
