@@ -84,7 +84,7 @@ class Rule:
             return "rope" if names <= {"rotate_by", "split", "split_heads", "rms_norm"} else ""
         if self.scale_form:
             return "position_scale"
-        if any(step.op.has(Trait.NORM) for step in self.steps) and self.norm_form:
+        if not self.whole_rows and any(step.op.has(Trait.NORM) for step in self.steps) and self.norm_form:
             return "norm"
         if self.whole_rows or any(is_row_op(step.op) and not _is_pointwise(step) for step in self.steps):
             return "row" if all(is_row_op(step.op) for step in self.steps) else ""
