@@ -6,6 +6,7 @@ A command imports what it needs when it runs: `check` and `build` touch neither 
 from __future__ import annotations
 
 import errno
+import os
 import sys
 
 import click
@@ -42,6 +43,7 @@ class _Commands(click.Group):
             if error.errno not in _STREAM_IS_FULL or error.filename is not None:
                 raise
             click.echo(f"cannot write the output: {error.strerror}", err=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again
             sys.exit(1)
 
 
