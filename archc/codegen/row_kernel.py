@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from archc.codegen.custom_op import CustomOp
-from archc.codegen.fused import Fused, power_of_two
+from archc.codegen.fused import Fused
 from archc.codegen.native_kernel import plan_native_row
 from archc.codegen.native_plan import NativeRows
 from archc.codegen.row_gradient import RowGradient
@@ -60,7 +60,7 @@ class _Planner:
     def kernel(self) -> RowKernel:
         back = self._back()
         forward = self._forward()
-        block = power_of_two(self.form.width)
+        block = self.form.block
         wide = sum(operand.parts for operand in self.form.operands if operand.is_own and operand.columns > 1)
         strides = [pair for operand in self.form.operands for pair in self.memory.strides(operand).items()]
         names = [operand.name for operand in self.form.operands]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -130,6 +130,11 @@ def once_in(root: Graph) -> set[tuple[int, Value]]:
     return _following(
         root, [value for value, name in names.items() if are_positions(name)], (CONSTANT, WEIGHT)
     )
+
+
+def mixes_sequences(graph: Graph, values: Iterable[Value], once: Collection[tuple[int, Value]]) -> bool:
+    """Whether some of a graph's values have rows of all sequences, and some stand `once` for all."""
+    return len({(id(graph), value) in once for value in values}) > 1
 
 
 def _following(root: Graph, starts: Iterable[Value], free: tuple[Op, ...]) -> set[tuple[int, Value]]:

@@ -88,8 +88,7 @@ class Rule:
             return "norm"
         if self.whole_rows or any(is_row_op(step.op) and not _is_pointwise(step) for step in self.steps):
             return "row" if all(is_row_op(step.op) for step in self.steps) else ""
-        arithmetic = [step for step in self.steps if step.op.name not in SPLITS]
-        return "pointwise" if all(map(_is_pointwise, arithmetic)) and self._splits_operands_evenly() else ""
+        return "pointwise" if all(map(_is_pointwise, self.steps)) and self._splits_operands_evenly() else ""
 
     @cached_property
     def norm_form(self) -> NormForm | None:

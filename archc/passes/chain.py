@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.structure import CONSTANT
-from archc.ir.program import once_in
+from archc.ir.program import mixes_sequences, once_in
 from archc.ir.row_form import RENAMED, fits_row, is_row_op, row_form
 from archc.ir.rule import SPLITS, rule_of
 from archc.ir.types import DType, TensorType
@@ -102,7 +102,7 @@ class _Rows:
         rows = [
             value for value in values if any(isinstance(dim, str) for dim in self.graph.type(value).shape)
         ]
-        return len({(id(self.graph), value) in self.once for value in rows}) > 1
+        return mixes_sequences(self.graph, rows, self.once)
 
     def _is_left(self, group: Sequence[Node]) -> bool:
         """Whether a group is no matter of whole rows: all of one shape, or sums, whose gradients are free."""

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
-from archc.ir.program import KEY_POSITIONS, POSITIONS, Places, once_in, positions_in, whole_in
+from archc.ir.program import (
+    KEY_POSITIONS,
+    POSITIONS,
+    Places,
+    mixes_sequences,
+    once_in,
+    positions_in,
+    whole_in,
+)
 from archc.ir.row_form import clashing_name, fits_row, row_form
 from archc.ir.rule import Rule, rule_of
 from archc.ir.types import Dim
@@ -109,7 +117,7 @@ def _is_mixed(rule: Rule, graph: Graph, match: Match, once: set[tuple[int, Value
     """Whether some operands have a row for each token of all sequences, and some for each of a single one."""
     values = [match.operands.get(name) for name in rule.operands]
     rows = [value for value in values if value is not None and len(graph.type(value).shape) > 1]
-    return len({(id(graph), value) in once for value in rows}) > 1
+    return mixes_sequences(graph, rows, once)
 
 
 def _norm_obstacle(rule: Rule, graph: Graph, match: Match, longest: int) -> str:

@@ -14,7 +14,7 @@ from archc.ir.head import last_linear
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT
-from archc.ir.program import once_in
+from archc.ir.program import mixes_sequences, once_in
 from archc.ir.row_form import RENAMED
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context
@@ -90,7 +90,7 @@ def is_joined(graph: Graph, node: Node, once: set[tuple[int, Value]]) -> bool:
     read = [value for value in node.inputs if value is not None]
     operands = [graph.type(value) for value in read]
     whole = [value for value in read if graph.type(value) == result]
-    mixed = len({(id(graph), value) in once for value in whole}) > 1
+    mixed = mixes_sequences(graph, whole, once)
     fits = all(type_ == result or _is_vector(type_, result) for type_ in operands)
     rows = len(result.shape) > 1 and isinstance(result.width, int)
     is_sum = node.op is ADD and len(whole) > 1
