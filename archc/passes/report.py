@@ -8,8 +8,8 @@ from archc.errors import Span
 
 # What a pass may change of the numbers, by name.
 RELAXATIONS = {
-    "fewer_roundings": "the kernel stays in float32 where the ops one by one round to the model's dtype",
-    "reassociation": "sums are taken in another order, and what is rounded is what lies between them",
+    "fewer_roundings": "the kernel stays in float32 where separate ops would round to the model's dtype",
+    "reassociation": "sums are taken in another order, so other intermediate values are rounded",
 }
 
 

@@ -19,7 +19,7 @@ def _row_parts(call: Any) -> tuple[TensorType, ...]:
 
 @declare(infer=_row_parts, traits=(Trait.PER_TOKEN, Trait.SHAPE, Trait.VIEW), internal=True)
 def split_rows(weight: Tensor, *, sizes: tuple[Width, ...]) -> tuple[Tensor, ...]:
-    """Parts of a weight's rows: [..., rows, columns]."""
+    """Split a weight by rows: [..., rows, columns]."""
     return torch.split(weight, sizes, -2)  # type: ignore[arg-type]
 
 
@@ -31,7 +31,7 @@ def _head_rows_type(call: Any) -> TensorType:
 
 @declare(infer=_head_rows_type, traits=(Trait.PER_TOKEN, Trait.SHAPE, Trait.VIEW), internal=True)
 def head_rows(weight: Tensor, *, heads: Width) -> Tensor:
-    """A weight's rows by the head that they make: [heads * rows, columns] -> [heads, rows, columns]."""
+    """A weight's rows by head: [heads * rows, columns] -> [heads, rows, columns]."""
     return torch.unflatten(weight, 0, (heads, -1))
 
 

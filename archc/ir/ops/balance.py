@@ -18,7 +18,7 @@ def _loads_type(call: Any) -> TensorType:
 
 @declare(infer=_loads_type, traits=(Trait.PER_TOKEN,))
 def loads(chosen: Tensor, scores: Tensor) -> Tensor:
-    """How many of a token's choices fall on each of those that have scores, in their dtype."""
+    """How many of a token's choices fall on each expert, in the scores' dtype."""
     places = torch.arange(scores.shape[-1], device=chosen.device)
     return (chosen[..., None] == places).sum(-2).to(scores.dtype)
 
@@ -33,7 +33,7 @@ def _average_type(call: Any) -> TensorType:
 
 @declare(infer=_average_type)
 def average(x: Tensor, key_positions: Tensor, *, over: Literal["batch", "sequence"]) -> Tensor:
-    """The mean over tokens but padding, in float32: [B, T, ...] -> [...], or of each sequence [B, ...]."""
+    """The mean over tokens that are not padding, in float32: [B, T, ...] -> [...], by sequence [B, ...]."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     padding = (key_positions < 0).expand(x.shape[:2]).view(*x.shape[:2], *[1] * (x.dim() - 2))
     dims = (0, 1) if over == "batch" else (1,)
@@ -66,7 +66,7 @@ def within(
     count: Width,
     capacity: Width,
 ) -> Tensor:
-    """The weights of choices [B, T, choices], 0 where `capacity` tokens chose that expert before.
+    """The weights of choices [B, T, choices], 0 where `capacity` earlier tokens chose the same expert.
 
     `so_far` is what all tokens of the sequence have chosen so far: [B, S, choices].
     """

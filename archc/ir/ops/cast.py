@@ -15,7 +15,7 @@ def scaled(x: Tensor, *, by: float) -> Tensor:
 
 @declare(infer=lambda call: call.x.with_dtype(DType.F32), traits=ELEMENTWISE, triton="{x}")
 def upcast(x: Tensor) -> Tensor:
-    """x in float32, or as it is where it is wider."""
+    """x in float32, or unchanged if it is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

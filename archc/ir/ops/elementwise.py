@@ -170,7 +170,7 @@ def step(x: Tensor) -> Tensor:
     scalar=lambda x: x if isinstance(x, int) else math.floor(x),
 )
 def floor(x: Tensor) -> Tensor:
-    """The whole number below x, or x itself."""
+    """The largest whole number that is not above x."""
     return torch.floor(x)
 
 

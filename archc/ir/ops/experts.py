@@ -32,13 +32,13 @@ def sort_choices(chosen: Tensor, *, count: Width) -> tuple[Tensor, Tensor, Tenso
 
 @declare(infer=lambda call: taken_type(call.x, "token"), traits=_TRAITS, internal=True, module="experts")
 def dispatch(x: Tensor, order: Tensor, places: Tensor) -> Tensor:
-    """What tokens [B, T, ...] have, a row for each of their choices: [N, ...]."""
+    """The values of tokens [B, T, ...], one row for each of their choices: [N, ...]."""
     return x.expand(len(places), *x.shape[1:]).flatten(0, 1)[order // places.shape[-1]]
 
 
 @declare(infer=lambda call: taken_type(call.x, "choice"), traits=_TRAITS, internal=True, module="experts")
 def at_choice(x: Tensor, order: Tensor) -> Tensor:
-    """What choices [B, T, choices, ...] have: [N, ...], and [N, 1] where that is one number."""
+    """The values of choices [B, T, choices, ...] by row: [N, ...], or [N, 1] where each has one number."""
     rows = x.flatten(0, 2)[order]
     return rows if rows.dim() > 1 else rows[:, None]
 
@@ -50,7 +50,7 @@ def at_choice(x: Tensor, order: Tensor) -> Tensor:
     module="experts",
 )
 def of_expert(table: Tensor, ends: Tensor, order: Tensor) -> Tensor:
-    """What experts [count, ...] have, for each row: [N, ...]."""
+    """The values of each row's expert: [count, ...] -> [N, ...]."""
     rows = torch.arange(len(order), device=ends.device)
     return table[torch.searchsorted(ends, rows, right=True)]
 

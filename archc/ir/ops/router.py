@@ -23,7 +23,7 @@ def _top_k_types(call: Any) -> tuple[TensorType, ...]:
 
 @declare(infer=_top_k_types, traits=(Trait.PER_TOKEN,))
 def top_k(scores: Tensor, *, k: Width) -> tuple[Tensor, Tensor]:
-    """The k largest values of the last dim, largest first, and their places; of equal ones the first."""
+    """The k largest values of the last dim, largest first, and their places; of equal values the first."""
     if scores.device.type == "cpu" and k < scores.shape[-1] and not torch.compiler.is_compiling():
         values, places = scores.topk(k + 1)  # says nothing of equal ones, but takes a third of the time
         if not (values[..., 1:] == values[..., :-1]).any():

@@ -37,7 +37,7 @@ def _split_interleaved_types(call: Any) -> tuple[TensorType, ...]:
 
 @declare(infer=_split_interleaved_types, traits=_TRAITS)
 def split_interleaved(x: Tensor, *, parts: Width) -> tuple[Tensor, ...]:
-    """Parts of the last dim that take turns: part p has values p, p + parts, p + 2 * parts..."""
+    """Interleaved parts of the last dim: part p has values p, p + parts, p + 2 * parts..."""
     return torch.unbind(torch.unflatten(x, -1, (-1, parts)), -1)
 
 
@@ -54,7 +54,7 @@ def _concat_type(call: Any) -> TensorType:
 
 @declare(infer=_concat_type, traits=(Trait.PER_TOKEN, Trait.SHAPE))
 def concat(*xs: Tensor) -> Tensor:
-    """Side by side along the last dim."""
+    """Concatenation along the last dim."""
     return torch.cat(xs, -1)
 
 
@@ -102,13 +102,13 @@ def expand_heads(x: Tensor, *, heads: Width) -> Tensor:
 
 @declare(infer=lambda call: call.x, traits=_TRAITS, internal=True)
 def repeat_sequence(x: Tensor, like: Tensor) -> Tensor:
-    """What stands once for all sequences, for each of those of `like`: [1 or B, ...] -> [B, ...], no copy."""
+    """A value that all sequences share, for each sequence of `like`: [1 or B, ...] -> [B, ...], no copy."""
     return x.expand(like.shape[0], *x.shape[1:])
 
 
 @declare(infer=lambda call: call.x.with_shape(*call.x.shape, 1), traits=_TRAITS)
 def unsqueeze(x: Tensor) -> Tensor:
-    """A last dim of length 1 besides: [...] -> [..., 1]."""
+    """Append a dim of length 1: [...] -> [..., 1]."""
     return x[..., None]
 
 

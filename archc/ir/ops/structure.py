@@ -49,7 +49,7 @@ def keep(x: Tensor) -> Tensor:
 
 @declare(infer=lambda call: call.key_positions, traits=(Trait.PER_TOKEN, Trait.VIEW), internal=True)
 def recent(key_positions: Tensor, *, length: Width) -> Tensor:
-    """The positions of what an `append` of that length gives."""
+    """The positions of the keys that an `append` of that length returns."""
     return key_positions
 
 

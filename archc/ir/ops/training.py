@@ -14,7 +14,7 @@ from archc.ir.types import DType
 
 @declare(infer=float_type, traits=(Trait.PER_TOKEN, Trait.EFFECT))
 def jitter(x: Tensor, *, amount: float) -> Tensor:
-    """x; where a loss is computed in training, x times a number of its own from 1 - amount to 1 + amount."""
+    """x; when a loss is computed in training, x times uniform noise from 1 - amount to 1 + amount."""
     return x
 
 
@@ -27,26 +27,26 @@ def jitter(x: Tensor, *, amount: float) -> Tensor:
     module="losses",
 )
 def jittered_linear(x: Tensor, weight: Tensor, offset: Tensor | None = None, *, amount: float) -> Tensor:
-    """`wide_linear` of x; where a loss is computed in training, of x in float32 with `jitter`."""
+    """`wide_linear` of x; when a loss is computed in training, of x in float32 with `jitter`."""
     product: Tensor = wide_linear(x, weight, offset)
     return product
 
 
 @declare(infer=lambda call: float_type(call, "weights"), traits=(Trait.PER_TOKEN, Trait.EFFECT))
 def sampled(weights: Tensor, *, surely: Width, factor: float) -> Tensor:
-    """The weights of choices; where a loss is computed in training, some of them 0, but the first `surely`.
+    """The weights of choices; when a loss is computed in training, 0 for some after the first `surely`.
 
-    Each is kept with probability min(1, factor * weight): GShard's second expert, by a factor of 2.
+    Each of these is kept with probability min(1, factor * weight), as GShard keeps its second with factor 2.
     """
     return weights
 
 
 @declare(infer=choice_weights, traits=(Trait.PER_TOKEN, Trait.EFFECT))
 def drop(weights: Tensor, chosen: Tensor, key_positions: Tensor, *, count: Width, factor: float) -> Tensor:
-    """The weights of choices; where a loss is computed in training, 0 for those that an expert cannot take.
+    """The weights of choices; when a loss is computed in training, 0 for choices of an expert that is full.
 
-    Of each sequence an expert takes `factor` times its even share, all first choices before all second ones;
-    what has no weight takes no place.
+    Of each sequence an expert takes `factor` times its even share, all first choices before all second ones.
+    A choice without weight takes no room.
     """
     return weights
 
