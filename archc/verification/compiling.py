@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 
 from archc.errors import ArchcError
 from archc.verification.chips import Chip
@@ -42,32 +43,44 @@ class Usage:
         return [f"{self.name} on {self.chip}: {text}" for text in found if text]
 
 
-def different(launches: Iterable[Launch], chip: Chip) -> list[Launch]:
-    """The first launch of those that a chip has and that compile to the same code."""
-    found: dict[str, Launch] = {}
-    for launch in launches:
-        if launch.belongs_to(chip):
-            found.setdefault(launch.key(chip), launch)
-    return list(found.values())
+class Compiling:
+    """Launches that are compiled for chips in threads of its own, each from when it is told of.
 
-
-def compile_launches(
-    launches: Iterable[Launch], chip: Chip, threads: int | None = None
-) -> list[Usage | KernelError]:
-    """What each kernel takes, or why the chip cannot run it: see `compile_launch`.
-
-    Compiled at once in so many threads, by default as many as there are processors: Triton's compiler does
-    not hold Python back while it works.
+    Those that a chip does not have, or that compile to the same code, are left out.  Triton's compiler does
+    not hold Python back while it works, so that further launches may be looked for meanwhile.  There are as
+    many threads as processors, if it is not said how many.
     """
 
-    def attempt(launch: Launch) -> Usage | KernelError:
-        try:
-            return compile_launch(launch, chip)
-        except KernelError as error:
-            return error
+    def __init__(self, chips: Iterable[Chip], threads: int | None = None) -> None:
+        self._pool = ThreadPoolExecutor(threads or _processors())
+        self._found: dict[Chip, dict[str, tuple[Launch, Future[Usage | KernelError]]]] = {
+            chip: {} for chip in chips
+        }
 
-    with ThreadPoolExecutor(threads or _processors()) as pool:
-        return list(pool.map(attempt, launches))
+    def __enter__(self) -> Compiling:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=error is not None)
+
+    def add(self, launch: Launch) -> None:
+        """Compile it for each chip that has it."""
+        for chip, found in self._found.items():
+            if launch.belongs_to(chip) and (key := launch.key(chip)) not in found:
+                found[key] = launch, self._pool.submit(_attempt, launch, chip)
+
+    def results(self, chip: Chip) -> list[tuple[Launch, Usage | KernelError]]:
+        """What each kernel takes, or why the chip cannot run it, in the order they were told of."""
+        return [(launch, compiled.result()) for launch, compiled in self._found[chip].values()]
+
+
+def _attempt(launch: Launch, chip: Chip) -> Usage | KernelError:
+    try:
+        return compile_launch(launch, chip)
+    except KernelError as error:
+        return error
 
 
 def _processors() -> int:

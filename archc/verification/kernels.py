@@ -19,9 +19,9 @@ from archc import compiler
 from archc.settings import parse_settings
 from archc.tuned import read_tables
 from archc.verification.chips import CHIPS, Chip
-from archc.verification.compiling import KernelError, Usage, compile_launches, different
+from archc.verification.compiling import Compiling, KernelError, Usage
 from archc.verification.launch import Launch
-from archc.verification.launches import launches
+from archc.verification.launches import find_launches
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def kernels(
     good = True
     for program in compiler.lower_models(spec, compiler.choose_models(spec, model), parse_settings(settings)):
         compilation = compiler.compile_program(program, spec.rules, tuned=tuned)
-        with tempfile.TemporaryDirectory() as folder:
-            found = launches(compilation, Path(folder), getattr(torch, dtype))
+        with tempfile.TemporaryDirectory() as folder, Compiling(CHIPS[name] for name in chips) as compiling:
+            find_launches(compilation, Path(folder), getattr(torch, dtype), compiling.add)
             for name in chips:
-                compiled = _compile(found, CHIPS[name])
+                compiled = _with_variants(compiling.results(CHIPS[name]), CHIPS[name])
                 good &= not any(each.breaches for each in compiled)
                 if as_json:
                     told += ({"model": program.name, "chip": name, **each.as_json()} for each in compiled)
@@ -81,13 +81,12 @@ def kernels(
     return good
 
 
-def _compile(found: Sequence[Launch], chip: Chip) -> list[_Compiled]:
-    chosen = different(found, chip)
-    constants = [dict(_constants(launch, chip)) for launch in chosen]
+def _with_variants(results: Sequence[tuple[Launch, Usage | KernelError]], chip: Chip) -> list[_Compiled]:
+    constants = [dict(_constants(launch, chip)) for launch, _ in results]
     compiled = []
-    for launch, own, result in zip(chosen, constants, compile_launches(chosen, chip), strict=True):
+    for (launch, result), own in zip(results, constants, strict=True):
         others = [
-            theirs for other, theirs in zip(chosen, constants, strict=True) if other.name == launch.name
+            theirs for (other, _), theirs in zip(results, constants, strict=True) if other.name == launch.name
         ]
         variant = {
             name: value for name, value in own.items() if any(o.get(name, own) != value for o in others)

@@ -21,7 +21,8 @@ class Launch:
     """A launch that was recorded: a jitted kernel, its arguments, how many warps, constants by name.
 
     `stages`: how many loads of a loop are under way at a time; Triton's own choice without it.
-    `room`: bytes of shared memory that a chip must have for it; elsewhere a package launches something else.
+    `room`: bytes of shared memory of the chips that it is for, as a package launches something else on
+    others; 0 where it is for any.
     """
 
     kernel: Any
@@ -33,7 +34,7 @@ class Launch:
 
     def belongs_to(self, chip: Chip) -> bool:
         """Whether a package launches it there."""
-        return self.room <= chip.shared
+        return self.room in (0, chip.shared)
 
     @property
     def name(self) -> str:

@@ -33,6 +33,7 @@ from archc.errors import ArchcError
 from archc.ir.graph import Graph
 from archc.ir.program import given_inputs
 from archc.ir.types import DType
+from archc.verification.chips import CHIPS
 from archc.verification.launch import Launch
 from archc.verification.packages import import_package
 
@@ -54,7 +55,20 @@ class Sizes:
 
 
 def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length: int = 2) -> list[Launch]:
-    """The launches of all kernels of a package, forward and backward, for one sequence of a length.
+    """The launches of all kernels of a package, forward and backward, for one sequence of a length."""
+    found: list[Launch] = []
+    find_launches(compilation, folder, dtype, found.append, length)
+    return found
+
+
+def find_launches(
+    compilation: Compilation,
+    folder: Path,
+    dtype: torch.dtype,
+    tell: Callable[[Launch], None],
+    length: int = 2,
+) -> None:
+    """The same, each told of when it is found.
 
     Triton must compile in this process, not interpret.
     """
@@ -63,15 +77,21 @@ def launches(compilation: Compilation, folder: Path, dtype: torch.dtype, length:
             "TRITON_INTERPRET=1 is set: Triton would interpret kernels in place of compiling them"
         )
     package = import_package(compilation, folder)
-    found: list[Launch] = []
-    _record(package.kernels, found)
     sizes = Sizes(length)
+    own: set[str] = set()
+
+    def tell_own(launch: Launch) -> None:
+        own.add(launch.name)
+        tell(launch)
+
+    def tell_other(launch: Launch) -> None:
+        if launch.name not in own:
+            tell(launch)
+
+    _record(package.kernels, tell_own)
     run_kernels(package, compilation, dtype, sizes)
-    own = list(found)
-    seen = {launch.kernel for launch in own}
-    found.clear()
+    _record(package.kernels, tell_other)
     run_model(package, compilation, dtype, sizes)
-    return own + [launch for launch in found if launch.kernel not in seen]
 
 
 def run_kernels(package: Any, compilation: Compilation, dtype: torch.dtype, sizes: Sizes) -> None:
@@ -141,15 +161,15 @@ def _inputs(graph: Graph, dtype: torch.dtype, batch: int, length: int) -> Iterat
         yield torch.empty(shape, dtype=kinds.get(type_.dtype, dtype), device="meta")
 
 
-def _record(kernels: Any, found: list[Launch]) -> None:
-    """Let the kernels of a module join the list when they are launched, and do nothing."""
+def _record(kernels: Any, tell: Callable[[Launch], None]) -> None:
+    """Let the launches of a module's kernels be told of, and nothing else be done."""
     from triton.runtime.jit import JITFunction
 
     def record(
         kernel: Any, *arguments: Any, num_warps: int, num_stages: int | None = None, **named: Any
     ) -> None:
         constants = tuple((name, value) for name, value in named.items() if name in kernel.arg_names)
-        found.append(Launch(kernel, arguments, num_warps, constants, num_stages, kernels._room(None)))
+        tell(Launch(kernel, arguments, num_warps, constants, num_stages, kernels._room(None)))
 
     for value in vars(kernels).values():
         if isinstance(value, JITFunction):
@@ -235,17 +255,17 @@ def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dty
 def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype, keys: int) -> None:
     """With few keys, which one program reads, and with many that are shared; padded or not, and in a ring.
 
-    All of that again where there is room for larger tiles, and with as many sequences as the widest need.
+    All of that for each chip's room where tiles depend on it, and with as many sequences as the widest need.
     """
     shares, room, processors = kernels._shares, kernels._room, kernels._processors
     rings = [(_SHARES, False, keys // 2)] if plan.oldest else []
     alone = [(1, False, keys)] if plan.wide else []
     ways = ((1, True, keys), (_SHARES, False, keys), *rings, *alone)
-    rooms = (0, *(tile.room * dtype.itemsize // 2 for tile in (plan.large, plan.wide) if tile))
+    rooms = {chip.shared: None for chip in CHIPS.values()} if plan.large or plan.wide else (0,)
     kernels._processors = lambda _: 1
-    for (count, padded, length), large in itertools.product(ways, rooms):
+    for (count, padded, length), free in itertools.product(ways, rooms):
         kernels._shares = lambda *_, count=count: count
-        kernels._room = lambda _, large=large: large
+        kernels._room = lambda _, free=free: free
         kept = [plan.head_dim] if plan.one_slot else [plan.head_dim, plan.value_dim]
         asked = [plan.value_dim, plan.behind] if plan.values_in_keys else [plan.head_dim]
         queries = [torch.zeros(1, 1, plan.heads, width, dtype=dtype) for width in asked]

@@ -39,11 +39,10 @@ from archc.tuning.search import tiles
 from archc.verification import compiling, machine_code
 from archc.verification.chips import CHIPS
 from archc.verification.compiling import (
+    Compiling,
     KernelError,
     Usage,
     compile_launch,
-    compile_launches,
-    different,
     lacking_registers,
 )
 from archc.verification.launch import Launch
@@ -81,7 +80,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     folder.mkdir(parents=True, exist_ok=True)
 
     def compile_all(found: Iterable[Launch], chip: str) -> Iterator[Usage]:
-        for launch in different(found, CHIPS[chip]):
+        for launch in found:
+            if not launch.belongs_to(CHIPS[chip]):
+                continue
             name = hashlib.sha256(launch.key(CHIPS[chip]).encode()).hexdigest()
             path = folder / name
             if not path.exists():
@@ -260,9 +261,12 @@ def test_kernels_are_compiled_at_once_in_their_order() -> None:
         Launch(_broken_kernel, (torch.zeros(4),), 4),
         Launch(_crowded_kernel, (torch.zeros(1, 512), torch.zeros(1, 512), 512), 4),
     ]
-    chosen = different(found, CHIPS["sm_90"])
-    assert chosen == [found[0], *found[2:]]
-    summed, broken, crowded = compile_launches(chosen, CHIPS["sm_90"], threads=2)
+    chip = CHIPS["sm_90"]
+    with Compiling([chip], threads=2) as compiling:
+        for launch in found:
+            compiling.add(launch)
+    chosen, (summed, broken, crowded) = zip(*compiling.results(chip), strict=True)
+    assert chosen == (found[0], *found[2:])
     assert isinstance(broken, KernelError)
     assert [usage.name for usage in (summed, crowded) if isinstance(usage, Usage)] == [
         "_sum_kernel",
@@ -281,6 +285,17 @@ def test_experts_are_launched_as_the_model_does() -> None:
         (0, 2 * 14336),
     }
     assert {each["ROWS"] for each in products} == {16, 128}
+
+
+def test_a_chip_has_the_tiles_that_a_package_chooses_there() -> None:
+    steps = [
+        each for each in _launches("deepseek_v3", MAIN[0]) if each.name.endswith("_attention_step_kernel")
+    ]
+    tiles = {
+        name: {dict(step.constants)["TILE"] for step in steps if step.belongs_to(chip)}
+        for name, chip in CHIPS.items()
+    }
+    assert tiles == {"sm_80": {64}, "sm_90": {32, 64}, "sm_100": {32, 64}, "gfx942": {16}}
 
 
 def test_too_many_threads_are_found() -> None:
