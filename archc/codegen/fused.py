@@ -9,6 +9,7 @@ from archc.codegen.lines import Emitter
 from archc.codegen.semantics import Semantics
 from archc.codegen.style import Style, no_loop
 from archc.ir.graph import Graph
+from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.records import attribute_text
@@ -111,11 +112,14 @@ def _statements(form: Graph) -> list[str]:
     """A decomposition in the language's words, one statement for each named value."""
     texts: dict[Value, str] = {value: form.name_of(value) for value in form.inputs}
     lines: list[str] = []
-    for node in form.nodes():
+    nodes = form.nodes()
+    for place, node in enumerate(nodes):
         if node.op is INPUT:
             continue
         text = _expression(node, [texts[value] for value in node.inputs if value is not None])
-        names = [form.name_of(value) for value in node.outputs]
+        later = {value for other in nodes[place + 1 :] for value in other.inputs}
+        needed = {name for value, name in texts.items() if value in later}
+        names = [unique(name, needed) if name else "" for name in map(form.name_of, node.outputs)]
         if all(names):
             lines.append(f"{', '.join(names)} = {text}")
             texts.update(zip(node.outputs, names, strict=True))

@@ -59,3 +59,12 @@ Formula: TypeAlias = Expr | float
 def leaf(name: str) -> Expr:
     """A formula that is a value by its name."""
     return Expr("leaf", (name,))
+
+
+def leaves(formula: Formula) -> set[str]:
+    """The names of the values that a formula reads."""
+    if not isinstance(formula, Expr):
+        return set()
+    if formula.op == "leaf":
+        return {str(formula.args[0])}
+    return set().union(*(leaves(arg) for arg in formula.args if not isinstance(arg, str)))

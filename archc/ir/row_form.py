@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from archc.ir.expr import leaf, leaves
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
@@ -14,7 +15,7 @@ from archc.ir.types import Dim, DType
 
 SUMS = frozenset({"sum", "mean"})
 _LONGEST = 8192  # columns of a row whose gradient fits in registers
-_HELD = 49152  # values of a row's operands and results together, and of the sums of vectors' gradients
+_HELD = 49152  # values that a program has in registers at once
 RENAMED = frozenset({"upcast", "cast_like", "unsqueeze"})  # the same numbers, in registers
 # Names of a kernel's own, which no operand or result may have.
 RESERVED = frozenset({"row", "rows", "column", "inside", "shared_row", "programs", "STAGES", "tl", "tanh"})
@@ -48,11 +49,15 @@ class RowOperand:
 
 @dataclass(frozen=True)
 class RowForm:
-    """Rows [leading..., width] of results, and what is read for them."""
+    """Rows [leading..., width] of results, and what is read for them.
+
+    held: how many rows a program has in registers at once
+    """
 
     leading: tuple[Dim, ...]
     width: int
     operands: tuple[RowOperand, ...]
+    held: int
 
     @property
     def block(self) -> int:
@@ -65,11 +70,9 @@ class RowForm:
         return int(self.leading[-1]) if len(self.leading) > 2 else 1
 
 
-def fits_row(form: RowForm, results: int) -> bool:
+def fits_row(form: RowForm) -> bool:
     """Whether a program's registers hold all that a row is made of, in its gradient too."""
-    whole = [operand for operand in form.operands if operand.columns == form.width]
-    rows = results + sum(2 if operand.is_common else operand.parts for operand in whole)
-    return form.block <= _LONGEST and rows * form.block <= _HELD
+    return form.block <= _LONGEST and form.held * form.block <= _HELD
 
 
 def clashing_name(names: Sequence[str]) -> str:
@@ -105,7 +108,44 @@ def row_form(form: Graph) -> RowForm | None:
         elif node.op is not CONSTANT and not _fits(form, node, ranks, leading, int(width)):
             return None
     whole = any(each.is_own and each.columns == width for each in operands)
-    return RowForm(leading, int(width), tuple(operands)) if whole else None
+    held = max(_held_forward(form, operands, int(width)), _held_back(form, operands, int(width)))
+    return RowForm(leading, int(width), tuple(operands), held) if whole else None
+
+
+def _held_forward(form: Graph, operands: Sequence[RowOperand], width: int) -> int:
+    """Rows of operands and results together, and of the sums of vectors' gradients."""
+    whole = [operand for operand in operands if operand.columns == width]
+    return len(form.outputs) + sum(2 if operand.is_common else operand.parts for operand in whole)
+
+
+def _held_back(form: Graph, operands: Sequence[RowOperand], width: int) -> int:
+    """Rows of what comes in, of all that derivatives read, and of the sums of vectors' gradients."""
+    same: dict[Value, Value] = {}
+    read: set[Value] = set()
+    for node in form.nodes():
+        values = [same.get(value, value) for value in node.inputs if value is not None]
+        if node.op.name in RENAMED:
+            same[node.outputs[0]] = values[0]
+        elif node.op.has(Trait.NORM):
+            read.update(values[:2])
+        elif node.op.derivative is not None:
+            read.update(_read_by_derivative(form, node, values))
+    rows = [value for value in read if form.type(value).width == width]
+    sums = [operand for operand in operands if operand.is_common and operand.columns == width]
+    return len(form.outputs) + len(rows) + len(sums)
+
+
+def _read_by_derivative(form: Graph, node: Node, values: Sequence[Value]) -> set[Value]:
+    """Which of an op's operands the derivatives by those that are no numbers read."""
+    assert node.op.derivative is not None
+    named = {str(place): value for place, value in enumerate(values)}
+    parts = node.op.derivative(leaf(""), *map(leaf, named))
+    read = [leaves(part) for part, value in zip(parts, values, strict=True) if not _is_number(form, value)]
+    return {named[name] for name in set().union(*read) - {""} if not _is_number(form, named[name])}
+
+
+def _is_number(form: Graph, value: Value) -> bool:
+    return form.node(value).op is CONSTANT
 
 
 def _ranks(form: Graph) -> dict[Value, int]:
@@ -113,8 +153,8 @@ def _ranks(form: Graph) -> dict[Value, int]:
     ranks: dict[Value, int] = {}
     for node in reversed(form.nodes()):
         own = max((ranks.get(value, 0) for value in node.outputs), default=0)
-        for value in node.inputs:
-            if value is not None:
+        for operand, value in zip(node.op.operands, node.inputs, strict=False):
+            if value is not None and operand.name not in node.op.models:
                 ranks[value] = max(ranks.get(value, 0), own + (node.op.name == "unsqueeze"))
     return ranks
 

@@ -62,21 +62,34 @@ class _Rows:
 
     def _group(self, last: Node) -> list[Node]:
         """An op and what can be computed with it of that which leads to it, in the order of the graph."""
-        inside = {last.id: last}
-        waiting = self._makers(last)
+        inside: dict[int, Node] = {}
+        waiting = [(-self.order[last.id], last.id)]
         while waiting:
             _, number = heappop(waiting)
-            node = self.graph.node(number)
-            if number in inside or not _is_on_rows(node):
+            if number in inside:
                 continue
-            if self._is_one_kernel(self._sorted((*inside.values(), node))):
-                inside[number] = node
-                for maker in self._makers(node):
-                    heappush(waiting, maker)
+            taken = self._in_registers(self.graph.node(number))
+            if all(map(_is_on_rows, taken)) and self._is_one_kernel(self._sorted((*inside.values(), *taken))):
+                for each in taken:
+                    inside[each.id] = each
+                    for maker in self._makers(each):
+                        heappush(waiting, maker)
         return self._sorted(inside.values())
 
+    def _in_registers(self, node: Node) -> list[Node]:
+        """A node and what makes its operands in float32, as kernels compute but do not write."""
+        found, waiting = {node.id: node}, [node]
+        while waiting:
+            for value in filter(None, waiting.pop().inputs):
+                maker = self.graph.node(value)
+                if maker.id not in found and self.graph.type(value).dtype is DType.F32:
+                    found[maker.id] = maker
+                    waiting.append(maker)
+        return list(found.values())
+
     def _sorted(self, nodes: Iterable[Node]) -> list[Node]:
-        return sorted(nodes, key=lambda node: self.order[node.id])
+        """Nodes in the order of the graph, each once."""
+        return sorted({node.id: node for node in nodes}.values(), key=lambda node: self.order[node.id])
 
     def _makers(self, node: Node) -> list[tuple[int, int]]:
         """What makes a node's operands, the last first: by then it is known what else reads them."""
@@ -91,11 +104,12 @@ class _Rows:
         behind = set().union(*(self.graph.depends_on(node.id) for node in nodes))
         if any(value.node in behind for value in outline.operands) or self._is_mixed(outline.operands):
             return False
-        if len(rule.steps) > _MOST_STEPS or len(rule.operands) > _MOST_OPERANDS:
+        computed = [step for step in rule.steps if step.op.name not in RENAMED]
+        if len(computed) > _MOST_STEPS or len(rule.operands) > _MOST_OPERANDS:
             return False
         types = {name: self.graph.type(value) for value, name in outline.operands.items()}
-        form = row_form(rule.decompose(types, {}))
-        return form is not None and fits_row(form, len(rule.outputs))
+        form = row_form(rule.decompose(types, {})) if rule.outputs else None
+        return form is not None and fits_row(form)
 
     def _is_mixed(self, values: Iterable[Value]) -> bool:
         """Whether some values have rows of all sequences, and some those of a single one."""

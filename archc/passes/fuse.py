@@ -141,7 +141,7 @@ def _row_obstacle(rule: Rule, graph: Graph, match: Match) -> str:
     form = row_form(rule.decompose(types, match.attributes))
     if form is None:
         return "it is not made of rows of one width, and of what is broadcast to them"
-    return "" if fits_row(form, len(rule.outputs)) else "its rows are more than a kernel holds"
+    return "" if fits_row(form) else "its rows are more than a kernel holds"
 
 
 def _rope_obstacle(graph: Graph, match: Match) -> str:

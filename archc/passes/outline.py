@@ -80,8 +80,12 @@ class Outline:
         rule = rule_of(node)
         named = rule is not None or node.op.has(Trait.NORM)
         inputs = [
-            self._ref(value, node.op.operands[place].name if named else "")
-            for place, value in enumerate(node.inputs)
+            (
+                self._model(value)
+                if operand.name in node.op.models
+                else self._ref(value, operand.name if named else "")
+            )
+            for operand, value in zip(node.op.operands, node.inputs, strict=True)
         ]
         if rule is None:
             own = tuple(map(self.graph.name_of, node.outputs))
@@ -110,6 +114,13 @@ class Outline:
             names = tuple(one or other for one, other in zip(own, kept, strict=True))
             taken |= {*names}
             self._steps[place] = replace(step, names=names)
+
+    def _model(self, value: Value | None) -> Ref:
+        """What stands for a value of which nothing but the dtype is read: any operand of that dtype."""
+        if value is not None and value not in self._refs and value not in self.operands:
+            dtype = self.graph.type(value).dtype
+            value = next((other for other in self.operands if self.graph.type(other).dtype is dtype), value)
+        return self._ref(value, "")
 
     def _made(self, value: Value) -> StepRef:
         ref = self._refs[value]

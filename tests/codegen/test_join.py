@@ -17,12 +17,15 @@ arch A(d = 24, limit = 0.8) {
     h = linear(x, d) as up
     clipped = maximum(minimum(h, limit), -limit)
     gated = tanh(linear(x, d) as gate * parameter([d]) as slope) * 2 - exp(neg(h * h))
-    return linear(clipped, d) as a + linear(gated, d) as b * 0.5
+    wide = upcast(linear(x, d) as wide)
+    normed = cast_like(wide * rsqrt(mean(wide * wide) + 0.1), x)
+    return linear(clipped, d) as a + linear(gated, d) as b * 0.5 + linear(normed, d) as c
   }
 }
 model a = A()
 """
-NAMES = ["minimum_maximum", "mul_tanh_sub", "mul_add"]  # the last keeps nothing for its gradient
+# The third keeps nothing for its gradient; of the last nothing but its dtype would be read of x.
+NAMES = ["minimum_maximum", "mul_tanh_sub", "mul_add", "mul_mean_rsqrt"]
 
 
 def _ops(text: str) -> list[str]:
@@ -57,11 +60,16 @@ _NORM = "rms_norm(x, 1e-6) as n"
         ("x = (NORM) * silu(linear(x, d) as gate)", ["rms_norm_silu_mul"]),
         ("x = NORM + x + linear(x, d) as a", ["rms_norm_add_add"]),
         ("g, u = split(linear(x, 2 * d) as a, 2) x = silu(g) * u x = NORM", ["swiglu_rms_norm"]),
+        (  # what its gradient reads would not fit in registers
+            "g, u = split(linear(x, 16384) as a, 2) x = silu(g) * u x = NORM",
+            ["swiglu", "rms_norm"],
+        ),
         ("x = sigmoid(linear(x, 3) as a) * linear(x, 3) as b", ["sigmoid_mul"]),
         (
             "a = NORM x = linear(a, d) as b * a",
             ["rms_norm", "mul"],
         ),  # the product needs what follows the norm
+        ("x = x * cast_like(softplus(upcast(linear(x, 1) as a)), x)", ["softplus_mul"]),  # casts are free
         ("x = x + linear(x, d) as a + linear(x, d) as b", ["add", "add"]),  # gradients of sums cost nothing
         (
             "x = NORM * 2 x = linear(x, 9000) as a y = rms_norm(x, 1e-6) as m x = y * 2",
