@@ -15,11 +15,12 @@ from archc.codegen.class_plan import (
     Line,
 )
 from archc.codegen.head import Cut, write_head
-from archc.codegen.kept import KeptPart, trains
+from archc.codegen.kept import KeptPart, appends, slot_code, trains
 from archc.codegen.linear_kernel import linear_shape
 from archc.codegen.linear_plan import LinearKernel
 from archc.codegen.lines import Emitter
-from archc.codegen.literals import shapes_text, size_code, tuple_text
+from archc.codegen.literals import shapes_text
+from archc.codegen.loop_calls import LoopCall, argument_named, layer_modules, layer_options
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.names import attribute, class_name, identifier, layer_names, parameter_names
 from archc.codegen.native_layers import plan_native_layers
@@ -33,26 +34,12 @@ from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.ops.linear import EMBEDDING
-from archc.ir.ops.structure import APPEND, BRANCH, KEEP
 from archc.ir.paths import path_text
 from archc.ir.program import Sequence as Tokens
 from archc.ir.program import captured_in, sequences
-from archc.ir.types import DType
 
 # Given a class's name, its doc, its graph, and what it calls the graph's inputs and weights.
 PlanNative = Callable[[str, str, Graph, Mapping[Value, str], Mapping[int, str]], NativeLayer | None]
-
-
-@dataclass(frozen=True)
-class LoopCall:
-    """How a loop is called: its list of layers, and what these take besides its operands.
-
-    stack: the native code of all of them
-    """
-
-    name: str
-    options: list[str]
-    stack: NativeLayers | None
 
 
 @dataclass
@@ -62,7 +49,7 @@ class ClassWriter:
     semantics: Semantics
     kernels: Callable[[Graph, Node, list[str]], str]
     reserved: frozenset[str]
-    optional: frozenset[tuple[int, int]]  # (graph, input) of values that may be None
+    optional: frozenset[tuple[int, int]] = frozenset()  # (graph, input) of values that may be None
     linear: LinearKernel | None = None
     few_rows: str = ""  # the function for all other linear maps by weights, "" for PyTorch's
     lookup: str = ""  # the function that looks up in a table, "" for PyTorch's
@@ -144,7 +131,7 @@ class ClassWriter:
             self.kernels,
             weight_texts(weights, names),
             self.reserved,
-            lambda node, targets, operands: _loop_lines(calls[node.id], targets, operands),
+            lambda node, targets, operands: calls[node.id].lines(targets, operands),
             none_for_zeros=may_be_none,
             function=self._function_of,
             caches=caches,
@@ -155,7 +142,7 @@ class ClassWriter:
         called = {value: emitter.variables.names[value] for value in graph.inputs}
         arguments = self._arguments(graph, list(called.values()))
         results = emitter.run()
-        state = tuple((node.attributes["slot"], _kept_code(node)) for node in _kept(graph))
+        state = tuple((node.attributes["slot"], slot_code(node)) for node in appends(graph))
         return Class(
             name=name,
             doc=doc,
@@ -218,9 +205,9 @@ class ClassWriter:
             taken.add(name)
             inner = (*indices, identifier(loop.attributes["variable"]))
             classes = self._bodies(loop, segment, inner, given)
-            layers.append(Layers(name, self._modules(loop, classes, inner)))
+            layers.append(Layers(name, layer_modules(loop, classes, inner)))
             stack = self._natively(loop, classes)
-            options = [argument.name for argument in _options(loop)]
+            options = [argument.name for argument in layer_options(loop)]
             calls[loop.id] = LoopCall(name, options, stack)
         return layers, calls
 
@@ -242,7 +229,7 @@ class ClassWriter:
             place = f"  {loop.span.line_reference}" if loop.span else ""
             doc = (f"{schedule.describe(order, number, steps)}, {path_text(loop.path)}.{place}",)
             built = self._class(name, doc, body, indices, captured_in(body, loop, given))
-            self.classes.append(replace(built, arguments=(*built.arguments, *_options(loop))))
+            self.classes.append(replace(built, arguments=(*built.arguments, *layer_options(loop))))
             names.append(name)
         return names
 
@@ -253,7 +240,7 @@ class ClassWriter:
         if not natives:
             return None
         kinds = [each.native for each in natives if each.native]
-        operands = [_operand(text, natives[0]) for text in kinds[0].operands]
+        operands = [argument_named(text, natives[0]) for text in kinds[0].operands]
         span = next(each for each in natives[0].arguments if each.annotation == "Span")
         name = unique("layers_of_token", {*self.names, *(kind.function.name for kind in kinds)})
         stack = plan_native_layers(name, kinds, operands, span)
@@ -265,46 +252,6 @@ class ClassWriter:
             self.classes[places[each.name]] = replace(each, reads=native.reads(kind), of_token=call)
         self.classes[-1] = replace(self.classes[-1], stack=stack)
         return stack if len(natives) == len(loop.bodies) else None
-
-    def _modules(self, loop: Node, classes: Sequence[str], indices: tuple[str, ...]) -> str:
-        variable = indices[-1]
-        steps = loop.attributes["indices"]
-        chosen = schedule.choose(classes, loop.attributes["schedule"], steps, variable)
-        if steps == tuple(range(steps[0], steps[-1] + 1)) if steps else True:
-            start = f"{steps[0]}, " if steps and steps[0] else ""
-            end = size_code(loop.attributes["count"]) if not start else str(steps[-1] + 1)
-            sequence = f"range({start}{end})"
-        else:
-            sequence = str(steps)
-        return f"{chosen}({', '.join(indices)}, **factory) for {variable} in {sequence}"
-
-
-def _options(loop: Node) -> list[Argument]:
-    """What layers take besides the operands of their loop, all of them alike."""
-    options = [Argument("cache", "Cache | None")] if any(map(_remembers, loop.bodies)) else []
-    return options + ([Argument("losses", "Losses | None")] if any(map(trains, loop.bodies)) else [])
-
-
-def _loop_lines(call: LoopCall, targets: list[str], operands: list[str]) -> list[Line]:
-    arguments = ", ".join([*with_spans(operands), *call.options])
-    lines = [
-        Line(f"for layer in self.{call.name}:"),
-        Line(f"    {', '.join(targets)} = layer({arguments})"),
-    ]
-    if call.stack is None:
-        return lines
-    return [
-        Line(f"of_token = {call.stack.call(f'self.{call.name}', operands)}"),
-        Line("if of_token is not None:"),
-        Line(f"    {', '.join(targets)} = of_token"),
-        Line("else:"),
-        *(line.indented() for line in lines),
-    ]
-
-
-def _operand(text: str, layer: Class) -> Argument:
-    """What a layer calls an operand of its loop, as an argument of its `forward`."""
-    return next((each for each in layer.arguments if each.name == text), Argument(text))
 
 
 def _optional_once(
@@ -328,22 +275,3 @@ def _tidy(lines: Sequence[Line]) -> tuple[Line, ...]:
         if not (blank and (not kept or not str(kept[-1]))):
             kept.append(line)
     return tuple(kept)
-
-
-def _kept(graph: Graph) -> list[Node]:
-    """The nodes that keep something of each token; both forms of a branch keep the same."""
-    parts = [graph, *(branch.bodies[0] for branch in graph.branches())]
-    return [node for part in parts for node in part.nodes() if node.op is APPEND]
-
-
-def _kept_code(append: Node) -> str:
-    """What one token leaves in a slot, and how many tokens stay there if not all."""
-    shape = tuple_text([size_code(dim) for dim in append.types[0].shape[2:]])
-    length = append.attributes["length"]
-    if append.types[0].dtype is DType.I64:
-        return f"Numbers({shape})"
-    return shape if length is None else f"Ring({size_code(length)}, {shape})"
-
-
-def _remembers(body: Graph) -> bool:
-    return any(node.op in (APPEND, KEEP, BRANCH) for part in body.walk() for node in part.nodes())

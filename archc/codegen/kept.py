@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from archc.codegen.literals import size_code, tuple_text
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, KEEP, LOSSES, WEIGHT
 from archc.ir.ops.training import IN_TRAINING
 from archc.ir.rule import rule_of
+from archc.ir.types import DType
 
 
 class KeptPart:
@@ -83,3 +85,18 @@ def kept_by_readers(graph: Graph) -> set[int]:
 def _has_one_reader(graph: Graph, value: Value) -> bool:
     """Whether one node alone reads a value, and no later layer."""
     return len(graph.users(value)) == 1 and not graph.is_output(value)
+
+
+def appends(graph: Graph) -> list[Node]:
+    """The nodes that keep something of each token; both forms of a branch keep the same."""
+    parts = [graph, *(branch.bodies[0] for branch in graph.branches())]
+    return [node for part in parts for node in part.nodes() if node.op is APPEND]
+
+
+def slot_code(append: Node) -> str:
+    """What one token leaves in a slot, as Python, and how many tokens stay there if not all."""
+    shape = tuple_text([size_code(dim) for dim in append.types[0].shape[2:]])
+    length = append.attributes["length"]
+    if append.types[0].dtype is DType.I64:
+        return f"Numbers({shape})"
+    return shape if length is None else f"Ring({size_code(length)}, {shape})"

@@ -42,8 +42,9 @@ def plan_module(
     """A module of classes: it imports, and has as constants, what its text mentions."""
     text = "\n".join([class_text(classes), *helpers])
     runtime = sorted(name for name in _RUNTIME if mentions(text, name))
-    stored = {"Stored", base} | ({"per_expert"} if has_experts(classes) else set())
-    stored |= {"at_least_float32"} if has_wide(classes) else set()
+    parameters = [parameter for each in classes for parameter in each.parameters]
+    stored = {"Stored", base} | ({"per_expert"} if any(p.per_expert for p in parameters) else set())
+    stored |= {"at_least_float32"} if any(p.wide for p in parameters) else set()
     imports = [f"from .checkpoint import {', '.join(sorted(stored - {'LanguageModel'}))}"]
     if base == "LanguageModel":
         imports.append("from .language_model import LanguageModel")
@@ -60,21 +61,6 @@ def plan_module(
         imports.append(f"from .runtime import {', '.join(runtime)}")
     used = tuple(constant for constant in constants if mentions(text, constant.name))
     return Module(title, tuple(imports), used, helpers, tuple(classes))
-
-
-def has_wide(classes: Sequence[Class]) -> bool:
-    """Whether some parameters are kept in float32."""
-    return any(parameter.wide for each in classes for parameter in each.parameters)
-
-
-def has_experts(classes: Sequence[Class]) -> bool:
-    """Whether experts have tensors of their own in a checkpoint."""
-    return any(parameter.per_expert for each in classes for parameter in each.parameters)
-
-
-def has_joined(classes: Sequence[Class]) -> bool:
-    """Whether a checkpoint has experts' matrices one below the other."""
-    return any(stored.joined for each in classes for p in each.parameters for stored in p.stored)
 
 
 def class_text(classes: Sequence[Class]) -> str:

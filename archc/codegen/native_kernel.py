@@ -16,7 +16,8 @@ from archc.codegen.native_plan import (
     cpp_name,
 )
 from archc.codegen.norm_lines import Norm
-from archc.codegen.row_steps import ALONG, RowStep, RowSteps, names_in
+from archc.codegen.row_steps import ALONG, RowStep, RowSteps
+from archc.codegen.row_writer import names_in
 from archc.ir.ops.attention import Causal, Sliding
 from archc.ir.types import DType
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.structure import LOOP, ZEROS
 from archc.ir.rule import rule_of
 
 
-def optional_inputs(graph: Graph) -> tuple[frozenset[tuple[int, int]], list[tuple[Graph, Node]]]:
-    """Inputs of loop bodies that start as None for zeros, and the norm nodes that read them."""
+@dataclass(frozen=True)
+class OptionalInputs:
+    """Inputs of loop bodies, as (graph, input), that are None at first, and the norms that read them."""
+
+    inputs: frozenset[tuple[int, int]]
+    readers: list[tuple[Graph, Node]]
+
+
+def optional_inputs(graph: Graph) -> OptionalInputs:
+    """The inputs of a graph's loops that may be None in the first layer."""
     inputs: set[tuple[int, int]] = set()
     readers: list[tuple[Graph, Node]] = []
     for part in graph.walk():
@@ -20,7 +30,7 @@ def optional_inputs(graph: Graph) -> tuple[frozenset[tuple[int, int]], list[tupl
                         value = body.inputs[place]
                         inputs.add((id(body), value.node))
                         readers += [(body, reader) for reader, _ in body.users(value)]
-    return frozenset(inputs), readers
+    return OptionalInputs(frozenset(inputs), readers)
 
 
 def may_be_none(graph: Graph, zeros: Node) -> bool:

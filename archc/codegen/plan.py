@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from archc.codegen.class_plan import Class, Stored
+from archc.codegen.class_plan import Class, Parameter, Stored
 from archc.codegen.dispatched_plan import DispatchedKernel
 from archc.codegen.kernel_plan import GroupedKernel, Kernel
 from archc.codegen.linear_plan import LinearKernel
@@ -63,11 +63,8 @@ class Package:
     sequences: tuple[Tokens, ...]  # the last is the one that grows
     start: int | None  # the token that it begins with
     experts: bool  # whether tokens choose experts
-    per_expert: bool  # whether each of them has tensors of its own in a checkpoint
-    joined: bool  # whether their matrices lie in one, one below the other, in a checkpoint
     expert_operands: frozenset[str]  # what functions of experts are given besides what all are
     of_expert: bool  # whether rows read what their expert has, besides products with it
-    wide: bool  # whether some parameters are kept in float32
     terms: tuple[str, ...]  # what the spec adds to the loss
     in_training: tuple[str, ...]  # ops that do more where a loss is computed in training
     training_words: tuple[str, ...]  # those of them that a spec may say
@@ -84,25 +81,43 @@ class Package:
 
     @property
     def transposed(self) -> bool:
-        """Whether a parameter holds a tensor of the checkpoint the other way round."""
+        """Whether a parameter holds the transpose of a checkpoint's tensor."""
         return any(stored.transposed for stored in self._stored)
 
     @property
     def stacked(self) -> bool:
-        """Whether a tensor of the checkpoint holds the rows of all experts."""
+        """Whether a checkpoint's tensor holds the rows of all experts."""
         return any(stored.stacked for stored in self._stored)
 
     @property
-    def _stored(self) -> Iterator[Stored]:
-        for each in (*self.model.classes, *self.reference.classes):
-            for parameter in each.parameters:
-                yield from parameter.stored
+    def joined(self) -> bool:
+        """Whether a checkpoint's tensor holds the experts' matrices one below the other."""
+        return any(stored.joined for stored in self._stored)
+
+    @property
+    def per_expert(self) -> bool:
+        """Whether each expert has tensors of its own in a checkpoint."""
+        return any(parameter.per_expert for parameter in self._parameters)
+
+    @property
+    def wide(self) -> bool:
+        """Whether some parameters are kept in float32."""
+        return any(parameter.wide for parameter in self._parameters)
 
     @property
     def moves_choices(self) -> bool:
-        """Whether experts are chosen by something that is not trained, as a bias for even loads."""
-        classes = (*self.model.classes, *self.reference.classes)
-        return self.experts and any(not each.trained for c in classes for each in c.parameters)
+        """Whether the choice of experts depends on a parameter that is not trained, a bias for even loads."""
+        return self.experts and any(not parameter.trained for parameter in self._parameters)
+
+    @property
+    def _parameters(self) -> Iterator[Parameter]:
+        for each in (*self.model.classes, *self.reference.classes):
+            yield from each.parameters
+
+    @property
+    def _stored(self) -> Iterator[Stored]:
+        for parameter in self._parameters:
+            yield from parameter.stored
 
     @property
     def quantised(self) -> bool:

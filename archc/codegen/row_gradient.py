@@ -12,7 +12,7 @@ from archc.codegen.fused import Fused
 from archc.codegen.masks import load_where
 from archc.codegen.row_memory import RowMemory
 from archc.codegen.row_plan import Columns
-from archc.codegen.row_steps import RowWriter, names_in, needed_lines
+from archc.codegen.row_writer import RowWriter, names_in, needed_lines
 from archc.ir.expr import Expr, Formula
 from archc.ir.row_form import RowOperand
 

@@ -13,7 +13,8 @@ from archc.codegen.native_plan import NativeRows
 from archc.codegen.row_gradient import RowGradient
 from archc.codegen.row_memory import RowMemory
 from archc.codegen.row_plan import Columns, RowKernel
-from archc.codegen.row_steps import RowSteps, RowWriter, names_in, needed_lines
+from archc.codegen.row_steps import RowSteps
+from archc.codegen.row_writer import RowWriter, names_in, needed_lines
 from archc.ir.row_form import RowForm, RowOperand, row_form
 
 _MOST_WARPS = 16

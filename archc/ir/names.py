@@ -1,4 +1,4 @@
-"""Names that tell things apart."""
+"""Unique names."""
 
 from __future__ import annotations
 
@@ -12,11 +12,3 @@ def unique(name: str, taken: Iterable[str]) -> str:
     while candidate in used:
         candidate, count = f"{name}_{count}", count + 1
     return candidate
-
-
-def distinct(names: Iterable[str]) -> list[str]:
-    """Names made unlike one another; the first of equal ones stays."""
-    found: list[str] = []
-    for name in names:
-        found.append(unique(name, found))
-    return found

@@ -75,7 +75,7 @@ class Rule:
         if any(step.op.module == "experts" for step in self.steps):
             return "experts"
         if "top_k" in names:
-            return "router" if all(map(_routes, self.steps)) else ""
+            return "router" if all(map(_is_routing, self.steps)) else ""
         if "attend" in names:
             return "attention" if self.attention_form else ""
         if "rotate_by" in names:
@@ -202,11 +202,16 @@ def rule_of(node: Node) -> Rule | None:
 
 
 def _is_pointwise(step: Step) -> bool:
-    return step.op.name in SPLITS or bool(step.op.has(Trait.ELEMENTWISE) and step.op.triton)
+    return step.op.name in SPLITS or _is_elementwise(step)
 
 
-def _routes(step: Step) -> bool:
-    return step.op.name in ROUTING or bool(step.op.has(Trait.ELEMENTWISE) and step.op.triton)
+def _is_routing(step: Step) -> bool:
+    return step.op.name in ROUTING or _is_elementwise(step)
+
+
+def _is_elementwise(step: Step) -> bool:
+    """Whether a step is an elementwise op that kernels can compute."""
+    return step.op.has(Trait.ELEMENTWISE) and bool(step.op.triton)
 
 
 _ANYTHING = Kind("anything", lambda value: value)

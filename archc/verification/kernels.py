@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,24 +82,40 @@ def kernels(
 
 
 def _with_variants(results: Sequence[tuple[Launch, Usage | KernelError]], chip: Chip) -> list[_Compiled]:
-    constants = [dict(_constants(launch, chip)) for launch, _ in results]
-    compiled = []
-    for (launch, result), own in zip(results, constants, strict=True):
-        others = [
-            theirs for (other, _), theirs in zip(results, constants, strict=True) if other.name == launch.name
-        ]
-        variant = {
-            name: value for name, value in own.items() if any(o.get(name, own) != value for o in others)
-        }
-        compiled.append(_Compiled(launch, variant, result))
-    return compiled
+    variants = _variants([launch for launch, _ in results], chip)
+    pairs = zip(results, variants, strict=True)
+    return [_Compiled(launch, variant, result) for (launch, result), variant in pairs]
 
 
-def _constants(launch: Launch, chip: Chip) -> Iterator[tuple[str, Any]]:
-    """Arguments that the compiler knows, by name."""
-    _, constants, _ = launch.specialise(chip)
-    for (place,), value in constants.items():
-        yield launch.kernel.arg_names[place], value
+def _variants(launches: Sequence[Launch], chip: Chip) -> list[dict[str, Any]]:
+    """What sets each launch apart from others of its kernel: constants or, if these are equal, divisors."""
+    names = [launch.name for launch in launches]
+    known = [_known(launch, chip) for launch in launches]
+    constants, divisors = [values for values, _ in known], [found for _, found in known]
+    variants = [_own(each, _rivals(place, names, constants)) for place, each in enumerate(constants)]
+    apart = [_own(each, _rivals(place, names, divisors)) for place, each in enumerate(divisors)]
+    return [
+        variant | apart[place] if variant in _rivals(place, names, variants) else variant
+        for place, variant in enumerate(variants)
+    ]
+
+
+def _own(known: dict[str, Any], others: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What is not known of all others as well."""
+    return {name: value for name, value in known.items() if any(o.get(name, o) != value for o in others)}
+
+
+def _rivals(place: int, names: Sequence[str], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was found of the other launches of the same name."""
+    return [each for n, each in enumerate(found) if n != place and names[n] == names[place]]
+
+
+def _known(launch: Launch, chip: Chip) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the compiler knows of arguments: the values of some, and what divides others."""
+    names = launch.kernel.arg_names
+    _, constants, facts = launch.specialise(chip)
+    divisors = {f"{names[n]} % {divisor}": 0 for (n,), found in facts.items() for _, divisor in found}
+    return {names[n]: value for (n,), value in constants.items()}, divisors
 
 
 def _print(title: str, compiled: list[_Compiled], console: Console) -> None:

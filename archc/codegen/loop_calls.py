@@ -1,0 +1,76 @@
+"""How a model is written where it loops over layers: the list of their modules, and the calls of these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from archc.codegen import schedule
+from archc.codegen.class_plan import Argument, Class, Line
+from archc.codegen.kept import trains
+from archc.codegen.literals import size_code
+from archc.codegen.native_plan import NativeLayers
+from archc.codegen.spans import with_spans
+from archc.ir.graph import Graph
+from archc.ir.node import Node
+from archc.ir.ops.structure import APPEND, BRANCH, KEEP
+
+
+@dataclass(frozen=True)
+class LoopCall:
+    """How the layers of a loop are called.
+
+    name:    the list of their modules
+    options: what they take besides the operands of the loop
+    stack:   the native code for all of them
+    """
+
+    name: str
+    options: list[str]
+    stack: NativeLayers | None
+
+    def lines(self, targets: list[str], operands: list[str]) -> list[Line]:
+        """The statements that call the layers one after another, or their native code at once."""
+        arguments = ", ".join([*with_spans(operands), *self.options])
+        lines = [
+            Line(f"for layer in self.{self.name}:"),
+            Line(f"    {', '.join(targets)} = layer({arguments})"),
+        ]
+        if self.stack is None:
+            return lines
+        return [
+            Line(f"of_token = {self.stack.call(f'self.{self.name}', operands)}"),
+            Line("if of_token is not None:"),
+            Line(f"    {', '.join(targets)} = of_token"),
+            Line("else:"),
+            *(line.indented() for line in lines),
+        ]
+
+
+def layer_options(loop: Node) -> list[Argument]:
+    """What all layers of a loop take besides its operands."""
+    options = [Argument("cache", "Cache | None")] if any(map(_remembers, loop.bodies)) else []
+    return options + ([Argument("losses", "Losses | None")] if any(map(trains, loop.bodies)) else [])
+
+
+def _remembers(body: Graph) -> bool:
+    return any(node.op in (APPEND, KEEP, BRANCH) for part in body.walk() for node in part.nodes())
+
+
+def argument_named(text: str, layer: Class) -> Argument:
+    """The argument of a layer's `forward` of that name; without annotation where it has none."""
+    return next((each for each in layer.arguments if each.name == text), Argument(text))
+
+
+def layer_modules(loop: Node, classes: Sequence[str], indices: tuple[str, ...]) -> str:
+    """The generator expression that makes a loop's modules."""
+    variable = indices[-1]
+    steps = loop.attributes["indices"]
+    chosen = schedule.choose(classes, loop.attributes["schedule"], steps, variable)
+    if steps == tuple(range(steps[0], steps[-1] + 1)) if steps else True:
+        start = f"{steps[0]}, " if steps and steps[0] else ""
+        end = size_code(loop.attributes["count"]) if not start else str(steps[-1] + 1)
+        sequence = f"range({start}{end})"
+    else:
+        sequence = str(steps)
+    return f"{chosen}({', '.join(indices)}, **factory) for {variable} in {sequence}"
