@@ -65,7 +65,17 @@ def _ops() -> Iterator[tuple[str, str]]:
     for op in OPS.values():
         if not op.internal:
             weights = ", ".join(f"`{weight.name}`" for weight in op.weights if weight.name)
-            yield op_signature(op), _meaning(op.doc) + (f" Weights: {weights}." if weights else "")
+            yield op_signature(op), _meaning(op.doc) + _words(op) + (
+                f" Weights: {weights}." if weights else ""
+            )
+
+
+def _words(op: Op) -> str:
+    """What settings may be that are one of some words."""
+    words = {name: attr.kind.choices for name, attr in settings_of(op).items() if attr.kind.choices}
+    return "".join(
+        f" `{name}` is {' or '.join(f'`{word}`' for word in each)}." for name, each in words.items()
+    )
 
 
 def _functions() -> Iterator[tuple[str, str]]:

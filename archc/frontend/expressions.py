@@ -97,10 +97,15 @@ class Expressions(Lowerer):
             return self.report(unknown_name(expr, env))
 
     def _list(self, expr: syntax.ListOf, env: Env) -> Any:
-        items = [self.evaluate(item, env) for item in expr.items]
+        items = [value for item in expr.items for value in self._items(item, env)]
         if any(isinstance(item, Poison) for item in items):
             return POISON
         return self._guarded(expr, List.of, *items)
+
+    def _items(self, expr: syntax.Expr, env: Env) -> list[Any]:
+        """What an expression adds to a list: of a call that has several values, all of them."""
+        value = self.call(expr, env) if isinstance(expr, syntax.Call) else self.evaluate(expr, env)
+        return value if isinstance(value, list) else [value]
 
     def _index(self, expr: syntax.Index, env: Env) -> Any:
         target, index = self.evaluate(expr.target, env), self.evaluate(expr.index, env)

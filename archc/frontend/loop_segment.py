@@ -66,7 +66,7 @@ class Segment:
         """A carried name that an iteration leaves otherwise than it entered, with what it was and is."""
         for variant in self.variants:
             for name, handle in self.carried.items():
-                result = variant.results[name]
+                result = variant.results.get(name, handle)  # a list may have become shorter
                 if not isinstance(result, Handle) or result.type != handle.type:
                     return name, handle, result
         return None

@@ -13,10 +13,12 @@ from typing import Any
 
 from archc.errors import Note, Span
 from archc.frontend import mistakes, syntax
+from archc.frontend.carried_lists import apart, together
 from archc.frontend.limits import MAX_LOOP_DEPTH
 from archc.frontend.loop_segment import Segment, Variant, tensors_of
 from archc.frontend.lowerer import Frame, Observation
 from archc.frontend.statements import Statements, assigned_names
+from archc.frontend.turns import are_layers, write_out
 from archc.frontend.values import (
     POISON,
     ArithmeticMistake,
@@ -75,7 +77,7 @@ class _Loop:
 
     def run(self) -> None:
         """Trace or recognise each iteration; then build the loop nodes."""
-        values = {name: self.env.lookup(name) for name in self.names}
+        values = apart({name: self._entering(name) for name in self.names})
         segment = Segment({})
         for step in self.steps:
             self.lowerer.spend()
@@ -89,10 +91,17 @@ class _Loop:
                 values = self._finish(segment, values)
                 segment = Segment(tensors_of(values))
             segment.add(variant, step)
-            values = {**values, **variant.results}
+            values = dict(variant.results)
             if any(isinstance(value, Poison) for value in values.values()):
                 break
-        self.env.names.update(self._finish(segment, values))
+        left = together(self._finish(segment, values))
+        self.env.names.update({name: left[name] for name in self.names})
+
+    def _entering(self, name: str) -> Any:
+        """What a name stands for before the loop."""
+        value = self.env.lookup(name)
+        listed = isinstance(value, LoopValue) and isinstance(value.value, List)
+        return self.lowerer.known(value) if listed else value
 
     def _path(self) -> Path:
         path = self.statement.path
@@ -154,15 +163,16 @@ class _Loop:
             name: frame.graph.add_input(name, handle.type, _header(self.statement))
             for name, handle in segment.carried.items()
         }
-        inner = Env(self.env, dict(plain))
-        inner.names.update({name: Handle(frame.graph, value) for name, value in carried.items()})
+        handles = {name: Handle(frame.graph, value) for name, value in carried.items()}
+        inner = Env(self.env, together({**plain, **handles}))
         inner.names[self.statement.variable] = self._loop_value(step)
         lowerer.frame = frame
         lowerer.steps[self.variable], lowerer.now[self.variable] = self.steps, step
         with lowerer.within(self.path):
             lowerer.run(self.statement.body, inner)
         del lowerer.steps[self.variable], lowerer.now[self.variable]
-        results = {name: self._result(name, inner.names[name], frame, carried) for name in self.names}
+        left = apart({name: self._left(inner.names[name]) for name in self.names})
+        results = {name: self._result(name, value, frame, carried) for name, value in left.items()}
         lowerer.frame = outer
         variant = Variant(plain, frame, carried, results)
         self._observe_outside(variant, step)
@@ -183,10 +193,11 @@ class _Loop:
             return Handle(frame.graph, carried[name])  # go on as if it had kept its type
         if isinstance(value, Handle):
             return Handle(frame.graph, self.lowerer.resolve(value, frame))
-        known = self.lowerer.known(value)
-        if isinstance(known, List) and any(tensor.graph is frame.graph for tensor in known.tensors()):
-            return self.lowerer.report(mistakes.CarriedList(_header(self.statement), name=name))
-        return known
+        return value
+
+    def _left(self, value: Any) -> Any:
+        """What an iteration leaves: a tensor, or a value that is looked at."""
+        return value if isinstance(value, Handle | Poison) else self.lowerer.known(value)
 
     def _finish(self, segment: Segment, values: dict[str, Any]) -> dict[str, Any]:
         """Build the loop node of a segment; the values of the carried names after it, in the outer graph."""
@@ -226,6 +237,8 @@ class _Loop:
         leaving = segment.leaving
         bodies, schedule = segment.bodies(outer)
         operands = [lowerer.resolve(handle) for handle in segment.carried.values()]
+        if not are_layers(bodies, schedule):
+            return dict(zip(leaving, self._write_out(bodies, operands, segment), strict=True))
         types: tuple[TensorType, ...] = tuple(bodies[0].type(value) for _, value in bodies[0].outputs)
         node = outer.add(
             LOOP,
@@ -246,6 +259,16 @@ class _Loop:
             path=lowerer.prefix + self.path,
         )
         return {name: Handle(outer, value) for name, value in zip(leaving, node.outputs, strict=True)}
+
+    def _write_out(
+        self, bodies: Sequence[Graph], operands: Sequence[Value], segment: Segment
+    ) -> list[Handle]:
+        """The turns one after the other, without a loop; what the last of them leaves."""
+        outer = self.lowerer.frame.graph
+        values = list(operands)
+        for body, step in zip(bodies, segment.indices, strict=True):
+            values = write_out(outer, body, [*values, *segment.captures], self.variable, step)
+        return [Handle(outer, value) for value in values]
 
 
 def _kept(name: str, before: Handle, after: Any) -> str:

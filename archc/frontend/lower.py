@@ -90,7 +90,7 @@ class ModelLowerer(Regions):
         self, arch: syntax.Arch, parameters: dict[str, Any], root: Path, start: int | None
     ) -> Program | None:
         graph = self.frame.graph
-        names = check_weight_names(graph, self.reporter)
+        names = check_weight_names(graph, self.weight_calls, self.reporter)
         if self.reporter:
             return None
         tied = {alias: target for alias, target in self.tied_names.items() if alias not in names}

@@ -119,6 +119,9 @@ class Lowerer(ABC):
         self.steps: dict[str, Sequence[int]] = {}  # what each loop variable in scope runs over
         self.now: dict[str, int] = {}  # where each of those loops is
         self.weights: dict[Path, Handle] = {}
+        self.weight_calls: dict[tuple[Path, int], list[Note]] = (
+            {}
+        )  # how each was reached, by its node's number
         self.tie: Tie | None = None
         self.tied_names: dict[str, str] = {}  # what tied weights would be called -> what they are
         self.nodes = 0

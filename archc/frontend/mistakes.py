@@ -236,8 +236,3 @@ class NoOutputs(Mistake):
 class CarriedTypeChanges(Mistake):
     message = "`{name}` enters the loop as {before} and leaves an iteration as {after}"
     hint = "a value carried from layer to layer {rule}"
-
-
-class CarriedList(Mistake):
-    message = "`{name}` leaves an iteration as a list of tensors"
-    hint = "carry each tensor under a name of its own"

@@ -210,6 +210,7 @@ class Paths(Expressions):
             path=full,
         )
         self.weights[full] = Handle(frame.graph, node.outputs[0])
+        self.weight_calls[full, node.id] = self.call_notes(span)
         return self.resolve(self.weights[full])
 
     def _joined(self, stored: Stored, span: Span) -> Stored:
@@ -239,7 +240,7 @@ class Paths(Expressions):
         if found is None or not _encloses(self.frame, found):
             hint = "what a loop or `experts` holds can be shared only inside of it"
             if found is None:
-                hint = did_you_mean(path_text(target), map(path_text, self.weights))
+                hint = self._untied_hint(tie, path, shape)
             self.report(mistakes.UnknownTie(span, path=path_text(target), hint=hint))
         elif found.type.shape != shape:
             have = shape_text(found.type.shape)
@@ -250,6 +251,14 @@ class Paths(Expressions):
         graph = self.frame.graph
         stand_in = graph.add(WEIGHT, (), {"type": need, "sources": (), "init": Normal(), "trained": True})
         return Handle(graph, stand_in.outputs[0])
+
+    def _untied_hint(self, tie: Tie, path: Path, shape: tuple[Dim, ...]) -> str:
+        """What to write in place of a tie to what has not all of the weights, or of a wrong path."""
+        own = path[len(tie.prefix) :]
+        if any(known[: len(tie.target)] == tie.target for known in self.weights):
+            added = f"`+ parameter({shape_text(shape)}) as {path_text(path[len(self.prefix) :])}`"
+            return f"leave `{path_text(own)}` out of what is tied; {added} is one of its own"
+        return did_you_mean(path_text(tie.target + own), map(path_text, self.weights))
 
     def _remember_tie(self, path: Path, target: Path) -> None:
         """Note what a checkpoint may call the shared weight, in every iteration of the loops around it."""

@@ -60,6 +60,7 @@ class Statements(Calls):
                 names, found = counted(len(targets), "name"), counted(len(values), "value")
                 more = len(values) > len(targets)
                 hint = "give each a name: `a, b = ...`, `_` to one that nothing needs" if more else ""
+                hint += "; `[...]` around the call is a list of them" if len(targets) == 1 else ""
                 self.report(mistakes.WrongCount(statement.span, names=names, values=found, hint=hint))
             values = [POISON] * len(targets)
         for target, value in zip(targets, values, strict=True):

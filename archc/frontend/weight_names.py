@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from archc.errors import Note, Reporter
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from archc.errors import Note, Reporter, Span
 from archc.frontend import mistakes
 from archc.frontend.limits import MAX_WEIGHTS
 from archc.ir.graph import Graph
 from archc.ir.node import Node
+from archc.ir.paths import Path
 from archc.ir.weights import weight_places
 
+# Through which calls a weight was reached, by its path and its node's number.
+Calls: TypeAlias = Mapping[tuple[Path, int], Sequence[Note]]
 
-def check_weight_names(graph: Graph, reporter: Reporter) -> set[str]:
-    """All names; reports those that two parameters have, and a model with too many parameters."""
+
+def check_weight_names(graph: Graph, calls: Calls, reporter: Reporter) -> set[str]:
+    """All names; reports those that two parameters have, and a model with too many parameters.
+
+    What two places of a spec give the same names is reported once, however many layers come to them.
+    """
     nodes = [node for part in graph.walk() for node in part.weights()]
     count = _count(graph)
     if count > MAX_WEIGHTS:
@@ -20,11 +30,15 @@ def check_weight_names(graph: Graph, reporter: Reporter) -> set[str]:
         reporter.report(mistakes.TooMany(nodes[-1].span, what=what, limit=MAX_WEIGHTS))
         return set()
     seen: dict[str, Node] = {}
+    twice: dict[tuple[Span | None, Span | None], tuple[str, Node, Node]] = {}
     for place in weight_places(graph):
         for name in place.names():
             if name in seen:
-                _report_twice(name, place.node, seen[name], reporter)
+                first = seen[name]
+                twice.setdefault((place.node.span, first.span), (name, place.node, first))
             seen.setdefault(name, place.node)
+    for name, node, first in twice.values():
+        _report_twice(name, node, first, calls, reporter)
     return set(seen)
 
 
@@ -40,7 +54,10 @@ def _count(graph: Graph) -> int:
     return count
 
 
-def _report_twice(name: str, node: Node, first: Node, reporter: Reporter) -> None:
+def _report_twice(name: str, node: Node, first: Node, calls: Calls, reporter: Reporter) -> None:
     assert node.span is not None
-    notes = [Note("the first of them is here", first.span)] if first is not node else []
-    reporter.report(mistakes.DuplicatePath(node.span, path=name, notes=notes))
+    notes: list[Note] = []
+    if first is not node:
+        notes = [Note("the first of them is here", first.span), *calls.get((first.path, first.id), ())]
+    reached = calls.get((node.path, node.id), ())
+    reporter.report(mistakes.DuplicatePath(node.span, path=name, notes=[*reached, *notes]))

@@ -129,6 +129,9 @@ class Op:
         str, ...
     ] = ()  # operands, or "result", that PyTorch's gradient reads; without: see derivative
     past: tuple[str, ...] = ()  # operands whose values of earlier tokens the op reads
+    reach: Callable[[Mapping[str, Any]], int | None] = (
+        lambda _: None
+    )  # by the attributes: how many tokens back from its positions, None for all
     models: tuple[str, ...] = ()  # operands of which nothing but the dtype is read
     fixed: Callable[[Mapping[str, Any]], bool] = (
         lambda _: False
@@ -176,6 +179,7 @@ def declare(
     weights: Sequence[Weight] = (),
     options: Mapping[str, Any] | None = None,
     past: Sequence[str] = (),
+    reach: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
     models: Sequence[str] = (),
     fixed: Callable[[Mapping[str, Any]], bool] = lambda _: False,
     flops: Callable[[Any], int] = lambda _call: 0,
@@ -210,6 +214,7 @@ def declare(
             reads=reads,
             saves=tuple(saves),
             past=tuple(past),
+            reach=reach,
             models=tuple(models),
             fixed=fixed,
             triton=triton,

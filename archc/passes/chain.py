@@ -7,7 +7,6 @@ all of it.  Numbers that many values share, as of a token, of a head or of a lay
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from archc.ir.graph import Graph
@@ -33,25 +32,24 @@ def join_rows(graph: Graph, context: Context) -> None:
     kept = set(behind_head(graph))
     once = once_in(graph)
     for part, times in graph.runs():
-        nodes = part.nodes()
-        order = {node.id: place for place, node in enumerate(nodes)}
-        for node in reversed(nodes):
+        rows = _Rows(part, once)
+        for node in reversed(part.nodes()):
             if node.id in part and not (part is graph and node.id in kept) and _can_end(node):
-                _Rows(part, order, once).join(node, times, context)
+                rows.join(node, times, context)
     context.report.sort()
 
 
-@dataclass(frozen=True)
 class _Rows:
     """A graph whose ops are grouped.
 
-    order: the place of each node in it
+    order: the place of each node in it, as it is by now
     once:  values that stand for all sequences, with their graphs: rows of others have no place beside them
     """
 
-    graph: Graph
-    order: Mapping[int, int]
-    once: set[tuple[int, Value]]
+    def __init__(self, graph: Graph, once: set[tuple[int, Value]]):
+        self.graph = graph
+        self.once = once
+        self.order = _places(graph)
 
     def join(self, last: Node, times: int, context: Context) -> None:
         """Compute an op and what leads to it together, where that needs a kernel of whole rows."""
@@ -59,6 +57,7 @@ class _Rows:
         if len(group) > 1 and not self._is_left(group):
             outline = Outline(self.graph, group, "y", _operand_name, whole_rows=True)
             replace_by_one(outline, chain_name(group), last, times, context)
+            self.order = _places(self.graph)
 
     def _group(self, last: Node) -> list[Node]:
         """An op and what can be computed with it of that which leads to it, in the order of the graph."""
@@ -124,6 +123,10 @@ class _Rows:
             return False
         alike = all(is_joined(self.graph, node, self.once) for node in group)
         return alike or all(node.op is ADD for node in group)
+
+
+def _places(graph: Graph) -> Mapping[int, int]:
+    return {node.id: place for place, node in enumerate(graph.nodes())}
 
 
 def _can_end(node: Node) -> bool:

@@ -15,10 +15,13 @@ from archc.ir.absorption import is_plain_map
 from archc.ir.graph import Graph
 from archc.ir.minimum_cut import minimum_cut
 from archc.ir.node import Node, Value
-from archc.ir.op import Trait
-from archc.ir.ops.structure import INPUT, LOOP, WEIGHT
+from archc.ir.op import OPS, Trait
+from archc.ir.ops.structure import CONSTANT, INPUT, LOOP, WEIGHT
+from archc.ir.program import POSITIONS, positions_in
 from archc.passes.absorb import Absorption, bytes_of
 from archc.target import Target
+
+ADD, MAXIMUM = OPS["add"], OPS["maximum"]
 
 
 class Place(NamedTuple):
@@ -57,6 +60,7 @@ class Cut:
         self._times = dict(root.runs())
         self._order = {graph: number for number, graph in enumerate(self._times)}
         self._entered = _entered(root)
+        self._positions = positions_in(root)
         self._choose()
         self._origins = {
             goal: [each for each in self._behind([goal]) if each in self.kept]
@@ -167,7 +171,7 @@ class Cut:
         """How many tokens back what is kept is seen: the same for all that is read together."""
         lengths = dict.fromkeys(self.kept, 0.0)
         read = [
-            (_reach(reader), [origin for goal in reader.goals for origin in self._origins[goal]])
+            (self._reach(reader), [origin for goal in reader.goals for origin in self._origins[goal]])
             for reader in self.readers
         ]
         before: dict[Place, float] = {}
@@ -177,6 +181,32 @@ class Cut:
                 longest = max(reach, *(lengths[origin] for origin in together))
                 lengths.update(dict.fromkeys(together, longest))
         return {place: None if length == inf else int(length) for place, length in lengths.items()}
+
+    def _reach(self, reader: Reader) -> float:
+        """How many tokens back a reader sees; all where it adds what was computed for all, and not here.
+
+        All, too, where it may stand at an earlier position than its token's.
+        """
+        graph, node = reader
+        bias, positions = bias_of(node), node.operand(POSITIONS)
+        if bias is not None and not graph.node(bias).op.has(Trait.PAIRWISE):
+            return inf
+        if positions is None or not self._never_before(Place(graph, positions), set()):
+            return inf
+        return node.op.reach(node.attributes) or inf
+
+    def _never_before(self, place: Place, seen: set[Place]) -> bool:
+        """Whether positions are the tokens' own or later ones; `seen` are those that are being asked for."""
+        graph, value = place
+        if (id(graph), value) in self._positions or place in seen:
+            return True
+        node, seen = graph.node(value), {*seen, place}
+        if node.op is INPUT:
+            entered = self._entered.get(place, [])
+            return bool(entered) and all(self._never_before(each, seen) for each in entered)
+        made_of = [each for each in node.inputs if each is not None and not _is_count(graph.node(each))]
+        later = [self._never_before(Place(graph, each), seen) for each in made_of]
+        return (node.op is ADD and all(later)) or (node.op is MAXIMUM and any(later))
 
     def _named(self) -> dict[Place, str]:
         names: dict[Place, str] = {}
@@ -218,13 +248,9 @@ def _first_maps(graph: Graph, reader: Node) -> list[Node]:
     return found
 
 
-def _reach(reader: Reader) -> float:
-    """How many tokens back a reader sees; all where it adds what was computed for all, and not here."""
-    bias = bias_of(reader.node)
-    if bias is not None and not reader.graph.node(bias).op.has(Trait.PAIRWISE):
-        return inf
-    mask = reader.node.attributes.get("mask")
-    return inf if mask is None else mask.reach or inf
+def _is_count(node: Node) -> bool:
+    """Whether a node is a number that takes nothing from what it is added to."""
+    return node.op is CONSTANT and node.attributes["value"] >= 0
 
 
 def bias_of(reader: Node) -> Value | None:

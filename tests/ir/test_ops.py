@@ -111,6 +111,10 @@ EXAMPLES: dict[str, list[Example]] = {
         )
         for new in (1, 3)
     ],
+    "shift": [
+        ([((2, 5, 3), dtype), ((2, new), "i64"), ((2, 5), "i64")], {"by": 2})
+        for new, dtype in ((1, "float"), (5, "float"), (3, "i64"))
+    ],
     "loads": [([CHOSEN, X], {})],
     "average": [([X, POSITIONS], {"over": over}) for over in ("batch", "sequence")],
     "logsumexp": [([X], {})],

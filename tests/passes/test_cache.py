@@ -45,6 +45,15 @@ DESIGNS = {
         {"k": (2, 8), "v": (2, 8)},
         False,
     ),
+    "a window seen from an earlier place": Design(
+        """q = split_heads(linear(x, heads * n) as q_proj, heads)
+        k = split_heads(linear(x, kv_heads * n) as k_proj, kv_heads)
+        v = rotate(split_heads(linear(x, kv_heads * n) as v_proj, kv_heads), rope)
+        place = maximum(positions(x) - 3, 0)
+        o = attend(q, k, v, place, key_positions(x), mask = sliding(2), scale = 0.3)""",
+        {"k": (2, 8), "v": (2, 8)},
+        False,
+    ),
     "a latent and a rotary key": Design(
         f"""{QUERY}
         c = rms_norm(linear(x, rank) as down, 1e-6) as norm

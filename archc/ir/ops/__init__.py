@@ -9,6 +9,7 @@ position        rope frequencies, tables and rotation, sinusoids; `scaling` besi
 attention       masks, attend
 attention_bias  what is added to scores by distance: ALiBi, T5's buckets
 router          top_k, group_mask, gather
+shift           what an earlier token has
 balance         loads of experts, averages over tokens, capacity
 training        noise, second choices by chance, shares of experts: in training alone
 experts         what `experts` becomes: sorted choices, grouped linears, their sum
@@ -31,6 +32,7 @@ from archc.ir.ops import (
     position,
     router,
     shape,
+    shift,
     structure,
     training,
 )
@@ -51,6 +53,7 @@ __all__ = [
     "position",
     "router",
     "shape",
+    "shift",
     "structure",
     "training",
 ]

@@ -131,6 +131,7 @@ def _attend_reads(call: Any) -> dict[str, int]:
     infer=_attend_type,
     traits=(Trait.MATRIX,),
     past=("k", "v"),
+    reach=lambda attributes: attributes["mask"].reach,
     flops=_attend_flops,
     reads=_attend_reads,
     saves=("q", "k", "v", "result"),
