@@ -12,10 +12,10 @@ from archc import resources
 from archc.errors import ArchcError, Mistake, Reporter, Source, Span, did_you_mean
 from archc.frontend import mistakes, syntax
 from archc.frontend.fusions import check_fusion_names, rules_of
+from archc.frontend.kept_trees import tree_of
 from archc.frontend.lower import lower, lower_parameters
 from archc.frontend.lowerer import Budget
 from archc.frontend.names import check_names
-from archc.frontend.parse import parse
 from archc.frontend.resolve import Loader, Module
 from archc.ir.graph import Graph
 from archc.ir.program import Expectation, Program
@@ -247,7 +247,7 @@ def _report_plan(compilation: Compilation, package: Package) -> ReportPlan:
 def _expression(name: str, text: str) -> syntax.Expr:
     """The value of `--set name=text` as an expression; raises `SpecError` or `ArchcError`."""
     reporter = Reporter()
-    tree = parse(Source(f"--set {name}", f"value = {text}"), reporter)
+    tree = tree_of(Source(f"--set {name}", f"value = {text}"), reporter, keep=False)
     reporter.raise_if_any()
     assert tree is not None
     item = tree.items[0]

@@ -9,12 +9,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 
 from archc import resources
-
-_PACKAGE = Path(__file__).resolve().parent
 
 
 def recall(request: Sequence[str]) -> list[str] | None:
@@ -22,7 +19,11 @@ def recall(request: Sequence[str]) -> list[str] | None:
     path = _record_path(request)
     try:
         record = json.loads(path.read_text()) if path else None
-        if record and record["toolchain"] == _toolchain() and _digests(record["files"]) == record["files"]:
+        if (
+            record
+            and record["toolchain"] == resources.toolchain()
+            and _digests(record["files"]) == record["files"]
+        ):
             lines: list[str] = record["lines"]
             same = _listings(record["folders"]) == record["folders"]
             return lines if same and not any(Path(name).exists() for name in record["absent"]) else None
@@ -46,7 +47,7 @@ def remember(
     if path is None:
         return
     record = {
-        "toolchain": _toolchain(),
+        "toolchain": resources.toolchain(),
         "files": _digests(str(file.resolve()) for file in files),
         "folders": _listings(str(folder.resolve()) for folder in folders),
         "absent": [str(file.absolute()) for file in absent],
@@ -65,19 +66,6 @@ def _record_path(request: Sequence[str]) -> Path | None:
     folder = resources.cache_dir()
     key = hashlib.sha256(json.dumps([os.getcwd(), *request]).encode()).hexdigest()
     return folder / "builds" / f"{key[:32]}.json" if folder else None
-
-
-@cache
-def _toolchain() -> str:
-    """A digest of the compiler itself: its code, grammar, templates and standard specs."""
-    digest = hashlib.sha256()
-    folders = [_PACKAGE, *(resources.resource_dir(kind) for kind in ("grammar", "templates", "specs"))]
-    for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".json", ".lark", ".jinja", ".arch"):
-                digest.update(str(path.relative_to(folder)).encode())
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _digests(paths: Iterable[str]) -> dict[str, str]:

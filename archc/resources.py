@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -25,3 +27,16 @@ def cache_dir() -> Path | None:
             return folder
     except OSError:
         return None
+
+
+@cache
+def toolchain() -> str:
+    """A digest of the compiler itself: its code, grammar, templates and standard specs."""
+    digest = hashlib.sha256()
+    folders = [_PACKAGE, *(resource_dir(kind) for kind in ("grammar", "templates", "specs"))]
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".json", ".lark", ".jinja", ".arch"):
+                digest.update(str(path.relative_to(folder)).encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -4,8 +4,9 @@
 
 Three questions, each with its bound: a cold build of llama3_8b (0.6 s on two cores), the same with 1,600
 layers against 32 (1.3 times), and a build where nothing has changed (0.25 s).  What archc keeps for later,
-the tables of its grammar and its compiled templates, is made by the first build of a machine: that one is
-timed by itself.  `--save` appends the medians to build_time.json, with date, commit and machine.
+the tables of its grammar, its compiled templates and the syntax trees of specs, is made by the first build of
+a machine: that one is timed by itself.  `--save` appends the medians to build_time.json, with date, commit
+and machine.
 """
 
 from __future__ import annotations

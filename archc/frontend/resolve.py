@@ -15,8 +15,8 @@ from typing import Any
 from archc import resources
 from archc.errors import ArchcError, Note, Reporter, Source, Span, did_you_mean
 from archc.frontend import mistakes, syntax
+from archc.frontend.kept_trees import tree_of
 from archc.frontend.limits import MAX_IMPORTS, MAX_MODELS, MAX_SOURCE
-from archc.frontend.parse import parse
 
 _MAX_BYTES = 4 * MAX_SOURCE + 1
 _LINE_ENDS = re.compile(r"\r\n?")  # of Windows, and of old Macs
@@ -92,7 +92,7 @@ class Loader:
 
     def load_text(self, source: Source, path: Path | None = None) -> Module | None:
         """The module of a text; `path` says where its imports are looked for first."""
-        tree = parse(source, self.reporter)
+        tree = tree_of(source, self.reporter, keep=path is not None)
         if tree is None:
             return None
         module = Module(source, path)

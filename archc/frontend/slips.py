@@ -11,7 +11,8 @@ from lark import Token, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 from archc.errors import Mistake, Note, Source, Span
 from archc.frontend import mistakes
 from archc.frontend.limits import MAX_NAME, MAX_NESTING
-from archc.frontend.tokens import OPENING, RESERVED_WORDS, open_brackets, tokens
+from archc.frontend.syntax import RESERVED_WORDS
+from archc.frontend.tokens import OPENING, open_brackets, tokens
 
 _FRIENDLY = {
     "NAME": "a name",

@@ -13,7 +13,7 @@ from archc.frontend.expressions import unknown_name
 from archc.frontend.paths import dotted
 from archc.frontend.resolve import Module
 from archc.frontend.statements import may_return, unknown_dtype
-from archc.frontend.tokens import RESERVED_WORDS
+from archc.frontend.syntax import RESERVED_WORDS
 from archc.frontend.values import Env
 
 ANY = object()  # what stands for a name whose value only lowering knows

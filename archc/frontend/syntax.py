@@ -7,6 +7,11 @@ from typing import TypeAlias
 
 from archc.errors import Span
 
+# Words that expressions and statements are made of: a name like them could be given, but never read.
+RESERVED_WORDS = frozenset(
+    {"and", "as", "else", "false", "for", "if", "in", "none", "not", "of", "or", "return", "true"}
+)
+
 
 @dataclass(frozen=True)
 class Node:

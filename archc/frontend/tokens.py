@@ -12,10 +12,6 @@ from archc import resources
 from archc.frontend.limits import MAX_NAME, MAX_NESTING
 
 OPENING = {"LPAR": "(", "LSQB": "[", "LBRACE": "{"}
-# Words that expressions and statements are made of: a name like them could be given, but never read.
-RESERVED_WORDS = frozenset(
-    {"and", "as", "else", "false", "for", "if", "in", "none", "not", "of", "or", "return", "true"}
-)
 CLOSING = {"RPAR": "LPAR", "RSQB": "LSQB", "RBRACE": "LBRACE"}
 
 

@@ -1,0 +1,75 @@
+"""Syntax trees of spec files, kept from one run to the next: specs are read far more often than written.
+
+With those of all its specs kept, a build does without the parser, which is not even imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from functools import lru_cache
+from pathlib import Path
+
+from archc import resources
+from archc.errors import Reporter, Source
+from archc.frontend import syntax
+
+_MOST = 64  # trees on disk
+
+
+def tree_of(source: Source, reporter: Reporter, *, keep: bool) -> syntax.Spec | None:
+    """The syntax tree of a spec, or None when it has syntax mistakes, which are reported.
+
+    keep: whether it is that of a file, which will be read again
+    """
+    tree = _recall(source) if keep else None
+    if tree is None:
+        from archc.frontend.parse import parse
+
+        tree = parse(source, reporter)
+        if keep and tree is not None:
+            _keep(source, tree)
+    return tree
+
+
+@lru_cache(maxsize=_MOST)
+def _recall(source: Source) -> syntax.Spec | None:
+    """The tree of this very text by this very compiler, if it was kept."""
+    path = _place(source)
+    try:
+        kept = path.read_bytes() if path else b""
+        digest = _digest(source)
+        if not kept.startswith(digest):
+            return None
+        tree: syntax.Spec = pickle.loads(kept[len(digest) :])
+        return tree
+    except (OSError, EOFError, pickle.UnpicklingError):
+        return None
+
+
+def _keep(source: Source, tree: syntax.Spec) -> None:
+    """Keep a tree in the place of an earlier one of its file; those not written for longest are dropped."""
+    path = _place(source)
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(_digest(source) + pickle.dumps(tree))
+        os.replace(partial, path)
+        for old in sorted(path.parent.iterdir(), key=os.path.getmtime)[:-_MOST]:
+            old.unlink(missing_ok=True)
+    except OSError:
+        return  # the next run parses again
+
+
+def _place(source: Source) -> Path | None:
+    folder = resources.cache_dir()
+    return folder / "trees" / hashlib.sha256(source.name.encode()).hexdigest()[:32] if folder else None
+
+
+def _digest(source: Source) -> bytes:
+    """Of all that a tree follows from."""
+    given = f"{resources.toolchain()} {source.name} {source.standard} {source.text}"
+    return hashlib.sha256(given.encode()).digest()
