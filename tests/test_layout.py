@@ -53,6 +53,13 @@ def test_the_test_above_sees_imports() -> None:
     assert {"frontend", "passes", "ir"} <= _parts_imported(PACKAGE / "compiler.py")
 
 
+def test_graphs_and_cuts_alone_know_networkx() -> None:
+    files = {
+        path for path in PACKAGE.rglob("*.py") if any(n.split(".")[0] == "networkx" for n in _imports(path))
+    }
+    assert files == {PACKAGE / "ir" / "graph.py", PACKAGE / "ir" / "minimum_cut.py"}
+
+
 @pytest.mark.parametrize(
     "command",
     [
