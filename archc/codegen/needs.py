@@ -33,7 +33,7 @@ def loss_terms(graph: Graph) -> tuple[str, ...]:
 
 
 def expert_operands(parts: Sequence[Graph]) -> Iterator[str]:
-    """The optional operands that some call of a function of experts has."""
+    """The optional operands and the flags that some call of a function of experts has."""
     for part in parts:
         for node in part.nodes():
             if node.op.module == "experts":
@@ -41,6 +41,7 @@ def expert_operands(parts: Sequence[Graph]) -> Iterator[str]:
                 yield from (
                     operand.name for operand, value in operands if operand.optional and value is not None
                 )
+                yield from (name for name, value in node.attributes.items() if value is True)
 
 
 def keeps_numbers(graph: Graph) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
-from archc.ir.op import OPS
+from archc.ir.op import OPS, Trait
 from archc.ir.ops.experts import (
     AT_CHOICE,
     COMBINE,
@@ -13,6 +16,7 @@ from archc.ir.ops.experts import (
     GROUPED_LINEAR,
     WEIGHTED_COMBINE,
 )
+from archc.ir.ops.structure import CONSTANT
 from archc.passes.context import Context, place_of, remaining
 from archc.passes.report import Fired
 
@@ -24,12 +28,14 @@ def join_row_moves(graph: Graph, context: Context) -> None:
     if "experts" not in context.target.families:
         return
     for part, times in graph.runs():
-        for node in remaining(part, DISPATCH):
-            _join_dispatch(part, node, times, context)
         for node in remaining(part, COMBINE):
             _join_combine(part, node, times, context)
+        for node in remaining(part, WEIGHTED_COMBINE):
+            _join_behind(part, node, times, context)
         for node in remaining(part, COMBINE, WEIGHTED_COMBINE):
             _join_beside(part, node, times, context)
+        for node in remaining(part, DISPATCH):
+            _join_dispatch(part, node, times, context)
 
 
 def _join_dispatch(graph: Graph, dispatch: Node, times: int, context: Context) -> None:
@@ -86,23 +92,71 @@ def _is_one_number(graph: Graph, taken: Node) -> bool:
 
 def _join_combine(graph: Graph, combine: Node, times: int, context: Context) -> None:
     """sum(weights * y) without the products: they are added up in float32, and rounded once."""
-    product = _made(graph, combine.inputs[0])
-    if product.op is not MUL or len(graph.users(product.outputs[0])) > 1:
+    rows = _made(graph, combine.inputs[0])
+    casts = [rows] if rows.op is CAST_LIKE else []
+    product = _made(graph, rows.inputs[0]) if casts else rows
+    if product.op is not MUL or any(len(graph.users(each.outputs[0])) > 1 for each in (product, *casts)):
         return
     for weights, y in (product.inputs, product.inputs[::-1]):
         taken = _made(graph, weights)
         is_weight = taken.op is AT_CHOICE and _is_one_number(graph, taken)
-        if is_weight and y is not None and len(graph.type(y).shape) == 2:
+        alike = y is not None and (graph.type(y) == rows.types[0] if casts else len(graph.type(y).shape) == 2)
+        if is_weight and alike:
             inputs = [y, taken.inputs[0], *combine.inputs[1:]]
-            joined = graph.add_like(combine, WEIGHTED_COMBINE, inputs, names=combine.names)
+            settings = {"narrow": bool(casts)}
+            joined = graph.add_like(combine, WEIGHTED_COMBINE, inputs, settings, names=combine.names)
             graph.replace_uses(combine.outputs[0], joined.outputs[0])
-            graph.remove(combine)
+            graph.remove_unread([product, *casts, combine])
             _report("weighted_combine", joined, times, context, "fewer_roundings")
             return
 
 
+def _join_behind(graph: Graph, combine: Node, times: int, context: Context) -> None:
+    """A product of weighted sums with a number, or their rounding, is part of the sums."""
+    joined: Node | None = combine
+    while joined is not None:
+        combine, user = joined, _only_user(graph, joined)
+        if user is None:
+            return
+        joined = _scaled(graph, combine, user)
+        if joined is not None:
+            _report("weighted_combine", joined, times, context, "reassociation")
+        joined = joined or _rounded(graph, combine, user)
+
+
+def _scaled(graph: Graph, combine: Node, product: Node) -> Node | None:
+    """The sums by weights times the number that they were multiplied by."""
+    numbers = [value for value in product.inputs if value and graph.node(value).op is CONSTANT]
+    if product.op is not MUL or len(numbers) != 1:
+        return None
+    weights = combine.operand("weights")
+    scaled = graph.add_like(combine, MUL, [weights, numbers[0]])
+    inputs = [scaled.outputs[0] if value == weights else value for value in combine.inputs]
+    return _replace(graph, combine, product, inputs, combine.attributes)
+
+
+def _rounded(graph: Graph, combine: Node, cast: Node) -> Node | None:
+    """The sums in the dtype of what they sum, where they are rounded to it."""
+    y = combine.operand("y")
+    if cast.op is not CAST_LIKE or cast.inputs[0] not in combine.outputs or y is None:
+        return None
+    if graph.type(y).dtype is not cast.types[0].dtype:
+        return None
+    return _replace(graph, combine, cast, combine.inputs, {"narrow": True})
+
+
+def _replace(
+    graph: Graph, combine: Node, last: Node, inputs: Sequence[Value | None], attributes: Mapping[str, Any]
+) -> Node:
+    """Put a sum in the place of one and of what was done to it."""
+    joined = graph.add_like(last, combine.op, inputs, attributes, names=last.names)
+    graph.replace_uses(last.outputs[0], joined.outputs[0])
+    graph.remove_unread([combine, last])
+    return joined
+
+
 def _join_beside(graph: Graph, combine: Node, times: int, context: Context) -> None:
-    """What is added to the sums on the way to another sum, as a shared expert is, joins them at once."""
+    """What is added to the sums on the way to another sum or a norm, as a shared expert is, joins them."""
     last = _only_user(graph, combine)
     cast = last if last is not None and last.op is CAST_LIKE and last.inputs[0] in combine.outputs else None
     total = last if cast is None else _only_user(graph, cast)
@@ -110,9 +164,11 @@ def _join_beside(graph: Graph, combine: Node, times: int, context: Context) -> N
         return
     sums = (cast or combine).outputs[0]
     (beside,) = [value for value in total.inputs if value != sums] or [None]
-    if onward.op is not ADD or beside is None or graph.type(beside) != graph.type(sums):
+    ends = onward.op is ADD or onward.op.has(Trait.NORM)
+    if not ends or beside is None or graph.type(beside) != graph.type(sums):
         return
-    joined = graph.add_like(total, combine.op, [*combine.inputs[:-1], beside], names=total.names)
+    inputs = [*combine.inputs[:-1], beside]
+    joined = graph.add_like(total, combine.op, inputs, combine.attributes, names=total.names)
     graph.replace_uses(total.outputs[0], joined.outputs[0])
     graph.remove_unread([combine, *([cast] if cast is not None else []), total])
     _report(combine.op.name, joined, times, context, "fewer_roundings")

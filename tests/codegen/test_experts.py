@@ -27,16 +27,18 @@ BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
            }""",
         {"experts.4.gate_proj.weight": (20, 12), "experts.0.down_proj.weight": (12, 20)},
     ),
-    "plain with biases": (
-        """y = experts e in chosen of 5 as experts {
-             return weights[e] * linear(relu(linear(x, 20, bias = true) as up), 12, bias = true) as down
-           }""",
+    "plain with biases, sums in float32, a number behind them": (
+        """wide = upcast(weights)
+           y = 1.7 * cast_like(experts e in chosen of 5 as experts {
+             return wide[e] * linear(relu(linear(x, 20, bias = true) as up), 12, bias = true) as down
+           }, x)""",
         {"experts.3.up.bias": (20,), "experts.3.down.bias": (12,)},
     ),
-    "stacked": (
-        """y = experts e in chosen of 5 {
+    "stacked, products rounded": (
+        """wide = upcast(weights)
+           y = experts e in chosen of 5 {
              gate, up = split(linear(x, 40, bias = true) as gate_up, 2)
-             return weights[e] * linear(gelu(gate) * up, 12) as down
+             return cast_like(wide[e] * linear(gelu(gate) * up, 12) as down, x)
            }""",
         {"gate_up.weight": (5, 40, 12), "gate_up.bias": (5, 40), "down.weight": (5, 12, 20)},
     ),
@@ -145,6 +147,13 @@ def test_any_body_is_what_the_plain_loop_computes(name: str, tmp_path: Path) -> 
     package = build(spec_of(body), "a", tmp_path)
     stored = {key: tuple(tensor.shape) for key, tensor in stored_tensors(package.Model())}
     assert stored.items() >= shapes.items()
+
+
+@pytest.mark.parametrize("name", [name for name in BODIES if "wide = " in BODIES[name][0]])
+def test_sums_are_scaled_and_rounded_where_they_are_made(name: str) -> None:
+    ops = {node.op.name for node in compile_model(spec_of(BODIES[name][0]), "a").fused.nodes()}
+    assert "weighted_combine" in ops
+    assert not ops & {"mul", "cast_like", "combine", "at_choice", "dispatch"}
 
 
 def test_what_cannot_be_grouped_runs_in_the_loop() -> None:

@@ -187,6 +187,11 @@ def test_bfloat16_is_no_less_accurate_than_the_unfused_form(tmp_path: Path) -> N
                 experts.weighted_combine,
                 (case.y, case.weights, case.places, case.beside),
             ),
+            (
+                kernels.weighted_combine(case.y, case.weights.float(), case.places, narrow=True),
+                partial(experts.weighted_combine, narrow=True),
+                (case.y, case.weights.float(), case.places),
+            ),
         ]
         for found, op, operands in pairs:
             exact = op(*(t.double() if t.is_floating_point() else t for t in operands))

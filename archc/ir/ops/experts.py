@@ -148,7 +148,7 @@ def _weighted_type(call: Any) -> TensorType:
     if call.beside is not None:
         beside: TensorType = call.beside
         return beside
-    rows = broadcast(taken_type(call.weights, "choice"), call.y)
+    rows = call.y if call.narrow else broadcast(taken_type(call.weights, "choice"), call.y)
     return rows.with_shape(*call.places.shape[:2], *rows.shape[1:])
 
 
@@ -160,12 +160,15 @@ def _weighted_type(call: Any) -> TensorType:
     internal=True,
     module="experts",
 )
-def weighted_combine(y: Tensor, weights: Tensor, places: Tensor, beside: Tensor | None = None) -> Tensor:
+def weighted_combine(
+    y: Tensor, weights: Tensor, places: Tensor, beside: Tensor | None = None, *, narrow: bool = False
+) -> Tensor:
     """The sum of each token's rows, each times its weight: y [N, D], weights [B, T, choices] -> [B, T, D].
 
-    `beside` [B, T, D] is added, in its own dtype.
+    `narrow`: in the dtype of y, whatever that of the weights.  `beside` [B, T, D] is added, in its own dtype.
     """
     sums = (weights[..., None] * y[places]).sum(2)
+    sums = sums.to(y.dtype) if narrow else sums
     return sums if beside is None else sums.to(beside.dtype) + beside
 
 
