@@ -23,7 +23,7 @@ _REQUEST = (
     ),
     click.option("--batch", type=int, default=1, show_default=True, help="Sequences at a time."),
     click.option("--context", type=int, help="Tokens of a sequence.  [4096, or what the model takes]"),
-    click.option("--dtype", default="bfloat16", show_default=True, help="What the model runs in."),
+    click.option("--dtype", default="bfloat16", show_default=True, help="The dtype the model runs in."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON; see docs/analyze.md."),
 )
 
@@ -65,7 +65,7 @@ def analyze(
     """Count models' parameters, memory, cache and FLOPs, and bound their speed on a device.
 
     All numbers come from the graph that is also compiled.  Devices: h200, h100, a100, mi300x, rtx4090, and
-    cpu for the one at hand.
+    cpu for this machine.
 
     \b
     Examples:

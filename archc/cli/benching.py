@@ -17,14 +17,14 @@ from archc.cli import options
     "--budget", default=600.0, show_default=True, metavar="SECONDS", help="How long a model may take."
 )
 @click.option("--layers", type=int, metavar="N", help="How many layers; all that fit without it.")
-@click.option("--dtype", metavar="NAME", help="float32, bfloat16 or float16; bfloat16 on a GPU without it.")
-@click.option("--device", metavar="NAME", help="cpu or cuda; the GPU, if there is one, without it.")
+@click.option("--dtype", metavar="NAME", help="float32, bfloat16 or float16.  [on a GPU bfloat16]")
+@click.option("--device", metavar="NAME", help="cpu or cuda.  [the GPU, if there is one]")
 @click.option(
     "--peer",
     "peers",
     multiple=True,
     metavar="NAME",
-    help="Only peers with this in their names; all without it.",
+    help="Only peers with this in their names.  [all]",
 )
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all figures."
@@ -42,12 +42,12 @@ def bench(
     json_file: Path | None,
     plot: Path | None,
 ) -> None:
-    """Time a model and its kernels beside their peers, on the device at hand.
+    """Time a model and its kernels against their peers, on this machine.
 
-    A model's peers are its unfused Reference, and Hugging Face's class for it: eager, compiled with a static
-    cache, with Liger's kernels.  A kernel's are PyTorch op by op, compiled, PyTorch's own, and Liger's.
-    Weights are random.  What does not fit into the budget or the memory is left out, the least telling first,
-    and said to be.
+    A model's peers are its unfused Reference and Hugging Face's class for it: eager, compiled with a static
+    cache, and with Liger's kernels.  A kernel's peers are PyTorch op by op, the same compiled, PyTorch's
+    fused op, and Liger's kernel.  Weights are random.  What does not fit into the budget or the memory is
+    left out, the least important first; the output says so.
 
     \b
     Examples:

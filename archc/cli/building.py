@@ -40,7 +40,7 @@ def build(
 ) -> None:
     """Write a package for each model of the specs.
 
-    Without SPECS, every package under the output directory is taken again from the spec and options that its
+    Without SPECS, every package under the output directory is rebuilt from the spec and options that its
     header records.
 
     \b

@@ -36,7 +36,7 @@ def check(specs: tuple[Path, ...]) -> None:
 @click.argument("specs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--check", "only_check", is_flag=True, help="Write nothing; fail when a file would change.")
 def fmt(specs: tuple[Path, ...], only_check: bool) -> None:
-    """Lay out specs: indentation, spaces, blank lines.  Comments and line breaks stay.
+    """Format specs: indentation, spaces, blank lines.  Comments and line breaks stay.
 
     \b
     Examples:

@@ -17,14 +17,14 @@ from archc.cli import options
     type=options.TOKENS,
     default="8K",
     show_default=True,
-    help="The context to make it for; K and M are powers of 1024 here.",
+    help="The longest context; K and M are powers of 1024 here.",
 )
-@click.option(
-    "--tokens", metavar="D", type=options.QUANTITY, help="Training tokens, for what the spec tells."
-)
+@click.option("--tokens", metavar="D", type=options.QUANTITY, help="Training tokens, for the predicted loss.")
 @click.option("--vocab", metavar="V", type=click.IntRange(1, 1 << 24), help="The tokenizer's vocabulary.")
 @click.option("--moe", is_flag=True, help="A mixture of experts; N counts all of them.")
-@click.option("--hardware", default="h200", show_default=True, metavar="NAME", help="The device to tell of.")
+@click.option(
+    "--hardware", default="h200", show_default=True, metavar="NAME", help="The device to predict for."
+)
 @click.option("--hardware-file", type=click.Path(path_type=Path), help="Your own devices, in TOML or JSON.")
 @click.option("--name", default="designed", show_default=True, help="The model's name.")
 @options.spec_output
@@ -43,9 +43,8 @@ def design(
 ) -> None:
     """Propose a spec for a number of parameters, and say in comments why each size is what it is.
 
-    The model is a decoder of the kind that most are, dense or with experts.  It has the proportions of
-    published ones, sizes that matrix products and several devices divide well, and as many parameters as
-    asked for.
+    The model is a standard decoder, dense or with experts.  It has the proportions of published models, sizes
+    that suit matrix products and divide well over several devices, and the number of parameters asked for.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ from archc.verification.chips import CHIPS
 @options.model
 @options.target
 @options.settings
-@click.option("--after", metavar="PASS", help="The stage to print: a pass's name; the last one without it.")
+@click.option("--after", metavar="PASS", help="The stage to print: the name of a pass.  [the last]")
 def ir(spec: Path, model: str | None, target: str, settings: tuple[str, ...], after: str | None) -> None:
     """Print the graph of a model after a pass.
 
@@ -39,7 +39,7 @@ def ir(spec: Path, model: str | None, target: str, settings: tuple[str, ...], af
 def explain(
     spec: Path, model: str | None, target: str, settings: tuple[str, ...], table: Path | None
 ) -> None:
-    """Tell what was fused, what was not and why, where rounding was relaxed, what was measured.
+    """Show what was fused, what was not and why, where rounding was relaxed, what was measured.
 
     \b
     Example:
@@ -56,7 +56,7 @@ def explain(
 @options.settings
 @click.option("--each-pass", is_flag=True, help="Check the graph after every pass, not only after the last.")
 def verify(spec: Path, model: str | None, settings: tuple[str, ...], each_pass: bool) -> None:
-    """Hold a model's graph and package to a float64 run, on inputs chosen to trap mistakes.
+    """Compare a model's graph and package with a float64 run, on inputs chosen to trap mistakes.
 
     \b
     Examples:
@@ -80,14 +80,14 @@ def verify(spec: Path, model: str | None, settings: tuple[str, ...], each_pass: 
     type=click.Choice(list(CHIPS)),
     default=["sm_90"],
     show_default=True,
-    help="What to compile for; several times for several.",
+    help="The chip to compile for; may be repeated.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["bfloat16", "float16", "float32"]),
     default="bfloat16",
     show_default=True,
-    help="What the model runs in.",
+    help="The dtype the model runs in.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def kernels(
@@ -99,11 +99,11 @@ def kernels(
     dtype: str,
     as_json: bool,
 ) -> None:
-    """Compile all kernels of a model for chips, which need not be there, and tell what each takes.
+    """Compile all kernels of a model for chips, present or not, and show the resources that each needs.
 
-    Registers are those of a thread, shared memory is in bytes of a program.  Exit status 1 where one does not
-    fit, spills registers, moves less than 16 bytes at once where its rows allow more, or computes a large
-    product beside the tensor cores.
+    Registers are per thread, shared memory is in bytes per program.  The exit status is 1 if a kernel does
+    not fit, spills registers, moves less than 16 bytes at a time although its rows allow it, or computes a
+    large product without the tensor cores.
 
     \b
     Examples:

@@ -11,22 +11,22 @@ from archc.target import TARGETS
 
 spec = click.argument("spec", type=click.Path(path_type=Path))
 specs = click.argument("specs", nargs=-1, type=click.Path(path_type=Path))
-model = click.option("--model", metavar="NAME", help="One model of the spec; all without it.")
+model = click.option("--model", metavar="NAME", help="Only this model of the spec.  [all]")
 target = click.option(
     "--target",
     type=click.Choice(list(TARGETS)),
     default="cuda",
     show_default=True,
-    help="What to write code for.",
+    help="The device to write code for.",
 )
 settings = click.option(
-    "--set", "settings", multiple=True, metavar="K=V", help="Give a parameter of the arch another value."
+    "--set", "settings", multiple=True, metavar="K=V", help="Set a parameter of the arch."
 )
 table = click.option(
     "--table",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Measurements of `archc tune`, besides those that archc brings.",
+    help="Measurements of `archc tune`, in addition to archc's own.",
 )
 
 

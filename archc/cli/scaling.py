@@ -114,22 +114,28 @@ def scale(
     help="What to fit.",
 )
 @click.option(
-    "--column", "columns", multiple=True, metavar="NAME=TITLE", help="A column that has another title."
+    "--column", "columns", multiple=True, metavar="NAME=TITLE", help="The title of a column, if it differs."
 )
 @click.option(
     "--bootstrap",
     type=click.IntRange(20, 100_000),
     default=200,
     show_default=True,
-    help="Fits to drawn runs.",
+    help="How many resamples of the runs to fit.",
 )
 @click.option(
-    "--level", type=click.FloatRange(0.5, 0.99), default=0.9, show_default=True, help="Of the intervals."
+    "--level",
+    type=click.FloatRange(0.5, 0.99),
+    default=0.9,
+    show_default=True,
+    help="Level of the intervals.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the resamples."
+)
 @click.option("--params", metavar="N", type=options.QUANTITY, help="Predict the loss of N parameters...")
 @click.option("--tokens", metavar="D", type=options.QUANTITY, help="...after D tokens.")
-@click.option("--extrapolate", is_flag=True, help="Predict outside of the runs too.")
+@click.option("--extrapolate", is_flag=True, help="Also predict outside the range of the runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "-o",

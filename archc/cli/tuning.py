@@ -1,4 +1,4 @@
-"""`archc tune`: which kernels are worth having on the GPU at hand."""
+"""`archc tune`: which kernels are worth having on this machine's GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from archc.tuned import DTYPES
     type=click.Choice(DTYPES),
     default="bfloat16",
     show_default=True,
-    help="What the model runs in.",
+    help="The dtype the model runs in.",
 )
 @click.option(
     "--budget",
@@ -27,13 +27,13 @@ from archc.tuned import DTYPES
     default=300.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long it may take in all.",
+    help="The total time it may take.",
 )
 @click.option(
     "--table",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="The table to bring up to date; archc's own without it.",
+    help="The table to update.  [archc's own]",
 )
 def tune(
     spec: Path,
@@ -43,11 +43,11 @@ def tune(
     budget: float,
     table: Path | None,
 ) -> None:
-    """Measure the linear maps of decoding on the GPU at hand, into the table that builds read.
+    """Measure the linear maps of decoding on this machine's GPU, for the table that builds read.
 
-    Each weight of a model is timed with 1 row and with 16, by PyTorch and by kernels of different tiles, the
-    largest weights first.  A build has a kernel where that was faster, PyTorch's own linear map elsewhere.
-    The table says which GPU, releases and day a measurement is from.
+    Each weight of a model is timed with 1 row and with 16, with PyTorch and with kernels of different tiles,
+    the largest weights first.  A build then uses a kernel where it was faster, and PyTorch's linear map
+    elsewhere.  The table records the GPU, the releases and the day of each measurement.
 
     \b
     Examples:
