@@ -6,6 +6,8 @@ import functools
 from types import FunctionType
 from typing import Any
 
+import numpy as np
+
 
 @functools.cache
 def save_time() -> None:
@@ -14,6 +16,7 @@ def save_time() -> None:
     _keep_block_types()
     _keep_shapes()
     _keep_numpy_types()
+    _keep_common_types()
 
 
 def _keep_language_patched() -> None:
@@ -72,3 +75,42 @@ def _keep_numpy_types() -> None:
         return known[name]
 
     interpreter._get_np_dtype = found
+
+
+def _keep_common_types() -> None:
+    """Find the type and shape that operands of an operator have in common once for all operands alike."""
+    from triton.language.semantic import TritonSemantic
+
+    for name in ("binary_op_type_checking_impl", "broadcast_impl_value"):
+        setattr(TritonSemantic, name, _agreed(getattr(TritonSemantic, name)))
+
+
+def _agreed(agree: Any) -> Any:
+    known: dict[Any, tuple[Any, Any]] = {}
+
+    def agreed(self: Any, lhs: Any, rhs: Any, *flags: bool, **named: bool) -> tuple[Any, Any]:
+        key = (_kind(lhs), _kind(rhs), flags, *named.items())
+        if key not in known:
+            known[key] = agree(self, lhs, rhs, *flags, **named)
+        left, right = known[key]
+        return _converted(self, lhs, left), _converted(self, rhs, right)
+
+    return agreed
+
+
+def _kind(operand: Any) -> str:
+    """Equal for tensors of a type, and for numbers that are the same."""
+    return str(operand.type.name) if hasattr(operand, "handle") else repr(operand)
+
+
+def _converted(semantic: Any, operand: Any, example: Any) -> Any:
+    """An operand in the type and shape of an example, which is what a number is converted to."""
+    if not hasattr(operand, "handle"):
+        return example
+    if operand.type.name == example.type.name:
+        return operand
+    value = semantic.cast(operand, example.type.scalar)
+    if value.type.name == example.type.name:
+        return value
+    data = np.broadcast_to(value.handle.data, example.handle.data.shape)
+    return semantic.tensor(type(value.handle)(data, example.type.scalar), example.type)

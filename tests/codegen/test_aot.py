@@ -7,9 +7,9 @@ the dots that are large enough.  Small, masked blocks of every fusion are compil
 
 All of that is some 1,200 kernels a chip, an hour of one core in all, and most of it is slow.  With
 ARCHC_USAGES=FOLDER results are kept there by what they follow from: a later run compiles what has changed.
-The default suite has the first model of every architecture for sm_90; of the kernels of all specs' first
-models those that differ in more than numbers, each for sm_90 and, in turn, for one of the others; the small
-blocks for sm_90.
+The default suite has, of the kernels of every spec's and every architecture's first model, the widest of
+those that differ in numbers alone, each for sm_90 and, in turn, for one of the others; the small blocks for
+sm_90.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import pickle
 import re
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -57,8 +58,10 @@ MODELS = {model: path for path, module in MODULES.items() for model in module.mo
 FIRST_MODELS = [next(iter(module.models)) for module in MODULES.values() if module.models]
 DECLARED = [model for module in MODULES.values() for model in module.models.values()]
 FIRST_OF_ARCHITECTURES = {model.arch: model.name for model in reversed(DECLARED)}.values()
+SOME_MODELS = dict.fromkeys([*FIRST_MODELS, *FIRST_OF_ARCHITECTURES])
 MAIN = (torch.bfloat16, "sm_90")
 OTHERS = [*((torch.bfloat16, chip) for chip in CHIPS if chip != MAIN[1]), (torch.float32, MAIN[1])]
+_NUMBER = re.compile(r"\b\d+\b")
 Compiled = Callable[[Iterable[Launch], str], Iterator[Usage]]
 
 
@@ -111,18 +114,24 @@ def _launches(model: str, dtype: torch.dtype, length: int = 2) -> list[Launch]:
     return found
 
 
-def _kind(launch: Launch, chip: str) -> str:
-    """Equal for launches that differ in numbers alone, such as widths; not in how many warps they have."""
-    return re.sub(r"\b\d+\b", "0", launch.key(CHIPS[chip])) + str(launch.options)
+def _kind(launch: Launch) -> str:
+    """Equal for launches that differ in numbers alone, such as widths; not in their warps or their chips."""
+    chips = [name for name, chip in CHIPS.items() if launch.belongs_to(chip)]
+    return _NUMBER.sub("0", launch.key(CHIPS[MAIN[1]])) + str((launch.options, chips))
 
 
-def _kinds(dtype: torch.dtype, chip: str) -> list[Launch]:
-    """The first launch of each kind that the first models of all specs have."""
-    found: dict[str, Launch] = {}
-    for model in FIRST_MODELS:
-        for launch in _launches(model, dtype):
-            found.setdefault(_kind(launch, chip), launch)
-    return list(found.values())
+def _width(launch: Launch) -> float:
+    """Greater for launches of the same kind with greater numbers."""
+    return sum(math.log1p(int(number)) for number in _NUMBER.findall(launch.key(CHIPS[MAIN[1]])))
+
+
+@functools.cache
+def _widest(dtype: torch.dtype) -> list[Launch]:
+    """The widest launch of each kind that some models have."""
+    kinds: dict[str, list[Launch]] = defaultdict(list)
+    for launch in (each for model in SOME_MODELS for each in _launches(model, dtype)):
+        kinds[_kind(launch)].append(launch)
+    return [max(alike, key=_width) for alike in kinds.values()]
 
 
 def _case(quick: bool, *values: object) -> ParameterSet:
@@ -131,10 +140,11 @@ def _case(quick: bool, *values: object) -> ParameterSet:
 
 
 RULE_CASES = [_case(chip == MAIN[1], name, chip) for name in FIRST for chip in CHIPS]
-MODEL_CASES = [
-    _case(model in FIRST_OF_ARCHITECTURES and (dtype, chip) == MAIN, model, dtype, chip)
-    for model in MODELS
-    for dtype, chip in (MAIN, *OTHERS)
+MODEL_CASES = [_case(False, model, dtype, chip) for model in MODELS for dtype, chip in (MAIN, *OTHERS)]
+PARTS = len(OTHERS)
+PART_CASES = [
+    *(_case(True, *MAIN, part) for part in range(PARTS)),
+    *(_case(True, *other, part) for part, other in enumerate(OTHERS)),
 ]
 LENGTH_CASES = [
     _case(model == FIRST_MODELS[0], model, length)
@@ -157,11 +167,11 @@ def test_kernels_of_every_model(model: str, dtype: torch.dtype, chip: str, compi
     assert not [text for usage in compiled(found, chip) for text in usage.breaches()]
 
 
-@pytest.mark.parametrize(("dtype", "chip"), [_case(True, *each) for each in (MAIN, *OTHERS)])
-def test_kernels_that_differ_in_more_than_numbers(dtype: torch.dtype, chip: str, compiled: Compiled) -> None:
-    found = _kinds(dtype, chip)
-    if (dtype, chip) != MAIN:
-        found = found[OTHERS.index((dtype, chip)) :: len(OTHERS)]
+@pytest.mark.parametrize(("dtype", "chip", "part"), PART_CASES)
+def test_kernels_that_differ_in_more_than_numbers(
+    dtype: torch.dtype, chip: str, part: int, compiled: Compiled
+) -> None:
+    found = _widest(dtype)[part::PARTS]
     assert not [text for usage in compiled(found, chip) for text in usage.breaches()]
 
 
@@ -458,8 +468,9 @@ def test_kinds_differ_in_more_than_numbers() -> None:
     def launch(size: int, warps: int, dtype: torch.dtype = torch.float32) -> Launch:
         return Launch(_crowded_kernel, (torch.zeros(1, size, dtype=dtype), torch.zeros(1, size), size), warps)
 
-    kind = _kind(launch(1024, 4), "sm_90")
-    assert _kind(launch(2048, 4), "sm_90") == kind
+    narrow, wide = launch(1024, 4), launch(2048, 4)
+    assert _kind(wide) == _kind(narrow)
+    assert _width(wide) > _width(narrow)
     others = [launch(1024, 8), launch(1024, 4, torch.bfloat16)]
     others.append(Launch(_sum_kernel, (torch.zeros(1024), torch.zeros(1)), 4))
-    assert kind not in [_kind(other, "sm_90") for other in others]
+    assert _kind(narrow) not in map(_kind, others)

@@ -65,19 +65,21 @@ def peak():
 sys.path.insert(0, sys.argv[1])
 model = importlib.import_module(sys.argv[2]).Model()
 before = peak()
-tokens = torch.zeros(1, int(sys.argv[3]), dtype=torch.long)
-padding = tokens == 0
-padding[0, :5] = False
-with torch.no_grad():
-    model.hidden(tokens, padding=padding if sys.argv[4] == "padded" else None)
-print(peak() - before)
+for count in sys.argv[4:]:
+    tokens = torch.zeros(1, int(count), dtype=torch.long)
+    padding = tokens == 0
+    padding[0, :5] = False
+    with torch.no_grad():
+        model.hidden(tokens, padding=padding if sys.argv[3] == "padded" else None)
+    print(peak() - before)
 """
 
 
-def _peak(package: Any, folder: Path, tokens: int, padded: str) -> int:
-    """KiB that a forward pass of so many tokens takes at most."""
-    command = [sys.executable, "-c", _PEAK, str(folder), package.__name__, str(tokens), padded]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+def _peaks(package: Any, folder: Path, padded: str, *lengths: int) -> list[int]:
+    """KiB that forward passes of so many tokens, ever more, take at most."""
+    command = [sys.executable, "-c", _PEAK, str(folder), package.__name__, padded, *map(str, lengths)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [int(line) for line in output.split()]
 
 
 @pytest.mark.parametrize(("softcap", "padded"), [("none", "full"), ("30", "padded")])
@@ -85,6 +87,6 @@ def test_memory_of_a_long_prompt(softcap: str, padded: str, tmp_path: Path) -> N
     """A layer of a window and one of all tokens: four times the tokens take about four times the memory."""
     settings = {"masks": "[sliding(1024), causal]", "layers": "2", "heads": "1", "kv_heads": "1"}
     package = build(SPEC, "alternating", tmp_path, {**settings, "softcap": softcap})
-    long, short = (_peak(package, tmp_path, tokens, padded) for tokens in (16384, 4096))
+    short, long = _peaks(package, tmp_path, padded, 4096, 16384)
     assert long < 6 * short
     assert long < 16384**2 / 1024  # a mask of all queries and keys alone
