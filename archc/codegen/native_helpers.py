@@ -25,10 +25,8 @@ _TEMPLATES = {
 }
 # What headers of the standard library are for; all of `math` is for <cmath>.
 _HEADERS = {
-    "algorithm": {"std::max", "std::min"},
     "cmath": {"std::sqrt", "std::tanh"},
     "initializer_list": {"math::exp"},
-    "vector": {"std::vector"},
 }
 
 

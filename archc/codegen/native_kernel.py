@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, width_of
 from archc.codegen.native_plan import (
+    FEW_ROWS,
     NativeAttention,
     NativeCall,
     NativeFunction,
@@ -154,7 +155,8 @@ def plan_native_attention(fused: Fused) -> NativeAttention | None:
         return None
     operands = [f"const T* {name}_ptr" for name in ("q", "k", "v")]
     kept = ["T* keys_ptr", "T* values_ptr", "T* o_ptr"]
-    function = NativeFunction(fused.name, (*operands, *kept), ("batch", "room", "length", "threads"))
+    team = "batch * std::min(length + 1, room) > 128 ? threads : 1"
+    function = NativeFunction(fused.name, (*operands, *kept), ("batch", "room", "length"), team)
     return NativeAttention(function, int(mask.window) if isinstance(mask, Sliding) else None)
 
 
@@ -165,17 +167,17 @@ def _is_uniform(fused: Fused) -> bool:
 
 
 def _call(fused: Fused, op: CustomOp, width: int, sizes: Mapping[str, str] | None = None) -> NativeCall:
-    """The signature: operands, outputs, the number of rows, further sizes, threads that share the rows."""
-    sizes = {"rows": f"{op.anchor}.numel() // {width}", **(sizes or {}), "threads": "torch.get_num_threads()"}
+    """The signature: operands, outputs, the number of rows, further sizes."""
+    sizes = {"rows": f"{op.anchor}.numel() // {width}", **(sizes or {})}
     types = {name: "const float*" if name in _TABLES else "const T*" for name in op.names}
     types.update(dict.fromkeys(op.outputs, "T*"))
     pointers = tuple(f"{type_} {name}_ptr" for name, type_ in types.items())
     peers = [name for name in op.names if name not in (op.anchor, *_TABLES)]
     return NativeCall(
-        NativeFunction(fused.name, pointers, tuple(sizes)),
+        NativeFunction(fused.name, pointers, tuple(sizes), f"rows > {FEW_ROWS} ? threads : 1"),
         (op.anchor, *peers),
         width,
-        (*op.names, *op.outputs, *sizes.values()),
+        (*op.names, *op.outputs, *sizes.values(), "torch.get_num_threads()"),
     )
 
 

@@ -29,7 +29,7 @@ from archc.ir.rule import rule_of
 from archc.ir.types import DType
 
 _RENAMED = ("split_heads", "merge_heads")  # the same values in another shape
-_SIZES = ("rows", "table_tokens", "max_length", "length", "threads")
+_SIZES = ("rows", "table_tokens", "max_length", "length")
 
 
 def plan_native_layer(
@@ -119,7 +119,8 @@ class _Writer:
         self.read: set[Value] = set()
         self.lines: list[str] = []
         self.kept: dict[str, str] = {}  # pointers to what is kept of each token, by slot
-        self._names = {*_SIZES}
+        self._names = {*_SIZES, "space", "team"}
+        self._width = 0  # of what is made on the way
 
     def plan(self, name: str, doc: str) -> NativeLayer | None:
         """The function; None where the layer hands on one of its operands."""
@@ -142,7 +143,7 @@ class _Writer:
         pointers = [
             f"const {'float' if self._is_table(value) else 'T'}* {self.texts[value]}" for value in read
         ]
-        pointers += [f"T* {text}" for text in (*self.kept.values(), *made.values())]
+        pointers += [f"T* {text}" for text in (*self.kept.values(), *made.values(), "space")]
         has_tables = any(map(self._is_table, inputs))
         sizes = [size for size in _SIZES if has_tables or size != "table_tokens"]
         return NativeLayer(
@@ -157,6 +158,7 @@ class _Writer:
             results=tuple(map(self._result, outputs)),
             handed_on=tuple(self._weight(v) for v in outputs if v not in made and v not in weights),
             lines=tuple(self.lines),
+            space=self._width,
         )
 
     def _known(self) -> list[Value]:
@@ -187,7 +189,7 @@ class _Writer:
             self._split(node)
         elif shape := linear_shape(self.graph, node):
             given = [*map(self._read, node.inputs), *map(self._make, node.outputs)]
-            self._add("linear", [*given, "rows", *map(str, shape), "threads"])
+            self._add("linear", [*given, "rows", *map(str, shape)])
 
     def _call(self, node: Node, call: NativeCall) -> None:
         rule = rule_of(node)
@@ -208,7 +210,7 @@ class _Writer:
         self.kept.update((slot, self._new(f"{slot}_kept")) for slot in slots)
         pointers = [*new, *(self.kept[slot] for slot in slots), self._make(node.outputs[0])]
         room = self._room(native.window) if native.window else "max_length"
-        self._add(native.function.name, [*pointers, "rows", room, "length", "threads"])
+        self._add(native.function.name, [*pointers, "rows", room, "length"])
 
     def _room(self, window: int) -> str:
         """For how many tokens there is room in a ring."""
@@ -227,7 +229,7 @@ class _Writer:
             first += self.layer.width(value)
 
     def _add(self, function: str, arguments: list[str]) -> None:
-        self.lines.append(f"{function}_rows<T>({', '.join(arguments)});")
+        self.lines.append(f"{function}_rows<T>({', '.join(['team', *arguments])});")
 
     def _read(self, value: Value | None) -> str:
         if value is None:
@@ -236,11 +238,12 @@ class _Writer:
         return self.texts[value]
 
     def _make(self, value: Value) -> str:
-        """Where a value is written to: for a result what the caller gives, else memory of its own."""
+        """Where a value is written to: for a result what the caller gives, else some of the team's memory."""
         if value not in self.texts:
             name = self._new(self.graph.name_of(value) or self._wanted(self.graph.node(value), value.output))
-            self.lines.append(f"std::vector<T> {name}(rows * {self.layer.width(value)});")
-            self.texts[value] = f"{name}.data()"
+            self.lines.append(f"T* const {name} = space{f' + {self._width} * rows' if self._width else ''};")
+            self.texts[value] = name
+            self._width += self.layer.width(value)
         return self.texts[value]
 
     def _wanted(self, node: Node, output: int) -> str:

@@ -16,7 +16,10 @@ from archc.codegen.native_plan import (
 )
 from archc.ir.names import unique
 
-_TAKEN = ("cache", "given", "held", "kinds", "layer", "layers", "length", "max_length", "rows", "sizes")
+_TAKEN = (
+    *("cache", "given", "held", "kinds", "layer", "layers", "length", "max_length"),
+    *("rows", "sizes", "space", "team"),
+)
 
 
 def plan_native_layers(
@@ -68,6 +71,7 @@ class _Writer:
             carried=tuple(text for text, _ in made if text in rows),
             results=tuple(self._result(place, each) for place, each in enumerate(self.results)),
             steps=tuple(map(self._step, self.kinds)),
+            space=sum(each.width for _, each in made) + max(kind.space for kind in self.kinds),
         )
 
     def _function(self, name: str, made: Iterable[str], has_tables: bool) -> NativeFunction:
@@ -78,16 +82,17 @@ class _Writer:
         pointers += ["T* const* held", *(f"T* {text}_out" for text in made)]
         table_tokens = ["table_tokens"] if has_tables else []
         return NativeFunction(
-            name, tuple(pointers), ("layers", "rows", *table_tokens, "max_length", "length", "threads")
+            name, tuple(pointers), ("layers", "rows", *table_tokens, "max_length", "length")
         )
 
     def _result(self, place: int, result: NativeResult) -> str:
         return f"layers[-1].{result.weight}" if result.weight else f"{self.names[place]}_out"
 
     def _step(self, kind: NativeLayer) -> NativeStep:
-        given = [self.names[each.place] for each in kind.inputs]
+        given = ["team", *(self.names[each.place] for each in kind.inputs)]
         given += [f"held[{place}]" for place in range(len(kind.weights) + len(kind.slots))]
         given += [f"{self.names[place]}_next" for place, each in enumerate(self.results) if not each.weight]
+        given.append("space")
         read = [each.place for each in self.inputs]
         handed_on = [
             f"{self.names[place]} = held[{kind.place(each.weight)}];"

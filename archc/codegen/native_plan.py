@@ -31,11 +31,15 @@ def cpp_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class NativeFunction:
-    """A function of C++, once for each dtype T: pointers to contiguous tensors, then sizes."""
+    """A function of C++, once for each dtype T, that a team of threads runs: contiguous tensors, then sizes.
+
+    team: how many threads it is worth where there are `threads`, in C++
+    """
 
     name: str
     pointers: tuple[str, ...]
     sizes: tuple[str, ...]
+    team: str = "threads"
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -47,18 +51,18 @@ class NativeFunction:
 
     @property
     def signature(self) -> str:
-        return f"void {self.name}_rows({', '.join(self.parameters)}) {{"
+        return f"void {self.name}_rows({', '.join(['Team& team', *self.parameters])}) {{"
 
     def exported(self, suffix: str, dtype: str) -> str:
         """The signature of what is called from outside, for one dtype."""
-        parameters = ", ".join(self.parameters).replace("T*", f"{dtype}*")
+        parameters = ", ".join([*self.parameters, "int64_t threads"]).replace("T*", f"{dtype}*")
         return f'extern "C" void {self.name}_{suffix}({parameters}) {{'
 
 
 LINEAR = NativeFunction(
     "linear",
     ("const T* x", "const T* weight", "const T* bias", "T* y"),
-    ("rows", "outputs", "inputs", "threads"),
+    ("rows", "outputs", "inputs"),
 )
 GROUPED_LINEAR = NativeFunction(
     "grouped_linear",
@@ -70,7 +74,7 @@ GROUPED_LINEAR = NativeFunction(
         "const int64_t* tokens",
         "T* y",
     ),
-    ("count", "outputs", "inputs", "most", "threads"),
+    ("count", "outputs", "inputs", "most"),
 )
 
 
@@ -141,6 +145,7 @@ class NativeLayer:
 
     operands: what its class calls those of the loop
     weights:  names of parameters of its class; handed_on: such that it only hands on
+    space:    how many numbers it makes on the way, for a token
     """
 
     function: NativeFunction
@@ -152,6 +157,7 @@ class NativeLayer:
     results: tuple[NativeResult, ...]
     handed_on: tuple[str, ...]
     lines: tuple[str, ...]
+    space: int
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -197,6 +203,7 @@ class NativeLayers:
     made:      results that are made: their names, shapes behind [B, T], and widths
     carried:   those of them that the next layer reads
     results:   all, as Python returns them
+    space:     how many numbers of a token threads need memory for
     """
 
     name: str
@@ -210,6 +217,7 @@ class NativeLayers:
     carried: tuple[str, ...]
     results: tuple[str, ...]
     steps: tuple[NativeStep, ...]
+    space: int
 
     def call(self, layers: str, operands: Sequence[str]) -> str:
         """The call for a list of layers, by whoever calls the loop's operands so."""

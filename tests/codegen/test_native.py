@@ -135,6 +135,23 @@ def test_threads_share_the_outputs(package: ModuleType) -> None:
         assert all(torch.equal(found[0], each) for each in found)
 
 
+@needs_compiler
+def test_threads_share_the_layers(package: ModuleType, calls: list[str]) -> None:
+    """Whoever does what, a token is the same."""
+    model = package.Model()
+    scramble(model, spread=0.1)
+    tokens, before = torch.randint(40, (3, 9)), torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        cache = model.new_cache(3, 9)
+        with torch.no_grad():
+            found.append(torch.cat([model(token, cache=cache) for token in tokens.split(1, 1)], 1))
+    torch.set_num_threads(before)
+    assert calls.count("layers_of_token") == 3 * 9
+    assert all(torch.equal(found[0], each) for each in found)
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 3.4e38, 1e-40])
 @pytest.mark.parametrize("rows", [1, 6])
 @needs_compiler
