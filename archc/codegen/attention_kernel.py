@@ -21,7 +21,7 @@ _HEADS = 32  # of queries, that a program has beside wide values
 
 
 def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
-    """Attention of a model; whether the target has kernels for single tokens, and for whole sequences."""
+    """The plan of an attention; whether the target has kernels for `steps`, and `flash` for sequences."""
     form = fused.rule.attention_form
     assert form is not None
     queries = form.queries
@@ -87,11 +87,11 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
 
 
 def _large_tile(joint: bool, shared: bool, rows: int, columns: int, keys: int) -> LargeTile | None:
-    """For `keys` of so many columns, beside the queries of a program.
+    """A tile of keys of so many columns, beside the queries of a program.
 
-    Of a latent 64 of them: on an H200, with 128 heads, 128 sequences and 4,096 keys, 136 TFLOP/s, which with
-    16 keys were 57.  Of keys that are their own values no more, but by more warps, with the next ones on
-    their way: elsewhere those would wait in registers, of which each warp needs many for all queries.
+    For a latent it has 64 keys: on an H200, with 128 heads, 128 sequences and 4,096 keys, that reached 136
+    TFLOP/s, and 16 keys reached 57.  Keys that are their own values get no larger tile, but more warps and a
+    prefetched tile; on other chips that tile would take registers, of which the queries leave few.
     """
     if joint:
         return LargeTile(columns, rows, _LATENT_KEYS) if keys < _LATENT_KEYS else None
@@ -99,15 +99,15 @@ def _large_tile(joint: bool, shared: bool, rows: int, columns: int, keys: int) -
 
 
 def _wide_tile(columns: int, rows: int) -> LargeTile:
-    """Of a latent, with twice the query heads: 208 TFLOP/s there, by half the keys at a time.
+    """A tile for a latent with twice the query heads and half the keys: 208 TFLOP/s in the same setting.
 
-    As many keys had 241, but Triton 3.9 has too few registers for them.
+    With as many keys it reached 241, but Triton 3.9 then runs out of registers.
     """
     return LargeTile(columns, 2 * rows, _LATENT_KEYS // 2, stages=3, held=3)
 
 
 def _are_known(names: list[str], alone: bool) -> bool:
-    """Whether all that is done to scores is what the kernel for one token does."""
+    """Whether the kernel for one token can do everything that is done to scores."""
     return alone and set(names) <= {"sinks", "table", "bias"}
 
 
@@ -129,12 +129,12 @@ def _tile(width: int) -> int:
 
 
 def _tile_beside(rows: int, width: int) -> int:
-    """The same where queries as wide as the keys lie beside them."""
+    """The same where the queries of a program, as wide as the keys, take room beside them."""
     return min(max(power_of_two(_WIDE // width - rows + 1) // 2, _LEAST), 128)
 
 
 def _blocks(group: int, width: int) -> int:
-    """Programs among which the query heads of a key head are shared, as many to each."""
+    """Among how many programs the query heads of a key head are divided evenly."""
     most = min(_HEADS, max(_HEADS * 512 // width, _LEAST))
     return next(blocks for blocks in range(1, group + 1) if group % blocks == 0 and group // blocks <= most)
 

@@ -13,7 +13,7 @@ from archc.codegen.step_bias import StepBias
 
 @dataclass(frozen=True)
 class LargeTile:
-    """Keys that a program holds at a time in 16 bits, where its chip has `room` for them."""
+    """A tile of keys in half precision, for chips with `room` for it in shared memory."""
 
     columns: int  # of a key, and of a query
     rows: int
@@ -30,26 +30,31 @@ class LargeTile:
 
 @dataclass(frozen=True)
 class AttentionKernel:
-    """PyTorch's own scaled-dot-product attention, and with `steps` a kernel for one new token behind a cache.
+    """One attention: PyTorch's scaled-dot-product attention, and kernels for what that does not do well.
 
-    `mask` are the arguments that tell the runtime what a query sees; `oldest` the first position that it
-    sees, as an expression of its own, "" for all.
-    `queries` are its operands that are queries, side by side.
-    Where PyTorch's does not do all that is done to scores, `plain` has the statements, and `extra` the
-    operands besides queries, keys and values: their names, and how a piece of queries and keys reads them.
+    mask:    the arguments that tell the runtime which keys a query sees
+    oldest:  the first position that a query at `position` sees, as an expression; "" for all
+    queries: the names of the operands that make up the queries, side by side
+    plain:   the statements in PyTorch, where scaled-dot-product attention cannot do what is done to scores
+    extra:   operands besides queries, keys and values: their names, and how a piece reads them
+    softcap: of the scores
+    flash:   the kernel for whole sequences, if there is one
+    native:  the C++ function for one new token, if there is one
 
-    A program of that kernel has the query heads of one key head, or one of several `blocks` of them, in
-    `rows`, and `tile` keys at a time in half precision.
-    `softcap` is that of the scores.  `keeps`: whether it is given what is kept of earlier tokens, and leaves
-    the new ones there; if not, but there are `steps`, its keys and values have them already.
-    `values_in_keys`: values are the first columns of the keys, and `head_block` holds those behind them.
-    `shared`: keys are their own values.
-    `large`: the tile of a chip with room for more, of keys whose columns are their values too.
-    `wide`: one with twice the query heads, for sequences that fill the chip and have no padding, with which
-    registers are too few.
-    `bias`: what that kernel adds to scores.
-    `fixed`: whether there is a kernel for one new token and the keys of another sequence.
-    `flash`: the kernel for whole sequences, if there is one; `native`: the function in C++ for one new token.
+    The kernel for one new token of each sequence (a step):
+
+    steps:   whether there is one
+    fixed:   whether there is one for the keys of another sequence, which does not grow
+    keeps:   whether it adds the new token to the cache itself; if not, the cache already has it
+    blocks:  among how many programs the query heads of a key head are divided
+    rows:    rows of a program, of which each query head takes one
+    tile:    keys at a time in half precision
+    values_in_keys: the values are the first columns of the keys; `head_block` then holds the other columns
+    shared:  keys and values are the same
+    large:   the tile on a chip with more shared memory, where values are columns of the keys
+    wide:    a tile with twice the query heads, for unpadded sequences that fill the chip; with padding its
+             registers would not suffice
+    bias:    what the kernel adds to scores
     """
 
     name: str

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Line:
-    """A statement of generated code, with its comment; an empty statement is a comment of its own."""
+    """A statement of generated code, with its comment; without a statement, the comment has its own line."""
 
     code: str
     comment: str = ""
@@ -23,7 +23,7 @@ class Line:
         return f"{self.code}  # {self.comment}" if self.comment else self.code
 
     def indented(self) -> Line:
-        """The line in a body of its own."""
+        """The line, one level further in."""
         text = self.code or (f"# {self.comment}" if self.comment else "")
         return Line(f"    {text}", self.comment if self.code else "") if text else self
 
@@ -48,7 +48,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class PerExpert:
-    """Names in the checkpoint follow a variable that counts experts."""
+    """Each expert has tensors of its own: their names depend on a variable that counts experts."""
 
     variable: str
     count: str
@@ -126,7 +126,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Fixed:
-    """The method that computes what a cache keeps: it is the same at every call."""
+    """The method that computes what stays the same in every call, and is kept by a cache."""
 
     arguments: tuple[Argument, ...]
     lines: tuple[Line, ...]

@@ -1,4 +1,4 @@
-"""What attention by tiles adds to its scores for how far apart queries and keys stand, in the kernel."""
+"""The bias by distance that the kernel for attention over whole sequences adds to its scores."""
 
 from __future__ import annotations
 

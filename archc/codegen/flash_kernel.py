@@ -1,4 +1,4 @@
-"""When attention has a kernel of its own for whole sequences, and the tiles that it works on."""
+"""When attention over whole sequences has a kernel of its own, and with which tiles."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _BOUNDED_WARPS = {384: 8}
 
 
 def plan_flash(fused: Fused) -> FlashKernel | None:
-    """The kernel for an attention of whole sequences; None where PyTorch's own is as fast, or no kernel fits.
+    """The kernel for an attention over whole sequences; None if PyTorch's is as fast, or no kernel fits.
 
-    PyTorch's is: all keys, or all up to the query's own, with nothing done to scores, keys as wide as values.
+    PyTorch's is as fast for all keys, or all up to the query's own, if nothing is done to scores and keys are
+    as wide as values.
     """
     attributes = fused.node.attributes
     mask: Mask = attributes["mask"]

@@ -11,10 +11,10 @@ _LOG2_E = 1.4426950408889634
 
 @dataclass(frozen=True)
 class Tile:
-    """What a program holds at a time: so many queries and keys, by so many warps.
+    """The queries and keys that a program holds at a time, and its warps.
 
-    Half as many queries and keys where numbers are twice as wide, or `wide_queries`.
-    `stages`: how many loads of a loop are under way at a time; Triton's own choice without it.
+    In float32 there are half as many of both, or `wide_queries`.  `stages`: how many iterations' loads are in
+    flight; None leaves it to Triton.
     """
 
     queries: int

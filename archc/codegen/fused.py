@@ -1,4 +1,4 @@
-"""A fused node as the kernel planners take it: names, types and its plain form, worked out once."""
+"""A fused node as the kernel planners read it: its names, its types and its plain form in PyTorch."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def describe_fused(
 
 
 def _absent_together(rule: Rule) -> list[str]:
-    """What is added to the residual stream, with what norms it."""
+    """The addends of the residual stream, and the weights of their norms."""
     rows = [name for name in rule.operands if name != "residual"]
     return [*rows, *rule.norms_of(rows)]
 
@@ -153,7 +153,7 @@ def width_of(type_: TensorType) -> int:
 
 
 def block_of(width: int) -> int:
-    """Columns of a program that has part of a row: a number that needs no mask, where there is one."""
+    """How many columns of a row a program has: a divisor of the width, which needs no mask, if possible."""
     return next((size for size in _BLOCKS if width % size == 0), min(_BLOCKS[0], power_of_two(width)))
 
 

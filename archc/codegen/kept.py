@@ -1,4 +1,4 @@
-"""What a cache keeps: of each token, or once for all that are added (which has a method of its own)."""
+"""What a cache keeps: values of each token, and values that stay the same, for which there is a method."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def trains(graph: Graph) -> bool:
 
 
 def kept_by(graph: Graph, node: Node) -> list[Node]:
-    """The `append` nodes that their only reader, which has a kernel over a cache, does itself."""
+    """The `append` nodes that a reader carries out itself: it works on the cache and reads them alone."""
     rule = rule_of(node)
     if not (rule.family == "attention" if rule else node.op.module):
         return []
@@ -78,7 +78,7 @@ def kept_by(graph: Graph, node: Node) -> list[Node]:
 
 
 def kept_by_readers(graph: Graph) -> set[int]:
-    """The numbers of the `append` nodes of a graph that a reader does itself."""
+    """The numbers of the `append` nodes of a graph that their readers carry out."""
     return {kept.id for node in graph.nodes() for kept in kept_by(graph, node)}
 
 

@@ -1,4 +1,4 @@
-"""The kernels of a model: one for all fused nodes of equal shapes and attributes."""
+"""The kernels of a model: fused nodes with equal shapes and attributes share one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
 
 
 def fused_nodes(parts: Iterable[Graph]) -> list[tuple[Graph, Node]]:
-    """The fused nodes of graphs; before a product of experts its activation, in the decomposition."""
+    """The fused nodes of graphs; the activation in a product of experts comes before it, as its own node."""
     found: list[tuple[Graph, Node]] = []
     for part in parts:
         for node in part.nodes():
@@ -58,7 +58,7 @@ def fused_nodes(parts: Iterable[Graph]) -> list[tuple[Graph, Node]]:
 
 
 class KernelTable:
-    """The kernels of a model, found again by the nodes that call them."""
+    """The kernels of a model, looked up by the nodes that call them."""
 
     def __init__(self, parts: Sequence[Graph]):
         nodes = fused_nodes(parts)
@@ -111,7 +111,7 @@ class KernelTable:
         )
 
     def _name(self, key: Any) -> str:
-        """The fusion's name; where a model needs several kernels for one, with what sets this one apart."""
+        """The fusion's name; if a model needs several kernels for it, with a suffix that tells them apart."""
         rivals = [other for other in self._places if other[0] == key[0]]
         kinds = [self._kinds(other) for other in rivals]
         own = kinds[rivals.index(key)]
@@ -126,7 +126,7 @@ class KernelTable:
 
 
 def _key(graph: Graph, node: Node) -> Any:
-    """Equal for nodes that one kernel computes: how many rows or tokens there are does not matter."""
+    """Equal for nodes that share a kernel; the number of rows or tokens does not matter."""
     rule = rule_of(node)
     assert rule is not None
     if rule.family == "experts":  # for any experts, whose results are as wide

@@ -1,4 +1,4 @@
-"""Plans for what attention over a latent is given: queries and keys rotated in part, the latent normed."""
+"""Plans for the inputs of attention over a latent: queries and keys partly rotated, the latent normed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Statements that are longer than a line, on several, as black lays them out.
+"""Splits long statements over several lines, as black does.
 
-The templates are written in black's style, so that only long statements are left to do, and those are of few
-shapes.  Black itself would take more time than the rest of a build; it gets the texts with other shapes.
+The templates are written in black's style, so only long statements need work, and these have few shapes.
+Black itself would take longer than the rest of a build; it formats only texts with other shapes.
 """
 
 from __future__ import annotations

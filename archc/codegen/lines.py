@@ -1,6 +1,6 @@
 """A graph's nodes -> Python statements that read as if written by hand.
 
-A value without a name that is read once is written in place of its use.
+A value without a name that is read once is written where it is used.
 """
 
 from __future__ import annotations
@@ -147,9 +147,9 @@ class Emitter:
         return self.style.semantics.call(use_of(node), operands, texts, self.style.home)
 
     def _operands(self, node: Node) -> list[str]:
-        """Texts of the operands; those that would make the statement too long become statements first.
+        """Texts of the operands; those that would make the statement too long become statements of their own.
 
-        So do those that the statement reads twice, which would be computed twice.
+        So do those that the statement would write, and compute, twice.
         """
         values = [value for value in node.inputs if value is not None]
         twice = () if rule_of(node) or node.op.module else self.style.semantics.written_twice(use_of(node))

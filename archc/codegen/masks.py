@@ -1,4 +1,4 @@
-"""The masks of loads and stores in kernels, as arguments of Triton's functions."""
+"""The mask arguments of loads and stores in Triton kernels."""
 
 from __future__ import annotations
 

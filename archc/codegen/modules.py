@@ -64,7 +64,7 @@ def plan_module(
 
 
 def class_text(classes: Sequence[Class]) -> str:
-    """Everything that is written of classes, to see which names it mentions."""
+    """The texts in classes, to find the names that they mention."""
     parts: list[str] = []
     for each in classes:
         parts += [str(line) for line in each.lines]

@@ -26,14 +26,14 @@ _LOCALS = frozenset(
 
 
 def identifier(text: str) -> str:
-    """A Python identifier near to a text."""
+    """A Python identifier close to a text."""
     name = _word(text)
     own = name in _LOCALS or name.endswith(("_span", "_padding"))
     return f"{name}_" if keyword.iskeyword(name) or own else name
 
 
 def attribute(text: str) -> str:
-    """A name for an attribute of a module, near to a text; PyTorch's own begin with an underscore."""
+    """A name for an attribute of a module, close to a text; PyTorch's own begin with an underscore."""
     bare = text.lstrip("_")
     name = _word(bare if bare[:1].isalpha() else text)
     return f"{name}_" if keyword.iskeyword(name) or name in _MODULE_NAMES else name

@@ -1,4 +1,4 @@
-"""Values that are None where they would be zeros: what is added to nothing before the first layer."""
+"""Values that are None instead of zeros: the first layer has nothing to add to the residual stream."""
 
 from __future__ import annotations
 

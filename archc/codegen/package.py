@@ -204,7 +204,7 @@ class _Planner:
 
 
 def _call(table: KernelTable, graph: Graph, node: Node, operands: list[str]) -> str:
-    """The call of a fused op, without what it may go without at the end."""
+    """The call of a fused op, without trailing arguments that are None."""
     if node.op.module:
         return f"{node.op.module}.{table.name(graph, node)}({', '.join(given(node.op, operands))})"
     while operands and operands[-1] == "None":
@@ -213,7 +213,7 @@ def _call(table: KernelTable, graph: Graph, node: Node, operands: list[str]) -> 
 
 
 def _in_order(kernels: Sequence[Kernel], parts: Sequence[Graph], target: Target) -> Iterator[Kernel]:
-    """The kernels of a package, each behind those that it calls."""
+    """The kernels of a package, each after those that it calls."""
     yield from (kernel for kernel in kernels if not isinstance(kernel, DispatchedKernel))
     yield from plan_grouped(parts, target)
     yield from (kernel for kernel in kernels if isinstance(kernel, DispatchedKernel))
@@ -224,7 +224,7 @@ def _in_order(kernels: Sequence[Kernel], parts: Sequence[Graph], target: Target)
 
 
 def _uses(graph: Graph) -> Iterable[Any]:
-    """The calls of ops that are written as reference functions, here and in loops."""
+    """The nodes of a graph, and of its loops, that are written as calls of reference functions."""
     structural = (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND, KEEP, RECENT, LOSSES, NOTED)
     bodies = [node.attributes["body"] for part in graph.walk() for node in part.losses()]
     for part in (*graph.walk(), *bodies):

@@ -1,4 +1,4 @@
-"""What the templates may see of a package."""
+"""The plan of a package: what its templates may see."""
 
 from __future__ import annotations
 
@@ -121,12 +121,12 @@ class Package:
 
     @property
     def quantised(self) -> bool:
-        """Whether checkpoints of its kind are published in fewer bits, of matrices or of stacks of them."""
+        """Whether checkpoints may hold quantised matrices, of one expert each or stacked."""
         return self.per_expert or self.stacked
 
     @property
     def quantised_functions(self) -> tuple[str, ...]:
-        """What checkpoint.py has of quantised.py."""
+        """What checkpoint.py imports from quantised.py."""
         float8 = ("float8_pieces",) if self.per_expert else ()
         mxfp4 = ("mxfp4_pieces", "plain_shape") if self.stacked else ()
         return tuple(sorted(("plain_name", *float8, *mxfp4)))
@@ -153,12 +153,12 @@ class Package:
 
     @property
     def grows(self) -> str:
-        """What the tokens are called that are added to a cache."""
+        """The name of the tokens that are added to a cache."""
         return self.sequences[-1].name
 
     @property
     def fixed_tokens(self) -> tuple[str, ...]:
-        """What tokens are called that are there from the start, an encoder's."""
+        """The names of the tokens of sequences that do not grow, such as an encoder's."""
         return tuple(each.name for each in self.sequences[:-1])
 
     @property
@@ -198,7 +198,7 @@ class Package:
 
     @property
     def in_steps(self) -> str:
-        """Whether keys that are still to come lie among a span's, as a further condition."""
+        """A condition for masks: whether a span's keys include those of tokens still to come."""
         if not self.generates:
             return ""
         return (

@@ -1,4 +1,4 @@
-"""Plans for values times a number of their token's position, as a temperature of queries is."""
+"""Plans for values times a factor that depends on the token's position, such as a temperature of queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes with bodies that are written where they stand: experts, terms of a loss, two forms of attention."""
+"""Nodes whose bodies are written inline: experts, terms of a loss, the two forms of attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans for rotary positions: queries and keys rotated, normed before or behind it, values copied."""
+"""Plans for rotary positions: queries and keys are rotated, and normed before or after; values are copied."""
 
 from __future__ import annotations
 

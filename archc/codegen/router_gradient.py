@@ -1,6 +1,6 @@
-"""The gradient of a choice of experts as Triton: its steps backwards, what they need of its values made anew.
+"""The gradient of a choice of experts as Triton: its steps in reverse, with the values they need recomputed.
 
-What was chosen is read, not looked for again: the gradient is that of the weights of just these choices.
+The chosen experts are read, not searched for again: the gradient is that of the weights of these choices.
 """
 
 from __future__ import annotations

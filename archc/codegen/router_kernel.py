@@ -1,4 +1,4 @@
-"""The kernels that choose experts: a token's scores in registers, there and back."""
+"""Plans for the choice of experts: a token's scores in registers, forward and backward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gradient of a kernel of rows: what is read again, what is computed, and what becomes of it."""
+"""The gradient of a kernel of rows: what it reads, what it computes, and where it writes the results."""
 
 from __future__ import annotations
 

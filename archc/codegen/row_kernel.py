@@ -1,4 +1,4 @@
-"""Plans for rows: any elementwise ops, norms and sums along a row that a program holds in registers."""
+"""Plans for fusions of rows: any elementwise ops, norms and sums along a row that fits in registers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the attention of a package asks its runtime for: which keys a query sees, and pieces of both."""
+"""What a package's attention needs from its runtime: which keys a query sees, and pieces of both."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from archc.codegen.kernel_plan import Kernel
 
 @dataclass(frozen=True)
 class Sight:
-    """The kinds of attention that there are.
+    """Which kinds of attention a package has.
 
-    causal, full:    whether some sees no key behind the query's own, or all keys
-    windows, chunks: whether some sees the last keys alone, or those of a chunk
-    masked, spelled: whether some is PyTorch's own, which is told by a mask, or written op by op
+    causal, full:    whether some see keys up to the query's own, or all keys
+    windows, chunks: whether some see only the last keys, or those of a chunk
+    masked, spelled: whether some use PyTorch's attention, with a mask, or are written op by op
     """
 
     causal: bool

@@ -1,4 +1,4 @@
-"""Spans in generated modules: where the tokens of a call stand, off which their positions are read."""
+"""Spans in generated modules: the positions of a call's tokens, and of the keys that they see."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Partial evaluation of a reference function on its own source text.
 
-Attributes that are known are written into the text, and what they decide goes: branches, conditional
-expressions, variables that only name a known value.  All else stays as it was written, comments included.
+Known attributes are written into the text, and what they decide disappears: branches, conditional
+expressions, variables that only name a known value.  Everything else stays as it was, comments included.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one token's attention adds to its scores for how far a key is, in the kernel."""
+"""The bias by distance that the kernel for one token's attention adds to its scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the statements of one class or function are written: what its weights, kernels and loops are called."""
+"""How a graph is written as statements: the texts of weights, of kernels' calls and of loops."""
 
 from __future__ import annotations
 

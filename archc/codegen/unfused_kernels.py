@@ -1,4 +1,4 @@
-"""Kernels of ops that no fusion names: of experts, absorbed maps, wide products, capacities and tables."""
+"""Kernels for single ops: experts, absorbed maps, products in float32, capacities and gradients of tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names for the values of a graph: the spec's own, used again once nothing reads the old value any more."""
+"""Names for the values of a graph: the spec's own, reused once nothing reads the old value any more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of tensors that loops carry: each tensor under a name of its own, and the list around them."""
+"""Lists of tensors that loops carry: each tensor has its own name, and the list is rebuilt from them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Syntax trees of spec files, kept from one run to the next: specs are read far more often than written.
+"""A cache of syntax trees on disk, because specs are read far more often than written.
 
-With those of all its specs kept, a build does without the parser, which is not even imported.
+A build whose specs are all cached does not even import the parser.
 """
 
 from __future__ import annotations

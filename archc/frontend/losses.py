@@ -1,8 +1,8 @@
 """`loss` and `note`: what is computed for training alone.
 
-Their expressions are traced into graphs of their own, so that nothing of them is computed where no loss is
-asked for.  What a layer notes can be read by a `loss` behind the layers, as the mean of what all of them have
-noted; in a model whose layers note nothing there is no such loss.
+Their expressions are traced into graphs of their own, so that nothing of them is computed without a loss.  A
+`loss` after the layers can read what they note, as the mean over all of them; in a model whose layers note
+nothing there is no such loss.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all parts of lowering share: the graph being built, the path, the mistakes, the loops being traced."""
+"""The state that all parts of lowering share: the graph being built, the path, mistakes, traced loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every mistake that a spec can hold: its wording on one page."""
+"""Every mistake that a spec can contain, with its wording."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Checks of a module that need no values: its items, and the names in their statements.
 
-Lowering runs only what a model reaches.  This walks all of a module: blocks that nothing calls, branches that
-nothing takes.  It reports no more than lowering would, had it come there.
+Lowering runs only what a model reaches.  This walks the whole module, with blocks that nothing calls and
+branches that nothing takes, and reports no more than lowering would if it got there.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Attention that reads what its keys and values are made from, in place of them.
+"""Attention that reads the latent its keys and values are made from, instead of keys and values.
 
-Where a head's keys are linear in something all heads share, so are its scores: the map moves from the keys
-onto the queries, that of the values onto the weighted sum.  Exact in real arithmetic: only the order of sums
-is another.
+If a head's keys are linear in something that all heads share, so are its scores: the keys' map moves to the
+queries, the values' map to the weighted sum.  In exact arithmetic nothing changes; only sums are reordered.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def absorbed_form(form: Graph) -> Graph | None:
 
 
 def is_plain_map(node: Node) -> bool:
-    """Whether a node is x W^T, which attention can do after its scores and its sum."""
+    """Whether a node is x W^T, which attention can absorb."""
     return node.op.has(Trait.LINEAR) and node.inputs[2] is None and node.attributes["layout"] == "out_in"
 
 

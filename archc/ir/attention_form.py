@@ -1,4 +1,4 @@
-"""How a fusion of attention is built: one `attend`, and what its operands are made of on the way."""
+"""The form of attention fusions: one `attend`, and the ops that make its operands."""
 
 from __future__ import annotations
 

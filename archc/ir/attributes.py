@@ -1,4 +1,4 @@
-"""What an attribute may hold, read off the annotations of the ops' and records' declarations."""
+"""The values that an attribute may have, by the annotations in the declarations of ops and records."""
 
 from __future__ import annotations
 

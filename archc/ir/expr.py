@@ -1,7 +1,6 @@
 """Elementwise formulas: small trees of elementwise ops over named values and numbers.
 
-Derivatives are declared as formulas, so that the Triton kernel, the plain PyTorch fallback and the tests all
-print one and the same thing.
+Derivatives are declared as formulas, so that everything that needs one is written from the same declaration.
 """
 
 from __future__ import annotations

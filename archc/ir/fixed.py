@@ -1,6 +1,6 @@
-"""What stays the same while a sequence grows: all that follows from the model's other sequences alone.
+"""What stays the same while a sequence grows: everything that depends only on the model's other sequences.
 
-An encoder's side of a model, and the keys and values that a decoder's cross attention makes of it.
+That is the encoder's side of a model, and the keys and values that a decoder's cross attention makes of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a model's output is made: the last linear map before it."""
+"""The head of a model: the last linear map before its output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a fusion of what attention over a latent is given is built: queries, and a latent with a rotary key."""
+"""The form of fusions that make the inputs of attention over a latent: queries, a latent and a rotary key."""
 
 from __future__ import annotations
 

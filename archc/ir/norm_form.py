@@ -1,4 +1,4 @@
-"""How a fusion of norms is built: rows that are summed, some of them normed before, and a norm of the sum."""
+"""The form of norm fusions: rows that are summed, some of them normed first, and a norm of the sum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model as a graph, with what else the spec says of it."""
+"""A model as a graph, with everything else that the spec says about it."""
 
 from __future__ import annotations
 
@@ -118,14 +118,14 @@ def positions_in(root: Graph) -> Places:
 
 
 def whole_in(root: Graph) -> set[tuple[int, Value]]:
-    """What follows from whole numbers alone, as positions are, in a graph and its loops: without gradient."""
+    """The values that depend on whole numbers alone, such as positions, and so have no gradient."""
     return _following(
         root, [value for value in root.inputs if root.type(value).dtype is DType.I64], (CONSTANT,)
     )
 
 
 def once_in(root: Graph) -> set[tuple[int, Value]]:
-    """What follows from positions and weights alone: without padding a single sequence stands for all."""
+    """The values that depend on positions and weights alone: without padding all sequences share them."""
     names = {value: root.node(value).attributes["name"] for value in root.inputs}
     return _following(
         root, [value for value, name in names.items() if are_positions(name)], (CONSTANT, WEIGHT)
@@ -138,7 +138,7 @@ def mixes_sequences(graph: Graph, values: Iterable[Value], once: Collection[tupl
 
 
 def _following(root: Graph, starts: Iterable[Value], free: tuple[Op, ...]) -> set[tuple[int, Value]]:
-    """What follows from some inputs and from `free` ops alone, in a graph and its loops."""
+    """The values that depend on some inputs and on `free` ops alone, in a graph and its loops."""
     found: set[tuple[int, Value]] = set()
 
     def collect(

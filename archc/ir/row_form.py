@@ -1,4 +1,4 @@
-"""How a fusion of whole rows is built: elementwise ops, norms and sums along rows of one width."""
+"""The form of row fusions: elementwise ops, norms and sums along rows of one width."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ class RowForm:
 
 
 def fits_row(form: RowForm) -> bool:
-    """Whether a program's registers hold all that a row is made of, in its gradient too."""
+    """Whether everything that a row and its gradient are computed from fits in a program's registers."""
     return form.block <= _LONGEST and form.held * form.block <= _HELD
 
 
 def clashing_name(names: Sequence[str]) -> str:
-    """An operand's or a result's name that a kernel needs for something else, or nothing."""
+    """The name of an operand or a result that a kernel needs for something else; None if there is none."""
     gradients = {f"d{name}" for name in names}
     return next((name for name in names if name in RESERVED | gradients), "")
 

@@ -1,4 +1,4 @@
-"""How a fusion of values times a number of their token's position is built."""
+"""The form of fusions that multiply values by a factor that depends on the token's position."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class DType(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """What is known of a tensor before a model runs."""
+    """What is known of a tensor at compile time."""
 
     shape: tuple[Dim, ...]
     dtype: DType

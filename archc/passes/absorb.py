@@ -1,7 +1,7 @@
-"""Attention does linear maps of its keys and values itself where few tokens stand behind many.
+"""Attention absorbs the linear maps of its keys and values where few new tokens follow many.
 
-The maps behind what is kept would have to be applied to every earlier token again.  Moved onto the queries
-and onto the weighted sum they are applied to the new tokens only, at the price of wider heads.
+Maps behind what is kept would have to be applied to every earlier token again.  Moved to the queries and to
+the weighted sum, they are applied to the new tokens only, at the price of wider heads.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Cost:
     flops: int
 
     def seconds(self, target: Target) -> float:
-        """By the roofline: what takes longer, moving the bytes or multiplying."""
+        """By the roofline: the longer of moving the bytes and multiplying."""
         return max(self.bytes / target.bandwidth, self.flops / target.matmul_rate)
 
 
@@ -98,7 +98,7 @@ class Absorption:
         return max(again // wider, 1) if wider > 0 else _ALWAYS
 
     def obstacle(self, target: Target) -> str:
-        """Why the target had better keep keys and values, or nothing."""
+        """Why keeping keys and values is better on the target; None if it is not."""
         if self.absorbed is None:
             return "keys and values are made of it in a way that attention cannot take over"
         width = self.absorbed.type(_reader(self.absorbed).inputs[0] or Value(0)).width

@@ -1,7 +1,7 @@
-"""The activation behind a product of experts joins it: it is computed of the product's sums, in registers.
+"""The activation after a product of experts is computed in the product's kernel, from sums in registers.
 
-Whatever is computed of the product alone, element by element, is its activation: a fusion that stands behind
-it already, one op, or several.
+Everything that is computed elementwise from the product alone counts as its activation: an existing fusion,
+one op, or several.
 """
 
 from __future__ import annotations

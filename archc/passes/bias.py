@@ -1,4 +1,4 @@
-"""A bias in front of an activation is added by the activation's kernel."""
+"""A bias before an activation is added by the activation's kernel."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What experts can take of a sequence is one kernel: choices are counted beside each other, not by expert.
+"""The capacity of experts is computed in one kernel, which compares choices with one another, not by expert.
 
-How many experts there are then does not matter, nor how much of the sequence a cache holds.
+Its cost depends neither on the number of experts nor on how much of the sequence is in a cache.
 """
 
 from __future__ import annotations

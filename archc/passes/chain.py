@@ -1,7 +1,7 @@
-"""Ops on rows become one op, whatever they are: what is done to a row before and behind a norm is done there.
+"""Ops on rows become one op, whatever they are: what happens to a row before and after a norm joins it.
 
-A group begins with its last op and takes up what makes its operands, as long as one program can hold a row of
-all of it.  Numbers that many values share, as of a token, of a head or of a layer, are operands too.
+A group starts from its last op and takes in the ops that make its operands, as long as one program can hold
+a row of everything.  Numbers that many values share, one for each token, head or layer, are operands too.
 """
 
 from __future__ import annotations

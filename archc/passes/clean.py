@@ -1,4 +1,4 @@
-"""Common subexpressions become one; what nothing reads goes."""
+"""Common subexpressions are merged; what nothing reads is removed."""
 
 from __future__ import annotations
 

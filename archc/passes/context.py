@@ -1,4 +1,4 @@
-"""What a pass gets besides the graph, and how it goes through one that it changes."""
+"""What a pass is given besides the graph, and how it iterates over a graph that it changes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which values of earlier tokens decoding keeps: the fewest bytes that all keys and values can be made from.
+"""Which values of earlier tokens decoding keeps: the fewest bytes from which all keys and values can be made.
 
-A minimum cut between what a model is given and what its attention reads, through all of its layers.  Behind
-the cut may lie what costs nothing to do for every earlier token again: rearrangements; linear maps that
-attention can absorb, where that pays; the way from one layer to another, so that nothing is kept twice.
+It is a minimum cut between a model's inputs and what its attention reads, through all layers.  Behind the cut
+may lie only what costs nothing to repeat for every earlier token: rearrangements; linear maps that attention
+can absorb, where that pays; and edges from one layer to another, so that nothing is kept twice.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Cut:
         return found - unwilling
 
     def _refusal(self, graph: Graph, reader: Node) -> str:
-        """Why a reader had better not do the linear maps behind the cut itself, or nothing."""
+        """Why a reader should not absorb the linear maps behind the cut; None if it should."""
         absorption = Absorption.behind(graph, reader, self.here(graph))
         return absorption.obstacle(self._target) if absorption else ""
 

@@ -1,7 +1,7 @@
 """`experts` become straight-line ops: choices sorted by expert, grouped linears over all rows, one sum.
 
-The body is written into the graph around it, each op on the rows of all experts at once.  A weight of an
-expert becomes the weights of all, [count, ...]; its checkpoint's tensors stay what they are.
+The body is inlined into the graph around it, each op working on the rows of all experts at once.  An expert's
+weight becomes a stack of all experts' weights, [count, ...]; the tensors of checkpoints stay the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from archc.passes.pack import LINEAR
 
 
 def dispatch_experts(graph: Graph, context: Context) -> None:
-    """Sort what tokens have chosen, and compute all experts' rows together."""
+    """Sort the tokens' choices, and compute all experts' rows together."""
     for part in graph.walk():
         for node in remaining(part, EXPERTS):
             obstacle = _obstacle(node)

@@ -1,4 +1,4 @@
-"""The number that what a layer adds is multiplied by meets that add at the next layer's start.
+"""The factor of what a layer adds to the residual stream moves, with the add, to the next layer's start.
 
 for: x = x + f; h = norm(x);          becomes         x, f = x, 0
      ...; f = 0.2 * g                                 for: x = x + 0.2 * f; h = norm(x); ...; f = g

@@ -1,4 +1,4 @@
-"""Folding: arithmetic on numbers, arithmetic that changes nothing, casts for a dtype alone."""
+"""Constant folding: arithmetic on numbers, arithmetic without effect, casts that only give a dtype."""
 
 from __future__ import annotations
 

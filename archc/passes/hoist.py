@@ -1,4 +1,4 @@
-"""What does not change from layer to layer is computed once, before the loop: rope tables, masks."""
+"""Loop invariants are computed once, before the loop: rope tables, masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stays the same while tokens are decoded: a `keep` for each such value that decoding reads."""
+"""Values that stay the same while tokens are decoded: each one that decoding reads gets a `keep`."""
 
 from __future__ import annotations
 

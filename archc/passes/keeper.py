@@ -1,7 +1,7 @@
-"""Where a model keeps values of earlier tokens: an `append` for each value of the cut.
+"""Puts an `append` into the graph for each value of the cut, where a model keeps values of earlier tokens.
 
-What attention reads is then made of what is kept, of all tokens so far; and what a layer takes over from an
-earlier one comes to it as it is kept there.
+What attention reads is then computed from the kept values of all tokens so far.  A layer that reuses values
+of an earlier layer is given what that layer keeps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The residual add at a layer's end meets the norm at the next layer's start.
+"""The residual add at a layer's end moves to the norm at the next layer's start.
 
 for: h = norm(x); ...; x = x + f                      x, f = x, 0
                                       becomes         for: x = x + f; h = norm(x); ...

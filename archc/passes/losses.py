@@ -1,8 +1,8 @@
-"""What training alone computes moves out of the way of everything else.
+"""What only training needs is separated from everything else.
 
-The `loss` and `note` statements of a graph become one node, and what only they read is computed in it.  What
-leads to a choice of experts is computed there once more: the choice and its arithmetic can then become one
-kernel, whose inner values nothing reads.  Notes that no term reads go.
+The `loss` and `note` statements of a graph become one node, which also computes what only they read.  The
+values that lead to a choice of experts are computed there a second time, so that nothing else reads them and
+the choice with its arithmetic can become one kernel.  Notes that no term reads are removed.
 """
 
 from __future__ import annotations

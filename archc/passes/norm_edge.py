@@ -1,4 +1,4 @@
-"""The norm of what a layer adds meets that add and the norm behind it, at the next layer's start.
+"""The norm of what a layer adds moves, with the add, to the norm at the next layer's start.
 
 for: x = x + f; h = norm(x);          becomes         x, f, w = x, 0, 0
      ...; f = norm(g) by weight                       for: x = x + norm(f) by w; h = norm(x);

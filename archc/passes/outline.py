@@ -1,4 +1,4 @@
-"""Nodes of a graph that become one op: what they compute is the decomposition of a fusion of their own."""
+"""Turns some nodes of a graph into one op: a fusion whose decomposition is what they compute."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Outline:
 
     A fused node among them is the steps of its own decomposition.
 
-    nodes:        in the order of the graph; none outside of them depends on one and is read by another
-    output_name:  for an output that the spec gives no name
-    operand_name: for an operand that it gives none, by its type; those of norms and fusions have names there
+    nodes:        in the order of the graph; no node outside may lie between two of them
+    output_name:  for an output without a name in the spec
+    operand_name: for an operand without one, by its type; operands of norms and fusions have names there
     whole_rows:   whether a program must hold a whole row
     """
 

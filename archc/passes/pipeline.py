@@ -1,4 +1,4 @@
-"""The pipeline, top to bottom.  Graphs are verified, and stages kept, between passes and never in one."""
+"""The pipeline, top to bottom.  Graphs are verified, and stages recorded, between passes, never in one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What chooses experts becomes one op: the arithmetic on a token's scores around each `top_k`.
+"""The choice of experts becomes one op: each `top_k` with the arithmetic on a token's scores around it.
 
-No router is known here.  Around a choice stand ops that look at nothing but one token's scores, few enough to
-be held together; all of them that can be joined are, and what they compute is their decomposition.
+No particular router is known here.  Ops around a choice that read nothing but one token's scores, few enough
+to fit in a program, are joined as far as possible; what they compute is the decomposition of the new op.
 """
 
 from __future__ import annotations

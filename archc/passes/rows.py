@@ -1,4 +1,4 @@
-"""Rows of experts move where they are used: a linear gathers its tokens itself, a sum applies its weights."""
+"""Experts' rows are gathered and weighted where they are used: by the linears and sums that read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has a value for each pair of tokens is made where it is read: it is large, and cheap to make."""
+"""Values for each pair of tokens are computed where they are read: they are large, and cheap to compute."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A linear map that is asked for in float32 multiplies what there is, and adds it up in float32.
+"""A linear map in float32 reads half-precision operands as they are and accumulates in float32.
 
-The products of two numbers of half precision are exact there: neither need be written down wider first.
-Noise that training puts on what it reads is put on it in float32 still.
+The product of two half-precision numbers is exact in float32, so the operands need not be cast first.  Noise
+that training adds to the input is still added in float32.
 """
 
 from __future__ import annotations
