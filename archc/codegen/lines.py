@@ -230,7 +230,7 @@ class Emitter:
             f"{other.attributes['slot']}={self._use(value)}" for other, value in zip(group, kept, strict=True)
         ]
         for value in kept:
-            if len(self.graph.users(value)) == 1:
+            if len(self.graph.users(value)) == 1 and not self.graph.is_output(value):
                 self.variables.end(value)
         targets = [self.variables.bind(other.outputs[0]) for other in group]
         left = f"({targets[0]},)" if len(targets) == 1 else ", ".join(targets)

@@ -136,7 +136,8 @@ class _Planner:
         op = self._custom_op()
         pointers = [f"{name}_ptr" for name in (*self.sources, *self.vectors)]
         strides = [f"{name}_stride" for name in self.sources]
-        arguments = [*(f"{name}_rows" for name in self.sources), *self.vectors]
+        arguments = [f"{name}_rows" for name in self.sources]
+        arguments += [f"{name}.contiguous()" for name in self.vectors]
         stride_arguments = [f"{name}_rows.stride(0)" for name in self.sources]
         return PointwiseKernel(
             name=self.fused.name,

@@ -79,7 +79,7 @@ class RowMemory:
         return f"{name}_rows = _rows({name}, {columns})"
 
     def argument(self, operand: RowOperand) -> str:
-        return f"{operand.name}_rows" if self.strides(operand) else operand.name
+        return f"{operand.name}_rows" if self.strides(operand) else f"{operand.name}.contiguous()"
 
     def store(self, pointer: str, value: str, columns: int, offset: int = 0, total: int = 0) -> str:
         """The statement that writes one row of a contiguous tensor."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from archc.errors import Span
@@ -15,6 +16,7 @@ from archc.frontend.values import Handle
 from archc.ir.graph import Graph
 from archc.ir.hashing import structural_hash
 from archc.ir.node import Value
+from archc.ir.ops.structure import LOSSES, WEIGHT
 from archc.ir.paths import Path
 
 
@@ -27,6 +29,19 @@ class Variant:
     carried: dict[str, Value]  # inputs of the body
     results: dict[str, Any]  # carried names after the iteration: tensors of the body, or plain values
     iterations: int = 0
+
+    @cached_property
+    def is_layer(self) -> bool:
+        """Whether it brings weights or losses."""
+        return any(node.op in (WEIGHT, LOSSES) for part in self.frame.graph.walk() for node in part.nodes())
+
+    def change(self, carried: Mapping[str, Handle]) -> tuple[str, Handle, Any] | None:
+        """A carried name that it leaves otherwise than it was entered, with what that was and is."""
+        for name, handle in carried.items():
+            result = self.results.get(name, handle)  # a list may have become shorter
+            if not isinstance(result, Handle) or result.type != handle.type:
+                return name, handle, result
+        return None
 
 
 @dataclass
@@ -62,14 +77,19 @@ class Segment:
             if variant.iterations > 1:
                 yield from variant.frame.unindexed
 
-    def type_change(self) -> tuple[str, Handle, Any] | None:
-        """A carried name that an iteration leaves otherwise than it entered, with what it was and is."""
-        for variant in self.variants:
-            for name, handle in self.carried.items():
-                result = variant.results.get(name, handle)  # a list may have become shorter
-                if not isinstance(result, Handle) or result.type != handle.type:
-                    return name, handle, result
-        return None
+    def change(self) -> tuple[str, Handle, Any] | None:
+        """A carried name that a layer leaves otherwise than it was entered, with what that was and is."""
+        changes = (variant.change(self.carried) for variant in self.variants if not self._is_free(variant))
+        return next((change for change in changes if change is not None), None)
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether some of its bodies are layers."""
+        return any(variant.is_layer for variant in self.variants)
+
+    def _is_free(self, variant: Variant) -> bool:
+        """Whether a variant may leave what it likes: it is written out, as no layer and the only turn."""
+        return not variant.is_layer and len(self.schedule) == 1
 
     def bodies(self, outer: Graph) -> tuple[list[Graph], list[int]]:
         """The different bodies, with one set of inputs and outputs, and which of them each iteration runs."""

@@ -18,7 +18,7 @@ from archc.frontend.limits import MAX_LOOP_DEPTH
 from archc.frontend.loop_segment import Segment, Variant, tensors_of
 from archc.frontend.lowerer import Frame, Observation
 from archc.frontend.statements import Statements, assigned_names
-from archc.frontend.turns import are_layers, write_out
+from archc.frontend.turns import write_out
 from archc.frontend.values import (
     POISON,
     ArithmeticMistake,
@@ -86,12 +86,16 @@ class _Loop:
                 segment = Segment(tensors_of(values))
             plain = {name: value for name, value in values.items() if name not in segment.carried}
             variant = self._variant(segment, step, plain)
-            if list(tensors_of(variant.results)) != list(segment.carried):
+            alone = variant.change(segment.carried) is not None and not variant.is_layer
+            if alone or list(tensors_of(variant.results)) != list(segment.carried):
                 # What this iteration leaves differs from what it entered with: it is a segment of its own.
                 values = self._finish(segment, values)
                 segment = Segment(tensors_of(values))
             segment.add(variant, step)
             values = dict(variant.results)
+            if alone:
+                values = self._finish(segment, values)
+                segment = Segment({})
             if any(isinstance(value, Poison) for value in values.values()):
                 break
         left = together(self._finish(segment, values))
@@ -206,7 +210,7 @@ class _Loop:
         for path, span in segment.shared_weights():
             text = ".".join(map(str, path))
             self.lowerer.report(mistakes.UnindexedPath(span, path=text, variable=self.variable))
-        change = segment.type_change()
+        change = segment.change()
         if change is not None:
             self._report_type(*change)
             return {**values, **dict.fromkeys(self.names, POISON)}
@@ -237,7 +241,7 @@ class _Loop:
         leaving = segment.leaving
         bodies, schedule = segment.bodies(outer)
         operands = [lowerer.resolve(handle) for handle in segment.carried.values()]
-        if not are_layers(bodies, schedule):
+        if not segment.has_layers and len(bodies) == len(schedule):
             return dict(zip(leaving, self._write_out(bodies, operands, segment), strict=True))
         types: tuple[TensorType, ...] = tuple(bodies[0].type(value) for _, value in bodies[0].outputs)
         node = outer.add(

@@ -1,4 +1,4 @@
-"""Loops whose turns are no layers: they bring no weights, and no two are alike.  They are written out."""
+"""Loops that are written out: their turns are no layers, as they have no weights, and no two are alike."""
 
 from __future__ import annotations
 
@@ -7,15 +7,8 @@ from dataclasses import replace
 
 from archc.ir.graph import Graph
 from archc.ir.node import Value
-from archc.ir.ops.structure import INPUT, LOSSES, WEIGHT
+from archc.ir.ops.structure import INPUT
 from archc.ir.paths import Index, Path
-
-
-def are_layers(bodies: Sequence[Graph], schedule: Sequence[int]) -> bool:
-    """Whether a loop's bodies are worth keeping as such: for their weights, losses, or as they come again."""
-    kept = (WEIGHT, LOSSES)
-    has_own = any(node.op in kept for body in bodies for part in body.walk() for node in part.nodes())
-    return has_own or len(bodies) < len(schedule)
 
 
 def write_out(outer: Graph, body: Graph, operands: Sequence[Value], variable: str, step: int) -> list[Value]:

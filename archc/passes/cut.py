@@ -18,6 +18,7 @@ from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT, INPUT, LOOP, WEIGHT
 from archc.ir.program import POSITIONS, positions_in
+from archc.ir.types import DType
 from archc.passes.absorb import Absorption, bytes_of
 from archc.target import Target
 
@@ -185,13 +186,15 @@ class Cut:
     def _reach(self, reader: Reader) -> float:
         """How many tokens back a reader sees; all where it adds what was computed for all, and not here.
 
-        All, too, where it may stand at an earlier position than its token's.
+        All, too, of whole numbers, and where it may stand at an earlier position than its token's.
         """
         graph, node = reader
         bias, positions = bias_of(node), node.operand(POSITIONS)
         if bias is not None and not graph.node(bias).op.has(Trait.PAIRWISE):
             return inf
         if positions is None or not self._never_before(Place(graph, positions), set()):
+            return inf
+        if any(graph.type(value).dtype is DType.I64 for value in node.past):
             return inf
         return node.op.reach(node.attributes) or inf
 

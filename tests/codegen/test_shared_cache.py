@@ -25,6 +25,7 @@ SIZES = {
     "kinds": lambda length: PAIR * (4 * RING + length),
     "latent": lambda length: 10 * length,
     "first": lambda length: PAIR // 2 * (1 + 4) * length,
+    "residual": lambda length: PAIR * 3 * length,
     "pairs": lambda length: PAIR * (1 + 2) * length,
 }
 
