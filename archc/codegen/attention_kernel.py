@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 from archc.codegen.attention_plan import AttentionKernel, LargeTile
 from archc.codegen.flash_kernel import plan_flash
 from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.native_kernel import plan_native_attention
-from archc.codegen.step_bias import plan_step_bias
+from archc.codegen.step_bias import StepBias, plan_step_bias
+from archc.ir.attention_form import AttentionForm
 from archc.ir.ops.attention import Chunked, Mask, Sliding
 
 _LEAST = 16  # rows and columns of a tensor core's tile
@@ -24,66 +26,164 @@ def plan_attention(fused: Fused, steps: bool, flash: bool) -> AttentionKernel:
     """The plan of an attention; whether the target has kernels for `steps`, and `flash` for sequences."""
     form = fused.rule.attention_form
     assert form is not None
-    queries = form.queries
-    keys = fused.types["k"].shape
-    heads, head_dim, kv_heads = map(int, (fused.types[queries[0]].shape[2], keys[3], keys[2]))
-    value_dim, joint = width_of(fused.node.types[0]), form.values_in_keys
-    mask: Mask = fused.node.attributes["mask"]
-    shared = form.keys_are_values
-    blocks = _blocks(heads // kv_heads, value_dim) if joint or shared else 1
-    group = heads // kv_heads // blocks
-    names = [name for name in fused.types if name not in (*queries, *_SPLIT)]
-    alone = joint or len(fused.rule.steps) == 1  # nothing but attention, without what makes a bias
-    plain = fused.plain if names or not alone or _softcap(fused) is not None else ()
-    rows = max(power_of_two(group), _LEAST)
-    beside = head_dim - value_dim if joint else head_dim  # columns of keys that are no values
-    head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (beside, value_dim))
-    loaded = value_block if shared else head_block + value_block  # columns for each key
-    first_head = f"{'block' if blocks > 1 else 'head'} * {group}"
-    bias = plan_step_bias(fused, f"{first_head} + query", f"query < {group}" if rows != group else "")
-    # One tile is keys and values: 16 of them, for more do not fit in the registers of every chip.
-    beside_queries = _LEAST if shared else _tile_beside(rows, loaded) if joint else 128
-    large = _large_tile(joint, shared, rows, loaded, beside_queries)
-    few = rows * value_block <= (8192 if joint or shared else 4096)
-    return AttentionKernel(
-        name=fused.name,
-        equation=fused.equation,
-        layout=fused.layout,
-        mask=_mask_arguments(mask),
-        oldest=_oldest(mask),
-        plain=plain,
-        queries=queries,
-        extra=tuple((name, f"{name}[:, :, queries, keys]" if name == "bias" else name) for name in names),
-        scale=float(fused.node.attributes["scale"]),
-        heads=heads,
-        kv_heads=kv_heads,
-        blocks=blocks,
-        head_dim=head_dim,
-        value_dim=value_dim,
-        rows=rows,
-        head_block=head_block,
-        value_block=value_block,
-        tile=min(_tile(loaded), beside_queries),
-        warps=4 if few or (shared and large) else 8,
-        softcap=_softcap(fused),
-        keeps=fused.keeps,
-        steps=(
-            steps
-            and (fused.keeps or not joint)
-            and mask.causal
-            and _are_known(names, alone or bias is not None)
-        ),
-        fixed=steps and not fused.keeps and not mask.causal and alone and not names and not joint,
-        flash=plan_flash(fused) if flash and not joint and not shared else None,
-        values_in_keys=joint,
-        shared=shared,
-        bias=bias,
-        native=(
-            plan_native_attention(fused) if fused.keeps and alone and not (joint or shared or names) else None
-        ),
-        large=large,
-        wide=_wide_tile(loaded, rows) if joint and large and group == _HEADS and blocks % 2 == 0 else None,
-    )
+    return _Planner(fused, form).kernel(steps, flash)
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """What the parts of a plan have in common."""
+
+    fused: Fused
+    form: AttentionForm
+
+    @property
+    def joint(self) -> bool:
+        """Whether values are the first columns of the keys."""
+        return self.form.values_in_keys
+
+    @property
+    def shared(self) -> bool:
+        """Whether keys are their own values."""
+        return self.form.keys_are_values
+
+    @property
+    def mask(self) -> Mask:
+        mask: Mask = self.fused.node.attributes["mask"]
+        return mask
+
+    @property
+    def softcap(self) -> float | None:
+        cap: float | None = self.fused.node.attributes.get("softcap")
+        return cap
+
+    @cached_property
+    def heads(self) -> int:
+        return int(self.fused.types[self.form.queries[0]].shape[2])
+
+    @cached_property
+    def kv_heads(self) -> int:
+        return int(self.fused.types["k"].shape[2])
+
+    @cached_property
+    def head_dim(self) -> int:
+        return int(self.fused.types["k"].shape[3])
+
+    @cached_property
+    def value_dim(self) -> int:
+        return width_of(self.fused.node.types[0])
+
+    @cached_property
+    def extra(self) -> list[str]:
+        """Operands besides queries, keys, values and positions."""
+        return [name for name in self.fused.types if name not in (*self.form.queries, *_SPLIT)]
+
+    @cached_property
+    def alone(self) -> bool:
+        """Whether the fusion has nothing but attention: it makes no bias."""
+        return self.joint or len(self.fused.rule.steps) == 1
+
+    @cached_property
+    def blocks(self) -> int:
+        """Programs of a key head."""
+        return _blocks(self.heads // self.kv_heads, self.value_dim) if self.joint or self.shared else 1
+
+    @cached_property
+    def group(self) -> int:
+        """Query heads of a program."""
+        return self.heads // self.kv_heads // self.blocks
+
+    @cached_property
+    def rows(self) -> int:
+        return max(power_of_two(self.group), _LEAST)
+
+    @cached_property
+    def head_block(self) -> int:
+        """Holds the columns of keys that are no values."""
+        return max(power_of_two(self.head_dim - self.value_dim if self.joint else self.head_dim), _LEAST)
+
+    @cached_property
+    def value_block(self) -> int:
+        return max(power_of_two(self.value_dim), _LEAST)
+
+    @cached_property
+    def loaded(self) -> int:
+        """Columns that are loaded for each key."""
+        return self.value_block if self.shared else self.head_block + self.value_block
+
+    @cached_property
+    def most_keys(self) -> int:
+        """Keys that a program can hold at a time beside its queries."""
+        if self.shared:  # one tile is keys and values: more than 16 do not fit in every chip's registers
+            return _LEAST
+        return _tile_beside(self.rows, self.loaded) if self.joint else 128
+
+    @cached_property
+    def bias(self) -> StepBias | None:
+        first = f"{'block' if self.blocks > 1 else 'head'} * {self.group}"
+        mask = f"query < {self.group}" if self.rows != self.group else ""
+        return plan_step_bias(self.fused, f"{first} + query", mask)
+
+    @cached_property
+    def large(self) -> LargeTile | None:
+        return _large_tile(self.joint, self.shared, self.rows, self.loaded, self.most_keys)
+
+    @cached_property
+    def wide(self) -> LargeTile | None:
+        halves = self.group == _HEADS and self.blocks % 2 == 0
+        return _wide_tile(self.loaded, self.rows) if self.joint and self.large and halves else None
+
+    @cached_property
+    def warps(self) -> int:
+        few = self.rows * self.value_block <= (8192 if self.joint or self.shared else 4096)
+        return 4 if few or (self.shared and self.large) else 8
+
+    @cached_property
+    def has_step(self) -> bool:
+        """Whether the kernel for one token can do everything that is done to scores."""
+        known = set(self.extra) <= {"sinks", "table", "bias"} and (self.alone or self.bias is not None)
+        return known and self.mask.causal and (self.fused.keeps or not self.joint)
+
+    @cached_property
+    def is_bare(self) -> bool:
+        """Whether keys and values are separate, and nothing else is read."""
+        return self.alone and not (self.joint or self.shared or self.extra)
+
+    def kernel(self, steps: bool, flash: bool) -> AttentionKernel:
+        fused = self.fused
+        has_plain = self.extra or not self.alone or self.softcap is not None
+        fixed = not fused.keeps and not self.mask.causal and self.alone and not self.extra and not self.joint
+        return AttentionKernel(
+            name=fused.name,
+            equation=fused.equation,
+            layout=fused.layout,
+            mask=_mask_arguments(self.mask),
+            oldest=_oldest(self.mask),
+            plain=fused.plain if has_plain else (),
+            queries=self.form.queries,
+            extra=tuple((n, f"{n}[:, :, queries, keys]" if n == "bias" else n) for n in self.extra),
+            scale=float(fused.node.attributes["scale"]),
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            blocks=self.blocks,
+            head_dim=self.head_dim,
+            value_dim=self.value_dim,
+            rows=self.rows,
+            head_block=self.head_block,
+            value_block=self.value_block,
+            tile=min(_tile(self.loaded), self.most_keys),
+            warps=self.warps,
+            softcap=self.softcap,
+            keeps=fused.keeps,
+            steps=steps and self.has_step,
+            fixed=steps and fixed,
+            flash=plan_flash(fused) if flash and not self.joint and not self.shared else None,
+            values_in_keys=self.joint,
+            shared=self.shared,
+            bias=self.bias,
+            native=plan_native_attention(fused) if fused.keeps and self.is_bare else None,
+            large=self.large,
+            wide=self.wide,
+        )
 
 
 def _large_tile(joint: bool, shared: bool, rows: int, columns: int, keys: int) -> LargeTile | None:
@@ -106,21 +206,11 @@ def _wide_tile(columns: int, rows: int) -> LargeTile:
     return LargeTile(columns, 2 * rows, _LATENT_KEYS // 2, stages=3, held=3)
 
 
-def _are_known(names: list[str], alone: bool) -> bool:
-    """Whether the kernel for one token can do everything that is done to scores."""
-    return alone and set(names) <= {"sinks", "table", "bias"}
-
-
 def _oldest(mask: Mask) -> str:
     """The first position that a query sees, as an expression of its own; "" for all."""
     if isinstance(mask, Sliding):
         return f"position - {int(mask.window) - 1}"
     return f"position // {int(mask.chunk)} * {int(mask.chunk)}" if isinstance(mask, Chunked) else ""
-
-
-def _softcap(fused: Fused) -> float | None:
-    cap: float | None = fused.node.attributes.get("softcap")
-    return cap
 
 
 def _tile(width: int) -> int:
