@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-gpu hazards check goldens bench clean
+.PHONY: demo test test-all test-gpu hazards check types style goldens bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m archc.demo
@@ -24,9 +24,14 @@ hazards: $(VENV)/.test
 	$(BIN)/python -m pytest --hazards -n 2 --dist worksteal -m kernels
 
 check: $(VENV)/.test
+	$(MAKE) --jobs=2 types style
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+style: $(VENV)/.test
 	$(BIN)/ruff check archc tests benchmarks
 	$(BIN)/black --check --quiet archc tests benchmarks
-	$(BIN)/mypy
 	$(BIN)/archc build --check
 	$(BIN)/archc fmt --check specs/*.arch
 

@@ -1,11 +1,13 @@
-"""What tests share: building a package and importing it, random checkpoints, distances."""
+"""What tests share: building a package and importing it, random checkpoints, distances, folders."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -51,3 +53,11 @@ def scramble(model: nn.Module, seed: int = 0, spread: float = 0.3) -> None:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(1 + 0.2 * noise if parameter.dim() == 1 else spread * noise)
+
+
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder that all test processes of a run have in common."""
+    own = factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    folder.mkdir(exist_ok=True)
+    return folder

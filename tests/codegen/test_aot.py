@@ -51,7 +51,7 @@ from archc.verification.launches import launches
 from archc.verification.machine_code import MachineCode, Tile
 from tests.codegen.kernel_cases import FIRST, RULES, spec_of_case
 from tests.codegen.test_router import router_spec
-from tests.support import ROOT, SPECS, compile_model
+from tests.support import ROOT, SPECS, compile_model, shared_folder
 
 MODULES = {path: compiler.read_spec_file(path).module for path in sorted(SPECS.glob("*.arch"))}
 MODELS = {model: path for path, module in MODULES.items() for model in module.models}
@@ -76,11 +76,10 @@ def _empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """Compiles launches for a chip, each once for all test processes of a run."""
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "usages"
+    folder = shared_folder(tmp_path_factory, "usages")
     if kept := os.environ.get("ARCHC_USAGES"):
         folder = Path(kept).resolve() / _toolchain()
-    folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def compile_all(found: Iterable[Launch], chip: str) -> Iterator[Usage]:
         for launch in found:

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from archc.ir.ops import experts as ops
 from tests.codegen.fused_ops import fused_ops, inputs
 from tests.codegen.kernel_cases import CASES, rule_of_case, spec_of_case
-from tests.support import SPECS, build, distance, scramble
+from tests.support import SPECS, build, distance, scramble, shared_folder
 
 DTYPES = [torch.float32, torch.bfloat16]
 LEVEL = {torch.float32: 1e-7, torch.bfloat16: 2e-4}  # below this all are as good
@@ -48,9 +48,10 @@ def _package(spec: str, model: str) -> ModuleType:
     return build(SPECS / f"{spec}.arch", model, Path(mkdtemp()))
 
 
-@functools.cache
-def _cache_folder() -> str:
-    return mkdtemp()
+@pytest.fixture(autouse=True)
+def _shared_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Native code is compiled once for all test processes of a run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared_folder(tmp_path_factory, "native")))
 
 
 def _native(package: ModuleType) -> ModuleType:
@@ -58,11 +59,10 @@ def _native(package: ModuleType) -> ModuleType:
 
 
 @pytest.fixture
-def package(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def package() -> Iterator[ModuleType]:
     """A package with its native code, which is off again behind the test."""
     found = _package("smollm2", "smollm2_tiny")
     native = _native(found)
-    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
     assert native.build()
     yield found
     native._functions.clear()
@@ -171,7 +171,6 @@ def test_extreme_values(package: ModuleType, rows: int, value: float) -> None:
 @needs_compiler
 def test_fused_ops(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is as near to float64 as its plain form, with all operands and without optional ones."""
-    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
     op = fused_ops(spec_of_case(name), "a", Path(mkdtemp()))[rule_of_case(name)]
     native = op.kernels.native
     optional = {operand.name for operand in op.operands if operand.optional}
@@ -200,7 +199,6 @@ def test_decoding(
     spec: str, natively: str, batch: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logits behind a cache are as near to float64 as PyTorch's are, by calls of loops, layers or ops."""
-    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
     package = _package(spec, f"{spec}_tiny")
     exact, rounded = package.Model(dtype=torch.float64), package.Model(dtype=dtype)
     scramble(exact, spread=0.1)
@@ -235,7 +233,6 @@ def _at_once(native: ModuleType, most: int, monkeypatch: pytest.MonkeyPatch) -> 
 @needs_compiler
 def test_a_loop_is_its_layers(spec: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """One call for all layers, of one kind or of two, computes what one for each does."""
-    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
     package = _package(spec, f"{spec}_tiny")
     native = _native(package)
     assert native.build()
@@ -259,7 +256,6 @@ def test_a_loop_is_its_layers(spec: str, dtype: torch.dtype, monkeypatch: pytest
 @needs_compiler
 def test_a_window_behind_a_prompt(prompt: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Less than a window of 5, as much, and more: its ring has gone round, and goes round again."""
-    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
     package = _package("gemma2", "gemma2_tiny")
     native = _native(package)
     assert native.build()
@@ -351,7 +347,6 @@ def _step_by_step(model: torch.nn.Module, tokens: Tensor) -> Tensor:
 @needs_compiler
 def test_layers_that_do_not_take_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """More tokens than one, and padding; and experts have no such function."""
-    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
     package = _package("gemma2", "gemma2_tiny")
     native = _native(package)
     assert native.build()
@@ -448,10 +443,9 @@ ROWS_OF_EXPERTS = (3, 0, 1, 8, 4, 70, 0, 5, 64, 70)  # few, more, and too many
 
 
 @pytest.fixture
-def experts(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def experts() -> Iterator[ModuleType]:
     """The module of a package whose tokens choose experts, with native code."""
     found = _package("mixtral", "mixtral_tiny")
-    monkeypatch.setenv("XDG_CACHE_HOME", _cache_folder())
     assert _native(found).build()
     threads = torch.get_num_threads()
     yield importlib.import_module(f"{found.__name__}.experts")
