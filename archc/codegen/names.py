@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Sequence
+from itertools import groupby
 
 from archc.ir.names import unique
 from archc.ir.paths import Path, Stored
@@ -111,6 +112,10 @@ def _packed_name(leaves: list[str]) -> str:
     shared = 0
     while all(len(w) > shared + 1 for w in words) and len({w[-1 - shared] for w in words}) == 1:
         shared += 1
+    if not shared and len({w[-1] for w in words}) < len(words):  # q_proj, k_proj, v_proj, gate: qkv_proj_gate
+        return "_".join(
+            _packed_name(list(alike)) for _, alike in groupby(leaves, lambda leaf: leaf.split("_")[-1])
+        )
     ends = words[0][len(words[0]) - shared :]
     heads = ["_".join(w[: len(w) - shared]) for w in words]
     glue = "" if all(len(head) == 1 for head in heads) else "_"

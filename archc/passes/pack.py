@@ -17,6 +17,8 @@ from archc.ir.types import DType, TensorType
 from archc.passes.context import Context, place_of
 from archc.passes.fold import canonical_sizes
 
+_ALIGNED = 8  # numbers of half precision in 16 bytes, which kernels read at once
+
 LINEAR: Op = OPS["linear"]
 SPLIT: Op = OPS["split"]
 
@@ -44,16 +46,33 @@ def _transpose(graph: Graph, linear: Node) -> None:
 
 
 def pack_linears(graph: Graph, context: Context) -> None:
-    """Pack linears that read the same value and meet again in the same op."""
+    """Pack linears that read one value and meet again in one op; then gates on what they lead to."""
     for part in graph.walk():
         for group in _groups(part):
-            reason = _obstacle(part, group)
-            names = ", ".join(_weight_name(part, node) for node in group)
-            if reason:
-                context.report.remark("pack", f"{names} ({place_of(group[0])}) stay apart: {reason}")
-            else:
-                _pack(part, group)
-                context.report.remark("pack", f"{names} ({place_of(group[0])}) are one linear")
+            _pack_group(part, group, context)
+        for group in _groups(part):
+            if all(_is_gate_or_gated(part, node) for node in group):
+                _pack_group(part, group, context)
+
+
+def _pack_group(graph: Graph, group: list[Node], context: Context) -> None:
+    reason = _obstacle(graph, group)
+    names = ", ".join(_weight_name(graph, node) for node in group)
+    if reason:
+        context.report.remark("pack", f"{names} ({place_of(group[0])}) stay apart: {reason}")
+    else:
+        _pack(graph, group)
+        context.report.remark("pack", f"{names} ({place_of(group[0])}) are one linear")
+
+
+def _is_gate_or_gated(graph: Graph, linear: Node) -> bool:
+    """Whether a linear meets others before it meets another linear, in rows whose parts kernels read well."""
+    meeting = _meeting(graph, linear.inputs[0], linear)
+    assert meeting is not None
+    between = graph.depends_on(linear.id) & graph.needed_by(meeting)
+    width = linear.types[0].width
+    aligned = isinstance(width, int) and width % _ALIGNED == 0
+    return aligned and not any(graph.node(number).op is LINEAR for number in between)
 
 
 def _groups(graph: Graph) -> list[list[Node]]:
@@ -71,18 +90,41 @@ def _groups(graph: Graph) -> list[list[Node]]:
 def _meeting(graph: Graph, source: Value | None, linear: Node) -> int | None:
     """The first op that all made of a linear goes through, and that reads more of what its source makes."""
     assert source is not None
-    others = graph.depends_on(source.node) - graph.depends_on(linear.id) - {linear.id}
+    others = _made_of(graph, graph.node(source)) - _made_of(graph, linear) - {linear.id}
     places = {node.id: place for place, node in enumerate(graph.nodes())}
     waiting = {linear.id}
     while waiting:
         node = graph.node(min(waiting, key=places.__getitem__))
         waiting.remove(node.id)
-        if not waiting and any(value is not None and value.node in others for value in node.inputs):
+        if not waiting and any(value.node in others for value in _computed_with(node)):
             return node.id
         if node.op is not APPEND and any(graph.is_output(value) for value in node.outputs):
             return None  # what is kept goes to later layers as well
-        waiting |= {user.id for value in node.outputs for user, _ in graph.users(value)}
+        waiting |= {user.id for user in _readers(graph, node)}
     return None
+
+
+def _made_of(graph: Graph, node: Node) -> set[int]:
+    """Numbers of the nodes that are computed of a node's values, directly or through others."""
+    found: set[int] = set()
+    waiting = [node]
+    while waiting:
+        readers = [reader for reader in _readers(graph, waiting.pop()) if reader.id not in found]
+        found |= {reader.id for reader in readers}
+        waiting += readers
+    return found
+
+
+def _readers(graph: Graph, node: Node) -> list[Node]:
+    """The nodes that read more of a node's values than their dtype."""
+    users = [(value, user) for value in node.outputs for user, _ in graph.users(value)]
+    return [user for value, user in users if value in _computed_with(user)]
+
+
+def _computed_with(node: Node) -> list[Value]:
+    """What a node reads more of than the dtype."""
+    models = [node.operand(name) for name in node.op.models]
+    return [value for value in node.inputs if value is not None and value not in models]
 
 
 def _obstacle(graph: Graph, group: list[Node]) -> str:
@@ -94,7 +136,7 @@ def _obstacle(graph: Graph, group: list[Node]) -> str:
         return "some have a bias and some have none"
     if len({str(weight.attributes["init"]) for weight in weights}) > 1:
         return "their weights start out differently"
-    if len({tuple(bool(s.planes) for s in stored_in(weight)) for weight in weights}) > 1:
+    if len({bool(stored.planes) for weight in weights for stored in stored_in(weight)}) > 1:
         return "some experts' weights lie in one tensor, some in their own"
     if len({weight.attributes["trained"] for weight in weights}) > 1:
         return "some are trained and some are not"
@@ -121,7 +163,7 @@ def _pack(graph: Graph, group: list[Node]) -> None:
         SPLIT,
         [packed.outputs[0]],
         {"sizes": sizes},
-        names=tuple(graph.name_of(node.outputs[0]) or _path_name(node) for node in group),
+        names=tuple(graph.name_of(node.outputs[0]) or _path_name(graph, node) for node in group),
         span=first.span,
         scope=first.scope,
         order=(*first.order, 1),
@@ -131,9 +173,12 @@ def _pack(graph: Graph, group: list[Node]) -> None:
         graph.remove(node)
 
 
-def _path_name(linear: Node) -> str:
-    """The last word of the path that a linear was called under: `q` for q_proj."""
-    return str(linear.path[-1]).removesuffix("_proj") if linear.path else ""
+def _path_name(graph: Graph, linear: Node) -> str:
+    """The last word of the path that a linear was called under, `q` for q_proj; `qkv` for one of parts."""
+    if linear.path:
+        return str(linear.path[-1]).removesuffix("_proj")
+    parts = [graph.name_of(part) for user, _ in graph.users(linear.outputs[0]) for part in user.outputs]
+    return ("" if all(len(part) == 1 for part in parts) else "_").join(parts)
 
 
 def _concatenate(graph: Graph, values: list[Value | None]) -> Value:

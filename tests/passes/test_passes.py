@@ -238,6 +238,21 @@ def test_pack_joins_what_meets_again(family: str, attention: list[str]) -> None:
     ]
 
 
+@pytest.mark.parametrize(("heads", "packed"), [(8, True), (3, False)])
+def test_pack_joins_a_gate_with_what_it_opens(heads: int, packed: bool) -> None:
+    """Where rows of all of them begin at 16 bytes; the MLP beside it reads the same, and stays apart."""
+    body = f"""x = embedding(tokens, 9, d) as wte
+    q, k, v = linear(x, d) as q, linear(x, d) as k, linear(x, d) as v
+    o = attention(split_heads(q, {heads}), split_heads(k, {heads}), split_heads(v, {heads}), mask = causal)
+    o = merge_heads(o * unsqueeze(sigmoid(cast_like(upcast(linear(x, {heads}) as gate), o))))
+    return linear(o, d) as o + linear(silu(linear(x, d) as up), d) as down"""
+    graphs, _ = staged(program_of(body))
+    found = [[path.split(".")[-2] for path in paths] for paths in weights(graphs["pack"])]
+    assert [*"qkv"] in found
+    assert ([*"qkv", "gate"] in found) == packed
+    assert not any("up" in names for names in found if len(names) > 1)
+
+
 @pytest.mark.parametrize(
     ("second", "reason"),
     [

@@ -16,6 +16,7 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import BRANCH
+from archc.ir.rule import rule_of
 from archc.verification.packages import import_package
 from archc.verification.step import counted_step, layer_launches, planned_step
 from tests.support import SPECS, compile_model
@@ -43,10 +44,12 @@ def _most(layer: Graph) -> int:
     """The launches that a layer may have; weights of several experts are stacked.
 
     A further product that cannot be one with others is one more, such as those around a latent.  So is a norm
-    between two linear maps.  A further attention, over another sequence, is one, and the norm before it.
+    between two linear maps, and what is done to attention's result before the next, as by a gate or a norm:
+    one token's keys are shared out, so no program of attention has a whole row.  A further attention, over
+    another sequence, is one, and the norm before it.
     """
     experts = any(len(weight.types[0].shape) > 2 for weight in layer.weights())
-    between = sum(_is_between_linears(layer, node) for node in layer.nodes() if node.op.name == "rms_norm")
+    between = sum(_is_between_linears(layer, node) for node in layer.nodes() if rule_of(node) is not None)
     attentions = sum("mask" in node.attributes or node.op is BRANCH for node in layer.nodes())
     further = 2 * (attentions - 1) if attentions > 1 else 0
     return MOST[experts] + max(_products(layer) - PRODUCTS[experts], 0) + between + further
@@ -64,9 +67,19 @@ def _products(layer: Graph) -> int:
     return len(set(products))
 
 
-def _is_between_linears(graph: Graph, norm: Node) -> bool:
-    readers = {user.op.name for user, _ in graph.users(norm.outputs[0])}
-    return readers == {"linear"} and _maker(graph, norm.inputs[0]).op.name == "linear"
+def _is_between_linears(graph: Graph, node: Node) -> bool:
+    """Whether a kernel stands between linear maps alone, a norm, or between attention and one, anything."""
+    readers = {user.op.name for user in _users(graph, node)}
+    makers = [_maker(graph, value) for value in node.inputs if value is not None]
+    behind_attention = any("mask" in maker.attributes for maker in makers)
+    behind_linear = node.op.name == "rms_norm" and makers[0].op.name == "linear"
+    return readers == {"linear"} and (behind_attention or behind_linear)
+
+
+def _users(graph: Graph, node: Node) -> list[Node]:
+    """The nodes that read what a node makes, which views may lie behind."""
+    found = [user for value in node.outputs for user, _ in graph.users(value)]
+    return [each for user in found for each in (_users(graph, user) if user.op.has(Trait.VIEW) else [user])]
 
 
 def _maker(graph: Graph, value: Value | None) -> Node:
