@@ -76,7 +76,7 @@ def fits_row(form: RowForm) -> bool:
 
 
 def clashing_name(names: Sequence[str]) -> str:
-    """The name of an operand or a result that a kernel needs for something else; None if there is none."""
+    """The name of an operand or a result that a kernel needs for something else; "" if there is none."""
     gradients = {f"d{name}" for name in names}
     return next((name for name in names if name in RESERVED | gradients), "")
 

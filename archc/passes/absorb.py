@@ -98,7 +98,7 @@ class Absorption:
         return max(again // wider, 1) if wider > 0 else _ALWAYS
 
     def obstacle(self, target: Target) -> str:
-        """Why keeping keys and values is better on the target; None if it is not."""
+        """Why keeping keys and values is better on the target; "" if it is not."""
         if self.absorbed is None:
             return "keys and values are made of it in a way that attention cannot take over"
         width = self.absorbed.type(_reader(self.absorbed).inputs[0] or Value(0)).width

@@ -39,7 +39,7 @@ def plan_cache(graph: Graph, context: Context) -> None:
 
 
 def _obstacle(graph: Graph) -> str:
-    """Why a token cannot be computed from the past alone, or need not be; None if it can."""
+    """Why a token cannot be computed from the past alone, or need not be; "" if it can."""
     if not vocabulary_of(graph):
         return "what the model returns is not logits over its tokens"
     fixed = Fixed(graph)

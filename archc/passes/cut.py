@@ -164,7 +164,7 @@ class Cut:
         return found - unwilling
 
     def _refusal(self, graph: Graph, reader: Node) -> str:
-        """Why a reader should not absorb the linear maps behind the cut; None if it should."""
+        """Why a reader should not absorb the linear maps behind the cut; "" if it should."""
         absorption = Absorption.behind(graph, reader, self.here(graph))
         return absorption.obstacle(self._target) if absorption else ""
 
