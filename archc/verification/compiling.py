@@ -83,6 +83,17 @@ def _attempt(launch: Launch, chip: Chip) -> Usage | KernelError:
         return error
 
 
+def hash_triton() -> None:
+    """Let Triton hash its own files, as it does once in a process before it compiles anything.
+
+    It takes half a second in which Python can do something else; threads that begin to compile at once would
+    each do it.
+    """
+    from triton.runtime.cache import triton_key
+
+    triton_key()
+
+
 def _processors() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from archc import compiler
 from archc.settings import parse_settings
 from archc.tuned import read_tables
 from archc.verification.chips import CHIPS, Chip
-from archc.verification.compiling import Compiling, KernelError, Usage
+from archc.verification.compiling import Compiling, KernelError, Usage, hash_triton
 from archc.verification.launch import Launch
 from archc.verification.launches import find_launches
 
@@ -60,6 +61,7 @@ def kernels(
 ) -> bool:
     """Compile all kernels of a spec's models for chips, and print what each takes; whether nothing is off."""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 wants to be told its own default
+    Thread(target=hash_triton, daemon=True).start()
     spec = compiler.read_spec_file(path)
     tuned = read_tables(table)
     console = Console(markup=False, highlight=False)  # a spec's names are printed as they are

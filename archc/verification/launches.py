@@ -38,6 +38,7 @@ from archc.verification.launch import Launch
 from archc.verification.packages import import_package
 
 _SHARES = 32  # programs among which the keys of one sequence and head are shared
+_PROCESSORS = 1 << 16  # of a chip that no sequence fills
 
 
 @dataclass(frozen=True)
@@ -255,17 +256,19 @@ def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dty
 def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype, keys: int) -> None:
     """With few keys, which one program reads, and with many that are shared; padded or not, and in a ring.
 
-    All of that for each chip's room where tiles depend on it, and with as many sequences as the widest need.
+    All of that for each chip's room where tiles depend on it, and with as many sequences as the widest need
+    and fewer.
     """
-    shares, room, processors = kernels._shares, kernels._room, kernels._processors
+    replaced = kernels._shares, kernels._room, kernels._processors
     rings = [(_SHARES, False, keys // 2)] if plan.oldest else []
     alone = [(1, False, keys)] if plan.wide else []
     ways = ((1, True, keys), (_SHARES, False, keys), *rings, *alone)
     rooms = {chip.shared: None for chip in CHIPS.values()} if plan.large or plan.wide else (0,)
-    kernels._processors = lambda _: 1
-    for (count, padded, length), free in itertools.product(ways, rooms):
+    chips = (1, _PROCESSORS) if plan.wide else (1,)  # that one sequence fills, and does not
+    for (count, padded, length), free, processors in itertools.product(ways, rooms, chips):
         kernels._shares = lambda *_, count=count: count
         kernels._room = lambda _, free=free: free
+        kernels._processors = lambda _, processors=processors: processors
         kept = [plan.head_dim] if plan.one_slot else [plan.head_dim, plan.value_dim]
         asked = [plan.value_dim, plan.behind] if plan.values_in_keys else [plan.head_dim]
         queries = [torch.zeros(1, 1, plan.heads, width, dtype=dtype) for width in asked]
@@ -280,7 +283,7 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype, keys: in
         told = [padded] if plan.tells_padding else []
         own = [positions] if plan.reads_position else []
         step(*queries, *new, *stores, filled, *own, places, *told, *extra)
-    kernels._shares, kernels._room, kernels._processors = shares, room, processors
+    kernels._shares, kernels._room, kernels._processors = replaced
 
 
 def _extra(kernels: Any, plan: AttentionKernel, name: str, dtype: torch.dtype, keys: int) -> Tensor:

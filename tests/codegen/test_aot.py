@@ -300,11 +300,16 @@ def test_a_chip_has_the_tiles_that_a_package_chooses_there() -> None:
     steps = [
         each for each in _launches("deepseek_v3", MAIN[0]) if each.name.endswith("_attention_step_kernel")
     ]
-    tiles = {
-        name: {dict(step.constants)["TILE"] for step in steps if step.belongs_to(chip)}
+    found = {
+        name: {
+            (own["HEADS"], own["TILE"])
+            for step in steps
+            if step.belongs_to(chip) and not (own := dict(step.constants))["PADDED"]
+        }
         for name, chip in CHIPS.items()
     }
-    assert tiles == {"sm_80": {64}, "sm_90": {32, 64}, "sm_100": {32, 64}, "gfx942": {16}}
+    few, many = (32, 64), (64, 32)  # query heads and keys of a program, for few sequences and many
+    assert found == {"sm_80": {few}, "sm_90": {few, many}, "sm_100": {few, many}, "gfx942": {(32, 16)}}
 
 
 def test_too_many_threads_are_found() -> None:
