@@ -25,6 +25,8 @@ from archc.ir.records import Record, readable
 from archc.ir.types import shape_text, taken_type
 
 _TENSOR_OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
+_COMPARED = "`step(x - y)` is 1 where x > y, else 0"
+_TENSOR_HINTS = {"**": "write `x ** 2 * x`, `sqrt(x)` or `exp(n * log(x))`", ">": _COMPARED, "<": _COMPARED}
 _PLAIN = (int, float, str, tuple, range, Record, type(None))
 
 
@@ -174,7 +176,8 @@ class Expressions(Lowerer):
         if expr.operator == "**" and isinstance(left, Handle) and self.known(right) == 2:
             return self.apply(OPS["square"], [left], {}, expr.span)[0]
         if expr.operator not in _TENSOR_OPS:
-            return self.report(mistakes.NoTensorOperator(expr.span, operator=expr.operator))
+            hint = _TENSOR_HINTS.get(expr.operator)
+            return self.report(mistakes.NoTensorOperator(expr.span, operator=expr.operator, hint=hint))
         for side in (left, right):
             if not isinstance(side, Handle) and not arithmetic.is_number(self.known(side)):
                 what = f"each side of `{expr.operator}`"
@@ -234,7 +237,11 @@ def unknown_name(expr: syntax.Name, env: Env, hint: str | None = None) -> mistak
 
 SLIP = 0.85  # of names that differ by a slip of the pen, as `NEAR`
 
-# What other languages call what this one has.
+_NO_STATE = (
+    "there is no op for state spaces and linear attention; `shifted` and `CausalConv` look at earlier tokens"
+)
+
+# What other languages call what this one has, or has not.
 _ELSEWHERE = {
     "True": "write `true`",
     "False": "write `false`",
@@ -243,6 +250,17 @@ _ELSEWHERE = {
     "range": "a range is written `0..n`",
     "zeros": "write `fill(0)`",
     "ones": "write `fill(1)`",
+    **dict.fromkeys(("clamp", "clip"), "write `minimum(maximum(x, low), high)`"),
+    **dict.fromkeys(("cat", "stack"), "write `concat(x, y)`, side by side along the last dim"),
+    **dict.fromkeys(("chunk", "unbind"), "write `split(x, parts)`"),
+    **dict.fromkeys(
+        ("view", "reshape", "transpose", "permute"), "`split_heads` and `merge_heads` shape heads"
+    ),
+    **dict.fromkeys(("where", "masked_fill"), "`step(x)` is 1 where x > 0, else 0: a factor"),
+    **dict.fromkeys(("conv1d", "short_conv"), "`CausalConv(x, taps)` of std: write `import std`"),
+    **dict.fromkeys(("selective_scan", "ssm", "mamba", "linear_attention", "delta_rule"), _NO_STATE),
+    "dropout": "training here is without dropout: leave it out",
+    "swish": "write `silu`",
 }
 
 
