@@ -156,9 +156,9 @@ class Class:
     head: Head | None = None  # of a language model, when `lines` end at what the head reads
     fixed: Fixed | None = None  # where it reads what does not follow from the tokens that are added
     native: NativeLayer | None = None  # a layer whose ops all have native code
-    reads: str = ""  # what that code reads of the layer
-    of_token: str = ""  # the call of that code for the layer alone
-    stack: NativeLayers | None = None  # the native code of a loop, behind the last of its layers' classes
+    native_inputs: str = ""  # the layer's tensors that this code reads
+    native_call: str = ""  # the call of this code for the layer alone
+    stack: NativeLayers | None = None  # the native code of a loop, after the last of its layers' classes
 
     @property
     def is_model(self) -> bool:

@@ -206,7 +206,7 @@ class ClassWriter:
             inner = (*indices, identifier(loop.attributes["variable"]))
             classes = self._bodies(loop, segment, inner, given)
             layers.append(Layers(name, layer_modules(loop, classes, inner)))
-            stack = self._natively(loop, classes)
+            stack = self._native_layers(loop, classes)
             options = [argument.name for argument in layer_options(loop)]
             calls[loop.id] = LoopCall(name, options, stack)
         return layers, calls
@@ -233,8 +233,8 @@ class ClassWriter:
             names.append(name)
         return names
 
-    def _natively(self, loop: Node, classes: Sequence[str]) -> NativeLayers | None:
-        """The native code of a loop, which its layers call one by one; None unless all of them have it."""
+    def _native_layers(self, loop: Node, classes: Sequence[str]) -> NativeLayers | None:
+        """A loop's native code; None unless all layers have it: each of those that do then calls its own."""
         places = {each.name: place for place, each in enumerate(self.classes) if each.name in classes}
         natives = [self.classes[place] for place in places.values() if self.classes[place].native]
         if not natives:
@@ -242,14 +242,16 @@ class ClassWriter:
         kinds = [each.native for each in natives if each.native]
         operands = [argument_named(text, natives[0]) for text in kinds[0].operands]
         span = next(each for each in natives[0].arguments if each.annotation == "Span")
-        name = unique("layers_of_token", {*self.names, *(kind.function.name for kind in kinds)})
+        name = unique("decode_layers", {*self.names, *(kind.function.name for kind in kinds)})
         stack = plan_native_layers(name, kinds, operands, span)
         if stack is None:
             return None
         self.names.add(name)
         for kind, (each, native) in enumerate(zip(natives, kinds, strict=True)):
             call = stack.call("[self]", native.operands)
-            self.classes[places[each.name]] = replace(each, reads=native.reads(kind), of_token=call)
+            self.classes[places[each.name]] = replace(
+                each, native_inputs=native.declaration(kind), native_call=call
+            )
         self.classes[-1] = replace(self.classes[-1], stack=stack)
         return stack if len(natives) == len(loop.bodies) else None
 

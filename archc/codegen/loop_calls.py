@@ -30,7 +30,7 @@ class LoopCall:
     stack: NativeLayers | None
 
     def lines(self, targets: list[str], operands: list[str]) -> list[Line]:
-        """The statements that call the layers one after another, or their native code at once."""
+        """Statements that call the layers one after another, or their native code instead."""
         arguments = ", ".join([*with_spans(operands), *self.options])
         lines = [
             Line(f"for layer in self.{self.name}:"),
@@ -39,9 +39,9 @@ class LoopCall:
         if self.stack is None:
             return lines
         return [
-            Line(f"of_token = {self.stack.call(f'self.{self.name}', operands)}"),
-            Line("if of_token is not None:"),
-            Line(f"    {', '.join(targets)} = of_token"),
+            Line(f"decoded = {self.stack.call(f'self.{self.name}', operands)}"),
+            Line("if decoded is not None:"),
+            Line(f"    {', '.join(targets)} = decoded"),
             Line("else:"),
             *(line.indented() for line in lines),
         ]

@@ -1,4 +1,4 @@
-"""Plans for native code: fused ops as functions of C++, of the same plans as their Triton kernels."""
+"""Plans of native code: fused ops as C++ functions, from the same plans as their Triton kernels."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def plan_native_norm(
     inner: Sequence[Norm],
     ends: tuple[str, Norm | None, str],
 ) -> NativeRows | None:
-    """A norm of sums in C++; None where its tensors are not all of the model's dtype.
+    """The norm of a sum in C++; None where its tensors are not all of the model's dtype.
 
-    plain, inner: operands that are added as they are, and norms whose results are added
-    ends:         the output that holds the sum, the norm of it, the output of that; "" and None for none
+    plain, inner: operands that are added as they are, and norms whose outputs are added
+    ends:         the name of the sum's output, its norm, the name of the norm's output; "" and None for none
     """
     if not _is_uniform(fused):
         return None
@@ -93,7 +93,7 @@ def plan_native_row(
     program: RowSteps,
     statements: Sequence[str],
 ) -> NativeRows | None:
-    """Ops on rows in C++, a loop over columns for each statement that has several.
+    """Ops on rows in C++, with a loop for each statement over several columns.
 
     loads:      values and their places, as in `source_ptr[row * width + column]`
     statements: those of the Triton kernel, `name = expression`
@@ -116,7 +116,7 @@ def plan_native_row(
 
 
 def _each_column(name: str, columns: int, text: str) -> list[str]:
-    """A value of one number, or of several columns."""
+    """The statements of a value: one number, or a loop over columns."""
     name = cpp_name(name)
     if columns == 1:
         return [f"const float {name} = {text};"]
@@ -125,13 +125,13 @@ def _each_column(name: str, columns: int, text: str) -> list[str]:
 
 
 def _of_column(text: str, columns: Mapping[str, int]) -> str:
-    """An expression of C++ for one column."""
+    """A C++ expression with the elements of one column."""
     rows = {cpp_name(name) for name, count in columns.items() if count > 1}
     return _NAME.sub(lambda name: f"{name[0]}[column]" if name[0] in rows else name[0], text)
 
 
 def _along(step: RowStep, columns: Mapping[str, int]) -> str:
-    """What is computed of all columns of a row."""
+    """A reduction over the columns of a row, or what follows from one."""
     (x,) = map(str, step.inputs)
     row, count = cpp_name(x), columns[x]
     if step.op == "sum":
@@ -149,14 +149,14 @@ def plan_native_rope(fused: Fused, op: CustomOp, width: int) -> NativeRope | Non
 
 
 def plan_native_attention(fused: Fused) -> NativeAttention | None:
-    """One token's attention over a cache in C++, where its keys are all, or the last ones, up to its own."""
+    """Attention of one token to a cache in C++, where its mask is causal or a sliding window."""
     mask = fused.node.attributes["mask"]
     if not isinstance(mask, Causal | Sliding):
         return None
     operands = [f"const T* {name}_ptr" for name in ("q", "k", "v")]
-    kept = ["T* keys_ptr", "T* values_ptr", "T* o_ptr"]
-    team = "batch * std::min(length + 1, room) > 128 ? threads : 1"
-    function = NativeFunction(fused.name, (*operands, *kept), ("batch", "room", "length"), team)
+    caches = ["T* keys_ptr", "T* values_ptr", "T* o_ptr"]
+    threads = "batch * std::min(length + 1, room) > 128 ? threads : 1"
+    function = NativeFunction(fused.name, (*operands, *caches), ("batch", "room", "length"), threads)
     return NativeAttention(function, int(mask.window) if isinstance(mask, Sliding) else None)
 
 

@@ -1,4 +1,4 @@
-"""A layer of one token as a single function of C++, which calls those of its ops one after another."""
+"""A layer's decoding step as a single C++ function, which calls those of its ops one after another."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def plan_native_layer(
     arguments: Mapping[Value, str],
     weights: Mapping[int, str],
 ) -> NativeLayer | None:
-    """The function of a layer's body; None where there is no native code for some op of it.
+    """The function of a layer's body; None where one of its ops has no native code.
 
     kernel:    the plan of a fused node
-    arguments: what the layer's class, of that name, calls the graph's inputs
-    weights:   the texts of its weights, `self.name`, by their nodes' numbers
+    arguments: the graph's inputs, as the layer's class, of that name, calls them
+    weights:   the texts of its weights, `self.name`, by their nodes' ids
     """
     layer = _Layer(graph, kernel)
     rows = [value for value in graph.inputs if layer.is_rows(value)]
@@ -52,7 +52,7 @@ def plan_native_layer(
     spans = [text for text in with_spans([*arguments.values()]) if is_span(text)]
     if not (rows and keeps and len(spans) == 1 and all(map(layer.has_code, graph.nodes()))):
         return None
-    return _Writer(layer, arguments, weights).plan(f"{name.lower()}_of_token", doc)
+    return _Writer(layer, arguments, weights).plan(f"decode_{name.lower()}", doc)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _Layer:
     kernel: Callable[[Graph, Node], Kernel]
 
     def has_code(self, node: Node) -> bool:
-        """Whether there is native code for a node, or nothing to do."""
+        """Whether a node has native code, or needs none."""
         if node.op in (INPUT, RECENT):
             return all(self.is_tensor(value) or self._only_places(value) for value in node.outputs)
         if node.op is WEIGHT:
@@ -85,7 +85,7 @@ class _Layer:
         return kernel.native.call if isinstance(kernel, OpKernel) and kernel.native else None
 
     def _only_places(self, value: Value) -> bool:
-        """Whether a value only tells attention where tokens stand."""
+        """Whether a value only gives attention the positions of tokens."""
         readers = [reader for reader, _ in self.graph.users(value)]
         return all(each.op is RECENT or isinstance(self.native(each), NativeAttention) for each in readers)
 
@@ -93,12 +93,12 @@ class _Layer:
         return self.graph.type(value).dtype in (DType.FLOAT, DType.F32)
 
     def is_rows(self, value: Value) -> bool:
-        """Whether a value is of the model's dtype, and there is one for each token."""
+        """Whether a value has a row of the model's dtype for each token."""
         type_ = self.graph.type(value)
         return type_.dtype is DType.FLOAT and type_.shape[:2] == ("B", "T")
 
     def width(self, value: Value) -> int:
-        """How many numbers a token has."""
+        """How many numbers a value has for a token."""
         return math.prod(int(dim) for dim in self.graph.type(value).shape[2:])
 
     def shape(self, value: Value) -> str:
@@ -107,7 +107,7 @@ class _Layer:
 
 
 class _Writer:
-    """Writes a layer's statements, in which each value is a pointer."""
+    """Writes a layer's statements; each value is a pointer in them."""
 
     def __init__(self, layer: _Layer, arguments: Mapping[Value, str], weights: Mapping[int, str]):
         self.layer = layer
@@ -118,12 +118,12 @@ class _Writer:
         self.texts: dict[Value, str] = {}
         self.read: set[Value] = set()
         self.lines: list[str] = []
-        self.kept: dict[str, str] = {}  # pointers to what is kept of each token, by slot
-        self._names = {*_SIZES, "space", "team"}
-        self._width = 0  # of what is made on the way
+        self.caches: dict[str, str] = {}  # pointers to the cache, by slot
+        self._names = {*_SIZES, "workspace", "team"}
+        self._width = 0  # how many intermediate values a token has
 
     def plan(self, name: str, doc: str) -> NativeLayer | None:
-        """The function; None where the layer hands on one of its operands."""
+        """The function; None where a result of the layer is one of its operands."""
         for value in self._known():
             self.texts[value] = self._new(
                 (self.given.get(value) or self.weights[value.node]).removeprefix("self.")
@@ -143,7 +143,7 @@ class _Writer:
         pointers = [
             f"const {'float' if self._is_table(value) else 'T'}* {self.texts[value]}" for value in read
         ]
-        pointers += [f"T* {text}" for text in (*self.kept.values(), *made.values(), "space")]
+        pointers += [f"T* {text}" for text in (*self.caches.values(), *made.values(), "workspace")]
         has_tables = any(map(self._is_table, inputs))
         sizes = [size for size in _SIZES if has_tables or size != "table_tokens"]
         return NativeLayer(
@@ -154,22 +154,22 @@ class _Writer:
                 NativeInput(self.graph.inputs.index(value), self._is_table(value)) for value in inputs
             ),
             weights=tuple(map(self._weight, weights)),
-            slots=tuple(self.kept),
+            slots=tuple(self.caches),
             results=tuple(map(self._result, outputs)),
-            handed_on=tuple(self._weight(v) for v in outputs if v not in made and v not in weights),
+            passed_through=tuple(self._weight(v) for v in outputs if v not in made and v not in weights),
             lines=tuple(self.lines),
-            space=self._width,
+            workspace=self._width,
         )
 
     def _known(self) -> list[Value]:
-        """What the caller has: the layer's operands and weights."""
+        """The values that the caller has: the layer's operands and weights."""
         return [*self.given, *(node.outputs[0] for node in self.graph.weights())]
 
     def _is_table(self, value: Value) -> bool:
         return self.graph.type(value).dtype is DType.F32
 
     def _weight(self, value: Value) -> str:
-        """The name of a parameter, "" for what is none."""
+        """The name of the parameter that a value is, "" for none."""
         return self.weights.get(value.node, "").removeprefix("self.")
 
     def _result(self, value: Value) -> NativeResult:
@@ -197,9 +197,9 @@ class _Writer:
         operands = dict(zip((*rule.operands, *rule.weights), node.inputs, strict=True))
         names = call.arguments[: len(call.function.pointers) - len(node.outputs)]
         given = [*(self._read(operands[name]) for name in names), *map(self._make, node.outputs)]
-        value = operands[call.asked[0]]
+        value = operands[call.checked[0]]
         assert value is not None
-        many = self.layer.width(value) // call.width  # rows of a token
+        many = self.layer.width(value) // call.width  # rows for a token
         rows = "rows" if many == 1 else f"{many} * rows"
         self._add(call.function.name, [*given, rows, *call.function.sizes[1:]])
 
@@ -207,29 +207,29 @@ class _Writer:
         kept = kept_by(self.graph, node)
         new = [self._read(node.inputs[0]), *(self._read(each.inputs[0]) for each in kept)]
         slots = [each.attributes["slot"] for each in kept]
-        self.kept.update((slot, self._new(f"{slot}_kept")) for slot in slots)
-        pointers = [*new, *(self.kept[slot] for slot in slots), self._make(node.outputs[0])]
+        self.caches.update((slot, self._new(f"{slot}_cache")) for slot in slots)
+        pointers = [*new, *(self.caches[slot] for slot in slots), self._make(node.outputs[0])]
         room = self._room(native.window) if native.window else "max_length"
         self._add(native.function.name, [*pointers, "rows", room, "length"])
 
     def _room(self, window: int) -> str:
-        """For how many tokens there is room in a ring."""
+        """How many tokens a ring has room for."""
         name = self._new("room")
         self.lines.append(f"const int64_t {name} = std::min<int64_t>(max_length, {window});")
         return name
 
     def _split(self, node: Node) -> None:
-        """Parts of each row are copied: those of several rows lie apart."""
+        """Copies the columns of each part: they are not contiguous where there are several rows."""
         (source,) = node.inputs
         assert source is not None
         first = 0
         for value in node.outputs:
             given = [self._read(source), self._make(value), self.layer.width(source), first]
-            self._add("part", [*map(str, given), str(self.layer.width(value)), "rows"])
+            self._add("copy_columns", [*map(str, given), str(self.layer.width(value)), "rows"])
             first += self.layer.width(value)
 
     def _add(self, function: str, arguments: list[str]) -> None:
-        self.lines.append(f"{function}_rows<T>({', '.join(['team', *arguments])});")
+        self.lines.append(f"{function}_kernel<T>({', '.join(['team', *arguments])});")
 
     def _read(self, value: Value | None) -> str:
         if value is None:
@@ -238,10 +238,12 @@ class _Writer:
         return self.texts[value]
 
     def _make(self, value: Value) -> str:
-        """Where a value is written to: for a result what the caller gives, else some of the team's memory."""
+        """Where a value is written: a result to the caller's tensor, anything else to the workspace."""
         if value not in self.texts:
             name = self._new(self.graph.name_of(value) or self._wanted(self.graph.node(value), value.output))
-            self.lines.append(f"T* const {name} = space{f' + {self._width} * rows' if self._width else ''};")
+            self.lines.append(
+                f"T* const {name} = workspace{f' + {self._width} * rows' if self._width else ''};"
+            )
             self.texts[value] = name
             self._width += self.layer.width(value)
         return self.texts[value]

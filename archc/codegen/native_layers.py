@@ -1,4 +1,4 @@
-"""The layers of a loop for one token as a single C++ function, which calls those of its different layers."""
+"""The decoding step of all layers of a loop as a single C++ function, which calls that of each."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from archc.codegen.native_plan import (
 from archc.ir.names import unique
 
 _TAKEN = (
-    *("cache", "given", "held", "kinds", "layer", "layers", "length", "max_length"),
-    *("rows", "sizes", "space", "team"),
+    *("addresses", "cache", "kinds", "layer", "layers", "length", "max_length", "pointers"),
+    *("rows", "sizes", "table_tokens", "team", "tensors", "workspace"),
 )
 
 
 def plan_native_layers(
     name: str, kinds: Sequence[NativeLayer], operands: Sequence[Argument], span: Argument
 ) -> NativeLayers | None:
-    """The function of a loop's layers; None without any, or where they do not hand on the same.
+    """The function of a loop's layers; None without any, or where they pass different weights through.
 
-    name:     what it is called
-    kinds:    the different layers that have native code
-    operands: what one of them calls the operands of the loop, of which the first are handed on
+    name:     of the function
+    kinds:    the different layers, those that have native code
+    operands: the loop's operands, as one of the layers names them; a layer's results replace the first ones
     """
     if not kinds or len({tuple(each.weight for each in kind.results) for kind in kinds}) > 1:
         return None
@@ -71,7 +71,7 @@ class _Writer:
             carried=tuple(text for text, _ in made if text in rows),
             results=tuple(self._result(place, each) for place, each in enumerate(self.results)),
             steps=tuple(map(self._step, self.kinds)),
-            space=sum(each.width for _, each in made) + max(kind.space for kind in self.kinds),
+            workspace=sum(each.width for _, each in made) + max(kind.workspace for kind in self.kinds),
         )
 
     def _function(self, name: str, made: Iterable[str], has_tables: bool) -> NativeFunction:
@@ -79,7 +79,7 @@ class _Writer:
             f"const {'float' if each.is_table else 'T'}* {self.names[each.place]}" for each in self.inputs
         ]
         pointers += ["const int64_t* kinds"] if len(self.kinds) > 1 else []
-        pointers += ["T* const* held", *(f"T* {text}_out" for text in made)]
+        pointers += ["T* const* tensors", *(f"T* {text}_out" for text in made)]
         table_tokens = ["table_tokens"] if has_tables else []
         return NativeFunction(
             name, tuple(pointers), ("layers", "rows", *table_tokens, "max_length", "length")
@@ -90,14 +90,14 @@ class _Writer:
 
     def _step(self, kind: NativeLayer) -> NativeStep:
         given = ["team", *(self.names[each.place] for each in kind.inputs)]
-        given += [f"held[{place}]" for place in range(len(kind.weights) + len(kind.slots))]
+        given += [f"tensors[{place}]" for place in range(len(kind.weights) + len(kind.slots))]
         given += [f"{self.names[place]}_next" for place, each in enumerate(self.results) if not each.weight]
-        given.append("space")
+        given.append("workspace")
         read = [each.place for each in self.inputs]
-        handed_on = [
-            f"{self.names[place]} = held[{kind.place(each.weight)}];"
+        passed_through = [
+            f"{self.names[place]} = tensors[{kind.place(each.weight)}];"
             for place, each in enumerate(kind.results)
             if each.weight and place in read
         ]
-        call = f"{kind.function.name}_rows<T>({', '.join([*given, *kind.function.sizes])});"
-        return NativeStep(call, tuple(handed_on), len(kind.held))
+        call = f"{kind.function.kernel}<T>({', '.join([*given, *kind.function.sizes])});"
+        return NativeStep(call, tuple(passed_through), len(kind.tensors))

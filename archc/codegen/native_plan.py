@@ -1,4 +1,4 @@
-"""What the templates of native code may see: functions in C++, for a CPU, and calls of them."""
+"""What the templates of native code may see: functions in C++ for a CPU, and calls of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from archc.codegen.class_plan import Argument
 from archc.codegen.literals import tuple_text
 from archc.codegen.spans import is_span, with_spans
 
-# What no variable may be called: words of C++, and names of the templates.
+# Names that no variable may have: words of C++, and names that the templates use.
 _WORDS = (
     "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl "
     "const constexpr const_cast continue decltype default delete do double dynamic_cast else enum "
@@ -20,26 +20,26 @@ _WORDS = (
     "virtual void volatile wchar_t while xor xor_eq T column row rows "
 )
 
-FEW_ROWS = 4  # of which a product with weights reads these in one stream
-MOST_ROWS = 64  # of which a product is native: PyTorch's are as fast for more
+FEW_ROWS = 4  # at most so many rows are multiplied by one row of weights at a time, read in one stream
+MOST_ROWS = 64  # at most so many rows are multiplied natively: for more, PyTorch is as fast
 
 
 def cpp_name(name: str) -> str:
-    """A name in C++, near to one in Python."""
-    return f"{name}_" if name in _WORDS.split() else name
+    """The C++ name of a variable: that in Python, unless it is a reserved word or could be a function's."""
+    return f"{name}_" if name in _WORDS.split() or name.endswith("_kernel") else name
 
 
 @dataclass(frozen=True)
 class NativeFunction:
     """A function of C++, once for each dtype T, that a team of threads runs: contiguous tensors, then sizes.
 
-    team: how many threads it is worth where there are `threads`, in C++
+    threads: a C++ expression for the size of the team, given `threads`, the number of threads available
     """
 
     name: str
     pointers: tuple[str, ...]
     sizes: tuple[str, ...]
-    team: str = "threads"
+    threads: str = "threads"
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -50,11 +50,15 @@ class NativeFunction:
         return tuple(parameter.split()[-1] for parameter in self.parameters)
 
     @property
+    def kernel(self) -> str:
+        return f"{self.name}_kernel"
+
+    @property
     def signature(self) -> str:
-        return f"void {self.name}_rows({', '.join(['Team& team', *self.parameters])}) {{"
+        return f"void {self.kernel}({', '.join(['Team& team', *self.parameters])}) {{"
 
     def exported(self, suffix: str, dtype: str) -> str:
-        """The signature of what is called from outside, for one dtype."""
+        """The signature of the exported function for one dtype."""
         parameters = ", ".join([*self.parameters, "int64_t threads"]).replace("T*", f"{dtype}*")
         return f'extern "C" void {self.name}_{suffix}({parameters}) {{'
 
@@ -80,22 +84,23 @@ GROUPED_LINEAR = NativeFunction(
 
 @dataclass(frozen=True)
 class NativeCall:
-    """A function of a fused op, what `native.takes` is asked about, and what the function is given.
+    """A call of a fused op's function.
 
-    width: that of a row of the first operand that is asked about
+    checked: the operands that `native.supports` is asked about
+    width:   of a row of the first of them
     """
 
     function: NativeFunction
-    asked: tuple[str, ...]
+    checked: tuple[str, ...]
     width: int
     arguments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class NativeRows:
-    """An op whose rows, or columns of rows, are computed one after another.
+    """An op that is computed row by row, or column by column in each row.
 
-    lines: statements for one of them
+    lines: the statements for one of them
     """
 
     call: NativeCall
@@ -113,7 +118,7 @@ class NativeRope:
 
 @dataclass(frozen=True)
 class NativeAttention:
-    """Attention of one token, which sees all that is kept: the last tokens of a window, or all for None."""
+    """Attention of one token to everything in the cache: the last `window` tokens, or all for None."""
 
     function: NativeFunction
     window: int | None
@@ -121,7 +126,7 @@ class NativeAttention:
 
 @dataclass(frozen=True)
 class NativeInput:
-    """An operand of a layer, by its place among all; a table is of float32, others of the model's dtype."""
+    """An operand of a layer, by its index among all; a table is of float32, others of the model's dtype."""
 
     place: int
     is_table: bool
@@ -129,9 +134,9 @@ class NativeInput:
 
 @dataclass(frozen=True)
 class NativeResult:
-    """What a layer hands on: one of its weights, or what it makes, `width` numbers for a token.
+    """One of a layer's results: a weight that it passes through, or a new tensor of `width` values a token.
 
-    shape: behind [B, T], in Python
+    shape: the dims after [B, T], in Python
     """
 
     weight: str
@@ -141,11 +146,12 @@ class NativeResult:
 
 @dataclass(frozen=True)
 class NativeLayer:
-    """A layer for one token of each sequence: what it takes, in this order, and its statements in C++.
+    """A layer's decoding step, for one token of each sequence: its arguments in order, and its statements.
 
-    operands: what its class calls those of the loop
-    weights:  names of parameters of its class; handed_on: such that it only hands on
-    space:    how many numbers it makes on the way, for a token
+    operands:       the loop's operands, as its class names them
+    weights:        names of the parameters that it computes with
+    passed_through: names of the parameters that are only among its results
+    workspace:      how many intermediate values it has for a token
     """
 
     function: NativeFunction
@@ -155,26 +161,26 @@ class NativeLayer:
     weights: tuple[str, ...]
     slots: tuple[str, ...]
     results: tuple[NativeResult, ...]
-    handed_on: tuple[str, ...]
+    passed_through: tuple[str, ...]
     lines: tuple[str, ...]
-    space: int
+    workspace: int
 
     @property
-    def held(self) -> tuple[str, ...]:
-        """What native code is told the addresses of."""
-        return (*self.weights, *self.slots, *self.handed_on)
+    def tensors(self) -> tuple[str, ...]:
+        """The parameters and cache slots whose addresses native code is given."""
+        return (*self.weights, *self.slots, *self.passed_through)
 
-    def reads(self, kind: int) -> str:
-        """The same in Python, for the kind of that number."""
+    def declaration(self, kind: int) -> str:
+        """The same in Python; `kind` is the layer's number among its loop's different layers."""
         texts = [str(kind), _names(self.weights), _names(self.slots)]
-        texts += [f"handed_on={_names(self.handed_on)}"] if self.handed_on else []
-        return f"native.OfToken({', '.join(texts)})"
+        texts += [f"passed_through={_names(self.passed_through)}"] if self.passed_through else []
+        return f"native.LayerInputs({', '.join(texts)})"
 
     def place(self, weight: str) -> int:
-        """Where a weight stands in `held`."""
+        """The index of a weight in `tensors`."""
         if weight in self.weights:
             return self.weights.index(weight)
-        return len(self.weights) + len(self.slots) + self.handed_on.index(weight)
+        return len(self.weights) + len(self.slots) + self.passed_through.index(weight)
 
 
 def _names(names: Sequence[str]) -> str:
@@ -183,27 +189,30 @@ def _names(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class NativeStep:
-    """One kind of a loop's layers in C++: the call of its function, and how weights become operands.
+    """One kind of a loop's layers in C++.
 
-    held: how many addresses it reads
+    call:           of its function
+    passed_through: statements that hand weights to the next layer as operands
+    tensors:        how many of the addresses are this layer's
     """
 
     call: str
-    handed_on: tuple[str, ...]
-    held: int
+    passed_through: tuple[str, ...]
+    tensors: int
 
 
 @dataclass(frozen=True)
 class NativeLayers:
-    """The layers of a loop for one token of each sequence, one behind the other.
+    """The decoding step of all layers of a loop, one after another, for one token of each sequence.
 
-    places:    of the loop's operands that layers read; arguments: these, in Python
-    first:     the argument that says how many rows there are
-    others:    further ones of the model's dtype; tables: those of float32
-    made:      results that are made: their names, shapes behind [B, T], and widths
+    places:    indices of the loop's operands that layers read
+    arguments: these operands, as arguments in Python
+    first:     the argument that tells the number of rows
+    others:    further arguments of the model's dtype; tables: those of float32
+    made:      new tensors among the results: their names, dims after [B, T], and widths
     carried:   those of them that the next layer reads
-    results:   all, as Python returns them
-    space:     how many numbers of a token threads need memory for
+    results:   all results, as Python returns them
+    workspace: how many intermediate values there are for a token
     """
 
     name: str
@@ -217,10 +226,10 @@ class NativeLayers:
     carried: tuple[str, ...]
     results: tuple[str, ...]
     steps: tuple[NativeStep, ...]
-    space: int
+    workspace: int
 
     def call(self, layers: str, operands: Sequence[str]) -> str:
-        """The call for a list of layers, by whoever calls the loop's operands so."""
+        """The call for a list of layers, given the texts of the loop's operands."""
         span = next(text for text in with_spans(operands) if is_span(text))
         given = [operands[place] for place in self.places]
         return f"{self.name}({', '.join([layers, *given, span, 'cache'])})"

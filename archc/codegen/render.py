@@ -135,7 +135,7 @@ def _module(package: Package, module: Module) -> str:
     for each in module.classes:
         classes.append(_class(package, each))
         if each.stack:
-            classes.append(_fill("layers_of_token.jinja", n=each.stack))
+            classes.append(_fill("decode_layers.jinja", n=each.stack))
     return _fill("model.py.jinja", package=package, module=module, classes=classes)
 
 
@@ -197,7 +197,7 @@ def _native_functions(package: Package) -> list[tuple[str, NativeFunction, Kerne
 def _native(package: Package) -> dict[str, str]:
     """native.py and native.cpp."""
     found = _native_functions(package)
-    layers = [each.native for each in package.model.classes if each.native and each.of_token]
+    layers = [each.native for each in package.model.classes if each.native and each.native_call]
     stacks = package.model.stacks
     kernels = [_fill(f"native/{template}.jinja", k=kernel, few=FEW_ROWS) for template, _, kernel in found]
     bodies = [_fill("native/layer.jinja", k=layer) for layer in layers]

@@ -7,7 +7,7 @@ import importlib
 import itertools
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from tempfile import mkdtemp
 from types import ModuleType
@@ -148,7 +148,7 @@ def test_threads_share_the_layers(package: ModuleType, calls: list[str]) -> None
         with torch.no_grad():
             found.append(torch.cat([model(token, cache=cache) for token in tokens.split(1, 1)], 1))
     torch.set_num_threads(before)
-    assert calls.count("layers_of_token") == 3 * 9
+    assert calls.count("decode_layers") == 3 * 9
     assert all(torch.equal(found[0], each) for each in found)
 
 
@@ -213,7 +213,7 @@ def test_decoding(
     found = _step_by_step(rounded, tokens)
     layers = rounded.layers if hasattr(rounded, "layers") else rounded.h
     expected = {"loop": 1, "layer": len(layers), "op": 0}
-    assert calls.count("layers_of_token") == 12 * expected[natively]
+    assert calls.count("decode_layers") == 12 * expected[natively]
     assert any("attention" in name for name in calls) == (natively == "op")
     native._functions.clear()
     plain = _step_by_step(rounded, tokens)
@@ -222,10 +222,12 @@ def test_decoding(
 
 def _at_once(native: ModuleType, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let native code take at most some layers in a call."""
-    held = native.held
-    monkeypatch.setattr(
-        native, "held", lambda layers, *given: held(layers, *given) if len(layers) <= most else None
-    )
+    original = native.layer_addresses
+
+    def addresses(layers: Sized, *given: object) -> object:
+        return original(layers, *given) if len(layers) <= most else None
+
+    monkeypatch.setattr(native, "layer_addresses", addresses)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -244,10 +246,10 @@ def test_a_loop_is_its_layers(spec: str, dtype: torch.dtype, monkeypatch: pytest
         with monkeypatch.context() as patch:
             calls = _called(native, patch)
             together = _step_by_step(model, tokens)
-            assert calls.count("layers_of_token") == 5
+            assert calls.count("decode_layers") == 5
             _at_once(native, min(count - 1, 1), patch)
             assert torch.equal(_step_by_step(model, tokens), together) or count == 1
-            assert calls.count("layers_of_token") == 5 + (5 * count if count > 1 else 0)
+            assert calls.count("decode_layers") == 5 + (5 * count if count > 1 else 0)
     native._functions.clear()
 
 
@@ -269,7 +271,7 @@ def test_a_window_behind_a_prompt(prompt: int, most: int, monkeypatch: pytest.Mo
         found = [model(piece, cache=cache) for piece in tokens.split([prompt, *[1] * 9], 1)]
         native._functions.clear()
         assert distance(torch.cat(found, 1), model(tokens)) < 1e-5
-    assert len([name for name in calls if "of_token" in name or "attention" in name]) == (9 if most else 18)
+    assert len([name for name in calls if "decode" in name or "attention" in name]) == (9 if most else 18)
 
 
 @needs_compiler
@@ -301,7 +303,7 @@ def test_weights_that_change_between_tokens(package: ModuleType, calls: list[str
         found.append(_step_by_step(model, token))
         assert distance(found[-1], model(token)) < (1e-5 if change is not cast else 0.02)
         assert not torch.equal(found[-1], found[-2])
-    assert calls.count("layers_of_token") == len(found)
+    assert calls.count("decode_layers") == len(found)
 
 
 @needs_compiler
@@ -324,7 +326,7 @@ def test_layers_that_somebody_has_changed(package: ModuleType, calls: list[str])
     layer.__class__ = type("Own", (type(layer),), {})
     _step_by_step(model, token)
     assert seen == ["hook", "forward"]
-    assert calls.count("layers_of_token") == 3 * (len(model.layers) - 1)
+    assert calls.count("decode_layers") == 3 * (len(model.layers) - 1)
 
 
 @needs_compiler
@@ -333,8 +335,8 @@ def test_a_cache_of_another_dtype(package: ModuleType, calls: list[str]) -> None
     model = package.Model(dtype=torch.bfloat16).requires_grad_(False)
     cache = model.new_cache(1, 4)
     native = _native(package)
-    assert native.held(model.layers, torch.bfloat16, cache) is not None
-    assert native.held(model.float().layers, torch.float32, cache) is None
+    assert native.layer_addresses(model.layers, torch.bfloat16, cache) is not None
+    assert native.layer_addresses(model.float().layers, torch.float32, cache) is None
     assert not calls
 
 
@@ -356,12 +358,12 @@ def test_layers_that_do_not_take_a_token(monkeypatch: pytest.MonkeyPatch) -> Non
     with torch.no_grad():
         model(tokens, cache=model.new_cache(1, 4))
         model(tokens[:, :1], cache=model.new_cache(1, 4), padding=torch.ones(1, 1, dtype=torch.bool))
-        assert "layers_of_token" not in calls
+        assert "decode_layers" not in calls
         model(tokens[:, :1], cache=model.new_cache(1, 100))
-        assert calls.count("layers_of_token") == 1
+        assert calls.count("decode_layers") == 1
     native._functions.clear()
     mixtral = importlib.import_module(f"{_package('mixtral', 'mixtral_tiny').__name__}.model")
-    assert not hasattr(mixtral.Layer, "OF_TOKEN")
+    assert not hasattr(mixtral.Layer, "NATIVE_INPUTS")
 
 
 @needs_compiler
@@ -371,13 +373,13 @@ def test_layers_whose_weights_lie_otherwise(package: ModuleType, calls: list[str
     scramble(model, spread=0.1)
     tokens = torch.randint(40, (1, 3))
     expected = _step_by_step(model, tokens)
-    assert calls.count("layers_of_token") == 3
+    assert calls.count("decode_layers") == 3
     calls.clear()
     first, second, *others = model.layers
     first.o_proj = torch.nn.Parameter(first.o_proj.t().contiguous().t(), requires_grad=False)
     parametrize.register_parametrization(second, "o_proj", torch.nn.Identity())
     assert distance(_step_by_step(model, tokens), expected) < 1e-5
-    assert calls.count("layers_of_token") == len(others) * 3
+    assert calls.count("decode_layers") == len(others) * 3
 
 
 @needs_compiler
