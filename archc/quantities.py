@@ -12,6 +12,7 @@ import re
 from archc.errors import ArchcError
 
 _SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12, "Q": 1e15}
+_PREFIXES = dict(zip(range(18, -15, -3), [*"EPTGMk", "", *"munp"], strict=True))  # by powers of ten
 _FORM = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)([KMBTQ]?)", re.IGNORECASE | re.ASCII)
 
 
@@ -47,8 +48,8 @@ def _beyond(value: float) -> str:
 
 def with_unit(number: float, unit: str) -> str:
     """Three digits and a decimal prefix: `1.23 GB`."""
-    prefixes = {1e18: "E", 1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m", 1e-6: "u"}
-    for size, prefix in prefixes.items():
-        if abs(number) >= size:
+    for power, prefix in _PREFIXES.items():
+        size = 10.0**power
+        if abs(number) >= 0.9995 * size:
             return f"{number / size:,.3g} {prefix}{unit}"
     return f"{number:.3g} {unit}"

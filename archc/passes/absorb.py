@@ -20,6 +20,7 @@ from archc.ir.types import DType, TensorType
 from archc.passes.context import Context, place_of
 from archc.passes.report import Fired
 from archc.passes.sink import sink_into_branch
+from archc.quantities import with_unit
 from archc.target import Target
 
 RELAXATION = "reassociation"
@@ -105,16 +106,15 @@ class Absorption:
         if isinstance(width, int) and width > target.max_head:
             return f"heads would be {width} wide, and `{target.name}` attends over {target.max_head} at most"
         now, then = self.whole_cost.seconds(target), self.absorbed_cost.seconds(target)
-        return (
-            ""
-            if then < now
-            else f"a token of context would take {_picoseconds(then)}, not {_picoseconds(now)}"
-        )
+        if then < now:
+            return ""
+        return f"a token of context would take {with_unit(then, 's')}, not {with_unit(now, 's')}"
 
     def gain(self, target: Target) -> str:
         """What the absorbed form saves, for the report."""
         now, then = self.whole_cost, self.absorbed_cost
-        times = f"{_picoseconds(then.seconds(target))} in place of {_picoseconds(now.seconds(target))}"
+        seconds = [with_unit(cost.seconds(target), "s") for cost in (then, now)]
+        times = " in place of ".join(seconds)
         return (
             f"{then.bytes:,} bytes in place of {now.bytes:,}, by the roofline of `{target.name}` {times}"
             " for each token of context"
@@ -124,11 +124,6 @@ class Absorption:
 def _reader(form: Graph) -> Node:
     """The op of a form that reads the past."""
     return next(node for node in form.nodes() if node.op.past)
-
-
-def _picoseconds(seconds: float) -> str:
-    picoseconds = seconds * 1e12
-    return f"{picoseconds:,.0f} ps" if picoseconds >= 100 else f"{picoseconds:.2g} ps"
 
 
 def absorb_maps(graph: Graph, context: Context) -> None:

@@ -13,7 +13,7 @@ from archc.analysis.allocation import Demand, for_budget, for_loss
 from archc.analysis.laws.chinchilla import EPOCH, HOFFMANN_TEX
 from archc.cli import main
 from archc.errors import ArchcError
-from archc.quantities import parse_quantity, quantity_text
+from archc.quantities import parse_quantity, quantity_text, with_unit
 from tests.support import SPECS
 
 LLAMA = str(SPECS / "llama3.arch")
@@ -150,3 +150,18 @@ def test_what_is_no_quantity(text: str) -> None:
 )
 def test_quantities_as_text(value: float, text: str) -> None:
     assert quantity_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (16.06e9, "16.1 Gs"),
+        (999.6, "1 ks"),
+        (18.4, "18.4 s"),
+        (0, "0 s"),
+        (3.06e-9, "3.06 ns"),
+        (344e-12, "344 ps"),
+    ],
+)
+def test_quantities_with_a_unit(value: float, text: str) -> None:
+    assert with_unit(value, "s") == text
