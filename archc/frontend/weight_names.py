@@ -36,7 +36,8 @@ def check_weight_names(graph: Graph, calls: Calls, reporter: Reporter) -> set[st
             if name in seen:
                 first = seen[name]
                 twice.setdefault((place.node.span, first.span), (name, place.node, first))
-            seen.setdefault(name, place.node)
+            else:
+                seen[name] = place.node
     for name, node, first in twice.values():
         _report_twice(name, node, first, calls, reporter)
     return set(seen)

@@ -2,7 +2,7 @@
 
 Nodes are immutable; a graph changes through its methods, and a replacement takes over the span, the scope
 and the place in program order of what it replaces.  Values are named by the node that makes them, so a node
-may be exchanged for another under the same number without touching its users.
+may be exchanged for another under the same number without touching its users.  An edge leads to a reader.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ class Graph:
         self.name = name
         self.inputs: list[Value] = []
         self.outputs: list[tuple[str, Value]] = []
-        self._net = nx.MultiDiGraph()
+        self.unverified: set[int] = set()  # nodes that have changed, or whose operands have
+        self._net = nx.DiGraph()
         self._next = 0
-        self._sorted: list[int] | None = None  # numbers in the order of nodes(), until the graph changes
+        self._sorted: dict[int, Node] = {}  # in the order of nodes(); empty where that may have changed
 
     def node(self, value: Value | int) -> Node:
         """The node that makes a value."""
@@ -53,9 +54,10 @@ class Graph:
     def users(self, value: Value) -> list[tuple[Node, int]]:
         """Nodes that read a value, with the operand's place, in program order."""
         found = [
-            (self.node(target), place)
-            for _, target, place, output in self._net.out_edges(value.node, keys=True, data="output")
-            if output == value.output
+            (user, place)
+            for user in map(self.node, self._net.successors(value.node))
+            for place, operand in enumerate(user.inputs)
+            if operand == value
         ]
         return sorted(found, key=lambda use: (use[0].order, use[0].id, use[1]))
 
@@ -74,11 +76,9 @@ class Graph:
 
     def nodes(self) -> list[Node]:
         """All nodes, each after what it reads, otherwise in program order."""
-        if self._sorted is None:
-            ordered = nx.lexicographical_topological_sort(self._net, key=lambda n: (self.node(n).order, n))
-            self._sorted = list(ordered)
-        attributes = self._net.nodes
-        return [attributes[number]["node"] for number in self._sorted]
+        if not self._sorted:
+            self._sorted = {number: self.node(number) for number in self._in_order()}
+        return list(self._sorted.values())
 
     def weights(self) -> list[Node]:
         return [node for node in self.nodes() if node.op is WEIGHT]
@@ -145,14 +145,12 @@ class Graph:
                 waiting += [each for each in node.inputs if each is not None]
         return [node for node in self.nodes() if node.id in found]
 
-    def state(self) -> tuple[Any, ...]:
-        """What the graph is now, bodies included: equal to that of later, unless something has changed."""
-        nodes: list[Node] = [node for _, node in self._net.nodes(data="node")]
-        bodies = [body.state() for node in nodes for body in node.bodies]
-        return nodes, list(self.inputs), list(self.outputs), bodies
-
     def is_acyclic(self) -> bool:
-        return bool(nx.is_directed_acyclic_graph(self._net))
+        try:
+            self.nodes()
+        except nx.NetworkXUnfeasible:
+            return False
+        return True
 
     def add(
         self,
@@ -171,21 +169,12 @@ class Graph:
         types = op.infer_types([self.type(v) if v is not None else None for v in inputs], attributes)
         number = self._next
         self._next += 1
-        node = Node(
-            number,
-            op,
-            tuple(inputs),
-            attributes,
-            types,
-            names,
-            span,
-            scope,
-            (number,) if order is None else order,
-            path,
-        )
+        order = (number,) if order is None else order
+        node = Node(number, op, tuple(inputs), attributes, types, names, span, scope, order, path)
         self._net.add_node(number, node=node)
         self._connect(node)
-        self._sorted = None
+        self._sorted = {}
+        self.unverified.add(number)
         return node
 
     def add_like(
@@ -219,10 +208,13 @@ class Graph:
         changed = replace(node, **changes)
         self._net.nodes[node.id]["node"] = changed
         if "inputs" in changes:
-            self._net.remove_edges_from(list(self._net.in_edges(node.id, keys=True)))
+            self._net.remove_edges_from(list(self._net.in_edges(node.id)))
             self._connect(changed)
         if "inputs" in changes or "order" in changes:
-            self._sorted = None
+            self._sorted = {}
+        elif self._sorted:
+            self._sorted[node.id] = changed
+        self.unverified.update((node.id, *self._net.successors(node.id)))
         return changed
 
     def replace_uses(self, old: Value, new: Value, *, but: Iterable[int] = ()) -> None:
@@ -236,8 +228,9 @@ class Graph:
 
     def remove(self, node: Node) -> None:
         """Remove a node that nothing reads."""
+        self.unverified.update(self._net.successors(node.id))
         self._net.remove_node(node.id)
-        self._sorted = None
+        self._sorted.pop(node.id, None)
 
     def remove_unread(self, nodes: Sequence[Node]) -> None:
         """Remove those of some nodes, given in order, that nothing reads, or only others of them."""
@@ -250,6 +243,7 @@ class Graph:
         twin = Graph(self.name)
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
         twin._net, twin._next = self._net.copy(), self._next
+        twin.unverified, twin._sorted = set(self.unverified), dict(self._sorted)
         for node in twin.nodes():
             if node.bodies:
                 bodies = tuple(body.copy() for body in node.bodies)
@@ -283,9 +277,14 @@ class Graph:
         return twin
 
     def _connect(self, node: Node) -> None:
-        for place, value in enumerate(node.inputs):
-            if value is not None:
-                self._net.add_edge(value.node, node.id, key=place, output=value.output)
+        self._net.add_edges_from((value.node, node.id) for value in node.inputs if value is not None)
+
+    def _in_order(self) -> list[int]:
+        """Numbers in the order of nodes(): program order where it follows the edges, as it mostly does."""
+        orders = {number: (node.order, number) for number, node in self._net.nodes(data="node")}
+        if all(orders[read] < orders[reader] for read, reader in self._net.edges):
+            return sorted(orders, key=orders.__getitem__)
+        return list(nx.lexicographical_topological_sort(self._net, key=orders.__getitem__))
 
 
 def _reached(start: int, neighbours: Callable[[int], Iterable[int]]) -> set[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from archc.errors import Span
@@ -52,7 +53,7 @@ class Node:
     order: tuple[int, ...] = ()
     path: Path = ()  # the call's path, where its weights lie
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[Value, ...]:
         return tuple(Value(self.id, index) for index in range(len(self.types)))
 

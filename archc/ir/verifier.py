@@ -16,11 +16,16 @@ class MalformedGraphError(Exception):
 
 
 def verify_graph(graph: Graph) -> None:
-    """Raises `MalformedGraphError` at the first thing that is wrong."""
+    """Raises `MalformedGraphError` at the first thing that is wrong.
+
+    What has been verified is checked again only when it, or an operand, has changed; bodies are looked into.
+    """
     if not graph.is_acyclic():
         raise MalformedGraphError(f"{graph.name} has a cycle")
     for node in graph.nodes():
-        _check_node(graph, node)
+        if node.id in graph.unverified or node.bodies or node.op is LOSSES:
+            _check_node(graph, node)
+    graph.unverified.clear()
     for name, value in graph.outputs:
         if value.node not in graph:
             raise MalformedGraphError(f"{graph.name}: output {name} does not exist")

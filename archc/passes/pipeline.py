@@ -102,11 +102,8 @@ def stages(graph: Graph, context: Context) -> Iterator[tuple[str, Graph]]:
 
 
 def _run(each: Pass, graph: Graph, context: Context) -> None:
-    """Run a pass and verify the graph, but where it was verified before and the pass has changed nothing."""
-    before = None if each is PASSES[0] else graph.state()
+    """Run a pass and verify the graph."""
     each.run(graph, context)
-    if graph.state() == before:
-        return
     try:
         verify_graph(graph)
     except MalformedGraphError as error:

@@ -88,6 +88,18 @@ def test_broken_graphs_are_found(damage: Callable[[Graph, Node, Node], None], re
         verify_graph(graph)
 
 
+def test_readers_of_what_has_changed_are_verified_again() -> None:
+    graph, silu, total = small()
+    other = graph.add_input("z", TYPE.with_width(5))
+    verify_graph(graph)
+    widened = graph.update(silu, inputs=(other,), types=(TYPE.with_width(5),))
+    assert graph.nodes() == [graph.node(number) for number in (0, other.node, silu.id, total.id)]
+    with pytest.raises(MalformedGraphError, match=rf"add {total.id}: .*do not match"):
+        verify_graph(graph)
+    graph.update(widened, inputs=silu.inputs, types=silu.types)
+    verify_graph(graph)
+
+
 def test_a_weight_must_be_made_up_of_its_sources() -> None:
     graph = compile_model(SPECS / "llama3.arch", "llama3_tiny").fused.copy()
     body = graph.loops()[0].bodies[0]
