@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
+_SOURCES = (".py", ".json", ".lark", ".jinja", ".arch")
 
 
 def resource_dir(kind: str) -> Path:
@@ -35,8 +36,7 @@ def toolchain() -> str:
     digest = hashlib.sha256()
     folders = [_PACKAGE, *(resource_dir(kind) for kind in ("grammar", "templates", "specs"))]
     for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".json", ".lark", ".jinja", ".arch"):
-                digest.update(str(path.relative_to(folder)).encode())
-                digest.update(path.read_bytes())
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in _SOURCES):
+            digest.update(str(path.relative_to(folder)).encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -15,6 +15,8 @@ _LOSSES = ("Losses", *(op.name for op in IN_TRAINING))
 _MODULES = ("experts", "kernels", "native")
 _RUNTIME = ("Cache", "Numbers", "Ring", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
 
+_CALLED = re.compile(r"(?:(?<![\w.])|(?<=reference\.))(\w+)[(,]")  # functions, called or handed on
+
 # What generated code calls by names that no variable may take.
 TAKEN = frozenset(
     (
@@ -101,16 +103,10 @@ def called_functions(
 
 def _used(semantics: Semantics, texts: Iterable[str]) -> tuple[str, ...]:
     """Names of the reference functions that texts call, in order of the alphabet."""
-    joined = "\n".join(texts)
-    return tuple(
-        sorted(
-            name
-            for name in semantics.sources
-            if re.search(rf"(?:(?<![\w.])|(?<=reference\.)){name}[(,]", joined)
-        )
-    )
+    called = set(_CALLED.findall("\n".join(texts)))
+    return tuple(sorted(called & semantics.sources.keys()))
 
 
 def mentions(text: str, name: str) -> bool:
     """Whether a text has a name as a word of its own."""
-    return re.search(rf"\b{name}\b", text) is not None
+    return name in text and re.search(rf"\b{name}\b", text) is not None  # mostly it is not there at all

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from archc.errors import Note, Reporter, Span
@@ -29,18 +29,11 @@ def check_weight_names(graph: Graph, calls: Calls, reporter: Reporter) -> set[st
         what = f"parameter tensors in one model: {count}"
         reporter.report(mistakes.TooMany(nodes[-1].span, what=what, limit=MAX_WEIGHTS))
         return set()
-    seen: dict[str, Node] = {}
-    twice: dict[tuple[Span | None, Span | None], tuple[str, Node, Node]] = {}
-    for place in weight_places(graph):
-        for name in place.names():
-            if name in seen:
-                first = seen[name]
-                twice.setdefault((place.node.span, first.span), (name, place.node, first))
-            else:
-                seen[name] = place.node
-    for name, node, first in twice.values():
-        _report_twice(name, node, first, calls, reporter)
-    return set(seen)
+    named = [(place.node, place.names()) for place in weight_places(graph)]
+    found = set[str]().union(*(names for _, names in named))
+    if len(found) < sum(len(names) for _, names in named):
+        _report_repeated(named, calls, reporter)
+    return found
 
 
 def _count(graph: Graph) -> int:
@@ -53,6 +46,19 @@ def _count(graph: Graph) -> int:
     for node in graph.experts():
         count += len(node.bodies[0].weights()) * node.attributes["count"]
     return count
+
+
+def _report_repeated(named: Iterable[tuple[Node, Sequence[str]]], calls: Calls, reporter: Reporter) -> None:
+    seen: dict[str, Node] = {}
+    twice: dict[tuple[Span | None, Span | None], tuple[str, Node, Node]] = {}
+    for node, names in named:
+        for name in names:
+            if name in seen:
+                twice.setdefault((node.span, seen[name].span), (name, node, seen[name]))
+            else:
+                seen[name] = node
+    for name, node, first in twice.values():
+        _report_twice(name, node, first, calls, reporter)
 
 
 def _report_twice(name: str, node: Node, first: Node, calls: Calls, reporter: Reporter) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -45,19 +45,17 @@ def _segments(path: Path, indices: Mapping[str, int]) -> list[str]:
     return [segment.text(indices) if isinstance(segment, Index) else segment for segment in path]
 
 
-def concrete_names(path: Path, indices: Mapping[str, int], variable: str, count: int) -> Iterator[str]:
+def concrete_names(path: Path, indices: Mapping[str, int], variable: str, count: int) -> list[str]:
     """The names at so many values of one more variable: a large model has tens of thousands of experts."""
     places = [n for n, s in enumerate(path) if isinstance(s, Index) and s.variable == variable]
     if len(places) != 1:
-        yield from (concrete(path, {**indices, variable: value}) for value in range(count))
-        return
+        return [concrete(path, {**indices, variable: value}) for value in range(count)]
     (place,) = places
     index = path[place]
     assert isinstance(index, Index)
-    before = "".join(f"{part}." for part in _segments(path[:place], indices))
+    before = "".join(f"{part}." for part in _segments(path[:place], indices)) + index.prefix
     after = "".join(f".{part}" for part in _segments(path[place + 1 :], indices))
-    for value in range(count):
-        yield f"{before}{index.prefix}{value * index.scale + index.offset}{after}"
+    return [f"{before}{value * index.scale + index.offset}{after}" for value in range(count)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,12 @@ class Place:
     indices: Mapping[str, int]
     experts: tuple[str, int] | None = None
 
-    def names(self) -> Iterator[str]:
+    def names(self) -> list[str]:
         """The names of its tensors in the checkpoint, of all experts."""
-        for stored in stored_in(self.node):
-            if self.experts is None:
-                yield concrete(stored.path, self.indices)
-            else:
-                yield from concrete_names(stored.path, self.indices, *self.experts)
+        paths = [stored.path for stored in stored_in(self.node)]
+        if self.experts is None:
+            return [concrete(path, self.indices) for path in paths]
+        return [name for path in paths for name in concrete_names(path, self.indices, *self.experts)]
 
 
 def enumerate_weights(graph: Graph) -> Iterator[Named]:
