@@ -17,7 +17,8 @@ _STRING_OR_SIGN = re.compile(r"""[rf]*"(?:[^"\\]|\\.)*"|[rf]*'(?:[^'\\]|\\.)*'|#
 _OPENING, _CLOSING = "([{", ")]}"
 _DEFINITION = re.compile(r"def \w+\($")
 _ITEM = re.compile(r"[\w.]*\($")  # a call, or a tuple
-_CALL = re.compile(r"(?:[\w.]+(?:, [\w.]+)* \+?= |return )?[\w.]+(?:\[[^\[\]]*\])?\($")
+_IMPORT = re.compile(r"from [\w.]+ import ")
+_CALL = re.compile(r"(?:[\w.]+(?:, [\w.]+)* \+?= |return )?(?:[\w.]+ [-+*/] )?[\w.]+(?:\[[^\[\]]*\])?\($")
 _ASSIGNMENT = re.compile(r"\s*\w+ = ")
 _OF_TABLE = re.compile(r" *\(\w+(?:, \w+)+\)\[[^\[\]]+\]\([^()]+\)")
 _TWO_TERMS = re.compile(r"\w+ = \(.*\) [-+*/] \($")  # where those are all brackets
@@ -63,6 +64,11 @@ class _Statement:
         starts = [opening, *ends[:-1]]
         pieces = [self.code[start + 1 : end].strip() for start, end in zip(starts, ends, strict=True)]
         return [piece for piece in pieces if piece]
+
+    def imported(self) -> tuple[str, list[str]] | None:
+        """What begins an import of several names, and those names."""
+        start = _IMPORT.match(self.code)
+        return (start[0], self.code[start.end() :].split(", ")) if start and self.outer_commas else None
 
     def returned(self) -> list[str]:
         """What a function returns, three values and more."""
@@ -117,9 +123,10 @@ def _split(line: str) -> Iterator[str]:
         yield from _operation(*terms, indent)
         return
     if values := statement.returned():
-        yield " " * indent + "return ("
-        yield from _one_a_line(values, indent + _INDENT)
-        yield " " * indent + ")"
+        yield from _in_brackets(" " * indent + "return ", values, indent)
+        return
+    if names := statement.imported():
+        yield from _in_brackets(*names, indent)
         return
     opening, closing = _brackets(statement)
     items = statement.inside(opening, closing)
@@ -129,6 +136,13 @@ def _split(line: str) -> Iterator[str]:
     yield head
     yield from _body(items, indent + _INDENT, head)
     yield " " * indent + tail
+
+
+def _in_brackets(head: str, items: list[str], indent: int) -> Iterator[str]:
+    """The items, one a line, in brackets of their own."""
+    yield f"{head}("
+    yield from _one_a_line(items, indent + _INDENT)
+    yield " " * indent + ")"
 
 
 def _operation(target: str, terms: list[str], indent: int) -> Iterator[str]:
