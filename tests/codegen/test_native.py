@@ -106,8 +106,8 @@ def test_helpers_are_those_that_are_called(spec: str) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 64])
 @needs_compiler
 def test_accuracy(package: ModuleType, calls: list[str], rows: int, dtype: torch.dtype) -> None:
-    """Less than a register of columns, whole ones, and what is left over; with a bias and without."""
-    for outputs, width in ((37, 100), (16, 64), (5, 7), (64, 33), (3, 576)):
+    """Less than a register of columns, whole ones, what is left over, long sums; with a bias and without."""
+    for outputs, width in ((37, 100), (16, 64), (5, 7), (64, 33), (3, 576), (37, 16390)):
         x, weight, bias = (
             torch.randn(*shape).to(dtype) for shape in ((rows, 1, width), (outputs, width), (outputs,))
         )
@@ -118,7 +118,7 @@ def test_accuracy(package: ModuleType, calls: list[str], rows: int, dtype: torch
             assert y.shape == truth.shape
             assert y.dtype == dtype
             assert distance(y, truth) <= 1.05 * distance(F.linear(x, weight, given), truth) + LEVEL[dtype]
-    assert len(calls) == 10
+    assert len(calls) == 12
 
 
 @needs_compiler
