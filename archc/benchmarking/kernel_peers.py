@@ -25,6 +25,7 @@ from archc.codegen.kernel_plan import (
     WideLinearKernel,
 )
 from archc.codegen.router_plan import RouterKernel
+from archc.ir.lazy_torch import import_now
 from archc.ir.ops.linear import WIDE_LINEAR
 
 OP_BY_OP, BY_DYNAMO, FUSED, LIGER = "PyTorch op by op", "PyTorch compiled", "PyTorch's own", "Liger"
@@ -73,8 +74,12 @@ def _op_by_op(_place: Place, call: Call) -> tuple[Function, Arguments]:
 
 
 def _by_dynamo(_place: Place, call: Call) -> tuple[Function, Arguments]:
+    import torch._functorch.config
+
     torch._functorch.config.donated_buffer = False  # a gradient is taken again and again
-    return torch.compile(call.plain, dynamic=False), call.plain_arguments
+    torch._dynamo.reset()  # what was compiled for other kernels counts against a limit
+    import_now()
+    return torch.compile(call.plain, dynamic=False, fullgraph=True), call.plain_arguments
 
 
 def _fused(place: Place, call: Call) -> tuple[Function, Arguments]:

@@ -103,7 +103,9 @@ def _run(phase: Phase, peer: str, models: Models, bench: Bench, number: int) -> 
         raise SkippedError(f"it needs {bytes_text(2 * phase.needs)}, {bytes_text(free)} are free")
     made = {name: models.get(name) for name in (OURS, peer)}  # their weights are not the call's memory
     contenders = {name: partial(phase.prepare, contender) for name, contender in made.items()}
-    return bench.turn(phase.case, contenders, number, most_calls=phase.most_calls, memory=True)
+    # On a CPU ops are watched to see what memory they hold, and TorchDynamo compiles nothing meanwhile.
+    memory = peer != COMPILED or bench.device.type == "cuda"
+    return bench.turn(phase.case, contenders, number, most_calls=phase.most_calls, memory=memory)
 
 
 def _decode(models: Models, batch: int, context: int, contender: Contender) -> Run:

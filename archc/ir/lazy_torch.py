@@ -15,14 +15,25 @@ class _Lazy:
         setattr(self, name, value)
         return value
 
+    def _complete(self) -> None:
+        self.__dict__ |= {**vars(importlib.import_module(self._module)), "_module": self._module}
+
+
+_MODULES = (_Lazy("torch"), _Lazy("torch.nn.functional"))
+
+
+def import_now() -> None:
+    """Import both, so that no first use does: TorchDynamo cannot trace an import."""
+    for module in _MODULES:
+        module._complete()
+
 
 if TYPE_CHECKING:
     import torch
     import torch.nn.functional as F
     from torch import Tensor
 else:
-    torch = _Lazy("torch")
-    F = _Lazy("torch.nn.functional")
+    torch, F = _MODULES
     Tensor = Any
 
-__all__ = ["F", "Tensor", "torch"]
+__all__ = ["F", "Tensor", "import_now", "torch"]

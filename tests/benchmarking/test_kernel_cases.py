@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,21 @@ def test_peers_compute_the_same(models: Models) -> None:
                         result = (result[0].transpose(1, 2),)
                     for value, true in zip(result, truth, strict=True):
                         assert distance(value, true) < 1e-6, (case.place.name, peer, case.kind)
+
+
+@pytest.mark.parametrize("models", ["gpt2_tiny", "mixtral_tiny"], indirect=True)
+def test_what_torchdynamo_compiles_it_compiles_whole(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the compiler behind it, which takes long."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    found = [place for place in places(models.compilation) if has_peer(place, BY_DYNAMO)]
+    recordings = Recordings(models, found)
+    for place in found:
+        call = recordings.of(place, Kind(2, 4, trains=True))[0]
+        function, arguments = PEERS[BY_DYNAMO](place, call)
+        for value, true in zip(
+            values(function(*arguments)), values(call.function(*call.arguments)), strict=True
+        ):
+            assert distance(value, true) < 1e-6, place.name
 
 
 def test_gradients_of_both_sides_are_the_same(models: Models) -> None:
