@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from archc import resources
+from archc.errors import ArchcError
+from archc.files import write_whole
 
 
 def recall(request: Sequence[str]) -> list[str] | None:
@@ -55,10 +57,8 @@ def remember(
     }
     try:
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(record))
-        os.replace(partial, path)
-    except OSError:
+        write_whole(path, json.dumps(record))
+    except (OSError, ArchcError):
         return  # the next build takes its time
 
 

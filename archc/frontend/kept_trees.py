@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from archc import resources
-from archc.errors import Reporter, Source
+from archc.errors import ArchcError, Reporter, Source
+from archc.files import write_whole
 from archc.frontend import syntax
 
 _MOST = 64  # trees on disk
@@ -55,12 +56,10 @@ def _keep(source: Source, tree: syntax.Spec) -> None:
         return
     try:
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(_digest(source) + pickle.dumps(tree))
-        os.replace(partial, path)
+        write_whole(path, _digest(source) + pickle.dumps(tree))
         for old in sorted(path.parent.iterdir(), key=os.path.getmtime)[:-_MOST]:
             old.unlink(missing_ok=True)
-    except OSError:
+    except (OSError, ArchcError):
         return  # the next run parses again
 
 

@@ -127,11 +127,11 @@ class Graph:
 
     def depends_on(self, number: int) -> set[int]:
         """Numbers of the nodes that read the node's values, directly or through others."""
-        return _reached(number, self._net.successors)
+        return reached(number, self._net.successors)
 
     def needed_by(self, number: int) -> set[int]:
         """Numbers of the nodes whose values the node reads, directly or through others."""
-        return _reached(number, self._net.predecessors)
+        return reached(number, self._net.predecessors)
 
     def between(self, given: Collection[Value], goals: Iterable[Value]) -> list[Node]:
         """Nodes that compute goals from `given` values; in order, without the weights that they read."""
@@ -287,7 +287,7 @@ class Graph:
         return list(nx.lexicographical_topological_sort(self._net, key=orders.__getitem__))
 
 
-def _reached(start: int, neighbours: Callable[[int], Iterable[int]]) -> set[int]:
+def reached(start: int, neighbours: Callable[[int], Iterable[int]]) -> set[int]:
     """Numbers reached from a node; several times as fast as networkx's search, which lists edges too."""
     found: set[int] = set()
     waiting = [start]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from archc.ir.graph import Graph
+from archc.ir.graph import Graph, reached
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import OPS, Op
 from archc.ir.ops.structure import APPEND, WEIGHT
@@ -48,10 +48,10 @@ def _transpose(graph: Graph, linear: Node) -> None:
 def pack_linears(graph: Graph, context: Context) -> None:
     """Pack linears that read one value and meet again in one op; then gates on what they lead to."""
     for part in graph.walk():
-        for group in _groups(part):
+        for group in _groups(part).values():
             _pack_group(part, group, context)
-        for group in _groups(part):
-            if all(_is_gate_or_gated(part, node) for node in group):
+        for (_, meeting), group in _groups(part).items():
+            if all(_is_gate_or_gated(part, node, meeting) for node in group):
                 _pack_group(part, group, context)
 
 
@@ -65,18 +65,16 @@ def _pack_group(graph: Graph, group: list[Node], context: Context) -> None:
         context.report.remark("pack", f"{names} ({place_of(group[0])}) are one linear")
 
 
-def _is_gate_or_gated(graph: Graph, linear: Node) -> bool:
+def _is_gate_or_gated(graph: Graph, linear: Node, meeting: int) -> bool:
     """Whether a linear meets others before it meets another linear, in rows whose parts kernels read well."""
-    meeting = _meeting(graph, linear.inputs[0], linear)
-    assert meeting is not None
     between = graph.depends_on(linear.id) & graph.needed_by(meeting)
     width = linear.types[0].width
     aligned = isinstance(width, int) and width % _ALIGNED == 0
     return aligned and not any(graph.node(number).op is LINEAR for number in between)
 
 
-def _groups(graph: Graph) -> list[list[Node]]:
-    """Linears by what they read and where they meet, in program order."""
+def _groups(graph: Graph) -> dict[tuple[Value | None, int], list[Node]]:
+    """Several linears by what they read and where they meet, in program order."""
     groups: dict[tuple[Value | None, int], list[Node]] = {}
     for node in graph.nodes():
         if node.op is LINEAR:
@@ -84,7 +82,7 @@ def _groups(graph: Graph) -> list[list[Node]]:
             meeting = _meeting(graph, source, node)
             if meeting is not None:
                 groups.setdefault((source, meeting), []).append(node)
-    return [group for group in groups.values() if len(group) > 1]
+    return {key: group for key, group in groups.items() if len(group) > 1}
 
 
 def _meeting(graph: Graph, source: Value | None, linear: Node) -> int | None:
@@ -106,13 +104,7 @@ def _meeting(graph: Graph, source: Value | None, linear: Node) -> int | None:
 
 def _made_of(graph: Graph, node: Node) -> set[int]:
     """Numbers of the nodes that are computed of a node's values, directly or through others."""
-    found: set[int] = set()
-    waiting = [node]
-    while waiting:
-        readers = [reader for reader in _readers(graph, waiting.pop()) if reader.id not in found]
-        found |= {reader.id for reader in readers}
-        waiting += readers
-    return found
+    return reached(node.id, lambda number: (reader.id for reader in _readers(graph, graph.node(number))))
 
 
 def _readers(graph: Graph, node: Node) -> list[Node]:
