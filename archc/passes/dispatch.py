@@ -11,7 +11,7 @@ from typing import Any
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
-from archc.ir.op import Op
+from archc.ir.op import Op, Trait
 from archc.ir.ops.experts import (
     AT_CHOICE,
     BY_CHOICE,
@@ -22,7 +22,7 @@ from archc.ir.ops.experts import (
     SORT_CHOICES,
 )
 from archc.ir.ops.linear import EMBEDDING
-from archc.ir.ops.structure import EXPERTS, INPUT, WEIGHT
+from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, WEIGHT
 from archc.ir.types import TensorType
 from archc.passes.context import Context, place_of, remaining
 from archc.passes.pack import LINEAR
@@ -103,6 +103,8 @@ class _Dispatch:
             total = self._add(node, COMBINE, [result, self.places, None], {}, node.names)
         graph.replace_uses(node.outputs[0], total.outputs[0])
         graph.remove(node)
+        taken = [graph.node(self.values[value]) for value in self.body.inputs]
+        graph.remove_unread([each for each in taken if each.op in (DISPATCH, AT_CHOICE)])
 
     def _taken(self, value: Value, outer: Value, kind: str) -> Value:
         """The rows of a value from outside."""
@@ -120,10 +122,31 @@ class _Dispatch:
         elif node.op is LINEAR and _weight(self.body, node.inputs[1]):
             x, weight, offset = (self._value(value) for value in node.inputs)
             moved = self._add(node, GROUPED_LINEAR, [x, weight, self.ends, offset], {}, node.names)
+        elif choices := self._choices_of(node):
+            before = self._add(node, node.op, choices, node.attributes, node.names)
+            moved = self._add(node, AT_CHOICE, [before.outputs[0], self.order], {})
         else:
             inputs = [self._row_of(value) for value in node.inputs]
             moved = self._add(node, node.op, inputs, node.attributes, node.names)
         self.values.update(zip(node.outputs, moved.outputs, strict=True))
+
+    def _choices_of(self, node: Node) -> list[Value]:
+        """What an elementwise op, or a cast, of numbers of choices reads of them before they are sorted.
+
+        Such as a weight that is rounded: it stays the router's.  Empty where the op reads anything else.
+        """
+        makers = [self.graph.node(self.values[value]) for value in node.inputs if value is not None]
+        found: list[Value] = []
+        for operand, maker in zip(node.op.operands, makers, strict=False):
+            is_number = maker.op is AT_CHOICE and maker.types[0].width == 1
+            if maker.op is CONSTANT:
+                found += maker.outputs
+            elif is_number or (maker.op is DISPATCH and operand.name in node.op.models):
+                found += filter(None, maker.inputs[:1])
+            else:
+                return []
+        works_alone = node.op.has(Trait.ELEMENTWISE) or node.op.models
+        return found if works_alone and any(maker.op is AT_CHOICE for maker in makers) else []
 
     def _stacked(self, weight: Node) -> dict[str, Any]:
         """The attributes of the weights of all experts."""

@@ -42,6 +42,13 @@ BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
            }""",
         {"gate_up.weight": (5, 40, 12), "gate_up.bias": (5, 40), "down.weight": (5, 12, 20)},
     ),
+    "weights rounded before the product": (
+        """wide = upcast(weights)
+           y = experts e in chosen of 5 as experts {
+             return cast_like(0.7 * wide[e] + wide[e], x) * GatedMLP(x, 20, silu)
+           }""",
+        {"experts.4.gate_proj.weight": (20, 12)},
+    ),
     "stacked the other way, clamped, interleaved": (
         """y = experts e in chosen of 5 {
              gate, up = split_interleaved(linear(x, 40, bias = true, layout = in_out) as gate_up, 2)
