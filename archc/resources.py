@@ -21,7 +21,12 @@ def resource_dir(kind: str) -> Path:
 def cache_dir() -> Path | None:
     """A private folder for what can be computed again, or None where none can be made."""
     root = os.environ.get("ARCHC_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(root).expanduser() / "archc"
+    return _writable(Path(root).expanduser() / "archc")
+
+
+@cache
+def _writable(folder: Path) -> Path | None:
+    """The folder, made where it is missing; None where nothing can be written into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder):

@@ -65,12 +65,14 @@ def argument_named(text: str, layer: Class) -> Argument:
 def layer_modules(loop: Node, classes: Sequence[str], indices: tuple[str, ...]) -> str:
     """The generator expression that makes a loop's modules."""
     variable = indices[-1]
-    steps = loop.attributes["indices"]
-    chosen = schedule.choose(classes, loop.attributes["schedule"], steps, variable)
-    if steps == tuple(range(steps[0], steps[-1] + 1)) if steps else True:
-        start = f"{steps[0]}, " if steps and steps[0] else ""
-        end = size_code(loop.attributes["count"]) if not start else str(steps[-1] + 1)
-        sequence = f"range({start}{end})"
-    else:
-        sequence = str(steps)
-    return f"{chosen}({', '.join(indices)}, **factory) for {variable} in {sequence}"
+    chosen = schedule.choose(classes, loop.attributes["schedule"], loop.attributes["indices"], variable)
+    return f"{chosen}({', '.join(indices)}, **factory) for {variable} in {_steps_code(loop)}"
+
+
+def _steps_code(loop: Node) -> str:
+    """What a loop's variable runs over, as Python: a range where the numbers follow one another."""
+    steps: tuple[int, ...] = loop.attributes["indices"]
+    if steps == tuple(range(len(steps))):
+        return f"range({size_code(loop.attributes['count'])})"
+    first, end = steps[0], steps[-1] + 1
+    return f"range({first}, {end})" if steps == tuple(range(first, end)) else str(steps)

@@ -9,8 +9,8 @@ from archc.errors import Note, Span, did_you_mean
 from archc.frontend import mistakes
 from archc.frontend.expressions import source_text
 from archc.frontend.limits import MAX_NODES, MAX_WEIGHT_ELEMENTS, NODE_STEPS
-from archc.frontend.paths import Paths, Place, Start
 from archc.frontend.values import POISON, Handle, LoopValue, Poison, Quotient, describe
+from archc.frontend.weights import Place, Start, Weights
 from archc.ir.attributes import Kind, NotWholeError
 from archc.ir.node import Value
 from archc.ir.op import Op
@@ -26,7 +26,7 @@ class _Reported(Exception):
     """A mistake that was reported already."""
 
 
-class Applications(Paths):
+class Applications(Weights):
     """Application of ops to values."""
 
     def convert(self, value: Any, kind: Kind, what: str, span: Span) -> Any:

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from archc.errors import Span
+from archc.errors import Note, Span
+from archc.frontend import mistakes
 from archc.frontend.lowerer import Frame
-from archc.frontend.values import Handle
+from archc.frontend.values import Handle, describe
 from archc.ir.graph import Graph
 from archc.ir.hashing import structural_hash
 from archc.ir.node import Value
 from archc.ir.ops.structure import LOSSES, WEIGHT
 from archc.ir.paths import Path
+from archc.ir.types import DType
 
 
 @dataclass
@@ -103,6 +105,33 @@ class Segment:
 def tensors_of(values: Mapping[str, Any]) -> dict[str, Handle]:
     """Those of some named values that are tensors."""
     return {name: value for name, value in values.items() if isinstance(value, Handle)}
+
+
+def changed_type(span: Span, name: str, before: Handle, after: Any) -> mistakes.CarriedTypeChanges:
+    """A carried tensor that an iteration leaves otherwise than it was entered."""
+    notes = []
+    if isinstance(after, Handle):
+        node = after.graph.node(after.value)
+        notes.append(Note(f"`{name}` is made here by `{node.op.name}`", node.span))
+    return mistakes.CarriedTypeChanges(
+        span,
+        name=name,
+        before=describe(before),
+        after=describe(after),
+        rule=_kept(name, before, after),
+        notes=notes,
+    )
+
+
+def _kept(name: str, before: Handle, after: Any) -> str:
+    """What a carried tensor keeps, of that which an iteration changed."""
+    if not isinstance(after, Handle):
+        return "stays a tensor"
+    if after.type.shape != before.type.shape:
+        return "keeps its shape"
+    if before.type.dtype is DType.F32:
+        return f"keeps its dtype: `upcast` takes it back to {before.type.dtype.value}"
+    return f"keeps its dtype: `cast_like(..., {name})` takes it back to {before.type.dtype.value}"
 
 
 def _close(

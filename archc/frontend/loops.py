@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from archc.errors import Note, Span
+from archc.errors import Span
 from archc.frontend import mistakes, syntax
 from archc.frontend.carried_lists import apart, together
 from archc.frontend.limits import MAX_LOOP_DEPTH
-from archc.frontend.loop_segment import Segment, Variant, tensors_of
+from archc.frontend.loop_segment import Segment, Variant, changed_type, tensors_of
+from archc.frontend.loop_variable import fresh_variable, loop_value
 from archc.frontend.lowerer import Frame, Observation
 from archc.frontend.statements import Statements, assigned_names
 from archc.frontend.turns import write_out
@@ -33,7 +34,7 @@ from archc.ir.graph import Graph
 from archc.ir.node import Value
 from archc.ir.ops.structure import LOOP
 from archc.ir.paths import Index, Path
-from archc.ir.types import DType, TensorType
+from archc.ir.types import TensorType
 
 
 class Loops(Statements):
@@ -108,25 +109,16 @@ class _Loop:
         return self.lowerer.known(value) if listed else value
 
     def _path(self) -> Path:
-        path = self.statement.path
-        if path is None:
+        lowerer, path = self.lowerer, self.statement.path
+        if path is None or not self.steps:
             return ()
-        lowerer = self.lowerer
-        inner = Env(self.env, {self.statement.variable: self._loop_value()})
+        first = loop_value(self.variable, self.items, self.steps[0])
         lowerer.steps[self.variable] = self.steps
-        named = lowerer.path_of(path, inner) if self.steps else ()
+        named = lowerer.path_of(path, Env(self.env, {self.statement.variable: first}))
         del lowerer.steps[self.variable]
         if any(not isinstance(segment, str) and segment.variable == self.variable for segment in named):
             return named
         return (*named, Index(self.variable))
-
-    def _loop_value(self, step: int | None = None) -> LoopValue:
-        variable, items = self.variable, self.items
-        now = step if step is not None else (self.steps[0] if self.steps else 0)
-        if isinstance(items, range):
-            return LoopValue(now, lambda indices: indices[variable], frozenset({variable}))
-        value = items[now] if items else None
-        return LoopValue(value, lambda indices: items[indices[variable]], frozenset({variable}))
 
     def _variant(self, segment: Segment, step: int, plain: dict[str, Any]) -> Variant:
         """The body that an iteration runs, traced now if it is new."""
@@ -169,7 +161,7 @@ class _Loop:
         }
         handles = {name: Handle(frame.graph, value) for name, value in carried.items()}
         inner = Env(self.env, together({**plain, **handles}))
-        inner.names[self.statement.variable] = self._loop_value(step)
+        inner.names[self.statement.variable] = loop_value(self.variable, self.items, step)
         lowerer.frame = frame
         lowerer.steps[self.variable], lowerer.now[self.variable] = self.steps, step
         with lowerer.within(self.path):
@@ -212,27 +204,11 @@ class _Loop:
             self.lowerer.report(mistakes.UnindexedPath(span, path=text, variable=self.variable))
         change = segment.change()
         if change is not None:
-            self._report_type(*change)
+            name, before, after = change
+            if not isinstance(after, Poison):
+                self.lowerer.report(changed_type(_header(self.statement), name, before, after))
             return {**values, **dict.fromkeys(self.names, POISON)}
         return {**values, **self._build(segment)}
-
-    def _report_type(self, name: str, before: Handle, after: Any) -> None:
-        if isinstance(after, Poison):
-            return
-        notes = []
-        if isinstance(after, Handle):
-            node = after.graph.node(after.value)
-            notes.append(Note(f"`{name}` is made here by `{node.op.name}`", node.span))
-        self.lowerer.report(
-            mistakes.CarriedTypeChanges(
-                _header(self.statement),
-                name=name,
-                before=describe(before),
-                after=describe(after),
-                rule=_kept(name, before, after),
-                notes=notes,
-            )
-        )
 
     def _build(self, segment: Segment) -> dict[str, Handle]:
         """The loop node: carried tensors first among its operands and results, then what bodies capture."""
@@ -275,26 +251,8 @@ class _Loop:
         return [Handle(outer, value) for value in values]
 
 
-def _kept(name: str, before: Handle, after: Any) -> str:
-    """What a carried tensor keeps, of that which an iteration changed."""
-    if not isinstance(after, Handle):
-        return "stays a tensor"
-    if after.type.shape != before.type.shape:
-        return "keeps its shape"
-    if before.type.dtype is DType.F32:
-        return f"keeps its dtype: `upcast` takes it back to {before.type.dtype.value}"
-    return f"keeps its dtype: `cast_like(..., {name})` takes it back to {before.type.dtype.value}"
-
-
 def _at_step(source: LoopValue, variable: str, step: int, indices: Mapping[str, int]) -> Any:
     return source.at({**indices, variable: step})
-
-
-def fresh_variable(name: str, taken: dict[str, Sequence[int]]) -> str:
-    """A name for a loop variable that no loop around it has."""
-    while name in taken:
-        name += "_"
-    return name
 
 
 def _header(statement: syntax.For) -> Span:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from archc.errors import ArchcError, Mistake, Note, Reporter, did_you_mean
+from archc.errors import Mistake, Note, Reporter
 from archc.frontend import mistakes, syntax
-from archc.frontend.arguments import ArgumentMistake, Parameter, match, signature
-from archc.frontend.callees import wrong_arguments
-from archc.frontend.elsewhere import import_hint
-from archc.frontend.expressions import SLIP
 from archc.frontend.limits import MAX_NESTING, MAX_STEPS
 from archc.frontend.lowerer import Budget, ExhaustedError
+from archc.frontend.model_arguments import check_overrides, match_model, unknown_arch, with_origin
 from archc.frontend.regions import Regions
 from archc.frontend.repeat import repeat_sequences
 from archc.frontend.resolve import Module
@@ -23,13 +20,9 @@ from archc.ir.attributes import kind_of
 from archc.ir.graph import Graph
 from archc.ir.paths import Path, path_text
 from archc.ir.program import POSITIONS, Program, are_positions
-from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import DType, TensorType
 
 T = TypeVar("T")
-
-# Names that generated modules import, and so no constant may have.
-RESERVED_CONSTANTS = {"F", "T", "Tensor"}
 
 # The dim of all tokens so far, which a decoding step has beside those of its new tokens.
 _KEY_DIM = "S"
@@ -115,7 +108,7 @@ class ModelLowerer(Regions):
         self, arch: syntax.Arch, env: Env, overrides: Mapping[str, syntax.Expr]
     ) -> dict[str, Any]:
         """Give the arch's parameters their values, in `env` and as the result; `POISON` after a mistake."""
-        _check_overrides(arch, overrides)
+        check_overrides(arch, overrides)
         given = match_model(self.model, arch, overrides)
         if isinstance(given, mistakes.WrongArguments):
             self.report(given)
@@ -130,7 +123,7 @@ class ModelLowerer(Regions):
             elif param.name in given:
                 expr, scope = given[param.name].value, outside
             value = self._parameter(param.name, expr, scope)
-            value = _with_origin(value, param.name, constants, len(values))
+            value = with_origin(value, param.name, constants, len(values))
             values[param.name] = env.names[param.name] = value
         return values
 
@@ -226,47 +219,6 @@ class ModelLowerer(Regions):
         while name in taken:
             name += "_"
         graph.outputs.append((name, self.resolve(value)))
-
-
-def unknown_arch(module: Module, model: syntax.Model) -> mistakes.UnknownName:
-    """A model of an arch that is not there."""
-    known = [name for m in (module, *module.imports.values()) for name in m.archs]
-    hint = did_you_mean(model.arch, known, SLIP) or import_hint(model.arch, module, ("arch",))
-    hint = hint or did_you_mean(model.arch, known) or "import the spec that defines it"
-    return mistakes.UnknownName(model.arch_span, kind="arch", name=model.arch, hint=hint)
-
-
-def match_model(
-    model: syntax.Model, arch: syntax.Arch, overrides: Mapping[str, syntax.Expr]
-) -> dict[str, syntax.Argument] | mistakes.WrongArguments:
-    """A model's arguments by the arch's parameters, or what is wrong with them."""
-    parameters = [Parameter(p.name, p.default is None and p.name not in overrides) for p in arch.params]
-    try:
-        return match(model.arguments, parameters, signature(arch.name, parameters))
-    except ArgumentMistake as mistake:
-        return wrong_arguments(model, arch.name, mistake)
-
-
-def _check_overrides(arch: syntax.Arch, overrides: Mapping[str, syntax.Expr]) -> None:
-    known = [param.name for param in arch.params]
-    for name in overrides:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise ArchcError(f"arch `{arch.name}` has no parameter `{name}`" + (f"; {hint}" if hint else ""))
-
-
-def _with_origin(value: Any, name: str, constants: set[str], rank: int) -> Any:
-    """A parameter's number, remembering the constant that stands for it in generated code."""
-    constant = name.upper().lstrip("_") or "P"
-    while constant in constants or constant in RESERVED_CONSTANTS:
-        constant += "_"
-    if isinstance(value, int) and not isinstance(value, bool):
-        constants.add(constant)
-        return Size.named(constant, int(value), rank)
-    if type(value) is float:
-        constants.add(constant)
-        return NamedFloat.named(constant, value)
-    return value
 
 
 def lower(

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 from archc.errors import Reporter
 from archc.frontend import mistakes, syntax
-from archc.frontend.lower import match_model, unknown_arch
+from archc.frontend.model_arguments import match_model, unknown_arch
 from archc.frontend.resolve import Module
 from archc.frontend.scopes import blocks_of, language, prelude
 from archc.frontend.statement_names import ANY, StatementNames

@@ -1,49 +1,24 @@
-"""Parameter paths: what `as` and `tied_to` say, and the weights that lie there."""
+"""Parameter paths: what `as` and `tied_to` say."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import product
-from math import prod
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from archc.errors import Span, did_you_mean
 from archc.frontend import arithmetic, mistakes, syntax
 from archc.frontend.expressions import Expressions
 from archc.frontend.limits import MAX_NAME, MAX_PATH
-from archc.frontend.lowerer import Frame, Tie
-from archc.frontend.values import POISON, ArithmeticMistake, Env, Handle, LoopValue, Poison, describe
-from archc.ir.node import Value
-from archc.ir.op import Init, Normal
-from archc.ir.ops.structure import WEIGHT
-from archc.ir.paths import Index, Path, Stored, concrete, path_text
+from archc.frontend.values import POISON, ArithmeticMistake, Env, LoopValue, Poison, describe
+from archc.ir.paths import Index, Path, path_text
 from archc.ir.records import Symbol
-from archc.ir.types import Dim, DType, TensorType, shape_text
 
-_UNKNOWN = "?"  # what stands for a segment after a mistake
+UNKNOWN = "?"  # what stands for a segment after a mistake
 _SEGMENT = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_\-]{{0,{MAX_NAME - 1}}}")
 
 _COUNTED = re.compile(r"([^{}]+)\{([A-Za-z_]\w*)\}")
-
-
-@dataclass(frozen=True)
-class Start:
-    """How a weight begins, and whether training changes it."""
-
-    init: Init
-    trained: bool
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a call's weight lies: its path, its own name behind it; how one tensor holds those of experts."""
-
-    path: Path
-    name: str
-    stacking: str
 
 
 class Paths(Expressions):
@@ -60,7 +35,7 @@ class Paths(Expressions):
         if len(self.prefix) + len(segments) > MAX_PATH:
             value = f"{len(self.prefix) + len(segments)} segments"
             self.report(mistakes.TooLarge(path.span, what="a parameter path", value=value, limit=MAX_PATH))
-            return (_UNKNOWN,)
+            return (UNKNOWN,)
         return tuple(segments)
 
     def _quoted(self, text: str, span: Span, env: Env) -> Sequence[str | Index]:
@@ -88,18 +63,18 @@ class Paths(Expressions):
         self.report(
             mistakes.WrongValue(span, what="a path segment", expected=expected, found=f'"{wrong[:40]}"')
         )
-        return [_UNKNOWN]
+        return [UNKNOWN]
 
     def _computed(self, value: Any, span: Span) -> Sequence[str | Index]:
         """The segments of a value: an index, a number, those of a string, none of `none`."""
         plain = value.value if isinstance(value, LoopValue) else value
         if isinstance(plain, Poison):
-            return [_UNKNOWN]
+            return [UNKNOWN]
         if isinstance(value, LoopValue) and isinstance(plain, int):
             index = self._affine(value)
             if index is None:
                 self.report(mistakes.BadPathIndex(span))
-            return [index or _UNKNOWN]
+            return [index or UNKNOWN]
         if plain is None:
             return []
         if isinstance(plain, str) or (isinstance(plain, int) and not isinstance(plain, bool)):
@@ -112,7 +87,7 @@ class Paths(Expressions):
                 found=describe(value),
             )
         )
-        return [_UNKNOWN]
+        return [UNKNOWN]
 
     def _affine(self, value: LoopValue) -> Index | None:
         """The index segment that follows a number, None where it is not linear in one loop variable."""
@@ -176,123 +151,11 @@ class Paths(Expressions):
         self.report(mistakes.UnknownTie(span, path=".".join(names), hint=hint))
         return POISON
 
-    @contextmanager
-    def tied(self, target: Path | None, prefix: Path) -> Iterator[None]:
-        """Take the weights under `prefix` from `target`."""
-        saved = self.tie
-        if target is not None:
-            self.tie = Tie(prefix, target)
-        try:
-            yield
-        finally:
-            self.tie = saved
-
-    def weight(self, place: Place, type_: TensorType, start: Start, span: Span) -> Value:
-        """The weight of a call: a new one, or the one that it is tied to."""
-        shape = type_.shape
-        full = self.prefix + place.path + ((place.name,) if place.name else ())
-        if self.tie is not None:
-            return self.resolve(self._tied_weight(self.tie, full, shape, span))
-        frame = self._home(full, span)
-        stored = _stored(frame, full, tuple(size for size in shape if not isinstance(size, str)))
-        if place.stacking == "rows":
-            stored = self._joined(stored, span)
-        node = frame.graph.add(
-            WEIGHT,
-            (),
-            {
-                "type": type_,
-                "sources": (stored,),
-                "init": start.init,
-                "trained": start.trained,
-            },
-            span=self.place(span),
-            path=full,
-        )
-        self.weights[full] = Handle(frame.graph, node.outputs[0])
-        self.weight_calls[full, node.id] = self.call_notes(span)
-        return self.resolve(self.weights[full])
-
-    def _joined(self, stored: Stored, span: Span) -> Stored:
-        """The same for a checkpoint that has experts' matrices one below the other."""
-        if not stored.planes:
-            self.report(mistakes.UselessStacking(span, path=path_text(stored.path)))
-            return stored
-        return replace(stored, joined=True)
-
-    def _home(self, path: Path, span: Span) -> Frame:
-        """The frame whose graph a weight belongs to: the innermost whose loop variable the path follows.
-
-        A path that does not tell experts apart is that of one tensor with the weights of all.
-        """
-        variables = {segment.variable for segment in path if isinstance(segment, Index)}
-        frame = self.frame
-        while frame.outer is not None and frame.region is None and frame.variable not in variables:
-            if _UNKNOWN not in path:
-                frame.unindexed.append((path, self.place(span)))
-            frame = frame.outer
-        return frame
-
-    def _tied_weight(self, tie: Tie, path: Path, shape: tuple[Dim, ...], span: Span) -> Handle:
-        target = tie.target + path[len(tie.prefix) :]
-        found = self.weights.get(target)
-        need = TensorType(shape, DType.FLOAT)
-        if found is None or not _encloses(self.frame, found):
-            hint = "what a loop or `experts` holds can be shared only inside of it"
-            if found is None:
-                hint = self._untied_hint(tie, path, shape)
-            self.report(mistakes.UnknownTie(span, path=path_text(target), hint=hint))
-        elif found.type.shape != shape:
-            have = shape_text(found.type.shape)
-            self.report(mistakes.WrongTie(span, path=path_text(target), have=have, need=shape_text(shape)))
-        else:
-            self._remember_tie(path, target)
-            return found
-        graph = self.frame.graph
-        stand_in = graph.add(WEIGHT, (), {"type": need, "sources": (), "init": Normal(), "trained": True})
-        return Handle(graph, stand_in.outputs[0])
-
-    def _untied_hint(self, tie: Tie, path: Path, shape: tuple[Dim, ...]) -> str:
-        """What to write in place of a tie to what has not all of the weights, or of a wrong path."""
-        own = path[len(tie.prefix) :]
-        if any(known[: len(tie.target)] == tie.target for known in self.weights):
-            added = f"`+ parameter({shape_text(shape)}) as {path_text(path[len(self.prefix) :])}`"
-            return f"leave `{path_text(own)}` out of what is tied; {added} is one of its own"
-        return did_you_mean(path_text(tie.target + own), map(path_text, self.weights))
-
-    def _remember_tie(self, path: Path, target: Path) -> None:
-        """Note what a checkpoint may call the shared weight, in every iteration of the loops around it."""
-        variables = [s.variable for s in (*path, *target) if isinstance(s, Index)]
-        runs = {variable: self.steps[variable] for variable in variables}
-        self.spend(prod(map(len, runs.values())))
-        for steps in product(*runs.values()):
-            indices = dict(zip(runs, steps, strict=True))
-            self.tied_names[concrete(path, indices)] = concrete(target, indices)
-
-
-def _stored(frame: Frame, path: Path, shape: tuple[int, ...]) -> Stored:
-    """How the checkpoint holds a weight: by itself, or as one plane of those of all experts."""
-    region = frame.region
-    follows = any(isinstance(segment, Index) and segment.variable == frame.variable for segment in path)
-    if region is None or follows:
-        return Stored(path, shape)
-    return Stored(path, shape, planes=region.count, plane=Index(region.variable))
-
-
-def _encloses(frame: Frame, handle: Handle) -> bool:
-    """Whether a tensor's graph is the frame's or one outside of it."""
-    around: Frame | None = frame
-    while around is not None:
-        if around.graph is handle.graph:
-            return True
-        around = around.outer
-    return False
-
 
 def _behind(prefix: str, found: Sequence[str | Index]) -> list[str | Index]:
     """Segments of which the first has a prefix."""
-    if _UNKNOWN in (prefix, *found):
-        return [_UNKNOWN]
+    if UNKNOWN in (prefix, *found):
+        return [UNKNOWN]
     first, *others = found or [""]
     return [replace(first, prefix=prefix) if isinstance(first, Index) else f"{prefix}{first}", *others]
 

@@ -11,10 +11,10 @@ from typing import Any
 from archc.errors import Note
 from archc.frontend import mistakes, syntax
 from archc.frontend.limits import MAX_REGION_DEPTH
-from archc.frontend.loops import fresh_variable
+from archc.frontend.loop_variable import fresh_variable, loop_value
 from archc.frontend.losses import Losses
 from archc.frontend.lowerer import Frame, Region
-from archc.frontend.values import POISON, Env, Handle, LoopValue, Poison, describe
+from archc.frontend.values import POISON, Env, Handle, Poison, describe
 from archc.ir.attributes import Width, kind_of
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
@@ -58,8 +58,7 @@ class _Tracer:
         self.chosen = chosen
         self.count = count
         self.variable = fresh_variable(expr.variable, lowerer.steps)
-        variable = self.variable
-        self.expert = LoopValue(0, lambda indices: indices[variable], frozenset({variable}))
+        self.expert = loop_value(self.variable, range(count), 0)
 
     def run(self) -> Any:
         lowerer, variable = self.lowerer, self.variable

@@ -7,7 +7,7 @@ may be exchanged for another under the same number without touching its users.  
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from archc.ir.node import Node, Scope, Value
 from archc.ir.op import Op
 from archc.ir.ops.structure import BRANCH, EXPERTS, INPUT, LOOP, LOSSES, WEIGHT
 from archc.ir.paths import Path
+from archc.ir.reached import reached
 from archc.ir.types import TensorType
 
 
@@ -135,14 +136,17 @@ class Graph:
 
     def between(self, given: Collection[Value], goals: Iterable[Value]) -> list[Node]:
         """Nodes that compute goals from `given` values; in order, without the weights that they read."""
+        return [node for node in self._computing(goals, given) if node.op is not WEIGHT]
+
+    def _computing(self, goals: Iterable[Value], given: Collection[Value]) -> list[Node]:
+        """Nodes that compute goals from `given` values, weights included; in order."""
         found: set[int] = set()
-        waiting = list(goals)
+        waiting = [value for value in goals if value not in given]
         while waiting:
-            value = waiting.pop()
-            node = self.node(value)
-            if value not in given and node.op is not WEIGHT and node.id not in found:
+            node = self.node(waiting.pop())
+            if node.id not in found:
                 found.add(node.id)
-                waiting += [each for each in node.inputs if each is not None]
+                waiting += [each for each in node.inputs if each is not None and each not in given]
         return [node for node in self.nodes() if node.id in found]
 
     def is_acyclic(self) -> bool:
@@ -171,10 +175,7 @@ class Graph:
         self._next += 1
         order = (number,) if order is None else order
         node = Node(number, op, tuple(inputs), attributes, types, names, span, scope, order, path)
-        self._net.add_node(number, node=node)
-        self._connect(node)
-        self._sorted = {}
-        self.unverified.add(number)
+        self._enter(node)
         return node
 
     def add_like(
@@ -246,8 +247,7 @@ class Graph:
         twin.unverified, twin._sorted = set(self.unverified), dict(self._sorted)
         for node in twin.nodes():
             if node.bodies:
-                bodies = tuple(body.copy() for body in node.bodies)
-                twin.update(node, attributes={**node.attributes, "bodies": bodies})
+                twin.update(node, attributes=node.with_own_bodies().attributes)
         return twin
 
     def part(
@@ -258,23 +258,29 @@ class Graph:
     ) -> Graph:
         """A copy of what computes `outputs`, and `losses` too where they are asked for.
 
-        Values that are `given` become its inputs, by name.
+        Values that are `given` become its inputs, by name; without any, it has those of this graph.
         """
-        twin = self.copy()
-        twin.outputs = list(outputs)
-        for name, value in given:
-            twin.replace_uses(value, twin.add_input(name, twin.type(value)))
-        twin.inputs = twin.inputs[-len(given) :] if given else twin.inputs
-        needed = {value.node for value in twin.inputs}
-        roots = {value.node for _, value in twin.outputs}
-        if losses:
-            roots |= {node.id for node in twin.losses()}
-        for number in roots:
-            needed |= {number, *twin.needed_by(number)}
-        for node in reversed(twin.nodes()):
-            if node.id not in needed:
-                twin.remove(node)
-        return twin
+        ends = self.losses() if losses else []
+        goals = [value for _, value in outputs]
+        goals += [value for node in ends for value in node.inputs if value is not None]
+        part = Graph(self.name)
+        part._next = self._next  # nodes keep their numbers
+        stands: dict[Value | None, Value] = {v: part.add_input(name, self.type(v)) for name, v in given}
+        computing = self._computing(goals, [value for _, value in given])
+        kept = {node.id for node in (*computing, *ends, *([] if given else map(self.node, self.inputs)))}
+        for node in self.nodes():
+            if node.id in kept:
+                inputs = tuple(stands.get(value, value) for value in node.inputs)
+                part._enter(replace(node.with_own_bodies(), inputs=inputs))
+        part.inputs = part.inputs or list(self.inputs)
+        part.outputs = [(name, stands.get(value, value)) for name, value in outputs]
+        return part
+
+    def _enter(self, node: Node) -> None:
+        self._net.add_node(node.id, node=node)
+        self._connect(node)
+        self._sorted = {}
+        self.unverified.add(node.id)
 
     def _connect(self, node: Node) -> None:
         self._net.add_edges_from((value.node, node.id) for value in node.inputs if value is not None)
@@ -285,15 +291,3 @@ class Graph:
         if all(orders[read] < orders[reader] for read, reader in self._net.edges):
             return sorted(orders, key=orders.__getitem__)
         return list(nx.lexicographical_topological_sort(self._net, key=orders.__getitem__))
-
-
-def reached(start: int, neighbours: Callable[[int], Iterable[int]]) -> set[int]:
-    """Numbers reached from a node; several times as fast as networkx's search, which lists edges too."""
-    found: set[int] = set()
-    waiting = [start]
-    while waiting:
-        for number in neighbours(waiting.pop()):
-            if number not in found:
-                found.add(number)
-                waiting.append(number)
-    return found

@@ -6,7 +6,7 @@ All of them are immutable; what changes is the graph.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,6 +62,13 @@ class Node:
         """A loop's different bodies, the one of experts, or the two of a branch."""
         bodies: tuple[Graph, ...] = self.attributes["bodies"] if self.op in _WITH_BODIES else ()
         return bodies
+
+    def with_own_bodies(self) -> Node:
+        """The node with copies of its bodies."""
+        if not self.bodies:
+            return self
+        bodies = tuple(body.copy() for body in self.bodies)
+        return replace(self, attributes={**self.attributes, "bodies": bodies})
 
     @property
     def past(self) -> list[Value]:

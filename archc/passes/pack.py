@@ -6,13 +6,15 @@ checkpoint is loaded and saved in its original layout.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from archc.ir.graph import Graph, reached
+from archc.ir.graph import Graph
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import OPS, Op
 from archc.ir.ops.structure import APPEND, WEIGHT
 from archc.ir.paths import path_text
+from archc.ir.reached import reached
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context, place_of
 from archc.passes.fold import canonical_sizes
@@ -73,23 +75,29 @@ def _is_gate_or_gated(graph: Graph, linear: Node, meeting: int) -> bool:
     return aligned and not any(graph.node(number).op is LINEAR for number in between)
 
 
-def _groups(graph: Graph) -> dict[tuple[Value | None, int], list[Node]]:
+def _groups(graph: Graph) -> dict[tuple[Value, int], list[Node]]:
     """Several linears by what they read and where they meet, in program order."""
-    groups: dict[tuple[Value | None, int], list[Node]] = {}
-    for node in graph.nodes():
-        if node.op is LINEAR:
-            source = node.inputs[0]
-            meeting = _meeting(graph, source, node)
+    nodes = graph.nodes()
+    places = {node.id: place for place, node in enumerate(nodes)}
+    siblings: dict[Value, list[Node]] = {}
+    for node in nodes:
+        if node.op is LINEAR and node.inputs[0] is not None:
+            siblings.setdefault(node.inputs[0], []).append(node)
+    groups: dict[tuple[Value, int], list[Node]] = {}
+    for source, linears in siblings.items():
+        for linear in linears if len(linears) > 1 else ():
+            meeting = _meeting(graph, source, linear, places)
             if meeting is not None:
-                groups.setdefault((source, meeting), []).append(node)
+                groups.setdefault((source, meeting), []).append(linear)
     return {key: group for key, group in groups.items() if len(group) > 1}
 
 
-def _meeting(graph: Graph, source: Value | None, linear: Node) -> int | None:
-    """The first op that all made of a linear goes through, and that reads more of what its source makes."""
-    assert source is not None
+def _meeting(graph: Graph, source: Value, linear: Node, places: Mapping[int, int]) -> int | None:
+    """The first op that every path from a linear leads through, and that reads its source in another way too.
+
+    places: where each node stands in the graph's order
+    """
     others = _made_of(graph, graph.node(source)) - _made_of(graph, linear) - {linear.id}
-    places = {node.id: place for place, node in enumerate(graph.nodes())}
     waiting = {linear.id}
     while waiting:
         node = graph.node(min(waiting, key=places.__getitem__))

@@ -1,0 +1,153 @@
+"""The weights of ops: new ones at their paths, or those that they are tied to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+
+from archc.errors import Span, did_you_mean
+from archc.frontend import mistakes
+from archc.frontend.lowerer import Frame, Tie
+from archc.frontend.paths import UNKNOWN, Paths
+from archc.frontend.values import Handle
+from archc.ir.node import Value
+from archc.ir.op import Init, Normal
+from archc.ir.ops.structure import WEIGHT
+from archc.ir.paths import Index, Path, Stored, concrete, path_text
+from archc.ir.types import Dim, DType, TensorType, shape_text
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a weight begins, and whether training changes it."""
+
+    init: Init
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a call's weight lies: its path, its own name behind it; how one tensor holds those of experts."""
+
+    path: Path
+    name: str
+    stacking: str
+
+
+class Weights(Paths):
+    """Declaration of weights, and their sharing by `tied_to`."""
+
+    @contextmanager
+    def tied(self, target: Path | None, prefix: Path) -> Iterator[None]:
+        """Take the weights under `prefix` from `target`."""
+        saved = self.tie
+        if target is not None:
+            self.tie = Tie(prefix, target)
+        try:
+            yield
+        finally:
+            self.tie = saved
+
+    def weight(self, place: Place, type_: TensorType, start: Start, span: Span) -> Value:
+        """The weight of a call: a new one, or the one that it is tied to."""
+        shape = type_.shape
+        full = self.prefix + place.path + ((place.name,) if place.name else ())
+        if self.tie is not None:
+            return self.resolve(self._tied_weight(self.tie, full, shape, span))
+        frame = self._home(full, span)
+        stored = _stored(frame, full, tuple(size for size in shape if not isinstance(size, str)))
+        if place.stacking == "rows":
+            stored = self._joined(stored, span)
+        node = frame.graph.add(
+            WEIGHT,
+            (),
+            {
+                "type": type_,
+                "sources": (stored,),
+                "init": start.init,
+                "trained": start.trained,
+            },
+            span=self.place(span),
+            path=full,
+        )
+        self.weights[full] = Handle(frame.graph, node.outputs[0])
+        self.weight_calls[full, node.id] = self.call_notes(span)
+        return self.resolve(self.weights[full])
+
+    def _joined(self, stored: Stored, span: Span) -> Stored:
+        """The same for a checkpoint that has experts' matrices one below the other."""
+        if not stored.planes:
+            self.report(mistakes.UselessStacking(span, path=path_text(stored.path)))
+            return stored
+        return replace(stored, joined=True)
+
+    def _home(self, path: Path, span: Span) -> Frame:
+        """The frame whose graph a weight belongs to: the innermost whose loop variable the path follows.
+
+        A path that does not tell experts apart is that of one tensor with the weights of all.
+        """
+        variables = {segment.variable for segment in path if isinstance(segment, Index)}
+        frame = self.frame
+        while frame.outer is not None and frame.region is None and frame.variable not in variables:
+            if UNKNOWN not in path:
+                frame.unindexed.append((path, self.place(span)))
+            frame = frame.outer
+        return frame
+
+    def _tied_weight(self, tie: Tie, path: Path, shape: tuple[Dim, ...], span: Span) -> Handle:
+        target = tie.target + path[len(tie.prefix) :]
+        found = self.weights.get(target)
+        need = TensorType(shape, DType.FLOAT)
+        if found is None or not _encloses(self.frame, found):
+            hint = "what a loop or `experts` holds can be shared only inside of it"
+            if found is None:
+                hint = self._untied_hint(tie, path, shape)
+            self.report(mistakes.UnknownTie(span, path=path_text(target), hint=hint))
+        elif found.type.shape != shape:
+            have = shape_text(found.type.shape)
+            self.report(mistakes.WrongTie(span, path=path_text(target), have=have, need=shape_text(shape)))
+        else:
+            self._remember_tie(path, target)
+            return found
+        graph = self.frame.graph
+        stand_in = graph.add(WEIGHT, (), {"type": need, "sources": (), "init": Normal(), "trained": True})
+        return Handle(graph, stand_in.outputs[0])
+
+    def _untied_hint(self, tie: Tie, path: Path, shape: tuple[Dim, ...]) -> str:
+        """What to write in place of a tie to what has not all of the weights, or of a wrong path."""
+        own = path[len(tie.prefix) :]
+        if any(known[: len(tie.target)] == tie.target for known in self.weights):
+            added = f"`+ parameter({shape_text(shape)}) as {path_text(path[len(self.prefix) :])}`"
+            return f"leave `{path_text(own)}` out of what is tied; {added} is one of its own"
+        return did_you_mean(path_text(tie.target + own), map(path_text, self.weights))
+
+    def _remember_tie(self, path: Path, target: Path) -> None:
+        """Note what a checkpoint may call the shared weight, in every iteration of the loops around it."""
+        variables = [s.variable for s in (*path, *target) if isinstance(s, Index)]
+        runs = {variable: self.steps[variable] for variable in variables}
+        self.spend(prod(map(len, runs.values())))
+        for steps in product(*runs.values()):
+            indices = dict(zip(runs, steps, strict=True))
+            self.tied_names[concrete(path, indices)] = concrete(target, indices)
+
+
+def _stored(frame: Frame, path: Path, shape: tuple[int, ...]) -> Stored:
+    """How the checkpoint holds a weight: by itself, or as one plane of those of all experts."""
+    region = frame.region
+    follows = any(isinstance(segment, Index) and segment.variable == frame.variable for segment in path)
+    if region is None or follows:
+        return Stored(path, shape)
+    return Stored(path, shape, planes=region.count, plane=Index(region.variable))
+
+
+def _encloses(frame: Frame, handle: Handle) -> bool:
+    """Whether a tensor's graph is the frame's or one outside of it."""
+    around: Frame | None = frame
+    while around is not None:
+        if around.graph is handle.graph:
+            return True
+        around = around.outer
+    return False
