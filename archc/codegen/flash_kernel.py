@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from archc.codegen.attention import Attention, form_of, further_operands, is_bare, makes_bias
 from archc.codegen.flash_bias import FlashBias, plan_flash_bias
 from archc.codegen.flash_plan import FlashKernel, Tile, Tiles
 from archc.codegen.fused import Fused, power_of_two
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding
 
 _LEAST = 16  # rows and columns of a tensor core's tile
-_OPERANDS = {"q", "k", "v", "positions", "key_positions", "sinks", "table"}
 
 # By the width of a key and its value together, each a power of two: tiles whose registers and shared memory
 # all chips have, from compiling for them.
@@ -24,42 +24,47 @@ _TILES = {
 _BOUNDED_WARPS = {384: 8}
 
 
-def plan_flash(fused: Fused) -> FlashKernel | None:
+def plan_flash(fused: Fused, attention: Attention) -> FlashKernel | None:
     """The kernel for an attention over whole sequences; None if PyTorch's is as fast, or no kernel fits.
 
     PyTorch's is as fast for all keys, or all up to the query's own, if nothing is done to scores and keys are
     as wide as values.
     """
-    attributes = fused.node.attributes
-    mask: Mask = attributes["mask"]
-    queries, keys, values = (fused.types[name].shape for name in ("q", "k", "v"))
-    heads, head_dim, kv_heads, value_dim = map(int, (queries[2], queries[3], keys[2], values[3]))
-    head_block, value_block = (max(power_of_two(dim), _LEAST) for dim in (head_dim, value_dim))
+    mask: Mask = fused.node.attributes["mask"]
+    head_block, value_block = (
+        max(power_of_two(n), _LEAST) for n in (attention.head_dim, attention.value_dim)
+    )
     bias = plan_flash_bias(fused)
     tiles = _tiles(head_block + value_block, bias, isinstance(mask, Sliding | Chunked))
-    sinks, softcap = "sinks" in fused.types, attributes["softcap"]
-    untouched = not sinks and softcap is None and bias is None
-    pytorch = isinstance(mask, Causal | Full) and untouched and head_dim == value_dim
-    known = isinstance(mask, Causal | Full | Sliding | Chunked) and set(fused.types) <= _OPERANDS
-    if tiles is None or pytorch or not known or len(fused.rule.steps) > 1 + (bias is not None):
+    if tiles is None or not _is_known(fused, bias) or (is_bare(fused) and _suits_pytorch(mask, attention)):
         return None
     return FlashKernel(
+        **vars(attention),
         sees=_sees(mask),
         causal=mask.causal,
         window=int(mask.window) if isinstance(mask, Sliding) else 0,
         chunk=int(mask.chunk) if isinstance(mask, Chunked) else 0,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        value_dim=value_dim,
         head_block=head_block,
         value_block=value_block,
-        scale=float(attributes["scale"]),
-        softcap=None if softcap is None else float(softcap),
-        sinks=sinks,
+        sinks="sinks" in fused.types,
         bias=bias,
         tiles=tiles,
     )
+
+
+def _is_known(fused: Fused, bias: FlashBias | None) -> bool:
+    """Whether the kernel knows the mask, and all that is done to scores."""
+    further = set(further_operands(fused)) <= {"sinks", "table"} and (
+        bias is not None or not makes_bias(fused)
+    )
+    masked = isinstance(fused.node.attributes["mask"], Causal | Full | Sliding | Chunked)
+    return further and masked and not form_of(fused).one_slot
+
+
+def _suits_pytorch(mask: Mask, attention: Attention) -> bool:
+    """Whether PyTorch has a fast kernel for a mask, and for scores and widths of an attention."""
+    as_wide = attention.head_dim == attention.value_dim
+    return isinstance(mask, Causal | Full) and attention.softcap is None and as_wide
 
 
 def _tiles(width: int, bias: FlashBias | None, bounded: bool) -> Tiles | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.attention import Attention
 from archc.codegen.flash_bias import FlashBias
 
 _LOG2_E = 1.4426950408889634
@@ -47,7 +48,7 @@ class Tiles:
 
 
 @dataclass(frozen=True)
-class FlashKernel:
+class FlashKernel(Attention):
     """Attention that holds the scores of a tile of queries and keys at a time, and passes over unseen tiles.
 
     `sees` is the mask as a Triton expression of a `query` and a `key`, both positions; `window` and `chunk`
@@ -58,14 +59,8 @@ class FlashKernel:
     causal: bool
     window: int
     chunk: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    value_dim: int
     head_block: int
     value_block: int
-    scale: float
-    softcap: float | None
     sinks: bool
     bias: FlashBias | None
     tiles: Tiles
@@ -105,11 +100,6 @@ class FlashKernel:
     def bias_arguments(self) -> str:
         """What a tile of scores is told of the bias."""
         return f", head, {self.bias.pointers}" if self.bias else ""
-
-    @property
-    def group(self) -> int:
-        """Query heads of a key head."""
-        return self.heads // self.kv_heads
 
     @property
     def parts(self) -> int:

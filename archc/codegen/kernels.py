@@ -37,9 +37,7 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
     "position_scale": lambda fused, _target: plan_position_scale(fused),
     "row": lambda fused, _target: plan_row(fused),
     "router": lambda fused, _target: plan_router(fused),
-    "attention": lambda fused, target: plan_attention(
-        fused, "steps" in target.families, "flash" in target.families
-    ),
+    "attention": plan_attention,
 }
 
 

@@ -172,9 +172,9 @@ def _kernels(package: Package) -> str:
         uses_triton=any(_runs_triton(kernel) for kernel in package.kernels),
         uses_callables=any("Callable[" in kernel for kernel in kernels),
         uses_cache=any("@cache" in kernel for kernel in kernels),
-        uses_shares=package.generates and any(_has_steps(kernel) for kernel in package.kernels),
+        uses_shares=any(_has_step(kernel) for kernel in package.kernels),
         uses_room=any(
-            isinstance(kernel, AttentionKernel) and kernel.steps and kernel.large
+            isinstance(kernel, AttentionKernel) and kernel.step and kernel.step.large
             for kernel in package.kernels
         ),
         uses_heads=any("= _heads(" in kernel for kernel in kernels),
@@ -239,11 +239,11 @@ _ALWAYS = (
 def _runs_triton(kernel: Kernel) -> bool:
     always = isinstance(kernel, _ALWAYS)
     in_place = isinstance(kernel, AbsorptionKernel) and kernel.in_place
-    return always or in_place or _has_steps(kernel) or _has_flash(kernel) or _has_loss(kernel)
+    return always or in_place or _has_step(kernel) or _has_flash(kernel) or _has_loss(kernel)
 
 
-def _has_steps(kernel: Kernel) -> bool:
-    return isinstance(kernel, AttentionKernel) and kernel.has_step
+def _has_step(kernel: Kernel) -> bool:
+    return isinstance(kernel, AttentionKernel) and kernel.step is not None
 
 
 def _has_flash(kernel: Kernel) -> bool:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archc.codegen.flash_bias import linear_vector, relative_vector
+from archc.codegen.bias_vector import BiasVector, farthest, linear_vector, relative_vector
 from archc.codegen.fused import Fused, width_of
 from archc.codegen.masks import load_where, outer
 
 
 @dataclass(frozen=True)
 class StepBias:
-    """The statements for a bias; for one by distance also a tensor that they read, made once for a device.
+    """The statements for a bias.
 
-    name, doc, lines: that tensor, and the function that makes it by the op itself; "" for none
-    strides:          further parameters, and how a launch computes them
-    head_lines:       for the heads of a program
-    key_lines:        for a tile of keys at `key_position`, before it is loaded: then registers are few
+    vector:     the constant tensor that they read; None for a bias that is given
+    strides:    further parameters, and how a launch computes them
+    head_lines: for the heads of a program
+    key_lines:  for a tile of keys at `key_position`, before it is loaded: then registers are few
     """
 
-    name: str
-    doc: str
-    lines: tuple[str, ...]
+    vector: BiasVector | None
     strides: tuple[tuple[str, str], ...]
     head_lines: tuple[str, ...]
     key_lines: tuple[str, ...]
@@ -41,9 +39,7 @@ def plan_step_bias(fused: Fused, head: str, mask: str) -> StepBias | None:
 def _given(head: str, mask: str) -> StepBias:
     """One row of a bias [1 or B, heads, 1, S], by the places of keys."""
     return StepBias(
-        name="",
-        doc="",
-        lines=(),
+        vector=None,
         strides=(
             ("bias_stride", "bias.stride(0) * (bias.shape[0] // batch)"),
             ("bias_head_stride", "bias.stride(1)"),
@@ -62,18 +58,15 @@ def _given(head: str, mask: str) -> StepBias:
 
 def _relative(fused: Fused, head: str, mask: str) -> StepBias:
     """A row of the table for each key."""
-    vector = relative_vector(fused)
-    heads = width_of(fused.types["table"])
+    heads, far = width_of(fused.types["table"]), farthest(fused)
     where = load_where(outer((mask, "")))
     return StepBias(
-        name=vector.vector,
-        doc=vector.doc,
-        lines=vector.lines,
+        vector=relative_vector(fused),
         strides=(),
         head_lines=(f"table_head = ({head}).to(tl.int32)",),
         key_lines=(
-            f"back = tl.minimum(tl.maximum(position - key_position, 0), {vector.far})",
-            f"row = tl.load(buckets_ptr + {vector.far} + back)[None, :] * {heads}",
+            f"back = tl.minimum(tl.maximum(position - key_position, 0), {far})",
+            f"row = tl.load(buckets_ptr + {far} + back)[None, :] * {heads}",
             f"bias = tl.load(table_ptr + row + table_head[:, None]{where}).to(tl.float32)",
         ),
     )
@@ -81,11 +74,8 @@ def _relative(fused: Fused, head: str, mask: str) -> StepBias:
 
 def _linear(fused: Fused, head: str, mask: str) -> StepBias:
     """A slope for each head, times how far on a key is."""
-    vector = linear_vector(fused)
     return StepBias(
-        name=vector.vector,
-        doc=vector.doc,
-        lines=vector.lines,
+        vector=linear_vector(fused),
         strides=(),
         head_lines=(f"slope = tl.load(slopes_ptr + {head}{load_where(mask)})",),
         key_lines=("bias = slope[:, None] * (key_position - position).to(tl.float32)[None, :]",),

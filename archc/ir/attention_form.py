@@ -21,6 +21,11 @@ class AttentionForm:
     values_in_keys: bool
     keys_are_values: bool
 
+    @property
+    def one_slot(self) -> bool:
+        """Whether keys and values are kept as one."""
+        return self.values_in_keys or self.keys_are_values
+
 
 def attention_form(steps: Sequence[Step]) -> AttentionForm | None:
     """The form of a decomposition: attention of operands called as the op calls them, None for another.

@@ -28,6 +28,7 @@ from archc.codegen.linear_plan import LinearChoice, LinearKernel
 from archc.codegen.loss_plan import LossKernel
 from archc.codegen.package import plan_package
 from archc.codegen.router_plan import RouterKernel
+from archc.codegen.step_plan import StepKernel
 from archc.compiler import Compilation
 from archc.errors import ArchcError
 from archc.ir.graph import Graph
@@ -132,8 +133,8 @@ def _run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, sizes: Sizes) -> N
     elif isinstance(plan, AttentionKernel):
         if plan.flash:
             _run_flash(getattr(kernels, f"_{plan.name}_flash"), plan.flash, dtype, sizes.flash)
-        if hasattr(kernels, f"_{plan.name}_step"):
-            _run_steps(kernels, plan, dtype, sizes.keys)
+        if plan.step:
+            _run_steps(kernels, plan.step, dtype, sizes.keys)
 
 
 def run_model(package: Any, compilation: Compilation, dtype: torch.dtype, sizes: Sizes) -> None:
@@ -253,7 +254,7 @@ def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dty
         o.backward(torch.zeros_like(o))
 
 
-def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype, keys: int) -> None:
+def _run_steps(kernels: Any, plan: StepKernel, dtype: torch.dtype, keys: int) -> None:
     """With few keys, which one program reads, and with many that are shared; padded or not, and in a ring.
 
     All of that for each chip's room where tiles depend on it, and with as many sequences as the widest need
@@ -269,8 +270,8 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype, keys: in
         kernels._shares = lambda *_, count=count: count
         kernels._room = lambda _, free=free: free
         kernels._processors = lambda _, processors=processors: processors
-        kept = [plan.head_dim] if plan.one_slot else [plan.head_dim, plan.value_dim]
-        asked = [plan.value_dim, plan.behind] if plan.values_in_keys else [plan.head_dim]
+        kept = [plan.head_dim] if plan.form.one_slot else [plan.head_dim, plan.value_dim]
+        asked = [plan.value_dim, plan.behind] if plan.form.values_in_keys else [plan.head_dim]
         queries = [torch.zeros(1, 1, plan.heads, width, dtype=dtype) for width in asked]
         stores = [torch.zeros(1, length, plan.kv_heads, width, dtype=dtype) for width in kept]
         filled, positions, places = (torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, keys))
@@ -279,14 +280,14 @@ def _run_steps(kernels: Any, plan: AttentionKernel, dtype: torch.dtype, keys: in
             step(*queries, *stores, places, padded)
             continue
         new = [store[:, :1].contiguous() for store in stores] if plan.keeps else []
-        extra = [_extra(kernels, plan, name, dtype, length) for name in plan.step_extra]
+        extra = [_extra(kernels, plan, name, dtype, length) for name in plan.extra]
         told = [padded] if plan.tells_padding else []
         own = [positions] if plan.reads_position else []
         step(*queries, *new, *stores, filled, *own, places, *told, *extra)
     kernels._shares, kernels._room, kernels._processors = replaced
 
 
-def _extra(kernels: Any, plan: AttentionKernel, name: str, dtype: torch.dtype, keys: int) -> Tensor:
+def _extra(kernels: Any, plan: StepKernel, name: str, dtype: torch.dtype, keys: int) -> Tensor:
     """What a step is given besides: sinks, a bias or the table of one, or what is made of that."""
     shapes = {"sinks": (plan.heads,), "bias": (1, plan.heads, 1, keys), "table": (1, plan.heads)}
     if name in shapes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,9 +12,31 @@ from torch import Tensor
 
 from archc.ir.ops.structure import KEEP
 from archc.verification.packages import stored_tensors
+from tests.codegen.interpreter import interpreted
 from tests.support import SPECS, build, compile_model, distance, scramble
 
 START = 7  # of transformer_tiny
+# Cross attention: of keys that are their own values, and of heads too wide for a kernel over whole sequences.
+CROSS = {
+    "shared": "attention(q, k, k, mask = full)",
+    "wide": "attention(q, k, split_heads(linear(h, 2 * width) as v, 2), mask = full, softcap = 2.0)",
+}
+CROSSING = """
+    arch A(width) {{
+      forward(tokens: [B, T], decoder_tokens: [B, U] = 0) {{
+        h = embedding(tokens, 160, 24) as encoder
+        x = embedding(decoder_tokens, 160, 24) as decoder
+        for i in 0..2 as layers {{
+          q = split_heads(linear(x, 2 * width) as q, 2)
+          k = split_heads(linear(h, 2 * width) as k, 2)
+          x = x + linear(merge_heads({cross}), 24) as o
+        }}
+        return linear(x, 160) as head
+      }}
+    }}
+    model shared = A(width = 12)
+    model wide = A(width = 272)
+"""
 kinds = pytest.mark.parametrize("kind", ["Model", "Reference"])
 
 
@@ -54,6 +77,21 @@ def test_the_encoder_runs_once(package: ModuleType, kind: str) -> None:
                 tensor.fill_(float("nan"))
         parts += [model(None, target[:, 2:3], cache=cache), model(source, target[:, 3:], cache=cache)]
     assert distance(torch.cat(parts, 1), whole) < 1e-12
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cross", CROSS)
+@interpreted
+def test_steps_of_kernels_over_the_encoder(cross: str, tmp_path: Path) -> None:
+    (tmp_path / "cross.arch").write_text(CROSSING.format(cross=CROSS[cross]))
+    model = build(tmp_path / "cross.arch", cross, tmp_path).Model(dtype=torch.float32)
+    scramble(model)
+    source, target = tokens(9), tokens(6)
+    whole, cache = model(source, target), model.new_cache(2, 6)
+    model(source, target[:, :4], cache=cache)
+    cache.start_steps()
+    parts = [model(None, token, cache=cache) for token in target[:, 4:].split(1, 1)]
+    assert distance(torch.cat(parts, 1), whole[:, 4:]) < 1e-5
 
 
 @kinds

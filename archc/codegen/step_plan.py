@@ -1,0 +1,205 @@
+"""The plan of attention for one new token of each sequence (a step): what its templates may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archc.codegen.attention import Attention
+from archc.codegen.masks import load_where, outer, store_where
+from archc.codegen.step_bias import StepBias
+
+
+@dataclass(frozen=True)
+class LargeTile:
+    """A tile of keys in half precision, for chips with `room` for it in shared memory."""
+
+    columns: int  # of a key, and of a query
+    rows: int
+    keys: int
+    stages: int = 2
+    held: int = 1  # tiles of keys in shared memory at once
+    warps: int = 8
+
+    @property
+    def room(self) -> int:
+        """Bytes of the queries, of tiles of keys, and of scores in float32."""
+        return 2 * (self.rows + self.held * self.keys) * self.columns + 4 * self.rows * self.keys
+
+
+@dataclass(frozen=True)
+class StepKernel(Attention):
+    """Attention of one token, by programs that each take a share of the keys.
+
+    keeps:   whether it adds the new token to the cache itself; if not, the cache already has it
+    fixed:   whether the keys are those of another sequence, which does not grow
+    oldest:  the first position that a query at `position` sees, as an expression; "" for all
+    further: operands besides queries, keys, values and positions
+    bias:    what is added to scores
+    blocks:  among how many programs the query heads of a key head are divided
+    rows:    rows of a program, of which each query head takes one
+    head_block:  columns that hold a key; where values are its first columns, those that are none
+    value_block: columns that hold a value
+    tile:    keys at a time in half precision
+    large:   the tile on a chip with more shared memory, where values are columns of the keys
+    wide:    a tile with twice the query heads, for unpadded sequences that fill the chip; with padding its
+             registers would not suffice
+    """
+
+    keeps: bool
+    fixed: bool
+    oldest: str
+    further: tuple[str, ...]
+    bias: StepBias | None
+    blocks: int
+    rows: int
+    head_block: int
+    value_block: int
+    tile: int
+    warps: int
+    large: LargeTile | None
+    wide: LargeTile | None
+
+    @property
+    def template(self) -> str:
+        if self.fixed:
+            return "attention_fixed"
+        return "latent_step" if self.form.values_in_keys else "attention_step"
+
+    @property
+    def shared(self) -> bool:
+        """Whether keys are their own values."""
+        return self.form.keys_are_values
+
+    @property
+    def sinks(self) -> bool:
+        return "sinks" in self.further
+
+    @property
+    def reads_position(self) -> bool:
+        """Whether it needs its tokens' positions: not where they see all before them, however far."""
+        return bool(self.oldest or not self.tells_padding)
+
+    @property
+    def tells_padding(self) -> bool:
+        """Whether it is told of padding; with a bias by distance it reads where keys stand anyway."""
+        return not (self.bias and self.bias.vector)
+
+    @property
+    def tensors(self) -> str:
+        """What it is given of its token."""
+        if not self.keeps:
+            return "q"
+        return "q, k" if self.shared else "q, k, v"
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """Operands besides the token, what is kept, and where it stands."""
+        made = (self.bias.vector.name,) if self.bias and self.bias.vector else ()
+        return (*self.further, *made)
+
+    @property
+    def arguments(self) -> str:
+        """All that it is given, as attention calls it."""
+        tokens = [*self.form.queries, "k", *([] if self.form.one_slot else ["v"])]
+        if self.fixed:
+            return ", ".join([*tokens, "span.key_positions", "span.padded"])
+        places = ["filled", *(["positions"] if self.reads_position else []), "key_positions"]
+        padded = ["padded"] if self.tells_padding else []
+        made = [f"_{self.name}_{self.bias.vector.name}(q.device)"] if self.bias and self.bias.vector else []
+        stores = ["*past.stores()"] if self.keeps else []
+        of_steps = [f"span.steps.{name}" for name in (*places, *padded)]
+        return ", ".join([*tokens, *stores, *of_steps, *self.further, *made])
+
+    @property
+    def written(self) -> str:
+        """What it changes, as a decorator takes it."""
+        if not self.keeps:
+            return ""
+        return '"keys",' if self.shared else '"keys", "values"'
+
+    @property
+    def one_key(self) -> str:
+        """The keys that it always has, which tell their dtype."""
+        return "k" if self.keeps or self.fixed else "keys"
+
+    @property
+    def tile_of_dtype(self) -> str:
+        """Half as many keys in float32, but no fewer than a tensor core's tile has."""
+        return self._of_dtype(self.tile, max(self.tile // 2, 16))
+
+    @property
+    def warps_of_dtype(self) -> str:
+        """Values of float32 take twice the registers, so there are twice the threads to hold them."""
+        return self._of_dtype(self.warps, self.warps if self.warps > 4 else 2 * self.warps)
+
+    def _of_dtype(self, half: int, single: int) -> str:
+        """A number for half precision and one for float32, as a launch chooses between them."""
+        return str(half) if half == single else f"{half} if {self.one_key}.element_size() == 2 else {single}"
+
+    @property
+    def programs(self) -> int:
+        """Programs of one sequence, for each share of the keys."""
+        return self.kv_heads * self.blocks
+
+    @property
+    def program_heads(self) -> int:
+        """Query heads of a program: all those of a key head, but for `blocks`."""
+        return self.heads // self.programs
+
+    @property
+    def program(self) -> str:
+        """What counts the programs of one sequence."""
+        return "block" if self.blocks > 1 else "head"
+
+    @property
+    def least_shares(self) -> int:
+        """Programs that share the keys at least: with fewer, sums of wide values spill on some chips."""
+        return 4 if self.shared and self.value_block > 512 else 1
+
+    # Where there is a choice of how many heads a program has, HEADS tells the kernel.
+
+    @property
+    def each(self) -> str:
+        """Query heads of a program, as the kernel has them."""
+        return "HEADS" if self.wide else str(self.program_heads)
+
+    @property
+    def row_count(self) -> str:
+        return "HEADS" if self.wide else str(self.rows)
+
+    @property
+    def blocks_of_head(self) -> str:
+        return f"({self.group} // HEADS)" if self.wide else str(self.blocks)
+
+    @property
+    def programs_of_sequence(self) -> str:
+        return f"({self.heads} // HEADS)" if self.wide else str(self.programs)
+
+    @property
+    def behind(self) -> int:
+        """Columns of the keys behind those that are their values."""
+        return self.head_dim - self.value_dim
+
+    @property
+    def behind_mask(self) -> str:
+        return f"behind < {self.head_dim}" if self.head_block != self.behind else ""
+
+    @property
+    def head_mask(self) -> str:
+        return f"column < {self.head_dim}" if self.head_block != self.head_dim else ""
+
+    @property
+    def value_mask(self) -> str:
+        return f"value_column < {self.value_dim}" if self.value_block != self.value_dim else ""
+
+    @property
+    def query_mask(self) -> str:
+        return f"query < {self.program_heads}" if self.rows != self.program_heads else ""
+
+    def where(self, *masks: str) -> str:
+        """The arguments of a store with some masks, in the order of its dims; an empty one is no mask."""
+        return store_where(outer(masks))
+
+    def read(self, *masks: str) -> str:
+        """The same of a load."""
+        return load_where(outer(masks))
