@@ -268,7 +268,7 @@ class Emitter:
             if before is not None and before in kept:
                 self.variables.hold(before)
             if not text.isidentifier() or text in targets or read_later:
-                text = self.variables.bind(value)
+                text = self.variables.bind(value, inside=True)  # the loop reads its other operands behind it
                 if before is not None:
                     self.lines.append(Line(f"{text} = {operands[entering.index(name)]}"))
             else:

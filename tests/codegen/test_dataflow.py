@@ -65,14 +65,15 @@ SPECS = {
           for i in 0..2 {{ x = Layer(x + parameter([24]) as steps.{{i}}, tied_to = layer) as again.{{i}} }}
           {_HEAD}
         }}""",
-    "a window on both sides": f"""
+    "a window on both sides, beside what the first layer got": f"""
         forward(tokens: [B, T]) {{
           {_EMBED}
+          first = x
           for i in 0..2 as layers {{
             {_QKV}
             {_HEADS}
             o = attend(q, k, v, positions(x) + 2, key_positions(x), mask = sliding(5), scale = 0.3)
-            x = x + linear(merge_heads(o), 24) as o
+            x = x + first + linear(merge_heads(o), 24) as o
           }}
           return states = x
         }}""",
