@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -39,6 +40,14 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
     "router": lambda fused, _target: plan_router(fused),
     "attention": plan_attention,
 }
+
+# What a kernels.py calls its own functions, with `_` in front or without, and what else it reads by name.
+_TAKEN = NAMES.union(dir(builtins)).union("""
+    add_product Callable cache dispatched_linear F grouped_linear grouped_outer grouped_sum heads jit like
+    linear_cross_entropy linear_log_probs merge_shares native on_device os outer_tile parts Past processors
+    products_of_choices programs reference room rows runs_triton shares sort_choices Span sum_of_choices
+    sums_of_products tanh Tensor tile tile_of_expert tl torch triton weighted_combine wraps
+    """.split())  # noqa: SIM905 - a list of this length is easier to read as words
 
 
 def fused_nodes(parts: Iterable[Graph]) -> list[tuple[Graph, Node]]:
@@ -115,7 +124,7 @@ class KernelTable:
         own = kinds[rivals.index(key)]
         if own and kinds.count(own) == 1 and len(rivals) > 1:
             return identifier("_".join((key[0], *own)))
-        place = rivals.index(key) + 1 + (key[0] in NAMES)
+        place = rivals.index(key) + 1 + (key[0] in _TAKEN)
         return identifier(key[0] if place == 1 else f"{key[0]}_{place}")
 
     def _kinds(self, key: Any) -> tuple[str, ...]:

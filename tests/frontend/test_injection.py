@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib
 import keyword
 import re
@@ -181,6 +182,32 @@ def test_names_that_generated_code_uses(name: str, tmp_path: Path) -> None:
         except ArchcError as error:
             refusal = str(error)
             assert name in refusal
+
+
+_FUSIONS = "torch tl triton jit wraps native reference tanh rows like range Tensor".split()  # noqa: SIM905
+
+
+def test_names_of_fusions(tmp_path: Path) -> None:
+    """A fused op hides nothing that kernels.py reads by name."""
+    fusions = [f"fuse {name}(a) {{ y = {n} * tanh(a) return y }}" for n, name in enumerate(_FUSIONS, 2)]
+    layers = [f"x = linear({n} * tanh(x), 12) as layer_{n}" for n in range(2, 2 + len(_FUSIONS))]
+    text = f"""
+    {"".join(fusions)}
+    arch A() {{
+      forward(tokens: [B, T]) {{
+        x = embedding(tokens, 30, 12) as wte
+        {" ".join(layers)}
+        return linear(x, 30) as head
+      }}
+    }}
+    model a = A()
+    """
+    package = build(text, "a", tmp_path)
+    defined = ast.parse(Path(str(package.__file__)).with_name("kernels.py").read_text()).body
+    names = [each.name for each in defined if isinstance(each, ast.FunctionDef)]
+    assert len({*names} & {f"{name}_2" for name in _FUSIONS}) == len(_FUSIONS)
+    assert not {*names} & {*dir(builtins), *_FUSIONS} - {"tanh"}
+    _runs(text, tmp_path)
 
 
 def _runs(text: str, folder: Path) -> None:
