@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from archc.ir.node import Value
 from archc.ir.op import Op
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.paths import Path
+from archc.ir.records import RECORDS
 from archc.ir.types import TypeMistake, shape_text
 
 # How operators are written that are ops on tensors.
@@ -24,6 +26,14 @@ _SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "neg": "-", "square"
 
 class _Reported(Exception):
     """A mistake that was reported already."""
+
+
+def _hint_for(text: str, kind: Kind) -> str:
+    """What to write for a string where something else is needed."""
+    if text not in RECORDS:
+        return did_you_mean(text, kind.choices)
+    arguments = "(...)" if fields(RECORDS[text]) else ""
+    return f"write it without quotes: `{text}{arguments}`"
 
 
 class Applications(Weights):
@@ -39,7 +49,7 @@ class Applications(Weights):
         except NotWholeError:
             return self._report_fraction(plain, what, span)
         except ValueError:
-            hint = did_you_mean(str(plain), kind.choices) if isinstance(plain, str) else ""
+            hint = _hint_for(plain, kind) if isinstance(plain, str) else ""
             return self.report(
                 mistakes.WrongValue(span, what=what, expected=kind.expected, found=describe(plain), hint=hint)
             )

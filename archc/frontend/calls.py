@@ -25,6 +25,7 @@ from archc.frontend.values import (
     Builtin,
     Env,
     Handle,
+    List,
     LoopValue,
     Poison,
     describe,
@@ -129,8 +130,9 @@ class Calls(Applications):
             self.report(mistakes.UselessPath(call.path.span, what=f"op `{op.name}`"))
         tie = self._take_tie(given, env)
         tensors = [
-            self._operand(op, name, argument, env) if argument else None
+            tensor
             for name, argument in _operands_of(op, call, given)
+            for tensor in (self._operands(op, name, argument, env) if argument else [None])
         ]
         settings = self._settings(op, given, env)
         if isinstance(tie, Poison) or settings is None or any(isinstance(x, Poison) for x in tensors):
@@ -145,15 +147,20 @@ class Calls(Applications):
         argument = given.pop("tied_to", None)
         return self.tie_path(argument.value, env) if argument else None
 
-    def _operand(self, op: Op, name: str, argument: syntax.Argument, env: Env) -> Any:
-        """A tensor, a number where the op takes numbers for tensors, `none` where it needs no tensor."""
+    def _operands(self, op: Op, name: str, argument: syntax.Argument, env: Env) -> list[Any]:
+        """What an argument gives an op: one operand, or those of a list where it takes any number of them."""
         value = self.evaluate(argument.value, env)
+        items = value if op.variadic and isinstance(value, List) and value else [value]
+        return [self._operand(op, name, item, argument.value.span) for item in items]
+
+    def _operand(self, op: Op, name: str, value: Any, span: Span) -> Any:
+        """A tensor, a number where the op takes numbers for tensors, `none` where it needs no tensor."""
         plain = value.value if isinstance(value, LoopValue) else value
         if isinstance(value, Handle | Poison) or (op.scalar is not None and arithmetic.is_number(plain)):
             return value
         if value is None and any(each.name == name and each.optional for each in op.operands):
             return None
-        return self._not_a_tensor(name, op.name, value, argument.value.span)
+        return self._not_a_tensor(name, op.name, value, span)
 
     def _not_a_tensor(self, name: str, op: str, value: Any, span: Span) -> Any:
         if isinstance(value, Poison):

@@ -27,6 +27,7 @@ from archc.ir.types import shape_text, taken_type
 _TENSOR_OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 _COMPARED = "`step(x - y)` is 1 where x > y, else 0"
 _TENSOR_HINTS = {"**": "write `x ** 2 * x`, `sqrt(x)` or `exp(n * log(x))`", ">": _COMPARED, "<": _COMPARED}
+_NO_VALUE = "nothing before this place gave it a value; what a loop hands on needs one before the loop"
 _PLAIN = (int, float, str, tuple, range, Record, type(None))
 
 
@@ -96,7 +97,7 @@ class Expressions(Lowerer):
         except KeyError:
             if self.reporter.is_full:
                 return POISON
-            return self.report(unknown_name(expr, env))
+            return self.report(unknown_name(expr, env, _NO_VALUE))
 
     def _list(self, expr: syntax.ListOf, env: Env) -> Any:
         items = [value for item in expr.items for value in self._items(item, env)]

@@ -15,6 +15,8 @@ from archc.ir.op import Op
 from archc.ir.records import Record, Symbol
 from archc.ir.types import TensorType
 
+_SHOWN = 8  # a list of so many numbers is shown itself in messages
+
 
 class ArithmeticMistake(Exception):
     """A computation with no result; the text says why."""
@@ -209,6 +211,8 @@ def _describe_plain(value: Any) -> str:
     if isinstance(value, str):
         return f'the string "{value[:40]}"'
     if isinstance(value, tuple | range):
+        if len(value) <= _SHOWN and all(isinstance(item, int | float) for item in value):
+            return f"[{', '.join(map(describe, value))}]"
         return f"a list of {len(value)}"
     if isinstance(value, float):
         return f"{float(value):.6g}"

@@ -54,7 +54,7 @@ def _concat_type(call: Any) -> TensorType:
 
 @declare(infer=_concat_type, traits=(Trait.PER_TOKEN, Trait.SHAPE))
 def concat(*xs: Tensor) -> Tensor:
-    """Concatenation along the last dim."""
+    """Concatenation along the last dim, of the tensors of a list too."""
     return torch.cat(xs, -1)
 
 
