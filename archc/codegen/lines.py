@@ -123,7 +123,7 @@ class Emitter:
         past = [f"past(cache, self, {', '.join(slots)})"] if slots else []
         if rule is not None:
             if rule.family == "attention":
-                operands = [text for text in with_one_span(operands) if text != "None"]
+                operands = with_one_span(operands)
             return self.style.kernels(self.graph, node, [*operands, *past])
         if node.op in IN_TRAINING:
             settings = [attribute_code(value, self.style.comments) for value in node.attributes.values()]
@@ -159,8 +159,10 @@ class Emitter:
         pending = self.variables.pending
         while self._length(node, values) > _MAX_LINE and (long := [v for v in values if self._is_long(v)]):
             self._flush(max(long, key=lambda value: len(pending[value])))
-        if rule_of(node) or node.op.module or node.op in IN_TRAINING:
+        if node.op.module or node.op in IN_TRAINING:
             return ["None" if value is None else self._use(value) for value in node.inputs]
+        if rule_of(node):  # its function takes no others
+            return [self._use(value) for value in values]
         return self.operands(node)
 
     def _length(self, node: Node, values: Sequence[Value]) -> int:

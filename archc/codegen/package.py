@@ -204,11 +204,9 @@ class _Planner:
 
 
 def _call(table: KernelTable, graph: Graph, node: Node, operands: list[str]) -> str:
-    """The call of a fused op, without trailing arguments that are None."""
+    """The call of a fused op."""
     if node.op.module:
         return f"{node.op.module}.{table.name(graph, node)}({', '.join(given(node.op, operands))})"
-    while operands and operands[-1] == "None":
-        operands = operands[:-1]
     return f"kernels.{table.name(graph, node)}({', '.join(operands)})"
 
 

@@ -77,6 +77,27 @@ SPECS = {
           }}
           return states = x
         }}""",
+    "sinks over all keys in one layer of two": f"""
+        forward(tokens: [B, T]) {{
+          {_EMBED}
+          for i in 0..2 as layers {{
+            {_QKV}
+            {_HEADS}
+            o = attention(q, k, v, mask = full, sinks = parameter([2]) as sinks if i == 0 else none)
+            x = x + linear(merge_heads(o), 24) as o
+          }}
+          return states = x
+        }}""",
+    "a norm without a weight beside one that has": f"""
+        forward(tokens: [B, T]) {{
+          {_EMBED}
+          for i in 0..2 as layers {{
+            x = x + rms_norm(linear(x, 24) as up, 1e-5, weight = false)
+            h = rms_norm(x, 1e-5) as norm
+            x = x + linear(silu(linear(h, 8) as one) * linear(h, 8) as two, 24) as down
+          }}
+          {_HEAD}
+        }}""",
 }
 
 
