@@ -28,7 +28,6 @@ def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
     outputs = dict(zip(_OUTPUTS, dims, strict=True))
     forward = forward_of(names, weights, _OUTPUTS)
     gradients = tuple(f"d{name}" for name in (*names, *weights))
-    offset = float(fused.node.attributes["offset"])
     return LatentRopeKernel(
         name=fused.name,
         equation=fused.equation,
@@ -42,7 +41,7 @@ def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
         pair_block=power_of_two(pairs),
         interleaved=fused.node.attributes["pairing"] == "interleaved",
         eps=float(fused.node.attributes["eps"]),
-        shift=f"{offset} + " if offset else "",
+        offset=float(fused.node.attributes["offset"]),
         warps=warps_for(queries.elements + latent.elements),
         forward_parameters=forward.parameters,
         forward_arguments=forward.arguments,

@@ -10,6 +10,8 @@ _COMMENT = re.compile(r"//.*")
 _CALL = re.compile(r"(?:\w+::)?\w+(?=[(<])")
 # Functions that helpers call; a helper stands before those that it calls.
 _CALLS = {
+    "layer_norm_gradient": {"rms_norm_gradient", "sum_of"},
+    "rms_norm_gradient": {"sum_of_products", "sum_of_squares", "std::sqrt"},
     "layer_norm": {"rms_norm", "sum_of"},
     "rms_norm": {"sum_of_squares", "std::sqrt"},
     "softmax": {"math::exp", "std::max"},
@@ -19,7 +21,10 @@ _CALLS = {
 _TEMPLATES = {
     "sum_of": "sums",
     "sum_of_squares": "sums",
+    "sum_of_products": "sums",
     "rms_norm": "rows",
+    "rms_norm_gradient": "row_gradients",
+    "RowSums": "row_sums",
     "softmax": "softmax",
     "copy_columns_kernel": "copy_columns",
 }

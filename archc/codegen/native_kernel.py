@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from archc.codegen.custom_op import CustomOp
 from archc.codegen.fused import Fused, width_of
+from archc.codegen.native_gradient import (
+    plan_norm_gradient,
+    plan_pointwise_gradient,
+    plan_rope_gradient,
+)
+from archc.codegen.native_lines import (
+    NAME,
+    TABLE_TOKENS,
+    TABLES,
+    cpp_expression,
+    load_row,
+    norm_arguments,
+    values_of,
+)
 from archc.codegen.native_plan import (
     FEW_ROWS,
     NativeAttention,
@@ -16,16 +29,11 @@ from archc.codegen.native_plan import (
     NativeRows,
     cpp_name,
 )
-from archc.codegen.norm_lines import Norm
+from archc.codegen.norm_lines import Gradient, Norm
 from archc.codegen.row_steps import ALONG, RowStep, RowSteps
 from archc.codegen.row_writer import names_in
 from archc.ir.ops.attention import Causal, Sliding
 from archc.ir.types import DType
-
-_FUNCTION = re.compile(r"\btl\.(?=\w+\()|(?<![\w.])(?=tanh\()")
-_NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(?:e[+-]?\d+)?|(?<![\w.])\d+e[+-]?\d+")
-_NAME = re.compile(r"(?<![\w:.])[A-Za-z_]\w*(?![\w(:])")
-_TABLES = ("cos", "sin")  # of float32 in any model
 
 
 def plan_native_norm(
@@ -34,56 +42,59 @@ def plan_native_norm(
     plain: Sequence[str],
     inner: Sequence[Norm],
     ends: tuple[str, Norm | None, str],
+    gradients: Sequence[Gradient],
 ) -> NativeRows | None:
     """The norm of a sum in C++; None where its tensors are not all of the model's dtype.
 
     plain, inner: operands that are added as they are, and norms whose outputs are added
     ends:         the name of the sum's output, its norm, the name of the norm's output; "" and None for none
+    gradients:    of all norms, the outer one first
     """
     if not _is_uniform(fused):
         return None
     width = fused.width(plain[0])
     lines = [f"float total[{width}] = {{}};"]
-    lines += [_if_there(name, f"add({name}_ptr + at, total);", fused) for name in plain]
+    for name in plain:
+        absent = f"if ({name}_ptr) " if name in fused.optional else ""
+        lines.append(f"{absent}add({name}_ptr + at, total);")
     for norm in inner:
-        parts = [f"float part[{width}] = {{}};", f"add({norm.source}_ptr + at, part);"]
-        parts += [_normed(norm, "part"), "add(part, total);"]
-        lines += [_if_there(norm.source, "{", fused), *(f"    {part}" for part in parts), "}"]
+        parts = [*load_row("part", norm.source, width), _normed(norm, "part"), "add(part, total);"]
+        head = f"if ({norm.source}_ptr) {{" if norm.absent else "{"
+        lines += [head, *(f"    {part}" for part in parts), "}"]
     total, outer, result = ends
     if total:
         lines.append(f"store(total, {total}_ptr + at);")
     if outer:
         lines += [_normed(outer, "total"), f"store(total, {result}_ptr + at);"]
-    return NativeRows(_call(fused, op, width), tuple(lines), "norm")
-
-
-def _if_there(name: str, statement: str, fused: Fused) -> str:
-    return f"if ({name}_ptr) {statement}" if name in fused.optional else statement
+    gradient = plan_norm_gradient(fused.name, op, width, gradients)
+    return NativeRows(_call(fused, op, width), gradient, tuple(lines), "norm")
 
 
 def _normed(norm: Norm, row: str) -> str:
-    weight, bias = (f"{name}_ptr" if name else "none<T>" for name in (norm.weight, norm.bias))
-    kind = "layer_norm" if norm.centred else "rms_norm"
-    return f"{kind}({row}, {norm.eps}f, {norm.offset}f, {weight}, {bias});"
+    return f"{norm.kind}({', '.join([row, *norm_arguments(norm)])});"
 
 
 def plan_native_pointwise(
-    fused: Fused, op: CustomOp, loads: Sequence[tuple[str, str]], statements: Sequence[str]
+    fused: Fused,
+    op: CustomOp,
+    loads: Sequence[tuple[str, str]],
+    statements: Sequence[str],
+    statements_back: Sequence[str],
+    vectors: Mapping[str, str],
 ) -> NativeRows | None:
     """An elementwise function in C++.
 
-    loads:      values and their places, as in `source[row * width + column]`
-    statements: those of the Triton kernel, `name = expression`
+    loads:      values and their places, as in `source_ptr[row * width + column]`
+    statements: those of the Triton kernel, `name = expression`, and those of its gradient
+    vectors:    operands that all rows share, with the values of which their gradient is the sum
     """
     if not _is_uniform(fused):
         return None
-    lines = [f"const float {_cpp(name)} = {place};" for name, place in loads]
-    for statement in statements:
-        name, expression = statement.split(" = ", 1)
-        lines.append(f"const float {_cpp(name)} = {_cpp(expression)};")
+    lines = values_of(loads, statements)
     width = width_of(fused.node.types[0])
-    lines += [f"{name}_ptr[row * {width} + column] = T({_cpp(name)});" for name in op.outputs]
-    return NativeRows(_call(fused, op, fused.width(op.anchor)), tuple(lines), "pointwise")
+    lines += [f"{name}_ptr[row * {width} + column] = T({cpp_name(name)});" for name in op.outputs]
+    gradient = plan_pointwise_gradient(fused.name, op, width, loads, statements_back, vectors)
+    return NativeRows(_call(fused, op, fused.width(op.anchor)), gradient, tuple(lines), "pointwise")
 
 
 def plan_native_row(
@@ -106,13 +117,13 @@ def plan_native_row(
     for statement in statements:
         name, text = statement.split(" = ", 1)
         columns.setdefault(name, max(columns.get(read, 1) for read in names_in(text)))
-        text = _along(along[name], columns) if name in along else _of_column(_cpp(text), columns)
+        text = _along(along[name], columns) if name in along else _of_column(cpp_expression(text), columns)
         lines += _each_column(name, columns[name], text)
     width = width_of(fused.node.types[0])
     for name, value in program.outputs:
         lines.append(f"for (int column = 0; column < {width}; column++)")
-        lines.append(f"    {name}_ptr[row * {width} + column] = T({_cpp(value)}[column]);")
-    return NativeRows(_call(fused, op, fused.width(op.anchor)), tuple(lines), "row")
+        lines.append(f"    {name}_ptr[row * {width} + column] = T({cpp_name(value)}[column]);")
+    return NativeRows(_call(fused, op, fused.width(op.anchor)), None, tuple(lines), "row")
 
 
 def _each_column(name: str, columns: int, text: str) -> list[str]:
@@ -127,7 +138,7 @@ def _each_column(name: str, columns: int, text: str) -> list[str]:
 def _of_column(text: str, columns: Mapping[str, int]) -> str:
     """A C++ expression with the elements of one column."""
     rows = {cpp_name(name) for name, count in columns.items() if count > 1}
-    return _NAME.sub(lambda name: f"{name[0]}[column]" if name[0] in rows else name[0], text)
+    return NAME.sub(lambda name: f"{name[0]}[column]" if name[0] in rows else name[0], text)
 
 
 def _along(step: RowStep, columns: Mapping[str, int]) -> str:
@@ -141,11 +152,18 @@ def _along(step: RowStep, columns: Mapping[str, int]) -> str:
     return f"{row}[column] - sum_of({row}, {count}) / {count}"
 
 
-def plan_native_rope(fused: Fused, op: CustomOp, width: int) -> NativeRope | None:
-    """A rotation of heads in C++; `width` is that of a token's values in the anchor."""
+def plan_native_rope(
+    fused: Fused, op: CustomOp, width: int, queries: int, weights: Mapping[str, int]
+) -> NativeRope | None:
+    """A rotation of heads in C++.
+
+    width:   of a token's values in the anchor; queries: of all of its queries
+    weights: of norms, with their widths
+    """
     if not _is_uniform(fused):
         return None
-    return NativeRope(_call(fused, op, width, {"table_tokens": "cos.shape[0] * cos.shape[1]"}))
+    call = _call(fused, op, width, {"table_tokens": TABLE_TOKENS})
+    return NativeRope(call, plan_rope_gradient(fused.name, op, queries, weights))
 
 
 def plan_native_attention(fused: Fused) -> NativeAttention | None:
@@ -162,26 +180,20 @@ def plan_native_attention(fused: Fused) -> NativeAttention | None:
 
 def _is_uniform(fused: Fused) -> bool:
     """Whether all tensors, but for tables, are of the model's own dtype."""
-    types = [*(type_ for name, type_ in fused.types.items() if name not in _TABLES), *fused.node.types]
+    types = [*(type_ for name, type_ in fused.types.items() if name not in TABLES), *fused.node.types]
     return all(type_.dtype is DType.FLOAT for type_ in types)
 
 
 def _call(fused: Fused, op: CustomOp, width: int, sizes: Mapping[str, str] | None = None) -> NativeCall:
     """The signature: operands, outputs, the number of rows, further sizes."""
     sizes = {"rows": f"{op.anchor}.numel() // {width}", **(sizes or {})}
-    types = {name: "const float*" if name in _TABLES else "const T*" for name in op.names}
+    types = {name: "const float*" if name in TABLES else "const T*" for name in op.names}
     types.update(dict.fromkeys(op.outputs, "T*"))
     pointers = tuple(f"{type_} {name}_ptr" for name, type_ in types.items())
-    peers = [name for name in op.names if name not in (op.anchor, *_TABLES)]
+    peers = [name for name in op.names if name not in (op.anchor, *TABLES)]
     return NativeCall(
         NativeFunction(fused.name, pointers, tuple(sizes), f"rows > {FEW_ROWS} ? threads : 1"),
         (op.anchor, *peers),
         width,
         (*op.names, *op.outputs, *sizes.values(), "torch.get_num_threads()"),
     )
-
-
-def _cpp(text: str) -> str:
-    """Arithmetic of a Triton kernel in C++: functions of `math`, numbers of single precision."""
-    text = _NUMBER.sub(lambda number: f"{number[0]}f", _FUNCTION.sub("math::", text))
-    return _NAME.sub(lambda name: cpp_name(name[0]), text)

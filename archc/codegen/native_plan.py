@@ -17,7 +17,7 @@ _WORDS = (
     "noexcept not not_eq nullptr operator or or_eq private protected public register "
     "reinterpret_cast return short signed sizeof static static_assert static_cast struct switch "
     "template this thread_local throw true try typedef typeid typename union unsigned using "
-    "virtual void volatile wchar_t while xor xor_eq T column row rows "
+    "virtual void volatile wchar_t while xor xor_eq T at column row rows sums total totals "
 )
 
 FEW_ROWS = 4  # at most so many rows are multiplied by one row of weights at a time, read in one stream
@@ -97,6 +97,40 @@ class NativeCall:
 
 
 @dataclass(frozen=True)
+class NativeSum:
+    """A weight's gradient, to which each row adds something; `offset` is its place among all such sums."""
+
+    name: str
+    offset: int
+    width: int
+
+
+@dataclass(frozen=True)
+class NativeGradient:
+    """The gradient of an op, row by row.
+
+    arguments: of its call, after the function's name and the dtype
+    lines:     the statements for a row, unless its template has them
+    """
+
+    function: NativeFunction
+    arguments: tuple[str, ...]
+    sums: tuple[NativeSum, ...]
+    lines: tuple[str, ...] = ()
+    template: str = "gradient"
+
+    @property
+    def width(self) -> int:
+        """Of all sums of a row."""
+        return sum(each.width for each in self.sums)
+
+    def sum_of(self, name: str) -> str:
+        """The C++ expression for the sums of a weight's gradient."""
+        offset = next(each.offset for each in self.sums if each.name == name)
+        return f"sums + {offset}" if offset else "sums"
+
+
+@dataclass(frozen=True)
 class NativeRows:
     """An op that is computed row by row, or column by column in each row.
 
@@ -104,6 +138,7 @@ class NativeRows:
     """
 
     call: NativeCall
+    gradient: NativeGradient | None
     lines: tuple[str, ...]
     template: str
 
@@ -113,6 +148,7 @@ class NativeRope:
     """A rotation of heads: the plan of its kernel has all that the template needs."""
 
     call: NativeCall
+    gradient: NativeGradient | None
     template: str = "rope"
 
 

@@ -150,6 +150,7 @@ class _Planner:
                 [addend.name for addend in self.form.plain],
                 self.inner,
                 (self.total if self.form.total else "", self.outer, self.result if self.outer else ""),
+                self.gradients,
             ),
             template="wide_norm" if self.wide else "norm",
         )

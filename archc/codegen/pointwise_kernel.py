@@ -172,7 +172,14 @@ class _Planner:
                 *(name for name, _ in self.gradient_tensors),
                 *stride_arguments,
             ),
-            native=plan_native_pointwise(self.fused, op, list(self._elements()), self.forward),
+            native=plan_native_pointwise(
+                self.fused,
+                op,
+                list(self._elements()),
+                self.forward,
+                self.backward,
+                {name: self.twins[name] or f"d{name}" for name in self.vectors},
+            ),
         )
 
     def _elements(self) -> Iterator[tuple[str, str]]:

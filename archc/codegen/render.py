@@ -191,6 +191,8 @@ def _native_functions(package: Package) -> list[tuple[str, NativeFunction, Kerne
             found.append(("attention", kernel.native.function, kernel))
         elif isinstance(kernel, OpKernel) and kernel.native:
             found.append((kernel.native.template, kernel.native.call.function, kernel))
+            if gradient := kernel.native.gradient:
+                found.append((gradient.template, gradient.function, kernel))
     return found
 
 
@@ -204,6 +206,7 @@ def _native(package: Package) -> dict[str, str]:
     bodies += [_fill("native/layers.jinja", k=stack) for stack in stacks]
     of_experts = {"grouped_linear": GROUPED_LINEAR, "few": FEW_ROWS, "most": MOST_ROWS}
     grouped = [_fill("native/grouped.jinja", **of_experts)] if package.experts else []
+    differentiates = any("gradient" in template for template, _, _ in found)
     context = {
         "few": FEW_ROWS,
         "most": MOST_ROWS,
@@ -219,6 +222,8 @@ def _native(package: Package) -> dict[str, str]:
         "kernels": kernels,
         "layers": bodies,
         "stacks": stacks,
+        "differentiates": differentiates,
+        "typing": [name for name, is_used in (("Any", differentiates), ("NamedTuple", stacks)) if is_used],
     }
     return {
         f"native.{kind}": _fill(f"native.{kind}.jinja", package=package, **context) for kind in ("py", "cpp")

@@ -56,7 +56,6 @@ def plan_rope(fused: Fused) -> RopeKernel:
     weights = tuple(part.weight for part in rotated if part.weight)
     normed = any(step.op.name == "rms_norm" for step in fused.rule.steps)
     over_heads = _is_over_heads(fused.rule)
-    offset = float(attributes.get("offset", 0.0))
     names, outs = [name for name, _ in sources], [f"{part.name}_out" for part in parts]
     shapes = {
         name: (str(width) if packed else f"{_count(parts, name)}, {head_dim}") for name, width in sources
@@ -84,7 +83,7 @@ def plan_rope(fused: Fused) -> RopeKernel:
         over_heads=over_heads,
         turns_first="rotate_by" in _normed_ops(fused.rule),
         eps=float(attributes.get("eps", 0.0)),
-        shift=f"{offset} + " if offset else "",
+        offset=float(attributes.get("offset", 0.0)),
         warps=warps,
         backward_warps=backward_warps,
         stages=stages,
@@ -92,7 +91,13 @@ def plan_rope(fused: Fused) -> RopeKernel:
         forward_arguments=forward.arguments,
         backward_parameters=backward.parameters,
         backward_arguments=backward.arguments,
-        native=plan_native_rope(fused, op, sources[0][1]),
+        native=plan_native_rope(
+            fused,
+            op,
+            sources[0][1],
+            heads[0].width,
+            {part.weight: part.width if over_heads else head_dim for part in rotated if part.weight},
+        ),
         template="qk_norm_rope" if normed else "rope",
     )
 

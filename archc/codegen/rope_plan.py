@@ -68,7 +68,7 @@ class Rotation:
     pair_block: int
     interleaved: bool
     eps: float
-    shift: str  # "1.0 + " where the norm's weight has an offset
+    offset: float  # of the norm's weight
     warps: int
     forward_parameters: tuple[str, ...]
     forward_arguments: tuple[str, ...]
@@ -97,6 +97,11 @@ class Rotation:
             f"tl.store({place} + {lane}, {value}{store_where(part.mask)})"
             for value, lane in ((first, self.first), (second, self.second))
         )
+
+    @property
+    def shift(self) -> str:
+        """What is added to the norm's weight, before it."""
+        return f"{self.offset} + " if self.offset else ""
 
     @property
     def first(self) -> str:

@@ -151,7 +151,7 @@ def inputs(op: FusedOp, dtype: torch.dtype, batch: int = 2, length: int = 5, tab
 def check_float32(op: FusedOp, tensors: Tensors | None = None) -> None:
     """Outputs and gradients of the kernel are the decomposition's, but for float32's rounding."""
     tensors = tensors or inputs(op, torch.float32)
-    values, truths = results(op, op.fused, tensors), results(op, op.exact, _widened(tensors))
+    values, truths = results(op, op.fused, tensors), results(op, op.exact, widened(tensors))
     _check_kinds(op, values, tensors)
     for name, truth in truths.items():
         error = distance(values[name], truth)
@@ -166,7 +166,7 @@ def check_bfloat16(op: FusedOp, draws: Sequence[Tensors] = ()) -> None:
     errors: dict[str, float] = {}
     limits: dict[str, float] = {}
     for tensors in draws or [inputs(op, torch.bfloat16, batch=1) for _ in range(DRAWS)]:
-        values, truths = results(op, op.fused, tensors), results(op, op.exact, _widened(tensors))
+        values, truths = results(op, op.fused, tensors), results(op, op.exact, widened(tensors))
         plain = results(op, op.plain, tensors)
         _check_kinds(op, values, tensors)
         for name, truth in truths.items():
@@ -188,7 +188,8 @@ def results(op: FusedOp, function: Callable[..., tuple[Tensor, ...]], tensors: T
     return named | {f"d{name}": g for name, g in zip(wanted, gradients, strict=True)}
 
 
-def _widened(tensors: Mapping[str, Tensor | None]) -> Tensors:
+def widened(tensors: Mapping[str, Tensor | None]) -> Tensors:
+    """The same values in float64, with gradients of their own."""
     return {
         name: t if t is None else t.detach().double().requires_grad_(t.requires_grad)
         for name, t in tensors.items()

@@ -7,10 +7,11 @@ import importlib
 import itertools
 import re
 import shutil
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from tempfile import mkdtemp
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from archc.ir.ops import experts as ops
-from tests.codegen.fused_ops import fused_ops, inputs
+from tests.codegen.fused_ops import fused_ops, inputs, results, widened
 from tests.codegen.kernel_cases import CASES, rule_of_case, spec_of_case
 from tests.support import SPECS, build, distance, scramble, shared_folder
 
@@ -171,25 +172,37 @@ def test_extreme_values(package: ModuleType, rows: int, value: float) -> None:
 @pytest.mark.parametrize("name", [_case(name) for name in CASES if rule_of_case(name) not in _PYTORCHS])
 @needs_compiler
 def test_fused_ops(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is as near to float64 as its plain form, with all operands and without optional ones."""
+    """Each is as near to float64 as its plain form, as its gradient is, whatever the number of threads."""
     op = fused_ops(spec_of_case(name), "a", Path(mkdtemp()))[rule_of_case(name)]
     native = op.kernels.native
     optional = {operand.name for operand in op.operands if operand.optional}
     for dtype, absent in itertools.product(DTYPES, [set(), optional] if optional else [set()]):
-        tensors = inputs(op, dtype, batch=2, length=3)
-        given = [None if key in absent else tensor for key, tensor in tensors.items()]
-        truths = op.exact(*(None if each is None else each.detach().double() for each in given))
+        tensors = inputs(op, dtype, batch=3, length=11)  # rows in three parts
+        given = {key: None if key in absent else tensor for key, tensor in tensors.items()}
+        truths = results(op, op.exact, widened(given))
+        plain = results(op, op.plain, given)
         assert native.build()
         found = _called(native, monkeypatch)
+        values, otherwise = results(op, op.plain, given), _otherwise_shared(results, op, op.plain, given)
         with torch.no_grad():
-            values = op.plain(*given)
-            assert found == [op.name]
-            native._functions.clear()
-            plain = op.plain(*given)
-        for value, other, truth in zip(values, plain, truths, strict=True):
-            assert value.dtype == other.dtype
-            assert value.shape == other.shape
-            assert distance(value, truth) <= 1.02 * distance(other, truth) + LEVEL[dtype]
+            alone = op.plain(*given.values())
+        native._functions.clear()
+        assert found == [op.name, f"{op.name}_backward", op.name, f"{op.name}_backward", op.name]
+        assert all(torch.equal(values[key], each) for key, each in otherwise.items())
+        assert all(torch.equal(values[key], each) for key, each in zip(op.outputs, alone, strict=True))
+        for key, truth in truths.items():
+            assert (values[key].dtype, values[key].shape) == (plain[key].dtype, plain[key].shape)
+            assert distance(values[key], truth) <= 1.02 * distance(plain[key], truth) + LEVEL[dtype], key
+
+
+def _otherwise_shared(function: Callable[..., Any], *given: Any) -> Any:
+    """The function's result for another number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if threads > 1 else 3)
+    try:
+        return function(*given)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
