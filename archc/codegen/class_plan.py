@@ -125,18 +125,24 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """The method that computes what stays the same in every call, and is kept by a cache."""
+class Method:
+    """A method that computes a graph."""
 
     arguments: tuple[Argument, ...]
     lines: tuple[Line, ...]
     result: str
     result_type: str
-    shapes: str
 
     @property
     def signature(self) -> str:
         return ", ".join(map(str, self.arguments))
+
+
+@dataclass(frozen=True)
+class Fixed(Method):
+    """The method that computes what stays the same in every call, and is kept by a cache."""
+
+    shapes: str
 
 
 @dataclass(frozen=True)

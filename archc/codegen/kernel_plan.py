@@ -39,14 +39,8 @@ class AbsorptionKernel:
 
 @dataclass(frozen=True)
 class WideLinearKernel:
-    """Linear maps of half precision into float32.
+    """Linear maps of half precision into float32: for any sizes, so one plan for a model."""
 
-    shapes: outputs and inputs of their weights
-    noisy:  whether what they read may be in float32 already, with noise
-    """
-
-    shapes: tuple[tuple[int, int], ...]
-    noisy: bool
     name: str = "wide_linear"
     template: str = "wide_linear"
 

@@ -72,6 +72,11 @@ class Emitter:
             names.append(self.variables.bind(value, name, names))
         return names
 
+    @property
+    def called(self) -> dict[Value, str]:
+        """What the graph's inputs are called."""
+        return {value: self.variables.names[value] for value in self.graph.inputs}
+
     def run(self) -> list[str]:
         """Write the statements into `lines`; the texts of the outputs."""
         for step, node in enumerate(self.nodes):

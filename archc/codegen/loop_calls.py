@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from archc.codegen import schedule
-from archc.codegen.class_plan import Argument, Class, Line
+from archc.codegen.class_plan import Argument, Line
 from archc.codegen.kept import trains
 from archc.codegen.literals import size_code
 from archc.codegen.native_plan import NativeLayers
@@ -55,11 +55,6 @@ def layer_options(loop: Node) -> list[Argument]:
 
 def _remembers(body: Graph) -> bool:
     return any(node.op in (APPEND, KEEP, BRANCH) for part in body.walk() for node in part.nodes())
-
-
-def argument_named(text: str, layer: Class) -> Argument:
-    """The argument of a layer's `forward` of that name; without annotation where it has none."""
-    return next((each for each in layer.arguments if each.name == text), Argument(text))
 
 
 def layer_modules(loop: Node, classes: Sequence[str], indices: tuple[str, ...]) -> str:

@@ -73,7 +73,7 @@ class _Planner:
 
     @cached_property
     def gradients(self) -> tuple[Gradient, ...]:
-        """Of each norm, the outer one first: its gradient is that of the sum's addends."""
+        """One for each norm, the outer norm first: its gradient is what comes in for the sum's addends."""
         found, incoming = [], f"d{self.total}"
         if self.outer:
             target = f"d{self.form.plain[0].name}" if self.inner else "dx"

@@ -10,6 +10,7 @@ from typing import Any
 from archc.codegen.class_plan import Class
 from archc.codegen.classes import ClassWriter
 from archc.codegen.dispatched_plan import DispatchedKernel
+from archc.codegen.functions import Functions
 from archc.codegen.head import Cut, cut_head
 from archc.codegen.kept import trains
 from archc.codegen.kernel_plan import Kernel
@@ -28,10 +29,11 @@ from archc.codegen.needs import (
     size_constants,
     token_sequences,
 )
-from archc.codegen.optional_values import OptionalInputs, optional_inputs
+from archc.codegen.optional_values import OptionalInputs, may_be_none, optional_inputs
 from archc.codegen.parameters import path_code
 from archc.codegen.plan import Constant, Module, Package
 from archc.codegen.semantics import Semantics, use_of
+from archc.codegen.style import Style, no_loop
 from archc.codegen.unfused_kernels import (
     has_op,
     plan_absorbing,
@@ -131,25 +133,28 @@ class _Planner:
         constants = {constant.name for constant in self.constants}
         return frozenset(constants | set(self.semantics.sources) | TAKEN)
 
+    @cached_property
+    def _style(self) -> Style:
+        """How all statements of model.py and reference.py are written."""
+        call = partial(_call, self.table)
+        return Style(self.semantics, call, {}, self.reserved, no_loop, none_for_zeros=may_be_none)
+
     def _reference_classes(self) -> list[Class]:
-        writer = ClassWriter(self.semantics, partial(_call, self.table), self.reserved)
+        writer = ClassWriter(self._style)
         writer.model("Reference", self._doc(self.reference, "op by op"), self.reference, self.cached)
-        return writer.classes
+        return list(writer.classes.values())
 
     def _model_classes(self) -> list[Class]:
         plans = {kernel.name: kernel for kernel in self.kernels}
+        lookup = "kernels.embedding" if "embedding" in self.target.families else ""
         writer = ClassWriter(
-            self.semantics,
-            partial(_call, self.table),
-            self.reserved,
+            self._style,
+            Functions(self.linear, "native.linear", lookup),
             self.optional.inputs,
-            self.linear,
-            few_rows="native.linear",
-            lookup="kernels.embedding" if "embedding" in self.target.families else "",
-            native=partial(plan_native_layer, lambda graph, node: plans[self.table.name(graph, node)]),
+            partial(plan_native_layer, lambda graph, node: plans[self.table.name(graph, node)]),
         )
         writer.model("Model", self._doc(self.fused, "fused"), self.fused, self.cached, self.cut, self.loss)
-        return writer.classes
+        return list(writer.classes.values())
 
     def _modules(self) -> tuple[Module, Module]:
         """model.py and reference.py, which has the reference functions that either calls."""

@@ -9,7 +9,7 @@ from archc.codegen.custom_op import CustomOp
 
 @dataclass(frozen=True)
 class PositionScaleKernel:
-    """Values times a number of their token; their gradient is the same of theirs.
+    """Values times a number of their token; the gradient is the same function of the results'.
 
     x, factor: the names of the operands
     width:     of a token's values, all heads together

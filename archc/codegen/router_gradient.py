@@ -38,7 +38,7 @@ class GradientWriter(RouterWriter):
     chosen: list[str] = field(default_factory=list)
 
     def write(self) -> list[str]:
-        """The statements of the gradient, what it is of each operand stored."""
+        """The statements of the gradient, with a store for each operand's."""
         form = self.fused.form
         self.outputs = {
             value: name for (_, value), name in zip(form.outputs, self._output_names, strict=True)
@@ -59,7 +59,7 @@ class GradientWriter(RouterWriter):
         return self.fused.rule.output_names
 
     def _read(self, value: Value | None) -> str:
-        """The text of a value; what is read of the way there is computed when it is first read."""
+        """The text of a value, which is computed when it is first read."""
         assert value is not None
         if value not in self.names:
             node = self.fused.form.node(value)
@@ -130,7 +130,7 @@ class GradientWriter(RouterWriter):
             self._elementwise_back(node, gradient)
 
     def _elementwise_back(self, node: Node, gradient: str) -> None:
-        """By the op's derivative, in which only such operands are computed as stand there."""
+        """By the op's derivative; only operands that stand in it are computed."""
         assert node.op.derivative is not None, node.op.name
         marks = [f"operand {place}" for place in range(len(node.inputs))]
         formulas = node.op.derivative(leaf(gradient), *map(leaf, marks))
@@ -161,14 +161,14 @@ class GradientWriter(RouterWriter):
         self._scatter(node.inputs[0], self._read(node.inputs[1]), gradient)
 
     def _scatter(self, value: Value | None, index: str, gradient: str) -> None:
-        """To the places of a row, which are different ones, the gradients of what was taken from there."""
+        """Add the gradients of gathered values at their places in a row, no two of which are the same."""
         assert value is not None
         lane = self._block(self.fused.form.type(value))
         match = f"{index}[:, None] == {lane}[None, :]"
         self._add(value, f"tl.sum(tl.where({match}, {gradient}[:, None], 0.0), 0)", self._width(value))
 
     def _group_mask_back(self, node: Node, gradient: str) -> None:
-        """Nothing comes back through what was filled."""
+        """Filled scores have no gradient."""
         self._read(node.outputs[0])
         text = f"tl.where({self.seen[node.id]}, {gradient}, 0.0)"
         self._add(node.inputs[0], text, self._width(node.outputs[0]))

@@ -41,7 +41,7 @@ class RowGradient:
 
     @cached_property
     def given(self) -> dict[str, str]:
-        """Operands whose gradient is one that comes in, or another operand's, by what that is called."""
+        """Operands whose gradient equals one that comes in, or another operand's; the name of that."""
         found: dict[str, str] = {}
         made: dict[Formula, str] = {}
         for operand in self.memory.form.operands:
@@ -166,7 +166,7 @@ class RowGradient:
         return tuple((f"d{o.name}", self._sum(o)) for o in self.written if not o.is_own)
 
     def _sum(self, operand: RowOperand) -> str:
-        """The gradient of what several rows read, of what each of them, or each program, has added up."""
+        """The gradient of what several rows read: the sum of what each row, or each program, has added."""
         name = f"d{operand.name}_{'total' if operand.is_common else 'rows'}"
         if operand.place:
             count = operand.place.split()[-1]

@@ -100,7 +100,7 @@ class _Planner:
         )
 
     def _used(self, lines: Sequence[str]) -> tuple[Columns, ...]:
-        """The columns that some statements speak of."""
+        """The columns that some statements use."""
         names = set().union(*map(names_in, lines))
         return tuple(columns for columns in self.memory.widths.values() if columns.column in names)
 
@@ -124,7 +124,7 @@ class _Planner:
         return plan_native_row(self.fused, op, [self.memory.element(*v) for v in values], self.steps, lines)
 
     def _back(self) -> RowGradient:
-        """The gradient, computed again from the operands, or from those results that other steps read."""
+        """The gradient: values are computed again from operands, or from results that other steps read."""
         read = {ref for step in self.steps.steps for ref in step.inputs}
         cut = {value: name for name, value in self.outputs if value in read and value not in self.operands}
         writer = RowWriter(self.steps, self.memory.masks)

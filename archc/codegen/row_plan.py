@@ -43,9 +43,8 @@ class RowKernel:
     helpers: tuple[str, ...]
     row_lines: tuple[str, ...]
     common_lines: tuple[str, ...]  # what all rows read
-    common: tuple[
-        tuple[str, Columns | None], ...
-    ]  # that of it whose gradients programs add up; None for one number
+    # What of it has gradients that programs add up; None for one number.
+    common: tuple[tuple[str, Columns | None], ...]
     backward_lines: tuple[str, ...]
     backward_parameters: tuple[str, ...]
     backward_arguments: tuple[str, ...]

@@ -41,15 +41,8 @@ def plan_absorbing(parts: Sequence[Graph], target: Target) -> list[AbsorptionKer
 
 def plan_widening(parts: Sequence[Graph]) -> list[WideLinearKernel]:
     """The kernel of linear maps into float32, where a model has some."""
-    weights = [
-        part.type(node.inputs[1]).shape
-        for part in parts
-        for node in part.nodes()
-        if node.op in (WIDE_LINEAR, JITTERED_LINEAR) and node.inputs[1] is not None
-    ]
-    shapes = dict.fromkeys((int(out), int(width)) for out, width in weights)
-    noisy = has_op(parts, JITTERED_LINEAR)
-    return [WideLinearKernel(tuple(shapes), noisy)] if shapes else []
+    widens = any(has_op(parts, op) for op in (WIDE_LINEAR, JITTERED_LINEAR))
+    return [WideLinearKernel()] if widens else []
 
 
 def plan_embedding(parts: Sequence[Graph], target: Target) -> list[EmbeddingKernel]:

@@ -38,9 +38,8 @@ class Expressions(Lowerer):
         self.spend()
         value = self._evaluate(expr, env)
         if isinstance(value, LoopValue) and not isinstance(value.value, _PLAIN):
-            return self.known(
-                value
-            )  # a tensor, op or block that depends on the iteration: each has its own body
+            # A tensor, op or block that depends on the iteration: each has its own body.
+            return self.known(value)
         return value
 
     def _evaluate(self, expr: syntax.Expr, env: Env) -> Any:

@@ -38,7 +38,7 @@ class Variant:
         return any(node.op in (WEIGHT, LOSSES) for part in self.frame.graph.walk() for node in part.nodes())
 
     def change(self, carried: Mapping[str, Handle]) -> tuple[str, Handle, Any] | None:
-        """A carried name that it leaves otherwise than it was entered, with what that was and is."""
+        """A carried name whose tensor changes its type, and its values before and after."""
         for name, handle in carried.items():
             result = self.results.get(name, handle)  # a list may have become shorter
             if not isinstance(result, Handle) or result.type != handle.type:
@@ -80,7 +80,7 @@ class Segment:
                 yield from variant.frame.unindexed
 
     def change(self) -> tuple[str, Handle, Any] | None:
-        """A carried name that a layer leaves otherwise than it was entered, with what that was and is."""
+        """The same of any layer among its bodies."""
         changes = (variant.change(self.carried) for variant in self.variants if not self._is_free(variant))
         return next((change for change in changes if change is not None), None)
 
@@ -90,7 +90,7 @@ class Segment:
         return any(variant.is_layer for variant in self.variants)
 
     def _is_free(self, variant: Variant) -> bool:
-        """Whether a variant may leave what it likes: it is written out, as no layer and the only turn."""
+        """Whether a variant may change types: it is unrolled, being no layer and the only iteration."""
         return not variant.is_layer and len(self.schedule) == 1
 
     def bodies(self, outer: Graph) -> tuple[list[Graph], list[int]]:
@@ -108,7 +108,7 @@ def tensors_of(values: Mapping[str, Any]) -> dict[str, Handle]:
 
 
 def changed_type(span: Span, name: str, before: Handle, after: Any) -> mistakes.CarriedTypeChanges:
-    """A carried tensor that an iteration leaves otherwise than it was entered."""
+    """The mistake of an iteration that changes the type of a carried tensor."""
     notes = []
     if isinstance(after, Handle):
         node = after.graph.node(after.value)
@@ -124,7 +124,7 @@ def changed_type(span: Span, name: str, before: Handle, after: Any) -> mistakes.
 
 
 def _kept(name: str, before: Handle, after: Any) -> str:
-    """What a carried tensor keeps, of that which an iteration changed."""
+    """What a carried tensor must keep, and an iteration has changed."""
     if not isinstance(after, Handle):
         return "stays a tensor"
     if after.type.shape != before.type.shape:

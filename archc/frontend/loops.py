@@ -19,7 +19,7 @@ from archc.frontend.loop_segment import Segment, Variant, changed_type, tensors_
 from archc.frontend.loop_variable import fresh_variable, loop_value
 from archc.frontend.lowerer import Frame, Observation
 from archc.frontend.statements import Statements, assigned_names
-from archc.frontend.turns import write_out
+from archc.frontend.unroll import unrolled
 from archc.frontend.values import (
     POISON,
     ArithmeticMistake,
@@ -218,7 +218,7 @@ class _Loop:
         bodies, schedule = segment.bodies(outer)
         operands = [lowerer.resolve(handle) for handle in segment.carried.values()]
         if not segment.has_layers and len(bodies) == len(schedule):
-            return dict(zip(leaving, self._write_out(bodies, operands, segment), strict=True))
+            return dict(zip(leaving, self._unroll(bodies, operands, segment), strict=True))
         types: tuple[TensorType, ...] = tuple(bodies[0].type(value) for _, value in bodies[0].outputs)
         node = outer.add(
             LOOP,
@@ -240,14 +240,12 @@ class _Loop:
         )
         return {name: Handle(outer, value) for name, value in zip(leaving, node.outputs, strict=True)}
 
-    def _write_out(
-        self, bodies: Sequence[Graph], operands: Sequence[Value], segment: Segment
-    ) -> list[Handle]:
-        """The turns one after the other, without a loop; what the last of them leaves."""
+    def _unroll(self, bodies: Sequence[Graph], operands: Sequence[Value], segment: Segment) -> list[Handle]:
+        """The iterations one after the other, without a loop; what the last of them leaves."""
         outer = self.lowerer.frame.graph
         values = list(operands)
         for body, step in zip(bodies, segment.indices, strict=True):
-            values = write_out(outer, body, [*values, *segment.captures], self.variable, step)
+            values = unrolled(outer, body, [*values, *segment.captures], self.variable, step)
         return [Handle(outer, value) for value in values]
 
 

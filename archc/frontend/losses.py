@@ -29,7 +29,7 @@ class Losses(Loops):
     def leave(self, statement: syntax.Leave, env: Env) -> None:
         what = f"`{statement.kind} {statement.name}`"
         if (statement.kind, statement.name) == ("loss", CROSS_ENTROPY):
-            reason = "it is what a model's output is held to its labels by"
+            reason = "it is the loss of a model's output against its labels"
             self.report(
                 mistakes.ReservedName(statement.span, name=statement.name, kind="a `loss`", reason=reason)
             )

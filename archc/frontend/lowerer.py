@@ -77,7 +77,8 @@ class Region:
 class Frame:
     """A graph under construction; a loop body's frame lies inside of its loop's.
 
-    `captured` maps values of the outer frame to the inputs that stand for them here.
+    captured:  the inputs that stand here for values of the outer frame, by these
+    unindexed: weights that every iteration would share
     """
 
     graph: Graph
@@ -85,9 +86,7 @@ class Frame:
     variable: str | None = None
     captured: dict[Value, Value] = field(default_factory=dict)
     observed: list[Observation] = field(default_factory=list)
-    unindexed: list[tuple[Path, Span]] = field(
-        default_factory=list
-    )  # weights that every iteration would share
+    unindexed: list[tuple[Path, Span]] = field(default_factory=list)
     region: Region | None = None  # of the body of `experts`
     training: bool = False  # of a `loss` or a `note`
     lacks_notes: bool = False  # of a `loss` that reads what no layer of this model notes
@@ -119,9 +118,8 @@ class Lowerer(ABC):
         self.steps: dict[str, Sequence[int]] = {}  # what each loop variable in scope runs over
         self.now: dict[str, int] = {}  # where each of those loops is
         self.weights: dict[Path, Handle] = {}
-        self.weight_calls: dict[tuple[Path, int], list[Note]] = (
-            {}
-        )  # how each was reached, by its node's number
+        # Through which calls each weight was reached, by its path and its node's number.
+        self.weight_calls: dict[tuple[Path, int], list[Note]] = {}
         self.tie: Tie | None = None
         self.tied_names: dict[str, str] = {}  # what tied weights would be called -> what they are
         self.nodes = 0
@@ -186,7 +184,7 @@ class Lowerer(ABC):
         return next((at for at in places if not skipped(at)), None)
 
     def _is_foreign(self, span: Span) -> bool:
-        """Whether a place is in a standard spec that the compiled one uses: nothing to be mended there."""
+        """Whether a place is in a standard spec that the compiled one uses: its user cannot mend it there."""
         if span.source.name == self.home.name or not span.source.standard:
             return False
         return not self.home.standard or _is_library(span)

@@ -38,7 +38,7 @@ def match_model(
 
 
 def check_overrides(arch: syntax.Arch, overrides: Mapping[str, syntax.Expr]) -> None:
-    """Raises `ArchcError` for an override of what is no parameter."""
+    """Raises `ArchcError` for an override that is no parameter."""
     known = [param.name for param in arch.params]
     for name in overrides:
         if name not in known:

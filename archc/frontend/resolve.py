@@ -190,7 +190,7 @@ def _notes_in(body: Iterable[syntax.Statement]) -> Iterator[str]:
 
 
 def _table_of(module: Module, item: syntax.Definition) -> tuple[dict[str, Any], str]:
-    """Where a module keeps items of a kind, and how messages call the kind."""
+    """The table of a module for an item, and what messages call its kind."""
     match item:
         case syntax.Model():
             return module.models, "model"

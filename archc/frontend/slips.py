@@ -88,9 +88,8 @@ class _Error:
         return end == (self.span.line, self.span.column) and self.found[:1].isalpha()
 
 
-_QUOTES = tuple(
-    "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
-)  # what word processors make of those of a string
+# What word processors make of the quotes of a string.
+_QUOTES = tuple("\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb")
 
 # What people write by habit from other languages, and what to write here.
 _SLIPS: tuple[tuple[Callable[[_Error], bool], str], ...] = (
@@ -102,7 +101,7 @@ _SLIPS: tuple[tuple[Callable[[_Error], bool], str], ...] = (
     (lambda e: e.found == "@", "`matmul(x, y)` multiplies matrices"),
     (lambda e: e.found == "{" and e.previous == "=", "braces stand in a path behind `as`; here a string can"),
     (lambda e: e.opener in ("def", "fn", "class"), "write `block f(x) {{ ... }}` or `arch A() {{ ... }}`"),
-    (lambda e: e.opener == "while", "a loop has its turns in sight: `for i in 0..n {{ ... }}`"),
+    (lambda e: e.opener == "while", "a loop runs over a range or a list: `for i in 0..n {{ ... }}`"),
     (lambda e: e.found == ">" and e.previous == "-", "a function is a `block`"),
     (lambda e: e.found in ("&", "|", "!"), "write `and`, `or`, `not`"),
     (lambda e: e.found == ";", "a statement ends with its line"),

@@ -191,7 +191,7 @@ class StatementNames:
         self._path(call.path, env)
 
     def _noted(self, expr: syntax.Expr) -> None:
-        """What `noted` names is what some block notes, though not every model need come to it."""
+        """`noted` must name what some block notes, though not every model comes to that block."""
         if isinstance(expr, syntax.Name) and expr.name not in self.notes:
             hint = did_you_mean(expr.name, self.notes)
             self._report(mistakes.UnknownName(expr.span, kind="note", name=expr.name, hint=hint))
@@ -202,7 +202,7 @@ class StatementNames:
                 self._expr(segment, env)
 
     def _tie(self, expr: syntax.Expr, env: Env) -> None:
-        """What `tied_to` names is a path, and not for names to know."""
+        """Names in `tied_to` are those of a path, which only lowering knows."""
         if isinstance(expr, syntax.Conditional):
             self._expr(expr.condition, env)
             self._tie(expr.chosen, env)

@@ -125,17 +125,14 @@ class Op:
     traits: frozenset[Trait] = frozenset()
     flops: Callable[[Any], int] = lambda _call: 0
     reads: Callable[[Any], Mapping[str, int]] = lambda _call: {}  # how much of operands not read whole
-    saves: tuple[
-        str, ...
-    ] = ()  # operands, or "result", that PyTorch's gradient reads; without: see derivative
+    # Operands, or "result", that PyTorch's gradient reads; where there are none, `derivative` says it.
+    saves: tuple[str, ...] = ()
     past: tuple[str, ...] = ()  # operands whose values of earlier tokens the op reads
-    reach: Callable[[Mapping[str, Any]], int | None] = (
-        lambda _: None
-    )  # by the attributes: how many tokens back from its positions, None for all
+    # How many tokens back from its positions it reads, None for all, by its attributes.
+    reach: Callable[[Mapping[str, Any]], int | None] = lambda _: None
     models: tuple[str, ...] = ()  # operands of which nothing but the dtype is read
-    fixed: Callable[[Mapping[str, Any]], bool] = (
-        lambda _: False
-    )  # by the attributes: no operand's values matter
+    # Whether the values of operands do not matter, by its attributes.
+    fixed: Callable[[Mapping[str, Any]], bool] = lambda _: False
     triton: str | None = None  # the op on float32 registers, as a Triton expression
     derivative: Callable[..., tuple[Any, ...]] | None = None  # (gradient, *operands) -> operand gradients
     scalar: Callable[..., Any] | None = None  # the op on numbers known when the spec is compiled

@@ -86,7 +86,7 @@ class Absorption:
 
     @property
     def absorbed_cost(self) -> Cost:
-        """The cost where what is kept is all that is read."""
+        """The cost where only what the cache keeps is read."""
         assert self.absorbed is not None
         return Cost(self.kept_bytes, node_flops(self.absorbed, _reader(self.absorbed), _ONE_TOKEN))
 
@@ -163,7 +163,7 @@ def _branch(graph: Graph, reader: Node, absorption: Absorption) -> None:
 
 
 def _keep_within(graph: Graph, number: int, place: int) -> None:
-    """Let both forms keep what only they read, so that a kernel of one of them may do it."""
+    """Move an `append` that only the branch reads into both forms, where a kernel may carry it out."""
     branch = graph.node(number)
     value = branch.inputs[place]
     assert value is not None
@@ -182,7 +182,7 @@ def _keep_within(graph: Graph, number: int, place: int) -> None:
 
 
 def _append_input(form: Graph, given: Value, type_: TensorType, kept: Node) -> None:
-    """Let a form be given the new tokens of what is kept, and keep them itself."""
+    """Let a form take the values of new tokens, and append them to the cache itself."""
     node = form.node(given)
     form.update(node, types=(type_,), attributes={**node.attributes, "type": type_})
     append = form.add_like(kept, APPEND, [given], kept.attributes, names=kept.names)

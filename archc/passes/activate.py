@@ -6,19 +6,17 @@ one op, or several.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
-from archc.errors import Span
-from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
+from archc.ir.decomposition import AttributeVar, OperandRef, Step, StepRef
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
-from archc.ir.op import Op, Trait
+from archc.ir.op import Trait
 from archc.ir.ops.experts import DISPATCHED_LINEAR
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.rule import SPLITS, Rule, rule_of
 from archc.passes.context import Context, place_of
+from archc.passes.outline import Outline
 from archc.passes.report import Fired
 
 _MOST_PARTS = 2  # gate and up: a program has both beside each other
@@ -106,51 +104,9 @@ def _with_product(activation: Rule) -> Rule:
 
 def _activation(graph: Graph, linear: Node, nodes: list[Node], result: Value) -> Rule:
     """What some nodes compute of a product: the fusion that they are, or one made of them."""
-    rule, span = rule_of(nodes[0]), graph.node(result).span
+    rule = rule_of(nodes[0])
     if rule is not None and len(nodes) == 1:
         return rule
-    assert span is not None
-    return _Steps(graph, {linear.outputs[0]: OperandRef("h")}).rule(nodes, result, span)
-
-
-@dataclass
-class _Steps:
-    """Nodes as the steps of a decomposition, fused ones as theirs.  `refs`: what stands for values."""
-
-    graph: Graph
-    refs: dict[Value, Ref]
-    steps: list[Step] = field(default_factory=list)
-
-    def rule(self, nodes: Sequence[Node], result: Value, span: Span) -> Rule:
-        """The fusion of what some nodes compute of h, of which one result is read."""
-        for node in nodes:
-            self._enter(node)
-        name = nodes[0].op.name if len(nodes) == 1 else "activation"
-        last = self.refs[result]
-        assert isinstance(last, StepRef)
-        self.steps[last.step] = replace(self.steps[last.step], names=("y",))
-        return Rule(name, ("h",), (), (), tuple(self.steps), (last,), ("y",), span, "")
-
-    def _enter(self, node: Node) -> None:
-        inputs = [self._ref(value) for value in node.inputs]
-        rule = rule_of(node)
-        if rule is None:
-            names = tuple(map(self.graph.name_of, node.outputs))
-            results = self._add(node.op, inputs, node.attributes, names)
-        else:
-            each = iter([step.names for step in rule.steps])
-
-            def apply(op: Op, values: list[Any], attributes: dict[str, Any]) -> Sequence[Ref]:
-                return self._add(op, values, attributes, next(each))
-
-            results = rule.run(dict(zip(rule.operands, inputs, strict=True)), node.attributes, apply)
-        self.refs.update(zip(node.outputs, results, strict=True))
-
-    def _ref(self, value: Value | None) -> Ref:
-        if value is None or value in self.refs:
-            return None if value is None else self.refs[value]
-        return float(self.graph.node(value).attributes["value"])
-
-    def _add(self, op: Op, inputs: Sequence[Ref], attributes: Any, names: tuple[str, ...]) -> Sequence[Ref]:
-        self.steps.append(Step(op, tuple(inputs), attributes, names))
-        return [StepRef(len(self.steps) - 1, place) for place in range(max(len(names), 1))]
+    name = nodes[0].op.name if len(nodes) == 1 else "activation"
+    outline = Outline(graph, nodes, "y", lambda _: "h", operands={linear.outputs[0]: "h"})
+    return outline.rule(name, graph.node(result).span)

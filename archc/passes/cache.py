@@ -56,7 +56,7 @@ def _obstacle(graph: Graph) -> str:
 
 
 def _tidy(graph: Graph, cut: Cut, context: Context) -> None:
-    """Remove what was made of new tokens alone, where nothing reads it now that it is made of all."""
+    """Remove what was computed for new tokens alone, and is computed for all tokens now."""
     for part in {reader.graph: None for reader in cut.readers}:
         goals = [value for graph, node in cut.readers if graph is part for value in node.past]
         part.remove_unread(part.between(cut.here(part), goals))

@@ -1,4 +1,4 @@
-"""What a plan of the cache says of itself."""
+"""What the report says of the planned cache."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def leave_also(graph: Graph, loop: Node, names: Sequence[str], types: Sequence[T
 
 
 def drop_carried(graph: Graph, number: int) -> None:
-    """Carry no longer what no layer reads, and nothing behind the loop."""
+    """Stop carrying values that neither a layer nor anything after the loop reads."""
     for name in graph.node(number).attributes["carried"]:
         if not _is_read(graph, graph.node(number), name):
             _drop(graph, graph.node(number), name)
@@ -54,7 +54,7 @@ def _is_read(graph: Graph, loop: Node, name: str) -> bool:
 
 
 def _is_read_in(body: Graph, value: Value, name: str) -> bool:
-    """Whether more is done with a body's input than to hand it on under its name."""
+    """Whether a body does more with an input than to pass it on under its name."""
     return bool(body.users(value)) or any(left == value and other != name for other, left in body.outputs)
 
 

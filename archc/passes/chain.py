@@ -15,9 +15,9 @@ from archc.ir.ops.structure import CONSTANT
 from archc.ir.program import mixes_sequences, once_in
 from archc.ir.row_form import RENAMED, fits_row, is_row_op, row_form
 from archc.ir.rule import SPLITS, rule_of
-from archc.ir.types import DType, TensorType
+from archc.ir.types import DType
 from archc.passes.context import Context
-from archc.passes.join import ADD, behind_head, chain_name, is_joined
+from archc.passes.join import ADD, behind_head, chain_name, is_joined, operand_name
 from archc.passes.outline import Outline, replace_by_one
 
 _MOST_STEPS = 16  # as many as a fusion of a spec may have
@@ -42,7 +42,7 @@ def join_rows(graph: Graph, context: Context) -> None:
 class _Rows:
     """A graph whose ops are grouped.
 
-    order: the place of each node in it, as it is by now
+    order: where each node stands in it at present
     once:  values that stand for all sequences, with their graphs: rows of others have no place beside them
     """
 
@@ -55,12 +55,12 @@ class _Rows:
         """Compute an op and what leads to it together, where that needs a kernel of whole rows."""
         group = self._group(last)
         if len(group) > 1 and not self._is_left(group):
-            outline = Outline(self.graph, group, "y", _operand_name, whole_rows=True)
+            outline = Outline(self.graph, group, "y", operand_name, whole_rows=True)
             replace_by_one(outline, chain_name(group), last, times, context)
             self.order = _places(self.graph)
 
     def _group(self, last: Node) -> list[Node]:
-        """An op and what can be computed with it of that which leads to it, in the order of the graph."""
+        """An op, and those before it that one kernel can compute with it; in the order of the graph."""
         inside: dict[int, Node] = {}
         waiting = [(-self.order[last.id], last.id)]
         while waiting:
@@ -76,7 +76,7 @@ class _Rows:
         return self._sorted(inside.values())
 
     def _in_registers(self, node: Node) -> list[Node]:
-        """A node and what makes its operands in float32, as kernels compute but do not write."""
+        """A node, and those that make its float32 operands: kernels hold such values in registers only."""
         found, waiting = {node.id: node}, [node]
         while waiting:
             for value in filter(None, waiting.pop().inputs):
@@ -97,8 +97,8 @@ class _Rows:
         return sorted((-self.order[number], number) for number in numbers)
 
     def _is_one_kernel(self, nodes: Sequence[Node]) -> bool:
-        """Whether some nodes can be one kernel: rows of one shape that fit, and no way out and in again."""
-        outline = Outline(self.graph, nodes, "y", _operand_name, whole_rows=True)
+        """Whether one kernel can compute nodes: rows of one shape that fit, and no path out and in again."""
+        outline = Outline(self.graph, nodes, "y", operand_name, whole_rows=True)
         rule = outline.rule("rows", nodes[-1].span)
         behind = set().union(*(self.graph.depends_on(node.id) for node in nodes))
         if any(value.node in behind for value in outline.operands) or self._is_mixed(outline.operands):
@@ -118,7 +118,7 @@ class _Rows:
         return mixes_sequences(self.graph, rows, self.once)
 
     def _is_left(self, group: Sequence[Node]) -> bool:
-        """Whether a group is no matter of whole rows: all of one shape, or sums, whose gradients are free."""
+        """Whether no kernel of whole rows is needed: all of one shape, or sums, whose gradients are free."""
         if any(rule_of(node) is not None for node in group):
             return False
         alike = all(is_joined(self.graph, node, self.once) for node in group)
@@ -136,14 +136,10 @@ def _can_end(node: Node) -> bool:
 
 
 def _is_on_rows(node: Node) -> bool:
-    """Whether a kernel of rows may do an op, or what a fusion stands for."""
+    """Whether a kernel of rows can compute an op, or a fusion."""
     rule = rule_of(node)
     if rule is not None:
         turns = any(step.op.name in SPLITS and step.op.name != "split" for step in rule.steps)
         return rule.family in _FUSED and not turns
     floating = all(type_.dtype in (DType.FLOAT, DType.F32) for type_ in node.types)
     return is_row_op(node.op) and node.op.name != "split" and floating
-
-
-def _operand_name(type_: TensorType) -> str:
-    return "x" if len(type_.shape) > 1 else "vector"

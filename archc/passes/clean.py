@@ -100,7 +100,7 @@ def _drop_unread_captures(graph: Graph, loop: Node) -> None:
 
 
 def _drop_untaken(graph: Graph, experts: Node) -> None:
-    """What the body of experts takes without reading it."""
+    """Drop what the body of experts takes without reading it."""
     (body,) = experts.bodies
     kept = [place for place, value in enumerate(body.inputs) if _is_read(body, value)]
     for place in set(range(len(body.inputs))) - set(kept):

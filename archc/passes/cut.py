@@ -48,7 +48,7 @@ class Cut:
 
     kept:    the cut, in program order
     taken:   inputs of layers, and results of loops, that come as they are kept elsewhere
-    refused: why a reader had better not do linear maps itself, by its graph and number
+    refused: why a reader should not absorb its linear maps, by its graph and number
     """
 
     def __init__(self, root: Graph, readers: Sequence[Reader], target: Target):
@@ -81,30 +81,30 @@ class Cut:
         return [place.value for place in self.kept if place.graph is graph]
 
     def leaves(self, graph: Graph, goal: Value) -> list[Value]:
-        """What a graph has of the past of that which a value is made of, in order of its columns."""
+        """Those values of the past in a graph that a value is made of, in the order of its columns."""
         if Place(graph, goal) in self.taken or Place(graph, goal) in self.kept:
             return [goal]
         inputs = [v for v in graph.node(goal).inputs if v is not None and graph.node(v).op is not WEIGHT]
         return list(dict.fromkeys(leaf for value in inputs for leaf in self.leaves(graph, value)))
 
     def has_map(self, graph: Graph, goals: Sequence[Value]) -> bool:
-        """Whether linear maps make some values of what the graph has of the past."""
+        """Whether a linear map lies between what a graph has of the past and some values."""
         return any(node.op.has(Trait.LINEAR) for node in graph.between(self.here(graph), goals))
 
     def length(self, place: Place) -> int | None:
-        """How many tokens back something kept is seen, None for all."""
+        """How many tokens back a kept value is read, None for all."""
         return self._lengths[place]
 
     def slot(self, place: Place) -> str:
-        """What something kept is called after: the operand that it is, or a latent."""
+        """The name of a kept value's slot: that of the operand that it is, or `latent`."""
         return self._slots[place]
 
     def origins(self, graph: Graph, goal: Value) -> list[Place]:
-        """What that which a reader reads is made of, where it is kept."""
+        """The kept values that an operand of a reader is made of."""
         return self._origins[Place(graph, goal)]
 
     def _choose(self) -> None:
-        """The cut, with fewer and fewer linear maps behind it until every reader gains by those that are."""
+        """Cut, and again with fewer linear maps behind the cut, until every reader gains by the rest."""
         goals = [goal for reader in self.readers for goal in reader.goals]
         while True:
             self._maps = self._willing_maps()
@@ -125,7 +125,7 @@ class Cut:
         return self._order[place.graph], place.graph.node(place.value).order, place.value
 
     def _behind(self, goals: Sequence[Place]) -> dict[Place, None]:
-        """The cut and what lies behind it, of all that goals are made of."""
+        """All that goals are made of, back to the cut and with it."""
         found: dict[Place, None] = {}
         waiting = list(goals)
         while waiting:
@@ -136,7 +136,7 @@ class Cut:
         return found
 
     def _sources(self, place: Place) -> list[Place]:
-        """What a value is made of at no cost, or nothing."""
+        """What a value can be made of at no cost; empty where there is none."""
         graph, value = place
         node = graph.node(value)
         if node.op is INPUT:
@@ -149,7 +149,7 @@ class Cut:
         return [Place(graph, each) for each in inputs if graph.node(each).op is not WEIGHT]
 
     def _weight(self, place: Place) -> int:
-        """The bytes of a token, over all the times that the graph runs."""
+        """The bytes of one token's value, over all runs of its graph."""
         return bytes_of(place.graph.type(place.value)) * self._times[place.graph]
 
     def _willing_maps(self) -> set[tuple[Graph, int]]:
@@ -169,7 +169,7 @@ class Cut:
         return absorption.obstacle(self._target) if absorption else ""
 
     def _seen_lengths(self) -> dict[Place, int | None]:
-        """How many tokens back what is kept is seen: the same for all that is read together."""
+        """How many tokens back kept values are read: equally far for those that are read together."""
         lengths = dict.fromkeys(self.kept, 0.0)
         read = [
             (self._reach(reader), [origin for goal in reader.goals for origin in self._origins[goal]])
@@ -184,9 +184,10 @@ class Cut:
         return {place: None if length == inf else int(length) for place, length in lengths.items()}
 
     def _reach(self, reader: Reader) -> float:
-        """How many tokens back a reader sees; all where it adds what was computed for all, and not here.
+        """How many tokens back a reader sees.
 
-        All, too, of whole numbers, and where it may stand at an earlier position than its token's.
+        All of them where it adds a bias that was computed for all elsewhere, where it reads whole numbers,
+        and where its position may lie before that of its token.
         """
         graph, node = reader
         bias, positions = bias_of(node), node.operand(POSITIONS)
@@ -199,7 +200,7 @@ class Cut:
         return node.op.reach(node.attributes) or inf
 
     def _never_before(self, place: Place, seen: set[Place]) -> bool:
-        """Whether positions are the tokens' own or later ones; `seen` are those that are being asked for."""
+        """Whether positions are the tokens' own or later ones; `seen` are those that are being looked at."""
         graph, value = place
         if (id(graph), value) in self._positions or place in seen:
             return True

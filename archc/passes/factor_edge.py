@@ -15,7 +15,7 @@ MUL = OPS["mul"]
 
 
 def rotate_factors(graph: Graph, loop: Node) -> bool:
-    """Move the number from the ends of a loop's bodies to where the next adds; whether all have the same.
+    """Move the factor at the end of all bodies to where the next adds; False where they have none in common.
 
     Before the first layer it multiplies zeros.
     """
@@ -37,7 +37,7 @@ def rotate_factors(graph: Graph, loop: Node) -> bool:
 
 
 def _factor(body: Graph) -> float | None:
-    """The number that a body multiplies what it gives last by; None where it does something else."""
+    """The factor of a body's last output; None where that is no product with a number."""
     value = body.outputs[-1][1]
     product = body.node(value)
     alone = not body.users(value) and [other for _, other in body.outputs].count(value) == 1
@@ -56,7 +56,7 @@ def _multiplied(body: Graph, product: Node) -> Value:
 
 
 def _multiply(graph: Graph, value: Value, factor: float, like: Node, order: tuple[int, ...]) -> None:
-    """Let all that reads a value read its product with a number."""
+    """Let the readers of a value read its product with a number."""
     number = graph.add(CONSTANT, (), {"value": factor}, span=like.span, scope=like.scope, order=order)
     product = graph.add(MUL, [value, number.outputs[0]], span=like.span, scope=like.scope, order=(*order, 0))
     graph.replace_uses(value, product.outputs[0], but=[product.id])

@@ -46,7 +46,7 @@ def _fold(graph: Graph, node: Node) -> None:
 
 
 def _fold_cast(graph: Graph, cast: Node) -> None:
-    """x in the dtype of a tensor made wider is x made as wide as that tensor would be."""
+    """cast_like(x, upcast(y)) is upcast_like(x, y)."""
     x, like = cast.inputs
     if like is None or (wide := graph.node(like)).op is not UPCAST:
         return

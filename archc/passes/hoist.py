@@ -43,7 +43,7 @@ def _is_invariant(graph: Graph, loop: Node, body: Graph, node: Node) -> bool:
 
 
 def _models(node: Node) -> list[Value | None]:
-    """What a node reads nothing of but the dtype."""
+    """The operands of which a node reads the dtype alone."""
     return [node.operand(name) for name in node.op.models]
 
 

@@ -44,7 +44,7 @@ def join_elementwise(graph: Graph, context: Context) -> None:
 def _join(graph: Graph, last: Node, order: Mapping[int, int], times: int, context: Context) -> None:
     chain = _chain(graph, last, order)
     if len(chain) > 1:
-        outline = Outline(graph, chain, "y", _operand_name)
+        outline = Outline(graph, chain, "y", operand_name)
         replace_by_one(outline, chain_name(chain), last, times, context)
 
 
@@ -79,7 +79,7 @@ def _operands(graph: Graph, inside: dict[int, Node]) -> set[Value]:
 
 
 def is_joined(graph: Graph, node: Node, once: set[tuple[int, Value]]) -> bool:
-    """Whether a kernel of rows can do an op: on operands of its result's shape, vectors, and numbers.
+    """Whether a pointwise kernel can compute an op: of operands of its result's shape, vectors, and numbers.
 
     A sum of rows stays apart: its gradient is what comes in, for all of them, and costs nothing.  So do rows
     of all sequences beside those that stand `once` for all.
@@ -104,14 +104,15 @@ def _is_vector(type_: TensorType, result: TensorType) -> bool:
 
 
 def behind_head(graph: Graph) -> Iterator[int]:
-    """What is done to logits: the loss computes it in its own kernel."""
+    """Numbers of the nodes after the head: the loss computes these in its own kernel."""
     for _, value in graph.outputs:
         head = last_linear(graph, value)
         if head is not None:
             yield from graph.depends_on(head.id)
 
 
-def _operand_name(type_: TensorType) -> str:
+def operand_name(type_: TensorType) -> str:
+    """What an operand without a name is called in a fusion."""
     return "x" if len(type_.shape) > 1 else "vector"
 
 

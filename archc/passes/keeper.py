@@ -33,12 +33,12 @@ class Keeper:
     def __init__(self, graph: Graph, cut: Cut, given: Mapping[Value, Value]):
         self.graph = graph
         self.cut = cut
-        self._made = dict(given)  # of all tokens so far, by the value of the new ones
+        self._made = dict(given)  # values of all tokens so far, by those of the new tokens
         self._slots: set[str] = set()
         self._again: set[int] = set()  # nodes that have been computed again, for all tokens
 
     def keep(self) -> None:
-        """Let all that reads the past read what is kept of it."""
+        """Let every reader of the past read what is kept of it."""
         readers = {node.id for part, node in self.cut.readers if part is self.graph}
         for node in self.graph.nodes():
             if node.id in readers:
@@ -62,7 +62,7 @@ class Keeper:
         """Let a reader read what is kept, at the positions that it has."""
         length = self.cut.length(self.cut.origins(self.graph, reader.past[0])[0])
         inputs: list[Value | None] = []
-        moved: dict[Value, Value] = {}  # what follows from where the keys are
+        moved: dict[Value, Value] = {}  # positions of keys in a ring, by those of all keys
         for operand, value in zip(reader.op.operands, reader.inputs, strict=True):
             if value is not None and operand.name in reader.op.past:
                 value = self._made[value]
@@ -113,7 +113,7 @@ class Keeper:
         )
 
     def _append_joined(self, reader: Node, joined: list[Value]) -> None:
-        """Keep values side by side as one head; what is made of them are those of all tokens, apart again."""
+        """Keep values side by side as one head, and split them again for what is computed of all tokens."""
         flat = {value for value in joined if len(self.graph.type(value).shape) == 3}
         heads = [
             self._add(reader, SPLIT_HEADS, [value], {"heads": 1}).outputs[0] if value in flat else value
@@ -132,7 +132,7 @@ class Keeper:
             self._made[value] = merged
 
     def _enter(self, loop: Node) -> None:
-        """Keep what the layers of a loop do, and hand to them what they take over as it is kept."""
+        """Keep values in the layers of a loop, and pass to them what an earlier layer keeps."""
         places = self._taken_over(loop)
         past = {place: self._past_of(loop.inputs[place], loop) for place in places}
         again = [place for place in places if _is_carried(loop, place)]
@@ -155,14 +155,14 @@ class Keeper:
         ]
 
     def _left_behind(self, loop: Node) -> list[str]:
-        """What is read behind a loop of that which its layers keep."""
+        """The names of values kept by a loop's layers that are read after the loop."""
         results = zip(loop.attributes["carried"], loop.outputs, strict=True)
         return [name for name, value in results if Place(self.graph, value) in self.cut.taken]
 
     def _give(
         self, body: Graph, past: Mapping[int, Value], again: Sequence[int], entering: int
     ) -> dict[Value, Value]:
-        """Further inputs of a layer, by those that they are of all tokens so far."""
+        """Add inputs for values of all tokens so far to a layer; found by the inputs for the new tokens."""
         inputs = list(body.inputs)
         given: dict[Value, Value] = {}
         for place, value in past.items():
@@ -181,7 +181,7 @@ class Keeper:
         left: Sequence[str],
         names: Sequence[str],
     ) -> None:
-        """Let a loop take in and leave what its layers do by now, as they are called in the spec."""
+        """Let a loop take in and leave what its layers do now, under the names of the spec."""
         carried = loop.attributes["carried"]
         results = [loop.outputs[carried.index(name)] for name in left]
         spoken = loop.names
@@ -193,12 +193,12 @@ class Keeper:
         self._made.update(zip(results, loop.outputs[len(carried) :], strict=True))
 
     def leaving(self, name: str) -> Value:
-        """What the graph leaves under a name, of all tokens so far."""
+        """An output of the graph, of all tokens so far."""
         value = dict(self.graph.outputs)[name]
         return self._past_of(value, self.graph.node(value))
 
     def _past_of(self, value: Value | None, before: Node) -> Value:
-        """What a value is of all tokens so far, made before a node."""
+        """A value for all tokens so far, computed before a node."""
         assert value is not None
         self._append_leaves(value, before, 0)
         self._make_again([value])
@@ -214,7 +214,7 @@ class Keeper:
                 )
 
     def _append(self, before: Node, value: Value, slot: str, place: int, length: int | None) -> Value:
-        """Keep a value, under a name unlike the others of the same layer, which the slot joins."""
+        """Keep a value, in a slot of a name that no other of the layer has."""
         name = self.graph.name_of(value) or slot
         slot = unique(slot, self._slots)
         self._slots.add(slot)
@@ -244,7 +244,7 @@ class Keeper:
 
 
 def _is_carried(loop: Node, place: int) -> bool:
-    """Whether an operand of a loop only starts what its layers then carry on."""
+    """Whether an operand of a loop is the start of a value that its layers carry."""
     entering, carried = loop.attributes["entering"], loop.attributes["carried"]
     return (
         len(loop.attributes["schedule"]) > 1

@@ -29,7 +29,7 @@ def part_losses(graph: Graph, _context: Context) -> None:
 
 
 def _names_read(graph: Graph) -> Iterator[str]:
-    """What terms read of what was noted."""
+    """The names of notes that terms read."""
     for part in graph.walk():
         for statement in part.losses():
             for node in statement.attributes["body"].nodes():
@@ -60,7 +60,7 @@ class _Losses:
             self._take_body(each)
         self.body.inputs = list(self.captured.values())
         last = self.statements[-1]
-        # Behind all that notes: no operand may say so.
+        # After all that notes, which no operand may show.
         noted = any(node.op is NOTED for node in self.body.nodes())
         order = (graph.nodes()[-1].order[0] + 1,) if noted else last.order
         for each in self.statements:
@@ -118,7 +118,7 @@ class _Losses:
         return found - {each.id for each in self.statements}
 
     def _before_choices(self) -> set[int]:
-        """Nodes without weights on the way to a choice: what it is made of is not given out."""
+        """Nodes on the way to a choice that are cheap to compute a second time."""
         found: set[int] = set()
         for node in self.graph.nodes():
             if _chooses(self.graph, node):
@@ -138,7 +138,7 @@ def _is_light(node: Node) -> bool:
 
 
 def _chooses(graph: Graph, node: Node) -> bool:
-    """Whether an op makes whole numbers of others."""
+    """Whether an op makes whole numbers of real ones."""
     made = any(type_.dtype is DType.I64 for type_ in node.types)
     given = [graph.type(value) for value in node.inputs if value is not None]
     return made and any(type_.dtype.is_floating for type_ in given)

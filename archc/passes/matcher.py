@@ -67,7 +67,7 @@ class Matcher:
         self.failure.note(match, f"there is no second `{self.rule.steps[step].op.name}` beside it")
 
     def _candidates(self, step: int, match: Match) -> list[Node]:
-        """Nodes of a step's op that come of what is matched already, in as many steps as in the rule."""
+        """Nodes of a step's op that follow from what is matched already, in as many steps as in the rule."""
         known = [value for value in match.operands.values() if value is not None]
         known += [value for number in match.nodes.values() for value in self.graph.node(number).outputs]
         found: dict[int, Node] = {}

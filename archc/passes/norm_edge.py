@@ -65,7 +65,7 @@ def rotate_norms(graph: Graph, loop: Node, norms: list[Node]) -> None:
 
 
 def _rotate_norm(body: Graph, norm: Node, entering: int, names: list[str]) -> None:
-    """Let a body norm what enters it, by weights that enter too, and give what it has normed, and its own."""
+    """Let a body norm the addend that enters it, by weights that enter too, and leave its own as it is."""
     before = body.inputs[entering - 1]
     weights = [value for value in norm.inputs[1:] if value is not None]
     inputs = [body.add_input(name, body.type(value)) for name, value in zip(names, weights, strict=True)]

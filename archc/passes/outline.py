@@ -41,7 +41,7 @@ class Outline:
     outputs: list[Value] = field(default_factory=list)
     _steps: list[Step] = field(default_factory=list)
     _refs: dict[Value, Ref] = field(default_factory=dict)
-    _unfolded: list[int] = field(default_factory=list)  # steps of fused nodes
+    _unfolded: list[int] = field(default_factory=list)  # steps that fused nodes stand for
 
     def rule(self, name: str, span: Span | None) -> Rule:
         """The decomposition as a fusion rule."""
@@ -116,7 +116,7 @@ class Outline:
             self._steps[place] = replace(step, names=names)
 
     def _model(self, value: Value | None) -> Ref:
-        """What stands for a value of which nothing but the dtype is read: any operand of that dtype."""
+        """What stands for a value of which only the dtype is read: any operand of that dtype."""
         if value is not None and value not in self._refs and value not in self.operands:
             dtype = self.graph.type(value).dtype
             value = next((other for other in self.operands if self.graph.type(other).dtype is dtype), value)

@@ -122,7 +122,7 @@ def _readers(graph: Graph, node: Node) -> list[Node]:
 
 
 def _computed_with(node: Node) -> list[Value]:
-    """What a node reads more of than the dtype."""
+    """The operands of which a node reads more than the dtype."""
     models = [node.operand(name) for name in node.op.models]
     return [value for value in node.inputs if value is not None and value not in models]
 

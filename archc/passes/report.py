@@ -49,7 +49,7 @@ class Report:
     fired: list[Fired] = field(default_factory=list)
     absorbed: list[Fired] = field(default_factory=list)  # those that became part of a larger one
     missed: list[Missed] = field(default_factory=list)  # those worth telling
-    attempts: list[Missed] = field(default_factory=list)  # all, for who asks after one
+    attempts: list[Missed] = field(default_factory=list)  # all that were tried, for `expect`
     remarks: list[Remark] = field(default_factory=list)
 
     def sort(self) -> None:

@@ -73,7 +73,7 @@ def _is_narrow(type_: TensorType) -> bool:
 
 
 def _reads_inside(graph: Graph, node: Node, inside: set[int], before: set[int]) -> bool:
-    """Whether what reads a node is inside, or may come to be: it stands behind the choice."""
+    """Whether all readers of a node are inside, or stand behind the choice and may come to be."""
     users = [user for value in node.outputs for user, _ in graph.users(value)]
     outputs = any(graph.is_output(value) for value in node.outputs)
     return not outputs and all(user.id in inside or user.id not in before for user in users)

@@ -56,7 +56,7 @@ def _join_dispatch(graph: Graph, dispatch: Node, times: int, context: Context) -
 def _join_linears(
     graph: Graph, rows: Node, dispatch: Node, factors: Value | None, times: int, context: Context
 ) -> None:
-    """Let the grouped linears that read rows of tokens, or their products with factors, gather them."""
+    """Let grouped linears gather the rows of tokens that they read, or read products of with factors."""
     relaxations = () if factors is None else ("fewer_roundings",)
     for linear, _ in graph.users(rows.outputs[0]):
         if linear.op is not GROUPED_LINEAR:
@@ -156,7 +156,7 @@ def _replace(
 
 
 def _join_beside(graph: Graph, combine: Node, times: int, context: Context) -> None:
-    """What is added to the sums on the way to another sum or a norm, as a shared expert is, joins them."""
+    """What is added to the sums before another sum or a norm, as a shared expert is, joins them."""
     last = _only_user(graph, combine)
     cast = last if last is not None and last.op is CAST_LIKE and last.inputs[0] in combine.outputs else None
     total = last if cast is None else _only_user(graph, cast)

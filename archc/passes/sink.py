@@ -13,7 +13,7 @@ from archc.passes.hoist import capture
 
 
 def sink_pairs(graph: Graph, context: Context) -> None:
-    """Make a bias of positions anew in each layer that adds it, beside the attention that then takes both."""
+    """Compute a bias of positions anew in each layer that adds it, beside the attention that takes it in."""
     for node in graph.nodes():
         if node.op.has(Trait.PAIRWISE):
             for loop, place in graph.users(node.outputs[0]):

@@ -1,4 +1,4 @@
-"""Loops that are written out: their turns are no layers, as they have no weights, and no two are alike."""
+"""Loops that are unrolled: their iterations have no weights, and no two are alike."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from archc.ir.ops.structure import INPUT
 from archc.ir.paths import Index, Path
 
 
-def write_out(outer: Graph, body: Graph, operands: Sequence[Value], variable: str, step: int) -> list[Value]:
-    """Put one turn's nodes into the graph around the loop; what the turn leaves there."""
+def unrolled(outer: Graph, body: Graph, operands: Sequence[Value], variable: str, step: int) -> list[Value]:
+    """Put the nodes of one iteration into the graph around the loop; what the iteration leaves there."""
     made = dict(zip(body.inputs, operands, strict=True))
     for node in body.nodes():
         if node.op is INPUT:
@@ -32,7 +32,7 @@ def write_out(outer: Graph, body: Graph, operands: Sequence[Value], variable: st
 
 
 def _at(path: Path, variable: str, step: int) -> Path:
-    """A path in one turn."""
+    """A path in one iteration."""
     return tuple(
         (
             segment.text({variable: step})
