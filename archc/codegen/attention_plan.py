@@ -38,8 +38,11 @@ class AttentionKernel(Attention):
 
     @property
     def helpers(self) -> tuple[str, ...]:
-        """Functions that the kernels call."""
-        return ("tanh",) if self.softcap is not None and (self.flash or self.step) else ()
+        """Functions that the kernels and their launches call."""
+        if not (self.flash or self.step):
+            return ()
+        tanh, strides = ("tanh",) * (self.softcap is not None), ("flash_strides",) * (self.flash is not None)
+        return (*tanh, "batch_stride", *strides)
 
     @property
     def bias_vector(self) -> BiasVector | None:

@@ -24,16 +24,12 @@ class FlashBias:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What the kernels are given for it."""
-        return (self.vector.name, "table.contiguous()") if self.table else (self.vector.name,)
-
-    @property
-    def pointer_names(self) -> tuple[str, ...]:
-        return tuple(f"{name.partition('.')[0]}_ptr" for name in self.inputs)
+        """The tensors that it is computed from."""
+        return (self.vector.name, "table") if self.table else (self.vector.name,)
 
     @property
     def pointers(self) -> str:
-        return ", ".join(self.pointer_names)
+        return ", ".join(f"{name}_ptr" for name in self.inputs)
 
     @property
     def block(self) -> int:

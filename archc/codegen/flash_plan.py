@@ -93,10 +93,6 @@ class FlashKernel(Attention):
         return self.bias.inputs if self.bias else ()
 
     @property
-    def bias_pointers(self) -> tuple[str, ...]:
-        return self.bias.pointer_names if self.bias else ()
-
-    @property
     def bias_arguments(self) -> str:
         """What a tile of scores is told of the bias."""
         return f", head, {self.bias.pointers}" if self.bias else ""
@@ -113,6 +109,13 @@ class FlashKernel(Attention):
     def apart(self) -> bool:
         """Whether the gradients of a key head come from several programs, in float32, and are summed up."""
         return self.parts > self.kv_heads
+
+    def at_key_head(self, part: str, width: int) -> str:
+        """How far on a key head's columns begin, for a query head or a part of the gradients."""
+        if self.kv_heads == 1:
+            return ""
+        members = self.group if part == "head" or self.apart else 1
+        return f" + {part} // {members} * {width}" if members > 1 else f" + {part} * {width}"
 
     @property
     def score_factor(self) -> str:

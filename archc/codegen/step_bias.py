@@ -28,7 +28,7 @@ class StepBias:
 def plan_step_bias(fused: Fused, head: str, mask: str) -> StepBias | None:
     """The bias that a rule makes or is given, None where there is none.
 
-    head: of a program's queries, as an expression; mask: which of its rows are queries
+    head: the heads of a program's queries; mask: which of its rows are queries
     """
     made = [step.op.name for step in fused.rule.steps if step.op.name in _PLANS]
     if made:
@@ -41,13 +41,13 @@ def _given(head: str, mask: str) -> StepBias:
     return StepBias(
         vector=None,
         strides=(
-            ("bias_stride", "bias.stride(0) * (bias.shape[0] // batch)"),
+            ("bias_batch_stride", "_batch_stride(bias)"),
             ("bias_head_stride", "bias.stride(1)"),
             ("bias_key_stride", "bias.stride(3)"),
         ),
         head_lines=(
-            "bias_row = bias_ptr + sequence * bias_stride",
-            f"bias_head = ({head}).to(tl.int32) * bias_head_stride",
+            "bias_row = bias_ptr + sequence * bias_batch_stride",
+            f"bias_head = {head}.to(tl.int32) * bias_head_stride",
         ),
         key_lines=(
             "bias_places = bias_head[:, None] + key[None, :] * bias_key_stride",
@@ -63,7 +63,7 @@ def _relative(fused: Fused, head: str, mask: str) -> StepBias:
     return StepBias(
         vector=relative_vector(fused),
         strides=(),
-        head_lines=(f"table_head = ({head}).to(tl.int32)",),
+        head_lines=(f"table_head = {head}.to(tl.int32)",),
         key_lines=(
             f"back = tl.minimum(tl.maximum(position - key_position, 0), {far})",
             f"row = tl.load(buckets_ptr + {far} + back)[None, :] * {heads}",

@@ -9,6 +9,7 @@ from archc.codegen.attention import Attention, further_operands, is_bare, makes_
 from archc.codegen.fused import Fused, power_of_two
 from archc.codegen.step_bias import StepBias, plan_step_bias
 from archc.codegen.step_plan import LargeTile, StepKernel
+from archc.codegen.step_signature import StepSignature
 from archc.ir.ops.attention import Chunked, Mask, Sliding
 
 _LEAST = 16  # rows and columns of a tensor core's tile
@@ -16,13 +17,14 @@ _TILE = 1 << 14  # values of the keys and values that a program holds at a time,
 _WIDE = 1 << 15  # values of the queries and the keys together, 64 KiB in bfloat16
 _LATENT_KEYS = 64  # that a program holds at a time where there is room
 _NARROW = 512  # columns of keys that are their own values, so few that registers hold all of a program's
+_WIDEST = 1024  # columns of a key and its value together, of which shared memory holds a tile on every chip
 _HEADS = 32  # of queries, that a program has beside wide values
 
 
 def plan_step(fused: Fused, attention: Attention) -> StepKernel | None:
-    """The kernel for one token; None where it cannot do all that is done to scores."""
+    """The kernel for one token; None where it cannot do all that is done to scores, or has no room."""
     planner = _Planner(fused, attention)
-    return planner.kernel() if planner.fixed or planner.grows else None
+    return planner.kernel() if planner.fits and (planner.fixed or planner.grows) else None
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class _Planner:
     def mask(self) -> Mask:
         mask: Mask = self.fused.node.attributes["mask"]
         return mask
+
+    @property
+    def fits(self) -> bool:
+        return self.attention.form.one_slot or self.loaded <= _WIDEST
 
     @property
     def fixed(self) -> bool:
@@ -100,9 +106,9 @@ class _Planner:
 
     @cached_property
     def bias(self) -> StepBias | None:
-        first = f"{'block' if self.blocks > 1 else 'head'} * {self.heads}"
+        divided = self.attention.kv_heads * self.blocks > 1
         mask = f"query < {self.heads}" if self.rows != self.heads else ""
-        return plan_step_bias(self.fused, f"{first} + query", mask)
+        return plan_step_bias(self.fused, "query_head" if divided else "query", mask)
 
     @cached_property
     def large(self) -> LargeTile | None:
@@ -119,13 +125,18 @@ class _Planner:
         few = self.rows * self.value_block <= (8192 if one_slot else 4096)
         return 4 if few or (self.shared and self.large) else 8
 
+    @property
+    def signature(self) -> StepSignature:
+        further, oldest = further_operands(self.fused), bool(_oldest(self.mask))
+        return StepSignature(self.attention, self.fused.keeps, self.fixed, oldest, further, self.bias)
+
     def kernel(self) -> StepKernel:
         return StepKernel(
             **vars(self.attention),
             keeps=self.fused.keeps,
             fixed=self.fixed,
             oldest=_oldest(self.mask),
-            further=further_operands(self.fused),
+            signature=self.signature,
             bias=self.bias,
             blocks=self.blocks,
             rows=self.rows,

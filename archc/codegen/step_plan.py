@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from archc.codegen.attention import Attention
 from archc.codegen.masks import load_where, outer, store_where
 from archc.codegen.step_bias import StepBias
+from archc.codegen.step_signature import StepSignature
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class StepKernel(Attention):
     keeps:   whether it adds the new token to the cache itself; if not, the cache already has it
     fixed:   whether the keys are those of another sequence, which does not grow
     oldest:  the first position that a query at `position` sees, as an expression; "" for all
-    further: operands besides queries, keys, values and positions
+    signature: what its op and its kernel are given
     bias:    what is added to scores
     blocks:  among how many programs the query heads of a key head are divided
     rows:    rows of a program, of which each query head takes one
@@ -48,7 +49,7 @@ class StepKernel(Attention):
     keeps: bool
     fixed: bool
     oldest: str
-    further: tuple[str, ...]
+    signature: StepSignature
     bias: StepBias | None
     blocks: int
     rows: int
@@ -62,7 +63,7 @@ class StepKernel(Attention):
     @property
     def template(self) -> str:
         if self.fixed:
-            return "attention_fixed"
+            return "fixed_step"
         return "latent_step" if self.form.values_in_keys else "attention_step"
 
     @property
@@ -72,69 +73,23 @@ class StepKernel(Attention):
 
     @property
     def sinks(self) -> bool:
-        return "sinks" in self.further
-
-    @property
-    def reads_position(self) -> bool:
-        """Whether it needs its tokens' positions: not where they see all before them, however far."""
-        return bool(self.oldest or not self.tells_padding)
-
-    @property
-    def tells_padding(self) -> bool:
-        """Whether it is told of padding; with a bias by distance it reads where keys stand anyway."""
-        return not (self.bias and self.bias.vector)
-
-    @property
-    def tensors(self) -> str:
-        """What it is given of its token."""
-        if not self.keeps:
-            return "q"
-        return "q, k" if self.shared else "q, k, v"
-
-    @property
-    def extra(self) -> tuple[str, ...]:
-        """Operands besides the token, what is kept, and where it stands."""
-        made = (self.bias.vector.name,) if self.bias and self.bias.vector else ()
-        return (*self.further, *made)
-
-    @property
-    def arguments(self) -> str:
-        """All that it is given, as attention calls it."""
-        tokens = [*self.form.queries, "k", *([] if self.form.one_slot else ["v"])]
-        if self.fixed:
-            return ", ".join([*tokens, "span.key_positions", "span.padded"])
-        places = ["filled", *(["positions"] if self.reads_position else []), "key_positions"]
-        padded = ["padded"] if self.tells_padding else []
-        made = [f"_{self.name}_{self.bias.vector.name}(q.device)"] if self.bias and self.bias.vector else []
-        stores = ["*past.stores()"] if self.keeps else []
-        of_steps = [f"span.steps.{name}" for name in (*places, *padded)]
-        return ", ".join([*tokens, *stores, *of_steps, *self.further, *made])
-
-    @property
-    def written(self) -> str:
-        """What it changes, as a decorator takes it."""
-        if not self.keeps:
-            return ""
-        return '"keys",' if self.shared else '"keys", "values"'
-
-    @property
-    def one_key(self) -> str:
-        """The keys that it always has, which tell their dtype."""
-        return "k" if self.keeps or self.fixed else "keys"
+        return "sinks" in self.signature.further
 
     @property
     def tile_of_dtype(self) -> str:
         """Half as many keys in float32, but no fewer than a tensor core's tile has."""
-        return self._of_dtype(self.tile, max(self.tile // 2, 16))
+        return _of_dtype(self.tile, max(self.tile // 2, 16))
 
     @property
     def warps_of_dtype(self) -> str:
         """Values of float32 take twice the registers, so there are twice the threads to hold them."""
-        return self._of_dtype(self.warps, self.warps if self.warps > 4 else 2 * self.warps)
+        return _of_dtype(self.warps, self.warps if self.warps > 4 else 2 * self.warps)
 
-    def _of_dtype(self, half: int, single: int) -> str:
-        """A number for half precision and one for float32, as a launch chooses between them."""
-        return str(half) if half == single else f"{half} if {self.one_key}.element_size() == 2 else {single}"
+    @property
+    def asks_dtype(self) -> bool:
+        """Whether a launch has to know if values take half the room of float32."""
+        asks = "half" in self.tile_of_dtype + self.warps_of_dtype
+        return asks or bool(self.form.values_in_keys and self.large)
 
     @property
     def programs(self) -> int:
@@ -147,21 +102,60 @@ class StepKernel(Attention):
         return self.heads // self.programs
 
     @property
-    def program(self) -> str:
-        """What counts the programs of one sequence."""
-        return "block" if self.blocks > 1 else "head"
-
-    @property
     def least_shares(self) -> int:
         """Programs that share the keys at least: with fewer, sums of wide values spill on some chips."""
         return 4 if self.shared and self.value_block > 512 else 1
 
-    # Where there is a choice of how many heads a program has, HEADS tells the kernel.
+    # As the kernel has it: where there is a choice of a program's heads, HEADS tells of them.
 
     @property
-    def each(self) -> str:
-        """Query heads of a program, as the kernel has them."""
+    def is_divided(self) -> bool:
+        """Whether several programs share a sequence's heads."""
+        return self.programs > 1
+
+    @property
+    def pairs(self) -> str:
+        """How many programs there are for each share of the keys."""
+        return f"batch * {self.programs}" if self.is_divided else "batch"
+
+    @property
+    def pair(self) -> str:
+        """What counts them."""
+        return "pair" if self.is_divided else "sequence"
+
+    @property
+    def program(self) -> str:
+        """What counts those of one sequence."""
+        return "block" if self.blocks > 1 else "head"
+
+    @property
+    def query_head(self) -> str:
+        """A program's query heads among all."""
+        return "query_head" if self.is_divided else "query"
+
+    @property
+    def about_heads(self) -> str:
+        """Which query heads a program has, in words."""
+        if self.blocks > 1 or self.wide:
+            return f"{self._each} of the query heads"
+        return "the query head" if self.program_heads == 1 else f"the {self.program_heads} query heads"
+
+    @property
+    def first_head(self) -> str:
+        """The first of them, among those of a sequence."""
+        return self._by_heads(self.program)
+
+    @property
+    def first_row(self) -> str:
+        """The same among those of all sequences."""
+        return self._by_heads(self.pair)
+
+    @property
+    def _each(self) -> str:
         return "HEADS" if self.wide else str(self.program_heads)
+
+    def _by_heads(self, program: str) -> str:
+        return program if self._each == "1" else f"{program} * {self._each}"
 
     @property
     def row_count(self) -> str:
@@ -174,6 +168,10 @@ class StepKernel(Attention):
     @property
     def programs_of_sequence(self) -> str:
         return f"({self.heads} // HEADS)" if self.wide else str(self.programs)
+
+    def slots(self, token: str) -> str:
+        """Where a key head's token lies in the cache, in keys."""
+        return f"({token}) * {self.kv_heads} + head" if self.kv_heads > 1 else token
 
     @property
     def behind(self) -> int:
@@ -203,3 +201,8 @@ class StepKernel(Attention):
     def read(self, *masks: str) -> str:
         """The same of a load."""
         return load_where(outer(masks))
+
+
+def _of_dtype(half: int, single: int) -> str:
+    """A number for half precision and one for float32, as a launch chooses between them."""
+    return str(half) if half == single else f"{half} if half else {single}"

@@ -167,11 +167,13 @@ def _record(kernels: Any, tell: Callable[[Launch], None]) -> None:
     """Let the launches of a module's kernels be told of, and nothing else be done."""
     from triton.runtime.jit import JITFunction
 
-    def record(
-        kernel: Any, *arguments: Any, num_warps: int, num_stages: int | None = None, **named: Any
-    ) -> None:
-        constants = tuple((name, value) for name, value in named.items() if name in kernel.arg_names)
-        tell(Launch(kernel, arguments, num_warps, constants, num_stages, kernels._room(None)))
+    def record(kernel: Any, *given: Any, num_warps: int, num_stages: int | None = None, **named: Any) -> None:
+        named = {name: value for name, value in named.items() if name in kernel.arg_names}
+        bound = kernel.signature.bind(*given, **named).arguments
+        constants = tuple(
+            (param.name, bound.pop(param.name)) for param in kernel.params if param.is_constexpr
+        )
+        tell(Launch(kernel, tuple(bound.values()), num_warps, constants, num_stages, kernels._room(None)))
 
     for value in vars(kernels).values():
         if isinstance(value, JITFunction):
@@ -280,9 +282,9 @@ def _run_steps(kernels: Any, plan: StepKernel, dtype: torch.dtype, keys: int) ->
             step(*queries, *stores, places, padded)
             continue
         new = [store[:, :1].contiguous() for store in stores] if plan.keeps else []
-        extra = [_extra(kernels, plan, name, dtype, length) for name in plan.extra]
-        told = [padded] if plan.tells_padding else []
-        own = [positions] if plan.reads_position else []
+        extra = [_extra(kernels, plan, name, dtype, length) for name in plan.signature.rest]
+        told = [padded] if plan.signature.tells_padding else []
+        own = [positions] if plan.signature.reads_position else []
         step(*queries, *new, *stores, filled, *own, places, *told, *extra)
     kernels._shares, kernels._room, kernels._processors = replaced
 

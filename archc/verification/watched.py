@@ -70,7 +70,7 @@ def watched(watcher: Watcher) -> Iterator[None]:
         changed.append((owner, name, original))
 
         def wrapped(self: Any, *arguments: Any, **settings: Any) -> Any:
-            before(self, *arguments)
+            before(self, *arguments, **settings)
             result = original(self, *arguments, **settings)
             after()
             return result
@@ -79,7 +79,7 @@ def watched(watcher: Watcher) -> Iterator[None]:
 
     for name, places in _ACCESSES.items():
         wrap(InterpreterBuilder, name, partial(_access, watcher, *places))
-    wrap(InterpreterBuilder, "create_barrier", lambda *_: watcher.barrier())
+    wrap(InterpreterBuilder, "create_barrier", lambda *_, **__: watcher.barrier())
     wrap(InterpreterBuilder, "set_grid_idx", lambda self, *place: watcher.program(place, self.grid_dim))
     wrap(GridExecutor, "__call__", partial(_launch, watcher), watcher.end)
     try:
@@ -89,13 +89,20 @@ def watched(watcher: Watcher) -> Iterator[None]:
             setattr(owner, name, original)
 
 
-def _launch(watcher: Watcher, grid: Any, *given: Any) -> None:
-    named = zip(grid.arg_names, given, strict=False)
+def _launch(watcher: Watcher, grid: Any, *given: Any, **settings: Any) -> None:
+    named = [*zip(grid.arg_names, given, strict=False), *settings.items()]
     watcher.launch(grid.fn.__name__, [(name, value) for name, value in named if isinstance(value, Tensor)])
 
 
 def _access(
-    watcher: Watcher, kind: str, place: int, mask: int | None, stored: int | None, _: Any, *given: Any
+    watcher: Watcher,
+    kind: str,
+    place: int,
+    mask: int | None,
+    stored: int | None,
+    _: Any,
+    *given: Any,
+    **__: Any,
 ) -> None:
     pointers = given[place]
     shape = pointers.data.shape

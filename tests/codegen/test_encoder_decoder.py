@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,11 +17,13 @@ from tests.codegen.interpreter import interpreted
 from tests.support import SPECS, build, compile_model, distance, scramble
 
 START = 7  # of transformer_tiny
-# Cross attention: of keys that are their own values, and of heads too wide for a kernel over whole sequences.
+# Cross attention: of keys that are their own values, of heads too wide for a kernel over whole sequences, of
+# heads too wide for any.
 CROSS = {
     "shared": "attention(q, k, k, mask = full)",
     "wide": "attention(q, k, split_heads(linear(h, 2 * width) as v, 2), mask = full, softcap = 2.0)",
 }
+CROSS["wider"] = CROSS["wide"]
 CROSSING = """
     arch A(width) {{
       forward(tokens: [B, T], decoder_tokens: [B, U] = 0) {{
@@ -36,6 +39,7 @@ CROSSING = """
     }}
     model shared = A(width = 12)
     model wide = A(width = 272)
+    model wider = A(width = 520)
 """
 kinds = pytest.mark.parametrize("kind", ["Model", "Reference"])
 
@@ -86,6 +90,8 @@ def test_steps_of_kernels_over_the_encoder(cross: str, tmp_path: Path) -> None:
     (tmp_path / "cross.arch").write_text(CROSSING.format(cross=CROSS[cross]))
     model = build(tmp_path / "cross.arch", cross, tmp_path).Model(dtype=torch.float32)
     scramble(model)
+    kernels = vars(sys.modules[f"{type(model).__module__.rpartition('.')[0]}.kernels"])
+    assert any(name.endswith("_step") for name in kernels) == (cross == "wide")
     source, target = tokens(9), tokens(6)
     whole, cache = model(source, target), model.new_cache(2, 6)
     model(source, target[:, :4], cache=cache)
