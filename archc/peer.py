@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from archc import compiler
-from archc.errors import SpecError
-from archc.interop.config import Config
+from archc.errors import ArchcError, SpecError
+from archc.interop.config import Config, config_file, read_values
 from archc.interop.families import FAMILIES
 from archc.interop.family import Family
 from archc.interop.spec import spec_text
@@ -15,13 +17,14 @@ from archc.ir.hashing import structural_hash
 from archc.ir.program import Program
 
 _TWIN = "twin"
+_LAYERS = "num_hidden_layers"
 
 
 @dataclass(frozen=True)
 class Peer:
     """The config of which a model could have been imported; None and the reason where there is none."""
 
-    config: dict[str, Any] | None
+    config: Mapping[str, Any] | None
     reason: str = ""
 
 
@@ -62,3 +65,23 @@ def _graph_hash(family: Family, config: dict[str, Any]) -> str:
     except SpecError:
         return ""
     return structural_hash(twin.graph)
+
+
+def read_peer_config(path: Path) -> dict[str, Any]:
+    """The config that a user names as a model's peer; raises `ArchcError` where it names no class."""
+    file = config_file(path)
+    values = read_values(file)
+    for key in ("model_type", "architectures"):
+        if not values.get(key):
+            raise ArchcError(f'{file} has no "{key}", by which transformers would find the class')
+    return values
+
+
+def with_layers(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """A config with as many layers; a list that says something of each layer becomes as long."""
+    before = config.get(_LAYERS)
+    kept = {
+        key: value[:layers] if isinstance(value, list) and len(value) == before else value
+        for key, value in config.items()
+    }
+    return {**kept, _LAYERS: layers} if before else kept

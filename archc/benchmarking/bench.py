@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ from archc.compiler import Compilation, Spec
 from archc.errors import ArchcError, did_you_mean
 from archc.ir.fixed import decodes
 from archc.ir.program import Program
+from archc.peer import read_peer_config, with_layers
 from archc.settings import parse_settings
 
 LEAST_BUDGET = 5.0  # seconds, of which the probes take one
@@ -46,6 +48,7 @@ class Options:
     dtype: str | None = None
     device: str | None = None
     peers: tuple[str, ...] = ()  # parts of the names of those that are wanted; all where there are none
+    config: Mapping[str, Any] | None = None  # of the model's class in transformers; else it is looked for
 
     def wants(self, peer: str) -> bool:
         return not self.peers or any(part.lower() in peer.lower() for part in self.peers)
@@ -58,6 +61,7 @@ def read_options(
     dtype: str | None,
     device: str | None,
     peers: tuple[str, ...] = (),
+    config: Path | None = None,
 ) -> Options:
     """Options from the command line; raises `ArchcError`."""
     if budget < LEAST_BUDGET:
@@ -71,7 +75,8 @@ def read_options(
     for part in peers:
         if not any(part.lower() in peer.lower() for peer in known):
             raise ArchcError(f"no peer `{part}`; there are {', '.join(f'`{peer}`' for peer in known)}")
-    return Options(parse_settings(settings), budget, layers, dtype, device, peers)
+    given = read_peer_config(config) if config else None
+    return Options(parse_settings(settings), budget, layers, dtype, device, peers, given)
 
 
 def bench(
@@ -155,7 +160,10 @@ class ModelRun:
         compilation = self.compilation if layers == self.layers else self._compile(layers)
         context = longest_context(compilation.reference)
         told = None if layers == self.layers else layers
-        return Models(compilation, self.folder, self.bench.device, self.bench.dtype, context, told)
+        config = self.options.config
+        if config is not None and layers is not None:
+            config = with_layers(config, layers)
+        return Models(compilation, self.folder, self.bench.device, self.bench.dtype, context, told, config)
 
     def _compile(self, layers: int | None) -> Compilation:
         settings = dict(self.options.settings)

@@ -25,11 +25,12 @@ def run(
     dtype: str | None,
     device: str | None,
     peers: tuple[str, ...],
+    config: Path | None,
     json_file: Path | None,
     plot: Path | None,
 ) -> list[Result]:
     """Bench a spec's models; files are written after each, so that what was measured is never lost."""
-    options = read_options(settings, budget, layers, dtype, device, peers)
+    options = read_options(settings, budget, layers, dtype, device, peers, config)
     for file in (json_file, plot):
         _check_folder(file)
     if plot:

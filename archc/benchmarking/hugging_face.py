@@ -15,6 +15,7 @@ from archc.benchmarking.contenders import pieces, training_step, without_gradien
 from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.timing import Run
 
+_NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
 _LONGEST = 1 << 17  # tokens that rotary positions are said to be for; nothing is kept for each
 
 
@@ -28,7 +29,7 @@ def load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     if "rope_parameters" in given:
         given.setdefault("max_position_embeddings", _LONGEST)
     architecture = given.pop("architectures")[0]
-    made = transformers.AutoConfig.for_model(**given, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    made = transformers.AutoConfig.for_model(**{**_NO_TOKENS, **given})
     dtype = next(iter(tensors.values())).dtype
     cls = getattr(transformers, architecture)
     attention = "sdpa" if cls._supports_sdpa else "eager"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.results import OURS
 from archc.compiler import Compilation
 from archc.ir.program import sequences, vocabulary_of
-from archc.peer import find_peer
+from archc.peer import Peer, find_peer
 from archc.verification.packages import import_package, stored_tensors
 
 REFERENCE, EAGER, COMPILED, LIGER = (
@@ -44,6 +44,7 @@ class Models:
     dtype: torch.dtype
     context: int | None = None  # tokens that a learned table of positions has room for
     layers: int | None = None  # where a case should tell them
+    config: Mapping[str, Any] | None = None  # of the class of transformers, where a user names it
     _made: dict[str, Contender | str] = field(default_factory=dict)
 
     @cached_property
@@ -102,9 +103,9 @@ class Models:
     def hugging_face(self, name: str, kind: Callable[[str, Any], Contender] = HuggingFace) -> Contender:
         if len(sequences(self.compilation.fused)) > 1:
             raise SkippedError("only decoders are compared with transformers")
-        peer = find_peer(self.compilation.program)
+        peer = Peer(self.config) if self.config else find_peer(self.compilation.program)
         if peer.config is None:
-            raise SkippedError(peer.reason)
+            raise SkippedError(f"{peer.reason}; --config names one")
         try:
             tensors = dict(stored_tensors(self.model))
             return kind(name, load(peer.config, tensors))

@@ -27,6 +27,12 @@ from archc.cli import options
     help="Only peers with this in their names.  [all]",
 )
 @click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The config.json of Hugging Face's class for the model, or its folder.  [as archc import reads it]",
+)
+@click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all figures."
 )
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw them: svg, png or pdf.")
@@ -39,6 +45,7 @@ def bench(
     dtype: str | None,
     device: str | None,
     peers: tuple[str, ...],
+    config: Path | None,
     json_file: Path | None,
     plot: Path | None,
 ) -> None:
@@ -49,13 +56,16 @@ def bench(
     fused op, and Liger's kernel.  Weights are random.  What does not fit into the budget or the memory is
     left out, the least important first; the output says so.
 
+    Hugging Face's class is found by itself for models that archc import knows; for others name its config.
+
     \b
     Examples:
       archc bench specs/llama3.arch --model llama3_8b
       archc bench specs/smollm2.arch --model smollm2_135m --budget 120 --json smollm2.json --plot smollm2.svg
       archc bench specs/llama3.arch --model llama3_8b --layers 8 --peer compiled
       archc bench my_model.arch --layers 4 --dtype float32 --device cpu
+      archc bench my_model.arch --config my_model/config.json
     """
     from archc.benchmarking.command import run
 
-    run(spec, model, settings, budget, layers, dtype, device, peers, json_file, plot)
+    run(spec, model, settings, budget, layers, dtype, device, peers, config, json_file, plot)

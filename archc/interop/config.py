@@ -152,10 +152,15 @@ def config_file(path: Path) -> Path:
 
 def read_config(path: Path) -> Config:
     """The config in a file; raises `ArchcError` where that is not an object in JSON."""
+    return Config(read_values(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The keys and values of a config in a file; raises `ArchcError` where that is not an object in JSON."""
     values = _parsed(path, _text(path))
     if not isinstance(values, dict):
         raise ArchcError(f"{path} holds {shown(values)}, not an object: it is no model's config.json")
-    return Config(values)
+    return values
 
 
 def _text(path: Path) -> str:

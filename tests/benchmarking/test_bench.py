@@ -178,6 +178,8 @@ def test_fewer_layers_still_have_each_kind(spec: str, model: str, least: int) ->
         ),
         (["--plot", "picture.txt"], "name a file that ends in .svg, .png, .pdf"),
         (["--set", "layer=2", "--model", "llama3_tiny"], "did you mean `layers`?"),
+        (["--config", "/nowhere/config.json"], "no such file or directory: /nowhere/config.json"),
+        (["--config", str(SPECS / "llama3.arch")], "llama3.arch:1:1: this is not JSON"),
         (["--model", "llama3_tiny", "--json", "/nowhere/at/all.json"], "cannot write /nowhere/at/all.json"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

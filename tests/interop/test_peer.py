@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import pytest
 import torch
 
 from archc import compiler
-from archc.benchmarking.hugging_face import load
+from archc.benchmarking.hugging_face import HuggingFace, load
+from archc.benchmarking.models import EAGER, Models
 from archc.interop.families import FAMILIES
 from archc.ir.program import Program
-from archc.peer import find_peer
+from archc.peer import find_peer, read_peer_config, with_layers
 from archc.verification.packages import stored_tensors
 from tests.interop.parity import LOGITS
-from tests.support import SPECS, build, distance, scramble
+from tests.support import SPECS, build, compile_model, distance, scramble
 
 IMPORTED = {family.arch for family in FAMILIES.values()}
 WINDOWED = {"window": "5", "windowed": "[true, false, true]", "layers": "3"}
@@ -119,3 +121,23 @@ def test_what_no_config_says_has_no_peer(text: str, reason: str) -> None:
     peer = find_peer(program)
     assert peer.config is None
     assert reason in peer.reason
+
+
+@pytest.mark.parametrize("layers", [3, 1])
+def test_a_config_that_is_named_is_the_peer_of_any_arch(layers: int, tmp_path: Path) -> None:
+    sizes = f"d = 64, layers = {layers}, heads = 4, kv_heads = 2, d_ff = 96, vocab = 160"
+    spec = compiler.read_spec_text(f"import llama\nmodel a = Llama({sizes})")
+    (program,) = compiler.lower_models(spec, ["a"], {"layers": "3"})
+    config = find_peer(program).config
+    assert config is not None
+    renamed = (SPECS / "llama.arch").read_text().replace("arch Llama(", "arch Other(")
+    compilation = compile_model(f"{renamed}\nmodel a = Other({sizes})", "a")
+    assert find_peer(compilation.program).config is None
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**config, "layer_types": ["full_attention"] * 3}))
+    given = with_layers(read_peer_config(file), layers)
+    models = Models(compilation, tmp_path, torch.device("cpu"), torch.float32, config=given)
+    models.model = models.package.Model(dtype=torch.float32)  # without native code, which takes long to make
+    peer = models.get(EAGER)  # which compares its logits
+    assert isinstance(peer, HuggingFace)
+    assert peer.model.config.num_hidden_layers == layers
