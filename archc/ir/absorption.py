@@ -38,9 +38,10 @@ def absorbed_form(form: Graph) -> Graph | None:
 
     form: its inputs are what is kept of tokens, the weights, and what else attention reads; its only output
           is that of the one op that reads the past, whose keys and values come from those inputs by linear
-          maps without bias, by splits, concatenations and heads.
+          maps without bias, by splits, concatenations and heads.  Other ops than attention absorb nothing.
     """
-    return _Absorber(form).run()
+    reader = form.node(form.outputs[0][1])
+    return _Absorber(form).run() if {"q", "k", "v"} <= {each.name for each in reader.op.operands} else None
 
 
 def is_plain_map(node: Node) -> bool:

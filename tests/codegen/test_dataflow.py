@@ -77,6 +77,15 @@ SPECS = {
           }}
           return states = x
         }}""",
+    "values that attention reads, and the next token": f"""
+        forward(tokens: [B, T]) {{
+          {_EMBED}
+          {_QKV}
+          {_HEADS}
+          o = attention(q, k, v, mask = causal) + shift(v, positions(v), key_positions(v), by = 1)
+          x = x + linear(merge_heads(o), 24) as o
+          {_HEAD}
+        }}""",
     "sinks over all keys in one layer of two": f"""
         forward(tokens: [B, T]) {{
           {_EMBED}

@@ -101,6 +101,12 @@ def _attend_type(call: Any) -> TensorType:
     for name in ("q", "k", "v"):
         if len(getattr(call, name).shape) != 4:
             raise TypeMistake(f"`{name}` must be [B, T, heads, head_dim], not {getattr(call, name)}", name)
+    if not call.q.dtype is call.k.dtype is call.v.dtype:
+        dtypes = f"{call.q.dtype.value}, {call.k.dtype.value} and {call.v.dtype.value}"
+        hint = "`cast_like` takes a tensor back to the dtype of another"
+        raise TypeMistake(
+            f"queries, keys and values must have one dtype, not {dtypes}", "q", "k", "v", hint=hint
+        )
     if q[3] != k[3]:
         raise TypeMistake(f"queries {shape_text(q)} and keys {shape_text(k)} differ in head_dim", "q", "k")
     if k[2] != v[2]:

@@ -19,7 +19,8 @@ def _shift_type(call: Any) -> TensorType:
 def shift(x: Tensor, positions: Tensor, key_positions: Tensor, *, by: Width) -> Tensor:
     """x of the token `by` positions earlier, 0 before the first token: [B, S, ...] -> [B, T, ...]."""
     if positions.shape[1] == 1 and x.shape[1] <= 16:  # the few that a ring holds, in any order
-        others = key_positions != positions - by
+        before = positions - by
+        others = (key_positions != before) | (before < 0)  # padding is at -1
         return x.masked_fill(others.view(*others.shape, *[1] * (x.dim() - 2)), 0).sum(1, keepdim=True)
     first, length = positions[:, :1], positions.shape[1] + by
     # These are `length` consecutive positions; `numbers` has the index in x of each one's token, plus 1.
