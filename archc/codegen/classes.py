@@ -11,9 +11,10 @@ from archc.codegen.functions import Functions
 from archc.codegen.head import Cut, write_head
 from archc.codegen.kept import appends, slot_code, trains
 from archc.codegen.lines import Emitter
+from archc.codegen.literals import result_type
 from archc.codegen.loop_calls import LoopCall, layer_modules, layer_options
 from archc.codegen.loss_plan import LossKernel
-from archc.codegen.methods import result_type, write_fixed, write_method
+from archc.codegen.methods import write_fixed, write_method
 from archc.codegen.names import attribute, class_name, identifier, layer_names, parameter_names
 from archc.codegen.native_classes import join_native_layers
 from archc.codegen.native_plan import NativeLayer, NativeLayers

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from archc.codegen.class_plan import Argument, Line, Operand
 from archc.codegen.layout import LINE_LENGTH
+from archc.codegen.literals import result_type
 
 _MOST = LINE_LENGTH - 4  # columns of a statement in a function
 
@@ -52,11 +53,11 @@ class CustomOp:
 
     @property
     def result_type(self) -> str:
-        return _tensors(len(self.outputs))
+        return result_type(len(self.outputs))
 
     @property
     def gradient_type(self) -> str:
-        return _tensors(len(self.gradients))
+        return result_type(len(self.gradients))
 
     @property
     def fake_lines(self) -> list[str]:
@@ -66,10 +67,6 @@ class CustomOp:
     @property
     def gradient_fake_lines(self) -> list[str]:
         return _returning(self.gradients, self.gradient_fakes)
-
-
-def _tensors(count: int) -> str:
-    return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"
 
 
 def _returning(names: Sequence[str], values: Sequence[str]) -> list[str]:

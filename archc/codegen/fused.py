@@ -8,6 +8,7 @@ from archc.codegen.class_plan import Line, Operand
 from archc.codegen.lines import Emitter
 from archc.codegen.semantics import Semantics
 from archc.codegen.style import Style, no_loop
+from archc.ir.expr import INFIX
 from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node, Value
@@ -17,7 +18,6 @@ from archc.ir.rule import Rule, rule_of
 from archc.ir.types import Dim, TensorType
 
 _BLOCKS = (2048, 1024)
-_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ def _statements(form: Graph) -> list[str]:
 def _expression(node: Node, operands: list[str]) -> str:
     if node.op is CONSTANT:
         return attribute_text(node.attributes["value"])
-    if node.op.name in _INFIX:
+    if node.op.name in INFIX:
         left, right = (f"({text})" if " " in text and "(" not in text else text for text in operands)
-        return f"{left} {_INFIX[node.op.name]} {right}"
+        return f"{left} {INFIX[node.op.name]} {right}"
     settings = [
         f"{name} = {attribute_text(value)}"
         for name, value in node.attributes.items()

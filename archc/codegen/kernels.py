@@ -139,10 +139,8 @@ def _key(graph: Graph, node: Node) -> Any:
     if rule.family == "experts":  # for any experts, whose results are as wide
         form = decomposition(graph, node)
         return node.op.name, _key(form, activation_of(form))
-    by_width = rule.family in ("norm", "pointwise")
-    whole = rule.family == "row"  # where rows are of tensors of several shapes
     types = [None if value is None else graph.type(value) for value in node.inputs]
-    shapes = tuple(None if type_ is None else _shape_key(type_, by_width, whole) for type_ in types)
+    shapes = tuple(None if type_ is None else _shape_key(type_, rule.family) for type_ in types)
     attributes = tuple((name, str(value)) for name, value in node.attributes.items())
     shares_name = rule.family in ("router", "pointwise", "row")  # with a rule of other steps
     steps = repr(rule.steps) if shares_name else ""
@@ -150,10 +148,11 @@ def _key(graph: Graph, node: Node) -> Any:
     return node.op.name, shapes, attributes, steps, keeps
 
 
-def _shape_key(type_: TensorType, by_width: bool, whole: bool) -> Any:
-    if whole:
+def _shape_key(type_: TensorType, family: str) -> Any:
+    """What a kernel of a family follows from, of an operand's type."""
+    if family == "row":  # its rows are of tensors of several shapes
         return type_
-    if by_width:
+    if family in ("norm", "pointwise"):
         return len(type_.shape) == 1, type_.dtype, type_.width
     shape = type_.shape[2:] if len(type_.shape) > 2 else type_.shape
     return type_.dtype, tuple(dim for dim in shape if isinstance(dim, int))

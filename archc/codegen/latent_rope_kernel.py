@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.latent_rope_plan import LatentRopeKernel, LedHeads
 from archc.codegen.masks import joined
-from archc.codegen.rope_kernel import TABLE_TOKENS, TABLES, forward_of, rotation_op, warps_for
+from archc.codegen.rope_kernel import TABLE_TOKENS, TABLES, Signature, forward_of, rotation_op, warps_for
 from archc.ir.types import TensorType
 
 _OUTPUTS = ("q_out", "latent_out")
@@ -22,17 +24,15 @@ def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
     (weight,) = fused.rule.weights
     weights = tuple(name for name in (weight,) if name in fused.types)
     names = [name for name, _ in sources]
-    kept = names[-1]  # the gradient of the norm reads the latent
     shapes = {name: str(width) for name, width in sources}
     dims = (f"{part.heads}, {part.head_dim}" for part in (queries, latent))
     outputs = dict(zip(_OUTPUTS, dims, strict=True))
-    forward = forward_of(names, weights, _OUTPUTS)
-    gradients = tuple(f"d{name}" for name in (*names, *weights))
+    forward, backward = forward_of(names, weights, _OUTPUTS), _backward_of(names, weights)
     return LatentRopeKernel(
         name=fused.name,
         equation=fused.equation,
         layout=fused.layout,
-        op=rotation_op(fused, shapes, outputs, ("cos", "sin", kept, *weights), weights),
+        op=rotation_op(fused, shapes, outputs, ("cos", "sin", names[-1], *weights), weights),
         sources=sources,
         queries=queries,
         latent=latent,
@@ -45,23 +45,21 @@ def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
         warps=warps_for(queries.elements + latent.elements),
         forward_parameters=forward.parameters,
         forward_arguments=forward.arguments,
-        backward_parameters=(
-            *(f"d{name}_ptr" for name in _OUTPUTS),
-            *(f"{name}_ptr" for name in (kept, "cos", "sin", *weights, *gradients)),
-            "tokens",
-            f"{kept}_stride",
-            "table_tokens",
-        ),
-        backward_arguments=(
-            *(f"d{name}" for name in _OUTPUTS),
-            f"{kept}_rows",
-            *TABLES,
-            *weights,
-            *gradients,
-            "tokens",
-            f"{kept}_rows.stride(0)",
-            TABLE_TOKENS,
-        ),
+        backward_parameters=backward.parameters,
+        backward_arguments=backward.arguments,
+    )
+
+
+def _backward_of(names: Sequence[str], weights: Sequence[str]) -> Signature:
+    """How the gradient reads results' gradients, tables and, for the norm, the latent again."""
+    kept = names[-1]
+    incoming = [f"d{name}" for name in _OUTPUTS]
+    gradients = [f"d{name}" for name in (*names, *weights)]
+    pointers = (*incoming, kept, "cos", "sin", *weights, *gradients)
+    rows = f"{kept}_rows"
+    return Signature(
+        (*(f"{name}_ptr" for name in pointers), "tokens", f"{kept}_stride", "table_tokens"),
+        (*incoming, rows, *TABLES, *weights, *gradients, "tokens", f"{rows}.stride(0)", TABLE_TOKENS),
     )
 
 

@@ -55,3 +55,8 @@ def shapes_text(shapes: Sequence[tuple[Dim, ...]]) -> str:
             each = " each" if len(shapes) > 1 and all(len(set(column)) == 1 for column in columns) else ""
             return f"[{', '.join(dims)}]{each}"
     return ", ".join(map(shape_text, shapes))
+
+
+def result_type(count: int) -> str:
+    """The annotation of so many tensors."""
+    return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"

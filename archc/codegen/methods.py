@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from archc.codegen.class_plan import Argument, Fixed, Line, Method
 from archc.codegen.kept import KeptPart
 from archc.codegen.lines import Emitter
-from archc.codegen.literals import shapes_text
+from archc.codegen.literals import result_type, shapes_text
 from archc.codegen.spans import is_span, with_spans
 from archc.codegen.style import Style
 from archc.ir.graph import Graph
@@ -49,11 +49,6 @@ def _arguments(graph: Graph, called: Mapping[Value, str], optional: Optional) ->
         kind = "Span" if is_span(name) else "Tensor"
         arguments.append(Argument(name, f"{kind} | None" if inputs.get(name) in optional else kind))
     return tuple(arguments)
-
-
-def result_type(count: int) -> str:
-    """The annotation of so many tensors."""
-    return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"
 
 
 def _tidy(lines: Iterable[Line]) -> tuple[Line, ...]:

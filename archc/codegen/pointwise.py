@@ -8,17 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from keyword import iskeyword
+from keyword import kwlist
 
-from archc.ir.expr import Expr, Formula, leaf
+from archc.ir.expr import INFIX, Expr, Formula, leaf
 from archc.ir.graph import Graph
+from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.rule import SPLITS
 
-_INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2)}
-_ATOM = 9
+_STRENGTH = {"add": 1, "sub": 1, "mul": 2, "div": 2}  # how tightly they bind
 # Names of a kernels module and of every kernel, which a variable must not hide.
 KERNEL_NAMES = ("tanh", "tl", "row", "column", "inside", "lane", "lane_inside")
 
@@ -45,7 +45,7 @@ class Writer:
             return f"({name})" if name.startswith("-") and binding else name
         if formula in self._written:
             return self._written[formula]
-        if formula.op in _INFIX:
+        if formula.op in INFIX:
             return self._infix(formula, binding)
         if formula.op == "neg":
             inner = f"-{self.text(_formula(formula.args[0]), 2)}"
@@ -66,7 +66,7 @@ class Writer:
         self._written[formula] = name
 
     def _infix(self, formula: Expr, binding: int) -> str:
-        symbol, strength = _INFIX[formula.op]
+        symbol, strength = INFIX[formula.op], _STRENGTH[formula.op]
         left, right = (_formula(arg) for arg in formula.args)
         tighter = strength + (formula.op in ("sub", "div"))
         text = f"{self.text(left, strength)} {symbol} {self.text(right, tighter)}"
@@ -96,11 +96,9 @@ class Writer:
         return held
 
     def _fresh(self, name: str) -> str:
-        candidate, count = name, 2
-        while candidate in self.taken or candidate in KERNEL_NAMES or iskeyword(candidate):
-            candidate, count = f"{name}_{count}", count + 1
-        self.taken.add(candidate)
-        return candidate
+        name = unique(name, {*self.taken, *KERNEL_NAMES, *kwlist})
+        self.taken.add(name)
+        return name
 
 
 def _formula(argument: Expr | float | str) -> Formula:

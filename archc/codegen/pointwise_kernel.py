@@ -136,9 +136,11 @@ class _Planner:
         op = self._custom_op()
         pointers = [f"{name}_ptr" for name in (*self.sources, *self.vectors)]
         strides = [f"{name}_stride" for name in self.sources]
-        arguments = [f"{name}_rows" for name in self.sources]
-        arguments += [f"{name}.contiguous()" for name in self.vectors]
-        stride_arguments = [f"{name}_rows.stride(0)" for name in self.sources]
+        tensors = [f"{name}_rows" for name in self.sources]
+        tensors += [f"{name}.contiguous()" for name in self.vectors]
+        row_strides = [f"{name}_rows.stride(0)" for name in self.sources]
+        written = [name for name, _ in self.gradient_tensors]
+        incoming = [f"d{name}" for name in self.outputs]
         return PointwiseKernel(
             name=self.fused.name,
             equation=self.fused.equation,
@@ -159,18 +161,13 @@ class _Planner:
             gradient_tensors=self.gradient_tensors,
             vector_gradients=tuple((f"d{name}", self._sum_rows(name)) for name in self.vectors),
             forward_parameters=(*pointers, *(f"{name}_ptr" for name in self.outputs), *strides),
-            forward_arguments=(*arguments, *self.outputs, *stride_arguments),
-            backward_parameters=(
-                *pointers,
-                *(f"d{name}_ptr" for name in self.outputs),
-                *(f"{name}_ptr" for name, _ in self.gradient_tensors),
-                *strides,
-            ),
+            forward_arguments=(*tensors, *self.outputs, *row_strides),
+            backward_parameters=(*pointers, *(f"{name}_ptr" for name in (*incoming, *written)), *strides),
             backward_arguments=(
-                *arguments,
-                *(f"d{name}.contiguous()" for name in self.outputs),
-                *(name for name, _ in self.gradient_tensors),
-                *stride_arguments,
+                *tensors,
+                *(f"{name}.contiguous()" for name in incoming),
+                *written,
+                *row_strides,
             ),
             native=plan_native_pointwise(
                 self.fused,

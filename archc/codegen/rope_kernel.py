@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 
 from archc.codegen.class_plan import Argument
@@ -45,61 +46,112 @@ class Signature:
 
 def plan_rope(fused: Fused) -> RopeKernel:
     """The kernel of a rule of the rope family."""
-    attributes = fused.node.attributes
-    packed = fused.rule.operands[0] == "qkv"
-    parts = _packed_parts(fused) if packed else _separate_parts(fused)
-    head_dim, pairs = width_of(fused.node.types[0]), fused.width("cos")
-    rest = head_dim - 2 * pairs
-    sources = _sources(fused, packed, parts)
-    heads = [_heads(fused, part, dict(sources)[part.source], pairs) for part in parts]
-    rotated = tuple(part for part in heads if part.name != "v")
-    weights = tuple(part.weight for part in rotated if part.weight)
-    normed = any(step.op.name == "rms_norm" for step in fused.rule.steps)
-    over_heads = _is_over_heads(fused.rule)
-    names, outs = [name for name, _ in sources], [f"{part.name}_out" for part in parts]
-    shapes = {
-        name: (str(width) if packed else f"{_count(parts, name)}, {head_dim}") for name, width in sources
-    }
-    turned = {out: f"{part.heads}, {part.head_dim}" for out, part in zip(outs, parts, strict=True)}
-    saved = ("cos", "sin", *(names if normed else ()), *(weights if normed else ()))
-    op = rotation_op(fused, shapes, turned, saved, weights)
-    forward, backward = forward_of(names, weights, outs), _backward_of(names, weights, outs, normed)
-    warps, backward_warps, stages = _sizes(heads, head_dim, over_heads)
-    return RopeKernel(
-        name=fused.name,
-        equation=fused.equation,
-        layout=fused.layout,
-        op=op,
-        sources=sources,
-        source_shapes=shapes,
-        rotated=rotated,
-        copied=tuple(part for part in heads if part.name == "v"),
-        head_dim=head_dim,
-        pairs=pairs,
-        pair_block=power_of_two(pairs),
-        rest=rest,
-        rest_block=power_of_two(rest) if rest else 0,
-        interleaved=attributes["pairing"] == "interleaved",
-        over_heads=over_heads,
-        turns_first="rotate_by" in _normed_ops(fused.rule),
-        eps=float(attributes.get("eps", 0.0)),
-        offset=float(attributes.get("offset", 0.0)),
-        warps=warps,
-        backward_warps=backward_warps,
-        stages=stages,
-        forward_parameters=forward.parameters,
-        forward_arguments=forward.arguments,
-        backward_parameters=backward.parameters,
-        backward_arguments=backward.arguments,
-        native=plan_native_rope(
-            fused,
-            op,
-            sources[0][1],
-            heads[0].width,
-            {part.weight: part.width if over_heads else head_dim for part in rotated if part.weight},
-        ),
-        template="qk_norm_rope" if normed else "rope",
-    )
+    return _Planner(fused).kernel()
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """What the parts of a plan have in common."""
+
+    fused: Fused
+
+    @cached_property
+    def packed(self) -> bool:
+        """Whether queries, keys and values are parts of one operand."""
+        return self.fused.rule.operands[0] == "qkv"
+
+    @cached_property
+    def parts(self) -> list[_Part]:
+        return _packed_parts(self.fused) if self.packed else _separate_parts(self.fused)
+
+    @cached_property
+    def sources(self) -> tuple[tuple[str, int], ...]:
+        """Operands with heads, and the width of a token in each."""
+        if self.packed:
+            return (("qkv", self.fused.width("qkv")),)
+        return tuple((part.name, part.heads * part.head_dim) for part in self.parts)
+
+    @cached_property
+    def source_shapes(self) -> dict[str, str]:
+        """Their dims behind [B, T]."""
+        if self.packed:
+            return {name: str(width) for name, width in self.sources}
+        return {part.source: f"{part.heads}, {part.head_dim}" for part in self.parts}
+
+    @cached_property
+    def results(self) -> dict[str, str]:
+        """The dims of results behind [B, T]."""
+        return {f"{part.name}_out": f"{part.heads}, {part.head_dim}" for part in self.parts}
+
+    @cached_property
+    def head_dim(self) -> int:
+        return width_of(self.fused.node.types[0])
+
+    @cached_property
+    def pairs(self) -> int:
+        return self.fused.width("cos")
+
+    @cached_property
+    def heads(self) -> list[Heads]:
+        widths = dict(self.sources)
+        return [_heads(self.fused, part, widths[part.source], self.pairs) for part in self.parts]
+
+    @cached_property
+    def rotated(self) -> tuple[Heads, ...]:
+        return tuple(part for part in self.heads if part.name != "v")
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        return tuple(part.weight for part in self.rotated if part.weight)
+
+    @cached_property
+    def normed(self) -> bool:
+        return any(step.op.name == "rms_norm" for step in self.fused.rule.steps)
+
+    def kernel(self) -> RopeKernel:
+        fused, attributes = self.fused, self.fused.node.attributes
+        names, rest = [name for name, _ in self.sources], self.head_dim - 2 * self.pairs
+        forward = forward_of(names, self.weights, list(self.results))
+        backward = _backward_of(names, self.weights, list(self.results), self.normed)
+        over_heads, op = _is_over_heads(fused.rule), self._custom_op(names)
+        warps, backward_warps, stages = _sizes(self.heads, self.head_dim, over_heads)
+        weight_widths = {
+            part.weight: part.width if over_heads else self.head_dim for part in self.rotated if part.weight
+        }
+        return RopeKernel(
+            name=fused.name,
+            equation=fused.equation,
+            layout=fused.layout,
+            op=op,
+            sources=self.sources,
+            source_shapes=self.source_shapes,
+            rotated=self.rotated,
+            copied=tuple(part for part in self.heads if part.name == "v"),
+            head_dim=self.head_dim,
+            pairs=self.pairs,
+            pair_block=power_of_two(self.pairs),
+            rest=rest,
+            rest_block=power_of_two(rest) if rest else 0,
+            interleaved=attributes["pairing"] == "interleaved",
+            over_heads=over_heads,
+            turns_first="rotate_by" in _normed_ops(fused.rule),
+            eps=float(attributes.get("eps", 0.0)),
+            offset=float(attributes.get("offset", 0.0)),
+            warps=warps,
+            backward_warps=backward_warps,
+            stages=stages,
+            forward_parameters=forward.parameters,
+            forward_arguments=forward.arguments,
+            backward_parameters=backward.parameters,
+            backward_arguments=backward.arguments,
+            native=plan_native_rope(fused, op, self.sources[0][1], self.heads[0].width, weight_widths),
+            template="qk_norm_rope" if self.normed else "rope",
+        )
+
+    def _custom_op(self, names: list[str]) -> CustomOp:
+        """With norms the gradient reads the operands again."""
+        saved = ("cos", "sin", *((*names, *self.weights) if self.normed else ()))
+        return rotation_op(self.fused, self.source_shapes, self.results, saved, self.weights)
 
 
 def forward_of(names: Sequence[str], weights: Sequence[str], outs: Sequence[str]) -> Signature:
@@ -191,16 +243,6 @@ def _packed_parts(fused: Fused) -> list[_Part]:
 def _separate_parts(fused: Fused) -> list[_Part]:
     types = {name: fused.types[name] for name in ("q", "k")}
     return [_Part(name, name, int(type_.shape[2]), width_of(type_), 0) for name, type_ in types.items()]
-
-
-def _sources(fused: Fused, packed: bool, parts: list[_Part]) -> tuple[tuple[str, int], ...]:
-    if packed:
-        return (("qkv", fused.width("qkv")),)
-    return tuple((part.name, part.heads * part.head_dim) for part in parts)
-
-
-def _count(parts: list[_Part], name: str) -> int:
-    return next(part.heads for part in parts if part.source == name)
 
 
 def _heads(fused: Fused, part: _Part, source_width: int, pairs: int) -> Heads:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from archc.codegen.fused import Fused, power_of_two
 from archc.codegen.pointwise import Writer
-from archc.ir.expr import Expr, leaf
+from archc.ir.expr import INFIX, Expr, leaf
+from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT, INPUT
@@ -21,8 +22,7 @@ _SHORT = {
     "add": "shifted",
 }
 _LEAST = 'float("-inf")'
-_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
-CASTS = ("upcast", "cast_like", "upcast_like")  # which registers do without
+CASTS = ("upcast", "cast_like", "upcast_like")  # in registers all is float32 already
 
 
 @dataclass
@@ -97,11 +97,9 @@ class RouterWriter:
         return f", mask={self._block(type_)} < {width}{other}" if width != power_of_two(width) else ""
 
     def _fresh(self, wanted: str) -> str:
-        candidate, count = wanted, 2
-        while candidate in self.taken:
-            candidate, count = f"{wanted}_{count}", count + 1
-        self.taken.add(candidate)
-        return candidate
+        name = unique(wanted, self.taken)
+        self.taken.add(name)
+        return name
 
     def _let(self, value: Value, text: str) -> str:
         op = self.fused.form.node(value).op.name
@@ -124,7 +122,7 @@ class RouterWriter:
         template = OPS[node.op.name].triton
         assert template is not None
         names = dict(zip(("x", "y"), operands, strict=False))
-        infix = _INFIX.get(node.op.name)
+        infix = INFIX.get(node.op.name)
         name = self._let(node.outputs[0], f" {infix} ".join(operands) if infix else template.format(**names))
         self.arithmetic.know(Expr(node.op.name, tuple(map(leaf, operands))), name)
 

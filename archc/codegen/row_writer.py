@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from archc.codegen.pointwise import Writer
 from archc.codegen.row_steps import ALONG, Ref, RowStep, RowSteps
-from archc.ir.expr import Expr, Formula, leaf
+from archc.ir.expr import INFIX, Expr, Formula, leaf
 from archc.ir.names import unique
 from archc.ir.op import OPS
 
@@ -74,7 +74,7 @@ class RowWriter:
         return self.program.columns[ref] if isinstance(ref, str) else 1
 
     def assign(self, name: str, formula: Formula) -> None:
-        if isinstance(formula, Expr) and formula.op not in ("add", "sub", "mul", "div", "neg", "leaf"):
+        if isinstance(formula, Expr) and formula.op not in (*INFIX, "neg", "leaf"):
             self._names[formula] = name
             self._writer.taken.discard(name)
         self._writer.assign(name, formula)

@@ -77,23 +77,16 @@ class WideNorm:
 
 def plan_wide_norm(gradient: Gradient, width: int) -> WideNorm:
     """The gradient of a norm of rows of so many columns."""
-    norm = gradient.norm
-    block = next((block for block in _BLOCKS if width % block == 0), _BLOCKS[-1])
-    held = width * max(1, len(norm.weights))
-    warps = next((warps for warps in _WARPS if held <= warps * _HELD), _WARPS[-1])
-    groups = -(-held // (warps * _HELD))
+    norm, target = gradient.norm, gradient.target
+    block, warps, groups = _tiles(width, width * max(1, len(norm.weights)))
     blocks = -(-width // (groups * block))
     masked = width != groups * blocks * block
-    value = f"({norm.source} - mean)" if norm.centred else norm.source
     rows = (gradient.incoming, *((gradient.joins,) if gradient.joins else ()))
     scalars = ("mean", "rstd", "level", "along") if norm.centred else ("rstd", "along")
     pointers = [f"{name}_row" for name in (norm.source, *rows)]
     if norm.weight:
         pointers.append(f"{norm.weight}_ptr")
-    target = gradient.target
-    result = f"{target} = rstd * (dnormed{' - level' if norm.centred else ''} - normed * along)"
     load = load_where("inside" if masked else "")
-    joined = f"{target} += {_load(gradient.joins, load)}" if gradient.joins else ""
     return WideNorm(
         warps=warps,
         block=block,
@@ -103,20 +96,42 @@ def plan_wide_norm(gradient: Gradient, width: int) -> WideNorm:
         centred=norm.centred,
         source=norm.source,
         target=target,
-        value=f"tl.where(inside, {norm.source} - mean, 0.0)" if norm.centred and masked else value,
+        value=_value(norm, masked),
         contiguous_rows=(*rows, target),
         parameters=("start", "column", *scalars, *pointers, f"{target}_row"),
         read_lines=_read_lines(gradient, load),
         sums=("squares", "products", *(("levels",) if norm.centred else ())),
         sum_lines=_sum_lines(norm, masked),
         scalar_lines=_scalar_lines(width, norm.eps, norm.centred),
-        result_lines=(result, joined) if joined else (result,),
+        result_lines=_result_lines(gradient, load),
         weights=norm.weights,
         parts=tuple(
             f"{gradient.incoming} * normed" if name == norm.weight else gradient.incoming
             for name in norm.weights
         ),
     )
+
+
+def _tiles(width: int, held: int) -> tuple[int, int, int]:
+    """Columns of a block, warps, and groups of blocks, where so many values of gradients are held."""
+    block = next((block for block in _BLOCKS if width % block == 0), _BLOCKS[-1])
+    warps = next((warps for warps in _WARPS if held <= warps * _HELD), _WARPS[-1])
+    return block, warps, -(-held // (warps * _HELD))
+
+
+def _value(norm: Norm, masked: bool) -> str:
+    """What the norm scales: the row, or the row without its mean and with zeros beside it."""
+    if not norm.centred:
+        return norm.source
+    centred = f"{norm.source} - mean"
+    return f"tl.where(inside, {centred}, 0.0)" if masked else f"({centred})"
+
+
+def _result_lines(gradient: Gradient, load: str) -> tuple[str, ...]:
+    """The gradient of a block of the row, with another that joins it."""
+    level = " - level" if gradient.norm.centred else ""
+    result = f"{gradient.target} = rstd * (dnormed{level} - normed * along)"
+    return (result, f"{gradient.target} += {_load(gradient.joins, load)}") if gradient.joins else (result,)
 
 
 def _load(name: str, load: str) -> str:

@@ -13,6 +13,7 @@ from archc.frontend.limits import MAX_NODES, MAX_WEIGHT_ELEMENTS, NODE_STEPS
 from archc.frontend.values import POISON, Handle, LoopValue, Poison, Quotient, describe
 from archc.frontend.weights import Place, Start, Weights
 from archc.ir.attributes import Kind, NotWholeError
+from archc.ir.expr import INFIX
 from archc.ir.node import Value
 from archc.ir.op import Op
 from archc.ir.ops.structure import CONSTANT
@@ -21,7 +22,7 @@ from archc.ir.records import RECORDS
 from archc.ir.types import TypeMistake, shape_text
 
 # How operators are written that are ops on tensors.
-_SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "neg": "-", "square": "** 2"}
+_SYMBOLS = {**INFIX, "neg": "-", "square": "** 2"}
 
 
 class _Reported(Exception):

@@ -20,11 +20,12 @@ from archc.frontend.values import (
     describe,
     lift,
 )
+from archc.ir.expr import INFIX
 from archc.ir.op import OPS
 from archc.ir.records import Record, readable
 from archc.ir.types import shape_text, taken_type
 
-_TENSOR_OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
+TENSOR_OPS = {sign: op for op, sign in INFIX.items()}
 _COMPARED = "`step(x - y)` is 1 where x > y, else 0"
 _TENSOR_HINTS = {"**": "write `x ** 2 * x`, `sqrt(x)` or `exp(n * log(x))`", ">": _COMPARED, "<": _COMPARED}
 _NO_VALUE = "nothing before this place gave it a value; what a loop hands on needs one before the loop"
@@ -175,7 +176,7 @@ class Expressions(Lowerer):
             return expr.operator == "!="  # there is a tensor, which `none` is not
         if expr.operator == "**" and isinstance(left, Handle) and self.known(right) == 2:
             return self.apply(OPS["square"], [left], {}, expr.span)[0]
-        if expr.operator not in _TENSOR_OPS:
+        if expr.operator not in TENSOR_OPS:
             hint = _TENSOR_HINTS.get(expr.operator)
             return self.report(mistakes.NoTensorOperator(expr.span, operator=expr.operator, hint=hint))
         for side in (left, right):
@@ -186,7 +187,7 @@ class Expressions(Lowerer):
             return self.report(
                 mistakes.BadArithmetic(expr.span, text=source_text(expr), reason="division by zero")
             )
-        return self.apply(OPS[_TENSOR_OPS[expr.operator]], [left, right], {}, expr.span)[0]
+        return self.apply(OPS[TENSOR_OPS[expr.operator]], [left, right], {}, expr.span)[0]
 
     def _conditional(self, expr: syntax.Conditional, env: Env) -> Any:
         condition = self.condition(expr.condition, env, "a condition")

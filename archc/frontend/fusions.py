@@ -10,14 +10,13 @@ from typing import Any
 
 from archc.errors import Note, Reporter, Span, did_you_mean
 from archc.frontend import mistakes, syntax
+from archc.frontend.expressions import TENSOR_OPS
 from archc.frontend.limits import MAX_FUSION_STEPS, MAX_FUSION_SUMS
 from archc.frontend.resolve import Module
 from archc.frontend.values import counted
 from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
 from archc.ir.op import OPS, REQUIRED, Op, Trait
 from archc.ir.rule import Rule
-
-_OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 
 
 class _Mistake(Exception):
@@ -145,11 +144,11 @@ class _Builder:
             case syntax.Unary(operator="-"):
                 inner = self._value(expr.operand)
                 return -inner if isinstance(inner, float) else self._step(OPS["neg"], (inner,), {}, expr.span)
-            case syntax.Binary() if expr.operator in _OPERATORS:
+            case syntax.Binary() if expr.operator in TENSOR_OPS:
                 inputs = (self._value(expr.left), self._value(expr.right))
                 if all(isinstance(value, float) for value in inputs):
                     raise _Mistake(expr.span, "two numbers are one: write their result")
-                return self._step(OPS[_OPERATORS[expr.operator]], inputs, {}, expr.span)
+                return self._step(OPS[TENSOR_OPS[expr.operator]], inputs, {}, expr.span)
             case syntax.Call():
                 return StepRef(self._call(expr, ()))
         raise _Mistake(expr.span, "a decomposition may only call ops and use `+ - * /`")

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+# Ops that are written between their operands, in specs, Python, Triton and C++ alike.
+INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+
 
 @dataclass(frozen=True)
 class Expr:

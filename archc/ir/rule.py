@@ -230,20 +230,13 @@ def _fused_op(rule: Rule) -> FusedOp:
         outputs = rule.run(dict(zip(names, tensors, strict=True)), attributes, apply)
         return tuple(outputs)
 
+    def form(call: Any) -> Graph:
+        given = vars(call)
+        return rule.decompose({name: given[name] for name in names}, given)
+
     def infer(call: Any) -> tuple[TensorType, ...]:
-        given = vars(call)
-        graph = rule.decompose({name: given[name] for name in names}, given)
+        graph = form(call)
         return tuple(graph.type(value) for _, value in graph.outputs)
-
-    def flops(call: Any) -> int:
-        given = vars(call)
-        graph = rule.decompose({name: given[name] for name in names}, given)
-        return sum(node_flops(graph, node) for node in graph.nodes())
-
-    def reads(call: Any) -> dict[str, int]:
-        given = vars(call)
-        graph = rule.decompose({name: given[name] for name in names}, given)
-        return _reads(graph)
 
     return FusedOp(
         name=rule.name,
@@ -253,8 +246,8 @@ def _fused_op(rule: Rule) -> FusedOp:
         reference=reference,
         doc=rule.text,
         internal=True,
-        flops=flops,
-        reads=reads,
+        flops=lambda call: _flops(form(call)),
+        reads=lambda call: _reads(form(call)),
         past=tuple(name for name in names if any(name in _past_operands(step) for step in rule.steps)),
         traits=_traits(rule),
         module="experts" if rule.family == "experts" else "",
@@ -265,6 +258,10 @@ def _fused_op(rule: Rule) -> FusedOp:
 def _traits(rule: Rule) -> frozenset[Trait]:
     alike = {Trait.PER_TOKEN} if all(step.op.has(Trait.PER_TOKEN) for step in rule.steps) else set()
     return frozenset(alike | ({Trait.MATRIX} if any(s.op.has(Trait.MATRIX) for s in rule.steps) else set()))
+
+
+def _flops(graph: Graph) -> int:
+    return sum(node_flops(graph, node) for node in graph.nodes())
 
 
 def _reads(graph: Graph) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archc.ir.graph import Graph
+from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.types import TensorType
 
@@ -84,8 +85,4 @@ def _drop(graph: Graph, loop: Node, name: str) -> None:
 
 def free_name(name: str, loop: Node) -> str:
     """`name`, or `name_2`, `name_3`... where the loop carries one of that name."""
-    taken = (*loop.attributes["entering"], *loop.attributes["carried"])
-    candidate, count = name, 2
-    while candidate in taken:
-        candidate, count = f"{name}_{count}", count + 1
-    return candidate
+    return unique(name, (*loop.attributes["entering"], *loop.attributes["carried"]))
