@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from archc.ir.graph import Graph
-from archc.ir.node import Value, stored_in
+from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import Trait
-from archc.ir.ops.structure import LOOP
+from archc.ir.ops.structure import CONSTANT, EXPERTS, LOOP
 from archc.ir.paths import concrete
 from archc.ir.program import (
     KEY_POSITIONS,
@@ -153,20 +153,33 @@ def _names(graph: Graph) -> list[str]:
 
 
 def _rows_looked_up(graph: Graph, value: Value, default: int) -> int:
-    """The rows of the smallest table that a value indexes, so that every index is one of its rows."""
+    """The rows of the smallest table that a value indexes, so that every index is one of its rows.
+
+    Experts that it chooses are rows, too.
+    """
     return min(_table_rows(graph, value), default=default)
 
 
 def _table_rows(graph: Graph, value: Value) -> Iterator[int]:
-    """Rows of the tables that a value looks up in, here and in loops that take it in."""
+    """How large a value may be by the tables that it looks up in, here and in loops that take it in."""
     for user, place in graph.users(value):
         if user.op is LOOP:
             for body in user.bodies:
                 yield from _table_rows(body, body.inputs[place])
         elif user.op.name == "embedding" and place == 0 and user.inputs[1] is not None:
             yield int(graph.type(user.inputs[1]).shape[0])
-        elif user.op.has(Trait.ELEMENTWISE):  # as in `positions(x) + 2`
-            yield from _table_rows(graph, user.outputs[0])
+        elif user.op is EXPERTS and place == 0:
+            yield user.attributes["count"]
+        elif user.op.has(Trait.ELEMENTWISE) or user.op.has(Trait.SHAPE):  # as in `positions(x) + 2`
+            for output in user.outputs:
+                yield from (rows - _added(graph, user) for rows in _table_rows(graph, output))
+
+
+def _added(graph: Graph, node: Node) -> int:
+    """The number that a sum adds to a tensor, 0 for all else."""
+    terms = [graph.node(value) for value in node.inputs if value is not None]
+    numbers = [term.attributes["value"] for term in terms if term.op is CONSTANT]
+    return int(sum(numbers)) if node.op.name == "add" else 0
 
 
 def _position_rows(graph: Graph) -> int | None:
