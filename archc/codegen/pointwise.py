@@ -19,6 +19,7 @@ from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.rule import SPLITS
 
 _STRENGTH = {"add": 1, "sub": 1, "mul": 2, "div": 2}  # how tightly they bind
+_CALL = re.compile(r"[\w.]+\([^()]*\)")
 # Names of a kernels module and of every kernel, which a variable must not hide.
 KERNEL_NAMES = ("tanh", "tl", "row", "column", "inside", "lane", "lane_inside")
 
@@ -27,13 +28,15 @@ KERNEL_NAMES = ("tanh", "tl", "row", "column", "inside", "lane", "lane_inside")
 class Writer:
     """Writes formulas as Triton: arithmetic in place, each function's result once, under a name.
 
-    `names` are those that functions' results shall have where they are free.
+    `names` are those that functions' results shall have where they are free.  `_calls` are the calls whose
+    results have names: another function's template may repeat one.
     """
 
     lines: list[str] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
     names: Mapping[Expr, str] = field(default_factory=dict)
     _written: dict[Expr, str] = field(default_factory=dict)
+    _calls: dict[str, str] = field(default_factory=dict)
 
     def text(self, formula: Formula, binding: int = 0) -> str:
         """A formula as an expression that binds at least as tightly as asked."""
@@ -79,9 +82,14 @@ class Writer:
         arguments = {
             n: self._argument(_formula(a), template, n) for n, a in zip(names, formula.args, strict=False)
         }
+        text = template.format(**arguments)
+        for call, known in self._calls.items():
+            text = text.replace(call, known)
         name = self._fresh(self.names.get(formula, formula.op))
-        self.lines.append(f"{name} = {template.format(**arguments)}")
+        self.lines.append(f"{name} = {text}")
         self._written[formula] = name
+        if _CALL.fullmatch(template):
+            self._calls[text] = name
         return name
 
     def _argument(self, formula: Formula, template: str, name: str) -> str:
