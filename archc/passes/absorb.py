@@ -168,7 +168,7 @@ def _keep_within(graph: Graph, number: int, place: int) -> None:
     value = branch.inputs[place]
     assert value is not None
     kept = graph.node(value)
-    if kept.op is not APPEND or len(graph.users(value)) > 1:
+    if kept.op is not APPEND or len(graph.users(value)) > 1 or graph.is_output(value):
         return
     (new,) = kept.inputs
     assert new is not None

@@ -86,6 +86,21 @@ SPECS = {
           x = x + linear(merge_heads(o), 24) as o
           {_HEAD}
         }}""",
+    "keys for later layers, beside values that a map makes": f"""
+        forward(tokens: [B, T]) {{
+          {_EMBED}
+          keys, values = none, none
+          for i in 0..3 as layers {{
+            q = split_heads(linear(x, 72) as q, 6)
+            if i < 2 {{
+              keys = rms_norm(split_heads(linear(x, 24) as k, 2), 1e-6) as norm
+              values = split_heads(linear(x, 32) as v, 2)
+            }}
+            o = attention(q, keys, values, mask = causal if i < 2 else sliding(2))
+            x = x + linear(merge_heads(o), 24) as o
+          }}
+          {_HEAD}
+        }}""",
     "sinks over all keys in one layer of two": f"""
         forward(tokens: [B, T]) {{
           {_EMBED}
