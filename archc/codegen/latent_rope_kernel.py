@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.latent_rope_plan import LatentRopeKernel, LedHeads
 from archc.codegen.masks import joined
-from archc.codegen.rope_kernel import TABLE_TOKENS, TABLES, Signature, forward_of, rotation_op, warps_for
+from archc.codegen.rope_kernel import TABLE_TOKENS, TABLES, forward_of, rotation_op, warps_for
+from archc.codegen.signature import Signature
 from archc.ir.types import TensorType
 
 _OUTPUTS = ("q_out", "latent_out")

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from archc.codegen.cache_lines import write_append, write_kept
 from archc.codegen.class_plan import Line
 from archc.codegen.kept import KeptPart, kept_by, kept_by_readers
 from archc.codegen.literals import attribute_code, given, number_text, shapes_text
+from archc.codegen.loop_lines import write_loop
 from archc.codegen.regions import write_branch, write_experts, write_losses
 from archc.codegen.semantics import use_of
-from archc.codegen.spans import with_one_span, with_spans
+from archc.codegen.spans import with_one_span
 from archc.codegen.style import Style
 from archc.codegen.variables import Variables
 from archc.ir.graph import Graph
@@ -39,7 +41,14 @@ from archc.ir.rule import rule_of
 
 _MAX_LINE = 104
 _MAX_INLINE = 64
-_REGIONS = {EXPERTS: write_experts, BRANCH: write_branch, LOSSES: write_losses}
+_WRITERS = {
+    APPEND: write_append,
+    BRANCH: write_branch,
+    EXPERTS: write_experts,
+    KEEP: write_kept,
+    LOOP: write_loop,
+    LOSSES: write_losses,
+}
 
 
 class Emitter:
@@ -51,9 +60,9 @@ class Emitter:
         self.headings = headings and style.comments
         self.nodes = graph.nodes()
         self.lines: list[Line] = []
-        self._kept_by = kept_by_readers(graph)
-        self._kept_part = KeptPart(graph)
-        self.variables = Variables(graph, style, self._kept_part)
+        self.kept_by = kept_by_readers(graph)
+        self.kept_part = KeptPart(graph)
+        self.variables = Variables(graph, style, self.kept_part)
         self._heading = ""
 
     def inner(self, body: Graph, **changes: Any) -> Emitter:
@@ -81,21 +90,14 @@ class Emitter:
         """Write the statements into `lines`; the texts of the outputs."""
         for step, node in enumerate(self.nodes):
             self.variables.step = step
-            if node.op not in (INPUT, WEIGHT, CONSTANT) and node not in self._kept_part:
+            if node.op not in (INPUT, WEIGHT, CONSTANT) and node not in self.kept_part:
                 self._write(node)
         self.variables.step = len(self.nodes)
-        return [self._use(value) for _, value in self.graph.outputs]
+        return [self.use(value) for _, value in self.graph.outputs]
 
     def _write(self, node: Node) -> None:
-        if node.op is KEEP:
-            self._once()
-        elif node.op is APPEND:
-            if node.id not in self._kept_by:
-                self._append(node)
-        elif node.op is LOOP:
-            self._loop(node)
-        elif node.op in _REGIONS:
-            _REGIONS[node.op](self, node)
+        if node.op in _WRITERS:
+            _WRITERS[node.op](self, node)
         elif node.op is RECENT:
             self.variables.names[node.outputs[0]] = self._recent(node)
         elif self._is_inline(node):
@@ -105,13 +107,13 @@ class Emitter:
 
     def operands(self, node: Node) -> list[str]:
         """The texts of what a node reads."""
-        return [self._use(value) for value in node.inputs if value is not None]
+        return [self.use(value) for value in node.inputs if value is not None]
 
-    def _use(self, value: Value) -> str:
+    def use(self, value: Value) -> str:
         """The text of a value where it is read."""
         node = self.graph.node(value)
-        if node.id in self._kept_by and node.inputs[0] is not None:
-            return self._use(node.inputs[0])
+        if node.id in self.kept_by and node.inputs[0] is not None:
+            return self.use(node.inputs[0])
         if value in self.variables.pending:
             return self.variables.pending.pop(value)
         if node.op is WEIGHT:
@@ -165,9 +167,9 @@ class Emitter:
         while self._length(node, values) > _MAX_LINE and (long := [v for v in values if self._is_long(v)]):
             self._flush(max(long, key=lambda value: len(pending[value])))
         if node.op.module or node.op in IN_TRAINING:
-            return ["None" if value is None else self._use(value) for value in node.inputs]
+            return ["None" if value is None else self.use(value) for value in node.inputs]
         if rule_of(node):  # its function takes no others
-            return [self._use(value) for value in values]
+            return [self.use(value) for value in values]
         return self.operands(node)
 
     def _length(self, node: Node, values: Sequence[Value]) -> int:
@@ -188,7 +190,7 @@ class Emitter:
         self.enter(self.graph.node(value))
         code = self.variables.pending.pop(value)
         name = self.variables.bind(value, inside=True)
-        self.lines.append(Line(f"{name} = {code}", self._shape_comment([value])))
+        self.lines.append(Line(f"{name} = {code}", self.shape_comment([value])))
 
     def _is_inline(self, node: Node) -> bool:
         if len(node.outputs) != 1 or (node.names and node.names[0]):
@@ -208,7 +210,7 @@ class Emitter:
         """Positions of keys as the span of rings has them."""
         (positions,) = node.inputs
         assert positions is not None
-        span, _, name = self._use(positions).rpartition(".")
+        span, _, name = self.use(positions).rpartition(".")
         return f"{span}.recent({attribute_code(node.attributes['length'], self.style.comments)}).{name}"
 
     def _assign(self, node: Node) -> None:
@@ -220,71 +222,6 @@ class Emitter:
             for value, skip in zip(node.outputs, unread, strict=True)
         ]
         self.lines.append(Line(f"{', '.join(targets)} = {code}", self.comment_of(node)))
-
-    def _append(self, node: Node) -> None:
-        """All values that one op keeps, in one statement, once the last of them is there."""
-        readers = {user.id: user for user, _ in self.graph.users(node.outputs[0])}
-        kept = [other for other in self.nodes if other.op is APPEND]
-        groups = [[other for other in kept if other.outputs[0] in r.inputs] for r in readers.values()]
-        for group in groups or [[node]]:
-            self._append_together([other for other in group if other.outputs[0] not in self._known()])
-
-    def _append_together(self, group: list[Node]) -> None:
-        kept = [other.inputs[0] for other in group if other.inputs[0] is not None]
-        if not kept or not self._known().issuperset(kept):
-            return
-        given = [
-            f"{other.attributes['slot']}={self._use(value)}" for other, value in zip(group, kept, strict=True)
-        ]
-        for value in kept:
-            if len(self.graph.users(value)) == 1 and not self.graph.is_output(value):
-                self.variables.end(value)
-        targets = [self.variables.bind(other.outputs[0]) for other in group]
-        left = f"({targets[0]},)" if len(targets) == 1 else ", ".join(targets)
-        code = f"{left} = remember(cache, self, {', '.join(given)})"
-        self.lines.append(Line(code, self._shape_comment([other.outputs[0] for other in group])))
-
-    def _known(self) -> set[Value]:
-        """The values that have a text by now."""
-        return {*self.variables.names, *self.variables.pending}
-
-    def _once(self) -> None:
-        """All that is kept while tokens are added, in one statement."""
-        part = self._kept_part
-        if part.values[0] in self.variables.names:
-            return
-        arguments = with_spans([self.variables.names[value] for value in part.inputs])
-        arguments += ["losses"] if part.trains else []
-        targets = [self.variables.bind(value) for value in part.values]
-        code = f"{', '.join(targets)} = once({', '.join(['cache', 'self.fixed', *arguments])})"
-        self.lines.append(Line(code, self._shape_comment(part.values)))
-
-    def _loop(self, node: Node) -> None:
-        operands = self.operands(node)
-        carried = node.attributes["carried"]
-        entering = node.attributes["entering"]
-        # A loop assigns to what it reads: each carried value keeps one name from before the loop to after it.
-        start = dict(zip(entering, node.inputs, strict=False))
-        kept = [value for name, value in start.items() if name not in carried]
-        kept += node.inputs[len(entering) :]  # what iterations read as it was before the loop
-        targets: list[str] = []
-        for name, value in zip(carried, node.outputs, strict=True):
-            before = start.get(name)
-            text = operands[entering.index(name)] if before is not None else ""
-            read_later = before is not None and (before in kept or self.variables.is_read_after(before, node))
-            if before is not None and before in kept:
-                self.variables.hold(before)
-            if not text.isidentifier() or text in targets or read_later:
-                text = self.variables.bind(value, inside=True)  # the loop reads its other operands behind it
-                if before is not None:
-                    self.lines.append(Line(f"{text} = {operands[entering.index(name)]}"))
-            else:
-                self.variables.take(value, text)
-            targets.append(text)
-        inner = [
-            targets[carried.index(n)] if n in carried else t for n, t in zip(entering, operands, strict=False)
-        ]
-        self.lines += self.style.loop(node, targets, [*inner, *operands[len(entering) :]])
 
     def enter(self, node: Node) -> None:
         """A blank line and a heading where another block of the spec begins."""
@@ -300,7 +237,7 @@ class Emitter:
     def comment_of(self, node: Node) -> str:
         if node.op is ZEROS and self.style.none_for_zeros(self.graph, node):
             return "nothing to add before the first layer"
-        return self._shape_comment(node.outputs)
+        return self.shape_comment(node.outputs)
 
-    def _shape_comment(self, values: Sequence[Value]) -> str:
+    def shape_comment(self, values: Sequence[Value]) -> str:
         return shapes_text([self.graph.type(value).shape for value in values]) if self.style.comments else ""

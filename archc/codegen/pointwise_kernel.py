@@ -13,6 +13,7 @@ from archc.codegen.fused import Fused, block_of, width_of
 from archc.codegen.native_kernel import plan_native_pointwise
 from archc.codegen.pointwise import Pointwise, Writer, analyse
 from archc.codegen.pointwise_plan import PointwiseKernel
+from archc.codegen.signature import Signature
 
 
 def plan_pointwise(fused: Fused) -> PointwiseKernel:
@@ -133,14 +134,7 @@ class _Planner:
         )
 
     def kernel(self) -> PointwiseKernel:
-        op = self._custom_op()
-        pointers = [f"{name}_ptr" for name in (*self.sources, *self.vectors)]
-        strides = [f"{name}_stride" for name in self.sources]
-        tensors = [f"{name}_rows" for name in self.sources]
-        tensors += [f"{name}.contiguous()" for name in self.vectors]
-        row_strides = [f"{name}_rows.stride(0)" for name in self.sources]
-        written = [name for name, _ in self.gradient_tensors]
-        incoming = [f"d{name}" for name in self.outputs]
+        op, forward, backward = self._custom_op(), self._signature(), self._signature_back()
         return PointwiseKernel(
             name=self.fused.name,
             equation=self.fused.equation,
@@ -160,15 +154,10 @@ class _Planner:
             ),
             gradient_tensors=self.gradient_tensors,
             vector_gradients=tuple((f"d{name}", self._sum_rows(name)) for name in self.vectors),
-            forward_parameters=(*pointers, *(f"{name}_ptr" for name in self.outputs), *strides),
-            forward_arguments=(*tensors, *self.outputs, *row_strides),
-            backward_parameters=(*pointers, *(f"{name}_ptr" for name in (*incoming, *written)), *strides),
-            backward_arguments=(
-                *tensors,
-                *(f"{name}.contiguous()" for name in incoming),
-                *written,
-                *row_strides,
-            ),
+            forward_parameters=forward.parameters,
+            forward_arguments=forward.arguments,
+            backward_parameters=backward.parameters,
+            backward_arguments=backward.arguments,
             native=plan_native_pointwise(
                 self.fused,
                 op,
@@ -176,6 +165,34 @@ class _Planner:
                 self.forward,
                 self.backward,
                 {name: self.twins[name] or f"d{name}" for name in self.vectors},
+            ),
+        )
+
+    def _signature(self) -> Signature:
+        outputs = list(self.outputs)
+        return self._with_operands([f"{name}_ptr" for name in outputs], outputs)
+
+    def _signature_back(self) -> Signature:
+        incoming = [f"d{name}" for name in self.outputs]
+        written = [name for name, _ in self.gradient_tensors]
+        return self._with_operands(
+            [f"{name}_ptr" for name in (*incoming, *written)],
+            [*(f"{name}.contiguous()" for name in incoming), *written],
+        )
+
+    def _with_operands(self, parameters: list[str], arguments: list[str]) -> Signature:
+        """A signature that begins with the operands, and ends with the strides of their rows."""
+        return Signature(
+            (
+                *(f"{name}_ptr" for name in (*self.sources, *self.vectors)),
+                *parameters,
+                *(f"{name}_stride" for name in self.sources),
+            ),
+            (
+                *(f"{name}_rows" for name in self.sources),
+                *(f"{name}.contiguous()" for name in self.vectors),
+                *arguments,
+                *(f"{name}_rows.stride(0)" for name in self.sources),
             ),
         )
 

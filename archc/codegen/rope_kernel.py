@@ -13,6 +13,7 @@ from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.masks import joined
 from archc.codegen.native_kernel import plan_native_rope
 from archc.codegen.rope_plan import Heads, RopeKernel
+from archc.codegen.signature import Signature
 from archc.ir.decomposition import StepRef
 from archc.ir.rule import Rule
 
@@ -34,14 +35,6 @@ class _Part:
     heads: int
     head_dim: int
     offset: int
-
-
-@dataclass(frozen=True)
-class Signature:
-    """A kernel's parameters, and what its launch gives for them."""
-
-    parameters: tuple[str, ...]
-    arguments: tuple[str, ...]
 
 
 def plan_rope(fused: Fused) -> RopeKernel:
