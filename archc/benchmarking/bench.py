@@ -26,8 +26,7 @@ from archc.benchmarking.timing import Clock, Timer, own_stream, timer_for
 from archc.benchmarking.turn import Bench
 from archc.compiler import Compilation, Spec
 from archc.errors import ArchcError, did_you_mean
-from archc.ir.fixed import decodes
-from archc.ir.program import Program
+from archc.ir.program import Program, vocabulary_of
 from archc.peer import read_peer_config, with_layers
 from archc.settings import parse_settings
 
@@ -145,8 +144,8 @@ class ModelRun:
 
     def tasks(self) -> tuple[list[Task], list[Skip]]:
         """All tasks, and what cannot be one."""
-        if not decodes(self.compilation.reference):
-            reason = "it is not a language model that writes token after token"
+        if not vocabulary_of(self.compilation.reference):
+            reason = "it does not turn tokens into logits over their vocabulary"
             return [], [Skip("prefill, decode and training step", "", reason)]
         models = self._models(self.layers)
         tasks = list(model_tasks(models, inference(models, self.scale, self.bench), self.bench))
@@ -154,7 +153,9 @@ class ModelRun:
         trained = models if fewer == self.layers else self._models(fewer)
         tasks += model_tasks(trained, training(trained, self.scale, self.bench), self.bench)
         tasks += kernel_tasks(models, self.scale, self.bench)
-        return [task for task in tasks if self.options.wants(task.peer)], []
+        reason = "its tokens look at later ones: it does not write one after the other"
+        skipped = [] if models.decodes else [Skip("decode", "", reason)]
+        return [task for task in tasks if self.options.wants(task.peer)], skipped
 
     def _models(self, layers: int | None) -> Models:
         compilation = self.compilation if layers == self.layers else self._compile(layers)

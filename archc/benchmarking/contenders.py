@@ -24,7 +24,7 @@ class Contender(Protocol):
         """tokens [B, T] -> logits [B, T, V]."""
 
     def prefill(self, tokens: Tensor) -> Run:
-        """Read a prompt [B, T] into a new cache; the last token's logits."""
+        """Read a prompt [B, T] into a new cache; the last token's logits.  Without a cache those of all."""
 
     def decode(self, prompt: Tensor, count: int) -> Run:
         """One token of each sequence, up to `count` times behind a prompt [B, S]."""
@@ -80,6 +80,8 @@ class Package:
 
     def prefill(self, tokens: Tensor) -> Run:
         batch, length = tokens.shape
+        if not hasattr(self.model, "new_cache"):
+            return without_gradients(lambda: self.logits(tokens))
 
         def run() -> Tensor:
             cache = self.model.new_cache(batch, length)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,7 @@ from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.timing import Run
 
 _NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+_CACHES = ("cache", "past_key_values")  # what a class calls its cache; an encoder has none
 _LONGEST = 1 << 17  # tokens that rotary positions are said to be for; nothing is kept for each
 
 
@@ -47,7 +49,7 @@ class HuggingFace:
         self.model = model
         self.call = model.forward
         parameters = inspect.signature(model.forward).parameters
-        self.cache_name = "cache" if "cache" in parameters else "past_key_values"
+        self.cache_name = next((name for name in _CACHES if name in parameters), None)
 
     def cache(self, _length: int) -> Any:
         """A cache that grows, as `generate` uses it unless told otherwise."""
@@ -60,6 +62,8 @@ class HuggingFace:
         return found
 
     def prefill(self, tokens: Tensor) -> Run:
+        if self.cache_name is None:
+            return without_gradients(lambda: self.model(tokens).logits)
         return without_gradients(lambda: self._last(self.model, tokens, self.cache(tokens.shape[1])))
 
     def decode(self, prompt: Tensor, count: int) -> Run:
@@ -75,10 +79,15 @@ class HuggingFace:
         return without_gradients(step)
 
     def train(self, tokens: Tensor) -> Run:
-        return training_step(self.model, lambda: self.model(tokens, labels=tokens, use_cache=False).loss)
+        return training_step(self.model, partial(self._loss, self.model, tokens))
+
+    def _loss(self, call: Callable[..., Any], tokens: Tensor) -> Tensor:
+        found: Tensor = call(tokens, labels=tokens, **({"use_cache": False} if self.cache_name else {})).loss
+        return found
 
     def _last(self, call: Any, tokens: Tensor, cache: Any) -> Tensor:
         """The likeliest tokens [B, 1] behind tokens [B, T]."""
+        assert self.cache_name is not None
         given = {self.cache_name: cache, "use_cache": True, "logits_to_keep": 1}
         found: Tensor = call(tokens, **given).logits[:, -1].argmax(-1, keepdim=True)
         return found
@@ -101,6 +110,9 @@ class Compiled(HuggingFace):
 
     def prefill(self, tokens: Tensor) -> Run:
         """With one cache for all calls, set back before each: new ones would be compiled for anew."""
+        whole: Any = self.whole
+        if self.cache_name is None:
+            return without_gradients(lambda: whole(tokens).logits)
         cache = self.cache(tokens.shape[1])
 
         def run() -> Tensor:
@@ -112,8 +124,7 @@ class Compiled(HuggingFace):
         return without_gradients(run)
 
     def train(self, tokens: Tensor) -> Run:
-        whole: Any = self.whole
-        return training_step(self.model, lambda: whole(tokens, labels=tokens, use_cache=False).loss)
+        return training_step(self.model, partial(self._loss, self.whole, tokens))
 
 
 class Liger(HuggingFace):

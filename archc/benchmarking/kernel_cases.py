@@ -64,13 +64,13 @@ def kernel_cases(found: list[Place], models: Models, scale: Scale, bench: Bench)
     """Every kernel with every kind of call; gradients belong to a training step, losses to nothing else."""
     batch, length = scale.rows[0], models.fits(scale.rows[1])
     trains = Kind(batch, length, trains=True)
-    most = scale.batches[-1]
-    kinds = (
+    kinds = [
         (Kind(1, models.fits(scale.prompt)), (FORWARD,), Priority.KERNEL_PREFILL),
         (trains, (FORWARD, BACKWARD), Priority.KERNEL_TRAINING),
-        (Kind(1, 1, fitting_context(models, 1, scale, bench)), (FORWARD,), Priority.KERNEL_DECODE),
-        (Kind(most, 1, fitting_context(models, most, scale, bench)), (FORWARD,), Priority.KERNEL_DECODE),
-    )
+    ]
+    for count in (1, scale.batches[-1]) if models.decodes else ():
+        context = fitting_context(models, count, scale, bench)
+        kinds.append((Kind(count, 1, context), (FORWARD,), Priority.KERNEL_DECODE))
     for kind, ways, priority in kinds:
         for place in found:
             if not isinstance(place.plan, LossKernel):

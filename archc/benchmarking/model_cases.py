@@ -42,9 +42,9 @@ class Phase:
 
 
 def inference(models: Models, scale: Scale, bench: Bench) -> Iterator[Phase]:
-    """Decode at several batches, and prefill."""
+    """Decode at several batches, where the model does so, and prefill."""
     costs = Costs(models.compilation, bench.dtype, bench.rates)
-    for batch in scale.batches:
+    for batch in scale.batches if models.decodes else ():
         context = fitting_context(models, batch, scale, bench)
         needs = batch * _kept_bytes(models, bench) * (context + STEPS)
         yield Phase(

@@ -17,6 +17,7 @@ from archc.benchmarking.hugging_face import Compiled, HuggingFace, Liger, load
 from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.results import OURS
 from archc.compiler import Compilation
+from archc.ir.fixed import decodes
 from archc.ir.program import sequences, vocabulary_of
 from archc.peer import Peer, find_peer
 from archc.verification.packages import import_package, stored_tensors
@@ -87,6 +88,11 @@ class Models:
         generator = torch.Generator(self.device).manual_seed(0)
         vocabulary = vocabulary_of(self.compilation.fused)
         return torch.randint(vocabulary, (batch, length), device=self.device, generator=generator)
+
+    @cached_property
+    def decodes(self) -> bool:
+        """Whether the model writes token after token; an encoder does not."""
+        return decodes(self.compilation.reference)
 
     def fits(self, length: int) -> int:
         """A length, or the longest that the model takes."""

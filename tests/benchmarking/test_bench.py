@@ -15,6 +15,7 @@ from archc import compiler
 from archc.benchmarking import bench as module
 from archc.benchmarking import kernel_cases, model_cases
 from archc.benchmarking.bench import ModelRun, Options, bench_model, least_layers
+from archc.benchmarking.contenders import Package
 from archc.benchmarking.kernel_peers import BY_DYNAMO, FUSED, OP_BY_OP
 from archc.benchmarking.kernel_peers import LIGER as LIGER_KERNEL
 from archc.benchmarking.kernel_places import places
@@ -29,6 +30,7 @@ from archc.benchmarking.table import print_result
 from archc.benchmarking.timing import ClockTimer
 from archc.benchmarking.turn import Bench
 from archc.cli import main
+from archc.verification.packages import import_package
 from tests.benchmarking.clocks import Ticking
 from tests.support import SPECS, compile_model
 
@@ -61,6 +63,38 @@ def test_every_architecture_has_all_cases(path: Path, name: str, tmp_path: Path)
     assert kernels == {place.name for place in places(run.compilation)}
     assert {task.peer for task in tasks} >= {*PEERS, OP_BY_OP, BY_DYNAMO}
     assert all(task.estimate > 0 for task in tasks)
+
+
+ENCODER = """
+arch Encoder(d = 24, heads = 2, layers = 2, vocab = 50) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, vocab, d) as embed
+    for i in 0..layers as layers {
+      q, k, v = split(linear(layer_norm(x, 1e-6) as norm, 3 * d) as qkv, 3)
+      o = attention(split_heads(q, heads), split_heads(k, heads), split_heads(v, heads), mask = full)
+      x = x + linear(merge_heads(o), d) as out
+    }
+    return linear(x, vocab) as head
+  }
+}
+model encoder = Encoder()
+"""
+
+
+def test_an_encoder_has_all_cases_but_decoding(tmp_path: Path) -> None:
+    spec = tmp_path / "encoder.arch"
+    spec.write_text(ENCODER)
+    run = model_run(spec, "encoder", tmp_path)
+    tasks, skipped = run.tasks()
+    assert [skip.case for skip in skipped] == ["decode"]
+    whole = {task.case.partition(",")[0] for task in tasks if task.peer in PEERS}
+    assert whole == {"prefill", "training step"}
+    kernels = {task.case.split()[0] for task in tasks if task.peer == OP_BY_OP}
+    assert kernels == {place.name for place in places(run.compilation)}
+    package = import_package(run.compilation, tmp_path)
+    logits = Package(OURS, package.Model()).prefill(torch.ones(1, 5, dtype=torch.int64))()
+    assert isinstance(logits, torch.Tensor)
+    assert logits.shape == (1, 5, 50)
 
 
 @pytest.fixture(scope="module")
