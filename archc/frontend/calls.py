@@ -87,7 +87,7 @@ class Calls(Applications):
     def _positions(self, name: str, x: Handle, span: Span) -> Any:
         """The positions of the tokens along a tensor's second dim: an input of the whole graph.
 
-        Those of keys are open in number where the sequence grows, with a cache: it is the last one.
+        In the last sequence, which grows with a cache, keys have a dim of their own.
         """
         frame = self.frame
         while frame.outer is not None:

@@ -119,7 +119,7 @@ class Expressions(Lowerer):
         return self._compute(expr, arithmetic.item, target, index)
 
     def _at_choice(self, target: Handle, region: Region, span: Span) -> Any:
-        """`x[e]` in `experts e`: of a value for each choice, the one of the choice that led here."""
+        """`x[e]` in `experts e`: of a value for each choice, that of the choice of this expert."""
         if target.type.shape[:3] != (*region.tokens, region.choices) or self.frame.outer is None:
             need = shape_text((*region.tokens, region.choices))
             reason = f"needs a number for each choice, {need}, or a vector, not {target.type}"

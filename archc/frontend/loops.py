@@ -131,7 +131,7 @@ class _Loop:
         return self._trace(segment, step, plain)
 
     def _same(self, observed: list[Observation], indices: dict[str, int]) -> bool:
-        """Whether an iteration sees all that a traced one saw."""
+        """Whether an iteration sees the same values as a traced one."""
         for observation in observed:
             self.lowerer.spend(observation.source.steps)
             try:

@@ -57,7 +57,7 @@ class ModelLowerer(Regions):
         return None if self.reporter else self._program(arch, parameters, root, start)
 
     def report(self, mistake: Mistake) -> Any:
-        """Report a mistake; of several models it says which one came to it, the first that did."""
+        """Report a mistake; where a spec has several models, with the first one that led to it."""
         models = self.module.models.keys() - self.module.archs.keys()  # an arch by itself is one of its name
         if len(models) > 1 and mistake.span.line != self.model.span.line:
             mistake = mistake.noting(Note(f"in model `{self.model.name}`", self.model.span))
@@ -176,7 +176,7 @@ class ModelLowerer(Regions):
             self.report(mistakes.WrongShape(forward.params[0].span, op="forward", reason=reason))
 
     def _start(self, param: syntax.Param, params: Sequence[syntax.Param], env: Env) -> int | None:
-        """The token that an input begins with: what stands as its default."""
+        """The token that an input begins with: its default."""
         if param.default is None:
             return None
         if param is not params[-1] or len(params) == 1:

@@ -153,7 +153,7 @@ class Paths(Expressions):
 
 
 def _behind(prefix: str, found: Sequence[str | Index]) -> list[str | Index]:
-    """Segments of which the first has a prefix."""
+    """Segments, the first with a prefix."""
     if UNKNOWN in (prefix, *found):
         return [UNKNOWN]
     first, *others = found or [""]

@@ -78,7 +78,7 @@ class Weights(Paths):
         return self.resolve(self.weights[full])
 
     def _joined(self, stored: Stored, span: Span) -> Stored:
-        """The same for a checkpoint that has experts' matrices one below the other."""
+        """The same tensor, in a checkpoint that has the experts' matrices one below the other."""
         if not stored.planes:
             self.report(mistakes.UselessStacking(span, path=path_text(stored.path)))
             return stored
@@ -117,7 +117,7 @@ class Weights(Paths):
         return Handle(graph, stand_in.outputs[0])
 
     def _untied_hint(self, tie: Tie, path: Path, shape: tuple[Dim, ...]) -> str:
-        """What to write in place of a tie to what has not all of the weights, or of a wrong path."""
+        """What to write in place of a tie whose target lacks a weight, or whose path is wrong."""
         own = path[len(tie.prefix) :]
         if any(known[: len(tie.target)] == tie.target for known in self.weights):
             added = f"`+ parameter({shape_text(shape)}) as {path_text(path[len(self.prefix) :])}`"

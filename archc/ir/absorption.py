@@ -116,7 +116,7 @@ class _Absorber:
         return replace(inner, start=inner.start + start, end=inner.start + end, name=name)
 
     def _only_rearranges(self, node: Node) -> bool:
-        """Whether a node takes columns, or says of one head that it is one."""
+        """Whether a node takes columns, or gives or removes a dim of a single head."""
         if node.op is SPLIT_HEADS:
             return bool(node.attributes["heads"] == 1)
         if node.op is MERGE_HEADS:

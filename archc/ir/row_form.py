@@ -136,7 +136,7 @@ def _held_back(form: Graph, operands: Sequence[RowOperand], width: int) -> int:
 
 
 def _read_by_derivative(form: Graph, node: Node, values: Sequence[Value]) -> set[Value]:
-    """Which of an op's operands the derivatives by those that are no numbers read."""
+    """The operands that an op's derivatives read, of those that are no constants."""
     assert node.op.derivative is not None
     named = {str(place): value for place, value in enumerate(values)}
     parts = node.op.derivative(leaf(""), *map(leaf, named))

@@ -115,7 +115,7 @@ class Rule:
 
     @cached_property
     def optional(self) -> frozenset[str]:
-        """Operands that may be absent: all that they stand for are operands that ops can do without."""
+        """Operands that may be absent: every op that reads them can do without."""
         needed = {
             ref.name
             for step in self.steps

@@ -157,7 +157,7 @@ class Cut:
         found: set[tuple[Graph, int]] = set()
         unwilling: set[tuple[Graph, int]] = set()
         for graph, reader in self.readers:
-            maps = {(graph, node.id) for node in _first_maps(graph, reader)}
+            maps = {(graph, node.id) for node in _last_maps(graph, reader)}
             found |= maps
             if (graph, reader.id) in self.refused:
                 unwilling |= maps
@@ -240,7 +240,7 @@ def _entered(root: Graph) -> dict[Place, list[Place]]:
     return found
 
 
-def _first_maps(graph: Graph, reader: Node) -> list[Node]:
+def _last_maps(graph: Graph, reader: Node) -> list[Node]:
     """The last linear maps before what a reader reads of the past."""
     waiting, found = reader.past, []
     while waiting:

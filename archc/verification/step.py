@@ -61,10 +61,11 @@ def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = to
     A kernel is one launch that reads its operands and writes its results once; an op of its own launches what
     its reference function does.
     """
-    work = Work()
     *others, _ = sequences(graph)
     known = {str(other.dims[1]): context for other in others}  # an encoder's tokens
-    _plan(graph, _with({}, B=batch, S=context + 1, **known), dtype, 1, work)
+    planner = _Planner(_with({}, B=batch, S=context + 1, **known), dtype)
+    planner.add(graph)
+    work = planner.work
     kept = [node for part in graph.walk() for node in part.nodes() if node.op is APPEND]
     rings = {node.attributes["length"] for node in kept} - {None}
     turning = sum(length <= context for length in rings)
@@ -74,35 +75,9 @@ def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = to
 
 def layer_launches(layer: Graph) -> int:
     """The launches of a layer of a fused graph."""
-    work = Work()
-    _plan(layer, _with({}, S=2), torch.bfloat16, 1, work)
-    return work.count
-
-
-def _plan(
-    graph: Graph, sizes: Mapping[str, int], dtype: torch.dtype, times: int, work: Work
-) -> dict[Value, Any]:
-    """Add a graph's work; what reference functions made, as it lies in memory: its readers may copy it."""
-    kept = KeptPart(graph)  # computed before the first step, as is what follows from no token
-    made: dict[Value, Any] = {}
-    by_readers = kept_by_readers(graph)
-    for node in graph.nodes():
-        if node in kept or node.op.fixed(node.attributes):
-            continue
-        if node.op is LOOP:
-            for number, body in enumerate(node.bodies):
-                runs = node.attributes["schedule"].count(number)
-                _plan(body, sizes, dtype, times * runs, work)
-        elif node.op is BRANCH:
-            inner = _plan(node.bodies[1], sizes, dtype, times, work)
-            results = zip(node.outputs, node.bodies[1].outputs, strict=True)
-            made.update((value, inner[result]) for value, (_, result) in results if result in inner)
-        elif node.op is APPEND and node.id not in by_readers:
-            (new,) = (_meta(graph.type(value), sizes, dtype) for value in node.inputs if value is not None)
-            work.add(node.op.name, 1, 2 * _bytes(new), times)
-        elif node.op not in _FREE:
-            _plan_node(graph, node, made, sizes, dtype, times, work)
-    return made
+    planner = _Planner(_with({}, S=2), torch.bfloat16)
+    planner.add(layer)
+    return planner.work.count
 
 
 # Attention that alone reads its keys and values keeps them itself, and zeros that enter the first layer
@@ -110,34 +85,63 @@ def _plan(
 _FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, RECENT, LOSSES)
 
 
-def _plan_node(
-    graph: Graph,
-    node: Node,
-    made: dict[Value, Any],
-    sizes: Mapping[str, int],
-    dtype: torch.dtype,
-    times: int,
-    work: Work,
-) -> None:
-    sizes = _with(sizes, **{ROWS: sizes["B"] * choices_of(graph)})
+class _Planner:
+    """Adds up the work of graphs, with `sizes` for open dims."""
 
-    recent = [maker for maker in map(graph.node, filter(None, node.inputs)) if maker.op is RECENT]
+    def __init__(self, sizes: Mapping[str, int], dtype: torch.dtype):
+        self.sizes = sizes
+        self.dtype = dtype
+        self.work = Work()
 
-    def operand(value: Value) -> Any:
-        maker = recent[0] if recent and value in node.past else graph.node(value)
-        kept = _kept_sizes(maker, sizes)
-        return made[value] if value in made else _meta(graph.type(value), kept, dtype)
+    def add(self, graph: Graph, times: int = 1) -> dict[Value, Any]:
+        """Add the work of a graph; what reference functions made, as it lies in memory."""
+        kept = KeptPart(graph)  # computed before the first step, as is what follows from no token
+        made: dict[Value, Any] = {}
+        by_readers = kept_by_readers(graph)
+        for node in graph.nodes():
+            if node in kept or node.op.fixed(node.attributes):
+                continue
+            if node.op is LOOP:
+                for number, body in enumerate(node.bodies):
+                    self.add(body, times * node.attributes["schedule"].count(number))
+            elif node.op is BRANCH:
+                inner = self.add(node.bodies[1], times)
+                results = zip(node.outputs, node.bodies[1].outputs, strict=True)
+                made.update((value, inner[result]) for value, (_, result) in results if result in inner)
+            elif node.op is APPEND and node.id not in by_readers:
+                (new,) = (self._meta(graph.type(v), self.sizes) for v in node.inputs if v is not None)
+                self.work.add(node.op.name, 1, 2 * _bytes(new), times)
+            elif node.op not in _FREE:
+                self._add_node(graph, node, made, times)
+        return made
 
-    operands = [None if value is None else operand(value) for value in node.inputs]
-    if rule_of(node) or node.op.module:
-        results = [_meta(type_, sizes, dtype) for type_ in node.types]
-        moved = sum(map(_bytes, (*operands, *results))) - _unread(node, operands)
-        work.add(node.op.name, _SEVERAL.get(node.op.name, 1), moved, times)
-        return
-    with _Count() as count:
-        result = node.op.reference(*operands, **node.attributes)
-    made.update(zip(node.outputs, result if isinstance(result, tuple | list) else [result], strict=True))
-    work.add(node.op.name, count.work.count, count.work.bytes, times)
+    def _add_node(self, graph: Graph, node: Node, made: dict[Value, Any], times: int) -> None:
+        sizes = _with(self.sizes, **{ROWS: self.sizes["B"] * choices_of(graph)})
+        recent = [maker for maker in map(graph.node, filter(None, node.inputs)) if maker.op is RECENT]
+
+        def operand(value: Value) -> Any:
+            maker = recent[0] if recent and value in node.past else graph.node(value)
+            kept = _kept_sizes(maker, sizes)
+            return made[value] if value in made else self._meta(graph.type(value), kept)
+
+        operands = [None if value is None else operand(value) for value in node.inputs]
+        if rule_of(node) or node.op.module:
+            results = [self._meta(type_, sizes) for type_ in node.types]
+            moved = sum(map(_bytes, (*operands, *results))) - _unread(node, operands)
+            self.work.add(node.op.name, _SEVERAL.get(node.op.name, 1), moved, times)
+            return
+        with _Count() as count:
+            result = node.op.reference(*operands, **node.attributes)
+        several = result if isinstance(result, tuple | list) else [result]
+        made.update(zip(node.outputs, several, strict=True))
+        self.work.add(node.op.name, count.work.count, count.work.bytes, times)
+
+    def _meta(self, type_: TensorType, sizes: Mapping[str, int]) -> Tensor | int:
+        if type_.dtype is DType.SCALAR:
+            return 1  # whole, so that positions stay whole with it
+        kinds = {DType.F32: torch.float32, DType.I64: torch.int64, DType.BOOL: torch.bool}
+        shape = [sizes[dim] if isinstance(dim, str) else int(dim) for dim in type_.shape]
+        return torch.empty(shape, dtype=kinds.get(type_.dtype, self.dtype), device="meta")
 
 
 def _kept_sizes(node: Node, sizes: Mapping[str, int]) -> Mapping[str, int]:
@@ -165,14 +169,6 @@ def _unread(node: Node, operands: list[Any]) -> int:
 def _idle(weight: Tensor, rows: int) -> int:
     """Bytes of the experts to which none of so many rows can have come."""
     return max(len(weight) - rows, 0) * (_bytes(weight) // len(weight))
-
-
-def _meta(type_: TensorType, sizes: Mapping[str, int], dtype: torch.dtype) -> Tensor | int:
-    if type_.dtype is DType.SCALAR:
-        return 1  # whole, so that positions stay whole with it
-    kinds = {DType.F32: torch.float32, DType.I64: torch.int64, DType.BOOL: torch.bool}
-    shape = [sizes[dim] if isinstance(dim, str) else int(dim) for dim in type_.shape]
-    return torch.empty(shape, dtype=kinds.get(type_.dtype, dtype), device="meta")
 
 
 def counted_step(package: ModuleType, batch: int, context: int, dtype: torch.dtype = torch.bfloat16) -> Work:
