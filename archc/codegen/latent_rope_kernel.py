@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from archc.codegen.fused import Fused, power_of_two, width_of
 from archc.codegen.latent_rope_plan import LatentRopeKernel, LedHeads
 from archc.codegen.masks import joined
-from archc.codegen.rope_kernel import TABLE_TOKENS, TABLES, forward_of, rotation_op, warps_for
+from archc.codegen.rope_kernel import TABLE_TOKENS, TABLES, contiguous, forward_of, rotation_op, warps_for
 from archc.codegen.signature import Signature
 from archc.ir.types import TensorType
 
@@ -60,7 +60,16 @@ def _backward_of(names: Sequence[str], weights: Sequence[str]) -> Signature:
     rows = f"{kept}_rows"
     return Signature(
         (*(f"{name}_ptr" for name in pointers), "tokens", f"{kept}_stride", "table_tokens"),
-        (*incoming, rows, *TABLES, *weights, *gradients, "tokens", f"{rows}.stride(0)", TABLE_TOKENS),
+        (
+            *incoming,
+            rows,
+            *contiguous(TABLES),
+            *weights,
+            *gradients,
+            "tokens",
+            f"{rows}.stride(0)",
+            TABLE_TOKENS,
+        ),
     )
 
 

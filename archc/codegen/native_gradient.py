@@ -68,7 +68,8 @@ def plan_rope_gradient(name: str, op: CustomOp, width: int, weights: Mapping[str
 
     width: of a token's values in the first result; weights: of norms, with their widths
     """
-    plan = _plan(name, op, width, weights, {"table_tokens": TABLE_TOKENS})
+    sizes = {"table_tokens": TABLE_TOKENS} if "cos" in op.incoming_names else {}
+    plan = _plan(name, op, width, weights, sizes)
     return replace(plan, template="rope_gradient")
 
 

@@ -162,7 +162,7 @@ def plan_native_rope(
     """
     if not _is_uniform(fused):
         return None
-    call = _call(fused, op, width, {"table_tokens": TABLE_TOKENS})
+    call = _call(fused, op, width, {"table_tokens": TABLE_TOKENS} if "cos" in fused.types else {})
     return NativeRope(call, plan_rope_gradient(fused.name, op, queries, weights))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from archc.codegen.custom_op import CustomOp
@@ -28,31 +29,70 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Heads(Source):
-    """Heads that are rotated or only copied."""
+class Lane:
+    """Values of each head that a kernel has in one variable: the pairs' first, their second, or the rest.
 
-    head_dim: int  # of those that are copied another one, where values are wider or narrower than keys
-    head_block: int
-    width: int  # of all heads together
+    place: where in a head they lie, in the kernel
+    block: how many the variable has room for
+    mask:  which of them there are, or "" for all, as in `present`, for which heads are looked at too
+    """
+
+    name: str
+    place: str
+    block: int
+    mask: str
+    present: str
+
+
+@dataclass(frozen=True)
+class Heads(Source):
+    """Heads that are rotated, normed, both, or only copied.
+
+    Many heads are several groups of one result, `out`, `first` being the first of a group.  The last `rest`
+    values of each are not rotated: `rest_name` is the variable that counts them.
+    """
+
+    out: str
+    first: int
+    head_dim: int  # of values another one, where they are wider or narrower than keys
+    width: int  # of all heads of the result together
+    normed: bool
     weight: str  # the norm's weight, or ""
-    rest_mask: str
-    copy_mask: str
+    rest: int
+    rest_block: int
+    rest_name: str
+    lanes: tuple[Lane, ...]
+
+    @property
+    def place(self) -> str:
+        """Where in a token's results they start, as a term before others."""
+        return f"{self.first * self.head_dim} + " if self.first else ""
+
+    @property
+    def turned(self) -> bool:
+        """Whether some of their values are rotated."""
+        return self.rest < self.head_dim
+
+    @property
+    def rest_place(self) -> str:
+        """Where in a head the rest lies."""
+        return self.lanes[-1].place
 
     @property
     def rest_load(self) -> str:
-        return load_where(self.rest_mask)
+        return load_where(self.lanes[-1].present)
 
     @property
     def rest_store(self) -> str:
-        return store_where(self.rest_mask)
+        return store_where(self.lanes[-1].present)
 
     @property
-    def copy_load(self) -> str:
-        return load_where(self.copy_mask)
+    def names(self) -> tuple[str, ...]:
+        return tuple(lane.name for lane in self.lanes)
 
-    @property
-    def copy_store(self) -> str:
-        return store_where(self.copy_mask)
+    def each(self, text: str) -> str:
+        """An expression for each lane, with its name in the place of {}."""
+        return ", ".join(text.replace("{}", lane.name) for lane in self.lanes)
 
 
 @dataclass(frozen=True)
@@ -120,21 +160,16 @@ class Rotation:
     def pair_load(self) -> str:
         return load_where(self.pair_mask)
 
-    @property
-    def pair_store(self) -> str:
-        return store_where(self.pair_mask)
-
 
 @dataclass(frozen=True)
 class RopeKernel(Rotation):
     """Rotation of queries and keys, their norms before or behind it, values along with them."""
 
     source_shapes: dict[str, str]  # their dims behind [B, T]
-    rotated: tuple[Heads, ...]
+    result_shapes: dict[str, str]
+    worked: tuple[Heads, ...]  # rotated or normed
     copied: tuple[Heads, ...]
     head_dim: int  # of all heads that are rotated
-    rest: int
-    rest_block: int
     over_heads: bool  # the norm is over all heads together, its weight as wide
     turns_first: bool  # the norm is of what is rotated
     backward_warps: int
@@ -143,23 +178,30 @@ class RopeKernel(Rotation):
     template: str
 
     @property
-    def heads(self) -> tuple[Heads, ...]:
-        return (*self.rotated, *self.copied)
-
-    @property
     def weights(self) -> tuple[str, ...]:
-        return tuple(part.weight for part in self.rotated if part.weight)
+        return tuple(part.weight for part in self.weighted)
 
     @property
-    def done(self) -> str:
+    def weighted(self) -> tuple[Heads, ...]:
+        """The first heads of each result whose norm has a weight."""
+        return tuple(part for part in self.worked if part.weight and not part.first)
+
+    @property
+    def rests(self) -> tuple[Heads, ...]:
+        """One part for each variable that counts values which are not rotated."""
+        return tuple({part.rest_name: part for part in self.worked if part.rest}.values())
+
+    def done(self, part: Heads) -> str:
         """What is done to heads, in words."""
-        if self.template == "rope":
-            return "rotated"
+        if not (part.turned and part.normed):
+            return "rotated" if part.turned else "normed"
         return "rotated and normed" if self.turns_first else "normed and rotated"
 
     @property
     def order(self) -> str:
         """The same of one token."""
+        if not self.pairs:
+            return "each head's norm"
         if self.turns_first:
             return "each head's rotation, then its norm"
         return "their norm, then their rotation" if self.over_heads else "each head's norm, then its rotation"
@@ -167,55 +209,75 @@ class RopeKernel(Rotation):
     @property
     def order_back(self) -> str:
         """The same of its gradient."""
+        if not self.pairs:
+            return "each head's norm"
         if self.turns_first:
             return "each head's norm, then the rotation the other way"
         whose = "the" if self.over_heads else "each head's"
         return f"the rotation the other way, then {whose} norm"
 
-    @property
-    def results(self) -> tuple[str, str]:
-        """What is stored of a pair that was loaded and normed."""
-        return ("a", "b") if self.turns_first else ("a * cos - b * sin", "b * cos + a * sin")
+    def load_lanes(self, part: Heads, place: str, names: Sequence[str]) -> tuple[str, ...]:
+        """Statements that load all values of heads in float32, each lane under its name."""
+        pairs = self.load_pairs(part, place, names[0], names[1]) if part.turned else ()
+        rest = f"{names[-1]} = tl.load({place} + {part.rest_place}{part.rest_load}).to(tl.float32)"
+        return (*pairs, rest) if part.rest else pairs
 
-    @property
-    def incoming(self) -> tuple[str, str]:
-        """Names of a pair's gradient as it comes in."""
-        return ("da", "db") if self.turns_first else ("turned_a", "turned_b")
+    def store_lanes(self, part: Heads, place: str, values: Sequence[str]) -> tuple[str, ...]:
+        """Statements that store them where `load_lanes` found them."""
+        pairs = self.store_pairs(part, place, values[0], values[1]) if part.turned else ()
+        rest = f"tl.store({place} + {part.rest_place}, {values[-1]}{part.rest_store})"
+        return (*pairs, rest) if part.rest else pairs
 
-    @property
-    def gradients(self) -> tuple[str, str]:
-        """What is stored of a pair's gradient."""
-        if self.turns_first:
-            return "da * cos + db * sin", "db * cos - da * sin"
-        return "rstd * (da - a * mean)", "rstd * (db - b * mean)"
+    def results(self, part: Heads) -> list[str]:
+        """What is stored of lanes that were loaded and normed."""
+        turned = part.turned and not self.turns_first
+        pair = ["a * cos - b * sin", "b * cos + a * sin"] if turned else []
+        return [*pair, *(lane.name for lane in part.lanes[len(pair) :])]
+
+    def incoming(self, part: Heads) -> list[str]:
+        """Names of the lanes' gradients as they come in."""
+        pair = ["turned_a", "turned_b"] if part.turned and not self.turns_first else []
+        return [*pair, *(f"d{lane.name}" for lane in part.lanes[len(pair) :])]
+
+    def gradients(self, part: Heads) -> list[str]:
+        """What is stored of the lanes' gradients."""
+        if not self.turns_first:
+            return [f"rstd * (d{lane.name} - {lane.name} * mean)" for lane in part.lanes]
+        pair = ["da * cos + db * sin", "db * cos - da * sin"]
+        return [*pair, *(f"d{lane.name}" for lane in part.lanes[len(pair) :])]
 
     def scale(self, part: Heads) -> str:
         """One over the root mean square of each head, or of all of them."""
+        mean = self._mean(part, "{} * {}")
         if self.over_heads:
-            return f"1.0 / tl.sqrt((tl.sum(a * a) + tl.sum(b * b)) / {part.width} + {self.eps})"
-        return (
-            f"(1.0 / tl.sqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / {self.head_dim} + {self.eps}))[:, None]"
-        )
+            return f"1.0 / tl.sqrt({mean} + {self.eps})"
+        return f"(1.0 / tl.sqrt({mean} + {self.eps}))[:, None]"
 
     def mean(self, part: Heads) -> str:
         """The gradient's mean along the normed values of each head, or of all of them."""
-        if self.over_heads:
-            return f"(tl.sum(da * a) + tl.sum(db * b)) / {part.width}"
-        return f"((tl.sum(da * a, 1) + tl.sum(db * b, 1)) / {self.head_dim})[:, None]"
+        mean = self._mean(part, "d{} * {}")
+        return mean if self.over_heads else f"({mean})[:, None]"
+
+    def _mean(self, part: Heads, product: str) -> str:
+        along = "" if self.over_heads else ", 1"
+        sums = [f"tl.sum({product.replace('{}', lane.name)}{along})" for lane in part.lanes]
+        total = f"({' + '.join(sums)})" if len(sums) > 1 else sums[0]
+        return f"{total} / {part.width if self.over_heads else part.head_dim}"
 
     def weight_width(self, part: Heads) -> int:
-        return part.width if self.over_heads else self.head_dim
+        return part.width if self.over_heads else part.head_dim
 
-    def weight_place(self, lane: str, head: str = "head") -> str:
-        """Where the norm's weight of the pairs' first or second values lies."""
-        return f"{head} * {self.head_dim} + {lane}" if self.over_heads else lane
+    def weight_place(self, part: Heads, lane: Lane, head: str = "head") -> str:
+        """Where the norm's weight of a lane's values lies."""
+        return f"{head} * {part.head_dim} + {lane.place}" if self.over_heads else lane.place
 
-    def weight_load(self, part: Heads, head: str = "head") -> str:
-        return load_where(part.mask.replace("head", head)) if self.over_heads else self.pair_load
+    def weight_load(self, lane: Lane, head: str = "head") -> str:
+        return load_where(lane.present.replace("head", head) if self.over_heads else lane.mask)
 
-    def weight_store(self, part: Heads, head: str = "head") -> str:
-        return store_where(part.mask.replace("head", head)) if self.over_heads else self.pair_store
+    def weight_store(self, lane: Lane, head: str = "head") -> str:
+        return store_where(lane.present.replace("head", head) if self.over_heads else lane.mask)
 
-    def weight_sum(self, gradient: str) -> str:
+    def weight_sum(self, part: Heads, lane: Lane) -> str:
         """The gradient of the norm's weight, of what each head adds to it."""
-        return gradient if self.over_heads else f"tl.sum({gradient}, 0)"
+        names = [f"d{each.name}_weight_{lane.name}" for each in self.worked if each.weight == part.weight]
+        return names[0] if self.over_heads else " + ".join(f"tl.sum({name}, 0)" for name in names)

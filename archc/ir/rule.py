@@ -78,9 +78,9 @@ class Rule:
             return "router" if all(map(_is_routing, self.steps)) else ""
         if "attend" in names:
             return "attention" if self.attention_form else ""
-        if "rotate_by" in names:
-            if is_latent_rope(self.steps, self.outputs, self.weights):
-                return "latent_rope"
+        if is_latent_rope(self.steps, self.outputs, self.weights):
+            return "latent_rope"
+        if names & {"rotate_by", "split_heads"}:
             return "rope" if names <= {"rotate_by", "split", "split_heads", "rms_norm"} else ""
         if self.scale_form:
             return "position_scale"

@@ -114,10 +114,9 @@ class _Candidate:
         return "its operands differ in shape" if len(shapes) != 1 else ""
 
     def rope(self) -> str:
-        """Kernels with norms rotate heads whole; those without, heads of one width."""
-        if "eps" in self.rule.attributes:
-            return self._partial_rotation()
-        return "the heads that it rotates are not of one width" if len(self._rotated_widths) > 1 else ""
+        """Queries and keys, the first two results, must have heads of one width."""
+        widths = {self.graph.node(self.match.nodes[out.step]).types[0].width for out in self.rule.outputs[:2]}
+        return "its queries and keys are not of one width" if len(widths) > 1 else ""
 
     def latent_rope(self) -> str:
         """What is rotated must be so whole, and all heads of a token must fit in a program's registers."""

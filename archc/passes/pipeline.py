@@ -16,6 +16,7 @@ from archc.passes.chain import join_rows
 from archc.passes.clean import drop_unused, merge_common
 from archc.passes.context import Context
 from archc.passes.dispatch import dispatch_experts
+from archc.passes.factors import move_factors
 from archc.passes.fold import fold_constants
 from archc.passes.fuse import fuse
 from archc.passes.hoist import hoist_invariants
@@ -49,6 +50,7 @@ PASSES = (
     Pass("sink", sink_pairs),
     Pass("unused", drop_unused),
     Pass("losses", part_losses),
+    Pass("factors", move_factors),
     Pass("cache", plan_cache),
     Pass("layout", normalise_layout),
     Pass("pack", pack_linears),

@@ -14,20 +14,22 @@ _SPLIT = """
   v = split_heads(linear(h, KV * SIZE) as v_proj, KV)
 """
 _ATTEND = "x = x + linear(merge_heads(attention(q, k, v, mask = causal)), d) as o_proj"
-_ROPE = _SPLIT + "q, k = rotate(q * 2, rope(ROPE)), rotate(k * 2, rope(ROPE))\n" + _ATTEND
+_ROPE = _SPLIT + "q, k = rotate(silu(q), rope(ROPE)), rotate(silu(k), rope(ROPE))\n" + _ATTEND
 _ROPE_QKV = _SPLIT + "q, k = rotate(q, rope(ROPE)), rotate(k, rope(ROPE))\n" + _ATTEND
 _NORM_ROPE_QKV = _SPLIT + """
   q = rotate(rms_norm(q, 1e-6 NORM) as qn, rope(ROPE))
   k = rotate(rms_norm(k, 1e-6 NORM) as kn, rope(ROPE))
   """ + _ATTEND
-_NORM_ROPE = _NORM_ROPE_QKV.replace("rms_norm(q,", "rms_norm(q * 2,").replace(
-    "rms_norm(k,", "rms_norm(k * 2,"
+_QKV_NORM_ROPE_QKV = _NORM_ROPE_QKV.replace(_ATTEND, "v = rms_norm(v, 1e-6 NORM) as vn\n" + _ATTEND)
+_NORM_QKV = _SPLIT + "q, k = rms_norm(q, 1e-6 NORM) as qn, rms_norm(k, 1e-6 NORM) as kn\n" + _ATTEND
+_NORM_ROPE = _NORM_ROPE_QKV.replace("rms_norm(q,", "rms_norm(silu(q),").replace(
+    "rms_norm(k,", "rms_norm(silu(k),"
 )
 _ROPE_NORM_QKV = _SPLIT + """
   q = rms_norm(rotate(q, rope(ROPE)), 1e-6 NORM) as qn
   k = rms_norm(rotate(k, rope(ROPE)), 1e-6 NORM) as kn
   """ + _ATTEND
-_ROPE_NORM = _ROPE_NORM_QKV.replace("rotate(q,", "rotate(q * 2,").replace("rotate(k,", "rotate(k * 2,")
+_ROPE_NORM = _ROPE_NORM_QKV.replace("rotate(q,", "rotate(silu(q),").replace("rotate(k,", "rotate(silu(k),")
 # Magnitudes of the rotation count, as they do not where a norm comes before it.
 _MAGNIFIED = ", scaling = yarn(factor = 2, original = 8, attention_factor = 1.5)"
 _POSITION_SCALE = _SPLIT + """
@@ -223,7 +225,17 @@ CASES = {
         _heads(_values(_NORM_ROPE_QKV, 18), 6, 3, 10, ", pairing = interleaved"),
     ),
     "qk_norm_rope_qkv/unweighted": (60, _heads(_NORM_ROPE_QKV, 3, 3, 14, "", ", weight = false")),
+    "qk_norm_rope_qkv/partial": (60, _heads(_NORM_ROPE_QKV, 6, 2, 11, ", width = 6", ", offset = 1")),
+    "qk_norm_rope_qkv/groups": (300, _heads(_NORM_ROPE_QKV, 40, 1, 250, "", ", offset = 1")),
+    "qkv_norm_rope_qkv": (
+        60,
+        _heads(_values(_QKV_NORM_ROPE_QKV, 18), 6, 3, 10, ", width = 4, pairing = interleaved"),
+    ),
+    "qkv_norm_rope_qkv/unweighted": (64, _heads(_QKV_NORM_ROPE_QKV, 4, 2, 8, "", ", weight = false")),
+    "qk_norm_qkv": (60, _heads(_values(_NORM_QKV, 5), 5, 1, 12, "", ", offset = 1")),
+    "qk_norm_qkv/block": (64, _heads(_NORM_QKV, 4, 2, 8, "")),
     "rope_qk_norm": (60, _heads(_ROPE_NORM, 5, 5, 12, "")),
+    "rope_qk_norm/partial": (60, _heads(_ROPE_NORM, 3, 1, 10, ", width = 6")),
     "rope_qk_norm/no_eps": (
         60,
         _heads(_ROPE_NORM.replace("1e-6 NORM", "0"), 6, 3, 10, ", pairing = interleaved"),
@@ -237,7 +249,11 @@ CASES = {
     "row_norm_rope_qkv": (60, _heads(_ROW_NORM_ROPE_QKV, 5, 1, 12, "", ", offset = 1")),
     "row_norm_rope_qkv/block": (64, _heads(_ROW_NORM_ROPE_QKV, 4, 2, 8, "")),
     "row_norm_rope_qkv/interleaved": (60, _heads(_ROW_NORM_ROPE_QKV, 6, 3, 10, ", pairing = interleaved")),
-    "row_norm_rope_qkv/unweighted": (60, _heads(_ROW_NORM_ROPE_QKV, 3, 3, 14, "", ", weight = false")),
+    "row_norm_rope_qkv/unweighted": (
+        60,
+        _heads(_ROW_NORM_ROPE_QKV, 3, 3, 14, ", width = 10", ", weight = false"),
+    ),
+    "row_norm_rope_qkv/partial": (60, _heads(_ROW_NORM_ROPE_QKV, 5, 1, 12, ", width = 8", ", offset = 1")),
     "latent_rope": (60, _latent(_LATENT_ROPE, 5, 6, 4, 20)),
     "latent_rope/interleaved": (
         60,

@@ -104,7 +104,7 @@ def _read_again(op: Priced) -> int:
     if isinstance(op.plan, NormKernel):
         return WIDE_ROWS_AGAIN * op.plan.width * BFLOAT16 * sum(bool(g.wide) for g in op.plan.gradients)
     if isinstance(op.plan, RopeKernel) and op.plan.over_heads:
-        return sum(part.width * BFLOAT16 for part in op.plan.rotated)  # the norms' weights
+        return sum(part.width * BFLOAT16 for part in op.plan.worked)  # the norms' weights
     return _of_heads(op) * BFLOAT16
 
 

@@ -77,6 +77,28 @@ def test_every_pass_keeps_the_values(family: str) -> None:
     assert {outcome.subject for outcome in outcomes} == {f"after {each.name}" for each in PASSES}
 
 
+_MULTIPLIED = """
+x = embedding(tokens, 50, 24) as wte
+h = rms_norm(x, 1e-6) as n
+q, k = split_heads(0.5 * linear(h, 24) as q, 4), rotate(split_heads(linear(h, 24) as k, 4) * K, rope(100))
+o = attention(rotate(q, rope(100)), k, split_heads(-0.7 * linear(h, 24) as v, 4), mask = causal, softcap = 5)
+x = x + linear(merge_heads(o), 24, bias = BIAS) as o
+return linear(rms_norm(x, 1e-6) as norm, 50) as head
+"""
+
+
+@pytest.mark.parametrize(("key", "bias", "scale", "left"), [("3", "false", 1.5, 0), ("-3", "true", 0.5, 2)])
+def test_numbers_of_heads_are_attentions(key: str, bias: str, scale: float, left: int) -> None:
+    """None that turns scores round, and none of values where what is added behind them is not multiplied."""
+    program = program_of(_MULTIPLIED.replace("K,", f"{key},").replace("BIAS", bias))
+    graphs, _ = staged(program)
+    (attend,) = (node for node in graphs["factors"].nodes() if node.op is OPS["attend"])
+    assert attend.attributes["scale"] == pytest.approx(scale * 6**-0.5)
+    assert sum(op in ("mul", "mul_add_rms_norm") for op in ops(graphs["clean"])) == (left or 1)
+    outcomes = check_stages(program, Context(standard_rules(), CUDA), each_pass=True)
+    assert [outcome for outcome in outcomes if not outcome.holds] == []
+
+
 def test_fold_computes_numbers_and_drops_neutral_ones() -> None:
     graphs, _ = staged(program_of("x = embedding(tokens, 9, d) as wte\n return x * 1.0 / 1.0 - 0.0 + 2.0"))
     assert ops(graphs["frontend"]).count("mul") == 1

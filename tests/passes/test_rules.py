@@ -64,14 +64,14 @@ BODIES = {
     + """
   q = rms_norm(merge_heads(q), 1e-6) as qn
   q = rotate(split_heads(q, 5), rope(theta = 100, width = 4))
-  k = rotate(k * 2, rope(theta = 100, width = 4))
+  k = rotate(silu(k), rope(theta = 100, width = 4))
   """
     + _ATTEND,
     "rope_qkv": _HEADS + "q, k = rotate(q, rope(theta = 100)), rotate(k, rope(theta = 100))\n" + _ATTEND,
     "qk_norm_rope": _HEADS
     + """
   r = rope(theta = 100, pairing = interleaved)
-  q, k = rotate(rms_norm(q * 2, 1e-6) as qn, r), rotate(rms_norm(k * 2, 1e-6) as kn, r)
+  q, k = rotate(rms_norm(silu(q), 1e-6) as qn, r), rotate(rms_norm(silu(k), 1e-6) as kn, r)
   """
     + _ATTEND,
     "qk_norm_rope_qkv": _HEADS
@@ -80,10 +80,18 @@ BODIES = {
   k = rotate(rms_norm(k, 1e-6, offset = 1) as kn, rope(theta = 100))
   """
     + _ATTEND,
+    "qkv_norm_rope_qkv": _HEADS
+    + """
+  r = rope(theta = 100, width = 4)
+  q, k, v = rms_norm(q, 1e-6) as qn, rms_norm(k, 1e-6) as kn, rms_norm(v, 1e-6) as vn
+  q, k = rotate(q, r), rotate(k, r)
+  """
+    + _ATTEND,
+    "qk_norm_qkv": _HEADS + "q, k = rms_norm(q, 1e-6) as qn, rms_norm(k, 1e-6) as kn\n" + _ATTEND,
     "rope_qk_norm": _HEADS
     + """
   r = rope(theta = 100, pairing = interleaved)
-  q, k = rms_norm(rotate(q * 2, r), 1e-6) as qn, rms_norm(rotate(k * 2, r), 1e-6) as kn
+  q, k = rms_norm(rotate(silu(q), r), 1e-6) as qn, rms_norm(rotate(silu(k), r), 1e-6) as kn
   """
     + _ATTEND,
     "rope_qk_norm_qkv": _HEADS

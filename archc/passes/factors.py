@@ -1,0 +1,101 @@
+"""Numbers that queries, keys or values are multiplied by move to where they cost nothing.
+
+attention(a q, b k, c v, scale)     becomes     c attention(q, k, v, a b scale)
+
+Heads may be taken apart, and rotated, on the way.  What attention's result is multiplied by moves behind
+the next linear map, where it is part of the sum or of the norm that follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
+from archc.ir.op import OPS, Trait
+from archc.ir.ops.structure import CONSTANT
+from archc.ir.row_form import is_row_op
+from archc.passes.context import Context, place_of, remaining
+from archc.passes.report import Fired
+
+ATTEND, LINEAR, MUL, ROTATE_BY = (OPS[name] for name in ("attend", "linear", "mul", "rotate_by"))
+
+
+def move_factors(graph: Graph, context: Context) -> None:
+    """Multiply attention's scores and what it is added to by the numbers of queries, keys and values."""
+    if "row" not in context.target.families:
+        return
+    for part, times in graph.runs():
+        for product in remaining(part, MUL):
+            factor = _factor(part, product)
+            if factor is not None and _move(part, product, factor):
+                fired = Fired("factors", place_of(product), times, ("reassociation",), product.span)
+                context.report.fired.append(fired)
+
+
+def _factor(graph: Graph, product: Node) -> float | None:
+    """The number that a tensor is multiplied by; None where there is none."""
+    values = [graph.node(value).attributes["value"] for value in _numbers(graph, product)]
+    alike = graph.type(_multiplied(graph, product)) == product.types[0] if len(values) == 1 else False
+    return float(values[0]) if alike else None
+
+
+def _numbers(graph: Graph, product: Node) -> list[Value]:
+    return [value for value in product.inputs if value is not None and graph.node(value).op is CONSTANT]
+
+
+def _multiplied(graph: Graph, product: Node) -> Value:
+    """The operand of a product that is no number."""
+    numbers = _numbers(graph, product)
+    return next(value for value in product.inputs if value is not None and value not in numbers)
+
+
+def _move(graph: Graph, product: Node, factor: float) -> bool:
+    """Move a product with a number to the attention that reads it; whether one does."""
+    value = _behind_views(graph, product.outputs[0])
+    users = graph.users(value)
+    if len(users) != 1 or users[0][0].op is not ATTEND:
+        return False
+    attend, place = users[0]
+    if ATTEND.operands[place].name == "v":
+        result = _before_rows(graph, attend.outputs[0])
+        if result is None:
+            return False
+        _multiply(graph, result, product, factor)
+    elif factor > 0:
+        graph.update(attend, attributes={**attend.attributes, "scale": attend.attributes["scale"] * factor})
+    else:
+        return False
+    graph.replace_uses(product.outputs[0], _multiplied(graph, product))
+    graph.remove_unread([product])
+    return True
+
+
+def _behind_views(graph: Graph, value: Value) -> Value:
+    """A value as it is after heads have been split, merged or rotated, as long as one op reads it."""
+    users = graph.users(value)
+    if len(users) != 1 or graph.is_output(value):
+        return value
+    ((user, place),) = users
+    follows = len(user.outputs) == 1 and (user.op.has(Trait.VIEW) or (user.op is ROTATE_BY and place == 0))
+    return _behind_views(graph, user.outputs[0]) if follows else value
+
+
+def _before_rows(graph: Graph, value: Value) -> Value | None:
+    """Attention's result, or what a linear map makes of it, where ops on rows read it and nothing else."""
+    value = _behind_views(graph, value)
+    users = graph.users(value)
+    if len(users) == 1 and users[0][0].op is LINEAR and users[0][0].operand("offset") is None:
+        (value,) = users[0][0].outputs
+        users = graph.users(value)
+    alone = bool(users) and not graph.is_output(value)
+    return value if alone and all(is_row_op(user.op) for user, _ in users) else None
+
+
+def _multiply(graph: Graph, value: Value, product: Node, factor: float) -> None:
+    """Let all that reads a value read its product with a number, as another product has it."""
+    maker = graph.node(value)
+    like = replace(product, scope=maker.scope, order=maker.order)
+    number = graph.add_like(like, CONSTANT, (), {"value": factor})
+    scaled = graph.add_like(like, MUL, [value, number.outputs[0]])
+    graph.replace_uses(value, scaled.outputs[0], but=[scaled.id])
