@@ -41,6 +41,7 @@ _SOME = (
     "scaled_turns",
 )
 _PYTORCHS = ("latent_rope", "latent_rope_qkv", "position_scale")  # ops that have no native code
+_WITHOUT_GRADIENT = ("gated_heads", "gated_norm", "mixed_norm")  # ops of rows: PyTorch's is used
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 
 
@@ -187,9 +188,12 @@ def test_fused_ops(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         with torch.no_grad():
             alone = op.plain(*given.values())
         native._functions.clear()
-        assert found == [op.name, f"{op.name}_backward", op.name, f"{op.name}_backward", op.name]
+        trained = [] if op.name in _WITHOUT_GRADIENT else [op.name, f"{op.name}_backward"]
+        assert found == [*trained, *trained, op.name]
         assert all(torch.equal(values[key], each) for key, each in otherwise.items())
-        assert all(torch.equal(values[key], each) for key, each in zip(op.outputs, alone, strict=True))
+        outputs = dict(zip(op.outputs, alone, strict=True))
+        assert not trained or all(torch.equal(values[key], each) for key, each in outputs.items())
+        values |= outputs
         for key, truth in truths.items():
             assert (values[key].dtype, values[key].shape) == (plain[key].dtype, plain[key].shape)
             assert distance(values[key], truth) <= 1.02 * distance(plain[key], truth) + LEVEL[dtype], key
