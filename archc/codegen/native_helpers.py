@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _COMMENT = re.compile(r"//.*")
-_CALL = re.compile(r"(?:\w+::)?\w+(?=[(<])")
+_CALL = re.compile(r"(?<![.\w])(?:\w+::)?\w+(?=[(<])")
 # Functions that helpers call; a helper stands before those that it calls.
 _CALLS = {
     "layer_norm_gradient": {"rms_norm_gradient", "sum_of"},
@@ -22,7 +22,8 @@ _TEMPLATES = {
     "sum_of": "sums",
     "sum_of_squares": "sums",
     "sum_of_products": "sums",
-    "rms_norm": "rows",
+    "add": "rows",
+    "rms_norm": "row_norms",
     "rms_norm_gradient": "row_gradients",
     "RowSums": "row_sums",
     "softmax": "softmax",

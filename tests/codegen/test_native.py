@@ -105,6 +105,25 @@ def test_helpers_are_those_that_are_called(spec: str) -> None:
     assert all(f"math::{name}(" in text for name in re.findall(r"using std::(\w+);", text))
 
 
+_BARE = """
+arch Bare(d = 16) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, 9, d) as embed
+    q, k, v = split(linear(x, 3 * d) as qkv, 3)
+    q, k = rotate(split_heads(q, 2), rope(10000)), rotate(split_heads(k, 2), rope(10000))
+    return linear(merge_heads(attention(q, k, split_heads(v, 2), mask = causal)), 9) as head
+  }
+}
+model bare = Bare()
+"""
+
+
+@needs_compiler
+def test_helpers_of_a_gradient_alone(tmp_path: Path) -> None:
+    """A rotation's gradient works on rows, as norms do, but needs no norm in the model."""
+    assert _native(build(_BARE, "bare", tmp_path)).build()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 64])
 @needs_compiler
