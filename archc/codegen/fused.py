@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from archc.codegen.class_plan import Line, Operand
@@ -132,7 +133,7 @@ def _expression(node: Node, operands: list[str]) -> str:
     if node.op is CONSTANT:
         return attribute_text(node.attributes["value"])
     if node.op.name in INFIX:
-        left, right = (f"({text})" if " " in text and "(" not in text else text for text in operands)
+        left, right = (f"({text})" if " " in _outside_brackets(text) else text for text in operands)
         return f"{left} {INFIX[node.op.name]} {right}"
     settings = [
         f"{name} = {attribute_text(value)}"
@@ -140,6 +141,13 @@ def _expression(node: Node, operands: list[str]) -> str:
         if value != node.op.attributes[name].default
     ]
     return f"{node.op.name}({', '.join([*operands, *settings])})"
+
+
+def _outside_brackets(text: str) -> str:
+    """A text without what stands in brackets."""
+    while (shorter := re.sub(r"\([^()]*\)", "", text)) != text:
+        text = shorter
+    return text
 
 
 def _plain_dim(dim: Dim) -> Dim:
