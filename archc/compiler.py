@@ -228,7 +228,7 @@ def package_files(compilation: Compilation, origin: Origin) -> dict[str, str]:
 def _report_plan(compilation: Compilation, package: Package) -> ReportPlan:
     """What REPORT.md tells, in words."""
     from archc.analysis.facts import facts
-    from archc.codegen.linear_plan import LinearKernel
+    from archc.codegen.kernels.linear.linear_plan import LinearKernel
     from archc.codegen.plan import ReportPlan
 
     program, report = compilation.program, compilation.report

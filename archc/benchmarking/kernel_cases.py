@@ -22,9 +22,9 @@ from archc.benchmarking.results import OURS, Case, Findings
 from archc.benchmarking.scale import Scale
 from archc.benchmarking.timing import Run
 from archc.benchmarking.turn import Bench
-from archc.codegen.kernel_plan import CapacityKernel, EmbeddingKernel, ExpertsKernel, OpKernel
-from archc.codegen.loss_plan import LossKernel
-from archc.codegen.router_plan import RouterKernel
+from archc.codegen.kernels.experts.router_plan import RouterKernel
+from archc.codegen.kernels.kernel_plan import CapacityKernel, EmbeddingKernel, ExpertsKernel, OpKernel
+from archc.codegen.kernels.linear.loss_plan import LossKernel
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
 _COMPILING = 15.0  # seconds that TorchDynamo takes for a kernel

@@ -15,8 +15,9 @@ from archc.benchmarking.kernel_places import Place
 from archc.benchmarking.liger_ops import ADAPTERS
 from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.recording import Arguments
-from archc.codegen.dispatched_plan import DispatchedKernel
-from archc.codegen.kernel_plan import (
+from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
+from archc.codegen.kernels.experts.router_plan import RouterKernel
+from archc.codegen.kernels.kernel_plan import (
     AbsorptionKernel,
     EmbeddingKernel,
     ExpertsKernel,
@@ -24,7 +25,6 @@ from archc.codegen.kernel_plan import (
     OpKernel,
     WideLinearKernel,
 )
-from archc.codegen.router_plan import RouterKernel
 from archc.ir.lazy_torch import import_now
 from archc.ir.ops.linear import WIDE_LINEAR
 

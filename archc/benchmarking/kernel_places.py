@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from archc.analysis.kernels import Shape, Work, node_bytes, node_flops, type_bytes
-from archc.codegen.attention_plan import AttentionKernel
-from archc.codegen.fused import decomposition
-from archc.codegen.kernel_plan import (
+from archc.codegen.kernels.attention.attention_plan import AttentionKernel
+from archc.codegen.kernels.experts.router_plan import RouterKernel
+from archc.codegen.kernels.fused import decomposition
+from archc.codegen.kernels.kernel_plan import (
     AbsorptionKernel,
     CapacityKernel,
     EmbeddingKernel,
@@ -17,10 +18,9 @@ from archc.codegen.kernel_plan import (
     OpKernel,
     WideLinearKernel,
 )
-from archc.codegen.kernels import KernelTable
-from archc.codegen.loss_plan import LossKernel
+from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.kernels.table import KernelTable
 from archc.codegen.package import plan_package
-from archc.codegen.router_plan import RouterKernel
 from archc.codegen.semantics import Semantics, use_of
 from archc.compiler import Compilation
 from archc.ir.graph import Graph

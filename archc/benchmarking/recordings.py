@@ -23,9 +23,9 @@ from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.probes import cache_bytes
 from archc.benchmarking.recording import Arguments, Calls, Form, form_of, recorded
 from archc.benchmarking.results import OURS
-from archc.codegen.attention_plan import AttentionKernel
-from archc.codegen.kernel_plan import CapacityKernel
-from archc.codegen.loss_plan import LossKernel
+from archc.codegen.kernels.attention.attention_plan import AttentionKernel
+from archc.codegen.kernels.kernel_plan import CapacityKernel
+from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.verification.packages import given_tokens
 
 Functions = Sequence[tuple[str, str]]  # modules of a package, and functions in them

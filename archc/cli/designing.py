@@ -52,10 +52,11 @@ def design(
       archc design --params 30B --moe --context 32K
       archc design --params 1.5B --context 32K --vocab 50257 --tokens 1T -o my_model.arch
     """
-    from archc import compiler, designer
+    from archc import compiler
     from archc.analysis.devices import find_device
+    from archc.exploration import designer
+    from archc.exploration.proposal import proposal
     from archc.importer import Imported, write_spec
-    from archc.proposal import proposal
 
     request = designer.Request(
         params, context, find_device(hardware, hardware_file), tokens, vocab, moe, name

@@ -66,10 +66,10 @@ def scale(
       archc scale --loss 2.0 --serve 10T
       archc scale --params 8B --tokens 15T --plot iso_loss.png
     """
-    from archc import scaling
     from archc.analysis.allocation import Demand
     from archc.analysis.laws.named import DEFAULT, law_named
-    from archc.law_files import read_chinchilla
+    from archc.exploration import scaling
+    from archc.exploration.law_files import read_chinchilla
 
     sizes = sum(given is not None for given in (params, spec))
     aims = sum(given is not None for given in (tokens, compute, loss))
@@ -98,7 +98,7 @@ def scale(
     if as_json:
         click.echo(json.dumps({"fits": found}, indent=2))
     if plot is not None:
-        from archc.isoloss import draw_iso_loss
+        from archc.exploration.isoloss import draw_iso_loss
 
         draw_iso_loss(laws[0], [(each["parameters"], each["tokens"]) for each in found[:1]], demand, plot)
         click.echo(f"{plot}: written", err=True)
@@ -171,7 +171,7 @@ def fit(
       archc fit runs.csv --column loss=val_loss --params 7B --tokens 140B --extrapolate
       archc fit shapes.csv --law conditional -o mine.json
     """
-    from archc import fitting
+    from archc.exploration import fitting
     from archc.files import write_whole
 
     if (params is None) != (tokens is None) or (params is not None and law != fitting.CHINCHILLA):

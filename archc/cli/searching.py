@@ -15,9 +15,9 @@ from archc.errors import ArchcError
 
 if TYPE_CHECKING:
     from archc.analysis.serving import Workload
-    from archc.granularity import Mixture
-    from archc.search_space import Base
-    from archc.variants import Original, Variant
+    from archc.exploration.granularity import Mixture
+    from archc.exploration.search_space import Base
+    from archc.exploration.variants import Original, Variant
 
 _OF_SHAPES = ("params", "law_name", "width_step", "groups", "rates")  # options that granularities lack
 
@@ -105,13 +105,13 @@ def search(
     from archc import compiler
     from archc.analysis.devices import find_device
     from archc.analysis.serving import Workload
+    from archc.exploration.granularity import Mixture, has_experts
+    from archc.exploration.search_space import Base
+    from archc.exploration.variants import variants_text
     from archc.files import write_whole
-    from archc.granularity import Mixture, has_experts
     from archc.importer import Imported, write_spec
     from archc.plotting import check_picture
-    from archc.search_space import Base
     from archc.settings import parse_settings
-    from archc.variants import variants_text
 
     if plot is not None:
         check_picture(plot)
@@ -147,8 +147,8 @@ def _check_options(context: click.Context, name: str) -> None:
 
 
 def _granularities(mixture: Mixture, load: Workload) -> _Outcome:
-    from archc import granularity_report as report
-    from archc.granularity import search_granularity
+    from archc.exploration import granularity_report as report
+    from archc.exploration.granularity import search_granularity
 
     found = search_granularity(mixture, load)
     report.print_granularities(found, mixture, load)
@@ -169,10 +169,10 @@ def _shapes(
     groups: int,
     rates: Path | None,
 ) -> _Outcome:
-    from archc import search_report, searcher
     from archc.analysis.laws.conditional import conditional_named
-    from archc.law_files import read_conditional
-    from archc.search_space import Grid
+    from archc.exploration import search_report, searcher
+    from archc.exploration.law_files import read_conditional
+    from archc.exploration.search_space import Grid
 
     law = read_conditional(Path(law_name)) if law_name.endswith(".json") else conditional_named(law_name)
     if rates is not None:

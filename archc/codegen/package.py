@@ -7,34 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from archc.codegen.class_plan import Class
-from archc.codegen.classes import ClassWriter
-from archc.codegen.dispatched_plan import DispatchedKernel
-from archc.codegen.functions import Functions
-from archc.codegen.head import Cut, cut_head
-from archc.codegen.kept import trains
-from archc.codegen.kernel_plan import Kernel
-from archc.codegen.kernels import KernelTable
-from archc.codegen.linear_kernel import linear_shapes, plan_linear
-from archc.codegen.linear_plan import LinearKernel
-from archc.codegen.literals import given
-from archc.codegen.loss_kernel import plan_loss
-from archc.codegen.loss_plan import LossKernel
-from archc.codegen.modules import TAKEN, called_functions, plan_module
-from archc.codegen.native_layer import plan_native_layer
-from archc.codegen.needs import (
-    expert_operands,
-    keeps_numbers,
-    loss_terms,
-    size_constants,
-    token_sequences,
-)
-from archc.codegen.optional_values import OptionalInputs, may_be_none, optional_inputs
-from archc.codegen.parameters import path_code
-from archc.codegen.plan import Constant, Module, Package
-from archc.codegen.semantics import Semantics, use_of
-from archc.codegen.style import Style, no_loop
-from archc.codegen.unfused_kernels import (
+from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
+from archc.codegen.kernels.kernel_plan import Kernel
+from archc.codegen.kernels.linear.linear_kernel import linear_shapes, plan_linear
+from archc.codegen.kernels.linear.linear_plan import LinearKernel
+from archc.codegen.kernels.linear.loss_kernel import plan_loss
+from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.kernels.table import KernelTable
+from archc.codegen.kernels.unfused_kernels import (
     has_op,
     plan_absorbing,
     plan_capacities,
@@ -42,6 +22,26 @@ from archc.codegen.unfused_kernels import (
     plan_grouped,
     plan_widening,
 )
+from archc.codegen.literals import given
+from archc.codegen.modules.class_plan import Class
+from archc.codegen.modules.classes import ClassWriter
+from archc.codegen.modules.functions import Functions
+from archc.codegen.modules.head import Cut, cut_head
+from archc.codegen.modules.kept import trains
+from archc.codegen.modules.module import TAKEN, called_functions, plan_module
+from archc.codegen.modules.optional_values import OptionalInputs, may_be_none, optional_inputs
+from archc.codegen.modules.parameters import path_code
+from archc.codegen.modules.style import Style, no_loop
+from archc.codegen.native.native_layer import plan_native_layer
+from archc.codegen.needs import (
+    expert_operands,
+    keeps_numbers,
+    loss_terms,
+    size_constants,
+    token_sequences,
+)
+from archc.codegen.plan import Constant, Module, Package
+from archc.codegen.semantics import Semantics, use_of
 from archc.ir.fixed import decodes
 from archc.ir.graph import Graph
 from archc.ir.node import Node

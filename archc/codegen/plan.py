@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from archc.codegen.class_plan import Class, Parameter, Stored
-from archc.codegen.dispatched_plan import DispatchedKernel
-from archc.codegen.kernel_plan import GroupedKernel, Kernel
-from archc.codegen.linear_plan import LinearKernel
-from archc.codegen.native_plan import NativeLayers
+from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
+from archc.codegen.kernels.kernel_plan import GroupedKernel, Kernel
+from archc.codegen.kernels.linear.linear_plan import LinearKernel
+from archc.codegen.modules.class_plan import Class, Parameter, Stored
+from archc.codegen.native.native_plan import NativeLayers
 from archc.codegen.semantics import Semantics
 from archc.codegen.sight import Sight, sight_of
 

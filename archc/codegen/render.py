@@ -11,10 +11,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 
 from archc import resources
-from archc.codegen.attention_plan import AttentionKernel
-from archc.codegen.class_plan import Class
-from archc.codegen.dispatched_plan import DispatchedKernel
-from archc.codegen.kernel_plan import (
+from archc.codegen.kernels.attention.attention_plan import AttentionKernel
+from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
+from archc.codegen.kernels.experts.router_plan import RouterKernel
+from archc.codegen.kernels.kernel_plan import (
     AbsorptionKernel,
     CapacityKernel,
     EmbeddingKernel,
@@ -23,18 +23,18 @@ from archc.codegen.kernel_plan import (
     OpKernel,
     WideLinearKernel,
 )
-from archc.codegen.latent_rope_plan import LatentRopeKernel
+from archc.codegen.kernels.linear.linear_plan import LinearKernel
+from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.kernels.norms.norm_plan import NormKernel
+from archc.codegen.kernels.rope.latent_rope_plan import LatentRopeKernel
+from archc.codegen.kernels.rope.rope_plan import RopeKernel
+from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
+from archc.codegen.kernels.rows.row_plan import RowKernel
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
-from archc.codegen.linear_plan import LinearKernel
-from archc.codegen.loss_plan import LossKernel
-from archc.codegen.native_helpers import plan_native_helpers
-from archc.codegen.native_plan import FEW_ROWS, GROUPED_LINEAR, LINEAR, MOST_ROWS, NativeFunction
-from archc.codegen.norm_plan import NormKernel
+from archc.codegen.modules.class_plan import Class
+from archc.codegen.native.native_helpers import plan_native_helpers
+from archc.codegen.native.native_plan import FEW_ROWS, GROUPED_LINEAR, LINEAR, MOST_ROWS, NativeFunction
 from archc.codegen.plan import Module, Package, ReportPlan
-from archc.codegen.pointwise_plan import PointwiseKernel
-from archc.codegen.rope_plan import RopeKernel
-from archc.codegen.router_plan import RouterKernel
-from archc.codegen.row_plan import RowKernel
 
 
 @cache

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from archc.codegen.attention_plan import AttentionKernel
-from archc.codegen.kernel_plan import Kernel
+from archc.codegen.kernels.attention.attention_plan import AttentionKernel
+from archc.codegen.kernels.kernel_plan import Kernel
 
 
 @dataclass(frozen=True)

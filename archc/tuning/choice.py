@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from archc.codegen.head import cut_head
-from archc.codegen.linear_kernel import linear_shapes
+from archc.codegen.kernels.linear.linear_kernel import linear_shapes
+from archc.codegen.modules.head import cut_head
 from archc.compiler import Compilation
 from archc.tuned import ROWS, Entry, Problem
 

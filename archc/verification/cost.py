@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archc.codegen.custom_op import CustomOp
+from archc.codegen.kernels.custom_op import CustomOp
 from archc.ir.decomposition import OperandRef, Step
 from archc.ir.graph import Graph
 from archc.ir.node import Node

@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch._library.custom_ops import CustomOpDef
 
-from archc.codegen.attention_plan import AttentionKernel
-from archc.codegen.class_plan import Operand
-from archc.codegen.flash_plan import FlashKernel
-from archc.codegen.kernel_plan import CapacityKernel, Kernel, OpKernel
-from archc.codegen.linear_plan import LinearChoice, LinearKernel
-from archc.codegen.loss_plan import LossKernel
+from archc.codegen.kernels.attention.attention_plan import AttentionKernel
+from archc.codegen.kernels.attention.flash_plan import FlashKernel
+from archc.codegen.kernels.attention.step_plan import StepKernel
+from archc.codegen.kernels.experts.router_plan import RouterKernel
+from archc.codegen.kernels.kernel_plan import CapacityKernel, Kernel, OpKernel
+from archc.codegen.kernels.linear.linear_plan import LinearChoice, LinearKernel
+from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.modules.class_plan import Operand
 from archc.codegen.package import plan_package
-from archc.codegen.router_plan import RouterKernel
-from archc.codegen.step_plan import StepKernel
 from archc.compiler import Compilation
 from archc.errors import ArchcError
 from archc.ir.graph import Graph

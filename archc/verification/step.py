@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from archc.analysis.kernels import choices_of
-from archc.codegen.kept import KeptPart, kept_by_readers
+from archc.codegen.modules.kept import KeptPart, kept_by_readers
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait

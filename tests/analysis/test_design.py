@@ -13,10 +13,10 @@ from archc.analysis.devices import find_device
 from archc.analysis.parameters import count_parameters
 from archc.analysis.proportions import kv_heads, rope_theta
 from archc.cli import main
-from archc.designer import Design, Request, design
 from archc.errors import Reporter, Source
+from archc.exploration.designer import Design, Request, design
+from archc.exploration.proposal import proposal
 from archc.frontend.format import format_spec
-from archc.proposal import proposal
 from tests.support import build
 
 H200 = find_device("h200")

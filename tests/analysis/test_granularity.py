@@ -16,7 +16,7 @@ from archc.analysis.laws.routed import krajewski
 from archc.analysis.parameters import count_parameters
 from archc.analysis.serving import Workload, serving_rate
 from archc.cli import main
-from archc.granularity import GranularitySearch, Mixture, search_granularity
+from archc.exploration.granularity import GranularitySearch, Mixture, search_granularity
 from archc.ir.graph import Graph
 from tests.support import SPECS
 

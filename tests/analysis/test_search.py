@@ -16,8 +16,8 @@ from archc.analysis.parameters import count_parameters
 from archc.analysis.pareto import front
 from archc.analysis.serving import Workload, serving_rate
 from archc.cli import main
-from archc.search_space import Base, Candidate, Grid, Shape, candidate_of, candidates
-from archc.searcher import Search, search
+from archc.exploration.search_space import Base, Candidate, Grid, Shape, candidate_of, candidates
+from archc.exploration.searcher import Search, search
 from tests.support import SPECS
 
 LLAMA = str(SPECS / "llama3.arch")

@@ -23,11 +23,11 @@ from archc.benchmarking.results import OURS
 from archc.benchmarking.scale import Scale
 from archc.benchmarking.timing import ClockTimer
 from archc.benchmarking.turn import Bench
-from archc.codegen.attention_plan import AttentionKernel
-from archc.codegen.kernel_plan import OpKernel
-from archc.codegen.loss_plan import LossKernel
-from archc.codegen.norm_plan import NormKernel
-from archc.codegen.router_plan import RouterKernel
+from archc.codegen.kernels.attention.attention_plan import AttentionKernel
+from archc.codegen.kernels.experts.router_plan import RouterKernel
+from archc.codegen.kernels.kernel_plan import OpKernel
+from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.kernels.norms.norm_plan import NormKernel
 from tests.benchmarking.clocks import Ticking
 from tests.codegen.test_capacity import CROWDED
 from tests.support import SPECS, compile_model, distance

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from archc import compiler
-from archc.codegen import loss_kernel
+from archc.codegen.kernels.linear import loss_kernel
 from archc.verification.packages import stored_tensors
 from tests.codegen import hazards
 from tests.codegen.interpreter import interpreted

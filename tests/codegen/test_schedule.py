@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from archc.codegen.schedule import choose
+from archc.codegen.modules.schedule import choose
 
 NAMES = ("A", "B", "C")
 # schedule, what is written for layers that start at 0 and at 3

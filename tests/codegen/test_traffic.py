@@ -18,13 +18,13 @@ import pytest
 import torch
 
 from archc import compiler
-from archc.codegen.kernels import KernelTable, fused_nodes
-from archc.codegen.norm_plan import NormKernel
+from archc.codegen.kernels.experts.router_plan import RouterKernel
+from archc.codegen.kernels.norms.norm_plan import NormKernel
+from archc.codegen.kernels.rope.rope_plan import RopeKernel
+from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
+from archc.codegen.kernels.rows.row_plan import RowKernel
+from archc.codegen.kernels.table import KernelTable, fused_nodes
 from archc.codegen.package import plan_package
-from archc.codegen.pointwise_plan import PointwiseKernel
-from archc.codegen.rope_plan import RopeKernel
-from archc.codegen.router_plan import RouterKernel
-from archc.codegen.row_plan import RowKernel
 from archc.compiler import Compilation, standard_rules
 from archc.ir.graph import Graph
 from archc.ir.node import Node

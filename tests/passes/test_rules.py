@@ -257,7 +257,7 @@ def _mutated(step: Step) -> Step | None:
 @pytest.mark.parametrize("name", ["bias_gelu_tanh", "geglu_tanh", "swiglu", "clamped_swiglu", "relu_squared"])
 def test_gradients_of_rules_match_autograd(name: str) -> None:
     """The chain rule over a rule's decomposition gives what autograd gives on its reference."""
-    from archc.codegen.pointwise import analyse
+    from archc.codegen.kernels.rows.pointwise import analyse
     from archc.ir.types import DType, TensorType
 
     rule = RULES[name]

@@ -10,7 +10,7 @@ import torch
 
 from archc import compiler
 from archc.codegen.emit import Origin
-from archc.codegen.kept import KeptPart
+from archc.codegen.modules.kept import KeptPart
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value

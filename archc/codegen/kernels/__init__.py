@@ -1,0 +1,1 @@
+"""Fused nodes -> plans of kernels, a folder a family."""

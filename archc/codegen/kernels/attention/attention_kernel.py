@@ -1,0 +1,38 @@
+"""Plans for attention: PyTorch's own, and kernels where they are faster."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from archc.codegen.kernels.attention.attention import attention_of, further_operands, is_bare, makes_bias
+from archc.codegen.kernels.attention.attention_plan import AttentionKernel
+from archc.codegen.kernels.attention.flash_kernel import plan_flash
+from archc.codegen.kernels.attention.step_kernel import plan_step
+from archc.codegen.kernels.fused import Fused
+from archc.codegen.native.native_kernel import plan_native_attention
+from archc.ir.ops.attention import Mask
+from archc.target import Target
+
+
+def plan_attention(fused: Fused, target: Target) -> AttentionKernel:
+    """The plan of an attention, with the kernels that the target has: "steps" and "flash"."""
+    attention, further = attention_of(fused), further_operands(fused)
+    beyond_pytorch = further or makes_bias(fused) or attention.softcap is not None
+    return AttentionKernel(
+        **vars(attention),
+        equation=fused.equation,
+        layout=fused.layout,
+        mask=_mask_arguments(fused.node.attributes["mask"]),
+        plain=fused.plain if beyond_pytorch else (),
+        extra=tuple((name, f"{name}[:, :, queries, keys]" if name == "bias" else name) for name in further),
+        keeps=fused.keeps,
+        flash=plan_flash(fused, attention) if "flash" in target.families else None,
+        step=plan_step(fused, attention) if "steps" in target.families else None,
+        native=plan_native_attention(fused) if fused.keeps and is_bare(fused) else None,
+    )
+
+
+def _mask_arguments(mask: Mask) -> tuple[str, ...]:
+    """A mask as the runtime takes it."""
+    sizes = (f"{field.name}={int(getattr(mask, field.name))}" for field in fields(mask))
+    return tuple(sizes) if mask.causal else (*sizes, "causal=False")

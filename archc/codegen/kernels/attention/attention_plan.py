@@ -1,0 +1,67 @@
+"""What the template of attention may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archc.codegen.kernels.attention.attention import Attention
+from archc.codegen.kernels.attention.bias_vector import BiasVector
+from archc.codegen.kernels.attention.flash_plan import FlashKernel
+from archc.codegen.kernels.attention.step_plan import StepKernel
+from archc.codegen.modules.class_plan import Line
+from archc.codegen.native.native_plan import NativeAttention
+
+
+@dataclass(frozen=True)
+class AttentionKernel(Attention):
+    """One attention: PyTorch's scaled-dot-product attention, and kernels for what that does not do well.
+
+    mask:   the arguments that tell the runtime which keys a query sees
+    plain:  the statements in PyTorch, where scaled-dot-product attention cannot do what is done to scores
+    extra:  operands besides queries, keys and values: their names, and how a piece reads them
+    keeps:  whether keys and values may be in a cache, to which it adds those of new tokens
+    flash:  the kernel for whole sequences, if there is one
+    step:   the kernel for one new token of each sequence, if there is one
+    native: the C++ function for one new token, if there is one
+    """
+
+    equation: tuple[str, ...]
+    layout: str
+    mask: tuple[str, ...]
+    plain: tuple[Line, ...]
+    extra: tuple[tuple[str, str], ...]
+    keeps: bool
+    flash: FlashKernel | None
+    step: StepKernel | None
+    native: NativeAttention | None
+    template: str = "attention"
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """Functions that the kernels and their launches call."""
+        if not (self.flash or self.step):
+            return ()
+        tanh, strides = ("tanh",) * (self.softcap is not None), ("flash_strides",) * (self.flash is not None)
+        return (*tanh, "batch_stride", *strides)
+
+    @property
+    def bias_vector(self) -> BiasVector | None:
+        """The constant tensor that its kernels compute a bias from."""
+        biases = [kernel.bias for kernel in (self.flash, self.step) if kernel and kernel.bias]
+        return biases[0].vector if biases else None
+
+    @property
+    def grouped(self) -> bool:
+        return self.heads > self.kv_heads
+
+    @property
+    def query_parameters(self) -> str:
+        return ", ".join(f"{name}: Tensor" for name in self.form.queries)
+
+    @property
+    def extra_parameters(self) -> str:
+        return "".join(f", {name}: Tensor" for name, _ in self.extra)
+
+    @property
+    def extra_pieces(self) -> str:
+        return "".join(f", {piece}" for _, piece in self.extra)

@@ -1,0 +1,170 @@
+"""The plan of attention by tiles: what its templates may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archc.codegen.kernels.attention.attention import Attention
+from archc.codegen.kernels.attention.flash_bias import FlashBias
+
+_LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The queries and keys that a program holds at a time, and its warps.
+
+    In float32 there are half as many of both, or `wide_queries`.  `stages`: how many iterations' loads are in
+    flight; None leaves it to Triton.
+    """
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int | None = None
+    wide_queries: int | None = None
+
+    @property
+    def options(self) -> list[str]:
+        """The arguments of a launch that are for the compiler."""
+        stages = [] if self.stages is None else [f"num_stages={self.stages}"]
+        return [f"num_warps={self.warps}", *stages]
+
+    def at(self, size: str) -> str:
+        """A length as the launch takes it."""
+        length: int = getattr(self, size)
+        wide = self.wide_queries if size == "queries" else None
+        wide = wide or max(length // 2, 16)
+        return f"{length} if half else {wide}" if wide != length else str(length)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """`forward` and `query_gradient` go over the keys for a tile of queries, `key_gradient` the other way."""
+
+    forward: Tile
+    query_gradient: Tile
+    key_gradient: Tile
+
+
+@dataclass(frozen=True)
+class FlashKernel(Attention):
+    """Attention that holds the scores of a tile of queries and keys at a time, and passes over unseen tiles.
+
+    `sees` is the mask as a Triton expression of a `query` and a `key`, both positions; `window` and `chunk`
+    are how far it reaches, 0 for no bound.
+    """
+
+    sees: str
+    causal: bool
+    window: int
+    chunk: int
+    head_block: int
+    value_block: int
+    sinks: bool
+    bias: FlashBias | None
+    tiles: Tiles
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the bias is read off a table, which has a gradient."""
+        return self.bias is not None and self.bias.table
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The operands besides queries, keys and values that have gradients."""
+        return ("sinks",) * self.sinks + ("table",) * self.has_table
+
+    @property
+    def tensor_parameters(self) -> str:
+        return "".join(f", {name}: Tensor" for name in self.tensors)
+
+    @property
+    def tensor_arguments(self) -> str:
+        return "".join(f", {name}" for name in self.tensors)
+
+    @property
+    def tensor_fakes(self) -> str:
+        return "".join(f", torch.empty_like({name})" for name in self.tensors)
+
+    @property
+    def bias_inputs(self) -> tuple[str, ...]:
+        """What the kernels read for the bias."""
+        return self.bias.inputs if self.bias else ()
+
+    @property
+    def bias_arguments(self) -> str:
+        """What a tile of scores is told of the bias."""
+        return f", head, {self.bias.pointers}" if self.bias else ""
+
+    @property
+    def parts(self) -> int:
+        """How many programs take the same keys of all heads: one a query head, so that there are enough.
+
+        Within a window or chunk one has little to do beside a sum over them: there it is one a key head.
+        """
+        return self.kv_heads if self.window or self.chunk else self.heads
+
+    @property
+    def apart(self) -> bool:
+        """Whether the gradients of a key head come from several programs, in float32, and are summed up."""
+        return self.parts > self.kv_heads
+
+    def at_key_head(self, part: str, width: int) -> str:
+        """How far on a key head's columns begin, for a query head or a part of the gradients."""
+        if self.kv_heads == 1:
+            return ""
+        members = self.group if part == "head" or self.apart else 1
+        return f" + {part} // {members} * {width}" if members > 1 else f" + {part} * {width}"
+
+    @property
+    def score_factor(self) -> str:
+        """What products of queries and keys are multiplied by: scores have base 2, or are shares of a cap."""
+        return repr(self.scale / self.softcap if self.softcap else self.scale * _LOG2_E)
+
+    @property
+    def cap(self) -> str:
+        return repr((self.softcap or 0.0) * _LOG2_E)
+
+    @property
+    def per_cap(self) -> str:
+        return repr(1.0 / ((self.softcap or 1.0) * _LOG2_E))
+
+    @property
+    def log2_e(self) -> str:
+        return repr(_LOG2_E)
+
+    @property
+    def head_mask(self) -> str:
+        return f" & (column < {self.head_dim})[None, :]" if self.head_block != self.head_dim else ""
+
+    @property
+    def value_mask(self) -> str:
+        return f" & (value_column < {self.value_dim})[None, :]" if self.value_block != self.value_dim else ""
+
+    @property
+    def first_key(self) -> str:
+        """Of tokens in order, the first key that the first query of a tile, at place `first`, sees."""
+        if self.window:
+            return f"tl.maximum(first - {self.window - 1}, 0)"
+        if self.chunk:
+            return f"tl.maximum(first - first_position % {self.chunk}, 0)"
+        return "0"
+
+    @property
+    def first_shared_key(self) -> str:
+        """The first key that all queries of a tile see, the last of them at place `last`."""
+        if self.window:
+            return f"tl.maximum(last - {self.window - 1}, 0)"
+        if self.chunk:
+            return f"tl.maximum(last - (first_position + last - first) % {self.chunk}, 0)"
+        return "0"
+
+    @property
+    def last_query(self) -> str:
+        """Behind the last query that sees the last key of a tile, at place `last`."""
+        if self.window:
+            return f"last + {self.window}"
+        if self.chunk:
+            return f"last + {self.chunk} - last_position % {self.chunk}"
+        return "keys"

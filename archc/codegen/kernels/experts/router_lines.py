@@ -1,0 +1,214 @@
+"""The choice of experts as Triton: a token's scores in registers, its decomposition step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from archc.codegen.kernels.fused import Fused, power_of_two
+from archc.codegen.kernels.rows.pointwise import Writer
+from archc.ir.expr import INFIX, Expr, leaf
+from archc.ir.names import unique
+from archc.ir.node import Node, Value
+from archc.ir.op import OPS
+from archc.ir.ops.structure import CONSTANT, INPUT
+from archc.ir.types import DType, TensorType
+
+_SHORT = {
+    "top_k": "values",
+    "sum": "total",
+    "softmax": "share",
+    "div": "part",
+    "mul": "product",
+    "add": "shifted",
+}
+_LEAST = 'float("-inf")'
+CASTS = ("upcast", "cast_like", "upcast_like")  # in registers all is float32 already
+
+
+@dataclass
+class RouterWriter:
+    """Writes a decomposition as Triton.
+
+    names:  the text of each value: a vector along a block, or one of the `numbers`
+    blocks: by the length of rows, the name of the vector that counts along it
+    loaded: the operands that are read
+    seen:   by the node of a mask of groups, which scores it lets pass
+    """
+
+    fused: Fused
+    lines: list[str] = field(default_factory=list)
+    names: dict[Value, str] = field(default_factory=dict)
+    blocks: dict[int, str] = field(default_factory=dict)
+    loaded: list[str] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
+    numbers: set[Value] = field(default_factory=set)
+    seen: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.taken |= {"row", "float32"}
+        self.arithmetic = Writer(self.lines, self.taken)
+        for node in self.fused.form.nodes():
+            if node.op is CONSTANT:
+                self.names[node.outputs[0]] = repr(float(node.attributes["value"]))
+            if node.op in (CONSTANT, OPS["sum"]) or (node.inputs and set(node.inputs) <= self.numbers):
+                self.numbers |= set(node.outputs)
+
+    def write(self) -> list[str]:
+        """The statements of the choice, its results stored."""
+        form = self.fused.form
+        for node in form.nodes():
+            if node.op not in (CONSTANT, INPUT):
+                self._step(node)
+        for (_, value), name in zip(form.outputs, self.fused.rule.output_names, strict=True):
+            self._store(value, name)
+        return self.lines
+
+    def _read(self, value: Value | None) -> str:
+        """The text of a value; an operand is loaded when it is first read."""
+        assert value is not None
+        if value not in self.names:
+            type_, name = self.fused.form.type(value), self.fused.form.name_of(value)
+            block = self._block(type_)
+            place = block if len(type_.shape) == 1 else f"row * {type_.width} + {block}"
+            loaded = self._fresh(name)
+            mask = self._mask(type_, ", other=0.0")
+            self.lines.append(f"{loaded} = tl.load({name}_ptr + {place}{mask}).to(tl.float32)")
+            self.loaded.append(name)
+            self.names[value] = loaded
+        return self.names[value]
+
+    def _block(self, type_: TensorType) -> str:
+        width = int(type_.width)
+        if width not in self.blocks:
+            wanted = "lane" if not self.blocks else f"lane_{width}"
+            self.blocks[width] = self._fresh(wanted)
+        return self.blocks[width]
+
+    def _inside(self, type_: TensorType, text: str, other: str) -> str:
+        """A vector whose lanes behind the row's end hold another value."""
+        width = int(type_.width)
+        if width == power_of_two(width):
+            return text
+        return f"tl.where({self._block(type_)} < {width}, {text}, {other})"
+
+    def _mask(self, type_: TensorType, other: str = "") -> str:
+        """The arguments of an access to a row, where its block is longer."""
+        width = int(type_.width)
+        return f", mask={self._block(type_)} < {width}{other}" if width != power_of_two(width) else ""
+
+    def _fresh(self, wanted: str) -> str:
+        name = unique(wanted, self.taken)
+        self.taken.add(name)
+        return name
+
+    def _let(self, value: Value, text: str) -> str:
+        op = self.fused.form.node(value).op.name
+        name = self._fresh(self.fused.form.name_of(value) or _SHORT.get(op, op))
+        self.lines.append(f"{name} = {text}")
+        self.names[value] = name
+        return name
+
+    def _step(self, node: Node) -> None:
+        written = getattr(self, f"_of_{node.op.name}", None)
+        if node.op.name in CASTS:
+            self.names[node.outputs[0]] = self._read(node.inputs[0])
+        elif written is not None:
+            written(node)
+        else:
+            self._elementwise(node)
+
+    def _elementwise(self, node: Node) -> None:
+        operands = [self._read(value) for value in node.inputs]
+        template = OPS[node.op.name].triton
+        assert template is not None
+        names = dict(zip(("x", "y"), operands, strict=False))
+        infix = INFIX.get(node.op.name)
+        name = self._let(node.outputs[0], f" {infix} ".join(operands) if infix else template.format(**names))
+        self.arithmetic.know(Expr(node.op.name, tuple(map(leaf, operands))), name)
+
+    def _of_softmax(self, node: Node) -> None:
+        type_ = self.fused.form.type(node.outputs[0])
+        x = self._read(node.inputs[0])
+        inside = self._inside(type_, x, _LEAST)
+        if inside != x:
+            x, text = self._fresh("inside"), inside
+            self.lines.append(f"{x} = {text}")
+        power = self._fresh("power")
+        self.lines.append(f"{power} = tl.exp({x} - tl.max({x}, 0))")
+        self._let(node.outputs[0], f"{power} / tl.sum({power}, 0)")
+
+    def _of_sum(self, node: Node) -> None:
+        assert node.inputs[0] is not None
+        type_ = self.fused.form.type(node.inputs[0])
+        self._let(node.outputs[0], f"tl.sum({self._inside(type_, self._read(node.inputs[0]), '0.0')}, 0)")
+
+    def _of_top_k(self, node: Node) -> None:
+        """One after the other: the largest of those left, the first where several are."""
+        assert node.inputs[0] is not None
+        scores, type_ = self._read(node.inputs[0]), self.fused.form.type(node.inputs[0])
+        lane, rank = self._block(type_), self._block(node.types[0])
+        values = self._fresh(self.fused.form.name_of(node.outputs[0]) or "values")
+        places = self._fresh(self.fused.form.name_of(node.outputs[1]) or "places")
+        self.names.update(zip(node.outputs, (values, places), strict=True))
+        size, count = power_of_two(int(node.types[0].width)), int(node.types[0].width)
+        self.lines += [
+            f"{values} = tl.zeros([{size}], tl.float32)",
+            f"{places} = tl.zeros([{size}], tl.int32)",
+            f"left = {lane} < {int(type_.width)}",
+            f"for n in range({count}):",
+            f"    best = tl.max(tl.where(left, {scores}, {_LEAST}), 0)",
+            f"    place = tl.min(tl.where(left & ({scores} == best), {lane}, {int(type_.width) - 1}), 0)",
+            f"    {values} = tl.where({rank} == n, best, {values})",
+            f"    {places} = tl.where({rank} == n, place, {places})",
+            f"    left = left & ({lane} != place)",
+        ]
+
+    def _of_gather(self, node: Node) -> None:
+        assert node.inputs[0] is not None
+        x, index = (self._read(value) for value in node.inputs)
+        self._let(node.outputs[0], self._gathered(x, index, self.fused.form.type(node.inputs[0])))
+
+    def _gathered(self, x: str, index: str, type_: TensorType) -> str:
+        """The values of a row at places."""
+        lane = self._block(type_)
+        return f"tl.sum(tl.where({index}[:, None] == {lane}[None, :], {x}[None, :], 0.0), 1)"
+
+    def _of_group_mask(self, node: Node) -> None:
+        """A group's rank is how many are better; groups along rows, scores along columns."""
+        assert node.inputs[0] is not None
+        x, type_ = self._read(node.inputs[0]), self.fused.form.type(node.inputs[0])
+        groups, lane, width = int(node.attributes["groups"]), self._block(type_), int(type_.width)
+        size, block = width // groups, power_of_two(groups)
+        fill = "0.0" if node.attributes["fill"] == "zero" else _LEAST
+        self.lines += [
+            f"group = tl.arange(0, {block})",
+            f"own = ({lane}[None, :] // {size} == group[:, None]) & ({lane} < {width})[None, :]",
+            f"grouped = tl.where(own, {x}[None, :], {_LEAST})",
+            "judged = tl.max(grouped, 1)",
+        ]
+        if node.attributes["score"] == "sum_top_two":
+            self.lines += [
+                "largest = own & (grouped == judged[:, None])",
+                f"first = tl.min(tl.where(largest, {lane}[None, :], {width}), 1)",
+                f"judged += tl.max(tl.where({lane}[None, :] == first[:, None], {_LEAST}, grouped), 1)",
+            ]
+        if block != groups:
+            self.lines.append(f"judged = tl.where(group < {groups}, judged, {_LEAST})")
+        self.lines += [
+            "ahead = (group[None, :] < group[:, None]) & (judged[None, :] == judged[:, None])",
+            "ahead = ahead | (judged[None, :] > judged[:, None])",
+            f"kept = tl.sum(ahead.to(tl.int32), 1) < {int(node.attributes['keep'])}",
+        ]
+        seen = self.seen[node.id] = self._fresh("seen")
+        self.lines.append(f"{seen} = tl.sum((own & kept[:, None]).to(tl.int32), 0) > 0")
+        self._let(node.outputs[0], f"tl.where({seen}, {x}, {fill})")
+
+    def _store(self, value: Value, name: str) -> None:
+        type_ = self.fused.form.type(value)
+        text = f"{self._read(value)}.to(tl.int64)" if type_.dtype is DType.I64 else self._read(value)
+        width = int(type_.width)
+        if value in self.numbers:
+            self.lines.append(f"tl.store({name}_ptr + row, {text})")
+            return
+        block = self._block(type_)
+        self.lines.append(f"tl.store({name}_ptr + row * {width} + {block}, {text}{self._mask(type_)})")

@@ -1,0 +1,1 @@
+"""Linear maps of few rows, and the loss over those of many."""

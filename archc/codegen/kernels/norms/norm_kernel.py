@@ -1,0 +1,307 @@
+"""Plans for norms: addends, some of them normed first, -> their sum -> its norm; one row a program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from archc.codegen.kernels.custom_op import CustomOp
+from archc.codegen.kernels.fused import Fused, power_of_two
+from archc.codegen.kernels.norms.norm_lines import (
+    Gradient,
+    Norm,
+    Row,
+    gradient_lines,
+    if_there,
+    result_lines,
+    scale_lines,
+)
+from archc.codegen.kernels.norms.norm_plan import NormGradient, NormKernel
+from archc.codegen.kernels.norms.wide_norm import MAX_NARROW, plan_wide_norm
+from archc.codegen.modules.class_plan import Argument, Line
+from archc.codegen.native.native_kernel import plan_native_norm
+from archc.ir.decomposition import AttributeVar, OperandRef
+from archc.ir.norm_form import NormForm
+
+_MAX_STAGED = 4096  # columns of a row, of which three are under way whatever its dtype
+_ABSENT = "None stands for zeros"
+
+
+def plan_norm(fused: Fused) -> NormKernel:
+    """The kernel of a rule of the norm family."""
+    return _Planner(fused).kernel()
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """What the parts of a plan have in common."""
+
+    fused: Fused
+
+    @cached_property
+    def form(self) -> NormForm:
+        form = self.fused.rule.norm_form
+        assert form is not None
+        return form
+
+    @cached_property
+    def row(self) -> Row:
+        width = self.fused.width(self.form.addends[0].name)
+        return Row(width, power_of_two(width))
+
+    @cached_property
+    def names(self) -> dict[Any, str]:
+        return dict(zip(self.fused.rule.outputs, self.fused.rule.output_names, strict=True))
+
+    @cached_property
+    def total(self) -> str:
+        """The sum, or the only operand."""
+        form = self.form
+        return self.names[form.total] if form.total else form.addends[0].name
+
+    @cached_property
+    def result(self) -> str:
+        """What the outer norm makes of the sum."""
+        return next(name for ref, name in self.names.items() if ref != self.form.total)
+
+    @cached_property
+    def inner(self) -> tuple[Norm, ...]:
+        return tuple(self._norm(addend.norm, addend.name) for addend in self.form.inner)
+
+    @cached_property
+    def outer(self) -> Norm | None:
+        return None if self.form.outer is None else self._norm(self.form.outer, self.total)
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        norms = (*self.inner, *([self.outer] if self.outer else []))
+        return tuple(name for norm in norms for name in norm.weights)
+
+    @cached_property
+    def gradients(self) -> tuple[Gradient, ...]:
+        """One for each norm, the outer norm first: its gradient is what comes in for the sum's addends."""
+        found, incoming = [], f"d{self.total}"
+        if self.outer:
+            target = f"d{self.form.plain[0].name}" if self.inner else "dx"
+            joins = incoming if self.form.total else ""
+            found.append(Gradient(self.outer, f"d{self.result}", joins, target, made=False, ragged=False))
+            incoming = target
+        for place, norm in enumerate(self.inner):
+            made = self.outer is not None or place > 0
+            ragged = self.outer is not None and self.outer.centred
+            found.append(Gradient(norm, incoming, "", f"d{norm.source}", made, ragged))
+        return tuple(found)
+
+    @cached_property
+    def wide(self) -> bool:
+        """Whether the gradient is too wide for registers, which several norms share."""
+        return self.row.block * len(self.gradients) > MAX_NARROW
+
+    def _norm(self, number: int | None, source: str) -> Norm:
+        assert number is not None
+        step = self.fused.rule.steps[number]
+        operands = zip(step.op.operands, step.inputs, strict=True)
+        given = {
+            operand.name: ref.name
+            for operand, ref in operands
+            if isinstance(ref, OperandRef) and ref.name in self.fused.types
+        }
+        values = {
+            name: self.fused.node.attributes[value.name] if isinstance(value, AttributeVar) else value
+            for name, value in step.attributes.items()
+        }
+        return Norm(
+            kind=step.op.name,
+            source=source,
+            weight=given.get("weight", ""),
+            bias=given.get("bias", ""),
+            offset=float(values["offset"]),
+            eps=float(values["eps"]),
+            absent=source in self.fused.optional,
+        )
+
+    def kernel(self) -> NormKernel:
+        operands = [addend.name for addend in (*self.form.plain, *self.form.inner)]
+        ends = list(self.fused.rule.output_names)
+        saved = [gradient.norm.source for gradient in self.gradients]
+        op = self._custom_op()
+        return NormKernel(
+            name=self.fused.name,
+            equation=self.fused.equation,
+            layout=self.fused.layout,
+            op=op,
+            width=self.row.width,
+            block=self.row.block,
+            warps=_warps(self.row.block),
+            forward_lines=self._forward_lines(),
+            row_lines=tuple(self._rows(name) for name in operands),
+            forward_parameters=(
+                *(f"{name}_ptr" for name in (*operands, *self.weights, *ends)),
+                *(f"{name}_stride" for name in operands),
+            ),
+            forward_arguments=(
+                *(f"{name}_rows" for name in operands),
+                *self.weights,
+                *ends,
+                *(self._stride(name) for name in operands),
+            ),
+            weights=self.weights,
+            targets=tuple(gradient.target for gradient in self.gradients),
+            source=saved[0],
+            source_lines=tuple(self._rows(name) for name in saved),
+            gradients=self._kernels_back(),
+            native=plan_native_norm(
+                self.fused,
+                op,
+                [addend.name for addend in self.form.plain],
+                self.inner,
+                (self.total if self.form.total else "", self.outer, self.result if self.outer else ""),
+                self.gradients,
+            ),
+            template="wide_norm" if self.wide else "norm",
+        )
+
+    def _forward_lines(self) -> tuple[str, ...]:
+        lines: list[str] = []
+        for addend in self.form.plain:
+            load = self.row.load(addend.name, f"{addend.name}_stride")
+            line = f"{self.total} {'+=' if lines else '='} {load}"
+            absent = addend.name in self.fused.optional
+            lines += if_there(addend.name, [line], _ABSENT) if absent else [line]
+        for norm in self.inner:
+            load = self.row.load(norm.source, f"{norm.source}_stride")
+            added = result_lines(norm, self.row, self.total, "+=")
+            normed = [f"{norm.source} = {load}", *scale_lines(norm, self.row), *added]
+            lines += if_there(norm.source, normed, _ABSENT) if norm.absent else normed
+        if self.form.total:
+            lines.append(self.row.store(self.total, self.total))
+        if self.outer:
+            lines += scale_lines(self.outer, self.row)
+            lines += result_lines(self.outer, self.row, self.result, "=")
+            lines.append(self.row.store(self.result, self.result))
+        return tuple(lines)
+
+    def _kernels_back(self) -> tuple[NormGradient, ...]:
+        if not self.wide:
+            return (self._kernel_back(self.gradients, ""),)
+        suffixes = [f"_{g.norm.source}" if len(self.gradients) > 1 else "" for g in self.gradients]
+        pairs = zip(self.gradients, suffixes, strict=True)
+        return tuple(self._kernel_back([gradient], suffix) for gradient, suffix in pairs)
+
+    def _kernel_back(self, gradients: Sequence[Gradient], suffix: str) -> NormGradient:
+        """The kernel for the gradients of some norms, each of which takes what the one before has made."""
+        norms = [gradient.norm for gradient in gradients]
+        given = [gradients[0].incoming, *(gradient.joins for gradient in gradients if gradient.joins)]
+        factors = [norm.weight for norm in norms if norm.weight]
+        sources, targets = [norm.source for norm in norms], [gradient.target for gradient in gradients]
+        weights = tuple(name for norm in norms for name in norm.weights)
+        made = {gradient.target for gradient in self.gradients}
+        pointers = [*given, *sources, *factors, *targets, *(f"d{name}" for name in weights)]
+        wide = plan_wide_norm(gradients[0], self.row.width) if self.wide else None
+        return NormGradient(
+            suffix=suffix,
+            parameters=(
+                *(f"{name}_ptr" for name in pointers),
+                "rows",
+                *(f"{name}_stride" for name in sources),
+            ),
+            arguments=(
+                *(name if name in made else f"{name}.contiguous()" for name in given),
+                *(f"{name}_rows" for name in sources),
+                *factors,
+                *targets,
+                *(f"d{name}" for name in weights),
+                "rows",
+                *(self._stride(name) for name in sources),
+                *((f"TIGHT={sources[0]}_rows.element_size() == 4",) if wide else ()),
+            ),
+            weights=weights,
+            weight_lines=self._weight_lines(norms),
+            lines=self._gradient_lines(gradients),
+            warps=wide.warps if wide else _backward_warps(self.row.block, weights),
+            stages=self._stages(gradients[0].norm.source),
+            wide=wide,
+            absent=norms[0].source if self.wide and norms[0].absent else "",
+        )
+
+    def _stages(self, source: str) -> str:
+        """As many rows as the shared memory of all chips holds."""
+        if self.wide:
+            return ""
+        return "3" if self.row.block <= _MAX_STAGED else f"3 if {source}.element_size() == 2 else 2"
+
+    def _weight_lines(self, norms: Sequence[Norm]) -> tuple[str, ...]:
+        lines: list[str] = []
+        for norm in norms:
+            load = [f"{name} = {self.row.load_vector(name)}" for name in (norm.weight,) if name]
+            lines += if_there(norm.weight, load) if norm.absent and load else load
+        return tuple(lines)
+
+    def _gradient_lines(self, gradients: Sequence[Gradient]) -> tuple[str, ...]:
+        lines: list[str] = []
+        for gradient in gradients:
+            own = gradient_lines(gradient, self.row, f"{gradient.norm.source}_stride")
+            lines += if_there(gradient.norm.source, own) if gradient.norm.absent else own
+        return tuple(lines)
+
+    def _rows(self, name: str) -> str:
+        rows = f"_rows({name}, {self.row.width})"
+        absent = name in self.fused.optional
+        return f"{name}_rows = None if {name} is None else {rows}" if absent else f"{name}_rows = {rows}"
+
+    def _stride(self, name: str) -> str:
+        stride = f"{name}_rows.stride(0)"
+        return f"0 if {name} is None else {stride}" if name in self.fused.optional else stride
+
+    def _custom_op(self) -> CustomOp:
+        fused, optional = self.fused, self.fused.optional
+        names = [operand.name for operand in fused.operands]
+        factors = [norm.weight for norm in (g.norm for g in self.gradients) if norm.weight]
+        saved = [*(gradient.norm.source for gradient in self.gradients), *factors]
+        incoming = [self.gradients[0].incoming, *(g.joins for g in self.gradients if g.joins), *saved]
+        targets = [gradient.target for gradient in self.gradients]
+        anchor = next(name for name in names if name not in optional and name not in self.weights)
+        source = saved[0]
+        return CustomOp(
+            operands=fused.operands,
+            outputs=fused.rule.output_names,
+            fakes=(f"_like({anchor})",) * len(fused.rule.output_names),
+            saved=tuple(saved),
+            incoming=tuple(Argument(n, "Tensor | None" if n in optional else "Tensor") for n in incoming),
+            gradients=(*targets, *(f"d{name}" for name in self.weights)),
+            gradient_fakes=(
+                *(f"_like({source})" for _ in targets),
+                *(f"_like({source}, {source}.shape[-1])" for _ in self.weights),
+            ),
+            returned=tuple(self._returned(name) for name in names),
+            remembered=tuple(f"ctx.has_{name} = {name} is not None" for name in optional),
+            anchor=anchor,
+            plain=(*(Line(self._zeros(name, anchor)) for name in optional), *fused.plain),
+        )
+
+    def _returned(self, name: str) -> str:
+        """The gradient of an operand: of a weight or a normed row its own, of the others that of the sum."""
+        own = name in self.weights or any(norm.source == name for norm in self.inner)
+        gradient = f"d{name}" if own else self.gradients[0].target if self.outer else f"d{self.total}"
+        return f"{gradient} if ctx.has_{name} else None" if name in self.fused.optional else gradient
+
+    def _zeros(self, name: str, anchor: str) -> str:
+        shape = (
+            f"{anchor}.new_zeros({self.row.width})" if name in self.weights else f"torch.zeros_like({anchor})"
+        )
+        return f"{name} = {shape} if {name} is None else {name}"
+
+
+def _warps(block: int) -> int:
+    """Enough threads to hold a row in registers, and few enough for 16 bytes of bfloat16 each.
+
+    A warp of 64 threads takes 512 values; 16 of them are as many as a program may have on AMD.
+    """
+    return max(1, block // 512) if block <= 4096 else 8 if block <= 8192 else 16
+
+
+def _backward_warps(block: int, weights: tuple[str, ...]) -> int:
+    """Twice as many where the gradients of several weights share the registers with the row."""
+    return min(16, 2 * _warps(block)) if len(weights) > 1 and block <= 4096 else _warps(block)

@@ -1,0 +1,1 @@
+"""Rotary positions, and other factors by position."""

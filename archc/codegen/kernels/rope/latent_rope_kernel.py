@@ -1,0 +1,105 @@
+"""Plans for the inputs of attention over a latent: queries and keys partly rotated, the latent normed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from archc.codegen.kernels.fused import Fused, power_of_two, width_of
+from archc.codegen.kernels.masks import joined
+from archc.codegen.kernels.rope.latent_rope_plan import LatentRopeKernel, LedHeads
+from archc.codegen.kernels.rope.rope_kernel import (
+    TABLE_TOKENS,
+    TABLES,
+    contiguous,
+    forward_of,
+    rotation_op,
+    warps_for,
+)
+from archc.codegen.kernels.signature import Signature
+from archc.ir.types import TensorType
+
+_OUTPUTS = ("q_out", "latent_out")
+
+
+def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
+    """The kernel of a rule of the family `latent_rope`."""
+    packed = fused.rule.operands[0] == "qkv"
+    sources = tuple((name, fused.width(name)) for name in (("qkv",) if packed else ("q", "kv")))
+    pairs = fused.width("cos")
+    of_queries, of_latent = fused.node.types
+    queries = _led_heads("q", sources[0], 0, of_queries, pairs)
+    latent = _led_heads("latent", sources[-1], queries.width if packed else 0, of_latent, pairs)
+    (weight,) = fused.rule.weights
+    weights = tuple(name for name in (weight,) if name in fused.types)
+    names = [name for name, _ in sources]
+    shapes = {name: str(width) for name, width in sources}
+    dims = (f"{part.heads}, {part.head_dim}" for part in (queries, latent))
+    outputs = dict(zip(_OUTPUTS, dims, strict=True))
+    forward, backward = forward_of(names, weights, _OUTPUTS), _backward_of(names, weights)
+    return LatentRopeKernel(
+        name=fused.name,
+        equation=fused.equation,
+        layout=fused.layout,
+        op=rotation_op(fused, shapes, outputs, ("cos", "sin", names[-1], *weights), weights),
+        sources=sources,
+        queries=queries,
+        latent=latent,
+        weight="".join(weights),
+        pairs=pairs,
+        pair_block=power_of_two(pairs),
+        interleaved=fused.node.attributes["pairing"] == "interleaved",
+        eps=float(fused.node.attributes["eps"]),
+        offset=float(fused.node.attributes["offset"]),
+        warps=warps_for(queries.elements + latent.elements),
+        forward_parameters=forward.parameters,
+        forward_arguments=forward.arguments,
+        backward_parameters=backward.parameters,
+        backward_arguments=backward.arguments,
+    )
+
+
+def _backward_of(names: Sequence[str], weights: Sequence[str]) -> Signature:
+    """How the gradient reads results' gradients, tables and, for the norm, the latent again."""
+    kept = names[-1]
+    incoming = [f"d{name}" for name in _OUTPUTS]
+    gradients = [f"d{name}" for name in (*names, *weights)]
+    pointers = (*incoming, kept, "cos", "sin", *weights, *gradients)
+    rows = f"{kept}_rows"
+    return Signature(
+        (*(f"{name}_ptr" for name in pointers), "tokens", f"{kept}_stride", "table_tokens"),
+        (
+            *incoming,
+            rows,
+            *contiguous(TABLES),
+            *weights,
+            *gradients,
+            "tokens",
+            f"{rows}.stride(0)",
+            TABLE_TOKENS,
+        ),
+    )
+
+
+def _led_heads(name: str, source: tuple[str, int], offset: int, type_: TensorType, pairs: int) -> LedHeads:
+    heads, head_dim = map(int, (type_.shape[2], width_of(type_)))
+    block, lead = power_of_two(heads), head_dim - 2 * pairs
+    present = f"{name}_head < {heads}" if block != heads else ""
+
+    def mask(column: str, count: int) -> str:
+        return joined(present, f"{column} < {count}" if power_of_two(count) != count else "")
+
+    return LedHeads(
+        name=name,
+        source=source[0],
+        source_width=source[1],
+        offset=offset,
+        heads=heads,
+        block=block,
+        mask=mask("pair", pairs),
+        lane_mask=mask("lane", 2 * pairs),
+        head_dim=head_dim,
+        lead=lead,
+        lead_block=power_of_two(lead),
+        lead_mask=mask(f"{name}_column", lead),
+        normed=name == "latent",
+    )

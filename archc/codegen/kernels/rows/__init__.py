@@ -1,0 +1,1 @@
+"""Elementwise ops, and whatever else works along rows that fit in registers."""

@@ -1,0 +1,207 @@
+"""The gradient of a kernel of rows: what it reads, what it computes, and where it writes the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from archc.codegen.kernels.custom_op import CustomOp
+from archc.codegen.kernels.fused import Fused
+from archc.codegen.kernels.masks import load_where
+from archc.codegen.kernels.rows.row_memory import RowMemory
+from archc.codegen.kernels.rows.row_plan import Columns
+from archc.codegen.kernels.rows.row_writer import RowWriter, names_in, needed_lines
+from archc.codegen.modules.class_plan import Argument
+from archc.ir.expr import Expr, Formula
+from archc.ir.row_form import RowOperand
+
+
+@dataclass(frozen=True)
+class RowGradient:
+    """What the gradient's kernel reads, computes and writes.
+
+    anchor:    the operand whose device and dtype are those of the results
+    writer:    has written the forward pass, and its gradient
+    gradients: of operands and of their parts
+    cut:       values that are read as results, and their names there
+    """
+
+    fused: Fused
+    memory: RowMemory
+    outputs: Sequence[tuple[str, str]]
+    anchor: str
+    writer: RowWriter
+    gradients: dict[str, Formula]
+    cut: dict[str, str]
+
+    @cached_property
+    def incoming(self) -> list[str]:
+        return [f"d{name}" for name, _ in self.outputs]
+
+    @cached_property
+    def given(self) -> dict[str, str]:
+        """Operands whose gradient equals one that comes in, or another operand's; the name of that."""
+        found: dict[str, str] = {}
+        made: dict[Formula, str] = {}
+        for operand in self.memory.form.operands:
+            whole = operand.is_own and operand.parts == 1 and operand.columns == self.memory.form.width
+            formula = self.gradients.get(operand.name, 0.0)
+            if not whole or not isinstance(formula, Expr):
+                continue
+            text = str(formula.args[0])
+            if formula.op == "leaf" and text in self.incoming:
+                found[operand.name] = text
+            elif formula in made:
+                found[operand.name] = made[formula]
+            else:
+                made[formula] = f"d{operand.name}"
+        everything = len(found) == len(self.memory.form.operands)
+        return {} if everything else found
+
+    @cached_property
+    def written(self) -> list[RowOperand]:
+        return [operand for operand in self.memory.form.operands if operand.name not in self.given]
+
+    @cached_property
+    def _body(self) -> tuple[list[str], set[str]]:
+        """Statements from loads to stores but the loads, and all names in them."""
+        stores: list[str] = []
+        for operand in self.written:
+            for name, offset in self.memory.values(operand):
+                self.writer.assign(f"d{name}", self.gradients.get(name, 0.0))
+                stores.append(self._end(operand, name, offset))
+        wanted = set().union(*map(names_in, stores))
+        lines, names = needed_lines(self.writer.lines, wanted)
+        return [*lines, *stores], names | wanted
+
+    def _end(self, operand: RowOperand, name: str, offset: int) -> str:
+        """What becomes of a gradient: it is written, or added to those of other rows."""
+        if operand.is_common:
+            return f"d{name}_total += d{name}"
+        if operand.is_own:
+            total = operand.columns * operand.parts
+            return self.memory.store(f"d{operand.name}", f"d{name}", operand.columns, offset, total)
+        return self.memory.store(f"d{name}_rows", f"d{name}", operand.columns)
+
+    @cached_property
+    def saved(self) -> list[RowOperand]:
+        """Operands that are read again."""
+        _, names = self._body
+        operands = self.memory.form.operands
+        return [o for o in operands if any(name in names for name, _ in self.memory.values(o))]
+
+    @cached_property
+    def saved_outputs(self) -> dict[str, str]:
+        _, names = self._body
+        return {value: name for value, name in self.cut.items() if value in names}
+
+    @property
+    def common_lines(self) -> tuple[str, ...]:
+        return tuple(self.memory.load(o, o.name, 0) for o in self.saved if not o.place)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        body, names = self._body
+        width = self.memory.form.width
+        loads = [
+            self.memory.load(operand, name, offset)
+            for operand in self.saved
+            if operand.place
+            for name, offset in self.memory.values(operand)
+            if name in names
+        ]
+        contiguous = [(value, name) for value, name in self.saved_outputs.items()]
+        contiguous += [(name, name) for name in self.incoming if name in names]
+        columns = self.memory.widths[width]
+        loads += [
+            f"{value} = tl.load({name}_ptr + row * {width} + {columns.column}{load_where(columns.mask)})"
+            ".to(tl.float32)"
+            for value, name in contiguous
+        ]
+        return (*loads, *body)
+
+    @property
+    def common(self) -> tuple[tuple[str, Columns | None], ...]:
+        return tuple((o.name, self.memory.widths.get(o.columns)) for o in self.written if o.is_common)
+
+    @property
+    def row_lines(self) -> tuple[str, ...]:
+        return tuple(filter(None, map(self.memory.row_line, self.saved)))
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        pointers = [*self.incoming, *self.saved_outputs.values(), *(o.name for o in self.saved)]
+        pointers += [name for name, _ in self.tensors]
+        strides = [name for operand in self.saved for name in self.memory.strides(operand)]
+        return (*(f"{name}_ptr" for name in pointers), "rows", *strides)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        strides = [text for operand in self.saved for text in self.memory.strides(operand).values()]
+        return (
+            *(f"{name}.contiguous()" for name in self.incoming),
+            *self.saved_outputs.values(),
+            *map(self.memory.argument, self.saved),
+            *(name for name, _ in self.tensors),
+            "rows",
+            *strides,
+        )
+
+    @property
+    def tensors(self) -> tuple[tuple[str, str], ...]:
+        found: list[tuple[str, str]] = []
+        for operand in self.written:
+            if operand.is_own:
+                found.append((f"d{operand.name}", f"_like({self.incoming[0]}, {self._shape(operand)})"))
+            else:
+                count, suffix = ("programs", "total") if operand.is_common else ("rows", "rows")
+                where = f"dtype=torch.float32, device={self.incoming[0]}.device"
+                made = f"torch.empty({count}, {operand.columns}, {where})"
+                found.append((f"d{operand.name}_{suffix}", made))
+        return tuple(found)
+
+    @property
+    def sums(self) -> tuple[tuple[str, str], ...]:
+        return tuple((f"d{o.name}", self._sum(o)) for o in self.written if not o.is_own)
+
+    def _sum(self, operand: RowOperand) -> str:
+        """The gradient of what several rows read: the sum of what each row, or each program, has added."""
+        name = f"d{operand.name}_{'total' if operand.is_common else 'rows'}"
+        if operand.place:
+            count = operand.place.split()[-1]
+            dim = 1 if "//" in operand.place else 0
+            name = f"{name}.view(-1, {count}, {operand.columns}).sum({dim})"
+        else:
+            name = f"{name}.sum(0)"
+        return f"{name}.to({self.incoming[0]}.dtype).view({self._shape(operand)})"
+
+    def _shape(self, operand: RowOperand) -> str:
+        """A tensor's dims; those that are open as a result's gradient has them."""
+        leading, given = self.memory.form.leading, f"{self.incoming[0]}.shape"
+        if operand.is_own:  # behind a head there are rows alone, [B * T, width]
+            return ", ".join([f"*{given}[:-1]", *map(str, operand.shape[len(leading) :])])
+        dims = [
+            f"{given}[{leading.index(dim)}]" if isinstance(dim, str) else str(dim) for dim in operand.shape
+        ]
+        return ", ".join(dims)
+
+    @property
+    def op(self) -> CustomOp:
+        outputs, anchor = [name for name, _ in self.outputs], self.anchor
+        saved = (*self.saved_outputs.values(), *(operand.name for operand in self.saved))
+        gradients = tuple(f"d{operand.name}" for operand in self.written)
+        like = f"_like({anchor}, *{anchor}.shape[:-1], {self.memory.form.width})"
+        return CustomOp(
+            operands=self.fused.operands,
+            outputs=tuple(outputs),
+            fakes=(like,) * len(outputs),
+            saved=saved,
+            incoming=tuple(Argument(name) for name in (*self.incoming, *saved)),
+            gradients=gradients,
+            gradient_fakes=tuple(f"_like({self.incoming[0]}, {self._shape(o)})" for o in self.written),
+            returned=tuple(self.given.get(o.name, f"d{o.name}") for o in self.memory.form.operands),
+            remembered=(),
+            anchor=anchor,
+            plain=self.fused.plain,
+        )

@@ -1,0 +1,138 @@
+"""Plans for fusions of rows: any elementwise ops, norms and sums along a row that fits in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from archc.codegen.kernels.custom_op import CustomOp
+from archc.codegen.kernels.fused import Fused
+from archc.codegen.kernels.rows.row_gradient import RowGradient
+from archc.codegen.kernels.rows.row_memory import RowMemory
+from archc.codegen.kernels.rows.row_plan import Columns, RowKernel
+from archc.codegen.kernels.rows.row_steps import RowSteps
+from archc.codegen.kernels.rows.row_writer import RowWriter, names_in, needed_lines
+from archc.codegen.native.native_kernel import plan_native_row
+from archc.codegen.native.native_plan import NativeRows
+from archc.ir.row_form import RowForm, RowOperand, row_form
+
+_MOST_WARPS = 16
+_STAGED = ((12288, 3), (24576, 2))  # values of a row's operands, of which so many rows are under way
+
+
+def plan_row(fused: Fused) -> RowKernel:
+    """The kernel of a rule of the row family."""
+    form = row_form(fused.form)
+    assert form is not None
+    return _Planner(fused, form).kernel()
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """What the parts of a plan have in common."""
+
+    fused: Fused
+    form: RowForm
+
+    @cached_property
+    def operands(self) -> dict[str, RowOperand]:
+        return {operand.name: operand for operand in self.form.operands}
+
+    @cached_property
+    def steps(self) -> RowSteps:
+        whole = {operand.name: operand.columns for operand in self.form.operands}
+        return RowSteps.of(self.fused.form, whole)
+
+    @cached_property
+    def memory(self) -> RowMemory:
+        return RowMemory(self.form, self.steps.parts)
+
+    @cached_property
+    def outputs(self) -> list[tuple[str, str]]:
+        return self.steps.outputs
+
+    @cached_property
+    def anchor(self) -> str:
+        """The operand whose device and dtype, and leading dims, are those of the results."""
+        width = self.form.width
+        return next(o.name for o in self.form.operands if o.is_own and o.columns == width)
+
+    def kernel(self) -> RowKernel:
+        back = self._back()
+        forward = self._forward()
+        block = self.form.block
+        wide = sum(operand.parts for operand in self.form.operands if operand.is_own and operand.columns > 1)
+        strides = [pair for operand in self.form.operands for pair in self.memory.strides(operand).items()]
+        names = [operand.name for operand in self.form.operands]
+        outputs = [name for name, _ in self.outputs]
+        return RowKernel(
+            name=self.fused.name,
+            equation=self.fused.equation,
+            layout=self.fused.layout,
+            op=back.op,
+            width=self.form.width,
+            rows=f"{self.anchor}.numel() // {self.form.width * self.operands[self.anchor].parts}",
+            rows_back=f"d{outputs[0]}.numel() // {self.form.width}",
+            columns=self._used(forward),
+            columns_back=self._used((*back.lines, *back.common_lines)),
+            warps=_warps(block),
+            warps_back=min(2 * _warps(block), _MOST_WARPS),
+            stages=next((stages for most, stages in _STAGED if wide * block <= most), 1),
+            forward_lines=forward,
+            forward_parameters=(*(f"{name}_ptr" for name in (*names, *outputs)), *(n for n, _ in strides)),
+            forward_arguments=(
+                *(self.memory.argument(operand) for operand in self.form.operands),
+                *outputs,
+                *(text for _, text in strides),
+            ),
+            helpers=("tanh",) if any("tanh(" in line for line in (*forward, *back.lines)) else (),
+            row_lines=tuple(filter(None, map(self.memory.row_line, self.form.operands))),
+            common_lines=back.common_lines,
+            common=back.common,
+            backward_lines=back.lines,
+            backward_parameters=back.parameters,
+            backward_arguments=back.arguments,
+            row_lines_back=back.row_lines,
+            gradient_tensors=back.tensors,
+            gradient_sums=back.sums,
+            native=self._native(back.op),
+        )
+
+    def _used(self, lines: Sequence[str]) -> tuple[Columns, ...]:
+        """The columns that some statements use."""
+        names = set().union(*map(names_in, lines))
+        return tuple(columns for columns in self.memory.widths.values() if columns.column in names)
+
+    @cached_property
+    def _forward_body(self) -> tuple[list[str], list[tuple[RowOperand, str, int]]]:
+        """The statements, and the values that they read: of which operand, and where in its row."""
+        writer = RowWriter(self.steps, self.memory.masks)
+        writer.forward()
+        lines, names = needed_lines(writer.lines, {value for _, value in self.outputs})
+        values = [(o, name, offset) for o in self.form.operands for name, offset in self.memory.values(o)]
+        return lines, [value for value in values if value[1] in names]
+
+    def _forward(self) -> tuple[str, ...]:
+        lines, values = self._forward_body
+        loads = [self.memory.load(*value) for value in values]
+        stores = [self.memory.store(name, value, self.form.width) for name, value in self.outputs]
+        return (*loads, *lines, *stores)
+
+    def _native(self, op: CustomOp) -> NativeRows | None:
+        lines, values = self._forward_body
+        return plan_native_row(self.fused, op, [self.memory.element(*v) for v in values], self.steps, lines)
+
+    def _back(self) -> RowGradient:
+        """The gradient: values are computed again from operands, or from results that other steps read."""
+        read = {ref for step in self.steps.steps for ref in step.inputs}
+        cut = {value: name for name, value in self.outputs if value in read and value not in self.operands}
+        writer = RowWriter(self.steps, self.memory.masks)
+        writer.forward(but=tuple(cut))
+        gradients = writer.backward()
+        return RowGradient(self.fused, self.memory, self.outputs, self.anchor, writer, gradients, cut)
+
+
+def _warps(block: int) -> int:
+    """Enough threads to hold some rows of so many values in registers, 16 each."""
+    return min(max(1, block // 512), _MOST_WARPS)

@@ -1,0 +1,1 @@
+"""Graphs -> plans of classes: what a generated module says, statement by statement."""

@@ -1,0 +1,201 @@
+"""What a template may see of a generated module: plain data, prepared in Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from archc.codegen.kernels.linear.loss_plan import LossKernel
+    from archc.codegen.native.native_plan import NativeLayer, NativeLayers
+
+
+@dataclass(frozen=True)
+class Line:
+    """A statement of generated code, with its comment; without a statement, the comment has its own line."""
+
+    code: str
+    comment: str = ""
+
+    def __str__(self) -> str:
+        if not self.code:
+            return f"# {self.comment}" if self.comment else ""
+        return f"{self.code}  # {self.comment}" if self.comment else self.code
+
+    def indented(self) -> Line:
+        """The line, one level further in."""
+        text = self.code or (f"# {self.comment}" if self.comment else "")
+        return Line(f"    {text}", self.comment if self.code else "") if text else self
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of the checkpoint in a parameter: its name as a string or f-string, and its rows.
+
+    `stacked`: it holds those rows for all experts; `joined`: one below the other.
+    """
+
+    name: str
+    rows: str
+    transposed: bool
+    stacked: bool = False
+    joined: bool = False
+
+    def __str__(self) -> str:
+        flags = [f"{flag}=True" for flag in ("transposed", "stacked", "joined") if getattr(self, flag)]
+        return f"Stored({', '.join([self.name, self.rows, *flags])})"
+
+
+@dataclass(frozen=True)
+class PerExpert:
+    """Each expert has tensors of its own: their names depend on a variable that counts experts."""
+
+    variable: str
+    count: str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a generated class."""
+
+    name: str
+    shape: str
+    start: str  # how it is initialised: a function of torch.nn.init, with `{}` for the parameter
+    stored: tuple[Stored, ...]
+    comment: str
+    trained: bool
+    per_expert: PerExpert | None = None  # when every expert has tensors of its own
+    wide: bool = False  # kept in float32, whatever the model's dtype
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A loop: a list of modules."""
+
+    name: str
+    modules: str  # a generator expression that builds them
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a generated function."""
+
+    name: str
+    annotation: str = "Tensor"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.annotation}" if self.annotation else self.name
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor that a kernel's op takes.
+
+    Dims are numbers, or names such as "B" and "T".  `dtype` is "float", the model's own, or "f32".
+    An optional operand may be None.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    optional: bool
+
+
+@dataclass(frozen=True)
+class Head:
+    """The model's last linear map, and the statements of what follows it, if anything does.
+
+    `hidden` is what the linear map reads; `result` is the text of the logits after the tail.
+    """
+
+    hidden: str
+    hidden_shape: str
+    logits_shape: str
+    weight: str
+    bias: str  # or ""
+    linear: str  # the function of the linear map
+    loss: LossKernel
+    tail: tuple[Line, ...]
+    result: str
+
+    @property
+    def operands(self) -> str:
+        """What the linear map takes."""
+        return ", ".join([self.hidden, self.weight, *([self.bias] if self.bias else [])])
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that computes a graph."""
+
+    arguments: tuple[Argument, ...]
+    lines: tuple[Line, ...]
+    result: str
+    result_type: str
+
+    @property
+    def signature(self) -> str:
+        return ", ".join(map(str, self.arguments))
+
+
+@dataclass(frozen=True)
+class Fixed(Method):
+    """The method that computes what stays the same in every call, and is kept by a cache."""
+
+    shapes: str
+
+
+@dataclass(frozen=True)
+class Class:
+    """A generated module: the model itself, or one of its different layers."""
+
+    name: str
+    doc: tuple[str, ...]
+    indices: tuple[str, ...]  # loop variables that the names of its parameters follow
+    parameters: tuple[Parameter, ...]
+    layers: tuple[Layers, ...]
+    state: tuple[tuple[str, str], ...]  # what it keeps of each token: slot, shape
+    arguments: tuple[Argument, ...]
+    lines: tuple[Line, ...]
+    result: str
+    result_type: str
+    head: Head | None = None  # of a language model, when `lines` end at what the head reads
+    fixed: Fixed | None = None  # where it reads what does not follow from the tokens that are added
+    native: NativeLayer | None = None  # a layer whose ops all have native code
+    native_inputs: str = ""  # the layer's tensors that this code reads
+    native_call: str = ""  # the call of this code for the layer alone
+    stack: NativeLayers | None = None  # the native code of a loop, after the last of its layers' classes
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is the model itself: its `forward` takes options."""
+        return any(argument.name == "*" for argument in self.arguments)
+
+    @property
+    def constructor(self) -> str:
+        if self.is_model:
+            return "dtype: torch.dtype | None = None, device: Any = None"
+        return ", ".join([*(f"{name}: int" for name in self.indices), "**factory: Any"])
+
+    @property
+    def signature(self) -> str:
+        return ", ".join(map(str, self.arguments))
+
+    @property
+    def passed_on(self) -> str:
+        """The model's own arguments as it hands them to another of its methods."""
+        named = self.arguments.index(Argument("*", ""))
+        positional = [argument.name for argument in self.arguments[:named]]
+        return ", ".join([*positional, *(f"{a.name}={a.name}" for a in self.arguments[named + 1 :])])
+
+    @property
+    def state_dict(self) -> str:
+        return "{" + ", ".join(f'"{slot}": {shape}' for slot, shape in self.state) + "}"
+
+    @property
+    def starts(self) -> dict[str, tuple[str, ...]]:
+        """Parameters by how they are initialised."""
+        groups: dict[str, tuple[str, ...]] = {}
+        for parameter in self.parameters:
+            groups[parameter.start] = (*groups.get(parameter.start, ()), f"self.{parameter.name}")
+        return groups

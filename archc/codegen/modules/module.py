@@ -1,0 +1,112 @@
+"""Classes -> the plan of the module that holds them: what it imports and which constants it has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from archc.codegen.kernels.kernel_plan import Kernel, OpKernel
+from archc.codegen.modules.class_plan import Class
+from archc.codegen.plan import Constant, Module
+from archc.codegen.semantics import Semantics
+from archc.ir.ops.training import IN_TRAINING
+
+_LOSSES = ("Losses", *(op.name for op in IN_TRAINING))
+_MODULES = ("experts", "kernels", "native")
+_RUNTIME = ("Cache", "Numbers", "Ring", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
+
+_CALLED = re.compile(r"(?:(?<![\w.])|(?<=reference\.))(\w+)[(,]")  # functions, called or handed on
+
+# What generated code calls by names that no variable may take.
+TAKEN = frozenset(
+    (
+        *_RUNTIME,
+        *_LOSSES,
+        *_MODULES,
+        "losses",
+        "decode_layers",
+        "decoded",
+        "Stored",
+        "at_least_float32",
+        "per_expert",
+    )
+)
+
+
+def plan_module(
+    title: str,
+    classes: Sequence[Class],
+    semantics: Semantics,
+    constants: Sequence[Constant],
+    base: str,
+    helpers: tuple[str, ...],
+) -> Module:
+    """A module of classes: it imports, and has as constants, what its text mentions."""
+    text = "\n".join([class_text(classes), *helpers])
+    runtime = sorted(name for name in _RUNTIME if mentions(text, name))
+    parameters = [parameter for each in classes for parameter in each.parameters]
+    stored = {"Stored", base} | ({"per_expert"} if any(p.per_expert for p in parameters) else set())
+    stored |= {"at_least_float32"} if any(p.wide for p in parameters) else set()
+    imports = [f"from .checkpoint import {', '.join(sorted(stored - {'LanguageModel'}))}"]
+    if base == "LanguageModel":
+        imports.append("from .language_model import LanguageModel")
+    modules = [name for name in _MODULES if f"{name}." in text]
+    losses = sorted(name for name in _LOSSES if mentions(text, name))
+    if losses:
+        imports.append(f"from .losses import {', '.join(losses)}")
+    if modules:
+        imports.insert(0, f"from . import {', '.join(modules)}")
+    called = () if helpers else _used(semantics, [text])
+    if called:
+        imports.append(f"from .reference import {', '.join(called)}")
+    if runtime:
+        imports.append(f"from .runtime import {', '.join(runtime)}")
+    used = tuple(constant for constant in constants if mentions(text, constant.name))
+    return Module(title, tuple(imports), used, helpers, tuple(classes))
+
+
+def class_text(classes: Sequence[Class]) -> str:
+    """The texts in classes, to find the names that they mention."""
+    parts: list[str] = []
+    for each in classes:
+        parts += [str(line) for line in each.lines]
+        parts += [p.per_expert.count for p in each.parameters if p.per_expert]
+        parts += [p.shape + " " + " ".join(s.rows for s in p.stored) for p in each.parameters]
+        parts += [layers.modules for layers in each.layers]
+        parts += [str(argument) for argument in each.arguments]
+        parts += [each.result, *(shape for _, shape in each.state)]
+        if each.stack:
+            parts += [
+                "native.call",
+                *map(str, each.stack.arguments),
+                *(shape for _, shape, _ in each.stack.made),
+            ]
+        if each.fixed:
+            parts += [*map(str, each.fixed.lines), *map(str, each.fixed.arguments), each.fixed.result]
+        if each.head:
+            parts += [f"kernels.{each.head.loss.name}", each.head.linear]
+            parts += [*map(str, each.head.tail), each.head.result]
+    return "\n".join(parts)
+
+
+def _kernel_texts(kernels: Sequence[Kernel]) -> list[str]:
+    return [str(line) for k in kernels if isinstance(k, OpKernel) for line in k.op.plain]
+
+
+def called_functions(
+    semantics: Semantics, plain: Sequence[Class], kernels: Sequence[Kernel], model: Sequence[Class]
+) -> tuple[str, ...]:
+    """The functions of reference.py: those that either model calls, or kernels where there is no GPU."""
+    texts = [class_text(plain), class_text(model), *_kernel_texts(kernels)]
+    return tuple(semantics.sources[name] for name in _used(semantics, texts))
+
+
+def _used(semantics: Semantics, texts: Iterable[str]) -> tuple[str, ...]:
+    """Names of the reference functions that texts call, in order of the alphabet."""
+    called = set(_CALLED.findall("\n".join(texts)))
+    return tuple(sorted(called & semantics.sources.keys()))
+
+
+def mentions(text: str, name: str) -> bool:
+    """Whether a text has a name as a word of its own."""
+    return name in text and re.search(rf"\b{name}\b", text) is not None  # mostly it is not there at all

@@ -1,0 +1,1 @@
+"""Plans of C++ for a CPU."""

@@ -1,0 +1,93 @@
+"""Plans of native gradients of fused ops: C++ functions, from the same plans as their Triton kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from archc.codegen.kernels.custom_op import CustomOp
+from archc.codegen.kernels.norms.norm_lines import Gradient
+from archc.codegen.native.native_lines import TABLE_TOKENS, TABLES, load_row, norm_arguments, values_of
+from archc.codegen.native.native_plan import FEW_ROWS, NativeFunction, NativeGradient, NativeSum, cpp_name
+
+
+def plan_norm_gradient(name: str, op: CustomOp, width: int, gradients: Sequence[Gradient]) -> NativeGradient:
+    """The gradients of norms of rows; each takes what the one before has made."""
+    weights = [weight for gradient in gradients for weight in gradient.norm.weights]
+    plan = _plan(name, op, width, dict.fromkeys(weights, width))
+    lines = [f"const int64_t at = row * {width};", *load_row("total", gradients[0].incoming, width)]
+    for gradient in gradients:
+        own = _norm_gradient(gradient, plan, width)
+        if gradient.norm.absent:
+            own = [f"if ({gradient.norm.source}_ptr) {{", *(f"    {line}" for line in own), "}"]
+        lines += own
+    return replace(plan, lines=tuple(lines))
+
+
+def _norm_gradient(gradient: Gradient, plan: NativeGradient, width: int) -> list[str]:
+    """`total` is the gradient of a norm's result at first, and of what it reads then."""
+    norm, row = gradient.norm, cpp_name(gradient.norm.source)
+    weight, bias = (plan.sum_of(name) if name else "nullptr" for name in (norm.weight, norm.bias))
+    eps, offset, factor, _ = norm_arguments(norm)
+    joins = [f"add({gradient.joins}_ptr + at, total);"] if gradient.joins else []
+    return [
+        *load_row(row, norm.source, width),
+        f"{norm.kind}_gradient({', '.join([row, 'total', eps, offset, factor, weight, bias])});",
+        *joins,
+        f"store(total, {gradient.target}_ptr + at);",
+    ]
+
+
+def plan_pointwise_gradient(
+    name: str,
+    op: CustomOp,
+    width: int,
+    loads: Sequence[tuple[str, str]],
+    statements: Sequence[str],
+    vectors: Mapping[str, str],
+) -> NativeGradient:
+    """The gradient of an elementwise function.
+
+    loads:      values and their places, as in `source_ptr[row * width + column]`
+    statements: those of the Triton kernel, which make a value's gradient under `d` and its name
+    vectors:    operands that all rows share, with the values of which theirs is the sum
+    """
+    plan = _plan(name, op, width, dict.fromkeys(vectors, width))
+    incoming = [(f"d{output}", f"d{output}_ptr[row * {width} + column]") for output in op.outputs]
+    lines = [*values_of([*loads, *incoming], statements)]
+    lines += [f"d{place} = T({cpp_name(f'd{value}')});" for value, place in loads if value not in vectors]
+    for vector, value in vectors.items():
+        lines.append(f"{_element(plan.sum_of(vector), 'column')} += {cpp_name(value)};")
+    loop = f"for (int column = 0; column < {width}; column++) {{"
+    return replace(plan, lines=(loop, *(f"    {line}" for line in lines), "}"))
+
+
+def plan_rope_gradient(name: str, op: CustomOp, width: int, weights: Mapping[str, int]) -> NativeGradient:
+    """The gradient of a rotation of heads.
+
+    width: of a token's values in the first result; weights: of norms, with their widths
+    """
+    sizes = {"table_tokens": TABLE_TOKENS} if "cos" in op.incoming_names else {}
+    plan = _plan(name, op, width, weights, sizes)
+    return replace(plan, template="rope_gradient")
+
+
+def _element(row: str, place: str) -> str:
+    return f"({row})[{place}]" if " " in row else f"{row}[{place}]"
+
+
+def _plan(
+    name: str, op: CustomOp, width: int, weights: Mapping[str, int], sizes: Mapping[str, str] | None = None
+) -> NativeGradient:
+    """The signature: what the gradient's op takes, what it makes, the number of rows, further sizes."""
+    types = {given: "const float*" if given in TABLES else "const T*" for given in op.incoming_names}
+    types.update(dict.fromkeys(op.gradients, "T*"))
+    sizes = {"rows": f"{op.incoming_names[0]}.numel() // {width}", **(sizes or {})}
+    pointers = tuple(f"{type_} {given}_ptr" for given, type_ in types.items())
+    places = zip(weights.items(), accumulate(weights.values(), initial=0), strict=False)
+    return NativeGradient(
+        NativeFunction(f"{name}_backward", pointers, tuple(sizes), f"rows > {FEW_ROWS} ? threads : 1"),
+        (*types, *sizes.values(), "torch.get_num_threads()"),
+        tuple(NativeSum(weight, offset, columns) for (weight, columns), offset in places),
+    )

@@ -1,0 +1,1 @@
+"""Which model to build: scaling laws, designs, searches over shapes."""
