@@ -57,12 +57,13 @@ def _move(graph: Graph, product: Node, factor: float) -> bool:
     if len(users) != 1 or users[0][0].op is not ATTEND:
         return False
     attend, place = users[0]
-    if ATTEND.operands[place].name == "v":
+    operand = ATTEND.operands[place].name
+    if operand == "v":
         result = _before_rows(graph, attend.outputs[0])
         if result is None:
             return False
         _multiply(graph, result, product, factor)
-    elif factor > 0:
+    elif operand in ("q", "k") and factor > 0:
         graph.update(attend, attributes={**attend.attributes, "scale": attend.attributes["scale"] * factor})
     else:
         return False
@@ -77,7 +78,7 @@ def _behind_views(graph: Graph, value: Value) -> Value:
     if len(users) != 1 or graph.is_output(value):
         return value
     ((user, place),) = users
-    follows = len(user.outputs) == 1 and (user.op.has(Trait.VIEW) or (user.op is ROTATE_BY and place == 0))
+    follows = place == 0 and len(user.outputs) == 1 and (user.op.has(Trait.VIEW) or user.op is ROTATE_BY)
     return _behind_views(graph, user.outputs[0]) if follows else value
 
 
