@@ -54,7 +54,7 @@ def _move(graph: Graph, product: Node, factor: float) -> bool:
     """Move a product with a number to the attention that reads it; whether one does."""
     value = _behind_views(graph, product.outputs[0])
     users = graph.users(value)
-    if len(users) != 1 or users[0][0].op is not ATTEND:
+    if graph.is_output(value) or len(users) != 1 or users[0][0].op is not ATTEND:
         return False
     attend, place = users[0]
     operand = ATTEND.operands[place].name
@@ -85,12 +85,14 @@ def _behind_views(graph: Graph, value: Value) -> Value:
 def _before_rows(graph: Graph, value: Value) -> Value | None:
     """Attention's result, or what a linear map makes of it, where ops on rows read it and nothing else."""
     value = _behind_views(graph, value)
-    users = graph.users(value)
-    if len(users) == 1 and users[0][0].op is LINEAR and users[0][0].operand("offset") is None:
-        (value,) = users[0][0].outputs
-        users = graph.users(value)
+    users = [user for user, _ in graph.users(value)]
+    if len(users) == 1 and users[0].op is LINEAR and users[0].operand("offset") is None:
+        if graph.is_output(value):
+            return None
+        (value,) = users[0].outputs
+        users = [user for user, _ in graph.users(value)]
     alone = bool(users) and not graph.is_output(value)
-    return value if alone and all(is_row_op(user.op) for user, _ in users) else None
+    return value if alone and all(is_row_op(user.op) for user in users) else None
 
 
 def _multiply(graph: Graph, value: Value, product: Node, factor: float) -> None:

@@ -99,6 +99,28 @@ def test_numbers_of_heads_are_attentions(key: str, bias: str, scale: float, left
     assert [outcome for outcome in outcomes if not outcome.holds] == []
 
 
+_HANDED_ON = """
+x = embedding(tokens, 50, 24) as wte
+k, v, o = none, none, 0 * x
+for i in 0..2 as layers {
+  q = split_heads(linear(x + o, 24) as q, 4)
+  if i == 0 {
+    k, v = 0.5 * split_heads(linear(x, 24) as k, 4), 0.7 * split_heads(linear(x, 24) as v, 4)
+  }
+  bias = 2 * alibi_bias(positions(x), key_positions(x), heads = 4)
+  o = merge_heads(attention(q, k, v if i == 0 else 0.3 * v, mask = causal, bias = bias))
+  x = x + linear(o, 24) as o
+}
+return linear(rms_norm(x + o, 1e-6) as norm, 50) as head
+"""
+
+
+def test_numbers_of_what_others_read_stay() -> None:
+    """Keys and values of a later layer, a result that leaves the layer; and a bias is no query."""
+    outcomes = check_stages(program_of(_HANDED_ON), Context(standard_rules(), CUDA), each_pass=True)
+    assert [outcome for outcome in outcomes if not outcome.holds] == []
+
+
 def test_fold_computes_numbers_and_drops_neutral_ones() -> None:
     graphs, _ = staged(program_of("x = embedding(tokens, 9, d) as wte\n return x * 1.0 / 1.0 - 0.0 + 2.0"))
     assert ops(graphs["frontend"]).count("mul") == 1
