@@ -8,8 +8,14 @@ from itertools import accumulate
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.norms.norm_lines import Gradient
-from archc.codegen.native.native_lines import TABLE_TOKENS, TABLES, load_row, norm_arguments, values_of
-from archc.codegen.native.native_plan import FEW_ROWS, NativeFunction, NativeGradient, NativeSum, cpp_name
+from archc.codegen.native.native_lines import (
+    TABLE_TOKENS,
+    function_of_rows,
+    load_row,
+    norm_arguments,
+    values_of,
+)
+from archc.codegen.native.native_plan import NativeGradient, NativeSum, cpp_name
 
 
 def plan_norm_gradient(name: str, op: CustomOp, width: int, gradients: Sequence[Gradient]) -> NativeGradient:
@@ -80,14 +86,9 @@ def _element(row: str, place: str) -> str:
 def _plan(
     name: str, op: CustomOp, width: int, weights: Mapping[str, int], sizes: Mapping[str, str] | None = None
 ) -> NativeGradient:
-    """The signature: what the gradient's op takes, what it makes, the number of rows, further sizes."""
-    types = {given: "const float*" if given in TABLES else "const T*" for given in op.incoming_names}
-    types.update(dict.fromkeys(op.gradients, "T*"))
-    sizes = {"rows": f"{op.incoming_names[0]}.numel() // {width}", **(sizes or {})}
-    pointers = tuple(f"{type_} {given}_ptr" for given, type_ in types.items())
+    """The gradient of an op, without its statements."""
+    rows = f"{op.incoming_names[0]}.numel() // {width}"
+    function, arguments = function_of_rows(f"{name}_backward", op.incoming_names, op.gradients, rows, sizes)
     places = zip(weights.items(), accumulate(weights.values(), initial=0), strict=False)
-    return NativeGradient(
-        NativeFunction(f"{name}_backward", pointers, tuple(sizes), f"rows > {FEW_ROWS} ? threads : 1"),
-        (*types, *sizes.values(), "torch.get_num_threads()"),
-        tuple(NativeSum(weight, offset, columns) for (weight, columns), offset in places),
-    )
+    sums = tuple(NativeSum(weight, offset, columns) for (weight, columns), offset in places)
+    return NativeGradient(function, arguments, sums)

@@ -19,12 +19,12 @@ from archc.codegen.native.native_lines import (
     TABLE_TOKENS,
     TABLES,
     cpp_expression,
+    function_of_rows,
     load_row,
     norm_arguments,
     values_of,
 )
 from archc.codegen.native.native_plan import (
-    FEW_ROWS,
     NativeAttention,
     NativeCall,
     NativeFunction,
@@ -185,15 +185,8 @@ def _is_uniform(fused: Fused) -> bool:
 
 
 def _call(fused: Fused, op: CustomOp, width: int, sizes: Mapping[str, str] | None = None) -> NativeCall:
-    """The signature: operands, outputs, the number of rows, further sizes."""
-    sizes = {"rows": f"{op.anchor}.numel() // {width}", **(sizes or {})}
-    types = {name: "const float*" if name in TABLES else "const T*" for name in op.names}
-    types.update(dict.fromkeys(op.outputs, "T*"))
-    pointers = tuple(f"{type_} {name}_ptr" for name, type_ in types.items())
+    """The call of an op's function, whose anchor has rows of `width` values."""
+    rows = f"{op.anchor}.numel() // {width}"
+    function, arguments = function_of_rows(fused.name, op.names, op.outputs, rows, sizes)
     peers = [name for name in op.names if name not in (op.anchor, *TABLES)]
-    return NativeCall(
-        NativeFunction(fused.name, pointers, tuple(sizes), f"rows > {FEW_ROWS} ? threads : 1"),
-        (op.anchor, *peers),
-        width,
-        (*op.names, *op.outputs, *sizes.values(), "torch.get_num_threads()"),
-    )
+    return NativeCall(function, (op.anchor, *peers), width, arguments)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from archc.codegen.kernels.norms.norm_lines import Norm
-from archc.codegen.native.native_plan import cpp_name
+from archc.codegen.native.native_plan import FEW_ROWS, NativeFunction, cpp_name
 
 TABLES = ("cos", "sin")  # of float32 in any model
 TABLE_TOKENS = "cos.shape[0] * cos.shape[1]"
@@ -40,3 +40,19 @@ def norm_arguments(norm: Norm) -> tuple[str, ...]:
     """What a norm's function takes besides its row."""
     weight, bias = (f"{name}_ptr" if name else "none<T>" for name in (norm.weight, norm.bias))
     return f"{norm.eps}f", f"{norm.offset}f", weight, bias
+
+
+def function_of_rows(
+    name: str, given: Sequence[str], made: Sequence[str], rows: str, sizes: Mapping[str, str] | None = None
+) -> tuple[NativeFunction, tuple[str, ...]]:
+    """A function that works on rows, and the arguments of its call.
+
+    given, made: the tensors that it reads, and those that it writes
+    rows, sizes: how a call computes the number of rows, and further parameters
+    """
+    types = {tensor: "const float*" if tensor in TABLES else "const T*" for tensor in given}
+    types.update(dict.fromkeys(made, "T*"))
+    sizes = {"rows": rows, **(sizes or {})}
+    pointers = tuple(f"{type_} {tensor}_ptr" for tensor, type_ in types.items())
+    function = NativeFunction(name, pointers, tuple(sizes), f"rows > {FEW_ROWS} ? threads : 1")
+    return function, (*types, *sizes.values(), "torch.get_num_threads()")
