@@ -7,11 +7,8 @@ for: x = x + f; h = norm(x);          becomes         x, f = x, 0
 from __future__ import annotations
 
 from archc.ir.graph import Graph
-from archc.ir.node import Node, Value
-from archc.ir.op import OPS
-from archc.ir.ops.structure import CONSTANT
-
-MUL = OPS["mul"]
+from archc.ir.node import Node
+from archc.passes.factors import MUL, factor_of, multiplied, multiply
 
 
 def rotate_factors(graph: Graph, loop: Node) -> bool:
@@ -28,11 +25,11 @@ def rotate_factors(graph: Graph, loop: Node) -> bool:
     for body in loop.bodies:
         name, scaled = body.outputs[-1]
         product, enters = body.node(scaled), body.inputs[added]
-        body.outputs = [*body.outputs[:-1], (name, _multiplied(body, product))]
-        _multiply(body, enters, factor, product, (-1,))
+        body.outputs = [*body.outputs[:-1], (name, multiplied(body, product))]
+        multiply(body, enters, factor, product, (-1,))
         body.remove_unread([product])
     left = loop.outputs[len(loop.attributes["carried"]) - 1]
-    _multiply(graph, left, factor, loop, (*loop.order, 0))
+    multiply(graph, left, factor, loop, (*loop.order, 0))
     return True
 
 
@@ -43,20 +40,4 @@ def _factor(body: Graph) -> float | None:
     alone = not body.users(value) and [other for _, other in body.outputs].count(value) == 1
     if product.op is not MUL or not alone:
         return None
-    numbers = [body.node(each) for each in product.inputs if each is not None]
-    found = [float(node.attributes["value"]) for node in numbers if node.op is CONSTANT]
-    return found[0] if len(found) == 1 and body.type(_multiplied(body, product)) == product.types[0] else None
-
-
-def _multiplied(body: Graph, product: Node) -> Value:
-    """The operand of a product that is no number."""
-    return next(
-        value for value in product.inputs if value is not None and body.node(value).op is not CONSTANT
-    )
-
-
-def _multiply(graph: Graph, value: Value, factor: float, like: Node, order: tuple[int, ...]) -> None:
-    """Let the readers of a value read its product with a number."""
-    number = graph.add(CONSTANT, (), {"value": factor}, span=like.span, scope=like.scope, order=order)
-    product = graph.add(MUL, [value, number.outputs[0]], span=like.span, scope=like.scope, order=(*order, 0))
-    graph.replace_uses(value, product.outputs[0], but=[product.id])
+    return factor_of(body, product)

@@ -27,27 +27,24 @@ def move_factors(graph: Graph, context: Context) -> None:
         return
     for part, times in graph.runs():
         for product in remaining(part, MUL):
-            factor = _factor(part, product)
+            factor = factor_of(part, product)
             if factor is not None and _move(part, product, factor):
                 fired = Fired("factors", place_of(product), times, ("reassociation",), product.span)
                 context.report.fired.append(fired)
 
 
-def _factor(graph: Graph, product: Node) -> float | None:
-    """The number that a tensor is multiplied by; None where there is none."""
-    values = [graph.node(value).attributes["value"] for value in _numbers(graph, product)]
-    alike = graph.type(_multiplied(graph, product)) == product.types[0] if len(values) == 1 else False
-    return float(values[0]) if alike else None
+def factor_of(graph: Graph, product: Node) -> float | None:
+    """The number that a product multiplies a tensor of its own type by; None where there is none."""
+    makers = [graph.node(value) for value in product.inputs if value is not None]
+    numbers = [float(maker.attributes["value"]) for maker in makers if maker.op is CONSTANT]
+    if len(numbers) != 1 or graph.type(multiplied(graph, product)) != product.types[0]:
+        return None
+    return numbers[0]
 
 
-def _numbers(graph: Graph, product: Node) -> list[Value]:
-    return [value for value in product.inputs if value is not None and graph.node(value).op is CONSTANT]
-
-
-def _multiplied(graph: Graph, product: Node) -> Value:
+def multiplied(graph: Graph, product: Node) -> Value:
     """The operand of a product that is no number."""
-    numbers = _numbers(graph, product)
-    return next(value for value in product.inputs if value is not None and value not in numbers)
+    return next(v for v in product.inputs if v is not None and graph.node(v).op is not CONSTANT)
 
 
 def _move(graph: Graph, product: Node, factor: float) -> bool:
@@ -62,12 +59,13 @@ def _move(graph: Graph, product: Node, factor: float) -> bool:
         result = _before_rows(graph, attend.outputs[0])
         if result is None:
             return False
-        _multiply(graph, result, product, factor)
+        maker = graph.node(result)
+        multiply(graph, result, factor, replace(product, scope=maker.scope), maker.order)
     elif operand in ("q", "k") and factor > 0:
         graph.update(attend, attributes={**attend.attributes, "scale": attend.attributes["scale"] * factor})
     else:
         return False
-    graph.replace_uses(product.outputs[0], _multiplied(graph, product))
+    graph.replace_uses(product.outputs[0], multiplied(graph, product))
     graph.remove_unread([product])
     return True
 
@@ -95,10 +93,8 @@ def _before_rows(graph: Graph, value: Value) -> Value | None:
     return value if alone and all(is_row_op(user.op) for user in users) else None
 
 
-def _multiply(graph: Graph, value: Value, product: Node, factor: float) -> None:
-    """Let all that reads a value read its product with a number, as another product has it."""
-    maker = graph.node(value)
-    like = replace(product, scope=maker.scope, order=maker.order)
-    number = graph.add_like(like, CONSTANT, (), {"value": factor})
-    scaled = graph.add_like(like, MUL, [value, number.outputs[0]])
-    graph.replace_uses(value, scaled.outputs[0], but=[scaled.id])
+def multiply(graph: Graph, value: Value, factor: float, like: Node, order: tuple[int, ...]) -> None:
+    """Let the readers of a value read its product with a number."""
+    number = graph.add(CONSTANT, (), {"value": factor}, span=like.span, scope=like.scope, order=order)
+    product = graph.add(MUL, [value, number.outputs[0]], span=like.span, scope=like.scope, order=(*order, 0))
+    graph.replace_uses(value, product.outputs[0], but=[product.id])
