@@ -108,7 +108,7 @@ class Mistake:
         return twin
 
     def noting(self, note: Note) -> Mistake:
-        """The mistake with one more note, behind the others."""
+        """The mistake with one more note, after the others."""
         twin = copy(self)
         twin.notes = (*self.notes, note)
         return twin

@@ -14,7 +14,7 @@ class Target:
 
     `families` are the kinds of kernels it has: "norm", "row", any ops along rows, "rope", "latent_rope",
     "pointwise", "position_scale" and "attention" for fused ops, "loss", "steps", attention of single tokens
-    behind a cache, "flash", attention that PyTorch's own does not cover, "linear", linear maps of few rows,
+    after a cache, "flash", attention that PyTorch's own does not cover, "linear", linear maps of few rows,
     "router", the choice of experts, and "experts", their products, "wide_linear", linear maps whose results
     are wider than their operands, "embedding", the gradient of tables.
 

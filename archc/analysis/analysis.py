@@ -51,7 +51,7 @@ class Roofline:
     """Times on one device, at least.
 
     prefill:       the prompts of a batch, with logits of each one's last token
-    decode:        one more token behind the context, for each sequence of the batch; none without a cache
+    decode:        one more token after the context, for each sequence of the batch; none without a cache
     training_step: forward, backward and Adam over a batch of whole sequences
     """
 

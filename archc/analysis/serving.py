@@ -28,7 +28,7 @@ class Workload:
 
     @property
     def context(self) -> int:
-        """Tokens behind a new one, in the mean over an answer."""
+        """How many tokens precede a new one, in the mean over an answer."""
         return self.prompt + self.answer // 2
 
 

@@ -27,7 +27,7 @@ class Contender(Protocol):
         """Read a prompt [B, T] into a new cache; the last token's logits.  Without a cache those of all."""
 
     def decode(self, prompt: Tensor, count: int) -> Run:
-        """One token of each sequence, up to `count` times behind a prompt [B, S]."""
+        """One token of each sequence, up to `count` times after a prompt [B, S]."""
 
     def train(self, tokens: Tensor) -> Run:
         """Loss, gradients and a step of AdamW on tokens [B, T]."""

@@ -24,7 +24,7 @@ class Costs:
     rates: Rates
 
     def decode(self, case: Case, batch: int, context: int) -> Case:
-        """One token of each sequence behind `context` others."""
+        """One token of each sequence after `context` others."""
         return self._priced(case, self._forward(Shape(batch, 1, context + 1, 1)))
 
     def prefill(self, case: Case, batch: int, tokens: int) -> Case:

@@ -86,7 +86,7 @@ class HuggingFace:
         return found
 
     def _last(self, call: Any, tokens: Tensor, cache: Any) -> Tensor:
-        """The likeliest tokens [B, 1] behind tokens [B, T]."""
+        """The likeliest tokens [B, 1] after tokens [B, T]."""
         assert self.cache_name is not None
         given = {self.cache_name: cache, "use_cache": True, "logits_to_keep": 1}
         found: Tensor = call(tokens, **given).logits[:, -1].argmax(-1, keepdim=True)

@@ -151,7 +151,7 @@ def _gathered_mm(_attributes: Mapping[str, Any], call: Call) -> tuple[Function, 
 
 
 def _gathered_activated_mm(place: Place, call: Call) -> tuple[Function, Arguments]:
-    """And with the activation behind it, op by op."""
+    """And with the activation after it, op by op."""
     assert place.node is not None
     assert place.rule is not None
     product, arguments = _gathered_mm(place.node.attributes, call)

@@ -29,12 +29,12 @@ from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.verification.packages import given_tokens
 
 Functions = Sequence[tuple[str, str]]  # modules of a package, and functions in them
-_ROOM = 8  # tokens that a cache has room for behind the one that is timed
+_ROOM = 8  # tokens that a cache has room for after the one that is timed
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of call: T tokens of B sequences, in a training step, or behind a context of S others."""
+    """A kind of call: T tokens of B sequences, in a training step, or after a context of S others."""
 
     batch: int
     tokens: int

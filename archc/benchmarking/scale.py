@@ -11,7 +11,7 @@ from archc.errors import ArchcError
 
 @dataclass(frozen=True)
 class Scale:
-    """prompt: tokens of a prefill; batches of a decode step, and the context behind which it stands;
+    """prompt: tokens of a prefill; batches of a decode step, and the context that it follows;
     rows: sequences and tokens of a training step; share: of the free memory that a run may take.
     """
 

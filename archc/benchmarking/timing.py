@@ -36,7 +36,7 @@ class Timer(Protocol):
     """Takes the time of calls on a device."""
 
     def elapsed(self, run: Run, calls: int) -> float:
-        """Seconds for `calls` calls, one behind the other."""
+        """Seconds for `calls` calls, one after the other."""
 
     def repeated(self, run: Run, calls: int) -> Run:
         """A call that makes `calls` calls, with as little as possible between them."""

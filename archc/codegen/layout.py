@@ -79,7 +79,7 @@ class _Statement:
         return [self.code[a + 1 : b].strip() for a, b in itertools.pairwise(places)]
 
     def terms(self) -> tuple[str, list[str]] | None:
-        """What an arithmetic is assigned to, and its terms: each behind the first with its operator.
+        """What an arithmetic is assigned to, and its terms: each after the first with its operator.
 
         They are parted by the operators that bind least; None where those are fewer than two.
         """
@@ -189,7 +189,7 @@ def _generator(item: str, indent: int) -> Iterator[str]:
 
 
 def _called_of_table(line: str) -> Iterator[str]:
-    """`(a, b, c)[i](x)`: black opens the last brackets that are behind what fits."""
+    """`(a, b, c)[i](x)`: black opens the last brackets that begin before the limit."""
     if not _OF_TABLE.fullmatch(line):
         raise UnknownShapeError
     statement = _read(line)

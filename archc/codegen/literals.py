@@ -10,7 +10,7 @@ from archc.ir.types import Dim, shape_text
 
 
 def given(op: Op, texts: Sequence[str]) -> list[str]:
-    """Texts of an op's operands as arguments: without those that are None, by name behind one of these."""
+    """Texts of an op's operands as arguments: without those that are None, by name after one of these."""
     present = texts.index("None") if "None" in texts else len(texts)
     named = zip(op.operands[present:], texts[present:], strict=True)
     return [*texts[:present], *(f"{operand.name}={text}" for operand, text in named if text != "None")]

@@ -148,7 +148,7 @@ class Package:
 
     @property
     def dispatched(self) -> tuple[DispatchedKernel, ...]:
-        """Products of experts with activations behind them."""
+        """Products of experts with activations after them."""
         return tuple(kernel for kernel in self.kernels if isinstance(kernel, DispatchedKernel))
 
     @property

@@ -63,8 +63,8 @@ def _wrapped(text: str, indent: int = 4) -> str:
 
 
 def _folded(text: str, indent: int = 8) -> str:
-    """A statement of C++ on lines that fit, of which those behind the first have an indent."""
-    joined = re.sub(r"(?<!,) ", "\0", text)  # only behind commas
+    """A statement of C++ on lines that fit, of which those after the first have an indent."""
+    joined = re.sub(r"(?<!,) ", "\0", text)  # only after commas
     width = LINE_LENGTH - max(indent - 8, 0)
     folded = textwrap.fill(joined, width, subsequent_indent=" " * indent, break_long_words=False)
     return folded.replace("\0", " ")

@@ -1,4 +1,4 @@
-"""The models that a search found, as a table, behind the one that it started from."""
+"""The models that a search found, as a table, below the one that it started from."""
 
 from __future__ import annotations
 

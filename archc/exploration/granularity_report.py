@@ -20,7 +20,7 @@ from archc.quantities import quantity_text
 
 
 def print_granularities(found: GranularitySearch, mixture: Mixture, load: Workload) -> None:
-    """The front as a table, behind the model that the search started from."""
+    """The front as a table, below the model that the search started from."""
     console = Console(markup=False, highlight=False)
     console.print(
         f"{mixture.program.name} in {len(found.points)} granularities: batch {load.batch}, {load.prompt:,} "

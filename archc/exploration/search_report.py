@@ -29,7 +29,7 @@ RATE = "tokens_per_second"
 
 
 def print_search(found: Search, base: Base, law: Conditional, load: Workload, measured: bool) -> None:
-    """The front as a table, behind the model that the search started from."""
+    """The front as a table, below the model that the search started from."""
     console = Console(markup=False, highlight=False)
     source = "measured" if measured else f"by the roofline of one {load.device.name}"
     console.print(

@@ -67,7 +67,7 @@ def _bounded(result: Any) -> Any:
 
 
 def _joined(text: str, end: Any) -> str:
-    """A string with another, or a whole number, behind it."""
+    """A string followed by another, or by a whole number."""
     joined = text + (end if type(end) is str else str(int(_whole(end, "what follows a string"))))
     if len(joined) > MAX_NAME * MAX_PATH:
         raise ArithmeticMistake("the string is too long")

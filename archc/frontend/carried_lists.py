@@ -25,7 +25,7 @@ class Items:
 
 
 def apart(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by name, where each list with tensors becomes `Items`, and its tensors values behind it."""
+    """Values by name, where each list with tensors becomes `Items`, and its tensors values after it."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, List) and any(value.tensors()):

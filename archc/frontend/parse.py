@@ -18,7 +18,7 @@ from archc.frontend.tree import RefusedError, TreeBuilder
 _MAX_SYNTAX_MISTAKES = 10
 _MAX_REPAIRED = 20_000  # characters of a spec that is searched for more than its first syntax mistake
 
-# What may stand in place of a line that opened a body, so that the lines behind it are parsed as they were.
+# What may stand in place of a line that opened a body, so that the lines after it are parsed as they were.
 _HEADS = ("if 0 {", "block _() {", "arch _() {")
 
 
@@ -47,22 +47,20 @@ def _tree(source: Source) -> syntax.Spec:
 
 
 def _report_all(source: Source, error: UnexpectedInput, reporter: Reporter) -> None:
-    """Report an error, then look for more behind the statement at fault."""
+    """Report an error, then look for more after the statement at fault."""
     text = source.text
     for _ in range(_MAX_SYNTAX_MISTAKES):
         mistake = syntax_mistake(source, text, error)
         reporter.report(mistake)
-        if (
-            mistake.notes or len(text) > _MAX_REPAIRED
-        ):  # with a bracket still open, nothing behind it is certain
-            return
-        following = _error_behind(text, error.line)
+        if mistake.notes or len(text) > _MAX_REPAIRED:
+            return  # with a bracket still open, nothing after it is certain
+        following = _error_after(text, error.line)
         if following is None:
             return
         text, error = following
 
 
-def _error_behind(text: str, line: int) -> tuple[str, UnexpectedInput] | None:
+def _error_after(text: str, line: int) -> tuple[str, UnexpectedInput] | None:
     """The text without the statement at fault, and its next error; None without one that can be trusted."""
     best: tuple[str, UnexpectedInput] | None = None
     for repaired in _repairs(text, line):

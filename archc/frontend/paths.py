@@ -51,7 +51,7 @@ class Paths(Expressions):
             prefix, variable = counted.groups()
             before = self._literal(prefix, span)[0]
             found = self._computed(self.evaluate(syntax.Name(span, variable), env), span)
-            segments += _behind(before, found)
+            segments += _prefixed(before, found)
         return segments
 
     def _literal(self, text: str, span: Span) -> list[str]:
@@ -152,7 +152,7 @@ class Paths(Expressions):
         return POISON
 
 
-def _behind(prefix: str, found: Sequence[str | Index]) -> list[str | Index]:
+def _prefixed(prefix: str, found: Sequence[str | Index]) -> list[str | Index]:
     """Segments, the first with a prefix."""
     if UNKNOWN in (prefix, *found):
         return [UNKNOWN]

@@ -82,7 +82,7 @@ class _Error:
 
     @property
     def is_unit(self) -> bool:
-        """Whether a word stands right behind a number, as in `128k`."""
+        """Whether a word stands right after a number, as in `128k`."""
         number = self.before[-1] if self.before else None
         end = (number.end_line, number.end_column) if number and number.type == "NUMBER" else None
         return end == (self.span.line, self.span.column) and self.found[:1].isalpha()
@@ -99,7 +99,7 @@ _SLIPS: tuple[tuple[Callable[[_Error], bool], str], ...] = (
     (lambda e: e.found in _QUOTES, 'strings stand in plain double quotes: "..."'),
     (lambda e: not e.found.isascii(), "names have letters a to z, A to Z, digits and `_`; signs are ASCII"),
     (lambda e: e.found == "@", "`matmul(x, y)` multiplies matrices"),
-    (lambda e: e.found == "{" and e.previous == "=", "braces stand in a path behind `as`; here a string can"),
+    (lambda e: e.found == "{" and e.previous == "=", "braces stand in a path after `as`; here a string can"),
     (lambda e: e.opener in ("def", "fn", "class"), "write `block f(x) {{ ... }}` or `arch A() {{ ... }}`"),
     (lambda e: e.opener == "while", "a loop runs over a range or a list: `for i in 0..n {{ ... }}`"),
     (lambda e: e.found == ">" and e.previous == "-", "a function is a `block`"),

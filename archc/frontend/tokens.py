@@ -66,7 +66,7 @@ class _Place:
         return self.ends_statement or (self.previous is not None and self.previous.end_line != token.line)
 
     def pass_by(self, token: Token) -> None:
-        """Go on behind a token."""
+        """Go on after a token."""
         closed = ""
         if token.type in OPENING:
             self.brackets.append("PATH" if opens_path_index(self.previous, token) else token.type)

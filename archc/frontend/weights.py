@@ -30,7 +30,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a call's weight lies: its path, its own name behind it; how one tensor holds those of experts."""
+    """Where a call's weight lies: its path, then its own name; how one tensor holds those of experts."""
 
     path: Path
     name: str

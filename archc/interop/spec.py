@@ -50,7 +50,7 @@ def model_lines(head: str, settings: list[str], root: str = "") -> Iterator[str]
 
 
 def _filled(pieces: Iterable[str]) -> Iterator[str]:
-    """Pieces with commas behind them, as many to an indented line as fit."""
+    """Pieces, a comma after each, as many to an indented line as fit."""
     line = " "
     for piece in pieces:
         if len(line) + len(piece) + 2 > _WIDTH and line.strip():

@@ -107,7 +107,7 @@ class Graph:
         """This graph and the bodies in it, each with how often it runs in one forward pass.
 
         The body of experts runs once for each choice of the tokens.  Of a branch both, or only the one for
-        `new` tokens behind a cache; infinitely many stand for a call without one.
+        `new` tokens after a cache; infinitely many stand for a call without one.
         """
         yield self, times
         for loop in self.loops():

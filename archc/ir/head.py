@@ -9,7 +9,7 @@ from archc.ir.ops.structure import CONSTANT, WEIGHT
 
 
 def last_linear(graph: Graph, output: Value) -> Node | None:
-    """The linear map that all of an output's dependence on tokens goes through, with no weights behind it."""
+    """The linear map that all of an output's dependence on tokens goes through, with no weights after it."""
     value = output
     while True:
         node = graph.node(value)

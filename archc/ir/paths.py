@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """A path segment that follows a loop variable: `variable * scale + offset`, behind a `prefix`."""
+    """A path segment that follows a loop variable: `variable * scale + offset`, after a `prefix`."""
 
     variable: str
     scale: int = 1

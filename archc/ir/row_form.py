@@ -149,7 +149,7 @@ def _is_number(form: Graph, value: Value) -> bool:
 
 
 def _ranks(form: Graph) -> dict[Value, int]:
-    """How many dims of length 1 each value is given behind its own before it meets a row."""
+    """How many dims of length 1 are added after each value's own before it meets a row."""
     ranks: dict[Value, int] = {}
     for node in reversed(form.nodes()):
         own = max((ranks.get(value, 0) for value in node.outputs), default=0)

@@ -1,7 +1,7 @@
 """Attention absorbs the linear maps of its keys and values where few new tokens follow many.
 
-Maps behind what is kept would have to be applied to every earlier token again.  Moved to the queries and to
-the weighted sum, they are applied to the new tokens only, at the price of wider heads.
+Linear maps of what is kept would have to be applied to every earlier token again.  Moved to the queries
+and to the weighted sum, they are applied to the new tokens only, at the price of wider heads.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Absorption:
     absorbed: Graph | None
 
     @staticmethod
-    def behind(graph: Graph, reader: Node, kept: Iterable[Value]) -> Absorption | None:
+    def of(graph: Graph, reader: Node, kept: Iterable[Value]) -> Absorption | None:
         """The two forms of a reader for what is kept; None where no linear map lies between."""
         kept = set(kept)
         region = graph.between(kept, reader.past)
@@ -92,7 +92,7 @@ class Absorption:
 
     @property
     def few(self) -> int:
-        """Up to how many new tokens multiply less in the absorbed form, behind a context of any length."""
+        """Up to how many new tokens multiply less in the absorbed form, after a context of any length."""
         maps = [node for node in self.whole.nodes() if node.op.has(Trait.LINEAR)]
         again = sum(node_flops(self.whole, node, _ONE_TOKEN) for node in maps)
         wider = self.absorbed_cost.flops - self.whole_cost.flops
@@ -127,11 +127,11 @@ def _reader(form: Graph) -> Node:
 
 
 def absorb_maps(graph: Graph, context: Context) -> None:
-    """Give attention a second form, for few new tokens, where linear maps lie behind what is kept."""
+    """Give attention a second form, for few new tokens, where it reads linear maps of what is kept."""
     for part, times in list(graph.runs()):
         kept = [value for node in part.nodes() for value in node.outputs if _is_kept(node, value)]
         for reader in [node for node in part.nodes() if node.op.past] if kept else ():
-            absorption = Absorption.behind(part, reader, kept)
+            absorption = Absorption.of(part, reader, kept)
             if absorption is not None and absorption.absorbed is not None:
                 _branch(part, reader, absorption)
                 context.report.fired.append(

@@ -23,7 +23,7 @@ _MOST_PARTS = 2  # gate and up: a program has both beside each other
 
 
 def join_activations(graph: Graph, context: Context) -> None:
-    """Let products of experts compute the activations behind them, where the target can."""
+    """Let products of experts compute the activations after them, where the target can."""
     if not {"experts", "pointwise"} <= context.target.families:
         return
     for part, times in graph.runs():
@@ -34,7 +34,7 @@ def join_activations(graph: Graph, context: Context) -> None:
 
 
 def _join(graph: Graph, linear: Node, times: int, context: Context) -> None:
-    nodes = _behind(graph, linear)
+    nodes = _after(graph, linear)
     results = graph.left_by([linear, *nodes])
     if not nodes or len(results) != 1 or linear.outputs[0] in results:
         context.report.remark(
@@ -57,7 +57,7 @@ def _join(graph: Graph, linear: Node, times: int, context: Context) -> None:
     context.report.fired.append(Fired(rule.name, place_of(linear), times, ("fewer_roundings",), linear.span))
 
 
-def _behind(graph: Graph, linear: Node) -> list[Node]:
+def _after(graph: Graph, linear: Node) -> list[Node]:
     """What is computed of a product alone, element by element, in the order of the graph."""
     found = {linear.id: linear}
     for node in graph.nodes():

@@ -26,7 +26,7 @@ def describe(graph: Graph, times: int, cut: Cut, target: Target) -> str:
     if taken:
         text += f"; {' and '.join(taken)} {'are' if len(taken) > 1 else 'is'} kept by an earlier layer"
     for reader in readers:
-        absorption = Absorption.behind(graph, reader, cut.here(graph))
+        absorption = Absorption.of(graph, reader, cut.here(graph))
         if absorption:
             text += f"; attention absorbs what makes keys and values: {absorption.gain(target)}"
     refused = [cut.refused.get((graph, reader.id)) for reader in readers]

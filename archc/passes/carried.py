@@ -13,7 +13,7 @@ from archc.ir.types import TensorType
 def carry_also(graph: Graph, loop: Node, names: Sequence[str], starts: Sequence[Value]) -> Node:
     """The loop with values that start as `starts`.
 
-    Its bodies take them in already, behind all that enters, and give them last.
+    Its bodies take them in already, after all that enters, and give them last.
     """
     entering = loop.attributes["entering"]
     loop = graph.update(

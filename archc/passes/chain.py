@@ -17,7 +17,7 @@ from archc.ir.row_form import RENAMED, fits_row, is_row_op, row_form
 from archc.ir.rule import SPLITS, rule_of
 from archc.ir.types import DType
 from archc.passes.context import Context
-from archc.passes.join import ADD, behind_head, chain_name, is_joined, operand_name
+from archc.passes.join import ADD, after_head, chain_name, is_joined, operand_name
 from archc.passes.outline import Outline, replace_by_one
 
 _MOST_STEPS = 16  # as many as a fusion of a spec may have
@@ -29,7 +29,7 @@ def join_rows(graph: Graph, context: Context) -> None:
     """Compute ops on rows together that are around norms or differ in shape, where the target can."""
     if "row" not in context.target.families:
         return
-    kept = set(behind_head(graph))
+    kept = set(after_head(graph))
     once = once_in(graph)
     for part, times in graph.runs():
         rows = _Rows(part, once)
@@ -100,8 +100,8 @@ class _Rows:
         """Whether one kernel can compute nodes: rows of one shape that fit, and no path out and in again."""
         outline = Outline(self.graph, nodes, "y", operand_name, whole_rows=True)
         rule = outline.rule("rows", nodes[-1].span)
-        behind = set().union(*(self.graph.depends_on(node.id) for node in nodes))
-        if any(value.node in behind for value in outline.operands) or self._is_mixed(outline.operands):
+        after = set().union(*(self.graph.depends_on(node.id) for node in nodes))
+        if any(value.node in after for value in outline.operands) or self._is_mixed(outline.operands):
             return False
         computed = [step for step in rule.steps if step.op.name not in RENAMED]
         if len(computed) > _MOST_STEPS or len(rule.operands) > _MOST_OPERANDS:

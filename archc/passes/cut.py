@@ -1,6 +1,6 @@
 """Which values of earlier tokens decoding keeps: the fewest bytes from which all keys and values can be made.
 
-It is a minimum cut between a model's inputs and what its attention reads, through all layers.  Behind the cut
+It is a minimum cut between a model's inputs and what its attention reads, through all layers.  Beyond the cut
 may lie only what costs nothing to repeat for every earlier token: rearrangements; linear maps that attention
 can absorb, where that pays; and edges from one layer to another, so that nothing is kept twice.
 """
@@ -56,7 +56,7 @@ class Cut:
         self.refused: dict[tuple[Graph, int], str] = {}
         self.kept: dict[Place, None] = {}
         self.taken: set[Place] = set()
-        self._maps: set[tuple[Graph, int]] = set()  # those that may lie behind the cut
+        self._maps: set[tuple[Graph, int]] = set()  # those that may lie beyond the cut
         self._target = target
         self._times = dict(root.runs())
         self._order = {graph: number for number, graph in enumerate(self._times)}
@@ -64,7 +64,7 @@ class Cut:
         self._positions = positions_in(root)
         self._choose()
         self._origins = {
-            goal: [each for each in self._behind([goal]) if each in self.kept]
+            goal: [each for each in self._computed_from_kept([goal]) if each in self.kept]
             for reader in self.readers
             for goal in reader.goals
         }
@@ -104,13 +104,13 @@ class Cut:
         return self._origins[Place(graph, goal)]
 
     def _choose(self) -> None:
-        """Cut, and again with fewer linear maps behind the cut, until every reader gains by the rest."""
+        """Cut, and again with fewer linear maps beyond the cut, until every reader gains by the rest."""
         goals = [goal for reader in self.readers for goal in reader.goals]
         while True:
             self._maps = self._willing_maps()
             kept = minimum_cut(goals, self._sources, self._weight)
             self.kept = dict.fromkeys(sorted(kept, key=self._program_order))
-            on_the_way = self._behind(goals).keys() - self.kept.keys()
+            on_the_way = self._computed_from_kept(goals).keys() - self.kept.keys()
             self.taken = {place for place in on_the_way if place.graph.node(place.value).op in (INPUT, LOOP)}
             reasons = {
                 (graph, node.id): reason
@@ -124,7 +124,7 @@ class Cut:
     def _program_order(self, place: Place) -> tuple[int, tuple[int, ...], Value]:
         return self._order[place.graph], place.graph.node(place.value).order, place.value
 
-    def _behind(self, goals: Sequence[Place]) -> dict[Place, None]:
+    def _computed_from_kept(self, goals: Sequence[Place]) -> dict[Place, None]:
         """All that goals are made of, back to the cut and with it."""
         found: dict[Place, None] = {}
         waiting = list(goals)
@@ -153,7 +153,7 @@ class Cut:
         return bytes_of(place.graph.type(place.value)) * self._times[place.graph]
 
     def _willing_maps(self) -> set[tuple[Graph, int]]:
-        """Linear maps that may lie behind the cut: all that is made of them is read by willing readers."""
+        """Linear maps that may lie beyond the cut: all that is made of them is read by willing readers."""
         found: set[tuple[Graph, int]] = set()
         unwilling: set[tuple[Graph, int]] = set()
         for graph, reader in self.readers:
@@ -164,8 +164,8 @@ class Cut:
         return found - unwilling
 
     def _refusal(self, graph: Graph, reader: Node) -> str:
-        """Why a reader should not absorb the linear maps behind the cut; "" if it should."""
-        absorption = Absorption.behind(graph, reader, self.here(graph))
+        """Why a reader should not absorb the linear maps beyond the cut; "" if it should."""
+        absorption = Absorption.of(graph, reader, self.here(graph))
         return absorption.obstacle(self._target) if absorption else ""
 
     def _seen_lengths(self) -> dict[Place, int | None]:

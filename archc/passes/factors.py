@@ -2,7 +2,7 @@
 
 attention(a q, b k, c v, scale)     becomes     c attention(q, k, v, a b scale)
 
-Heads may be taken apart, and rotated, on the way.  What attention's result is multiplied by moves behind
+Heads may be taken apart, and rotated, on the way.  What attention's result is multiplied by moves after
 the next linear map, where it is part of the sum or of the norm that follows.
 """
 
@@ -49,7 +49,7 @@ def multiplied(graph: Graph, product: Node) -> Value:
 
 def _move(graph: Graph, product: Node, factor: float) -> bool:
     """Move a product with a number to the attention that reads it; whether one does."""
-    value = _behind_views(graph, product.outputs[0])
+    value = _after_views(graph, product.outputs[0])
     users = graph.users(value)
     if graph.is_output(value) or len(users) != 1 or users[0][0].op is not ATTEND:
         return False
@@ -70,19 +70,19 @@ def _move(graph: Graph, product: Node, factor: float) -> bool:
     return True
 
 
-def _behind_views(graph: Graph, value: Value) -> Value:
+def _after_views(graph: Graph, value: Value) -> Value:
     """A value as it is after heads have been split, merged or rotated, as long as one op reads it."""
     users = graph.users(value)
     if len(users) != 1 or graph.is_output(value):
         return value
     ((user, place),) = users
     follows = place == 0 and len(user.outputs) == 1 and (user.op.has(Trait.VIEW) or user.op is ROTATE_BY)
-    return _behind_views(graph, user.outputs[0]) if follows else value
+    return _after_views(graph, user.outputs[0]) if follows else value
 
 
 def _before_rows(graph: Graph, value: Value) -> Value | None:
     """Attention's result, or what a linear map makes of it, where ops on rows read it and nothing else."""
-    value = _behind_views(graph, value)
+    value = _after_views(graph, value)
     users = [user for user, _ in graph.users(value)]
     if len(users) == 1 and users[0].op is LINEAR and users[0].operand("offset") is None:
         if graph.is_output(value):

@@ -30,7 +30,7 @@ def join_elementwise(graph: Graph, context: Context) -> None:
     """Compute chains of elementwise ops that no fusion names together, where the target can."""
     if "pointwise" not in context.target.families:
         return
-    kept = set(behind_head(graph))
+    kept = set(after_head(graph))
     once = once_in(graph)
     for part, times in graph.runs():
         nodes = part.nodes()
@@ -103,7 +103,7 @@ def _is_vector(type_: TensorType, result: TensorType) -> bool:
     return type_.dtype is result.dtype and type_.shape == result.shape[-1:]
 
 
-def behind_head(graph: Graph) -> Iterator[int]:
+def after_head(graph: Graph) -> Iterator[int]:
     """Numbers of the nodes after the head: the loss computes these in its own kernel."""
     for _, value in graph.outputs:
         head = last_linear(graph, value)

@@ -138,7 +138,7 @@ class Keeper:
         again = [place for place in places if _is_carried(loop, place)]
         entering = loop.attributes["entering"]
         left = [entering[place] for place in again]
-        left += [name for name in self._left_behind(loop) if name not in left]
+        left += [name for name in self._read_after(loop) if name not in left]
         names = [free_name(f"past_{name}", loop) for name in left]
         for body in loop.bodies:
             keeper = Keeper(body, self.cut, self._give(body, past, again, len(entering)))
@@ -154,7 +154,7 @@ class Keeper:
             p for p in range(len(loop.inputs)) if any(Place(body, body.inputs[p]) in taken for body in bodies)
         ]
 
-    def _left_behind(self, loop: Node) -> list[str]:
+    def _read_after(self, loop: Node) -> list[str]:
         """The names of values kept by a loop's layers that are read after the loop."""
         results = zip(loop.attributes["carried"], loop.outputs, strict=True)
         return [name for name, value in results if Place(self.graph, value) in self.cut.taken]

@@ -44,7 +44,7 @@ def _operand_name(type_: TensorType) -> str:
 
 
 def _around(graph: Graph, choice: Node) -> list[Node]:
-    """The choice and the ops before and behind it that can be computed with it, in the order of the graph."""
+    """The choice and the ops before and after it that can be computed with it, in the order of the graph."""
     order = graph.nodes()
     before = graph.needed_by(choice.id)
     inside = {choice.id}
@@ -73,7 +73,7 @@ def _is_narrow(type_: TensorType) -> bool:
 
 
 def _reads_inside(graph: Graph, node: Node, inside: set[int], before: set[int]) -> bool:
-    """Whether all readers of a node are inside, or stand behind the choice and may come to be."""
+    """Whether all readers of a node are inside, or come after the choice and may still join."""
     users = [user for value in node.outputs for user, _ in graph.users(value)]
     outputs = any(graph.is_output(value) for value in node.outputs)
     return not outputs and all(user.id in inside or user.id not in before for user in users)
@@ -81,8 +81,8 @@ def _reads_inside(graph: Graph, node: Node, inside: set[int], before: set[int]) 
 
 def _reached_outside(graph: Graph, node: Node, inside: set[int], choice: Node) -> bool:
     """Whether an operand from outside depends on what is inside."""
-    behind = graph.depends_on(choice.id)
-    return any(value is not None and value.node in behind - inside for value in node.inputs)
+    after = graph.depends_on(choice.id)
+    return any(value is not None and value.node in after - inside for value in node.inputs)
 
 
 def _without_shared(graph: Graph, inside: set[int], choice: Node) -> set[int]:

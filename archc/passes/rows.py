@@ -31,7 +31,7 @@ def join_row_moves(graph: Graph, context: Context) -> None:
         for node in remaining(part, COMBINE):
             _join_combine(part, node, times, context)
         for node in remaining(part, WEIGHTED_COMBINE):
-            _join_behind(part, node, times, context)
+            _join_after(part, node, times, context)
         for node in remaining(part, COMBINE, WEIGHTED_COMBINE):
             _join_beside(part, node, times, context)
         for node in remaining(part, DISPATCH):
@@ -111,7 +111,7 @@ def _join_combine(graph: Graph, combine: Node, times: int, context: Context) -> 
             return
 
 
-def _join_behind(graph: Graph, combine: Node, times: int, context: Context) -> None:
+def _join_after(graph: Graph, combine: Node, times: int, context: Context) -> None:
     """A product of weighted sums with a number, or their rounding, is part of the sums."""
     joined: Node | None = combine
     while joined is not None:

@@ -70,7 +70,7 @@ def search(
 ) -> Iterator[Found]:
     """The fastest tile of each problem beside the library, in about `budget` seconds.
 
-    Each problem may take an equal share of what is left; what a problem does not use goes to those behind it.
+    Each problem may take an equal share of what is left; what a problem does not use goes to those after it.
     """
     end = clock() + budget
     for number, problem in enumerate(problems):

@@ -220,7 +220,7 @@ def _run_loss(function: Callable[..., Any], vocabulary: int, dtype: torch.dtype,
 
 
 def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch.dtype, many: int) -> None:
-    """For many tokens of a sequence, and for one behind a cache."""
+    """For many tokens of a sequence, and for one after a cache."""
     for tokens in (many, 1):
         chosen, places = torch.zeros(1, tokens, choices, dtype=torch.int64), torch.zeros(
             1, tokens, dtype=torch.int64
@@ -273,7 +273,7 @@ def _run_steps(kernels: Any, plan: StepKernel, dtype: torch.dtype, keys: int) ->
         kernels._room = lambda _, free=free: free
         kernels._processors = lambda _, processors=processors: processors
         kept = [plan.head_dim] if plan.form.one_slot else [plan.head_dim, plan.value_dim]
-        asked = [plan.value_dim, plan.behind] if plan.form.values_in_keys else [plan.head_dim]
+        asked = [plan.value_dim, plan.rest] if plan.form.values_in_keys else [plan.head_dim]
         queries = [torch.zeros(1, 1, plan.heads, width, dtype=dtype) for width in asked]
         stores = [torch.zeros(1, length, plan.kv_heads, width, dtype=dtype) for width in kept]
         filled, positions, places = (torch.zeros(1, size, dtype=torch.int64) for size in (1, 1, keys))

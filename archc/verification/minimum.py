@@ -87,7 +87,7 @@ def _saved(rule: Rule, leaves: Mapping[str, Tensor], attributes: Mapping[str, An
 def _pieces(
     rule: Rule, leaves: Mapping[str, Tensor], attributes: Mapping[str, Any], wanted: Sequence[str]
 ) -> list[Tensor]:
-    """Gradients of leaves, each step that makes a saved output cut off from those behind it."""
+    """Gradients of leaves, each step that makes a saved output cut off from those after it."""
     inputs = {
         name: value.detach().requires_grad_(value.is_floating_point()) for name, value in leaves.items()
     }

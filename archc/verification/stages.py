@@ -80,7 +80,7 @@ def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
 
 
 def _first_difference(graphs: list[tuple[str, Graph]], weights: dict[str, Tensor], case: Case) -> str:
-    """The first pass that changes the outputs, and the first op behind it whose value is not there before."""
+    """The first pass that changes the outputs, and the first op after it whose value is not there before."""
     truth = _run(graphs[0][1], weights, case, torch.float64)
     for (_, before), (name, after) in pairwise(graphs):
         if furthest(_run(after, weights, case, torch.float64), truth, case.padding) > EXACT:

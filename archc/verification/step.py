@@ -56,7 +56,7 @@ class Work:
 
 
 def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = torch.bfloat16) -> Work:
-    """The work of one step behind `context` tokens, by a fused graph.
+    """The work of one step after `context` tokens, by a fused graph.
 
     A kernel is one launch that reads its operands and writes its results once; an op of its own launches what
     its reference function does.

@@ -113,7 +113,7 @@ def _access(
 
 
 def extent(tensor: Tensor) -> int:
-    """Bytes from a tensor's first value to behind its last one."""
+    """Bytes from a tensor's first value to the end of its last one."""
     if not tensor.numel():
         return 0
     last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride(), strict=True))

@@ -85,7 +85,7 @@ _ATTENTION, _MLP = 3 * 4 * 32 * 32, 3 * 2 * 32 * 48
             ", tied_to = a",
             3 * 32,
         ),
-        # norms behind the sums, as in 2017
+        # norms after the sums, as in 2017
         (
             "x = layer_norm(x + linear(merge_heads(o), d) as e, 1e-6, bias = false) as n\n"
             "x = layer_norm(x + linear(relu(linear(x, 48) as p), d) as q, 1e-6, bias = false) as m",

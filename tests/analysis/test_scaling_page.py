@@ -1,4 +1,4 @@
-"""docs/scaling.md: what stands behind each command is what it prints.
+"""docs/scaling.md: what stands after each command is what it prints.
 
 `python -m tests.analysis.test_scaling_page` writes the outputs again.
 """

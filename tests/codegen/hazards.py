@@ -108,7 +108,7 @@ class _Memory:
         return np.where(addresses < self._ends[span], place, -1)
 
     def name(self, address: int) -> str:
-        """An address in words: bytes behind the start of the last tensor before it."""
+        """An address in words: bytes after the start of the last tensor before it."""
         name, start = [each for each in self._names if each[1] <= address][-1]
         return f"{name} + {address - start} bytes"
 

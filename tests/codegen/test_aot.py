@@ -412,7 +412,7 @@ def test_rows_say_how_wide_accesses_may_be() -> None:
 
 
 def test_rows_apart_by_an_argument_have_its_neighbours() -> None:
-    """Heads of 12 lie one behind the other, but of a token's 2 the compiler knows nothing."""
+    """Heads of 12 lie one after the other, but of a token's 2 the compiler knows nothing."""
     x, y = torch.zeros(1, 32, 2, 12), torch.zeros(1, 32, 4, 12)
     assert Launch(_sum_kernel, (x, x, 24), 4).adjacent == 1
     assert Launch(_sum_kernel, (y, y, 48), 4).adjacent == Launch(_sum_kernel, (x, x), 4).adjacent == 12

@@ -77,7 +77,7 @@ def test_capacity_in_whole_and_in_pieces(chosen: list[Any], capacity: int) -> No
         positions, keys = places(real)
         whole = within(weights, choices, choices, positions, keys)
         assert torch.equal(whole[real], (weights * kept_by_hand(choices, real, capacity))[real])
-        for end in range(pad + 1, length + 1):  # the last token alone, behind those in a cache
+        for end in range(pad + 1, length + 1):  # the last token alone, after those in a cache
             last = slice(end - 1, end)
             given = weights[:, last], choices[:, last], choices[:, :end], positions[:, last], keys[:, :end]
             assert torch.equal(within(*given), whole[:, last])
@@ -207,7 +207,7 @@ def test_a_wrong_kernel_is_found(old: str, new: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("padding", ["no", "left"])
 @interpreted
-def test_steps_behind_a_cache(padding: str, tmp_path: Path) -> None:
+def test_steps_after_a_cache(padding: str, tmp_path: Path) -> None:
     """A prompt, then token by token with fixed shapes: what the kernels read and write lies in the cache."""
     package = _crowded(tmp_path.parent)
     model, reference = package.Model(dtype=torch.float32), package.Reference(dtype=torch.float64)

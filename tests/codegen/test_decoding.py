@@ -423,7 +423,7 @@ def test_a_step_over_keys_that_are_values(bias: str, heads: int, tmp_path: Path)
 
 
 def _logits_in_steps(model: Any, tokens: Tensor, padding: Tensor | None) -> Tensor:
-    """Of all tokens behind the first seven, one by one."""
+    """Of all tokens after the first seven, one by one."""
     cache = model.new_cache(len(tokens), tokens.shape[1])
     model(tokens[:, :7], cache=cache, padding=padding)
     cache.start_steps()

@@ -1,4 +1,4 @@
-"""Products of experts with activations behind them, in the interpreter: values, gradients, and what joins."""
+"""Products of experts with activations after them, in the interpreter: values, gradients, and what joins."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
            }""",
         {"experts.4.gate_proj.weight": (20, 12), "experts.0.down_proj.weight": (12, 20)},
     ),
-    "plain with biases, sums in float32, a number behind them": (
+    "plain with biases, sums in float32, a number after them": (
         """wide = upcast(weights)
            y = 1.7 * cast_like(experts e in chosen of 5 as experts {
              return wide[e] * linear(relu(linear(x, 20, bias = true) as up), 12, bias = true) as down
@@ -65,7 +65,7 @@ BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
            }""",
         {"gate.weight": (5, 20, 12), "up.weight": (100, 12), "down.weight": (100, 12), "down.bias": (60,)},
     ),
-    "each choice's own result, taken again by its expert, a region without weights, one behind another": (
+    "each choice's own result, taken again by its expert, a region without weights, one after another": (
         """parts = experts e in chosen of 5 apart {
              return linear(x, 12) as first
            }

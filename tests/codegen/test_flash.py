@@ -175,7 +175,7 @@ def test_padded_sequences(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["window", "chunk", "all of it", "wider keys than values", "distances"])
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 45), (5, 45), (3, 80)])
 @interpreted
-def test_some_tokens_behind_others(name: str, queries: int, keys: int, tmp_path: Path) -> None:
+def test_some_tokens_after_others(name: str, queries: int, keys: int, tmp_path: Path) -> None:
     _flash(name, tmp_path).compare(queries, keys)
 
 

@@ -79,7 +79,7 @@ def _fails(words, *launch, **constants):
 
 @interpreted
 def test_accesses_outside_of_tensors() -> None:
-    """Those behind a tensor, and those between its rows."""
+    """Those after the end of a tensor, and those between its rows."""
     rows, few = torch.randn(3, 8), torch.randn(3, 5)
     _run(copied, 3, rows[:, :5], few, 5, 8, BLOCK=8)
     _fails("loads outside", copied, 3, rows[:, :5], few, 6, 8, BLOCK=8)

@@ -62,7 +62,7 @@ def _native(package: ModuleType) -> ModuleType:
 
 @pytest.fixture
 def package() -> Iterator[ModuleType]:
-    """A package with its native code, which is off again behind the test."""
+    """A package with its native code, which is off again after the test."""
     found = _package("smollm2", "smollm2_tiny")
     native = _native(found)
     assert native.build()
@@ -235,7 +235,7 @@ def _otherwise_shared(function: Callable[..., Any], *given: Any) -> Any:
 def test_decoding(
     spec: str, natively: str, batch: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Logits behind a cache are as near to float64 as PyTorch's are, by calls of loops, layers or ops."""
+    """Logits after a cache are as near to float64 as PyTorch's are, by calls of loops, layers or ops."""
     package = _package(spec, f"{spec}_tiny")
     exact, rounded = package.Model(dtype=torch.float64), package.Model(dtype=dtype)
     scramble(exact, spread=0.1)
@@ -293,7 +293,7 @@ def test_a_loop_is_its_layers(spec: str, dtype: torch.dtype, monkeypatch: pytest
 @pytest.mark.parametrize("prompt", [3, 5, 8])
 @pytest.mark.parametrize("most", [1000, 0])
 @needs_compiler
-def test_a_window_behind_a_prompt(prompt: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_after_a_prompt(prompt: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Less than a window of 5, as much, and more: its ring has gone round, and goes round again."""
     package = _package("gemma2", "gemma2_tiny")
     native = _native(package)

@@ -89,7 +89,7 @@ return linear(rms_norm(x, 1e-6) as norm, 50) as head
 
 @pytest.mark.parametrize(("key", "bias", "scale", "left"), [("3", "false", 1.5, 0), ("-3", "true", 0.5, 2)])
 def test_numbers_of_heads_are_attentions(key: str, bias: str, scale: float, left: int) -> None:
-    """None that turns scores round, and none of values where what is added behind them is not multiplied."""
+    """None that turns scores round, and none of values where what is added after them is not multiplied."""
     program = program_of(_MULTIPLIED.replace("K,", f"{key},").replace("BIAS", bias))
     graphs, _ = staged(program)
     (attend,) = (node for node in graphs["factors"].nodes() if node.op is OPS["attend"])
@@ -273,7 +273,7 @@ def test_layout_turns_weights_round() -> None:
     [("llama3", ["q_proj", "k_proj", "v_proj"]), ("latent", ["q_a_proj", "kv_a_proj_with_mqa"])],
 )
 def test_pack_joins_what_meets_again(family: str, attention: list[str]) -> None:
-    """At once, or behind norms, other linears and parts that go their own ways."""
+    """At once, or after norms, other linears and parts that go their own ways."""
     graphs, _ = staged(tiny(family))
     packed = [paths for paths in weights(graphs["pack"]) if len(paths) > 1]
     assert [[path.split(".")[-2] for path in paths] for paths in packed] == [
@@ -345,11 +345,11 @@ def test_rotate_takes_the_norm_of_the_addend_and_its_weight() -> None:
     assert loop.attributes["carried"] == ("x", "x_delta", "x_delta_weight")
     assert [graph.type(value).shape for value in loop.inputs[1:3] if value] == [("B", "T", 48), (48,)]
     fired = [fired for fired in context.report.fired if fired.rule == "rms_norm_add_rms_norm"]
-    assert sum(each.count for each in fired) == 2 * 2 + 1  # two layers, and the norm behind them
+    assert sum(each.count for each in fired) == 2 * 2 + 1  # two layers, and the norm after them
 
 
 @pytest.mark.parametrize(
-    ("before", "behind", "moves"),
+    ("before", "after", "moves"),
     [
         ("layer_norm(a, 1e-5) as m", "layer_norm(x, 1e-5) as n", True),
         ("layer_norm(a, 1e-5, weight = false, bias = false)", "layer_norm(x, 1e-5) as n", False),
@@ -359,11 +359,11 @@ def test_rotate_takes_the_norm_of_the_addend_and_its_weight() -> None:
         ("rms_norm(a, 1e-5) as m", "silu(rms_norm(x, 1e-5) as n) * rms_norm(x, 1e-6) as o", False),
     ],
 )
-def test_rotate_takes_norms_that_are_alike(before: str, behind: str, moves: bool) -> None:
+def test_rotate_takes_norms_that_are_alike(before: str, after: str, moves: bool) -> None:
     """And like all norms that read the sum: one kernel computes them then."""
     body = f"""x = embedding(tokens, 9, d) as wte
     for i in 0..3 as layers {{
-      a = silu(linear({behind}, d) as up)
+      a = silu(linear({after}, d) as up)
       x = x + {before}
     }}
     return x"""

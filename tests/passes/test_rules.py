@@ -289,7 +289,7 @@ def test_gradients_of_rules_match_autograd(name: str) -> None:
     ],
 )
 def test_kernels_take_operands_apart(body: str, family: str) -> None:
-    """In parts one behind another or in pairs, each operand once."""
+    """In parts one after another or in pairs, each operand once."""
     attributes = "; limit" if "limit" in body else ""
     text = f"fuse own(x{attributes}) {{\n {body}\n return y\n}}"
     rule = next(rule for rule in compiler.read_spec_text(text).rules if rule.name == "own")

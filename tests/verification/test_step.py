@@ -27,7 +27,7 @@ MODELS = {
 # The default suite has the first model of every spec.
 FIRST = {path: model for model, path in reversed(MODELS.items())}.values()
 CASES = [pytest.param(model, marks=() if model in FIRST else pytest.mark.slow) for model in MODELS]
-# Launches of a layer without experts and with them, and products of matrices among them: before and behind
+# Launches of a layer without experts and with them, and products of matrices among them: before and after
 # attention, and an MLP's two; with experts the router's too, and a shared expert's two.
 MOST, PRODUCTS = {False: 9, True: 15}, {False: 4, True: 7}
 DENSE = MOST[False]
@@ -71,13 +71,13 @@ def _is_between_linears(graph: Graph, node: Node) -> bool:
     """Whether a kernel stands between linear maps alone, a norm, or between attention and one, anything."""
     readers = {user.op.name for user in _users(graph, node)}
     makers = [_maker(graph, value) for value in node.inputs if value is not None]
-    behind_attention = any("mask" in maker.attributes for maker in makers)
-    behind_linear = node.op.name == "rms_norm" and makers[0].op.name == "linear"
-    return readers == {"linear"} and (behind_attention or behind_linear)
+    after_attention = any("mask" in maker.attributes for maker in makers)
+    after_linear = node.op.name == "rms_norm" and makers[0].op.name == "linear"
+    return readers == {"linear"} and (after_attention or after_linear)
 
 
 def _users(graph: Graph, node: Node) -> list[Node]:
-    """The nodes that read what a node makes, which views may lie behind."""
+    """The nodes that read what a node makes, directly or through views."""
     found = [user for value in node.outputs for user, _ in graph.users(value)]
     return [each for user in found for each in (_users(graph, user) if user.op.has(Trait.VIEW) else [user])]
 
@@ -143,7 +143,7 @@ model m = A()
 
 
 def test_a_step_over_keys_that_several_read(tmp_path: Path) -> None:
-    """Two attentions of a layer, with values joined behind the cache, or a later layer."""
+    """Two attentions of a layer, with values joined after they are kept, or a later layer."""
     compilation = compile_model(_SHARED, "m")
     plan = planned_step(compilation.fused, 2, 300)
     step = counted_step(import_package(compilation, tmp_path), 2, 300)

@@ -271,11 +271,11 @@ INTERPRETED = {
     ),
     "rotated keys of a latent step": (
         "steps",
-        trap("latent", "kernels.py", "score = tl.dot(q_behind,", "score = 0 * tl.dot(q_behind,"),
+        trap("latent", "kernels.py", "score = tl.dot(q_rest,", "score = 0 * tl.dot(q_rest,"),
     ),
     "new rotated key of a latent step": (
         "steps",
-        trap("latent", "kernels.py", "+ behind, new_behind", "+ behind, 0 * new_behind"),
+        trap("latent", "kernels.py", "+ rest, new_rest", "+ rest, 0 * new_rest"),
     ),
 }
 
@@ -295,7 +295,7 @@ def kernels_apart(package: ModuleType, road: str) -> float:
 
 
 def _in_steps(model: Any, given: Tensor) -> Tensor:
-    """Logits of tokens that come one by one behind two, all state on the device."""
+    """Logits of tokens that come one by one after two, all state on the device."""
     cache = model.new_cache(*given.shape)
     parts = [model(given[:, :2], cache=cache)]
     cache.start_steps()

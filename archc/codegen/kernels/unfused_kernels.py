@@ -34,7 +34,7 @@ def plan_grouped(parts: Sequence[Graph], target: Target) -> list[GroupedKernel]:
 
 
 def plan_absorbing(parts: Sequence[Graph], target: Target) -> list[AbsorptionKernel]:
-    """The product behind attention that absorbs maps, where a model has some."""
+    """The product after attention that absorbs maps, where a model has some."""
     absorbs = has_op(parts, ABSORB_VALUES)
     return [AbsorptionKernel("steps" in target.families)] if absorbs else []
 

@@ -92,7 +92,7 @@ def write_losses(emitter: Emitter, node: Node) -> None:
 
 
 def write_branch(emitter: Emitter, node: Node) -> None:
-    """One way for many new tokens, another for a few behind a cache."""
+    """One way for many new tokens, another for a few after a cache."""
     emitter.enter(node)
     operands, busy = emitter.operands(node), emitter.variables.busy
     target = emitter.variables.bind(node.outputs[0])

@@ -71,7 +71,7 @@ class Variables:
         return self._read_after(self.step)
 
     def is_read_after(self, value: Value, node: Node) -> bool:
-        """Whether anything behind a node reads a value."""
+        """Whether anything after a node reads a value."""
         return self._last_use.get(value, -1) > self.nodes.index(node)
 
     def end(self, value: Value) -> None:

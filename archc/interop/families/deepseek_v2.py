@@ -66,7 +66,7 @@ DEEPSEEK_V2 = Family(
     fixed={
         "norm_topk_prob": ((False,), "since the class never normalises the weights of those chosen"),
         "scoring_func": (("softmax",), "as in the class"),
-        "moe_layer_freq": ((1,), "since all layers behind the dense ones have experts"),
+        "moe_layer_freq": ((1,), "since all layers after the dense ones have experts"),
     },
     inert=(*ROUTER_TRAINING, *FOLLOWING, "aux_loss_alpha", "seq_aux", "ep_size", "pretraining_tp"),
 )

@@ -20,14 +20,14 @@ _INERT = (
     "seq_aux",
     "ep_size",
     "pretraining_tp",
-    "num_nextn_predict_layers",  # layers for training that checkpoints hold behind the last
+    "num_nextn_predict_layers",  # layers for training that checkpoints hold after the last
     "num_mtp_layers",
     "auto_map",  # the code of its own that this arch was written after
 )
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "scoring_func": (("sigmoid",), "as in the class"),
     "topk_method": (("noaux_tc",), "as in the class"),
-    "moe_layer_freq": ((1,), "since all layers behind the dense ones have experts"),
+    "moe_layer_freq": ((1,), "since all layers after the dense ones have experts"),
     "rope_interleave": ((True,), "since the arch's pairs are neighbours"),
 }
 

@@ -1,4 +1,4 @@
-"""Linear maps taken head by head: what attention does with the weights behind its keys and values.
+"""Linear maps taken head by head: what attention does with the weights of its keys and values.
 
 With k_h = W_h c a score q_h . k_h is (q_h W_h) . c, and with v_h = W_h c a weighted sum of values is W_h
 times the same sum over c: attention can read c in place of every head's keys and values (DeepSeek-AI 2024).

@@ -82,8 +82,8 @@ EXPERTS = _structural(
     "Each token through the bodies of its chosen experts, summed or apart.",
     lambda call: call.types,
 )
-# Two bodies that compute the same: the second where at most `few` new tokens stand behind a cache.
-BRANCH = _structural("branch", "Another way for a few tokens behind many.", lambda call: call.types)
+# Two bodies that compute the same: the second where at most `few` new tokens follow a cache.
+BRANCH = _structural("branch", "Another way for a few tokens after many.", lambda call: call.types)
 # What `loss` and `note` say: a body whose outputs are terms of the loss, or are noted for them.  It is
 # computed where a loss is asked for, and nowhere else.
 LOSSES = _structural("losses", "What training alone computes.", lambda _call: (), frozenset({Trait.EFFECT}))

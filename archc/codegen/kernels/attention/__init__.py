@@ -1,1 +1,1 @@
-"""Attention: over whole sequences by tiles, and of one new token behind a cache."""
+"""Attention: over whole sequences by tiles, and of one new token after a cache."""

@@ -22,7 +22,7 @@ def relative_vector(fused: Fused) -> BiasVector:
     far = farthest(fused)
     return BiasVector(
         name="buckets",
-        doc=f"The table's rows for keys from {far} and more ahead of their query to {far} and more behind.",
+        doc=f"The table's rows for keys from {far} or more after their query to {far} or more before it.",
         lines=(
             "positions = torch.zeros(1, 1, dtype=torch.int64, device=device)",
             f"key_positions = torch.arange({far}, -{far + 1}, -1, device=device)[None]",

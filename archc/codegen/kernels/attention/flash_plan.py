@@ -162,7 +162,7 @@ class FlashKernel(Attention):
 
     @property
     def last_query(self) -> str:
-        """Behind the last query that sees the last key of a tile, at place `last`."""
+        """After the last query that sees the last key of a tile, at place `last`."""
         if self.window:
             return f"last + {self.window}"
         if self.chunk:

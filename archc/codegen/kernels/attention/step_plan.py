@@ -174,13 +174,13 @@ class StepKernel(Attention):
         return f"({token}) * {self.kv_heads} + head" if self.kv_heads > 1 else token
 
     @property
-    def behind(self) -> int:
-        """Columns of the keys behind those that are their values."""
+    def rest(self) -> int:
+        """Columns of the keys after those that are their values."""
         return self.head_dim - self.value_dim
 
     @property
-    def behind_mask(self) -> str:
-        return f"behind < {self.head_dim}" if self.head_block != self.behind else ""
+    def rest_mask(self) -> str:
+        return f"rest < {self.head_dim}" if self.head_block != self.rest else ""
 
     @property
     def head_mask(self) -> str:

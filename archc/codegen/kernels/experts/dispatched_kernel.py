@@ -1,4 +1,4 @@
-"""Plans for products of experts with an activation behind them: its formulas, on sums in registers."""
+"""Plans for products of experts with an activation after them: its formulas, on sums in registers."""
 
 from __future__ import annotations
 

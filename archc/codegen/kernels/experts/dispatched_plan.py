@@ -1,4 +1,4 @@
-"""What the template of products of experts with an activation behind them may see."""
+"""What the template of products of experts with an activation after them may see."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DispatchedKernel:
-    """A linear of dispatched tokens and the activation behind it.
+    """A linear of dispatched tokens and the activation after it.
 
     activation:  the function that computes the activation by itself, and its gradient
     product:     what it is computed of, a name of the activation's

@@ -85,7 +85,7 @@ class RouterWriter:
         return self.blocks[width]
 
     def _inside(self, type_: TensorType, text: str, other: str) -> str:
-        """A vector whose lanes behind the row's end hold another value."""
+        """A vector whose lanes beyond the row's end hold another value."""
         width = int(type_.width)
         if width == power_of_two(width):
             return text

@@ -40,7 +40,7 @@ class NormGradient:
 
 @dataclass(frozen=True)
 class NormKernel:
-    """A row of sums, norms before and behind them.
+    """A row of sums, norms before and after them.
 
     Its gradient is one kernel, or where a row does not fit in registers one for each norm.
     """

@@ -10,7 +10,7 @@ from archc.codegen.kernels.rope.rope_plan import Rotation, Source
 
 @dataclass(frozen=True)
 class LedHeads(Source):
-    """Heads of `head_dim` values: the first `lead` of them copied or `normed`, those behind rotated."""
+    """Heads of `head_dim` values: the first `lead` of them copied or `normed`, the others rotated."""
 
     head_dim: int
     lead: int

@@ -55,14 +55,14 @@ class _Planner:
 
     @cached_property
     def source_shapes(self) -> dict[str, str]:
-        """Their dims behind [B, T]."""
+        """Their dims after [B, T]."""
         if self.packed:
             return {name: str(width) for name, width in self.sources}
         return {part.source: f"{part.heads}, {part.head_dim}" for part in self.parts}
 
     @cached_property
     def results(self) -> dict[str, str]:
-        """The dims of results behind [B, T]."""
+        """The dims of results after [B, T]."""
         return {part.out: f"{part.heads}, {part.head_dim}" for part in self.parts}
 
     @cached_property
@@ -243,7 +243,7 @@ def rotation_op(
     saved: tuple[str, ...],
     weights: tuple[str, ...],
 ) -> CustomOp:
-    """The op of a rotation: inputs and outputs are names with their dims behind [B, T]."""
+    """The op of a rotation: inputs and outputs are names with their dims after [B, T]."""
     anchor, incoming = next(iter(inputs)), [f"d{name}" for name in outputs]
     gradients = tuple(f"d{name}" for name in (*inputs, *weights))
     return CustomOp(

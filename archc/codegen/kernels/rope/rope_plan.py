@@ -163,9 +163,9 @@ class Rotation:
 
 @dataclass(frozen=True)
 class RopeKernel(Rotation):
-    """Rotation of queries and keys, their norms before or behind it, values along with them."""
+    """Rotation of queries and keys, their norms before or after it, values along with them."""
 
-    source_shapes: dict[str, str]  # their dims behind [B, T]
+    source_shapes: dict[str, str]  # their dims after [B, T]
     result_shapes: dict[str, str]
     worked: tuple[Heads, ...]  # rotated or normed
     copied: tuple[Heads, ...]

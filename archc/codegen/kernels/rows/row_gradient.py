@@ -179,7 +179,7 @@ class RowGradient:
     def _shape(self, operand: RowOperand) -> str:
         """A tensor's dims; those that are open as a result's gradient has them."""
         leading, given = self.memory.form.leading, f"{self.incoming[0]}.shape"
-        if operand.is_own:  # behind a head there are rows alone, [B * T, width]
+        if operand.is_own:  # after a head there are rows alone, [B * T, width]
             return ", ".join([f"*{given}[:-1]", *map(str, operand.shape[len(leading) :])])
         dims = [
             f"{given}[{leading.index(dim)}]" if isinstance(dim, str) else str(dim) for dim in operand.shape
