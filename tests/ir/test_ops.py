@@ -115,6 +115,13 @@ EXAMPLES: dict[str, list[Example]] = {
         ([((2, 5, 3), dtype), ((2, new), "i64"), ((2, 5), "i64")], {"by": 2})
         for new, dtype in ((1, "float"), (5, "float"), (3, "i64"))
     ],
+    "causal_conv": [
+        (
+            [((2, 5, *inner, 6), "float"), ((2, new), "i64"), ((2, 5), "i64"), ((6, 1, 3), "float"), offset],
+            {"taps": 3},
+        )
+        for new, inner, offset in ((1, (), None), (5, (4,), None), (3, (), ((6,), "float")))
+    ],
     "loads": [([CHOSEN, X], {})],
     "average": [([X, POSITIONS], {"over": over}) for over in ("batch", "sequence")],
     "logsumexp": [([X], {})],

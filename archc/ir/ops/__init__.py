@@ -9,6 +9,7 @@ position        rope frequencies, tables and rotation, sinusoids; `scaling` besi
 attention       masks, attend
 attention_bias  what is added to scores by distance: ALiBi, T5's buckets
 router          top_k, group_mask, gather
+convolution     causal convolutions over tokens
 shift           what an earlier token has
 balance         loads of experts, averages over tokens, capacity
 training        noise, second choices by chance, shares of experts: in training alone
@@ -25,6 +26,7 @@ from archc.ir.ops import (
     attention_bias,
     balance,
     cast,
+    convolution,
     elementwise,
     experts,
     linear,
@@ -46,6 +48,7 @@ __all__ = [
     "attention_bias",
     "balance",
     "cast",
+    "convolution",
     "elementwise",
     "experts",
     "linear",
