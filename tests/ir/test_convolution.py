@@ -91,5 +91,5 @@ def test_sums_are_rounded_once() -> None:
 
 def test_a_convolution_over_no_tokens_is_refused() -> None:
     spec = "import std arch A() { forward(x: float[B, T, 8]) { return CausalConv(x, 0) as c } } model a = A()"
-    with pytest.raises(SpecError, match=r"`taps` of `causal_conv` must be a whole number from 1 to .*, not 0"):
+    with pytest.raises(SpecError, match=r"`taps` of `causal_conv` must be a whole number from 1 .*, not 0"):
         compiler.check(compiler.read_spec_text(spec, "spec.arch"))
