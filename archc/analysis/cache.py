@@ -8,6 +8,7 @@ from math import prod
 from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.op import Op
+from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, KEEP
 from archc.ir.types import DType
 
@@ -17,7 +18,7 @@ class CacheSize:
     """Bytes of a cache.
 
     bytes_per_token: what one token of one sequence leaves, over all layers, while all see it
-    bytes:           of `batch` sequences of `context` tokens each
+    bytes:           of `batch` sequences of `context` tokens each, with the states that layers carry
     fixed_bytes:     of what is computed once from other sequences of as many tokens, such as an encoder's
     """
 
@@ -34,11 +35,13 @@ def cache_size(root: Graph, batch: int, context: int, element: int) -> CacheSize
         return sum(times * _elements(node, length) * width(node) for node, times in nodes if node.op is op)
 
     def width(node: Node) -> int:
+        if node.op is CARRIED:
+            return max(element, 4)  # float32, at least
         return 8 if node.types[0].dtype is DType.I64 else element
 
     return CacheSize(
         bytes_per_token=bytes_of(APPEND, 1),
-        bytes=batch * bytes_of(APPEND, context),
+        bytes=batch * (bytes_of(APPEND, context) + bytes_of(CARRIED, context)),
         fixed_bytes=batch * bytes_of(KEEP, context),
     )
 

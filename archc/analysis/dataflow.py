@@ -14,10 +14,11 @@ from archc.analysis.parameters import layers_of
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
+from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
 from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, KEEP, LOOP, WEIGHT
 from archc.ir.records import Record, attribute_text
 
-_SILENT = (INPUT, WEIGHT, CONSTANT, APPEND, KEEP)
+_SILENT = (INPUT, WEIGHT, CONSTANT, APPEND, KEEP, CARRIED, NEW_POSITIONS)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ class Flops:
 
     per_token:          forward: `weights` and `attention`
     weights:            products with weights, two for each parameter that takes part
-    attention:          scores of the keys that a token sees, and the sum of their values
+    attention:          scores of the keys that a token sees, and the sum of their values; changes of a state
     training_per_token: forward and backward, which has twice as many
     elementwise:        forward, of norms, activations and all else that is no matrix product; not in these
     """
@@ -38,7 +38,7 @@ def count_flops(root: Graph, context: int) -> Flops:
             if node.op in (LOOP, EXPERTS, WEIGHT):
                 continue
             work = node_flops(graph, node, sizes) * times
-            if node.op.past:
+            if node.op.past or node.op.carries:
                 attention += work
             else:
                 weights += work

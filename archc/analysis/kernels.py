@@ -16,6 +16,7 @@ from archc.ir.head import last_linear
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import Trait
 from archc.ir.ops.experts import SORT_CHOICES
+from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
 from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, WEIGHT, ZEROS
 from archc.ir.paths import Path
 from archc.ir.program import sequences
@@ -106,8 +107,9 @@ def choices_of(graph: Graph) -> int:
     return max((int(graph.type(chosen).width) for chosen in sorts if chosen is not None), default=1)
 
 
-# Attention keeps keys and values itself, and zeros that enter the first layer are not there at all.
-_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, LOOP, EXPERTS, BRANCH)
+# Attention keeps keys and values itself, a recurrence its state, and zeros that enter the first layer are
+# not there at all.
+_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, CARRIED, NEW_POSITIONS, LOOP, EXPERTS, BRANCH)
 
 
 def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int]) -> Work:
@@ -123,7 +125,10 @@ def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int]) -> Work:
 
 
 def node_bytes(graph: Graph, node: Node, sizes: Mapping[str, int], element: int) -> int:
-    """The bytes that a node reads and writes; of several views of one tensor each byte is read once."""
+    """The bytes that a node reads and writes; of several views of one tensor each byte is read once.
+
+    A state that the node carries is read, and written where it lies.
+    """
     types = _bound(graph, node, sizes)
     partly = node.op.reads(node.op.call(types, node.attributes))
     parts: dict[Value, list[tuple[int, float]]] = {}  # by tensor: the bytes of each view, which part is read
@@ -139,7 +144,10 @@ def node_bytes(graph: Graph, node: Node, sizes: Mapping[str, int], element: int)
         )
         for base, views in parts.items()
     )
-    return sum(read) + sum(type_bytes(type_.bind(sizes), element) for type_ in node.types)
+    written = list(node.types)
+    if node.op.carries and (state := node.operand("state")) is not None:
+        written.append(graph.type(state))
+    return sum(read) + sum(type_bytes(type_.bind(sizes), element) for type_ in written)
 
 
 def base_of(graph: Graph, value: Value) -> Value:

@@ -46,6 +46,7 @@ from archc.ir.fixed import decodes
 from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.ops.experts import OF_EXPERT
+from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, LOSSES, NOTED, RECENT, WEIGHT
 from archc.ir.ops.training import IN_TRAINING
 from archc.ir.program import Program, given_inputs, vocabulary_of
@@ -188,6 +189,7 @@ class _Planner:
             start=self.program.start,
             rings=has_op(fused, RECENT),
             numbers=any(map(keeps_numbers, fused)),
+            states=has_op(fused, CARRIED),
             experts=any(part.experts() for part in plain),
             expert_operands=frozenset(expert_operands(self.parts)),
             of_expert=has_op(fused, OF_EXPERT),
@@ -228,7 +230,8 @@ def _in_order(kernels: Sequence[Kernel], parts: Sequence[Graph], target: Target)
 
 def _uses(graph: Graph) -> Iterable[Any]:
     """The nodes of a graph, and of its loops, that are written as calls of reference functions."""
-    structural = (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND, KEEP, RECENT, LOSSES, NOTED)
+    regions = (LOOP, EXPERTS, BRANCH, LOSSES, NOTED)
+    structural = (INPUT, WEIGHT, APPEND, KEEP, RECENT, CARRIED, NEW_POSITIONS, *regions)
     bodies = [node.attributes["body"] for part in graph.walk() for node in part.losses()]
     for part in (*graph.walk(), *bodies):
         for node in part.nodes():

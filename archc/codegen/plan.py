@@ -71,6 +71,7 @@ class Package:
     trains: bool  # whether some of it is for training alone: such terms, or noise
     rings: bool  # whether the cache keeps only the last tokens of some layers
     numbers: bool  # whether it keeps whole numbers of tokens, besides what attention reads
+    states: bool  # whether layers carry states from token to token
     root: str  # what the names of all tensors begin with
     ignored: tuple[str, ...]
     tied: tuple[tuple[str, str], ...]  # (name a checkpoint may repeat, the name it is tied to)

@@ -46,7 +46,13 @@ class Use:
 
     def specialised(self, fixed: Mapping[str, Any]) -> Specialised:
         """The reference function with attributes and absent operands written into it."""
-        return specialise(_source_of(self.op), {**fixed, **dict.fromkeys(self.absent)}, self.parameters)
+        present = [name for name in self.parameters if name not in self.carried]
+        return specialise(_source_of(self.op), {**fixed, **dict.fromkeys(self.absent)}, present)
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Operands that are there with a cache, and not without."""
+        return ("state",) if self.op.carries else ()
 
 
 def use_of(node: Node) -> Use:
@@ -159,7 +165,7 @@ def _function(name: str, uses: Sequence[Use]) -> Function:
     }
     keywords = tuple(attribute for attribute, _ in first.attributes if attribute not in fixed)
     special = first.specialised(fixed)
-    parameters = [f"{parameter}: Tensor" for parameter in first.parameters]
+    parameters = [f"{name}: Tensor{' | None' * (name in first.carried)}" for name in first.parameters]
     if keywords:
         parameters += ["*", *(f"{k}: {_annotation(first.op, k)}" for k in keywords)]
     head = f"def {name}({', '.join(parameters)}) -> {special.result_type}:"

@@ -96,6 +96,10 @@ class _Specialiser:
                 return self._block(statement.body if test else statement.orelse)
         if isinstance(statement, ast.Assign) and self._absorb(statement):
             return [], False
+        if isinstance(statement, ast.For):
+            head = f"for {self._segment(statement.target)} in {self._text_or_value(statement.iter)}:"
+            body, _ = self._block(statement.body)
+            return [f"    {head}", *("    " + line for line in body)], False
         text = self._text(statement)
         indent = " " * 4
         shift = statement.col_offset
@@ -180,6 +184,9 @@ class _Specialiser:
             case ast.UnaryOp(op=ast.Not()):
                 inner = self._value(node.operand)
                 return inner if inner in (_UNKNOWN, _PRESENT) else not inner
+            case ast.BoolOp(op=ast.And()):
+                values = [self._value(each) for each in node.values]
+                return _UNKNOWN if _UNKNOWN in values else all(values)
             case ast.BoolOp(op=ast.Or()):
                 first = self._value(node.values[0])
                 return self._value(node.values[1]) if first is None else first

@@ -78,6 +78,7 @@ class Applications(Weights):
         values = [self._value(operand) for operand in operands]
         try:
             values += self._weights(op, values, attributes, span, path)
+            values += [None] if op.carries else []  # a state: the plan of the cache gives it one
             kept = {name: attributes[name] for name in op.attributes}
             node = self.frame.graph.add(
                 op, values, kept, span=self.place(span), scope=self.scope, path=self.prefix + (path or ())

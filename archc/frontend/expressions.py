@@ -238,10 +238,6 @@ def unknown_name(expr: syntax.Name, env: Env, hint: str | None = None) -> mistak
 
 SLIP = 0.85  # of names that differ by a slip of the pen, as `NEAR`
 
-_NO_STATE = (
-    "there is no op for state spaces and linear attention; `shifted` and `CausalConv` look at earlier tokens"
-)
-
 # What other languages call what this one has, or has not.
 _ELSEWHERE = {
     "True": "write `true`",
@@ -259,7 +255,11 @@ _ELSEWHERE = {
     ),
     **dict.fromkeys(("where", "masked_fill"), "`step(x)` is 1 where x > 0, else 0: a factor"),
     **dict.fromkeys(("conv1d", "short_conv"), "`CausalConv(x, taps)` of std: write `import std`"),
-    **dict.fromkeys(("selective_scan", "ssm", "mamba", "linear_attention", "delta_rule"), _NO_STATE),
+    **dict.fromkeys(
+        ("selective_scan", "ssm", "ssd", "mamba"),
+        "write `linear_attention(C, B, dt * x, log_decay = dt * A)`",
+    ),
+    **dict.fromkeys(("delta_rule", "gated_delta_rule"), "write `linear_attention(q, k, v, log_decay, beta)`"),
     "dropout": "training here is without dropout: leave it out",
     "swish": "write `silu`",
 }

@@ -155,8 +155,10 @@ class Env:
         return set(self.names) | (self.outer.known() if self.outer else set())
 
     def defined(self) -> set[str]:
-        """Every name in scope but those of the language itself."""
-        return set(self.names) | self.outer.defined() if self.outer else set()
+        """Every name in scope but those of the language itself, and of the blocks that come with it."""
+        if self.outer is None:
+            return set()
+        return {name for name, value in self.names.items() if not _is_standard(value)} | self.outer.defined()
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,10 @@ class BlockValue:
     block: syntax.Block
     env: Env
     source: Source
+
+
+def _is_standard(value: Any) -> bool:
+    return isinstance(value, BlockValue) and value.source.standard
 
 
 @dataclass(frozen=True)

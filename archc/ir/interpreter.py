@@ -8,6 +8,7 @@ from typing import Any
 from archc.ir.graph import Graph
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.node import Node, Value, stored_in
+from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, LOSSES, NOTED, WEIGHT
 from archc.ir.paths import Stored, concrete
 from archc.ir.types import DType
@@ -20,7 +21,7 @@ class Interpreter:
     """Runs graphs with given weights.
 
     weights:  the checkpoint's tensors by name, in the dtype to run in
-    state:    what `append` nodes have stored, by node and loop indices; None runs whole sequences
+    state:    what `append` and `carried` nodes hold, by node and loop indices; None runs whole sequences
     observe:  called after every node with its values
 
     After a run over whole sequences, `losses` are the terms of the loss by name, and `notes` what was noted.
@@ -69,6 +70,8 @@ class Interpreter:
             return tuple(self._run(node.bodies[few], inputs, indices))
         if node.op is APPEND and self.state is not None:
             return (self._append(node, inputs[0], indices),)
+        if node.op is CARRIED and self.state is not None:
+            return (self._carried(node, inputs[0], indices),)
         if node.op is LOSSES:
             return self._losses(node, inputs, indices)
         if node.op is NOTED:
@@ -141,6 +144,13 @@ class Interpreter:
         key = (node.attributes["slot"], node.path, tuple(indices.items()))
         past = self.state.get(key)
         self.state[key] = value if past is None else torch.cat([past, value], 1)
+        return self.state[key]
+
+    def _carried(self, node: Node, like: Tensor, indices: Mapping[str, int]) -> Tensor:
+        assert self.state is not None
+        key = (node.attributes["slot"], node.path, tuple(indices.items()))
+        if key not in self.state:
+            self.state[key] = node.op.reference(like, **node.attributes)
         return self.state[key]
 
 

@@ -130,6 +130,8 @@ class Op:
     past: tuple[str, ...] = ()  # operands whose values of earlier tokens the op reads
     # How many tokens back from its positions it reads, None for all, by its attributes.
     reach: Callable[[Mapping[str, Any]], int | None] = lambda _: None
+    # The shape of what the op carries from token to token, for one sequence; its operand `state` holds it.
+    carries: Callable[[Any], tuple[int, ...]] | None = None
     models: tuple[str, ...] = ()  # operands of which nothing but the dtype is read
     # Whether the values of operands do not matter, by its attributes.
     fixed: Callable[[Mapping[str, Any]], bool] = lambda _: False
@@ -144,8 +146,9 @@ class Op:
 
     @property
     def data_operands(self) -> tuple[Operand, ...]:
-        """The operands that a call in the language gives; weights come by themselves."""
+        """The operands that a call in the language gives; weights and states come by themselves."""
         brought = {weight.operand_name for weight in self.weights}
+        brought |= {"state"} if self.carries else set()
         return tuple(operand for operand in self.operands if operand.name not in brought)
 
     def has(self, trait: Trait) -> bool:
@@ -177,6 +180,7 @@ def declare(
     options: Mapping[str, Any] | None = None,
     past: Sequence[str] = (),
     reach: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
+    carries: Callable[[Any], tuple[int, ...]] | None = None,
     models: Sequence[str] = (),
     fixed: Callable[[Mapping[str, Any]], bool] = lambda _: False,
     flops: Callable[[Any], int] = lambda _call: 0,
@@ -212,6 +216,7 @@ def declare(
             saves=tuple(saves),
             past=tuple(past),
             reach=reach,
+            carries=carries,
             models=tuple(models),
             fixed=fixed,
             triton=triton,

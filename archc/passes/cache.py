@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from archc.ir.fixed import Fixed
 from archc.ir.graph import Graph
+from archc.ir.names import unique
 from archc.ir.op import Trait
+from archc.ir.ops.recurrence import CARRIED
 from archc.ir.program import vocabulary_of
 from archc.passes.cache_report import describe
 from archc.passes.clean import drop_unused
@@ -35,7 +37,25 @@ def plan_cache(graph: Graph, context: Context) -> None:
                 context.report.remark("cache", describe(part, times, cut, context.target))
         Keeper(graph, cut, {}).keep()
         _tidy(graph, cut, context)
+    for part, times in parts:
+        _carry(part, times, fixed, context)
     keep_fixed(graph, fixed)
+
+
+def _carry(graph: Graph, times: int, fixed: Fixed, context: Context) -> None:
+    """Give each op its state that carries one from token to token."""
+    slots: set[str] = set()
+    for node in graph.nodes():
+        if node.op.carries is None or fixed.has_all(graph, node.outputs):
+            continue
+        slot = unique("state", slots)
+        slots.add(slot)
+        *given, _ = node.inputs
+        shape = node.op.carries(node.op.call([v and graph.type(v) for v in node.inputs], node.attributes))
+        state = graph.add_like(node, CARRIED, given[:1], {"slot": slot, "shape": shape}, names=("state",))
+        graph.update(node, inputs=(*given, state.outputs[0]))
+        text = f"{place_of(node)}: decoding carries {slot} {' x '.join(map(str, shape))}"
+        context.report.remark("cache", text + (f" in each of {times} layers" if times > 1 else ""))
 
 
 def _obstacle(graph: Graph) -> str:
@@ -50,7 +70,8 @@ def _obstacle(graph: Graph) -> str:
             mask = node.attributes.get("mask")
             if mask is not None and not mask.causal and not fixed.has_all(part, node.past):
                 return f"`{mask}` lets tokens see later ones ({place_of(node)})"
-            if not (node.op.internal or node.op.past or node.op.has(Trait.PER_TOKEN)):
+            keeps = node.op.past or node.op.carries
+            if not (node.op.internal or keeps or node.op.has(Trait.PER_TOKEN)):
                 return f"`{node.op.name}` looks at other tokens and declares no state ({place_of(node)})"
     return ""
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
+from archc.ir.ops.recurrence import NEW_POSITIONS
 from archc.ir.ops.structure import APPEND, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, WEIGHT
 from archc.ir.types import DType
 from archc.passes.context import Context
+
+_STAYING = (INPUT, WEIGHT, CONSTANT, LOOP, EXPERTS, APPEND, KEEP, NEW_POSITIONS)
 
 
 def hoist_invariants(graph: Graph, context: Context) -> None:
@@ -29,7 +32,7 @@ def _hoist_from(graph: Graph, loop_id: int, number: int) -> None:
 
 
 def _is_invariant(graph: Graph, loop: Node, body: Graph, node: Node) -> bool:
-    stays = node.op in (INPUT, WEIGHT, CONSTANT, LOOP, EXPERTS, APPEND, KEEP) or node.op.has(Trait.EFFECT)
+    stays = node.op in _STAYING or node.op.has(Trait.EFFECT)
     if stays or node.op.has(Trait.PAIRWISE) or not node.inputs:
         return False
     fixed = set(body.inputs[len(loop.attributes["entering"]) :])

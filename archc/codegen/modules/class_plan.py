@@ -189,6 +189,14 @@ class Class:
         return ", ".join([*positional, *(f"{a.name}={a.name}" for a in self.arguments[named + 1 :])])
 
     @property
+    def kept(self) -> str:
+        """What a cache holds of the class, in words."""
+        carries = [shape.startswith("Carried") for _, shape in self.state]
+        if all(carries):
+            return "the layer carries from token to token"
+        return "one token leaves" + (", or the layer carries from token to token," if any(carries) else "")
+
+    @property
     def state_dict(self) -> str:
         return "{" + ", ".join(f'"{slot}": {shape}' for slot, shape in self.state) + "}"
 

@@ -6,6 +6,7 @@ from archc.codegen.literals import size_code, tuple_text
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
+from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, KEEP, LOSSES, WEIGHT
 from archc.ir.ops.training import IN_TRAINING
 from archc.ir.rule import rule_of
@@ -88,13 +89,15 @@ def _has_one_reader(graph: Graph, value: Value) -> bool:
 
 
 def appends(graph: Graph) -> list[Node]:
-    """The nodes that keep something of each token; both forms of a branch keep the same."""
+    """The nodes that keep something of tokens; both forms of a branch keep the same."""
     parts = [graph, *(branch.bodies[0] for branch in graph.branches())]
-    return [node for part in parts for node in part.nodes() if node.op is APPEND]
+    return [node for part in parts for node in part.nodes() if node.op in (APPEND, CARRIED)]
 
 
 def slot_code(append: Node) -> str:
     """What one token leaves in a slot, as Python, and how many tokens stay there if not all."""
+    if append.op is CARRIED:
+        return f"Carried({tuple_text([size_code(dim) for dim in append.types[0].shape[1:]])})"
     shape = tuple_text([size_code(dim) for dim in append.types[0].shape[2:]])
     length = append.attributes["length"]
     if append.types[0].dtype is DType.I64:

@@ -15,12 +15,13 @@ from archc.codegen.modules.class_plan import Line
 from archc.codegen.modules.kept import KeptPart, kept_by, kept_by_readers
 from archc.codegen.modules.loop_lines import write_loop
 from archc.codegen.modules.regions import write_branch, write_experts, write_losses
-from archc.codegen.modules.spans import with_one_span
+from archc.codegen.modules.spans import span_of, with_one_span
 from archc.codegen.modules.style import Style
 from archc.codegen.modules.variables import Variables
 from archc.codegen.semantics import use_of
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
+from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
 from archc.ir.ops.structure import (
     APPEND,
     BRANCH,
@@ -100,6 +101,10 @@ class Emitter:
             _WRITERS[node.op](self, node)
         elif node.op is RECENT:
             self.variables.names[node.outputs[0]] = self._recent(node)
+        elif node.op is NEW_POSITIONS:
+            self.variables.names[node.outputs[0]] = self._new_positions(node)
+        elif node.op is CARRIED:
+            self.variables.pending[node.outputs[0]] = f'carried(cache, self, "{node.attributes["slot"]}")'
         elif self._is_inline(node):
             self.variables.pending[node.outputs[0]] = self._call(node)
         else:
@@ -212,6 +217,12 @@ class Emitter:
         assert positions is not None
         span, _, name = self.use(positions).rpartition(".")
         return f"{span}.recent({attribute_code(node.attributes['length'], self.style.comments)}).{name}"
+
+    def _new_positions(self, node: Node) -> str:
+        """Positions that tell padding, as the span has them."""
+        positions, _ = node.inputs
+        assert positions is not None
+        return f"{span_of(self.use(positions))}.new_positions"
 
     def _assign(self, node: Node) -> None:
         code = self._call(node)  # which may write statements of other blocks first

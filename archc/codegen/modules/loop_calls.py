@@ -13,6 +13,7 @@ from archc.codegen.modules.spans import with_spans
 from archc.codegen.native.native_plan import NativeLayers
 from archc.ir.graph import Graph
 from archc.ir.node import Node
+from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, BRANCH, KEEP
 
 
@@ -54,7 +55,7 @@ def layer_options(loop: Node) -> list[Argument]:
 
 
 def _remembers(body: Graph) -> bool:
-    return any(node.op in (APPEND, KEEP, BRANCH) for part in body.walk() for node in part.nodes())
+    return any(node.op in (APPEND, KEEP, BRANCH, CARRIED) for part in body.walk() for node in part.nodes())
 
 
 def layer_modules(loop: Node, classes: Sequence[str], indices: tuple[str, ...]) -> str:

@@ -13,7 +13,20 @@ from archc.ir.ops.training import IN_TRAINING
 
 _LOSSES = ("Losses", *(op.name for op in IN_TRAINING))
 _MODULES = ("experts", "kernels", "native")
-_RUNTIME = ("Cache", "Numbers", "Ring", "Span", "fixed_span", "once", "past", "remember", "spans", "vector")
+_RUNTIME = (
+    "Cache",
+    "Carried",
+    "Numbers",
+    "Ring",
+    "Span",
+    "carried",
+    "fixed_span",
+    "once",
+    "past",
+    "remember",
+    "spans",
+    "vector",
+)
 
 _CALLED = re.compile(r"(?:(?<![\w.])|(?<=reference\.))(\w+)[(,]")  # functions, called or handed on
 

@@ -11,6 +11,7 @@ attention_bias  what is added to scores by distance: ALiBi, T5's buckets
 router          top_k, group_mask, gather
 convolution     causal convolutions over tokens
 shift           what an earlier token has
+recurrence      linear recurrences over tokens, and the state that they carry
 balance         loads of experts, averages over tokens, capacity
 training        noise, second choices by chance, shares of experts: in training alone
 experts         what `experts` becomes: sorted choices, grouped linears, their sum
@@ -32,6 +33,7 @@ from archc.ir.ops import (
     linear,
     norm,
     position,
+    recurrence,
     router,
     shape,
     shift,
@@ -54,6 +56,7 @@ __all__ = [
     "linear",
     "norm",
     "position",
+    "recurrence",
     "router",
     "shape",
     "shift",
