@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from archc.ir.copier import Copier
 from archc.ir.graph import Graph
 from archc.ir.node import Value
 from archc.ir.ops.structure import INPUT
@@ -13,22 +14,12 @@ from archc.ir.paths import Index, Path
 
 def unrolled(outer: Graph, body: Graph, operands: Sequence[Value], variable: str, step: int) -> list[Value]:
     """Put the nodes of one iteration into the graph around the loop; what the iteration leaves there."""
-    made = dict(zip(body.inputs, operands, strict=True))
+    copier = Copier(outer, dict(zip(body.inputs, operands, strict=True)))
     for node in body.nodes():
-        if node.op is INPUT:
-            continue
-        scope = node.scope and replace(node.scope, path=_at(node.scope.path, variable, step))
-        copy = outer.add(
-            node.op,
-            [None if value is None else made[value] for value in node.inputs],
-            node.attributes,
-            names=node.names,
-            span=node.span,
-            scope=scope,
-            path=_at(node.path, variable, step),
-        )
-        made.update(zip(node.outputs, copy.outputs, strict=True))
-    return [made[value] for _, value in body.outputs]
+        if node.op is not INPUT:
+            scope = node.scope and replace(node.scope, path=_at(node.scope.path, variable, step))
+            copier.copy(node, scope=scope, path=_at(node.path, variable, step))
+    return [copier.values[value] for _, value in body.outputs]
 
 
 def _at(path: Path, variable: str, step: int) -> Path:

@@ -11,22 +11,15 @@ from archc.errors import Span
 from archc.ir.attention_form import AttentionForm, attention_form
 from archc.ir.attributes import Kind
 from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
+from archc.ir.family import SPLITS, family_of
+from archc.ir.flops import graph_flops, input_reads
 from archc.ir.graph import Graph
-from archc.ir.latent_form import is_latent_rope
 from archc.ir.node import Node, Value
 from archc.ir.norm_form import NormForm, norm_form
 from archc.ir.op import Attr, Op, Operand, Trait
 from archc.ir.ops.structure import CONSTANT
-from archc.ir.row_form import is_row_op
 from archc.ir.scale_form import ScaleForm, scale_form
 from archc.ir.types import TensorType
-
-# Ops besides elementwise ones that work on the few scores of one token.
-ROUTING = frozenset({"top_k", "group_mask", "gather", "softmax", "sum", "cast_like", "upcast_like"})
-
-# Ops that take an operand apart, and their attribute that says into how many parts of equal width.
-SPLITS = {"split": "sizes", "split_interleaved": "parts"}
-
 
 Apply: TypeAlias = Callable[[Op, list[Any], dict[str, Any]], Sequence[Any]]
 
@@ -71,24 +64,7 @@ class Rule:
     @cached_property
     def family(self) -> str:
         """Which kind of kernel computes it, such as "norm" or "pointwise", or "" for none."""
-        names = {step.op.name for step in self.steps}
-        if any(step.op.module == "experts" for step in self.steps):
-            return "experts"
-        if "top_k" in names:
-            return "router" if all(map(_is_routing, self.steps)) else ""
-        if "attend" in names:
-            return "attention" if self.attention_form else ""
-        if is_latent_rope(self.steps, self.outputs, self.weights):
-            return "latent_rope"
-        if names & {"rotate_by", "split_heads"}:
-            return "rope" if names <= {"rotate_by", "split", "split_heads", "rms_norm"} else ""
-        if self.scale_form:
-            return "position_scale"
-        if not self.whole_rows and any(step.op.has(Trait.NORM) for step in self.steps) and self.norm_form:
-            return "norm"
-        if self.whole_rows or any(is_row_op(step.op) and not _is_pointwise(step) for step in self.steps):
-            return "row" if all(is_row_op(step.op) for step in self.steps) else ""
-        return "pointwise" if all(map(_is_pointwise, self.steps)) and self._splits_operands_evenly() else ""
+        return family_of(self)
 
     @cached_property
     def norm_form(self) -> NormForm | None:
@@ -132,16 +108,6 @@ class Rule:
             for step in self.steps
             if step.op.name in SPLITS and isinstance(step.inputs[0], OperandRef)
         }
-
-    def _splits_operands_evenly(self) -> bool:
-        """Whether splits are of operands that nothing else reads; parts that take turns must be two."""
-        splits = [step for step in self.steps if step.op.name in SPLITS]
-        read = [ref.name for step in self.steps for ref in step.inputs if isinstance(ref, OperandRef)]
-        return (
-            len(self.parts) == len(splits)
-            and all(read.count(name) == 1 and isinstance(parts, int) for name, parts in self.parts.items())
-            and all(step.attributes["parts"] == 2 for step in splits if step.op.name == "split_interleaved")
-        )
 
     def run(self, operands: Mapping[str, Any], attributes: Mapping[str, Any], apply: Apply) -> list[Any]:
         """The outputs, applying each step's op: to tensors, to types, or to a graph under construction."""
@@ -201,19 +167,6 @@ def rule_of(node: Node) -> Rule | None:
     return node.op.rule if isinstance(node.op, FusedOp) else None
 
 
-def _is_pointwise(step: Step) -> bool:
-    return step.op.name in SPLITS or _is_elementwise(step)
-
-
-def _is_routing(step: Step) -> bool:
-    return step.op.name in ROUTING or _is_elementwise(step)
-
-
-def _is_elementwise(step: Step) -> bool:
-    """Whether a step is an elementwise op that kernels can compute."""
-    return step.op.has(Trait.ELEMENTWISE) and bool(step.op.triton)
-
-
 _ANYTHING = Kind("anything", lambda value: value)
 
 
@@ -246,8 +199,8 @@ def _fused_op(rule: Rule) -> FusedOp:
         reference=reference,
         doc=rule.text,
         internal=True,
-        flops=lambda call: _flops(form(call)),
-        reads=lambda call: _reads(form(call)),
+        flops=lambda call: graph_flops(form(call)),
+        reads=lambda call: input_reads(form(call)),
         past=tuple(name for name in names if any(name in _past_operands(step) for step in rule.steps)),
         traits=_traits(rule),
         module="experts" if rule.family == "experts" else "",
@@ -260,22 +213,6 @@ def _traits(rule: Rule) -> frozenset[Trait]:
     return frozenset(alike | ({Trait.MATRIX} if any(s.op.has(Trait.MATRIX) for s in rule.steps) else set()))
 
 
-def _flops(graph: Graph) -> int:
-    return sum(node_flops(graph, node) for node in graph.nodes())
-
-
-def _reads(graph: Graph) -> dict[str, int]:
-    """Elements of a decomposition's inputs that are not read whole."""
-    found: dict[str, int] = {}
-    for node in graph.nodes():
-        types = [graph.type(value) if value is not None else None for value in node.inputs]
-        for operand, count in node.op.reads(node.op.call(types, node.attributes)).items():
-            value = node.operand(operand)
-            if value in graph.inputs:
-                found[graph.name_of(value)] = count
-    return found
-
-
 def _past_operands(step: Step) -> list[str]:
     names = [operand.name for operand in step.op.operands]
     return [
@@ -283,10 +220,3 @@ def _past_operands(step: Step) -> list[str]:
         for name, ref in zip(names, step.inputs, strict=False)
         if name in step.op.past and isinstance(ref, OperandRef)
     ]
-
-
-def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int] | None = None) -> int:
-    """Floating-point operations of a node, with `sizes` for symbolic dims."""
-    known = {} if sizes is None else sizes
-    types = [graph.type(v).bind(known) if v is not None else None for v in node.inputs]
-    return node.op.flops(node.op.call(types, node.attributes))

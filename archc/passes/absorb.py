@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from archc.ir.absorption import absorbed_form
+from archc.ir.flops import node_flops
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND, BRANCH, INPUT, LOOP
-from archc.ir.rule import node_flops
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context, place_of
 from archc.passes.report import Fired

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from archc.ir.decomposition import AttributeVar, OperandRef, Step, StepRef
+from archc.ir.family import SPLITS
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.experts import DISPATCHED_LINEAR
 from archc.ir.ops.structure import CONSTANT
-from archc.ir.rule import SPLITS, Rule, rule_of
+from archc.ir.rule import Rule, rule_of
 from archc.passes.context import Context, place_of
 from archc.passes.outline import Outline
 from archc.passes.report import Fired

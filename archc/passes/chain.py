@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 
+from archc.ir.family import SPLITS
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.program import mixes_sequences, once_in
 from archc.ir.row_form import RENAMED, fits_row, is_row_op, row_form
-from archc.ir.rule import SPLITS, rule_of
+from archc.ir.rule import rule_of
 from archc.ir.types import DType
 from archc.passes.context import Context
 from archc.passes.join import ADD, after_head, chain_name, is_joined, operand_name

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from archc.ir.copier import Copier
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
@@ -75,7 +76,8 @@ class _Dispatch:
         self.node = node
         (self.body,) = node.bodies
         self.chosen = _chosen(node)
-        self.values: dict[Value, Value] = {}
+        self.copier = Copier(graph)
+        self.values = self.copier.values
         self.count = 0
 
     def run(self) -> None:
@@ -123,12 +125,11 @@ class _Dispatch:
             x, weight, offset = (self._value(value) for value in node.inputs)
             moved = self._add(node, GROUPED_LINEAR, [x, weight, self.ends, offset], {}, node.names)
         elif choices := self._choices_of(node):
-            before = self._add(node, node.op, choices, node.attributes, node.names)
+            before = self._copy(node, choices)
             moved = self._add(node, AT_CHOICE, [before.outputs[0], self.order], {})
         else:
-            inputs = [self._row_of(value) for value in node.inputs]
-            moved = self._add(node, node.op, inputs, node.attributes, node.names)
-        self.values.update(zip(node.outputs, moved.outputs, strict=True))
+            moved = self._copy(node, [self._row_of(value) for value in node.inputs])
+        self.copier.stand_for(node, moved)
 
     def _choices_of(self, node: Node) -> list[Value]:
         """What an elementwise op, or a cast, of numbers of choices reads of them before they are sorted.
@@ -174,14 +175,15 @@ class _Dispatch:
         attributes: Mapping[str, Any],
         names: tuple[str, ...] = (),
     ) -> Node:
-        self.count += 1
+        place = self._next_place()
         return self.graph.add(
-            op,
-            inputs,
-            attributes,
-            names=names,
-            span=origin.span,
-            scope=self.node.scope,
-            order=(*self.node.order, self.count),
-            path=origin.path,
+            op, inputs, attributes, names=names, span=origin.span, path=origin.path, **place
         )
+
+    def _copy(self, node: Node, inputs: Sequence[Value | None]) -> Node:
+        return self.copier.copy(node, inputs, **self._next_place())
+
+    def _next_place(self) -> dict[str, Any]:
+        """Where the next node goes: after those before it, in the place of the region."""
+        self.count += 1
+        return {"scope": self.node.scope, "order": (*self.node.order, self.count)}

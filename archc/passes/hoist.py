@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from archc.ir.copier import Copier
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
@@ -68,14 +69,9 @@ def _hoist(graph: Graph, loop: Node, body: Graph, node: Node) -> None:
         )
         for value in node.inputs
     ]
-    moved = _existing(graph, node, operands) or graph.add(
-        node.op,
-        operands,
-        node.attributes,
-        names=node.names,
-        span=node.span,
-        order=(*loop.order[:-1], loop.order[-1] - 1, *node.order) if loop.order else node.order,
-    )
+    order = (*loop.order[:-1], loop.order[-1] - 1, *node.order) if loop.order else node.order
+    same = _existing(graph, node, operands)
+    moved = same or Copier(graph).copy(node, operands, scope=None, path=(), order=order)
     for old, new in zip(node.outputs, moved.outputs, strict=True):
         body.replace_uses(old, capture(graph, loop.id, body, new))
     body.remove(node)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from archc.ir.copier import Copier
 from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node, Value
@@ -33,7 +34,8 @@ class Keeper:
     def __init__(self, graph: Graph, cut: Cut, given: Mapping[Value, Value]):
         self.graph = graph
         self.cut = cut
-        self._made = dict(given)  # values of all tokens so far, by those of the new tokens
+        self._copier = Copier(graph, given)
+        self._made = self._copier.values  # values of all tokens so far, by those of the new tokens
         self._slots: set[str] = set()
         self._again: set[int] = set()  # nodes that have been computed again, for all tokens
 
@@ -86,11 +88,8 @@ class Keeper:
         """Compute for all tokens what lies between what is kept and some values."""
         for node in self.graph.between(self.cut.here(self.graph), goals):
             if node.id not in self._again:
-                inputs = [
-                    self._made.get(value, value) if value is not None else None for value in node.inputs
-                ]
-                again = self.graph.add_like(node, node.op, inputs, node.attributes, names=node.names)
-                self._made.update(zip(node.outputs, again.outputs, strict=True))
+                inputs = [v if v is None else self._made.get(v, v) for v in node.inputs]
+                self._copier.copy(node, inputs, order=node.order)
                 self._again.add(node.id)
 
     def _joined(self, reader: Node) -> list[Value]:

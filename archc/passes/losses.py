@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from archc.ir.copier import Copier
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
@@ -42,14 +43,14 @@ def _name(statement: Node) -> str:
 
 
 class _Losses:
-    """The statements of one graph.  `values` are what stands in the joined body for values outside."""
+    """The statements of one graph.  `outside` copies into the joined body what they read of the graph."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
         self.statements = graph.losses()
         self.body = Graph(f"{graph.name}.losses")
         self.captured: dict[Value, Value] = {}
-        self.values: dict[Value, Value] = {}
+        self.outside = Copier(self.body)
         self.alone = self._only_read_here()
         self.copied = self._before_choices()
 
@@ -74,37 +75,26 @@ class _Losses:
         body: Graph = statement.attributes["body"]
         outside = [value for value in statement.inputs if value is not None]
         inner = {value: self._value(outer) for value, outer in zip(body.inputs, outside, strict=True)}
+        copier = Copier(self.body, inner)
         for node in body.nodes():
             if node.op is not INPUT:
-                self._write(node, inner)
-        self.body.outputs += [(name, inner[value]) for name, value in body.outputs]
+                copier.copy(node)
+        self.body.outputs += [(name, copier.values[value]) for name, value in body.outputs]
 
     def _value(self, outer: Value) -> Value:
         """What stands in the body for a value outside: itself, or what computes it there."""
-        if outer not in self.values:
+        if outer not in self.outside.values:
             node = self.graph.node(outer)
             if node.op is CONSTANT or node.id in self.alone or node.id in self.copied:
                 for value in node.inputs:
                     if value is not None:
                         self._value(value)
-                self._write(node, self.values)
+                self.outside.copy(node)
             else:
                 name, type_ = self.graph.name_of(outer), self.graph.type(outer)
-                self.captured[outer] = self.values[outer] = self.body.add_input(name, type_, node.span)
-        return self.values[outer]
-
-    def _write(self, node: Node, values: dict[Value, Value]) -> None:
-        inputs = [None if value is None else values[value] for value in node.inputs]
-        made = self.body.add(
-            node.op,
-            inputs,
-            node.attributes,
-            names=node.names,
-            span=node.span,
-            scope=node.scope,
-            path=node.path,
-        )
-        values.update(zip(node.outputs, made.outputs, strict=True))
+                self.captured[outer] = self.body.add_input(name, type_, node.span)
+                self.outside.values[outer] = self.captured[outer]
+        return self.outside.values[outer]
 
     def _only_read_here(self) -> set[int]:
         """Nodes that nothing but the statements needs."""

@@ -6,11 +6,11 @@ to fit in a program, are joined as far as possible; what they compute is the dec
 
 from __future__ import annotations
 
+from archc.ir.family import ROUTING
 from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT
-from archc.ir.rule import ROUTING
 from archc.ir.types import TensorType
 from archc.passes.context import Context
 from archc.passes.outline import Outline, replace_by_one

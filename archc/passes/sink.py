@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from archc.ir.copier import Copier
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
@@ -62,14 +63,6 @@ def _make_for_readers(body: Graph, inner: Value, node: Node, operands: Sequence[
     """Give each reader of `inner`, which stands for a node's value, one that is made just before it."""
     for reader, _ in body.users(inner):
         order = (*reader.order[:-1], reader.order[-1] - 1, 0)
-        made = body.add(
-            node.op,
-            operands,
-            node.attributes,
-            names=node.names,
-            span=node.span,
-            scope=reader.scope,
-            order=order,
-        )
+        made = Copier(body).copy(node, operands, scope=reader.scope, order=order)
         again = [made.outputs[0] if value == inner else value for value in reader.inputs]
         body.update(body.node(reader.id), inputs=tuple(again))

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.ir.decomposition import OperandRef, Step
+from archc.ir.flops import node_flops
 from archc.ir.graph import Graph
 from archc.ir.node import Node
-from archc.ir.rule import Rule, node_flops, rule_of
+from archc.ir.rule import Rule, rule_of
 from archc.ir.types import TensorType
 from archc.verification.minimum import Needs, gradient_needs
 from archc.verification.traffic import Traffic, measure

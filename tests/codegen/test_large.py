@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 
 from archc import compiler
-from archc.verification.launches import Sizes, run_kernels, run_model
+from archc.verification.kernel_runs import Sizes
+from archc.verification.meta_runs import run_kernels, run_model
 from archc.verification.packages import import_package
 from tests.codegen.far_tensors import far_tensors
 from tests.codegen.interpreter import interpreted

@@ -11,9 +11,10 @@ import torch
 from archc import compiler
 from archc.compiler import standard_rules
 from archc.ir.decomposition import Step, StepRef
+from archc.ir.family import SPLITS
 from archc.ir.op import OPS
 from archc.ir.program import Program
-from archc.ir.rule import SPLITS, Rule
+from archc.ir.rule import Rule
 from archc.passes.context import Context
 from archc.target import CUDA
 from archc.verification.outcome import Outcome

@@ -1,6 +1,7 @@
 """The ops, one file a family.  Importing this package declares them all.
 
-elementwise     arithmetic and functions of single numbers
+elementwise     arithmetic of single numbers
+functions       exp, log, sqrt, sigmoid, tanh, erf, softplus
 activation      relu, silu, gelu
 cast            casts, and numbers rounded to the dtype of what they multiply
 linear          linear, embedding, parameter, matmul
@@ -30,6 +31,7 @@ from archc.ir.ops import (
     convolution,
     elementwise,
     experts,
+    functions,
     linear,
     norm,
     position,
@@ -53,6 +55,7 @@ __all__ = [
     "convolution",
     "elementwise",
     "experts",
+    "functions",
     "linear",
     "norm",
     "position",

@@ -1,4 +1,4 @@
-"""Elementwise arithmetic and functions.
+"""Elementwise arithmetic; `functions` are beside it.
 
 Each states its Triton expression on float32 registers and its derivative, from which the fused pointwise
 kernels and their backward passes are written.
@@ -9,7 +9,7 @@ from typing import Any
 
 from archc.ir.attributes import Width
 from archc.ir.expr import Expr
-from archc.ir.lazy_torch import F, Tensor, torch
+from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import Trait, declare
 from archc.ir.ops.common import ELEMENTWISE, float_type, per_element
 from archc.ir.types import DType, TensorType, TypeMistake, broadcast
@@ -185,112 +185,3 @@ def _whole_type(call: Any) -> TensorType:
 def whole_quotient(x: Tensor, *, by: Width) -> Tensor:
     """x // by, for whole numbers."""
     return torch.div(x, by, rounding_mode="floor")
-
-
-@declare(
-    infer=float_type,
-    traits=ELEMENTWISE,
-    flops=per_element(1),
-    triton="tl.exp({x})",
-    derivative=lambda g, x: (g * x.exp(),),
-    scalar=math.exp,
-    saves=("result",),
-)
-def exp(x: Tensor) -> Tensor:
-    """e^x."""
-    return torch.exp(x)
-
-
-@declare(
-    infer=float_type,
-    traits=ELEMENTWISE,
-    flops=per_element(1),
-    triton="tl.log({x})",
-    derivative=lambda g, x: (g / x,),
-    scalar=math.log,
-)
-def log(x: Tensor) -> Tensor:
-    """Natural logarithm."""
-    return torch.log(x)
-
-
-@declare(
-    infer=float_type,
-    traits=ELEMENTWISE,
-    flops=per_element(1),
-    triton="tl.sqrt({x})",
-    derivative=lambda g, x: (g * 0.5 / x.sqrt(),),
-    scalar=math.sqrt,
-    saves=("result",),
-)
-def sqrt(x: Tensor) -> Tensor:
-    """Square root."""
-    return torch.sqrt(x)
-
-
-@declare(
-    infer=float_type,
-    traits=ELEMENTWISE,
-    flops=per_element(2),
-    triton="1.0 / tl.sqrt({x})",
-    derivative=lambda g, x: (g * -0.5 / (x * x.sqrt()),),
-    scalar=lambda x: 1 / math.sqrt(x),
-    saves=("result",),
-)
-def rsqrt(x: Tensor) -> Tensor:
-    """1 / sqrt(x)."""
-    return torch.rsqrt(x)
-
-
-@declare(
-    infer=float_type,
-    traits=ELEMENTWISE,
-    flops=per_element(4),
-    triton="tl.sigmoid({x})",
-    derivative=lambda g, x: (g * x.sigmoid() * (1 - x.sigmoid()),),
-    scalar=lambda x: 1 / (1 + math.exp(-x)),
-    saves=("result",),
-)
-def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + e^-x)."""
-    return torch.sigmoid(x)
-
-
-@declare(
-    infer=float_type,
-    traits=ELEMENTWISE,
-    flops=per_element(4),
-    triton="tanh({x})",
-    derivative=lambda g, x: (g * (1 - x.tanh() * x.tanh()),),
-    scalar=math.tanh,
-    saves=("result",),
-)
-def tanh(x: Tensor) -> Tensor:
-    """Hyperbolic tangent."""
-    return torch.tanh(x)
-
-
-@declare(
-    infer=float_type,
-    traits=ELEMENTWISE,
-    flops=per_element(4),
-    triton="tl.erf({x})",
-    derivative=lambda g, x: (g * (2 / math.sqrt(math.pi)) * (-x * x).exp(),),
-    scalar=math.erf,
-)
-def erf(x: Tensor) -> Tensor:
-    """The error function."""
-    return torch.erf(x)
-
-
-@declare(
-    infer=float_type,
-    traits=ELEMENTWISE,
-    flops=per_element(4),
-    triton="tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))",
-    derivative=lambda g, x: (g * x.sigmoid(),),
-    scalar=lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
-)
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x)."""
-    return F.softplus(x)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.fused import Fused, width_of
 from archc.codegen.kernels.rows.pointwise import Writer, analyse
+from archc.ir.family import SPLITS
 from archc.ir.graph import Graph
 from archc.ir.node import Node
-from archc.ir.rule import SPLITS
 from archc.ir.types import TensorType
 
 # What variables of the kernel, and of the functions around it, are called.

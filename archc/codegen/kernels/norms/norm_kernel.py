@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from archc.codegen.kernels.custom_op import CustomOp
-from archc.codegen.kernels.fused import Fused, power_of_two
+from archc.codegen.kernels.fused import Fused
 from archc.codegen.kernels.norms.norm_lines import (
     Gradient,
     Norm,
-    Row,
     gradient_lines,
     if_there,
     result_lines,
     scale_lines,
 )
+from archc.codegen.kernels.norms.norm_parts import NormParts
 from archc.codegen.kernels.norms.norm_plan import NormGradient, NormKernel
 from archc.codegen.kernels.norms.wide_norm import MAX_NARROW, plan_wide_norm
 from archc.codegen.modules.class_plan import Argument, Line
 from archc.codegen.native.native_kernel import plan_native_norm
-from archc.ir.decomposition import AttributeVar, OperandRef
-from archc.ir.norm_form import NormForm
 
 _MAX_STAGED = 4096  # columns of a row, of which three are under way whatever its dtype
 _ABSENT = "None stands for zeros"
@@ -35,92 +32,13 @@ def plan_norm(fused: Fused) -> NormKernel:
 
 
 @dataclass(frozen=True)
-class _Planner:
-    """What the parts of a plan have in common."""
-
-    fused: Fused
-
-    @cached_property
-    def form(self) -> NormForm:
-        form = self.fused.rule.norm_form
-        assert form is not None
-        return form
-
-    @cached_property
-    def row(self) -> Row:
-        width = self.fused.width(self.form.addends[0].name)
-        return Row(width, power_of_two(width))
-
-    @cached_property
-    def names(self) -> dict[Any, str]:
-        return dict(zip(self.fused.rule.outputs, self.fused.rule.output_names, strict=True))
-
-    @cached_property
-    def total(self) -> str:
-        """The sum, or the only operand."""
-        form = self.form
-        return self.names[form.total] if form.total else form.addends[0].name
-
-    @cached_property
-    def result(self) -> str:
-        """What the outer norm makes of the sum."""
-        return next(name for ref, name in self.names.items() if ref != self.form.total)
-
-    @cached_property
-    def inner(self) -> tuple[Norm, ...]:
-        return tuple(self._norm(addend.norm, addend.name) for addend in self.form.inner)
-
-    @cached_property
-    def outer(self) -> Norm | None:
-        return None if self.form.outer is None else self._norm(self.form.outer, self.total)
-
-    @cached_property
-    def weights(self) -> tuple[str, ...]:
-        norms = (*self.inner, *([self.outer] if self.outer else []))
-        return tuple(name for norm in norms for name in norm.weights)
-
-    @cached_property
-    def gradients(self) -> tuple[Gradient, ...]:
-        """One for each norm, the outer norm first: its gradient is what comes in for the sum's addends."""
-        found, incoming = [], f"d{self.total}"
-        if self.outer:
-            target = f"d{self.form.plain[0].name}" if self.inner else "dx"
-            joins = incoming if self.form.total else ""
-            found.append(Gradient(self.outer, f"d{self.result}", joins, target, made=False, ragged=False))
-            incoming = target
-        for place, norm in enumerate(self.inner):
-            made = self.outer is not None or place > 0
-            ragged = self.outer is not None and self.outer.centred
-            found.append(Gradient(norm, incoming, "", f"d{norm.source}", made, ragged))
-        return tuple(found)
+class _Planner(NormParts):
+    """The kernels, and the op that they are registered as."""
 
     @cached_property
     def wide(self) -> bool:
         """Whether the gradient is too wide for registers, which several norms share."""
         return self.row.block * len(self.gradients) > MAX_NARROW
-
-    def _norm(self, number: int | None, source: str) -> Norm:
-        assert number is not None
-        step = self.fused.rule.steps[number]
-        operands = zip(step.op.operands, step.inputs, strict=True)
-        given = {
-            operand.name: ref.name
-            for operand, ref in operands
-            if isinstance(ref, OperandRef) and ref.name in self.fused.types
-        }
-        values = {
-            name: self.fused.node.attributes[value.name] if isinstance(value, AttributeVar) else value
-            for name, value in step.attributes.items()
-        }
-        return Norm(
-            kind=step.op.name,
-            source=source,
-            weight=given.get("weight", ""),
-            bias=given.get("bias", ""),
-            offset=float(values["offset"]),
-            eps=float(values["eps"]),
-            absent=source in self.fused.optional,
-        )
 
     def kernel(self) -> NormKernel:
         operands = [addend.name for addend in (*self.form.plain, *self.form.inner)]

@@ -7,14 +7,8 @@ from collections.abc import Sequence
 from archc.codegen.kernels.fused import Fused, power_of_two, width_of
 from archc.codegen.kernels.masks import joined
 from archc.codegen.kernels.rope.latent_rope_plan import LatentRopeKernel, LedHeads
-from archc.codegen.kernels.rope.rope_kernel import (
-    TABLE_TOKENS,
-    TABLES,
-    contiguous,
-    forward_of,
-    rotation_op,
-    warps_for,
-)
+from archc.codegen.kernels.rope.rope_op import TABLE_TOKENS, TABLES, contiguous, forward_of, rotation_op
+from archc.codegen.kernels.rope.rope_sizes import warps_for
 from archc.codegen.kernels.signature import Signature
 from archc.ir.types import TensorType
 

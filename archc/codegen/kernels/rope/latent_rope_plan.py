@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.kernels.masks import load_where, store_where
-from archc.codegen.kernels.rope.rope_plan import Rotation, Source
+from archc.codegen.kernels.rope.heads_plan import Source
+from archc.codegen.kernels.rope.rope_plan import Rotation
 
 
 @dataclass(frozen=True)

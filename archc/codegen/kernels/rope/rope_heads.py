@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from archc.codegen.kernels.fused import Fused, power_of_two, width_of
 from archc.codegen.kernels.masks import joined
-from archc.codegen.kernels.rope.rope_plan import Heads, Lane
+from archc.codegen.kernels.rope.heads_plan import Heads, Lane
 from archc.ir.rule import Rule
 
 _MOST_VALUES = 8192  # of normed heads in work at a time, beside their gradients

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from keyword import kwlist
 
 from archc.ir.expr import INFIX, Expr, Formula, leaf
+from archc.ir.family import SPLITS
 from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT, INPUT
-from archc.ir.rule import SPLITS
 
 _STRENGTH = {"add": 1, "sub": 1, "mul": 2, "div": 2}  # how tightly they bind
 _CALL = re.compile(r"[\w.]+\([^()]*\)")

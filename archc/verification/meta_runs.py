@@ -1,0 +1,67 @@
+"""A package's kernels and its model, run on tensors without memory at their real widths."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._library.custom_ops import CustomOpDef
+
+from archc.codegen.package import plan_package
+from archc.compiler import Compilation
+from archc.ir.graph import Graph
+from archc.ir.program import given_inputs
+from archc.ir.types import DType
+from archc.verification.kernel_runs import Sizes, run_backward, run_plan
+
+
+def run_kernels(package: Any, compilation: Compilation, dtype: torch.dtype, sizes: Sizes) -> None:
+    """Run each fused op of a package, forward and backward, on tensors without memory."""
+    _run_on_meta(package)
+    plans = plan_package(
+        compilation.program, compilation.fused, compilation.reference, tuned=compilation.tuned
+    ).kernels
+    with torch.device("meta"):
+        for plan in plans:
+            run_plan(plan, package.kernels, dtype, sizes)
+
+
+def _run_on_meta(package: Any) -> None:
+    """Let kernels run on tensors without memory: the bodies of custom ops stand in for their fakes."""
+    parts = [sys.modules.get(f"{package.__name__}.{name}") for name in ("kernels", "experts")]
+    for op in (value for part in parts if part for value in vars(part).values()):
+        if isinstance(op, CustomOpDef):
+            op.register_fake(op._init_fn)
+    package.kernels._runs_triton = lambda _: True
+    package.kernels._room = lambda _: 0
+
+
+def run_model(package: Any, compilation: Compilation, dtype: torch.dtype, sizes: Sizes) -> None:
+    """Run the model with one layer of each class, for few tokens and for many, in training and not."""
+    _run_on_meta(package)
+    model = package.Model(dtype=dtype, device="meta")
+    for name, layers in list(model.named_children()):
+        if isinstance(layers, nn.ModuleList):
+            setattr(model, name, nn.ModuleList({type(layer): layer for layer in layers}.values()))
+    for shape, training in itertools.product(((1, sizes.length), sizes.many), (False, True)):
+        given = list(_inputs(compilation.program.graph, dtype, *shape))
+        model.train(training)
+        if training:
+            has_loss = hasattr(model, "loss")
+            run_backward(model.loss(*given, given[-1]) if has_loss else model(*given))
+        else:
+            with torch.no_grad():
+                model(*given)
+
+
+def _inputs(graph: Graph, dtype: torch.dtype, batch: int, length: int) -> Iterator[Tensor]:
+    kinds = {DType.I64: torch.int64, DType.BOOL: torch.bool, DType.F32: torch.float32}
+    sizes = defaultdict(lambda: length, B=batch)
+    for type_ in map(graph.type, given_inputs(graph)):
+        shape = [sizes[dim] if isinstance(dim, str) else dim for dim in type_.shape]
+        yield torch.empty(shape, dtype=kinds.get(type_.dtype, dtype), device="meta")
