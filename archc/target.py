@@ -16,7 +16,8 @@ class Target:
     "pointwise", "position_scale" and "attention" for fused ops, "loss", "steps", attention of single tokens
     after a cache, "flash", attention that PyTorch's own does not cover, "linear", linear maps of few rows,
     "router", the choice of experts, and "experts", their products, "wide_linear", linear maps whose results
-    are wider than their operands, "embedding", the gradient of tables.
+    are wider than their operands, "embedding", the gradient of tables, "recurrence",
+    states that each token changes.
 
     bandwidth:   bytes a second from memory, and
     matmul_rate: multiplications and additions a second, in bfloat16: what a roofline needs
@@ -57,6 +58,7 @@ CUDA = Target(
             "experts",
             "wide_linear",
             "embedding",
+            "recurrence",
         }
     ),
     bandwidth=3.35e12,  # NVIDIA H100 SXM, by its data sheet

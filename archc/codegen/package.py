@@ -13,6 +13,7 @@ from archc.codegen.kernels.linear.linear_kernel import linear_shapes, plan_linea
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.loss_kernel import plan_loss
 from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.kernels.recurrence.recurrence_kernel import Recurrences, plan_recurrences
 from archc.codegen.kernels.table import KernelTable
 from archc.codegen.kernels.unfused_kernels import (
     has_op,
@@ -120,6 +121,11 @@ class _Planner:
     def loss(self) -> LossKernel | None:
         return plan_loss(self.cut, self._names, self.target) if self.cut else None
 
+    @cached_property
+    def recurrences(self) -> Recurrences:
+        wanted = "recurrence" in self.target.families
+        return plan_recurrences(self.parts if wanted else (), self.semantics)
+
     @property
     def _names(self) -> list[str]:
         return [kernel.name for kernel in self.kernels]
@@ -150,7 +156,7 @@ class _Planner:
         lookup = "kernels.embedding" if "embedding" in self.target.families else ""
         writer = ClassWriter(
             self._style,
-            Functions(self.linear, "native.linear", lookup),
+            Functions(self.linear, "native.linear", lookup, self.recurrences),
             self.optional.inputs,
             partial(plan_native_layer, lambda graph, node: plans[self.table.name(graph, node)]),
         )
@@ -204,6 +210,7 @@ class _Planner:
             reference=reference,
             kernels=(
                 *_in_order(self.kernels, self.parts, self.target),
+                *self.recurrences.kernels.values(),
                 *(each for each in (self.linear, self.loss) if each is not None),
             ),
             semantics=self.semantics,

@@ -26,6 +26,7 @@ from archc.codegen.kernels.kernel_plan import (
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.norms.norm_plan import NormKernel
+from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
 from archc.codegen.kernels.rope.latent_rope_plan import LatentRopeKernel
 from archc.codegen.kernels.rope.rope_plan import RopeKernel
 from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
@@ -238,6 +239,7 @@ _ALWAYS = (
     | CapacityKernel
     | WideLinearKernel
     | EmbeddingKernel
+    | RecurrenceKernel
 )
 
 

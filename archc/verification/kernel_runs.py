@@ -18,6 +18,7 @@ from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import CapacityKernel, Kernel, OpKernel
 from archc.codegen.kernels.linear.linear_plan import LinearChoice, LinearKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
 from archc.codegen.modules.class_plan import Operand
 from archc.verification.chips import CHIPS
 
@@ -52,6 +53,9 @@ def run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, sizes: Sizes) -> No
     elif isinstance(plan, CapacityKernel):
         for choices in plan.choices:
             _run_capacity(kernels, plan, choices, dtype, sizes.keys)
+    elif isinstance(plan, RecurrenceKernel):
+        for tokens in (sizes.length, 1):
+            _run_recurrence(getattr(kernels, f"_{plan.name}"), plan, dtype, tokens)
     elif isinstance(plan, AttentionKernel):
         if plan.flash:
             _run_flash(getattr(kernels, f"_{plan.name}_flash"), plan.flash, dtype, sizes.flash)
@@ -115,6 +119,25 @@ def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch
         )
         filled = torch.zeros(1, dtype=torch.int64)
         kernels._within_capacity_step(weights, chosen, so_far, filled, places, keys, 2)
+
+
+def _run_recurrence(
+    function: Callable[..., Any], plan: RecurrenceKernel, dtype: torch.dtype, tokens: int
+) -> None:
+    """For some tokens of a sequence, and for one after a cache."""
+    q, k = (torch.zeros(1, tokens, plan.kv_heads, plan.keys, dtype=dtype) for _ in range(2))
+    v = torch.zeros(1, tokens, plan.heads, plan.values, dtype=dtype)
+    rows = torch.zeros(1, tokens, plan.heads, plan.keys, dtype=dtype)
+    decay = rows.float() if plan.decay == "row" else rows[..., 0].float()
+    others = {
+        "log_decay": decay[0, 0] if plan.fixed else decay,
+        "beta": rows[..., 0].contiguous(),
+        "erase": rows,
+        "renew": rows,
+    }
+    state = torch.zeros(1, plan.heads, plan.keys, plan.values)
+    positions = torch.zeros(1, tokens, dtype=torch.int64)
+    function(q, k, v, positions, *(others[name] for name in plan.optional), state)
 
 
 def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dtype, tokens: int) -> None:

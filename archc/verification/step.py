@@ -24,7 +24,7 @@ from archc.codegen.modules.kept import KeptPart, kept_by_readers
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
+from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS, RECUR
 from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, LOSSES, RECENT, WEIGHT, ZEROS
 from archc.ir.program import sequences
 from archc.ir.rule import rule_of
@@ -126,9 +126,11 @@ class _Planner:
             return made[value] if value in made else self._meta(graph.type(value), kept)
 
         operands = [None if value is None else operand(value) for value in node.inputs]
-        if rule_of(node) or node.op.module:
+        if rule_of(node) or node.op.module or node.op is RECUR:
             results = [self._meta(type_, sizes) for type_ in node.types]
             moved = sum(map(_bytes, (*operands, *results))) - _unread(node, operands)
+            if node.op is RECUR:
+                moved += _bytes(operands[-1])  # the state, which is written too
             self.work.add(node.op.name, _SEVERAL.get(node.op.name, 1), moved, times)
             return
         with _Count() as count:
@@ -231,6 +233,8 @@ def _moved(name: str, args: Any, result: Any) -> int:
     if name == "index_put_":
         return 2 * _bytes(args[2])
     moved = sum(_bytes(leaf) for leaf in (*tree_leaves(args), *tree_leaves(result)))
+    if name.startswith("linear_attention"):
+        moved += _bytes(args[-1])  # the state, which is written too
     place = _GROUPED.get(name.partition("_")[0])
     return moved if place is None else moved - _idle(args[place], len(tree_leaves(result)[0]))
 

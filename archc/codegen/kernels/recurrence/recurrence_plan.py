@@ -1,0 +1,90 @@
+"""What the template of linear recurrences may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_ELEMENTS = 4096  # of states in a program, in its registers
+_FEW = 1024  # at which it takes in further heads
+
+
+@dataclass(frozen=True)
+class RecurrenceKernel:
+    """A recurrence of some heads; its operands but q, k, v and positions are those that it has.
+
+    keys, values: widths of a head's keys and values, the sides of its state
+    decay:        by what a token multiplies a state: "", a number of its "head", or one for each "row"
+    fixed:        whether that is the same for all tokens
+    reads_before: whether results are of states before the token has changed them
+    plain:        the call of the reference function
+    """
+
+    name: str
+    heads: int
+    kv_heads: int
+    keys: int
+    values: int
+    decay: str
+    fixed: bool
+    beta: bool
+    erase: bool
+    carries: bool
+    reads_before: bool
+    scale: float
+    plain: str
+    template: str = "recurrence"
+
+    @property
+    def optional(self) -> list[str]:
+        """The operands that not every recurrence has."""
+        given = {"log_decay": self.decay, "beta": self.beta, "erase": self.erase, "renew": self.erase}
+        return [name for name, there in given.items() if there]
+
+    @property
+    def parameters(self) -> str:
+        """The parameters of its functions."""
+        named = ", ".join(f"{name}: Tensor" for name in ("q", "k", "v", "positions", *self.optional))
+        return named + (", state: Tensor | None" if self.carries else "")
+
+    @property
+    def group(self) -> int:
+        """How many heads share a query and a key."""
+        return self.heads // self.kv_heads
+
+    @property
+    def key_block(self) -> int:
+        return _power_of_two(self.keys)
+
+    @property
+    def value_block(self) -> int:
+        """How many columns of a state a program has."""
+        return min(_power_of_two(self.values), max(_ELEMENTS // self.key_block, 1))
+
+    @property
+    def head_block(self) -> int:
+        """How many heads' states a program has."""
+        return min(_power_of_two(self.heads), max(_FEW // (self.key_block * self.value_block), 1))
+
+    @property
+    def head_programs(self) -> int:
+        """How many programs share the heads of a sequence."""
+        return -(-self.heads // self.head_block)
+
+    @property
+    def value_programs(self) -> int:
+        """How many programs share the columns of a state."""
+        return -(-self.values // self.value_block)
+
+    @property
+    def chunk(self) -> int:
+        """Tokens of a chunk: fewer where each pair of them takes a decay for each row of the state."""
+        return 16 if self.decay == "row" and self.keys > 1 else 64
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether the products of a chunk are known; not where a token's changes of two kinds meet."""
+        return not (self.beta and self.erase)
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()

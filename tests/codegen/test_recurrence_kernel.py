@@ -1,0 +1,168 @@
+"""The kernel of linear recurrences, and their products by chunks, held to the op in float64."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from archc.ir.op import OPS
+from archc.verification.packages import import_package
+from archc.verification.step import counted_step, planned_step
+from tests.codegen.fused_ops import changed_module
+from tests.codegen.interpreter import interpreted
+from tests.codegen.test_recurrence import FORMS, spec
+from tests.support import build, compile_model, distance
+
+# heads, kv_heads, dk, dv: a head a program and several, in part outside of its tile; columns in two programs.
+SIZES = {
+    "some": (4, 2, 6, 10),
+    "odd": (5, 5, 3, 1),
+    "columns": (2, 1, 40, 120),
+}
+
+
+@functools.cache
+def _package(form: str, size: str, folder: Path) -> Any:
+    settings = dict(zip(("heads", "kv_heads", "dk", "dv"), map(str, SIZES[size]), strict=True))
+    return build(spec(form), "recurrent", folder, settings)
+
+
+def _kernels(package: Any) -> Any:
+    return sys.modules[f"{package.__name__}.kernels"]
+
+
+def _operands(form: str, size: str, tokens: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Random operands of two sequences, the first with padding on its left."""
+    heads, kv_heads, keys, values = SIZES[size]
+    scale = keys**-0.5
+    shape = (2, tokens, heads)
+    text = FORMS[form]
+    given = {
+        "q": torch.randn(2, tokens, kv_heads, keys) * scale,
+        "k": torch.randn(2, tokens, kv_heads, keys) * scale,
+        "v": torch.randn(*shape, values),
+    }
+    given = {name: value.to(dtype) for name, value in given.items()}
+    positions = torch.arange(tokens).repeat(2, 1)
+    positions[0] = (positions[0] - tokens // 3).clamp(min=-1)
+    given["positions"] = positions
+    if "log_decay" in text:
+        fixed, rows = "parameter" in text, "channels" in text
+        decay = -torch.rand((heads,) if fixed else (*shape, keys) if rows else shape)
+        given["log_decay"] = 3 * decay
+    if "beta" in text:
+        given["beta"] = torch.rand(shape).to(dtype)
+    if "erase" in text:
+        given["erase"] = -torch.nn.functional.normalize(torch.randn(*shape, keys), dim=-1).to(dtype)
+        given["renew"] = -given["erase"] * torch.rand(*shape, 1).to(dtype)
+    return given
+
+
+def _truth(form: str, given: dict[str, Tensor], size: str, state: Tensor | None = None) -> Tensor:
+    """The op itself, in float64."""
+    wide = {name: x.double() if x.is_floating_point() else x for name, x in given.items()}
+    scale = SIZES[size][2] ** -0.5 if "scale" in FORMS[form] else 1.0
+    reads = "before" if "before" in FORMS[form] else "after"
+    result: Tensor = OPS["recur"].reference(**wide, state=state, scale=scale, reads=reads)
+    return result
+
+
+def _compare(kernels: Any, form: str, size: str, dtype: torch.dtype) -> None:
+    """Some tokens, then one after them: results, and the state in between."""
+    limit = 1e-6 if dtype is torch.float32 else 4e-3
+    heads, _, keys, values = SIZES[size]
+    state = torch.zeros(2, heads, keys, values)
+    exact = state.double()
+    for tokens in (5, 1):
+        given = _operands(form, size, tokens, dtype)
+        with torch.no_grad():
+            found = kernels.linear_attention(**given, state=state)
+        assert found.dtype is dtype
+        assert distance(found, _truth(form, given, size, exact)) < limit
+        assert distance(state, exact) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("form", FORMS)
+@interpreted
+def test_kernel(form: str, size: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    _compare(_kernels(_package(form, size, tmp_path.parent)), form, size, dtype)
+
+
+@interpreted
+def test_kernel_reads_heads_where_they_lie(tmp_path: Path) -> None:
+    """Queries, keys and values as parts of one tensor's rows."""
+    kernels = _kernels(_package("delta", "some", tmp_path.parent))
+    heads, kv_heads, keys, values = SIZES["some"]
+    given = _operands("delta", "some", 4, torch.float32)
+    widths = (kv_heads * keys, kv_heads * keys, heads * values)
+    q, k, v = torch.cat([given[name].flatten(2) for name in "qkv"], -1).split(widths, -1)
+    apart = {
+        "q": q.unflatten(2, (kv_heads, -1)),
+        "k": k.unflatten(2, (kv_heads, -1)),
+        "v": v.unflatten(2, (heads, -1)),
+    }
+    state = torch.zeros(2, heads, keys, values)
+    found = kernels.linear_attention(**{**given, **apart}, state=state)
+    assert distance(found, _truth("delta", given, "some")) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (">= 0", ">= -1"),
+        ("s = s * decay", "s = s"),
+        ("head // 2", "head % 2"),
+        ("k * s", "k * before"),
+        ("tl.store(state_ptr, s", "tl.store(state_ptr, s * 0.5"),
+        ("token * 4 + head", "t * 4 + head"),
+    ],
+)
+@interpreted
+def test_a_wrong_kernel_is_found(old: str, new: str, tmp_path: Path) -> None:
+    changed = changed_module(_kernels(_package("delta", "some", tmp_path.parent)), old, new)
+    with pytest.raises(AssertionError):
+        _compare(changed, "delta", "some", torch.float32)
+
+
+@pytest.mark.parametrize("size", ["some", "odd"])
+@pytest.mark.parametrize("form", FORMS)
+def test_chunks_and_their_gradients(form: str, size: str, tmp_path: Path) -> None:
+    """Over the ends of chunks, with a last one that is not full, in float64 and in float32."""
+    kernels = _kernels(_package(form, size, tmp_path))
+    torch.manual_seed(0)
+    given = _operands(form, size, 70, torch.float32)
+    heads, _, keys, values = SIZES[size]
+    state = torch.randn(2, heads, keys, values, dtype=torch.float64)
+    exact = state.clone()
+    wide = {name: x.double().requires_grad_() if x.is_floating_point() else x for name, x in given.items()}
+    found, truth = kernels.linear_attention(**wide, state=state.clone()), _truth(
+        form, wide, size, exact.clone()
+    )
+    assert distance(found, truth) < 1e-12
+    leaves = [x for x in wide.values() if x.requires_grad]
+    change = torch.randn_like(truth)
+    gradients = zip(*(torch.autograd.grad(y, leaves, change) for y in (found, truth)), strict=True)
+    assert max(distance(one, other) for one, other in gradients) < 1e-11
+    with torch.no_grad():
+        kernels.linear_attention(**wide, state=state)
+        _truth(form, wide, size, exact)
+        assert distance(state, exact) < 1e-12
+        rounded = kernels.linear_attention(**given, state=None)
+        assert distance(rounded, _truth(form, given, size)) < 2e-6
+
+
+@pytest.mark.parametrize("form", ["delta", "erase"])
+def test_a_step_launches_and_moves_what_the_plan_says(form: str, tmp_path: Path) -> None:
+    compilation = compile_model(spec(form), "recurrent", {"dk": "64", "dv": "128"})
+    plan = planned_step(compilation.fused, batch=2, context=300)
+    step = counted_step(import_package(compilation, tmp_path), batch=2, context=300)
+    assert (step.count, step.launches["linear_attention"]) == (plan.count, plan.launches["recur"])
+    assert step.bytes == pytest.approx(plan.bytes, rel=0.05)
