@@ -206,7 +206,7 @@ INTERPRETED = {
         "whole",
         trap(
             *("all", "kernels.py", f"4.32808512266689 * tanh({SCORES})", SCORES),
-            *(SEEN, f"{SEEN}    score = 4.32808512266689 * tanh(score)\n"),
+            *(SEEN, f"{SEEN}        score = 4.32808512266689 * tanh(score)\n"),
         ),
     ),
     "sinks of tiles": (

@@ -34,7 +34,6 @@ class ConditionalFit:
     """A fit with what can be said of it.
 
     law:       the fit, each curve 1 at its least
-    levels:    the loss of the best shape, for each size and amount of data, in the order of size
     intervals: of the optimum, and of the coefficients of both curves
     rank:      Spearman's correlation of predicted and measured loss on held-out runs: those of the largest
                size, or a fifth at a time where there is one size
@@ -43,7 +42,6 @@ class ConditionalFit:
     """
 
     law: Conditional
-    levels: tuple[float, ...]
     intervals: dict[str, Interval]
     rank: float
     dropped: int
@@ -61,7 +59,7 @@ def fit_conditional(runs: Runs, bootstrap: int = 200, level: float = 0.9, seed: 
             f"{runs.source}: {len(kept)} runs with a ratio of {RATIOS.low} to {RATIOS.high} cannot determine "
             f"the law: {needed} are the least"
         )
-    curves, levels = _fit(kept, groups)
+    curves = _fit(kept, groups)
     problems = list(_problems(kept, curves))
     law = _law(kept, curves)
     samples = resamples(kept, lambda drawn: _summary(_law_or_none(drawn)), bootstrap, seed, groups)
@@ -74,11 +72,9 @@ def fit_conditional(runs: Runs, bootstrap: int = 200, level: float = 0.9, seed: 
         name: interval(column[~np.isnan(column)], level)
         for name, column in zip(COEFFICIENTS, samples.T, strict=True)
     }
-    best = law.width(law.width.optimum) * law.ratio(law.ratio.optimum)
     scaled = Conditional(law.name, law.source, _unit(law.width), _unit(law.ratio), law.ratios)
     return ConditionalFit(
         scaled,
-        tuple(float(each * best) for each in levels),
         intervals,
         _held_out_rank(kept, groups),
         len(runs) - len(kept),
@@ -101,8 +97,8 @@ def _clusters(values: Vector) -> NDArray[np.int64]:
     return labels
 
 
-def _fit(runs: Runs, groups: NDArray[np.int64]) -> tuple[tuple[Curve, Curve], Vector]:
-    """The two curves, and the level of each group."""
+def _fit(runs: Runs, groups: NDArray[np.int64]) -> tuple[Curve, Curve]:
+    """The two curves; the loss of each group's best shape is fitted with them."""
     from scipy.optimize import least_squares
 
     names, numbers = np.unique(groups, return_inverse=True)
@@ -119,7 +115,7 @@ def _fit(runs: Runs, groups: NDArray[np.int64]) -> tuple[tuple[Curve, Curve], Ve
     a1, a2, b1, b2 = end[-_SHAPE:]
     width = Curve(float(1 - a1 * centres[0] - a2 * centres[1]), float(a1), float(a2))
     ratio = Curve(float(1 - b1 * centres[2] - b2 * centres[3]), float(b1), float(b2))
-    return (width, ratio), np.exp(end[:-_SHAPE])
+    return width, ratio
 
 
 def _features(runs: Runs) -> tuple[Vector, Vector]:
@@ -150,7 +146,7 @@ def _law(runs: Runs, curves: tuple[Curve, Curve]) -> Conditional:
 
 def _law_or_none(runs: Runs) -> Conditional | None:
     try:
-        return _law(runs, _fit(runs, sizes_of(runs))[0])
+        return _law(runs, _fit(runs, sizes_of(runs)))
     except ArchcError:
         return None
 
@@ -190,7 +186,7 @@ def _held_out_rank(runs: Runs, groups: NDArray[np.int64]) -> float:
 
 def _shape_factor(runs: Runs, held: NDArray[np.bool_], groups: NDArray[np.int64]) -> Vector:
     """What the law, fitted without some runs, says of their shapes: their losses, but for a factor."""
-    (width, ratio), _ = _fit(runs.where(~held), groups[~held])
+    width, ratio = _fit(runs.where(~held), groups[~held])
     test = runs.where(held)
     x = test["d_model"] / np.sqrt(test["parameters"])
     return np.array([width(a) * ratio(b) for a, b in zip(x, test["ratio"], strict=True)])

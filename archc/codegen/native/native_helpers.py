@@ -27,6 +27,7 @@ _TEMPLATES = {
     "rms_norm_gradient": "row_gradients",
     "RowSums": "row_sums",
     "softmax": "softmax",
+    "turn": "turn",
     "copy_columns_kernel": "copy_columns",
 }
 # Standard headers and the functions that need them; all of `math` needs <cmath>.

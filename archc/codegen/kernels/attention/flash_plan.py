@@ -93,11 +93,6 @@ class FlashKernel(Attention):
         return self.bias.inputs if self.bias else ()
 
     @property
-    def bias_arguments(self) -> str:
-        """What a tile of scores is told of the bias."""
-        return f", head, {self.bias.pointers}" if self.bias else ""
-
-    @property
     def parts(self) -> int:
         """How many programs take the same keys of all heads: one a query head, so that there are enough.
 

@@ -112,6 +112,8 @@ class _Planner:
 
     @cached_property
     def large(self) -> LargeTile | None:
+        if self.fixed:
+            return None
         return _large_tile(self.joint, self.shared, self.rows, self.loaded, self.most_keys)
 
     @cached_property

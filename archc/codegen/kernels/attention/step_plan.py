@@ -162,6 +162,15 @@ class StepKernel(Attention):
         return "HEADS" if self.wide else str(self.rows)
 
     @property
+    def about_rows(self) -> str:
+        """A comment on rows of a program that hold no query."""
+        if self.wide or self.rows == self.program_heads:
+            return ""
+        why = "tensor cores take no fewer" if self.rows == 16 else "a power of two"
+        hold = "1 holds a query" if self.program_heads == 1 else f"{self.program_heads} hold queries"
+        return f"  # {self.rows} rows, {why}, of which {hold}"
+
+    @property
     def blocks_of_head(self) -> str:
         return f"({self.group} // HEADS)" if self.wide else str(self.blocks)
 
