@@ -1,129 +1,182 @@
-"""The residual add at a layer's end moves to the norm at the next layer's start.
+"""What ends a layer moves to the next layer's start, where ops on the same rows follow.
 
 for: h = norm(x); ...; x = x + f                      x, f = x, 0
                                       becomes         for: x = x + f; h = norm(x); ...
                                                       x = x + f
+
+So do norms and factors of what is added, and of the sum.  Their weights are handed on to the next layer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
+
 from archc.ir.graph import Graph
+from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
-from archc.ir.ops.structure import ZEROS
-from archc.passes.carried import carry_also, free_name
+from archc.ir.ops.structure import CONSTANT, ONES, ZEROS
+from archc.ir.row_form import is_row_op
+from archc.ir.types import DType
+from archc.passes.carried import carry_also
 from archc.passes.context import Context, place_of
-from archc.passes.factor_edge import rotate_factors
-from archc.passes.norm_edge import norms_before, rotate_norms
+from archc.passes.tail import Place, Start, Tail
 
-ADD = OPS["add"]
+ADD, SUB, MUL, UPCAST = (OPS[name] for name in ("add", "sub", "mul", "upcast"))
+_MOST_STEPS, _MOST_READ = 12, 6  # of a tail, that a kernel of rows has room for beside what follows
 
 
 def rotate_loops(graph: Graph, context: Context) -> None:
-    """Move the add that ends every body of a loop to the body's start, where a norm reads the sum."""
+    """Move what ends every body of a loop to the body's start, where ops on rows read it."""
     if "norm" not in context.target.families:
         return
     for part in graph.walk():
         for loop in part.loops():
             for name, type_ in zip(loop.attributes["carried"], loop.types, strict=True):
                 if type_.shape[1:2] != ("S",):  # no sums, but what is kept of earlier tokens
-                    _rotate_while_possible(part, loop.id, name, context)
+                    _rotate(part, part.node(loop.id), name, context)
 
 
-def _rotate_while_possible(graph: Graph, loop_id: int, name: str, context: Context) -> None:
-    rotated = 0
-    reason = _obstacle(graph.node(loop_id), name)
-    while not reason and rotated < 2:  # a parallel block ends in two adds
-        _rotate(graph, graph.node(loop_id), name)
-        rotated += 1
-        reason = _obstacle(graph.node(loop_id), name)
-    norms = norms_before(graph.node(loop_id)) if rotated == 1 else []
-    if norms:
-        rotate_norms(graph, graph.node(loop_id), norms)
-    factors = rotated == 1 and not norms and _has_rows(context) and rotate_factors(graph, graph.node(loop_id))
-    before = "the norm before it," if norms else "the number before it," if factors else ""
-    moved = f"the add at a layer's end, and {before}" if before else "the add at a layer's end"
-    outcome = f"{moved} moved to the next layer's start" if rotated else reason
-    context.report.remark("loop_edge", f"`{name}` ({place_of(graph.node(loop_id))}): {outcome}")
+def _rotate(graph: Graph, loop: Node, name: str, context: Context) -> None:
+    reason = "" if name in loop.attributes["entering"] else "it does not enter the loop"
+    if not reason:
+        tail = Tail.of(loop, name, "row" not in context.target.families)
+        reason = _obstacle(tail)
+    if reason:
+        outcome = reason
+    else:
+        _move(graph, tail)
+        ops = ", ".join(dict.fromkeys(f"`{nodes[0].op.name}`" for nodes in reversed(tail.steps)))
+        outcome = f"{ops} at a layer's end moved to the next layer's start"
+    context.report.remark("loop_edge", f"`{name}` ({place_of(loop)}): {outcome}")
 
 
-def _has_rows(context: Context) -> bool:
-    """Whether the target's norms take in what is multiplied before they are reached."""
-    return "row" in context.target.families
+def _obstacle(tail: Tail) -> str:
+    """Why a tail stays where it is; "" if it moves."""
+    if not any(nodes[0].op in (ADD, SUB, MUL) for nodes in tail.steps):
+        return "layers do not end alike in a sum or a product"
+    if len(tail.steps) > _MOST_STEPS or len(tail.starts) > _MOST_READ:
+        return "layers end in more than one kernel computes"
+    readers = [_first_readers(tail, number) for number in range(len(tail.bodies))]
+    if not all(readers):
+        return "no op on rows reads it at a layer's start"
+    sums = all(nodes[0].op is ADD or nodes[0].op.has(Trait.NORM) for nodes in tail.steps)
+    if sums and all(any(reader.op.has(Trait.NORM) for reader in found) for found in readers):
+        return ""  # a kernel of norms takes in sums for nothing
+    rows = all(_ends_with_rows(tail, number) for number in range(len(tail.bodies)))
+    return "other ops on rows, which stay, end a layer" if rows else ""
 
 
-def _obstacle(loop: Node, name: str) -> str:
-    entering = loop.attributes["entering"]
-    if name not in entering:
-        return "it does not enter the loop"
-    for body in loop.bodies:
-        enters = body.inputs[entering.index(name)]
-        leaves = dict(body.outputs)[name]
-        last = body.node(leaves)
-        if last.op is not ADD or last.types[0] != body.type(enters):
-            return "a layer does not end in an add"
-        if any(value is not None and body.type(value) != last.types[0] for value in last.inputs):
-            return "what a layer adds is not of the sum's shape"
-        if len(body.users(leaves)) > 0 or [value for _, value in body.outputs].count(leaves) > 1:
-            return "the sum at a layer's end is read in that layer too"
-        if not _feeds_norm(body, enters):
-            return "no norm reads the sum at a layer's start"
-    return ""
+def _first_readers(tail: Tail, number: int) -> list[Node]:
+    """Ops on rows in a body that need what enters, and nothing else that is made of it."""
+    body = tail.bodies[number]
+    enters = body.inputs[tail.loop.attributes["entering"].index(tail.name)]
+    moving = {nodes[number].id for nodes in tail.steps}
+    later = body.depends_on(enters.node)
+    return [
+        user
+        for user, _ in body.users(enters)
+        if is_row_op(user.op)
+        and not user.op.has(Trait.VIEW)
+        and user.id not in moving
+        and all(value is None or value == enters or value.node not in later for value in user.inputs)
+    ]
 
 
-def _feeds_norm(body: Graph, value: Value) -> bool:
-    """Whether a norm reads a value, or its sum with what an earlier rotation brought in."""
-    users = [user for user, _ in body.users(value)]
-    if any(user.op.has(Trait.NORM) for user in users):
-        return True
-    return len(users) == 1 and users[0].op is ADD and _feeds_norm(body, users[0].outputs[0])
+def _ends_with_rows(tail: Tail, number: int) -> bool:
+    """Whether an op on rows makes what a tail reads: its kernel would be there for the tail, too."""
+    makers = [tail.bodies[number].node(place[number]) for place in tail.carried if not tail.is_vector(place)]
+    return any(is_row_op(maker.op) and not maker.op.has(Trait.VIEW) for maker in makers)
 
 
-def _rotate(graph: Graph, loop: Node, name: str) -> None:
-    entering, carried = loop.attributes["entering"], loop.attributes["carried"]
-    addend = free_name(f"{name}_delta", loop)
-    place = entering.index(name)
-    for body in loop.bodies:
-        _rotate_body(body, place, len(entering), name, addend)
+def _move(graph: Graph, tail: Tail) -> None:
+    loop, carried = tail.loop, tail.carried
+    entering, results = loop.attributes["entering"], loop.attributes["carried"]
+    place = entering.index(tail.name)
+    names = _names(tail)
+    for number in range(len(tail.bodies)):
+        _move_in_body(tail, number, place, names)
     start = loop.inputs[place]
     assert start is not None
     before = (*loop.order[:-1], loop.order[-1] - 1, 0)
-    zeros = graph.add(ZEROS, [start], {"row": False}, names=(addend,), span=loop.span, order=before)
-    old = loop.outputs[carried.index(name)]
-    loop = carry_also(graph, loop, [addend], zeros.outputs)
-    total = graph.add(ADD, [old, loop.outputs[-1]], names=(name,), span=loop.span, order=(*loop.order, 1))
-    graph.replace_uses(old, total.outputs[0], but=[total.id])
+    starts = [_start(graph, tail, each, start, called, before) for each, called in names.items()]
+    loop = carry_also(graph, loop, list(names.values()), starts)
+    left = loop.outputs[results.index(tail.name)]
+    given = {tail.stream: left, **dict(zip(carried, loop.outputs[len(results) :], strict=True))}
+    outside = dict(zip(tail.bodies[0].inputs, loop.inputs, strict=True))
+    given |= {each: outside[each[0]] for each in tail.starts if each not in given}
+    made = _write(graph, tail, 0, given, (*loop.order, 1))
+    graph.replace_uses(left, made[-1].outputs[0], but=[node.id for node in made])
 
 
-def _rotate_body(body: Graph, place: int, entering: int, name: str, addend: str) -> None:
+def _names(tail: Tail) -> dict[Place, str]:
+    """What is handed on is called: after the carried value, or after what a norm makes of it."""
+    taken = [*tail.loop.attributes["entering"], *tail.loop.attributes["carried"]]
+    names: dict[Place, str] = {}
+    for place in tail.carried:
+        reader, operand = tail.reader(place)
+        wanted = f"{tail.name}_delta"
+        if tail.is_vector(place):
+            normed = next(iter(tail.operands(_step(tail, reader)).values()))
+            of_norm = f"{names.get(normed, wanted)}_{operand}"
+            wanted = of_norm if reader.op.has(Trait.NORM) else f"{tail.name}_factor"
+        names[place] = unique(wanted, (*taken, *names.values()))
+    return names
+
+
+def _step(tail: Tail, node: Node) -> Sequence[Node]:
+    return next(nodes for nodes in tail.steps if nodes[0] is node)
+
+
+def _start(graph: Graph, tail: Tail, place: Place, like: Value, name: str, order: tuple[int, ...]) -> Value:
+    """What is handed to the first layer."""
+    type_ = tail.type_of(place)
+    op = ONES if tail.starts[place] is Start.ONE else ZEROS
+    shape = type_.shape if tail.is_vector(place) else None
+    first = graph.add(op, [like], {"shape": shape}, names=(name,), span=tail.loop.span, order=order)
+    if type_.dtype is DType.F32:
+        first = graph.add(UPCAST, first.outputs, names=(name,), span=tail.loop.span, order=order)
+    return first.outputs[0]
+
+
+def _move_in_body(tail: Tail, number: int, place: int, names: Mapping[Place, str]) -> None:
+    """Let a body begin with the tail, and leave what the tail reads."""
+    body, entering = tail.bodies[number], len(tail.loop.attributes["entering"])
+    span = tail.steps[0][number].span
     enters = body.inputs[place]
-    last = body.node(dict(body.outputs)[name])
-    residual, delta = _stream_first(body, last, enters)
-    enters_delta = body.add_input(addend, body.type(enters), last.span)
-    body.inputs.insert(entering, body.inputs.pop())
-    total = body.add(
-        ADD, [enters, enters_delta], names=(name,), span=last.span, scope=last.scope, order=(-1, place)
-    )
-    # The sum stands for the stream from here on; where the last add read the stream itself, it reads the sum.
-    body.replace_uses(enters, total.outputs[0], but=[total.id])
-    swapped = {enters: total.outputs[0]}
-    outputs = [(n, swapped.get(residual, residual) if n == name else v) for n, v in body.outputs]
-    body.outputs = [*outputs, (addend, swapped.get(delta, delta))]
-    body.remove(last)
+    inputs = {each: body.add_input(name, body.type(each[number]), span) for each, name in names.items()}
+    if inputs:
+        own, captured = body.inputs[:entering], body.inputs[entering : -len(inputs)]
+        body.inputs = [*own, *inputs.values(), *captured]
+    given = {each: each[number] for each in tail.starts} | {tail.stream: enters} | inputs
+    made = _write(body, tail, number, given, (-1, place))
+    (total,) = made[-1].outputs
+    # The sum stands for the stream from here on; where the tail read the stream itself, it reads the sum.
+    body.replace_uses(enters, total, but=[node.id for node in made])
+    left = {each: total if each[number] == enters else each[number] for each in tail.starts}
+    outputs = [(n, left[tail.stream] if n == tail.name else value) for n, value in body.outputs]
+    body.outputs = [*outputs, *((name, left[each]) for each, name in names.items())]
+    body.remove_unread([nodes[number] for nodes in reversed(tail.steps)])
 
 
-def _stream_first(body: Graph, add: Node, enters: Value) -> tuple[Value, Value]:
-    """The add's operands: the residual stream and what is added to it."""
-    x, y = add.inputs
-    assert x is not None
-    assert y is not None
-    if _is_stream(body, x, enters) or not _is_stream(body, y, enters):
-        return x, y
-    return y, x
-
-
-def _is_stream(body: Graph, value: Value, enters: Value) -> bool:
-    if value == enters:
-        return True
-    node = body.node(value)
-    return node.op is ADD and any(v is not None and _is_stream(body, v, enters) for v in node.inputs)
+def _write(
+    graph: Graph, tail: Tail, number: int, given: Mapping[Place, Value], order: tuple[int, ...]
+) -> list[Node]:
+    """The ops of a tail as a body has them, on other values, the last with the carried value's name."""
+    known = dict(given)
+    made: list[Node] = []
+    for step, nodes in enumerate(reversed(tail.steps)):
+        node, operands = nodes[number], tail.operands(nodes)
+        where = partial(graph.add, span=node.span, scope=node.scope, order=(*order, step))
+        for place in operands.values():
+            if place not in known:
+                known[place] = where(CONSTANT, (), {"value": tail.number(place)}).outputs[0]
+        inputs = [
+            None if value is None else known[operands.get(operand.name, tail.stream)]
+            for operand, value in zip(node.op.operands, node.inputs, strict=True)
+        ]
+        names = (tail.name,) if nodes is tail.steps[0] else ()
+        made.append(where(node.op, inputs, node.attributes, names=names))
+        known[tuple(each.outputs[0] for each in nodes)] = made[-1].outputs[0]
+    return made

@@ -8,21 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from archc import compiler
 from archc.compiler import standard_rules
 from archc.ir.graph import Graph
 from archc.ir.node import Node, stored_in
 from archc.ir.op import OPS
-from archc.ir.ops.structure import APPEND, CONSTANT, ZEROS
+from archc.ir.ops.structure import APPEND, CONSTANT
 from archc.ir.paths import path_text
-from archc.ir.program import Program
 from archc.ir.verifier import MalformedGraphError
 from archc.passes import pipeline
 from archc.passes.context import Context
-from archc.passes.pipeline import PASSES, Pass, stages
-from archc.target import CPU, CUDA, Target
+from archc.passes.pipeline import PASSES, Pass
+from archc.target import CPU, CUDA
 from archc.verification.packages import stored_tensors
 from archc.verification.stages import check_stages
+from tests.passes.stages import ops, program_of, staged, tiny
 from tests.support import SPECS, build, scramble
 
 FAMILIES = (
@@ -38,27 +37,6 @@ FAMILIES = (
     "mixtral",
     "qwen3_moe",
 )
-
-
-def tiny(family: str) -> Program:
-    spec = compiler.read_spec_file(SPECS / f"{family}.arch")
-    (program,) = compiler.lower_models(spec, [f"{family}_tiny"])
-    return program
-
-
-def program_of(body: str, params: str = "d = 24") -> Program:
-    text = f"arch A({params}) {{ forward(tokens: [B, T]) {{ {body} }} }}\nmodel a = A()"
-    (program,) = compiler.lower_models(compiler.read_spec_text(text), ["a"])
-    return program
-
-
-def staged(program: Program, target: Target = CUDA) -> tuple[dict[str, Graph], Context]:
-    context = Context(standard_rules(), target)
-    return dict(stages(program.graph, context)), context
-
-
-def ops(graph: Graph) -> list[str]:
-    return [node.op.name for part in graph.walk() for node in part.nodes()]
 
 
 def weights(graph: Graph) -> list[list[str]]:
@@ -323,60 +301,6 @@ def test_bias_goes_to_the_activation_only_where_a_kernel_takes_it() -> None:
     biased = [n for n in graphs["bias"].nodes() if n.op.name == "linear" and n.inputs[2] is not None]
     assert [path_text(node.path) for node in biased] == ["b"]
     assert "bias_gelu" in ops(graphs["fuse"])
-
-
-def test_rotate_carries_the_addend_into_the_next_layer() -> None:
-    graphs, _ = staged(tiny("llama3"))
-    (loop,) = graphs["loop_edge"].loops()
-    assert loop.attributes["carried"] == ("x", "x_delta")
-    assert graphs["loop_edge"].node(loop.inputs[1]).op is ZEROS  # type: ignore[arg-type]
-
-
-def test_rotate_takes_both_addends_of_a_parallel_block() -> None:
-    graphs, _ = staged(tiny("palm"))
-    (loop,) = graphs["loop_edge"].loops()
-    assert loop.attributes["carried"] == ("x", "x_delta", "x_delta_2")
-
-
-def test_rotate_takes_the_norm_of_the_addend_and_its_weight() -> None:
-    graphs, context = staged(tiny("gemma2"))
-    graph = graphs["loop_edge"]
-    (loop,) = graph.loops()
-    assert loop.attributes["carried"] == ("x", "x_delta", "x_delta_weight")
-    assert [graph.type(value).shape for value in loop.inputs[1:3] if value] == [("B", "T", 48), (48,)]
-    fired = [fired for fired in context.report.fired if fired.rule == "rms_norm_add_rms_norm"]
-    assert sum(each.count for each in fired) == 2 * 2 + 1  # two layers, and the norm after them
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "moves"),
-    [
-        ("layer_norm(a, 1e-5) as m", "layer_norm(x, 1e-5) as n", True),
-        ("layer_norm(a, 1e-5, weight = false, bias = false)", "layer_norm(x, 1e-5) as n", False),
-        ("rms_norm(a, 1e-5, weight = false)", "rms_norm(x, 1e-5, weight = false)", True),
-        ("rms_norm(a, 1e-5) as m", "rms_norm(x, 1e-6) as n", False),
-        ("rms_norm(a, 0) as m", "rms_norm(x, 0) as n", False),  # zeros, that come first, have none then
-        ("rms_norm(a, 1e-5) as m", "silu(rms_norm(x, 1e-5) as n) * rms_norm(x, 1e-6) as o", False),
-    ],
-)
-def test_rotate_takes_norms_that_are_alike(before: str, after: str, moves: bool) -> None:
-    """And like all norms that read the sum: one kernel computes them then."""
-    body = f"""x = embedding(tokens, 9, d) as wte
-    for i in 0..3 as layers {{
-      a = silu(linear({after}, d) as up)
-      x = x + {before}
-    }}
-    return x"""
-    program = program_of(body)
-    _, context = staged(program)
-    assert any("the norm before it" in remark.text for remark in context.report.remarks) == moves
-    assert [o for o in check_stages(program, context, each_pass=True) if not o.holds] == []
-
-
-def test_rotate_leaves_loops_alone_where_no_norm_reads_the_sum() -> None:
-    graphs, context = staged(tiny("olmo2"))
-    assert graphs["loop_edge"].loops()[0].attributes["carried"] == ("x",)
-    assert any("no norm reads the sum" in remark.text for remark in context.report.remarks)
 
 
 def test_the_cpu_target_fuses_attention_only() -> None:

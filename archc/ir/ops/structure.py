@@ -18,14 +18,21 @@ def constant(*, value: float) -> float:
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
-@declare(
-    infer=lambda call: call.like.with_shape(call.like.width) if call.row else call.like,
-    traits=(Trait.PER_TOKEN,),
-    internal=True,
-)
-def zeros(like: Tensor, *, row: bool = False) -> Tensor:
-    """Zeros of the shape of another value, or of one `row` of it."""
-    return like.new_zeros(like.shape[-1]) if row else torch.zeros_like(like)
+def _filled_type(call: Any) -> TensorType:
+    like: TensorType = call.like
+    return like if call.shape is None else like.with_shape(*call.shape)
+
+
+@declare(infer=_filled_type, traits=(Trait.PER_TOKEN,), internal=True)
+def zeros(like: Tensor, *, shape: tuple[Width, ...] | None = None) -> Tensor:
+    """Zeros of a shape, or of that of another value, in its dtype."""
+    return torch.zeros_like(like) if shape is None else like.new_zeros(shape)
+
+
+@declare(infer=_filled_type, traits=(Trait.PER_TOKEN,), internal=True)
+def ones(like: Tensor, *, shape: tuple[Width, ...] | None = None) -> Tensor:
+    """Ones of a shape, or of that of another value, in its dtype."""
+    return torch.ones_like(like) if shape is None else like.new_ones(shape)
 
 
 # What an op reads of earlier tokens goes through here: over a whole sequence it is the identity, with a cache
@@ -71,8 +78,8 @@ def _structural(name: str, doc: str, infer: Any, traits: frozenset[Trait] = froz
     )
 
 
-CONSTANT, ZEROS, APPEND, KEEP, RECENT = (
-    OPS[name] for name in ("constant", "zeros", "append", "keep", "recent")
+CONSTANT, ZEROS, ONES, APPEND, KEEP, RECENT = (
+    OPS[name] for name in ("constant", "zeros", "ones", "append", "keep", "recent")
 )
 INPUT = _structural("input", "A value given from outside.", lambda call: call.type)
 WEIGHT = _structural("weight", "A parameter, by its sources in the checkpoint.", lambda call: call.type)
