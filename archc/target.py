@@ -13,11 +13,11 @@ class Target:
     """A place that generated code runs on.
 
     `families` are the kinds of kernels it has: "norm", "row", any ops along rows, "rope", "latent_rope",
-    "pointwise", "position_scale" and "attention" for fused ops, "loss", "steps", attention of single tokens
-    after a cache, "flash", attention that PyTorch's own does not cover, "linear", linear maps of few rows,
-    "router", the choice of experts, and "experts", their products, "wide_linear", linear maps whose results
-    are wider than their operands, "embedding", the gradient of tables, "recurrence",
-    states that each token changes.
+    "pointwise", "position_scale", "convolution" and "attention" for fused ops, "loss", "steps", attention of
+    single tokens after a cache, "flash", attention that PyTorch's own does not cover, "linear", linear maps
+    of few rows, "router", the choice of experts, and "experts", their products, "wide_linear", linear maps
+    whose results are wider than their operands, "embedding", the gradient of tables, "recurrence", states
+    that each token changes.
 
     bandwidth:   bytes a second from memory, and
     matmul_rate: multiplications and additions a second, in bfloat16: what a roofline needs
@@ -49,6 +49,7 @@ CUDA = Target(
             "latent_rope",
             "pointwise",
             "position_scale",
+            "convolution",
             "attention",
             "loss",
             "steps",

@@ -22,6 +22,7 @@ from archc.benchmarking.results import OURS, Case, Findings
 from archc.benchmarking.scale import Scale
 from archc.benchmarking.timing import Run
 from archc.benchmarking.turn import Bench
+from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import CapacityKernel, EmbeddingKernel, ExpertsKernel, OpKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
@@ -135,7 +136,7 @@ def _marked(place: Place, arguments: Arguments) -> Arguments:
     """Arguments of which those that have gradients require them."""
     if isinstance(place.plan, OpKernel | RouterKernel):
         wanted = {number for number, gradient in enumerate(place.plan.op.returned) if gradient != "None"}
-    elif isinstance(place.plan, ExpertsKernel | EmbeddingKernel):
+    elif isinstance(place.plan, ExpertsKernel | EmbeddingKernel | ConvolutionKernel):
         wanted = {n for n, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point()}
     elif isinstance(place.plan, CapacityKernel):
         wanted = {0}

@@ -15,6 +15,7 @@ from archc.benchmarking.kernel_places import Place
 from archc.benchmarking.liger_ops import ADAPTERS
 from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.recording import Arguments
+from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import (
@@ -26,6 +27,7 @@ from archc.codegen.kernels.kernel_plan import (
     WideLinearKernel,
 )
 from archc.ir.lazy_torch import import_now
+from archc.ir.node import Node
 from archc.ir.ops.linear import WIDE_LINEAR
 
 OP_BY_OP, BY_DYNAMO, FUSED, LIGER = "PyTorch op by op", "PyTorch compiled", "PyTorch's own", "Liger"
@@ -59,6 +61,8 @@ def plain_function(place: Place) -> Function:
     if isinstance(plan, DispatchedKernel):
         absent = [None] * len(node.op.operands)
         return lambda *operands: node.op.reference(*[*operands, *absent][: len(absent)], **node.attributes)[0]
+    if isinstance(plan, ConvolutionKernel):
+        return partial(_convolution, node, plan)
     assert isinstance(plan, OpKernel | RouterKernel)
     order = (*rule.operands, *rule.weights)
 
@@ -67,6 +71,16 @@ def plain_function(place: Place) -> Function:
         return node.op.reference(*(given.get(name) for name in order), **node.attributes)
 
     return run
+
+
+def _convolution(node: Node, plan: ConvolutionKernel, x: Tensor, span: Any, *given: Any) -> Any:
+    """A look at earlier tokens op by op, those in a cache included."""
+    others, past = given[: len(plan.operands)], given[len(plan.operands) :]
+    if past and past[0] is not None:
+        (x,) = past[0].append(x)
+    known = {"x": x, "positions": span.positions, "key_positions": span.key_positions}
+    known |= dict(zip(plan.operands, others, strict=True))
+    return node.op.reference(*(known[operand.name] for operand in node.op.operands), **node.attributes)[0]
 
 
 def _op_by_op(_place: Place, call: Call) -> tuple[Function, Arguments]:

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, Stric
 
 from archc import resources
 from archc.codegen.kernels.attention.attention_plan import AttentionKernel
+from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import (
@@ -155,14 +156,16 @@ def _kernels(package: Package) -> str:
     modules = [name for name in ("native", "reference") if any(f"{name}." in kernel for kernel in kernels)]
     if modules:
         imports.append(f"from . import {', '.join(modules)}")
-    reads_past = [k for k in package.kernels if isinstance(k, AttentionKernel | CapacityKernel)]
+    reads_past = [
+        k for k in package.kernels if isinstance(k, AttentionKernel | CapacityKernel | ConvolutionKernel)
+    ]
     if reads_past:
         keeps = package.generates and any(kernel.keeps for kernel in reads_past)
         imports.append(f"from .runtime import {'Past, ' if keeps else ''}Span")
     helpers = [
         h
         for k in package.kernels
-        if isinstance(k, PointwiseKernel | RowKernel | AttentionKernel | DispatchedKernel)
+        if isinstance(k, PointwiseKernel | RowKernel | AttentionKernel | DispatchedKernel | ConvolutionKernel)
         for h in k.helpers
     ]
     return _fill(
@@ -237,6 +240,7 @@ _ALWAYS = (
     | GroupedKernel
     | RouterKernel
     | CapacityKernel
+    | ConvolutionKernel
     | WideLinearKernel
     | EmbeddingKernel
     | RecurrenceKernel

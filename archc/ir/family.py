@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from archc.ir.convolution_form import is_convolution
 from archc.ir.decomposition import OperandRef, Step
 from archc.ir.latent_form import is_latent_rope
 from archc.ir.op import Trait
@@ -28,6 +29,8 @@ def family_of(rule: Rule) -> str:
         return "router" if all(map(_is_routing, rule.steps)) else ""
     if "attend" in names:
         return "attention" if rule.attention_form else ""
+    if is_convolution(rule.steps, rule.outputs):
+        return "convolution"
     if is_latent_rope(rule.steps, rule.outputs, rule.weights):
         return "latent_rope"
     if names & {"rotate_by", "split_heads"}:

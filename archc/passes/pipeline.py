@@ -15,6 +15,7 @@ from archc.passes.capacity import join_capacities
 from archc.passes.chain import join_rows
 from archc.passes.clean import drop_unused, merge_common
 from archc.passes.context import Context
+from archc.passes.convolve import join_convolutions
 from archc.passes.dispatch import dispatch_experts
 from archc.passes.factors import move_factors
 from archc.passes.fold import fold_constants
@@ -62,6 +63,7 @@ PASSES = (
     Pass("wide", join_wide_linears),
     Pass("bias", split_bias),
     Pass("loop_edge", rotate_loops),
+    Pass("convolve", join_convolutions),
     Pass("fuse", fuse),
     Pass("activate", join_activations),
     Pass("chain", join_rows),

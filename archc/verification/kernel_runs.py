@@ -14,6 +14,7 @@ from torch import Tensor
 from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.kernels.attention.flash_plan import FlashKernel
 from archc.codegen.kernels.attention.step_plan import StepKernel
+from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import CapacityKernel, Kernel, OpKernel
 from archc.codegen.kernels.linear.linear_plan import LinearChoice, LinearKernel
@@ -56,6 +57,8 @@ def run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, sizes: Sizes) -> No
     elif isinstance(plan, RecurrenceKernel):
         for tokens in (sizes.length, 1):
             _run_recurrence(getattr(kernels, f"_{plan.name}"), plan, dtype, tokens)
+    elif isinstance(plan, ConvolutionKernel):
+        _run_convolution(kernels, plan, dtype, sizes.length)
     elif isinstance(plan, AttentionKernel):
         if plan.flash:
             _run_flash(getattr(kernels, f"_{plan.name}_flash"), plan.flash, dtype, sizes.flash)
@@ -138,6 +141,25 @@ def _run_recurrence(
     state = torch.zeros(1, plan.heads, plan.keys, plan.values)
     positions = torch.zeros(1, tokens, dtype=torch.int64)
     function(q, k, v, positions, *(others[name] for name in plan.optional), state)
+
+
+def _run_convolution(kernels: Any, plan: ConvolutionKernel, dtype: torch.dtype, tokens: int) -> None:
+    """Forward and backward, with tokens in order and with padding, and for one after a cache."""
+    inner = (plan.width // plan.channels, plan.channels)[plan.dims == 3 :]
+
+    def operands(count: int) -> list[Tensor]:
+        rows = dict.fromkeys(plan.with_rows, (1, count, *inner))
+        shapes = {"weight": (plan.channels, 1, plan.taps), **rows}
+        wanted = [shapes.get(name, (plan.channels,)) for name in ("x", *plan.operands)]
+        return [torch.zeros(shape, dtype=dtype, requires_grad=True) for shape in wanted]
+
+    for table in (None, torch.zeros(1, tokens, plan.taps, dtype=torch.int64)):
+        run_backward(getattr(kernels, f"_{plan.name}")(*operands(tokens), tokens, table, table))
+    if plan.keeps:
+        length = plan.first + plan.taps
+        places = torch.zeros(1, length, dtype=torch.int64)
+        ring = torch.zeros(1, length, *inner, dtype=dtype)
+        getattr(kernels, f"_{plan.name}_step")(*operands(1), ring, places[:, :1], places)
 
 
 def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dtype, tokens: int) -> None:

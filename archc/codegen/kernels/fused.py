@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from archc.codegen.modules.class_plan import Line, Operand
@@ -28,6 +29,7 @@ class Fused:
     `optional`: operands that may be None, for zeros, and weights of norms of these.
     `plain`: the statements in PyTorch, the `return` last.
     `keeps`: whether some call of it keeps its keys and values itself.
+    `semantics`: the reference functions that plain forms call.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Fused:
     plain: tuple[Line, ...]
     optional: tuple[str, ...]
     keeps: bool
+    semantics: Semantics
 
     @property
     def equation(self) -> tuple[str, ...]:
@@ -77,7 +80,7 @@ def describe_fused(
     types = {n: graph.type(v) for n, v in zip(names, node.inputs, strict=True) if v is not None}
     form = decomposition(graph, node)
     absent = tuple(name for name in _absent_together(rule) if name in types) if optional else ()
-    return Fused(name, rule, node, types, form, _plain(form, names, semantics), absent, keeps)
+    return Fused(name, rule, node, types, form, plain_form(form, names, semantics), absent, keeps, semantics)
 
 
 def _absent_together(rule: Rule) -> list[str]:
@@ -95,7 +98,8 @@ def decomposition(graph: Graph, node: Node) -> Graph:
     return rule.decompose(dict(zip(names, types, strict=True)), node.attributes)
 
 
-def _plain(form: Graph, operands: tuple[str, ...], semantics: Semantics) -> tuple[Line, ...]:
+def plain_form(form: Graph, operands: Sequence[str], semantics: Semantics) -> tuple[Line, ...]:
+    """A decomposition's statements in PyTorch, the `return` last."""
     style = Style(
         semantics, _nothing_fused, {}, frozenset(operands), no_loop, comments=False, home="reference."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.kernels.attention.attention_plan import AttentionKernel
+from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
@@ -82,6 +83,7 @@ OpKernel = NormKernel | RopeKernel | LatentRopeKernel | PointwiseKernel | Positi
 Kernel = (
     OpKernel
     | AttentionKernel
+    | ConvolutionKernel
     | AbsorptionKernel
     | LossKernel
     | LinearKernel

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from archc.codegen.kernels.attention.attention_kernel import plan_attention
+from archc.codegen.kernels.convolution.convolution_kernel import plan_convolution
 from archc.codegen.kernels.experts.dispatched_kernel import activation_of, plan_dispatched
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.experts.router_kernel import plan_router
@@ -19,7 +20,7 @@ from archc.codegen.kernels.rope.rope_kernel import plan_rope
 from archc.codegen.kernels.rows.pointwise_kernel import plan_pointwise
 from archc.codegen.kernels.rows.row_kernel import plan_row
 from archc.codegen.kernels.unfused_kernels import NAMES
-from archc.codegen.modules.kept import kept_by
+from archc.codegen.modules.kept import PAST, kept_by
 from archc.codegen.names import identifier
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph
@@ -38,6 +39,7 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
     "position_scale": lambda fused, _target: plan_position_scale(fused),
     "row": lambda fused, _target: plan_row(fused),
     "router": lambda fused, _target: plan_router(fused),
+    "convolution": lambda fused, _target: plan_convolution(fused),
     "attention": plan_attention,
 }
 
@@ -142,9 +144,9 @@ def _key(graph: Graph, node: Node) -> Any:
     types = [None if value is None else graph.type(value) for value in node.inputs]
     shapes = tuple(None if type_ is None else _shape_key(type_, rule.family) for type_ in types)
     attributes = tuple((name, str(value)) for name, value in node.attributes.items())
-    shares_name = rule.family in ("router", "pointwise", "row")  # with a rule of other steps
+    shares_name = rule.family in ("router", "pointwise", "row", "convolution")  # with a rule of other steps
     steps = repr(rule.steps) if shares_name else ""
-    keeps = rule.family == "attention" and bool(kept_by(graph, node))
+    keeps = rule.family in PAST and bool(kept_by(graph, node))
     return node.op.name, shapes, attributes, steps, keeps
 
 

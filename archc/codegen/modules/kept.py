@@ -12,6 +12,8 @@ from archc.ir.ops.training import IN_TRAINING
 from archc.ir.rule import rule_of
 from archc.ir.types import DType
 
+PAST = ("attention", "convolution")  # families whose kernels read the past
+
 
 class KeptPart:
     """The nodes of a graph that only its `keep` nodes need.
@@ -71,7 +73,7 @@ def trains(graph: Graph) -> bool:
 def kept_by(graph: Graph, node: Node) -> list[Node]:
     """The `append` nodes that a reader carries out itself: it works on the cache and reads them alone."""
     rule = rule_of(node)
-    if not (rule.family == "attention" if rule else node.op.module):
+    if not (rule.family in PAST if rule else node.op.module):
         return []
     kept = [graph.node(value) for value in node.past]
     alone = all(each.op is APPEND and _has_one_reader(graph, each.outputs[0]) for each in kept)

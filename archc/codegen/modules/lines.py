@@ -12,7 +12,7 @@ from typing import Any
 from archc.codegen.literals import attribute_code, given, number_text, shapes_text
 from archc.codegen.modules.cache_lines import write_append, write_kept
 from archc.codegen.modules.class_plan import Line
-from archc.codegen.modules.kept import KeptPart, kept_by, kept_by_readers
+from archc.codegen.modules.kept import PAST, KeptPart, kept_by, kept_by_readers
 from archc.codegen.modules.loop_lines import write_loop
 from archc.codegen.modules.regions import write_branch, write_experts, write_losses
 from archc.codegen.modules.spans import span_of, with_one_span
@@ -134,7 +134,7 @@ class Emitter:
         slots = [f'"{kept.attributes["slot"]}"' for kept in kept_by(self.graph, node)]
         past = [f"past(cache, self, {', '.join(slots)})"] if slots else []
         if rule is not None:
-            if rule.family == "attention":
+            if rule.family in PAST:
                 operands = with_one_span(operands)
             return self.style.kernels(self.graph, node, [*operands, *past])
         if node.op in IN_TRAINING:

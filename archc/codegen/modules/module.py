@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.kernel_plan import Kernel, OpKernel
 from archc.codegen.modules.class_plan import Class
 from archc.codegen.plan import Constant, Module
@@ -103,7 +104,9 @@ def class_text(classes: Sequence[Class]) -> str:
 
 
 def _kernel_texts(kernels: Sequence[Kernel]) -> list[str]:
-    return [str(line) for k in kernels if isinstance(k, OpKernel) for line in k.op.plain]
+    plain = [str(line) for k in kernels if isinstance(k, OpKernel) for line in k.op.plain]
+    looks = [kernel for kernel in kernels if isinstance(kernel, ConvolutionKernel)]
+    return [*plain, *(str(line) for kernel in looks for line in (*kernel.plain, kernel.reference))]
 
 
 def called_functions(
