@@ -82,7 +82,7 @@ class Sight:
         when += "and under a compiler" if self.masked else "under a compiler"
         return (
             f"Memory then grows with the tokens, not with their square{window}.  "
-            f"All is one piece {when}, which knows no lengths."
+            f"There is one piece {when}, which knows no lengths."
         )
 
     def _limits(self) -> tuple[tuple[bool, str], ...]:

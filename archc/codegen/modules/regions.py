@@ -98,8 +98,8 @@ def write_branch(emitter: Emitter, node: Node) -> None:
     target = emitter.variables.bind(node.outputs[0])
     tests = (f"if cache is None or {operands[0]}.shape[1] > {node.attributes['few']}:", "else:")
     comments = (
-        "so many new tokens that keys and values of all are less work",
-        "the same without them: their maps go to queries and sums",
+        "so many new tokens that full keys and values cost less",
+        "the same without them: queries and sums take over their maps",
     )
     for test, comment, body in zip(tests, comments, node.bodies, strict=True):
         lines, (text,) = _inside(emitter, body, operands, busy)

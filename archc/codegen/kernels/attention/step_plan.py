@@ -166,9 +166,9 @@ class StepKernel(Attention):
         """A comment on rows of a program that hold no query."""
         if self.wide or self.rows == self.program_heads:
             return ""
+        hold = "row holds a query" if self.program_heads == 1 else "rows hold queries"
         why = "tensor cores take no fewer" if self.rows == 16 else "a power of two"
-        hold = "1 holds a query" if self.program_heads == 1 else f"{self.program_heads} hold queries"
-        return f"  # {self.rows} rows, {why}, of which {hold}"
+        return f"  # {self.program_heads} {hold}, of {self.rows}: {why}"
 
     @property
     def blocks_of_head(self) -> str:

@@ -43,5 +43,5 @@ class DispatchedKernel:
     @property
     def tile(self) -> str:
         """What a program has."""
-        text = "A tile of one expert's rows by COLUMNS of its results a program"
+        text = "A tile of one expert's rows by COLUMNS of its results per program"
         return f"{text}, of {' and '.join(self.parts)} in turn." if len(self.parts) > 1 else f"{text}."

@@ -1,4 +1,4 @@
-"""Plans for norms: addends, some of them normed first, -> their sum -> its norm; one row a program."""
+"""Plans for norms: addends, some of them normed first, -> their sum -> its norm; one row per program."""
 
 from __future__ import annotations
 
