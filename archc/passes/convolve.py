@@ -15,7 +15,7 @@ from archc.ir.ops.structure import CONSTANT
 from archc.ir.program import KEY_POSITIONS, POSITIONS, Places, mixes_sequences, once_in, positions_in
 from archc.ir.rule import Rule
 from archc.ir.types import DType, TensorType
-from archc.passes.context import Context, place_of
+from archc.passes.context import Context, place_of, remaining
 from archc.passes.join import ADD, chain_name, operand_name
 from archc.passes.outline import Outline
 from archc.passes.report import Fired
@@ -31,8 +31,8 @@ def join_convolutions(graph: Graph, context: Context) -> None:
         return
     places, once = positions_in(graph), once_in(graph)
     for part, times in graph.runs():
-        for node in part.nodes():
-            if node.op in LOOKS and _has_kernel(part, node, places):
+        for node in remaining(part, *LOOKS):
+            if _has_kernel(part, node, places):
                 _join(part, node, once, times, context)
     context.report.sort()
 

@@ -312,3 +312,30 @@ def test_bytes_of_a_prompt(form: str, tmp_path: Path) -> None:
     moved = {name: entry.first for (_, name, _), entry in traffic.moved.items() if entry.size >= rows}
     assert sum(moved.values()) <= rows * (len(moved) + taps / op.plan.tokens)
     assert len(moved) == 2 + len(op.plan.rows)
+
+
+_TWICE = """
+    import std
+    arch A(d = 12) {
+      forward(tokens: [B, T]) {
+        dx = embedding(tokens, 9, d) as embed
+        token, place = linear(dx, d) as a, linear(dx, d) as g
+        y = sigmoid(place) * (CausalConv(dx, 3) as c) * token
+        return y + shifted(y, 2)
+      }
+    }
+    model a = A()
+"""
+
+
+def test_one_reads_another_in_an_encoder(tmp_path: Path) -> None:
+    """Without a cache, and with values that are called as a kernel calls its own."""
+    package = build(_TWICE, "a", tmp_path)
+    tokens, real = torch.randint(0, 9, (2, 7)), torch.ones(2, 7, dtype=torch.bool)
+    real[0, :2] = real[1, 5:] = False
+    results = []
+    for kind in (package.Model, package.Reference):
+        model = kind(dtype=torch.float64)
+        scramble(model)
+        results.append(model(tokens, padding=real).detach()[real])
+    assert distance(*results) < EXACT
