@@ -6,7 +6,7 @@ transformers 5 holds all in `rope_parameters`; before, `rope_theta` stood beside
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from archc.interop.config import Config
@@ -52,9 +52,41 @@ def rotary(theta: float, context: int, pairing: Pairing = "half", width: str = "
 
     def read(config: Config, known: Known) -> Rope:
         outer = config.number("rope_theta", theta, null=theta)
-        return _read(config, _parameters(config), outer, context, pairing, known[width])
+        given = _parameters(config)
+        for section in (config, given):
+            _check_whole_head(section)
+        return _read(config, given, outer, context, pairing, known[width])
 
     return Setting(read, _write)
+
+
+def partly_rotary(theta: float, context: int, share: float) -> Reader:
+    """The same where a share of each head's values is rotated, the first; `share` is the class's default."""
+
+    def read(config: Config, known: Known) -> Rope:
+        outer = config.number("rope_theta", theta, null=theta)
+        given, head_dim = _parameters(config), known["head_dim"]
+        rotated = int(head_dim * _share(config, given, share))
+        if rotated < 2 or rotated % 2 or rotated > head_dim:
+            section = given if given.has("partial_rotary_factor") else config
+            section.complain(
+                "partial_rotary_factor", f"must leave an even part of a head's {head_dim} values"
+            )
+        rope = _read(config, given, outer, context, "half", rotated)
+        return replace(rope, width=None if rotated == head_dim else Width(rotated))
+
+    def write(rope: Rope, known: Known) -> dict[str, Any]:
+        written, share = _write(rope, known), (rope.width or known["head_dim"]) / known["head_dim"]
+        parameters = {**written["rope_parameters"], "partial_rotary_factor": float(share)}
+        return {**written, "rope_parameters": parameters}
+
+    return Setting(read, write)
+
+
+def _share(config: Config, given: Config, missing: float) -> float:
+    """What share of a head is rotated, in either dialect."""
+    outer = config.number("partial_rotary_factor", missing, null=missing)
+    return given.number("partial_rotary_factor", outer, null=outer)
 
 
 def rotary_by_layers(theta: float, local_theta: float, context: int) -> dict[str, Reader]:
@@ -66,11 +98,15 @@ def rotary_by_layers(theta: float, local_theta: float, context: int) -> dict[str
     def read_local(config: Config, known: Known) -> Rope:
         given = config.section("rope_parameters").section(SLIDING)
         outer = config.number("rope_local_base_freq", local_theta, null=local_theta)
+        _check_whole_head(given)
         return _read(config, given, outer, context, "half", known["head_dim"])
 
     def read(config: Config, known: Known) -> Rope:
         outer = config.number("rope_theta", theta, null=theta)
-        return _read(config, _parameters(config, FULL), outer, context, "half", known["head_dim"])
+        given = _parameters(config, FULL)
+        for section in (config, given):
+            _check_whole_head(section)
+        return _read(config, given, outer, context, "half", known["head_dim"])
 
     return {"local_rope": read_local, "rope": Setting(read, _write_by_layers)}
 
@@ -81,8 +117,6 @@ def _read(config: Config, given: Config, theta: float, context: int, pairing: Pa
     key = "original_max_position_embeddings"
     original = None if config.get(key) is None else config.whole(key, length)
     base = given.number("rope_theta", theta, null=theta)
-    for section in (config, given):
-        _check_whole_head(section)
     scaling = _scaling(given, Rotated(length, original, width))
     return Rope(theta=base, pairing=pairing, scaling=scaling)
 

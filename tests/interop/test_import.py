@@ -28,6 +28,8 @@ CLASSES = {
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
     "qwen3_moe": transformers.Qwen3MoeConfig,
+    "qwen3_next": transformers.Qwen3NextConfig,
+    "mamba2": transformers.Mamba2Config,
     "smollm3": transformers.SmolLM3Config,
     "olmo2": transformers.Olmo2Config,
     "gemma2": transformers.Gemma2Config,
@@ -43,7 +45,7 @@ CLASSES = {
     "t5": transformers.T5Config,
     "switch_transformers": transformers.SwitchTransformersConfig,
 }
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 
 
 def write(folder: Path, config: Any) -> Path:
@@ -145,6 +147,16 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("qwen3_moe", {"sliding_window": 7, "use_sliding_window": True}, {"window": 7}),
     ("qwen3_moe", {"num_hidden_layers": 4, "decoder_sparse_step": 2}, {"sparse": (False, True) * 2}),
     ("qwen3_moe", {"num_hidden_layers": 3, "mlp_only_layers": [1]}, {"sparse": (True, False, True)}),
+    ("qwen3_next", {"full_attention_interval": 6}, {"full_every": 6, "full": None}),
+    (
+        "qwen3_next",
+        {"num_hidden_layers": 3, "layer_types": [FULL, LINEAR, FULL]},
+        {"full": (True, False, True)},
+    ),
+    ("qwen3_next", {"num_hidden_layers": 4, "layer_types": [*[LINEAR] * 3, FULL]}, {"full": None}),
+    ("mamba2", {"time_step_limit": [0.0, float("inf")]}, {"least_step": None, "largest_step": None}),
+    ("mamba2", {"time_step_limit": [0.5, 2.0]}, {"least_step": 0.5, "largest_step": 2.0}),
+    ("mamba2", {"expand": 1, "num_heads": 64}, {"heads": 64}),
     ("deepseek_v2", {"q_lora_rank": None, "first_k_dense_replace": 0}, {"q_rank": None, "dense": 0}),
     (
         "deepseek_v2",
@@ -307,9 +319,24 @@ def test_keys_and_what_they_mean(
 )
 def test_rotary_positions(kind: str, keys: dict[str, Any], meant: str, tmp_path: Path) -> None:
     latent = {"qk_rope_head_dim": 4} if "head_dim" in keys and kind.startswith(("deepseek", "kimi")) else {}
-    rope = imported(tmp_path / "x", model_type=kind, **keys, **latent)["rope"]
+    whole = {"partial_rotary_factor": 1.0} if kind == "qwen3_next" else {}  # not its class's default
+    rope = imported(tmp_path / "x", **{"model_type": kind, **keys, **latent, **whole})["rope"]
     assert str(replace(rope, pairing="half")).endswith(meant)  # how values are paired is the class's own
     assert (rope.pairing == "interleaved") is kind.startswith(("deepseek", "kimi", "llama4"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "width"),
+    [
+        ({}, 64),
+        ({"partial_rotary_factor": 0.5}, 128),
+        ({"rope_parameters": {"rope_theta": 7, "partial_rotary_factor": 0.125}}, 32),
+        ({"partial_rotary_factor": 0.5, "rope_parameters": {"rope_theta": 7}}, 128),
+        ({"partial_rotary_factor": 1.0}, None),
+    ],
+)
+def test_a_share_of_each_head_is_rotated(keys: dict[str, Any], width: int | None, tmp_path: Path) -> None:
+    assert imported(tmp_path / "x", model_type="qwen3_next", **keys)["rope"].width == width
 
 
 def test_scaling_is_the_default_of_some(tmp_path: Path) -> None:
@@ -493,6 +520,15 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("llama4_text", {"moe_layers": 3}, "must be a list of layers' numbers"),
     ("mixtral", {"num_experts_per_tok": 9}, '"num_experts_per_tok" is 9: must be a whole number from 1 to 8'),
     ("qwen3_moe", {"mlp_only_layers": "all"}, "must be a list of layers' numbers"),
+    ("qwen3_next", {"partial_rotary_factor": 0.13}, "must leave an even part of a head's 256 values"),
+    ("qwen3_next", {"rope_parameters": {"partial_rotary_factor": 3}}, "must leave an even part of a head's"),
+    ("qwen3_next", {"layer_types": ["mamba"] * 48}, "must be a list with"),
+    ("mamba2", {"num_heads": 100}, "must be 8192 / 64: expand * hidden_size / head_dim"),
+    (
+        "mamba2",
+        {"time_step_limit": [2.0, 1.0]},
+        "must be a list of two numbers from 0, the smaller one first",
+    ),
     (
         "smollm3",
         {"no_rope_layers": [1, 2] * 18},

@@ -30,6 +30,7 @@ from tests.interop.parity import (
     sizes,
     spec_of,
 )
+from tests.interop.recurrent_families import WITH_STATES
 from tests.support import build
 
 # Families of transformers whose classes compute in float64 from end to end, but for the angles of rotations.
@@ -233,7 +234,7 @@ IN_FLOAT32 = {
     "seed_oss": rms(hf.SeedOssConfig, head_dim=12, attention_out_bias=True, mlp_bias=True),
 }
 
-CASES = {**IN_FLOAT64, **IN_FLOAT32, **WITH_EXPERTS}
+CASES = {**IN_FLOAT64, **IN_FLOAT32, **WITH_EXPERTS, **WITH_STATES}
 
 
 def float64_distance(model: str) -> float:

@@ -20,6 +20,7 @@ from transformers import (
     GptOssConfig,
     Llama4TextConfig,
     LlamaConfig,
+    Mamba2Config,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
@@ -27,6 +28,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    Qwen3NextConfig,
     SmolLM3Config,
 )
 
@@ -42,6 +44,7 @@ from tests.interop.parity import (
     random_tokens,
     save_random,
     sizes,
+    through_cache,
 )
 from tests.support import SPECS, build, distance
 
@@ -85,6 +88,30 @@ def latent(config: Callable[..., PretrainedConfig], **changes: Any) -> Pretraine
         first_k_dense_replace=1,
         **changes,
     )
+
+
+def mamba2(**changes: Any) -> PretrainedConfig:
+    """Two heads share the projections to and from the state, and norms are of two parts."""
+    small = {"vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": 3, "num_heads": 4}
+    widths = {"head_dim": 24, "state_size": 10, "n_groups": 2, "layer_norm_epsilon": EPS}
+    tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    return Mamba2Config(**{**small, **widths, **tokens, **changes})
+
+
+def qwen3_next(**changes: Any) -> PretrainedConfig:
+    """Queries and keys of the delta rule serve two heads of values each."""
+    small = {
+        "head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 10,
+        "linear_value_head_dim": 12,
+        "moe_intermediate_size": 28,
+        "shared_expert_intermediate_size": 36,
+        "num_experts": 7,
+        "num_experts_per_tok": 3,
+    }
+    return rms(Qwen3NextConfig, **{**small, **changes})
 
 
 def gpt2(**changes: Any) -> PretrainedConfig:
@@ -151,6 +178,21 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
         use_sliding_window=True,
         sliding_window=6,
         attention_bias=True,
+    ),
+    "qwen3_next": lambda: qwen3_next(num_hidden_layers=4),
+    "qwen3_next_listed": lambda: qwen3_next(
+        layer_types=[FULL, "linear_attention", FULL],
+        linear_num_value_heads=2,
+        linear_conv_kernel_dim=3,
+        norm_topk_prob=False,
+        mlp_only_layers=[2],
+        attention_bias=True,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
+    ),
+    "mamba2": mamba2,
+    "mamba2_biased": lambda: mamba2(
+        n_groups=1, conv_kernel=3, use_bias=True, use_conv_bias=False, tie_word_embeddings=True
     ),
     "gpt_oss": lambda: rms(
         GptOssConfig,
@@ -292,6 +334,19 @@ class TestParity(ParityTests):
     pass
 
 
+def test_steps_have_limits(tmp_path: Path) -> None:
+    """A sequence read at once: decoding, transformers forgets the limits."""
+    theirs = save_random(mamba2(time_step_limit=(0.3, 1.5)), tmp_path / "tiny")
+    text, tokens = import_model(tmp_path / "tiny").text, random_tokens()
+    assert "least_step = 0.3" in text
+    assert "largest_step = 1.5" in text
+    model = build(text, "tiny", tmp_path).Model.from_pretrained(tmp_path / "tiny")
+    with torch.no_grad():
+        truth = theirs(tokens).logits
+        assert distance(model(tokens), truth) < LOGITS
+        assert distance(through_cache(model, tokens), truth) < LOGITS
+
+
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
@@ -310,6 +365,8 @@ class TestParity(ParityTests):
         ("llama4", {"rope": "rope(theta = 500000, pairing = half)"}),
         ("llama4", {"chunk": "7"}),
         ("gpt_oss", {"window": "6"}),
+        ("qwen3_next", {"normed": "false"}),
+        ("qwen3_next", {"rope": "rope(theta = 10000, width = 6)"}),
         ("gpt2", {"act": "gelu"}),
         ("bloom", {"residual_normed": "true"}),
     ],
@@ -326,6 +383,9 @@ def test_a_wrong_parameter_shows(name: str, setting: dict[str, str], tmp_path: P
     [
         # Twice as much of the softmax's denominator, as if it were there twice.
         ("gpt_oss", "gpt_oss", "as sinks)", f"as sinks + {math.log(2)})"),
+        # Norms of the whole width, not of a part for each group.
+        ("mamba2", "mamba2", "silu(upcast(z)), groups)", "silu(upcast(z)), 1)"),
+        ("qwen3_next", "qwen3_next", "+ 1e-6)", "+ 1e-2)"),
         # The scale inside of the cap's argument only, not in what the cap bends.
         ("gemma2", "gemma2", "scale = scale, softcap = softcap", "scale = scale, softcap = softcap * scale"),
     ],

@@ -9,6 +9,7 @@ from archc.interop.families.gpt2 import GPT2
 from archc.interop.families.gpt_oss import GPT_OSS
 from archc.interop.families.llama import LLAMA
 from archc.interop.families.llama4 import LLAMA4
+from archc.interop.families.mamba2 import MAMBA2
 from archc.interop.families.marian import MARIAN
 from archc.interop.families.mistral import MISTRAL
 from archc.interop.families.mixtral import MIXTRAL
@@ -16,6 +17,7 @@ from archc.interop.families.olmo2 import OLMO2
 from archc.interop.families.qwen2 import QWEN2
 from archc.interop.families.qwen3 import QWEN3
 from archc.interop.families.qwen3_moe import QWEN3_MOE
+from archc.interop.families.qwen3_next import QWEN3_NEXT
 from archc.interop.families.smollm3 import SMOLLM3
 from archc.interop.families.switch_transformers import SWITCH_TRANSFORMERS
 from archc.interop.families.t5 import T5
@@ -30,6 +32,8 @@ FAMILIES = {
         QWEN2,
         QWEN3,
         QWEN3_MOE,
+        QWEN3_NEXT,
+        MAMBA2,
         SMOLLM3,
         OLMO2,
         GEMMA2,

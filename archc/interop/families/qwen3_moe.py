@@ -47,6 +47,8 @@ def _write_window(value: int | None, _known: Known) -> dict[str, Any]:
     }
 
 
+SPARSE = Setting(_sparse, _write_sparse)
+
 QWEN3_MOE = Family(
     model_type="qwen3_moe",
     spec="qwen3_moe",
@@ -69,7 +71,7 @@ QWEN3_MOE = Family(
         "window": Setting(_window, _write_window),
         "act": activation("hidden_act", "silu"),
         "attention_bias": flag("attention_bias", False),
-        "sparse": Setting(_sparse, _write_sparse),
+        "sparse": SPARSE,
         "balance": balance(0.001),
         "tied": flag("tie_word_embeddings", False),
     },

@@ -1,0 +1,93 @@
+"""Configs of families with state spaces or linear attention, whose specs under families/ the tests run."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import transformers as hf
+
+from tests.interop.parity import EPS, VOCABULARY, rms, rope, sizes
+
+TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+
+
+def scan(**changes: Any) -> dict[str, Any]:
+    """Sizes of a model that consists of selective scans."""
+    small = {"vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": 3, "state_size": 10}
+    return {**small, "layer_norm_epsilon": EPS, **TOKENS, **changes}
+
+
+# Mamba-2's mixer: eight heads, of which four share the projections to and from the state.
+MIXER = {"mamba_n_heads": 8, "mamba_d_head": 12, "mamba_d_state": 10, "mamba_n_groups": 2}
+
+WITH_STATES = {
+    "bamba": rms(hf.BambaConfig, attn_layer_indices=[1], **MIXER),
+    "falcon_mamba": partial(hf.FalconMambaConfig, **scan(mixer_rms_eps=EPS)),
+    "granitemoehybrid": rms(
+        hf.GraniteMoeHybridConfig,
+        intermediate_size=32,
+        shared_intermediate_size=40,
+        layer_types=["linear_attention", "full_attention", "linear_attention"],
+        num_local_experts=5,
+        num_experts_per_tok=3,
+        embedding_multiplier=3.5,
+        attention_multiplier=0.2,
+        residual_multiplier=0.4,
+        logits_scaling=6.0,
+        tie_word_embeddings=True,
+        **MIXER,
+    ),
+    "granitemoehybrid_dense": rms(
+        hf.GraniteMoeHybridConfig,
+        num_hidden_layers=2,
+        shared_intermediate_size=40,
+        layer_types=["full_attention", "linear_attention"],
+        num_local_experts=0,
+        position_embedding_type="rope",
+        tie_word_embeddings=True,
+        mamba_n_heads=4,
+        mamba_d_head=24,
+        mamba_d_state=10,
+        **rope(),
+    ),
+    "jamba": rms(
+        hf.JambaConfig,
+        num_hidden_layers=4,
+        intermediate_size=32,
+        num_experts=5,
+        num_experts_per_tok=3,
+        attn_layer_period=3,
+        attn_layer_offset=1,
+        mamba_d_state=10,
+        mamba_dt_rank=5,
+    ),
+    "mamba": partial(hf.MambaConfig, **scan()),
+    "mamba_biased": partial(
+        hf.MambaConfig,
+        **scan(num_hidden_layers=2, state_size=6),
+        time_step_rank=5,
+        conv_kernel=3,
+        use_bias=True,
+        use_conv_bias=False,
+        tie_word_embeddings=False,
+    ),
+    "nemotron_h": partial(
+        hf.NemotronHConfig,
+        **sizes(num_hidden_layers=None, head_dim=12),
+        layers_block_type=["linear_attention", "mlp", "full_attention", "moe"],
+        layer_norm_epsilon=EPS,
+        mamba_num_heads=8,
+        mamba_head_dim=10,
+        ssm_state_size=10,
+        n_groups=2,
+        n_routed_experts=6,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        moe_shared_expert_intermediate_size=40,
+        moe_latent_size=20,
+        routed_scaling_factor=1.7,
+        n_group=3,
+        topk_group=2,
+    ),
+}
