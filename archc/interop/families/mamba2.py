@@ -72,8 +72,8 @@ MAMBA2 = Family(
         "largest_step": Setting(_largest, _write_limits),
         "tied": flag("tie_word_embeddings", False),
     },
-    # Start values, how a sequence is cut for the class's kernels, keys that it does not read, and the residual
-    # stream's dtype: the model's own here, float32 by default there.
+    # Start values, how a sequence is cut for the class's kernels, keys that it does not read, and the dtype
+    # of the residual stream: the model's own here, float32 by default there.
     inert=(
         "chunk_size",
         "intermediate_size",
