@@ -11,7 +11,7 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
 from archc.ir.ops.structure import CONSTANT, INPUT
-from archc.ir.types import Dim, DType
+from archc.ir.types import Dim, DType, TensorType
 
 SUMS = frozenset({"sum", "mean"})
 _LONGEST = 8192  # columns of a row whose gradient fits in registers
@@ -28,6 +28,7 @@ class RowOperand:
     columns: how many values a row reads: as wide as the row, another number of a vector, or 1
     place:   which row of it, by the number of a `row`; "" where it has but one
     parts:   into how many parts of so many columns it is split
+    wide:    whether it is float32, whatever the model's dtype
     """
 
     name: str
@@ -35,6 +36,7 @@ class RowOperand:
     columns: int
     place: str
     parts: int = 1
+    wide: bool = False
 
     @property
     def is_common(self) -> bool:
@@ -73,6 +75,11 @@ class RowForm:
 def fits_row(form: RowForm) -> bool:
     """Whether everything that a row and its gradient are computed from fits in a program's registers."""
     return form.block <= _LONGEST and form.held * form.block <= _HELD
+
+
+def is_wide_vector(type_: TensorType) -> bool:
+    """Whether a value is float32 whatever the model's dtype, and the same for all tokens."""
+    return type_.dtype is DType.F32 and not any(isinstance(dim, str) for dim in type_.shape)
 
 
 def clashing_name(names: Sequence[str]) -> str:
@@ -165,7 +172,7 @@ def _operand(
     (value,) = node.outputs
     type_ = form.type(value)
     users = form.users(value)
-    if type_.dtype is not DType.FLOAT or not type_.shape:
+    if not type_.shape or not (type_.dtype is DType.FLOAT or is_wide_vector(type_)):
         return None
     parts = users[0][0].attributes["sizes"] if users and users[0][0].op.name == "split" else 1
     shape = (*type_.shape, *(1 for _ in range(ranks.get(value, 0))))
@@ -176,7 +183,8 @@ def _operand(
         return None
     columns = int(columns) // parts
     whole = columns in (1, width) or len(shape) == 1
-    return RowOperand(form.name_of(value), type_.shape, columns, place, parts) if whole else None
+    wide = type_.dtype is DType.F32
+    return RowOperand(form.name_of(value), type_.shape, columns, place, parts, wide) if whole else None
 
 
 def _fits(form: Graph, node: Node, ranks: dict[Value, int], leading: tuple[Dim, ...], width: int) -> bool:

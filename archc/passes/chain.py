@@ -14,14 +14,14 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.program import mixes_sequences, once_in
-from archc.ir.row_form import RENAMED, fits_row, is_row_op, row_form
+from archc.ir.row_form import RENAMED, fits_row, is_row_op, is_wide_vector, row_form
 from archc.ir.rule import rule_of
 from archc.ir.types import DType
 from archc.passes.context import Context
 from archc.passes.join import ADD, after_head, chain_name, is_joined, operand_name
 from archc.passes.outline import Outline, replace_by_one
 
-_MOST_STEPS = 16  # as many as a fusion of a spec may have
+_MOST_STEPS = 24  # what a person reads in one piece
 _MOST_OPERANDS = 8  # tensors that a program holds at once, and their gradients
 _FUSED = ("norm", "pointwise", "row")
 
@@ -77,12 +77,14 @@ class _Rows:
         return self._sorted(inside.values())
 
     def _in_registers(self, node: Node) -> list[Node]:
-        """A node, and those that make its float32 operands: kernels hold such values in registers only."""
+        """A node, and those that make its float32 operands: memory holds only vectors that are float32."""
         found, waiting = {node.id: node}, [node]
         while waiting:
             for value in filter(None, waiting.pop().inputs):
                 maker = self.graph.node(value)
-                if maker.id not in found and self.graph.type(value).dtype is DType.F32:
+                type_ = self.graph.type(value)
+                given = is_wide_vector(type_) and not is_row_op(maker.op)
+                if maker.id not in found and type_.dtype is DType.F32 and not given:
                     found[maker.id] = maker
                     waiting.append(maker)
         return list(found.values())

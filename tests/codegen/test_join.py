@@ -70,6 +70,10 @@ _NORM = "rms_norm(x, 1e-6) as n"
             ["rms_norm", "mul"],
         ),  # the product needs what follows the norm
         ("x = x * cast_like(softplus(upcast(linear(x, 1) as a)), x)", ["softplus_mul"]),  # casts are free
+        (  # and a vector may be float32
+            "x = cast_like(upcast(x) * parameter([d], wide = true) as w, x) x = NORM",
+            ["parameter", "mul_rms_norm"],
+        ),
         ("x = x + linear(x, d) as a + linear(x, d) as b", ["add", "add"]),  # gradients of sums cost nothing
         (
             "x = NORM * 2 x = linear(x, 9000) as a y = rms_norm(x, 1e-6) as m x = y * 2",
@@ -95,6 +99,7 @@ arch A(d = 12) {
     x, p = embedding(tokens, 40, d) as wte, embedding(positions(tokens), 16, d) as wpe
     x, g = linear(concat(p, x), d) as mix, linear(p, 1) as gate
     x = rms_norm(x * g, 1e-5) as gated
+    x = layer_norm(cast_like(upcast(x) * parameter([d], wide = true) as wide, x), 1e-5) as scaled
     for i in 0..2 as layers { x = x + linear(rms_norm(x + p, 1e-5) as norm, d) as up }
     x = layer_norm(p + x, 1e-5) as last
     y = exp(tanh(x) * p) - sigmoid(p) * 2
@@ -120,6 +125,17 @@ def test_what_stands_once_for_all_sequences_is_no_row_of_theirs(tmp_path: Path) 
         model.loss(tokens, tokens).backward()
     for ours, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
         assert distance(ours.grad, theirs.grad) < 1e-5
+
+
+@interpreted
+def test_the_gradient_of_a_vector_in_float32_is_not_rounded(tmp_path: Path) -> None:
+    """Beside rows of bfloat16 it has all digits of its own dtype."""
+    model = build(PLACES, "a", tmp_path).Model(dtype=torch.bfloat16)
+    tokens = torch.randint(0, 40, (1, 4))
+    model.loss(tokens, tokens).backward()
+    (wide,) = (parameter for parameter in model.parameters() if parameter.dtype is torch.float32)
+    assert wide.grad is not None
+    assert not torch.equal(wide.grad, wide.grad.bfloat16().float())
 
 
 def test_what_bends_logits_is_left_to_the_loss() -> None:

@@ -174,7 +174,8 @@ class RowGradient:
             name = f"{name}.view(-1, {count}, {operand.columns}).sum({dim})"
         else:
             name = f"{name}.sum(0)"
-        return f"{name}.to({self.incoming[0]}.dtype).view({self._shape(operand)})"
+        kept = name if operand.wide else f"{name}.to({self.incoming[0]}.dtype)"
+        return f"{kept}.view({self._shape(operand)})"
 
     def _shape(self, operand: RowOperand) -> str:
         """A tensor's dims; those that are open as a result's gradient has them."""
@@ -185,6 +186,11 @@ class RowGradient:
             f"{given}[{leading.index(dim)}]" if isinstance(dim, str) else str(dim) for dim in operand.shape
         ]
         return ", ".join(dims)
+
+    def _fake(self, operand: RowOperand) -> str:
+        """A gradient's shape and dtype."""
+        fake = f"_like({self.incoming[0]}, {self._shape(operand)})"
+        return f"{fake}.float()" if operand.wide else fake
 
     @property
     def op(self) -> CustomOp:
@@ -199,7 +205,7 @@ class RowGradient:
             saved=saved,
             incoming=tuple(Argument(name) for name in (*self.incoming, *saved)),
             gradients=gradients,
-            gradient_fakes=tuple(f"_like({self.incoming[0]}, {self._shape(o)})" for o in self.written),
+            gradient_fakes=tuple(map(self._fake, self.written)),
             returned=tuple(self.given.get(o.name, f"d{o.name}") for o in self.memory.form.operands),
             remembered=(),
             anchor=anchor,
