@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-gpu hazards check types style goldens bench clean
+SEEDS ?= 0:100
+
+.PHONY: demo test test-all test-gpu hazards fuzz check types style goldens bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m archc.demo
@@ -22,6 +24,10 @@ test-gpu: $(VENV)/.test
 # Without a GPU: kernels interpreted, and every access to memory held against what may go wrong on one.
 hazards: $(VENV)/.test
 	$(BIN)/python -m pytest --hazards -n 2 --dist worksteal -m kernels
+
+# Random specs, of the seeds from one to another: make fuzz SEEDS=100:500
+fuzz: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow" --seeds $(SEEDS) tests/random_specs
 
 check: $(VENV)/.test
 	$(MAKE) --jobs=2 types style

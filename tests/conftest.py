@@ -14,6 +14,7 @@ from tests.codegen import hazards
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(gpu.OPTION, action="store_true", help="Compile kernels and run them on the GPU.")
+    parser.addoption("--seeds", default="0:100", help="FROM:TO, of the random specs that slow tests take.")
     parser.addoption(hazards.OPTION, action="store_true", help="Fail where interpreted kernels have hazards.")
 
 

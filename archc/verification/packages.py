@@ -94,7 +94,7 @@ def _check_forward(
         if case.shifted:
             continue
         truth = _interpret(compilation, weights, case)
-        plain = furthest(_interpret(compilation, narrow, _narrow(case)), truth, case.padding)
+        plain = furthest(_interpret(compilation, narrow, in_dtype(case, torch.float32)), truth, case.padding)
         value = _call(exact, case, torch.float64, **case.options)
         yield Outcome(name, "float64", case.name, furthest(value, truth, case.padding), EXACT)
         value = _call(rounded, case, torch.float32, **case.options)
@@ -112,8 +112,9 @@ def _numbered(outputs: Iterable[Tensor]) -> dict[str, Tensor]:
     return {str(place): output for place, output in enumerate(outputs)}
 
 
-def _narrow(case: Case) -> Case:
-    inputs = {n: v.float() if v.is_floating_point() else v for n, v in case.inputs.items()}
+def in_dtype(case: Case, dtype: torch.dtype) -> Case:
+    """A case whose inputs with fractions are in a dtype."""
+    inputs = {n: v.to(dtype) if v.is_floating_point() else v for n, v in case.inputs.items()}
     return Case(case.name, inputs, case.options, case.padding)
 
 
@@ -132,14 +133,14 @@ def _check_cache(
         with torch.no_grad():
             whole = model(*case.given, **case.options)
             for pieces in ((length // 2, 1, 1, length - length // 2 - 2), (1,) * length):
-                parts = _through_cache(model, case, pieces)
+                parts = through_cache(model, case, pieces)
                 manner = "in pieces" if len(set(pieces)) > 1 else "one by one"
                 truth = _interpret_pieces(compilation, weights, case, pieces) if by_length else whole
                 error = furthest({"": parts}, {"": truth}, case.padding)
                 yield Outcome(name, "cache", f"{case.name}, {manner}", error, EXACT)
 
 
-def _through_cache(model: Any, case: Case, pieces: Sequence[int]) -> Tensor:
+def through_cache(model: Any, case: Case, pieces: Sequence[int]) -> Tensor:
     """The outputs for tokens that reach the cache in pieces, told of padding where there is some.
 
     An encoder's tokens are given with the first piece alone.

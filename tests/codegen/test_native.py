@@ -6,7 +6,6 @@ import functools
 import importlib
 import itertools
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from tempfile import mkdtemp
@@ -22,7 +21,7 @@ from torch.nn.utils import parametrize
 from archc.ir.ops import experts as ops
 from tests.codegen.fused_ops import fused_ops, inputs, results, widened
 from tests.codegen.kernel_cases import CASES, rule_of_case, spec_of_case
-from tests.support import SPECS, build, distance, scramble, shared_folder
+from tests.support import SPECS, build, distance, needs_compiler, scramble, shared_folder
 
 DTYPES = [torch.float32, torch.bfloat16]
 LEVEL = {torch.float32: 1e-7, torch.bfloat16: 2e-4}  # below this all are as good
@@ -42,7 +41,6 @@ _SOME = (
 )
 _PYTORCHS = ("latent_rope", "latent_rope_qkv", "position_scale")  # ops that have no native code
 _WITHOUT_GRADIENT = ("gated_heads", "gated_norm", "mixed_norm")  # ops of rows: PyTorch's is used
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 
 
 @functools.cache

@@ -1,0 +1,186 @@
+"""What must hold for any spec: `archc verify`, and each road of a package in the dtypes that models run in.
+
+A road is held to the float64 run of `Reference`: it may be no further away than `Reference` in its own dtype,
+but for a factor of chance.  Of several random weights the best count: where scores of experts are nearly
+equal, rounding alone may choose others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+from torch import Tensor
+
+from archc import compiler
+from archc.cli import main
+from archc.compiler import Compilation
+from archc.verification.cases import Case, cases, depends_on_length, random_weights
+from archc.verification.outcome import Outcome, furthest
+from archc.verification.packages import SMALL, import_package, in_dtype, stored_tensors, through_cache
+from archc.verification.verify import outcomes_of
+
+CHANCE = {torch.float32: 8.0, torch.bfloat16: 4.0}
+FLOOR = {torch.float32: 1e-6, torch.bfloat16: 0.03}
+TRIES = 3  # of random weights
+SLACK = (
+    4.0  # for `archc verify` in float32: of so many specs some have more bad luck than its own limit allows
+)
+
+COMMANDS = (["check"], ["explain"], ["ir"], ["ir", "--after", "pack"], ["analyze"], ["fmt", "--check"])
+
+
+def compiled(text: str) -> Compilation:
+    """The model of a spec; a mistake in it is raised."""
+    spec = compiler.read_spec_text(text)
+    compiler.check(spec)
+    (program,) = compiler.lower_models(spec, spec.models)
+    return compiler.compile_program(program, spec.rules)
+
+
+def verified(text: str, each_pass: bool) -> Iterator[str]:
+    """What `archc verify` finds off."""
+    compilation = compiled(text)
+    outcomes = outcomes_of(compilation.program, compilation, each_pass)
+    yield from _told(
+        replace(each, limit=SLACK * each.limit) if each.check == "float32" else each for each in outcomes
+    )
+
+
+def roads(text: str, natively: bool = False) -> Iterator[str]:
+    """What is off on the roads of a package in float32 and bfloat16, by native code or as it is.
+
+    Where Triton interprets kernels, the roads lead through them.
+    """
+    compilation = compiled(text)
+    with tempfile.TemporaryDirectory() as name:
+        package = import_package(compilation, Path(name))
+        if natively:
+            assert importlib.import_module(f"{package.__name__}.native").build()
+        for dtype in (torch.float32, torch.bfloat16):
+            tries = [list(_Roads(compilation, package, dtype, seed).outcomes()) for seed in range(1)]
+            while len(tries) < TRIES and not all(outcome.holds for outcome in tries[-1]):
+                tries.append(list(_Roads(compilation, package, dtype, len(tries)).outcomes()))
+            yield from _told(min(same, key=_excess) for same in zip(*tries, strict=True))
+
+
+def _told(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    for each in outcomes:
+        if not each.holds:
+            found = f"{each.error:.1e} of {each.limit:.1e} {each.detail}"
+            yield f"{each.subject}, {each.check}, {each.case}: {found}"
+
+
+def _excess(outcome: Outcome) -> float:
+    excess = outcome.error / (outcome.limit or 1.0)
+    return excess if excess == excess else float("inf")
+
+
+def commands(text: str) -> Iterator[str]:
+    """The commands that read a spec and end otherwise than they should."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.arch"
+        path.write_text(text)
+        CliRunner().invoke(main, ["fmt", str(path)])
+        for command, *options in COMMANDS:
+            result = CliRunner().invoke(main, [command, str(path), *options])
+            if result.exit_code != 0 or "Traceback" in result.output:
+                yield f"archc {command}: {result.exception!r} {result.output[-300:]}"
+
+
+@dataclass(frozen=True)
+class _Roads:
+    """A package in a dtype, with random weights that the dtype can hold."""
+
+    compilation: Compilation
+    package: ModuleType
+    dtype: torch.dtype
+    seed: int
+
+    def outcomes(self) -> Iterator[Outcome]:
+        graph = self.compilation.program.graph
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "checkpoint.safetensors"
+            weights = random_weights(graph, seed=self.seed)
+            save_file({name: each.to(self.dtype).contiguous() for name, each in weights.items()}, path)
+            exact = self.package.Reference.from_pretrained(path, dtype=torch.float64).eval()
+            plain = self.package.Reference.from_pretrained(path, dtype=self.dtype).eval()
+            model = self.package.Model.from_pretrained(path, dtype=self.dtype).eval()
+        for case in cases(graph):
+            if case.name.endswith("tokens") or case.name == "padding on the left":
+                yield from self._forward(exact, plain, model, case)
+        if hasattr(model, "loss"):
+            yield self._gradients(exact, plain, model, next(iter(cases(graph))))
+
+    def _forward(self, exact: Any, plain: Any, model: Any, case: Case) -> Iterator[Outcome]:
+        case = in_dtype(case, self.dtype)
+        wide = in_dtype(case, torch.float64)
+        ways: dict[str, Callable[[Any, Case], dict[str, Tensor]]] = {"whole": _whole}
+        if hasattr(model, "new_cache") and case.given[-1].shape[1] > 1:
+            ways |= {"in pieces": _in_pieces, "in steps": _in_steps}
+        for name, way in ways.items():
+            with torch.no_grad():
+                truth = (way if depends_on_length(self.compilation.program.graph) else _whole)(exact, wide)
+                unfused = furthest(way(plain, case), truth, case.padding)
+                error = furthest(way(model, case), truth, case.padding)
+            yield self._outcome(name, case.name, error, unfused)
+
+    def _gradients(self, exact: Any, plain: Any, model: Any, case: Case) -> Outcome:
+        truth = _gradients(exact, in_dtype(in_dtype(case, self.dtype), torch.float64))
+        unfused, found = (_gradients(each, in_dtype(case, self.dtype)) for each in (plain, model))
+        least = SMALL * max(float(gradient.norm()) for gradient in truth.values())
+        errors, plains = (
+            {
+                name: float((given[name].double() - gradient).norm())
+                / (max(float(gradient.norm()), least) or 1.0)
+                for name, gradient in truth.items()
+            }
+            for given in (found, unfused)
+        )
+        worst = max(errors, key=lambda name: errors[name])
+        return self._outcome("gradients", worst, errors[worst], max(plains.values()))
+
+    def _outcome(self, check: str, case: str, error: float, unfused: float) -> Outcome:
+        limit = max(CHANCE[self.dtype] * unfused, FLOOR[self.dtype])
+        return Outcome("Model", f"{check} in {self.dtype}", case, error, limit)
+
+
+def _whole(model: Any, case: Case) -> dict[str, Tensor]:
+    result = model(*case.given, **case.options)
+    return {str(place): each for place, each in enumerate(result if isinstance(result, tuple) else (result,))}
+
+
+def _in_pieces(model: Any, case: Case) -> dict[str, Tensor]:
+    """A prompt, then single tokens, then some at once."""
+    length = case.given[-1].shape[1]
+    some, single = length // 3, length // 3
+    return {"0": through_cache(model, case, (some, *[1] * single, length - some - single))}
+
+
+def _in_steps(model: Any, case: Case) -> dict[str, Tensor]:
+    """A prompt, then single tokens with all state on the device."""
+    *others, tokens = case.given
+    some = max(1, tokens.shape[1] // 2)
+    options = {name: each[:, :some] if each is case.padding else each for name, each in case.options.items()}
+    cache = model.new_cache(*tokens.shape)
+    parts = [model(*others, tokens[:, :some], cache=cache, **options)]
+    cache.start_steps()
+    for token in tokens[:, some:].split(1, 1):
+        parts.append(model(*[None] * len(others), token, cache=cache))
+    return {"0": torch.cat(parts, 1)}
+
+
+def _gradients(model: Any, case: Case) -> dict[str, Tensor]:
+    """Gradients of the loss by the names of the checkpoint."""
+    labels = case.given[-1].clone()
+    labels[:, : labels.shape[1] // 3] = -100
+    model.loss(*case.given, labels).backward()
+    return dict(stored_tensors(model, gradients=True))

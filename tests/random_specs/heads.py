@@ -1,0 +1,130 @@
+"""Heads of attention, at random: how many, what tells positions, what is done to scores and to results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.random_specs.writer import Writer
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How many heads queries have, how many keys and values have, and how wide those of each are."""
+
+    queries: int
+    keys: int
+    width: int
+    value_width: int
+
+
+def some_heads(w: Writer) -> Heads:
+    keys, width = w.choose(1, 2, 3), w.choose(4, 6, 8)
+    return Heads(keys * w.choose(1, 2, 3), keys, width, w.choose(width, width, 5, 10))
+
+
+def keys_and_values(w: Writer, x: str, heads: Heads) -> tuple[str, str]:
+    k = w.let(f"split_heads({w.linear(x, heads.keys * heads.width, 'k')}, {heads.keys})", "k")
+    if heads.width == heads.value_width and w.chance(0.1):
+        return k, k
+    return k, w.let(f"split_heads({w.linear(x, heads.keys * heads.value_width, 'v')}, {heads.keys})", "v")
+
+
+def head_norm(w: Writer, x: str) -> str:
+    path = w.new("norm")
+    return w.choose(
+        f"rms_norm({x}, 1e-5) as {path}",
+        f"rms_norm({x}, 1e-5, offset = 1, cast = after) as {path}",
+        f"rms_norm({x}, 1e-5, weight = false)",
+        f"layer_norm({x}, 1e-5) as {path}",
+    )
+
+
+def some_rope(w: Writer) -> str:
+    width = ", width = 4" if w.chance(0.3) else ""
+    pairing = ", pairing = interleaved" if w.chance(0.3) else ""
+    scaling = w.choose(
+        *[""] * 6,
+        "linear_scaling(factor = 2)",
+        "llama3(factor = 4, low = 1, high = 4, original = 16)",
+        "yarn(factor = 4, original = 16)",
+        "dynamic(factor = 3, original = 8)",
+    )
+    scaling = f", scaling = {scaling}" if scaling else ""
+    return f"rope(theta = {w.choose(100, 10000)}{width}{pairing}{scaling})"
+
+
+def positioned(w: Writer, q: str, k: str, variable: str | None = None) -> tuple[str, str]:
+    """Queries and keys with what tells their positions, in all layers or some, normed before or after."""
+    kind = w.choose("rotate", "rotate", "norm rotate", "rotate norm", "norm", "none", "warm")
+    turn = some_rope(w)
+    if kind.startswith("norm"):
+        q, k = w.let(head_norm(w, q), "q"), w.let(head_norm(w, k), "k")
+    if "rotate" in kind:
+        some = f" if {variable} % 2 == 0 else {{0}}" if variable and w.chance(0.3) else ""
+        q = w.let(f"rotate({q}, {turn})" + some.format(q), "q")
+        k = w.let(f"rotate({k}, {turn})" + some.format(k), "k")
+    if kind == "rotate norm":
+        q, k = w.let(head_norm(w, q), "q"), w.let(head_norm(w, k), "k")
+    if kind == "warm":
+        warmth = w.let(f"1 + 0.1 * log(floor((upcast(positions({q})) + 1) / 4) + 1)", "warmth")
+        q = w.let(f"cast_like({q} * unsqueeze(unsqueeze({warmth})), {q})", "q")
+    if w.chance(0.1):
+        q = w.let(f"{q} * {w.choose('0.5', '3')}", "q")
+    return q, k
+
+
+def turned(w: Writer, x: str) -> str:
+    """Queries or keys by themselves, normed and rotated, one of it or neither."""
+    if w.chance(0.3):
+        x = w.let(head_norm(w, x), x[0])
+    return w.let(f"rotate({x}, {some_rope(w)})", x[0]) if w.chance(0.6) else x
+
+
+def attend(
+    w: Writer, x: str, d: int, heads: Heads, q: str, k: str, v: str, mask: str, biased: bool = True
+) -> str:
+    """Scores and what changes them, the heads' results, a gate or a norm, and the map after them."""
+    settings = f"mask = {mask}"
+    if w.chance(0.2):
+        settings += f", scale = {w.choose('1', '0.3')}"
+    if w.chance(0.15):
+        settings += f", softcap = {w.choose('2.5', '30')}"
+    if biased and w.chance(0.2):
+        settings += f", bias = {some_bias(w, x, heads.queries, both_ways=mask == 'full')}"
+    if w.chance(0.15):
+        settings += f", sinks = {w.parameter(str(heads.queries), 0.5, 'sinks')}"
+    o = w.let(f"attention({q}, {k}, {v}, {settings})", "o")
+    return behind(w, x, d, heads, o)
+
+
+def behind(w: Writer, x: str, d: int, heads: Heads, o: str) -> str:
+    """What follows the heads' results."""
+    width = heads.queries * heads.value_width
+    kind = w.choose(*["plain"] * 5, "gate", "head gate", "head norm", "norm", "factor")
+    if kind == "head gate":
+        o = w.let(f"{o} * sigmoid(unsqueeze({w.linear(x, heads.queries, 'gate')}))", "o")
+    if kind == "head norm":
+        o = w.let(head_norm(w, o), "o")
+    if kind == "factor":
+        o = w.let(f"{o} * 0.5", "o")
+    o = w.let(f"merge_heads({o})", "o")
+    if kind == "gate":
+        o = w.let(f"{o} * sigmoid({w.linear(x, width, 'gate')})", "o")
+    if kind == "norm":
+        o = w.let(f"rms_norm({o}, 1e-5) as {w.new('norm')}", "o")
+    return w.linear(o, d, "o")
+
+
+def some_bias(w: Writer, x: str, heads: int, both_ways: bool = False) -> str:
+    """A bias of scores by distance."""
+    if w.chance(0.5):
+        return (
+            f"alibi_bias(positions({x}), key_positions({x}), heads = {heads}, scale = {w.choose('1', '0.5')})"
+        )
+    ways, table = (
+        str(both_ways).lower(),
+        f"parameter([8, {heads}], init = normal(std = 1)) as {w.new('table')}",
+    )
+    return (
+        f"relative_bias(positions({x}), key_positions({x}), {table}, bidirectional = {ways}, distance = 20)"
+    )

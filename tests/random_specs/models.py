@@ -1,0 +1,91 @@
+"""Whole models at random: what goes in, and what comes out."""
+
+from __future__ import annotations
+
+from tests.random_specs.attentions import attention, bidirectional
+from tests.random_specs.layers import VOCABULARY, residual, stack
+from tests.random_specs.rows import experts, mlp, norm
+from tests.random_specs.writer import Writer
+
+
+def random_spec(seed: int) -> str:
+    """A valid spec with one model, `random`; the same for the same seed."""
+    w = Writer(seed)
+    d = w.choose(12, 16, 24)
+    w.choose(*[_decoder] * 7, _encoder, _translator)(w, d)
+    return w.text("random")
+
+
+def _decoder(w: Writer, d: int) -> None:
+    """Tokens to logits, now and then with another input or other results."""
+    also = w.choose(*[None] * 6, f"extra: float[B, T, {d}]", "prefix: [B]")
+    first = f"{also}, " if also and also.startswith("extra") else ""
+    last = f", {also}" if also and not first else ""
+    with w.inside(f"forward({first}tokens: [B, T]{last})"):
+        _embed(w, d, "x", "tokens")
+        if first:
+            w.write("x = x + extra")
+        if last:
+            w.write("x = x * cast_like(sigmoid(unsqueeze(unsqueeze(upcast(prefix) / 40))), x)")
+        stack(w, d)
+        _finish(w, d)
+
+
+def _embed(w: Writer, d: int, x: str, tokens: str, tied: bool = False) -> None:
+    """Tokens to rows, with their positions or without."""
+    tie = ", tied_to = embed" if tied else ""
+    path = "embed_again" if tied else "embed"
+    w.write(f"{x} = embedding({tokens}, {VOCABULARY}, {d}{tie}) as {path}")
+    scale = w.choose(*["none"] * 4, "scaled", "times")
+    if scale == "scaled":
+        w.write(f"{x} = scaled({x}, by = {d} ** 0.5)")
+    if scale == "times":
+        w.write(f"{x} = {x} * 3.5")
+    positions = w.choose(*["none"] * 4, "table", "sinusoid")
+    if positions == "table":
+        w.write(f"{x} = {x} + embedding(positions({x}) + 2, 99, {d}) as {w.new('position')}")
+    if positions == "sinusoid":
+        w.write(f"{x} = {x} + sinusoid({x}, positions({x}), layout = {w.choose('interleaved', 'halves')})")
+    if w.chance(0.15):
+        w.write(f"{x} = {norm(w, x)}")
+
+
+def _finish(w: Writer, d: int) -> None:
+    """A last norm, the head, and what is returned."""
+    for count in sorted(w.noted):
+        w.write(f"loss even_{count} = 0.1 * sum(noted(load_{count}) * noted(likely_{count}))")
+    h = w.let(norm(w, "x"))
+    if w.chance(0.1):
+        h = w.let(f"{h} * {w.choose('0.25', f'{d} ** -0.5')}")
+    tie = w.choose("", "", ", tied_to = embed", ", bias = true")
+    logits = w.let(f"linear({h}, {VOCABULARY}{tie}) as head", "logits")
+    logits = w.choose(*[logits] * 5, f"7 * tanh({logits} / 7)", f"{logits} * 0.3", f"upcast({logits})")
+    others = w.choose(*[""] * 14, ", hidden = x", f", hidden = {h}")
+    w.write(f"return logits = {logits}{others}")
+
+
+def _encoder(w: Writer, d: int) -> None:
+    """Every token sees every other; hidden states come out."""
+    with w.inside("forward(tokens: [B, T])"):
+        _embed(w, d, "x", "tokens")
+        with w.inside(f"for i in 0..2 as {w.new('layers')}"):
+            residual(w, d, "x", lambda h: bidirectional(w, h, h, d))
+            residual(w, d, "x", lambda h: (experts if w.chance(0.3) else mlp)(w, h, d))
+        w.write(f"return states = {norm(w, 'x')}")
+
+
+def _translator(w: Writer, d: int) -> None:
+    """An encoder, and a decoder that looks at its result in some or all layers."""
+    with w.inside("forward(tokens: [B, T], decoder_tokens: [B, U] = 1)"):
+        _embed(w, d, "m", "tokens")
+        with w.inside(f"for i in 0..2 as {w.new('encoder')}"):
+            residual(w, d, "m", lambda h: bidirectional(w, h, h, d))
+            residual(w, d, "m", lambda h: mlp(w, h, d))
+        if w.chance(0.6):
+            w.write(f"m = {norm(w, 'm')}")
+        _embed(w, d, "x", "decoder_tokens", tied=True)
+        with w.inside(f"for i in 0..2 as {w.new('decoder')}"):
+            residual(w, d, "x", lambda h: attention(w, h, d, "i"))
+            residual(w, d, "x", lambda h: bidirectional(w, h, "m", d))
+            residual(w, d, "x", lambda h: (experts if w.chance(0.3) else mlp)(w, h, d))
+        _finish(w, d)

@@ -1,0 +1,162 @@
+"""What a layer does to each token by itself, at random: norms, activations, MLPs and experts."""
+
+from __future__ import annotations
+
+from tests.random_specs.writer import Writer
+
+
+def norm(w: Writer, x: str) -> str:
+    """A norm of rows or, now and then, none."""
+    eps = w.choose("1e-6", "1e-5", "0.01")
+    path = w.new("norm")
+    return w.choose(
+        f"rms_norm({x}, {eps}) as {path}",
+        f"rms_norm({x}, {eps}) as {path}",
+        f"rms_norm({x}, {eps}, offset = 1, cast = after) as {path}",
+        f"rms_norm({x}, {eps}, cast = after) as {path}",
+        f"rms_norm({x}, {eps}, weight = false)",
+        f"layer_norm({x}, {eps}) as {path}",
+        f"layer_norm({x}, {eps}, bias = false) as {path}",
+        f"layer_norm({x}, {eps}, offset = 1) as {path}",
+        f"layer_norm({x}, {eps}, weight = false, bias = false)",
+        x,
+    )
+
+
+def activation(w: Writer, x: str) -> str:
+    return w.choose(
+        f"silu({x})",
+        f"silu({x})",
+        f"gelu({x})",
+        f"gelu_tanh({x})",
+        f"relu({x})",
+        f"relu({x}) ** 2",
+        f"tanh({x})",
+        f"{x} * sigmoid(1.7 * {x})",
+        f"sigmoid({x})",
+        f"softplus({x})",
+        f"minimum(maximum({x}, -2), 2)",
+        x,
+    )
+
+
+def mlp(w: Writer, x: str, d: int) -> str:
+    """An MLP of one of the usual kinds, at any width."""
+    return w.choose(_gated, _gated, _packed_gate, _plain, _standard, _narrow)(w, x, d)
+
+
+def _gated(w: Writer, x: str, d: int) -> str:
+    width = w.choose(20, 32)
+    gate, up = w.let(w.linear(x, width, "gate"), "gate"), w.let(w.linear(x, width, "up"), "up")
+    if w.chance(0.15):
+        up = f"({up} + 1)"
+    product = w.let(f"{activation(w, gate)} * {up}", "a")
+    return w.linear(norm(w, product) if w.chance(0.1) else product, d, "down")
+
+
+def _packed_gate(w: Writer, x: str, d: int) -> str:
+    width = w.choose(20, 32)
+    gate, up = w.new("gate"), w.new("up")
+    parts = w.choose("split", "split_interleaved")
+    w.write(f"{gate}, {up} = {parts}({w.linear(x, 2 * width, 'gate_up')}, 2)")
+    return w.linear(w.let(f"{activation(w, gate)} * {up}", "a"), d, "down")
+
+
+def _plain(w: Writer, x: str, d: int) -> str:
+    return w.linear(activation(w, w.let(w.linear(x, w.choose(20, 32), "up"), "up")), d, "down")
+
+
+def _standard(w: Writer, x: str, _d: int) -> str:
+    """The block of std."""
+    act = w.choose("silu", "gelu", "gelu_tanh", "relu")
+    bias = w.choose("", ", bias = true")
+    return f"GatedMLP({x}, {w.choose(20, 32)}, {act}{bias}) as {w.new('mlp')}"
+
+
+def _narrow(w: Writer, x: str, d: int) -> str:
+    """A branch of low rank."""
+    return w.linear(w.let(w.linear(x, 6, "left"), "low"), d, "right")
+
+
+def experts(w: Writer, x: str, d: int) -> str:
+    """Experts behind a router, now and then beside one that all tokens share."""
+    count, choices = w.choose((4, 2), (6, 2), (6, 3), (4, 1))
+    weights, chosen, scores = _route(w, x, count, choices)
+    if w.chance(0.15):
+        weights = w.let(f"within_capacity({weights}, {chosen}, {count}, {w.choose(3, 6)})", "weights")
+    _terms(w, chosen, scores, count)
+    y = _mixture(w, x, d, count, weights, chosen)
+    y = w.let(f"cast_like({y}, {x})", "y")
+    if w.chance(0.3):
+        shared = w.let(mlp(w, x, d), "shared")
+        if w.chance(0.5):
+            shared = f"sigmoid({w.linear(x, 1, 'shared_gate')}) * {shared}"
+        y = w.let(f"{y} + {shared}", "y")
+    return y
+
+
+def _route(w: Writer, x: str, count: int, choices: int) -> tuple[str, str, str]:
+    """The weights of choices, the choices themselves, and what they were chosen by, all scores."""
+    wide = ", wide = true" if w.chance(0.3) else ""
+    seen = f"jitter({x}, 0.1)" if w.chance(0.1) else x
+    bias = ", bias = true" if w.chance(0.2) else ""
+    logits = w.let(f"linear({seen}, {count}{bias}{wide}) as {w.new('router')}", "logits")
+    weights, chosen = w.new("weights"), w.new("chosen")
+    kind = w.choose("softmax", "softmax", "after", "sigmoid", "biased", "grouped")
+    if kind == "after":
+        w.write(f"{weights}, {chosen} = top_k({logits}, {choices})")
+        return w.let(f"{w.choose('softmax', 'sigmoid')}(upcast({weights}))", "weights"), chosen, logits
+    scores = w.let(
+        f"{'sigmoid' if kind == 'sigmoid' else w.choose('softmax', 'sigmoid')}({logits})", "scores"
+    )
+    if kind in ("biased", "grouped"):
+        weights = _choose_apart(w, scores, chosen, count, choices, grouped=kind == "grouped")
+    else:
+        w.write(f"{weights}, {chosen} = top_k({scores}, {choices})")
+    if w.chance(0.5):
+        weights = w.let(f"{weights} / (sum({weights}) + {w.choose('1e-20', '0.01')})", "weights")
+    return w.let(f"{weights} * {w.choose('1', '2.5')}", "weights"), chosen, scores
+
+
+def _choose_apart(w: Writer, scores: str, chosen: str, count: int, choices: int, grouped: bool) -> str:
+    """Choose by something else than what the weights are taken from; the weights."""
+    choice = scores
+    if not grouped or w.chance(0.5):
+        bias = f"parameter([{count}], init = fill(0), trained = false, wide = true) as {w.new('bias')}"
+        choice = w.let(f"{scores} + {bias}", "choice")
+    if grouped:
+        score, fill = w.choose("largest", "sum_top_two"), w.choose("zero", "minus_infinity")
+        choice = w.let(f"group_mask({choice}, 2, {w.choose(1, 2)}, score = {score}, fill = {fill})", "choice")
+    w.write(f"_, {chosen} = top_k({choice}, {min(choices, count // 2)})")
+    factors = f" * {w.parameter(str(count), 1, 'factors')}" if w.chance(0.2) else ""
+    return w.let(f"gather({scores}{factors}, {chosen})", "weights")
+
+
+def _terms(w: Writer, chosen: str, scores: str, count: int) -> None:
+    """Terms of the loss, and notes for one that follows the layers."""
+    over = w.choose("batch", "sequence")
+    if w.chance(0.2):
+        w.write(f"loss z = 0.01 * token_mean(logsumexp({scores}) ** 2)")
+    if w.chance(0.2):
+        loads = f"token_mean(loads({chosen}, {scores}), over = {over})"
+        w.write(f"loss balance = 0.1 * sum({loads} * token_mean({scores}, over = {over}))")
+    if w.chance(0.2):
+        w.write(f"note load_{count} = token_mean(loads({chosen}, {scores}))")
+        w.write(f"note likely_{count} = token_mean({scores})")
+        w.noted.add(count)
+
+
+def _mixture(w: Writer, x: str, d: int, count: int, weights: str, chosen: str) -> str:
+    """The weighted sum of experts: tensors apart or stacked, weights before or after each."""
+    path = f" as {w.new('experts')}" if w.chance(0.5) else ""
+    apart = w.chance(0.1)
+    y = w.new("y")
+    with w.inside(f"{y} = experts e in {chosen} of {count}{path}{' apart' if apart else ''}"):
+        before = w.chance(0.2)
+        row = w.let(f"cast_like({weights}[e], {x}) * {x}", "row") if before else x
+        made = w.choose(_gated, _packed_gate, _plain, _standard)(w, row, d)
+        w.write(f"return {made}" if before else f"return {weights}[e] * ({made})")
+    if not apart:
+        return y
+    rows = w.let(f"cast_like(merge_heads({y}), {x})", "rows")
+    return w.let(f"{w.choose('tanh', 'silu')}(linear({rows}, {d}) as {w.new('merged')})")
