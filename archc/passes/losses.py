@@ -1,13 +1,14 @@
 """What only training needs is separated from everything else.
 
-The `loss` and `note` statements of a graph become one node, which also computes what only they read.  The
-values that lead to a choice of experts are computed there a second time, so that nothing else reads them and
-the choice with its arithmetic can become one kernel.  Notes that no term reads are removed.
+The `loss` and `note` statements of a graph become one node, or several where a term reads what others note.
+It also computes what only they read.  The values that lead to a choice of experts are computed there a second
+time, so that nothing else reads them and the choice with its arithmetic can become one kernel.  Notes that no
+term reads are removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from archc.ir.copier import Copier
 from archc.ir.graph import Graph
@@ -23,31 +24,63 @@ def part_losses(graph: Graph, _context: Context) -> None:
     read = set(_names_read(graph))
     for part in graph.walk():
         for statement in part.losses():
-            if statement.attributes["kinds"] == ("note",) and _name(statement) not in read:
+            if _is_note(statement) and _name(statement) not in read:
                 part.remove(statement)
-        if part.losses():
-            _Losses(part).run()
+        for statements in _together(part):
+            _Losses(part, statements).run()
 
 
 def _names_read(graph: Graph) -> Iterator[str]:
     """The names of notes that terms read."""
     for part in graph.walk():
         for statement in part.losses():
-            for node in statement.attributes["body"].nodes():
-                if node.op is NOTED:
-                    yield node.attributes["name"]
+            yield from _read_by(statement)
+
+
+def _read_by(statement: Node) -> list[str]:
+    """The names of notes that a statement reads."""
+    body: Graph = statement.attributes["body"]
+    return [node.attributes["name"] for node in body.nodes() if node.op is NOTED]
+
+
+def _is_note(statement: Node) -> bool:
+    return bool(statement.attributes["kinds"] == ("note",))
 
 
 def _name(statement: Node) -> str:
     return str(statement.attributes["body"].outputs[0][0])
 
 
-class _Losses:
-    """The statements of one graph.  `outside` copies into the joined body what they read of the graph."""
+def _together(graph: Graph) -> list[list[Node]]:
+    """The statements of a graph, in groups that can be one node each.
 
-    def __init__(self, graph: Graph):
+    A node runs where its last statement stands, and notes nothing before it is done: what a term reads of
+    notes must be there before its group, and nothing may be noted from the term to the end of its group.
+    """
+    groups: list[list[Node]] = [[]]
+    for node in graph.nodes():
+        if node.op is LOSSES:
+            if _must_wait(node, groups[-1]):
+                groups.append([])
+            groups[-1].append(node)
+        elif any(part.losses() for body in node.bodies for part in body.walk()):
+            groups.append([])
+    return [group for group in groups if group]
+
+
+def _must_wait(statement: Node, group: Sequence[Node]) -> bool:
+    """Whether a statement reads notes, and a group notes some, or the other way round."""
+    if _read_by(statement) and any(map(_is_note, group)):
+        return True
+    return _is_note(statement) and any(map(_read_by, group))
+
+
+class _Losses:
+    """Statements of one graph.  `outside` copies into the joined body what they read of the graph."""
+
+    def __init__(self, graph: Graph, statements: Sequence[Node]):
         self.graph = graph
-        self.statements = graph.losses()
+        self.statements = statements
         self.body = Graph(f"{graph.name}.losses")
         self.captured: dict[Value, Value] = {}
         self.outside = Copier(self.body)
@@ -61,13 +94,9 @@ class _Losses:
             self._take_body(each)
         self.body.inputs = list(self.captured.values())
         last = self.statements[-1]
-        # After all that notes, which no operand may show.
-        noted = any(node.op is NOTED for node in self.body.nodes())
-        order = (graph.nodes()[-1].order[0] + 1,) if noted else last.order
         for each in self.statements:
             graph.remove(each)
-        joined = graph.add_like(last, LOSSES, list(self.captured), {"kinds": tuple(kinds), "body": self.body})
-        graph.update(joined, order=order)
+        graph.add_like(last, LOSSES, list(self.captured), {"kinds": tuple(kinds), "body": self.body})
         graph.remove_unread([node for node in graph.nodes() if node.id in self.alone])
 
     def _take_body(self, statement: Node) -> None:
@@ -97,15 +126,15 @@ class _Losses:
         return self.outside.values[outer]
 
     def _only_read_here(self) -> set[int]:
-        """Nodes that nothing but the statements needs."""
-        found = {each.id for each in self.statements}
+        """Nodes that nothing but statements needs, be they of this group or not."""
+        found = {each.id for each in self.graph.losses()}
         for node in reversed(self.graph.nodes()):
             users = [user for value in node.outputs for user, _ in self.graph.users(value)]
             read_here = users and all(user.id in found for user in users)
             is_result = any(self.graph.is_output(value) for value in node.outputs)
             if read_here and not is_result and _is_movable(node):
                 found.add(node.id)
-        return found - {each.id for each in self.statements}
+        return found - {each.id for each in self.graph.losses()}
 
     def _before_choices(self) -> set[int]:
         """Nodes on the way to a choice that are cheap to compute a second time."""

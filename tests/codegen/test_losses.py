@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from archc.ir.interpreter import Interpreter
 from archc.verification.packages import stored_tensors
+from archc.verification.verify import outcomes_of
 from tests.support import SPECS, build, compile_model, distance, scramble
 
 both = pytest.mark.parametrize("kind", ["Model", "Reference"])
@@ -188,6 +189,31 @@ def test_a_model_without_notes_has_no_loss_of_them() -> None:
     interpreter = Interpreter({name: torch.ones(shape) for name, shape in weights.items()})
     interpreter.run(graph, {"tokens": tokens()})
     assert list(interpreter.losses) == ["far"]
+
+
+LAYERS_THAT_NOTE = "for i in 0..2 as {0} {{ x = tanh(linear(x, 6) as p) note seen = token_mean(x) }}"
+SO_FAR = {
+    "in the same graph": "note seen = token_mean(x) loss a = sum(noted(seen)) note seen = token_mean(2 * x)",
+    "between two loops": f"""
+        {LAYERS_THAT_NOTE.format("first")}
+        loss a = sum(noted(seen))
+        {LAYERS_THAT_NOTE.format("second")}
+        loss b = sum(noted(seen) ** 2)""",
+    "in each layer": """
+        for i in 0..3 as layers {
+          x = tanh(linear(x, 6) as p)
+          note seen = token_mean(x)
+          loss a = sum(noted(seen) ** 2)
+        }""",
+}
+
+
+@pytest.mark.parametrize("place", SO_FAR)
+def test_a_term_reads_what_was_noted_before_it(place: str) -> None:
+    """And that alone, wherever it stands."""
+    forward = f"x = embedding(tokens, 9, 6) as embed {SO_FAR[place]} return linear(x, 9) as head"
+    compilation = compile_model(f"arch A() {{ forward(tokens: [B, T]) {{ {forward} }} }} model a = A()", "a")
+    assert [str(each) for each in outcomes_of(compilation.program, compilation, True) if not each.holds] == []
 
 
 @pytest.mark.parametrize("spec", ["deepseek_v2", "deepseek_v3"])
