@@ -61,11 +61,12 @@ def _hoist(graph: Graph, loop: Node, body: Graph, node: Node) -> None:
     """Compute the node before the loop and hand its values to the bodies."""
     outside = dict(zip(body.inputs, loop.inputs, strict=True))
     models = _models(node)
+    order = (*loop.order[:-1], loop.order[-1] - 1, *node.order) if loop.order else node.order
     operands = [
         (
             _of_dtype(graph, loop, body.type(value).dtype)
             if value is not None and value in models
-            else _outer(graph, body, outside, value)
+            else _outer(graph, body, outside, value, order)
         )
         for value in node.inputs
     ]
@@ -78,11 +79,16 @@ def _hoist(graph: Graph, loop: Node, body: Graph, node: Node) -> None:
 
 
 def _outer(
-    graph: Graph, body: Graph, outside: dict[Value, Value | None], value: Value | None
+    graph: Graph,
+    body: Graph,
+    outside: dict[Value, Value | None],
+    value: Value | None,
+    order: tuple[int, ...],
 ) -> Value | None:
+    """What stands outside for an operand; a number is written there, too, before what reads it."""
     if value is None or value in outside:
         return outside[value] if value is not None else None
-    return graph.add(CONSTANT, (), body.node(value).attributes).outputs[0]
+    return graph.add(CONSTANT, (), body.node(value).attributes, order=order).outputs[0]
 
 
 def _existing(graph: Graph, node: Node, operands: list[Value | None]) -> Node | None:

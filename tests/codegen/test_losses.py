@@ -199,6 +199,12 @@ SO_FAR = {
         loss a = sum(noted(seen))
         {LAYERS_THAT_NOTE.format("second")}
         loss b = sum(noted(seen) ** 2)""",
+    "after layers that read a number of each token": """
+        for i in 0..2 as layers {
+          x = linear(x * cast_like(unsqueeze(log(upcast(positions(x)) + 2)), x), 6) as p
+          note seen = token_mean(x)
+        }
+        loss a = sum(noted(seen))""",
     "in each layer": """
         for i in 0..3 as layers {
           x = tanh(linear(x, 6) as p)
