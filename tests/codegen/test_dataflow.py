@@ -112,6 +112,16 @@ SPECS = {
           }}
           return states = x
         }}""",
+    "three values of a loop that start as the same one": f"""
+        forward(tokens: [B, T]) {{
+          {_EMBED}
+          last, first = x, x
+          for i in 0..4 as layers {{
+            y = linear(x, 24) as o + 0.1 * last
+            last, first, x = first, x, x + y
+          }}
+          {_HEAD}
+        }}""",
     "a norm without a weight beside one that has": f"""
         forward(tokens: [B, T]) {{
           {_EMBED}

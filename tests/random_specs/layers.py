@@ -18,7 +18,7 @@ Sublayer = Callable[[str], str]  # the name of its input [B, T, d] -> an express
 def stack(w: Writer, d: int) -> None:
     """One or two series of layers."""
     for _ in range(w.choose(1, 1, 1, 2)):
-        w.choose(*[_loop] * 6, _nested, _nested, _shared_layers, _streams, _dense, _unrolled)(w, d)
+        w.choose(*[_loop] * 6, _nested, _nested, _shared_layers, _streams, _twins, _dense, _unrolled)(w, d)
 
 
 def _loop(w: Writer, d: int) -> None:
@@ -189,6 +189,19 @@ def _streams(w: Writer, d: int) -> None:
         y = w.let((attention(w, h, d, "i") if w.chance(0.5) else mlp(w, h, d)), "y")
         w.write(f"{xs} = [{', '.join(f'{xs}[{n}] + {shares}[{count + n}] * {y}' for n in range(count))}]")
     w.write(f"x = {' + '.join(f'{xs}[{n}]' for n in range(count))}")
+
+
+def _twins(w: Writer, d: int) -> None:
+    """Values that a loop carries from layer to layer, all of which start as the same one."""
+    old, older = w.let("x", "old"), w.let(w.choose("x", "tanh(x)"), "older")
+    with w.inside(f"for i in 0..{w.choose(2, 3, 4)} as {w.new('layers')}"):
+        h = w.let(norm(w, "x"))
+        y = w.let(attention(w, h, d, "i") if w.chance(0.5) else mlp(w, h, d), "y")
+        shift = f"{older}, {old}, x = {old}, x, x + {y} + 0.1 * {older}"
+        turn = f"{old}, {older}, x = tanh({old}), {older}, {older} + {old} * {y}"
+        w.write(w.choose(shift, turn))
+    if w.chance(0.3):
+        w.write(f"x = x - 0.3 * {old}")
 
 
 def _dense(w: Writer, d: int) -> None:

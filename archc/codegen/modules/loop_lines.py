@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from archc.codegen.modules.class_plan import Line
@@ -32,6 +33,7 @@ def _targets(emitter: Emitter, node: Node, texts: dict[str, str]) -> list[str]:
     kept = [value for name, value in start.items() if name not in carried]
     kept += node.inputs[len(entering) :]  # what iterations read as it was before the loop
     variables = emitter.variables
+    read = {word for text in texts.values() for word in re.findall(r"[A-Za-z_]\w*", text)}
     targets: list[str] = []
     for name, value in zip(carried, node.outputs, strict=True):
         before = start.get(name)
@@ -40,7 +42,8 @@ def _targets(emitter: Emitter, node: Node, texts: dict[str, str]) -> list[str]:
         if before is not None and before in kept:
             variables.hold(before)
         if not text.isidentifier() or text in targets or read_later:
-            target = variables.bind(value, inside=True)  # the loop reads its other operands after this
+            # The loop reads its other operands after this, also those whose names stand for what it carries.
+            target = variables.bind(value, taken=[*read, *targets], inside=True)
             if before is not None:
                 emitter.lines.append(Line(f"{target} = {text}"))
         else:
