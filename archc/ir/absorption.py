@@ -67,6 +67,8 @@ class _Absorber:
         assert q is not None
         assert k is not None
         assert v is not None
+        if q not in self._moved:
+            return None  # queries are made of the same, by the keys' own map
         keys, values = self._parts(k), self._parts(v)
         if keys is None or values is None or len(values) != 1 or not any(p.rows for p in (*keys, *values)):
             return None

@@ -122,6 +122,18 @@ SPECS = {
           }}
           {_HEAD}
         }}""",
+    "queries and keys of one weight": f"""
+        forward(tokens: [B, T]) {{
+          {_EMBED}
+          for i in 0..2 as layers {{
+            h = rms_norm(x, 1e-6) as norm
+            one = split_heads(linear(h, 24) as q, 2)
+            other = split_heads(linear(h, 24, tied_to = q) as k, 2)
+            v = split_heads(linear(h, 24) as v, 2)
+            x = x + linear(merge_heads(attention(one, other, v, mask = causal)), 24) as o
+          }}
+          {_HEAD}
+        }}""",
     "a norm without a weight beside one that has": f"""
         forward(tokens: [B, T]) {{
           {_EMBED}

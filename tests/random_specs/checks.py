@@ -25,11 +25,12 @@ from archc.cli import main
 from archc.compiler import Compilation
 from archc.verification.cases import Case, cases, depends_on_length, random_weights
 from archc.verification.outcome import Outcome, furthest
-from archc.verification.packages import SMALL, import_package, in_dtype, stored_tensors, through_cache
+from archc.verification.packages import import_package, in_dtype, stored_tensors, through_cache
 from archc.verification.verify import outcomes_of
 
 CHANCE = {torch.float32: 8.0, torch.bfloat16: 4.0}
 FLOOR = {torch.float32: 1e-6, torch.bfloat16: 0.03}
+SMALL = 0.1  # of the largest gradient: what is smaller is held to that size, as some are nothing but rounding
 TRIES = 3  # of random weights
 SLACK = (
     4.0  # for `archc verify` in float32: of so many specs some have more bad luck than its own limit allows
@@ -66,7 +67,7 @@ def roads(text: str, natively: bool = False) -> Iterator[str]:
         if natively:
             assert importlib.import_module(f"{package.__name__}.native").build()
         for dtype in (torch.float32, torch.bfloat16):
-            tries = [list(_Roads(compilation, package, dtype, seed).outcomes()) for seed in range(1)]
+            tries = [list(_Roads(compilation, package, dtype, 0).outcomes())]
             while len(tries) < TRIES and not all(outcome.holds for outcome in tries[-1]):
                 tries.append(list(_Roads(compilation, package, dtype, len(tries)).outcomes()))
             yield from _told(min(same, key=_excess) for same in zip(*tries, strict=True))
