@@ -23,9 +23,10 @@ ROUTER = "router"
 class Branch:
     """Nodes of one graph that hang together without the stream.
 
-    kind:   `attention` reads values of earlier tokens, `mixer` looks at other tokens in another way, `mlp` is
-            linear maps with something between them, `experts` those that tokens choose, `other` all else
-    detail: what its attention sees, such as `sliding(4096)`, or how many of its experts a token chooses
+    kind:   `attention` has masks, `experts` are those that tokens choose, `mixer` looks at other tokens in
+            another way, `mlp` is linear maps with something between them, `other` all else
+    detail: what its attention sees, such as `sliding(4096)`, how many of its experts a token chooses, or that
+            a mixer is recurrent
     router: the nodes that the choice of experts is made by
     routed: the other nodes that experts read
     """
@@ -107,14 +108,14 @@ def _connected(graph: Graph, nodes: list[Node]) -> Iterator[list[Node]]:
 
 def _branch(graph: Graph, nodes: list[Node]) -> Branch:
     numbers = frozenset(node.id for node in nodes)
-    reading = [node for node in nodes if node.op.past]
-    if reading:
-        masks = (str(node.attributes["mask"]) for node in reading if "mask" in node.attributes)
+    if masks := [str(node.attributes["mask"]) for node in nodes if "mask" in node.attributes]:
         return Branch(numbers, ATTENTION, ", ".join(dict.fromkeys(masks)))
-    if any(not node.op.internal and not node.op.has(Trait.PER_TOKEN) for node in nodes):
-        return Branch(numbers, MIXER)
     if experts := [node for node in nodes if node.op is EXPERTS]:
         return _routed(graph, numbers, experts)
+    if any(node.op.carries for node in nodes):
+        return Branch(numbers, MIXER, "recurrent")
+    if any(node.op.past or not (node.op.internal or node.op.has(Trait.PER_TOKEN)) for node in nodes):
+        return Branch(numbers, MIXER)
     linears = sum(node.op.has(Trait.LINEAR) for node in nodes)
     return Branch(numbers, MLP if linears > 1 else OTHER)
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from archc.analysis.cache import cache_size
 from archc.analysis.flops import count_flops
-from archc.analysis.kernels import node_flops
+from archc.analysis.kernels import Shape, kernels, node_flops
 from archc.ir.graph import Graph
 from archc.ir.op import OPS
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding
@@ -78,3 +78,14 @@ def test_what_is_kept_of_an_encoder() -> None:
     """By hand: its output, and keys and values of it in each of six decoder layers of width 512."""
     size = cache_size(compiled("transformer_base").reference, BATCH, LENGTH, element=2)
     assert size.fixed_bytes == BATCH * LENGTH * 2 * 512 * (1 + 2 * 6)
+
+
+@pytest.mark.parametrize("op", ["causal_conv", "recur"])
+def test_decoding_reads_no_more_of_a_longer_context(op: str) -> None:
+    """A convolution reads a few tokens and the positions of all, a recurrence a state."""
+
+    def moved(context: int) -> int:
+        found = kernels(compiled("mamba2_tiny").reference, Shape(1, 1, context, 1), 2, {})
+        return next(kernel.work.bytes for kernel in found if kernel.op == op)
+
+    assert moved(2000) - moved(1000) <= 1000 * 8

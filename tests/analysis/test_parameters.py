@@ -106,3 +106,21 @@ def test_roles_follow_from_the_graph_not_from_names(body: str, tied: str, norms:
 def test_layers_that_differ_in_an_op_are_told_apart() -> None:
     kinds = [layer.kind for layer in count_parameters(compiled("smollm3_3b").reference).layers]
     assert kinds == ["causal attention + mlp with rotate_by", "causal attention + mlp"]
+
+
+@pytest.mark.parametrize(
+    ("model", "kinds"),
+    [
+        (
+            "qwen3_next_80b_a3b",
+            ["recurrent mixer + 10 of 512 experts", "causal attention + 10 of 512 experts"],
+        ),
+        ("mamba2_2_7b", ["recurrent mixer"]),
+        # What an expert may take more of is told by earlier tokens.
+        ("switch_base_8", ["full attention + mlp", "full attention + 1 of 8 experts"]),
+    ],
+)
+def test_attention_is_what_has_a_mask(model: str, kinds: list[str]) -> None:
+    counts = count_parameters(compiled(model).reference)
+    assert [layer.kind for layer in counts.layers][:2] == kinds
+    assert ("mixer" in counts.by_role) is ("recurrent" in kinds[0])

@@ -234,10 +234,8 @@ def _stored_parameters(pair: Pair) -> dict[str, Tensor]:
 def _by_checkpoint_name(pair: Pair) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """Their parameters and gradients by the names in the checkpoint, which the module may not have."""
     stored = load_file(pair.folder / "model.safetensors")
-    tails = {name.partition(".")[2]: name for name in stored}  # a checkpoint may have another first segment
-    named = (
-        (tails.get(name.partition(".")[2], name), buffer) for name, buffer in pair.theirs.named_buffers()
-    )
+    places = {_place(name): name for name in stored}  # a checkpoint may have other segments between
+    named = ((places.get(_place(name), name), buffer) for name, buffer in pair.theirs.named_buffers())
     held = ((name, buffer) for name, buffer in named if name in stored)
     buffers = ((name, buffer) for name, buffer in held if buffer.dim())  # scalars are constants of a config
     for name, parameter in (*pair.theirs.named_parameters(), *buffers):
@@ -248,11 +246,22 @@ def _by_checkpoint_name(pair: Pair) -> Iterator[tuple[str, Tensor, Tensor | None
             yield next(_equal(part, stored)), part, gradient
 
 
+def _place(name: str) -> tuple[str, ...]:
+    """The numbers in a tensor's name, such as its layer's, and the last segment."""
+    *path, last = name.split(".")
+    return (*filter(str.isdigit, path), last)
+
+
 def _pieces(parameter: nn.Parameter, stored: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """What the checkpoint holds of a parameter: all of it, or of stacked experts each one's matrices."""
-    if any(_equal(parameter.detach(), stored)):
-        yield parameter.detach(), parameter.grad
-        return
+    """What the checkpoint holds of a parameter: all of it, three parts, or each stacked expert's matrices."""
+    for count in (1, 3):
+        parts = parameter.detach().chunk(count)
+        if all(any(_equal(part, stored)) for part in parts):
+            none = [None] * count
+            yield from zip(
+                parts, none if parameter.grad is None else parameter.grad.chunk(count), strict=True
+            )
+            return
     for expert, held in enumerate(parameter.detach()):
         halves = 1 if any(_equal(held, stored)) else 2  # gate and up lie in one matrix
         gradients = [None] * halves if parameter.grad is None else parameter.grad[expert].chunk(halves)

@@ -16,10 +16,17 @@ def _conv_type(call: Any) -> TensorType:
     return x.with_shape(x.shape[0], call.positions.shape[1], *x.shape[2:])
 
 
+def _conv_reads(call: Any) -> dict[str, int]:
+    """Of x, the new tokens and those that the first of them reaches back to."""
+    tokens, so_far = int(call.positions.shape[1]), int(call.x.shape[1])
+    return {"x": int(call.x.numel()) // so_far * min(tokens + int(call.taps) - 1, so_far)}
+
+
 @declare(
     infer=_conv_type,
     past=("x",),
     reach=lambda attributes: attributes["taps"],
+    reads=_conv_reads,
     options={"bias": (bool, False)},
     weights=(
         Weight("weight", lambda call: (known_width(call.x), 1, call.taps)),

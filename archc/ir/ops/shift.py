@@ -15,7 +15,12 @@ def _shift_type(call: Any) -> TensorType:
     return x.with_shape(x.shape[0], call.positions.shape[1], *x.shape[2:])
 
 
-@declare(infer=_shift_type, past=("x",), reach=lambda attributes: attributes["by"] + 1)
+@declare(
+    infer=_shift_type,
+    past=("x",),
+    reach=lambda attributes: attributes["by"] + 1,
+    reads=lambda call: {"x": int(_shift_type(call).numel())},
+)
 def shift(x: Tensor, positions: Tensor, key_positions: Tensor, *, by: Width) -> Tensor:
     """x of the token `by` positions earlier, 0 before the first token: [B, S, ...] -> [B, T, ...]."""
     wanted = positions - by
