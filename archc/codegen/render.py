@@ -162,12 +162,7 @@ def _kernels(package: Package) -> str:
     if reads_past:
         keeps = package.generates and any(kernel.keeps for kernel in reads_past)
         imports.append(f"from .runtime import {'Past, ' if keeps else ''}Span")
-    helpers = [
-        h
-        for k in package.kernels
-        if isinstance(k, PointwiseKernel | RowKernel | AttentionKernel | DispatchedKernel | ConvolutionKernel)
-        for h in k.helpers
-    ]
+    helpers = [h for k in package.kernels if isinstance(k, _WITH_HELPERS) for h in k.helpers]
     return _fill(
         "kernels.py.jinja",
         package=package,
@@ -234,6 +229,9 @@ def _native(package: Package) -> dict[str, str]:
     }
 
 
+_WITH_HELPERS = (
+    PointwiseKernel | RowKernel | AttentionKernel | DispatchedKernel | ConvolutionKernel | RouterKernel
+)
 _ALWAYS = (
     OpKernel
     | LinearKernel

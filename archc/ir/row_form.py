@@ -11,14 +11,16 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
 from archc.ir.ops.structure import CONSTANT, INPUT
-from archc.ir.types import Dim, DType, TensorType
+from archc.ir.types import Dim, DType
 
+_DTYPES = (DType.FLOAT, DType.F32)
 SUMS = frozenset({"sum", "mean"})
 _LONGEST = 8192  # columns of a row whose gradient fits in registers
 _HELD = 49152  # values that a program has in registers at once
 RENAMED = frozenset({"upcast", "cast_like", "unsqueeze"})  # the same numbers, in registers
 # Names of a kernel's own, which no operand or result may have.
-RESERVED = frozenset({"row", "rows", "column", "inside", "shared_row", "programs", "STAGES", "tl", "tanh"})
+_PLACES = ("row", "rows", "column", "inside", "shared_row", "programs", "STAGES")
+RESERVED = frozenset({*_PLACES, "tl", "tanh", "log1p"})
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class RowOperand:
     columns: how many values a row reads: as wide as the row, another number of a vector, or 1
     place:   which row of it, by the number of a `row`; "" where it has but one
     parts:   into how many parts of so many columns it is split
-    wide:    whether it is float32, whatever the model's dtype
+    wide:    whether it is float32, whatever the model is run in
     """
 
     name: str
@@ -54,12 +56,20 @@ class RowForm:
     """Rows [leading..., width] of results, and what is read for them.
 
     held: how many rows a program has in registers at once
+    wide: whether results are float32, whatever the model is run in
     """
 
     leading: tuple[Dim, ...]
     width: int
     operands: tuple[RowOperand, ...]
     held: int
+    wide: bool = False
+
+    @property
+    def anchors(self) -> list[RowOperand]:
+        """The operands that have the leading dims of the results, and their dtype unless that is float32."""
+        whole = [each for each in self.operands if each.is_own and each.columns == self.width]
+        return [each for each in whole if self.wide or not each.wide]
 
     @property
     def block(self) -> int:
@@ -75,11 +85,6 @@ class RowForm:
 def fits_row(form: RowForm) -> bool:
     """Whether everything that a row and its gradient are computed from fits in a program's registers."""
     return form.block <= _LONGEST and form.held * form.block <= _HELD
-
-
-def is_wide_vector(type_: TensorType) -> bool:
-    """Whether a value is float32 whatever the model's dtype, and the same for all tokens."""
-    return type_.dtype is DType.F32 and not any(isinstance(dim, str) for dim in type_.shape)
 
 
 def clashing_name(names: Sequence[str]) -> str:
@@ -99,7 +104,7 @@ def row_form(form: Graph) -> RowForm | None:
     types = {form.type(value) for _, value in form.outputs}
     shape, dtype = next(iter(types)).shape, next(iter(types)).dtype
     width = shape[-1] if shape else None
-    if len(types) > 1 or len(shape) < 2 or not isinstance(width, int) or dtype is not DType.FLOAT:
+    if len(types) > 1 or len(shape) < 2 or not isinstance(width, int) or dtype not in _DTYPES:
         return None
     leading = shape[:-1]
     if len(leading) > 2 and not isinstance(leading[-1], int):
@@ -114,9 +119,9 @@ def row_form(form: Graph) -> RowForm | None:
             operands.append(operand)
         elif node.op is not CONSTANT and not _fits(form, node, ranks, leading, int(width)):
             return None
-    whole = any(each.is_own and each.columns == width for each in operands)
     held = max(_held_forward(form, operands, int(width)), _held_back(form, operands, int(width)))
-    return RowForm(leading, int(width), tuple(operands), held) if whole else None
+    found = RowForm(leading, int(width), tuple(operands), held, dtype is DType.F32)
+    return found if found.anchors else None
 
 
 def _held_forward(form: Graph, operands: Sequence[RowOperand], width: int) -> int:
@@ -172,7 +177,7 @@ def _operand(
     (value,) = node.outputs
     type_ = form.type(value)
     users = form.users(value)
-    if not type_.shape or not (type_.dtype is DType.FLOAT or is_wide_vector(type_)):
+    if type_.dtype not in _DTYPES or not type_.shape:
         return None
     parts = users[0][0].attributes["sizes"] if users and users[0][0].op.name == "split" else 1
     shape = (*type_.shape, *(1 for _ in range(ranks.get(value, 0))))
@@ -199,7 +204,7 @@ def _fits(form: Graph, node: Node, ranks: dict[Value, int], leading: tuple[Dim, 
     for value in node.outputs:
         type_ = form.type(value)
         shape = (*type_.shape, *(1 for _ in range(ranks.get(value, 0))))
-        if type_.dtype not in (DType.FLOAT, DType.F32) or not shape or _place(shape[:-1], leading) is None:
+        if type_.dtype not in _DTYPES or not shape or _place(shape[:-1], leading) is None:
             return False
         if shape[-1] not in (1, width) and len(shape) > 1:
             return False

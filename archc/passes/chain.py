@@ -14,7 +14,7 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.program import mixes_sequences, once_in
-from archc.ir.row_form import RENAMED, fits_row, is_row_op, is_wide_vector, row_form
+from archc.ir.row_form import RENAMED, fits_row, is_row_op, row_form
 from archc.ir.rule import rule_of
 from archc.ir.types import DType
 from archc.passes.context import Context
@@ -66,25 +66,26 @@ class _Rows:
         waiting = [(-self.order[last.id], last.id)]
         while waiting:
             _, number = heappop(waiting)
-            if number in inside:
-                continue
-            taken = self._in_registers(self.graph.node(number))
-            if all(map(_is_on_rows, taken)) and self._is_one_kernel(self._sorted((*inside.values(), *taken))):
-                for each in taken:
-                    inside[each.id] = each
-                    for maker in self._makers(each):
-                        heappush(waiting, maker)
+            for each in self._joining(self.graph.node(number), inside):
+                inside[each.id] = each
+                for maker in self._makers(each):
+                    heappush(waiting, maker)
         return self._sorted(inside.values())
 
+    def _joining(self, node: Node, inside: Mapping[int, Node]) -> list[Node]:
+        """What joins a group with a node: what makes its float32 operands too, the node alone, or nothing."""
+        for taken in (self._in_registers(node), [node]) if node.id not in inside else ():
+            if all(map(_is_on_rows, taken)) and self._is_one_kernel(self._sorted((*inside.values(), *taken))):
+                return taken
+        return []
+
     def _in_registers(self, node: Node) -> list[Node]:
-        """A node, and those that make its float32 operands: memory holds only vectors that are float32."""
+        """A node, and those that make its float32 operands, which are better held in registers than moved."""
         found, waiting = {node.id: node}, [node]
         while waiting:
             for value in filter(None, waiting.pop().inputs):
                 maker = self.graph.node(value)
-                type_ = self.graph.type(value)
-                given = is_wide_vector(type_) and not is_row_op(maker.op)
-                if maker.id not in found and type_.dtype is DType.F32 and not given:
+                if maker.id not in found and self.graph.type(value).dtype is DType.F32 and _is_on_rows(maker):
                     found[maker.id] = maker
                     waiting.append(maker)
         return list(found.values())
@@ -134,8 +135,7 @@ def _places(graph: Graph) -> Mapping[int, int]:
 
 def _can_end(node: Node) -> bool:
     """Whether a group may have an op's result as its last."""
-    ends = _is_on_rows(node) and node.op.name not in RENAMED - {"cast_like"}
-    return ends and node.types[0].dtype is DType.FLOAT
+    return _is_on_rows(node) and node.op.name not in RENAMED - {"cast_like"}
 
 
 def _is_on_rows(node: Node) -> bool:

@@ -111,7 +111,11 @@ class _Candidate:
                 return f"the width of `{name}` is not known"
             if len(type_.shape) > 1:
                 shapes.add((*type_.shape[:-1], type_.width // self.rule.parts.get(name, 1)))
-        return "its operands differ in shape" if len(shapes) != 1 else ""
+        if len(shapes) != 1:
+            return "its operands differ in shape"
+        results = (self.graph.node(self.match.nodes[out.step]).types[out.output] for out in self.rule.outputs)
+        dtypes = {type_.dtype for type_ in (*self.types.values(), *results)}
+        return "some of it is float32, whatever the model is run in" if len(dtypes) != 1 else ""
 
     def rope(self) -> str:
         """Queries and keys, the first two results, must have heads of one width."""

@@ -135,12 +135,31 @@ fuse gated_heads(o, gate, by) {
   return y
 }
 
+fuse decay(a, dt, by) {
+  wide = upcast(a)
+  y = -exp(by) * softplus(wide + upcast(dt)) * mean(wide)
+  return y
+}
+
+fuse decayed(x, like, by) {
+  y = cast_like(upcast(x) * by, like) * like * sum(like)
+  return y
+}
+
 fuse gated_norm(pair, like, u, v; eps, offset) {
   o, other = split(pair, 2)
   y = silu(like) * layer_norm(o, eps, offset = offset) + exp(sum(u * v)) * other
   return y
 }
 """
+_DECAY = """
+  a = upcast(linear(x, WIDTH) as a)
+  decays = -exp(parameter([WIDTH], wide = true) as by) * softplus(a + upcast(parameter([WIDTH]) as dt))
+  decays = decays * mean(a)
+  x = linear(cast_like(merge_heads(split_heads(decays, 3)), x), d) as b"""
+_DECAYED = """
+  a = linear(x, d) as a
+  x = linear(cast_like(upcast(x) * parameter([d], wide = true) as by, a) * a * sum(a), d) as b"""
 _TWO = "linear(h, d) as a + linear(h, d) as b"
 _MIXED = """
   s = parameter([1]) as share * linear(x, d) as a + x * parameter([d]) as scale
@@ -297,13 +316,16 @@ CASES = {
     "mixed_norm": (60, _MIXED),
     "gated_heads": (60, _heads(_GATED_HEADS, 5, 5, 12, "")),
     "gated_heads/block": (64, _heads(_GATED_HEADS, 4, 4, 16, "")),
+    "decay": (60, _DECAY.replace("WIDTH", "33")),
+    "decay/block": (60, _DECAY.replace("WIDTH", "192")),
+    "decayed": (60, _DECAYED),
     "gated_norm": (60, _GATED_NORM.replace("NORM", "")),
     "gated_norm/block": (64, _GATED_NORM.replace("NORM", ", offset = 1, bias = false")),
 }
 # every rule with a kernel -> its family
 RULES = {rule.name: rule.family for rule in standard_rules() if rule.family != "attention"}
 RULES |= dict.fromkeys(("tanh_gated", "scaled_tanh", "scaled_turns"), "pointwise")
-RULES |= dict.fromkeys(("mixed_norm", "gated_heads", "gated_norm"), "row")
+RULES |= dict.fromkeys(("mixed_norm", "gated_heads", "decay", "decayed", "gated_norm"), "row")
 FIRST = [name for name in CASES if "/" not in name]  # one case of each rule
 
 

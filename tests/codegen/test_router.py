@@ -55,6 +55,8 @@ ROUTERS = {
     "a choice alone": """scores = linear(x, EXPERTS) as gate
         _, chosen = top_k(scores, 1)
         weights = sum(tanh(scores))""",
+    "functions of the chosen": """scores, chosen = top_k(linear(x, EXPERTS) as gate, 2)
+        weights = cast_like(softplus(tanh(upcast(scores))), x)""",
     "all": """weights, chosen = top_k(sigmoid(linear(x, EXPERTS) as gate), EXPERTS)""",
 }
 ROWS = {

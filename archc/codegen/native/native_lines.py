@@ -12,7 +12,7 @@ TABLES = ("cos", "sin")  # of float32 in any model
 TABLE_TOKENS = "cos.shape[0] * cos.shape[1]"
 
 NAME = re.compile(r"(?<![\w:.])[A-Za-z_]\w*(?![\w(:])")  # of a variable
-_FUNCTION = re.compile(r"\btl\.(?=\w+\()|(?<![\w.])(?=tanh\()")
+_FUNCTION = re.compile(r"\btl\.(?=\w+\()|(?<![\w.])(?=(?:tanh|log1p)\()")
 _NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(?:e[+-]?\d+)?|(?<![\w.])\d+e[+-]?\d+")
 
 

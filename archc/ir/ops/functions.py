@@ -110,7 +110,7 @@ def erf(x: Tensor) -> Tensor:
     infer=float_type,
     traits=ELEMENTWISE,
     flops=per_element(4),
-    triton="tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))",
+    triton="tl.maximum({x}, 0.0) + log1p(tl.exp(-tl.abs({x})))",
     derivative=lambda g, x: (g * x.sigmoid(),),
     scalar=lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.fused import Fused, plain_form, width_of
+from archc.codegen.kernels.helpers import helpers_in
 from archc.codegen.kernels.rows.pointwise import Pointwise, Writer, analyse
 from archc.codegen.modules.class_plan import Line
 from archc.codegen.semantics import use_of
@@ -109,7 +110,6 @@ class _Planner:
     def kernel(self) -> ConvolutionKernel:
         shape = self.node.types[0].shape
         tokens = offsets(self.node.op, self.node.attributes)
-        calls = any("tanh(" in line for line in (*self.forward, *self.backward))
         return ConvolutionKernel(
             name=self.fused.name,
             equation=self.fused.equation,
@@ -129,7 +129,7 @@ class _Planner:
             reference=self._reference(),
             plain=self._plain(),
             keeps=self.fused.keeps,
-            helpers=("tanh",) if calls else (),
+            helpers=helpers_in((*self.forward, *self.backward)),
         )
 
     def _reference(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from archc.codegen.kernels.fused import Fused, power_of_two
+from archc.codegen.kernels.helpers import MATH
 from archc.codegen.kernels.rows.pointwise import Writer
 from archc.ir.expr import INFIX, Expr, leaf
 from archc.ir.names import unique
@@ -45,7 +46,7 @@ class RouterWriter:
     seen: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.taken |= {"row", "float32"}
+        self.taken |= {"row", "float32", "tl", *MATH}
         self.arithmetic = Writer(self.lines, self.taken)
         for node in self.fused.form.nodes():
             if node.op is CONSTANT:

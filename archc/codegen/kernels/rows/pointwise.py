@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from keyword import kwlist
 
+from archc.codegen.kernels.helpers import MATH
 from archc.ir.expr import INFIX, Expr, Formula, leaf
 from archc.ir.family import SPLITS
 from archc.ir.graph import Graph
@@ -21,7 +22,7 @@ from archc.ir.ops.structure import CONSTANT, INPUT
 _STRENGTH = {"add": 1, "sub": 1, "mul": 2, "div": 2}  # how tightly they bind
 _CALL = re.compile(r"[\w.]+\([^()]*\)")
 # Names of a kernels module and of every kernel, which a variable must not hide.
-KERNEL_NAMES = ("tanh", "tl", "row", "column", "inside", "lane", "lane_inside")
+KERNEL_NAMES = (*MATH, "tl", "row", "column", "inside", "lane", "lane_inside")
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused, block_of, width_of
+from archc.codegen.kernels.helpers import helpers_in
 from archc.codegen.kernels.rows.pointwise import Pointwise, Writer, analyse
 from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
 from archc.codegen.kernels.signature import Signature
@@ -144,7 +145,7 @@ class _Planner:
             block=self.block,
             interleaved=any(item.interleaved for item in self.loads),
             warps=max(1, self.block // 512),  # 16 bytes of bfloat16 a thread
-            helpers=("tanh",) if any("tanh(" in line for line in (*self.forward, *self.backward)) else (),
+            helpers=helpers_in((*self.forward, *self.backward)),
             load_lines=self._load_lines(),
             forward=self.forward,
             backward=self.backward,

@@ -153,7 +153,7 @@ class RowGradient:
         found: list[tuple[str, str]] = []
         for operand in self.written:
             if operand.is_own:
-                found.append((f"d{operand.name}", f"_like({self.incoming[0]}, {self._shape(operand)})"))
+                found.append((f"d{operand.name}", self._empty(operand)))
             else:
                 count, suffix = ("programs", "total") if operand.is_common else ("rows", "rows")
                 where = f"dtype=torch.float32, device={self.incoming[0]}.device"
@@ -174,8 +174,18 @@ class RowGradient:
             name = f"{name}.view(-1, {count}, {operand.columns}).sum({dim})"
         else:
             name = f"{name}.sum(0)"
-        kept = name if operand.wide else f"{name}.to({self.incoming[0]}.dtype)"
-        return f"{kept}.view({self._shape(operand)})"
+        cast = "" if self._is_wide(operand) else f".to({self.incoming[0]}.dtype)"
+        return f"{name}{cast}.view({self._shape(operand)})"
+
+    def _empty(self, operand: RowOperand) -> str:
+        """An empty tensor for the gradient of an operand."""
+        if self._is_wide(operand):
+            return _float32(self.incoming[0], self._shape(operand))
+        return f"_like({self.incoming[0]}, {self._shape(operand)})"
+
+    def _is_wide(self, operand: RowOperand) -> bool:
+        """Whether a gradient is float32: PyTorch rounds it where the operand is not."""
+        return operand.wide or self.memory.form.wide
 
     def _shape(self, operand: RowOperand) -> str:
         """A tensor's dims; those that are open as a result's gradient has them."""
@@ -187,17 +197,13 @@ class RowGradient:
         ]
         return ", ".join(dims)
 
-    def _fake(self, operand: RowOperand) -> str:
-        """A gradient's shape and dtype."""
-        fake = f"_like({self.incoming[0]}, {self._shape(operand)})"
-        return f"{fake}.float()" if operand.wide else fake
-
     @property
     def op(self) -> CustomOp:
         outputs, anchor = [name for name, _ in self.outputs], self.anchor
         saved = (*self.saved_outputs.values(), *(operand.name for operand in self.saved))
         gradients = tuple(f"d{operand.name}" for operand in self.written)
-        like = f"_like({anchor}, *{anchor}.shape[:-1], {self.memory.form.width})"
+        shape = f"*{anchor}.shape[:-1], {self.memory.form.width}"
+        like = _float32(anchor, shape) if self.memory.form.wide else f"_like({anchor}, {shape})"
         return CustomOp(
             operands=self.fused.operands,
             outputs=tuple(outputs),
@@ -205,9 +211,14 @@ class RowGradient:
             saved=saved,
             incoming=tuple(Argument(name) for name in (*self.incoming, *saved)),
             gradients=gradients,
-            gradient_fakes=tuple(map(self._fake, self.written)),
+            gradient_fakes=tuple(map(self._empty, self.written)),
             returned=tuple(self.given.get(o.name, f"d{o.name}") for o in self.memory.form.operands),
             remembered=(),
             anchor=anchor,
             plain=self.fused.plain,
         )
+
+
+def _float32(like: str, shape: str) -> str:
+    """An empty tensor in float32 on another's device."""
+    return f"torch.empty({shape}, dtype=torch.float32, device={like}.device)"

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused
+from archc.codegen.kernels.helpers import helpers_in
 from archc.codegen.kernels.rows.row_gradient import RowGradient
 from archc.codegen.kernels.rows.row_memory import RowMemory
 from archc.codegen.kernels.rows.row_plan import Columns, RowKernel
@@ -55,8 +56,7 @@ class _Planner:
     @cached_property
     def anchor(self) -> str:
         """The operand whose device and dtype, and leading dims, are those of the results."""
-        width = self.form.width
-        return next(o.name for o in self.form.operands if o.is_own and o.columns == width)
+        return self.form.anchors[0].name
 
     def kernel(self) -> RowKernel:
         back = self._back()
@@ -86,7 +86,7 @@ class _Planner:
                 *outputs,
                 *(text for _, text in strides),
             ),
-            helpers=("tanh",) if any("tanh(" in line for line in (*forward, *back.lines)) else (),
+            helpers=helpers_in((*forward, *back.lines)),
             row_lines=tuple(filter(None, map(self.memory.row_line, self.form.operands))),
             common_lines=back.common_lines,
             common=back.common,
