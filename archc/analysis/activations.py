@@ -104,9 +104,9 @@ def _leaving(graph: Graph, kept: Mapping[int, set[Value]]) -> set[Value]:
 
 
 def _entering(graph: Graph, loop: Node) -> list[Value]:
-    """What each layer is given anew; rows that are zeros at first are weights of the layer before."""
+    """What each layer is given anew; what is the same for all tokens are weights of the layer before."""
     given = [value for value in loop.inputs[: len(loop.attributes["entering"])] if value is not None]
-    return [value for value in given if not graph.node(value).attributes.get("row")]
+    return [v for v in given if any(isinstance(dim, str) for dim in graph.type(v).shape)]
 
 
 def _collect(graph: Graph, captured: set[Value], found: dict[int, set[Value]]) -> set[Value]:

@@ -134,3 +134,7 @@ def class_name(segment: str) -> str:
     elif "_" not in word.strip("_"):
         return "Layer"
     return "".join(part.capitalize() for part in word.split("_")) or "Layer"
+
+
+def camel_case(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -26,17 +27,21 @@ MASKS = (Causal(), Full(), Sliding(6), Sliding(50), Chunked(6), Chunked(50))
 def test_the_cache_is_what_new_cache_allocates(model: str) -> None:
     module = built(model).Model(device="meta", dtype=torch.bfloat16)
     size = cache_size(compiled(model).reference, BATCH, LENGTH, element=2)
-    assert size.bytes == _allocated(module.new_cache(BATCH, LENGTH))
-    assert size.bytes_per_token == _allocated(module.new_cache(1, 1))
+    cache = module.new_cache(BATCH, LENGTH)
+    assert size.bytes == _allocated(cache.layers) + _allocated(getattr(cache, "states", []))
+    assert size.bytes_per_token == _allocated(module.new_cache(1, 1).layers)
 
 
-def _allocated(cache: Any) -> int:
-    return sum(store.numel() * store.element_size() for layer in cache.layers for store in layer.values())
+def _allocated(layers: Any) -> int:
+    return sum(store.numel() * store.element_size() for layer in layers for store in layer.values())
 
 
 @pytest.mark.parametrize("model", TINY)
 def test_flops_are_those_that_torch_counts(model: str) -> None:
-    """The unfused module computes the scores of all keys, those that a query does not see as well."""
+    """The unfused module computes the scores of all keys, those that a query does not see as well.
+
+    What changes and reads states it computes element by element.
+    """
     torch.manual_seed(0)
     module = built(model).Reference(dtype=torch.float32)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -44,7 +49,8 @@ def test_flops_are_those_that_torch_counts(model: str) -> None:
     flops = count_flops(compiled(model).reference, LENGTH)
     seen, all_keys = _attention(compiled(model).reference)
     assert counter.get_total_flops() == flops.weights * LENGTH + all_keys
-    assert flops.attention == seen // LENGTH < all_keys // LENGTH
+    assert seen < all_keys or not all_keys
+    assert flops.attention == (seen + _recurrences(compiled(model).reference)) // LENGTH
 
 
 def _attention(root: Graph) -> tuple[int, int]:
@@ -58,6 +64,22 @@ def _attention(root: Graph) -> tuple[int, int]:
                 seen += flops
                 all_keys += flops // mask.pairs(LENGTH, LENGTH) * LENGTH**2
     return seen, all_keys
+
+
+def _recurrences(root: Graph) -> int:
+    """FLOPs of recurrences: of each token's decay, and of two products of the state to store and to read it.
+
+    The delta rule has a third, with what it finds; so has each of the two of `erase`.
+    """
+    flops = 0
+    for graph, times in root.runs():
+        for node in graph.nodes():
+            if node.op.name == "recur":
+                _, k, v, _, decay, beta, erase, *_ = node.inputs
+                elements = LENGTH * math.prod(graph.type(v).shape[2:]) * graph.type(k).shape[3]
+                products = 2 + (beta is not None) + 2 * (erase is not None)
+                flops += times * elements * (2 * products + (decay is not None))
+    return flops
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 20), (7, 20), (20, 20), (3, 5)])

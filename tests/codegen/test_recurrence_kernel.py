@@ -143,14 +143,14 @@ def test_chunks_and_their_gradients(form: str, size: str, tmp_path: Path) -> Non
     state = torch.randn(2, heads, keys, values, dtype=torch.float64)
     exact = state.clone()
     wide = {name: x.double().requires_grad_() if x.is_floating_point() else x for name, x in given.items()}
-    found, truth = kernels.linear_attention(**wide, state=state.clone()), _truth(
-        form, wide, size, exact.clone()
-    )
-    assert distance(found, truth) < 1e-12
     leaves = [x for x in wide.values() if x.requires_grad]
-    change = torch.randn_like(truth)
-    gradients = zip(*(torch.autograd.grad(y, leaves, change) for y in (found, truth)), strict=True)
-    assert max(distance(one, other) for one, other in gradients) < 1e-11
+    for start in (state, None):  # after a cache, and in training
+        first, second = (None if start is None else start.clone() for _ in range(2))
+        found, truth = kernels.linear_attention(**wide, state=first), _truth(form, wide, size, second)
+        assert distance(found, truth) < 1e-12
+        change = torch.randn_like(truth)
+        gradients = zip(*(torch.autograd.grad(y, leaves, change) for y in (found, truth)), strict=True)
+        assert max(distance(one, other) for one, other in gradients) < 1e-11
     with torch.no_grad():
         kernels.linear_attention(**wide, state=state)
         _truth(form, wide, size, exact)

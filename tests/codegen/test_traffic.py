@@ -105,7 +105,8 @@ def _read_again(op: Priced) -> int:
         return WIDE_ROWS_AGAIN * op.plan.width * BFLOAT16 * sum(bool(g.wide) for g in op.plan.gradients)
     if isinstance(op.plan, RopeKernel) and op.plan.over_heads:
         return sum(part.width * BFLOAT16 for part in op.plan.worked)  # the norms' weights
-    return _of_heads(op) * BFLOAT16
+    wide = any(operand.dtype == "f32" for operand in op.plan.op.operands)
+    return _of_heads(op) * (torch.float32.itemsize if wide else BFLOAT16)
 
 
 def _vector_sums(op: Priced) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.kernels.masks import store_where
+from archc.codegen.names import camel_case
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class LossKernel:
 
     @property
     def loss_class(self) -> str:
-        return _camel_case(self.name)
+        return camel_case(self.name)
 
     @property
     def log_probs_class(self) -> str:
-        return _camel_case(self.log_probs)
+        return camel_case(self.log_probs)
 
     @property
     def _mask(self) -> str:
@@ -55,7 +56,3 @@ class LossKernel:
     @property
     def store(self) -> str:
         return store_where(self._mask)
-
-
-def _camel_case(name: str) -> str:
-    return "".join(word.capitalize() for word in name.split("_"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.names import camel_case
+
 _ELEMENTS = 4096  # of states in a program, in its registers
 _FEW = 1024  # at which it takes in further heads
 
@@ -39,6 +41,10 @@ class RecurrenceKernel:
         """The operands that not every recurrence has."""
         given = {"log_decay": self.decay, "beta": self.beta, "erase": self.erase, "renew": self.erase}
         return [name for name, there in given.items() if there]
+
+    @property
+    def class_name(self) -> str:
+        return camel_case(self.name)
 
     @property
     def parameters(self) -> str:

@@ -174,18 +174,25 @@ class RowGradient:
             name = f"{name}.view(-1, {count}, {operand.columns}).sum({dim})"
         else:
             name = f"{name}.sum(0)"
-        cast = "" if self._is_wide(operand) else f".to({self.incoming[0]}.dtype)"
+        cast = f".to({like}.dtype)" if (like := self._alike(operand)) else ""
         return f"{name}{cast}.view({self._shape(operand)})"
 
     def _empty(self, operand: RowOperand) -> str:
         """An empty tensor for the gradient of an operand."""
-        if self._is_wide(operand):
-            return _float32(self.incoming[0], self._shape(operand))
-        return f"_like({self.incoming[0]}, {self._shape(operand)})"
+        if like := self._alike(operand):
+            return f"_like({like}, {self._shape(operand)})"
+        return _float32(self.incoming[0], self._shape(operand))
 
-    def _is_wide(self, operand: RowOperand) -> bool:
-        """Whether a gradient is float32: PyTorch rounds it where the operand is not."""
-        return operand.wide or self.memory.form.wide
+    def _alike(self, operand: RowOperand) -> str:
+        """A tensor of the dtype that a gradient has; "" where that is float32.
+
+        It is float32, too, where no tensor of the operand's dtype is read again: PyTorch rounds it then.
+        """
+        if operand.wide:
+            return ""
+        if not self.memory.form.wide:
+            return self.incoming[0]
+        return next((saved.name for saved in self.saved if not saved.wide), "")
 
     def _shape(self, operand: RowOperand) -> str:
         """A tensor's dims; those that are open as a result's gradient has them."""
