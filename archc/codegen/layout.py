@@ -19,6 +19,7 @@ _DEFINITION = re.compile(r"def \w+\($")
 _ITEM = re.compile(r"[\w.]*\($")  # a call, or a tuple
 _IMPORT = re.compile(r"from [\w.]+ import ")
 _CALL = re.compile(r"(?:[\w.]+(?:, [\w.]+)* \+?= |return )?(?:[\w.]+ [-+*/] )?[\w.]+(?:\[[^\[\]]*\])?\($")
+_CAST = re.compile(r"\w+ = tl\.load\(.*\)\.to\($")
 _ASSIGNMENT = re.compile(r"\s*\w+ = ")
 _OF_TABLE = re.compile(r" *\(\w+(?:, \w+)+\)\[[^\[\]]+\]\([^()]+\)")
 _TWO_TERMS = re.compile(r"\w+ = \(.*\) [-+*/] \($")  # where those are all brackets
@@ -220,6 +221,8 @@ def _brackets(statement: _Statement) -> tuple[int, int]:
     opening, closing = statement.brackets[-1]
     head, tail = code[: opening + 1].strip(), code[closing + 1 :]
     is_term = len(statement.brackets) == 2 and _TWO_TERMS.match(head)
+    if tail == "" and _CAST.match(head):  # the cast's brackets, or those before it where these end too late
+        return statement.brackets[-1 if opening < LINE_LENGTH else -2]
     is_last = (tail == "" and (is_term or _CALL.match(head))) or (tail == "," and _ITEM.match(head))
     if code[closing - 1] == "," or not (is_last or (tail in _DISPLAYS and _DISPLAYS[tail].match(head))):
         raise UnknownShapeError

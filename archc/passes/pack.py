@@ -48,16 +48,37 @@ def _transpose(graph: Graph, linear: Node) -> None:
 
 
 def pack_linears(graph: Graph, context: Context) -> None:
-    """Pack linears that read one value and meet again in one op; then gates on what they lead to."""
+    """Pack linears that read one value and meet again in one op; then gates on what they lead to.
+
+    So are linears of which a part meets others where these end, and the rest goes on.
+    """
     for part in graph.walk():
         for group in _groups(part).values():
             _pack_group(part, group, context)
         for (_, meeting), group in _groups(part).items():
             if all(_is_gate_or_gated(part, node, meeting) for node in group):
                 _pack_group(part, group, context)
+        while group := _in_part(part):
+            if not _pack_group(part, group, context):
+                break
 
 
-def _pack_group(graph: Graph, group: list[Node], context: Context) -> None:
+def _in_part(graph: Graph) -> list[Node]:
+    """A linear whose result ends in an op, and others of which a part does; none where there are no such."""
+    nodes = graph.nodes()
+    places = {node.id: place for place, node in enumerate(nodes)}
+    for source, linears in _siblings(graph).items():
+        for linear in linears if len(linears) > 1 else ():
+            meeting = _meeting(graph, source, linear, places)
+            if meeting is not None:
+                group = [node for node in linears if meeting in _made_of(graph, node)]
+                if len(group) > 1 and all(_is_gate_or_gated(graph, node, meeting) for node in group):
+                    return group
+    return []
+
+
+def _pack_group(graph: Graph, group: list[Node], context: Context) -> bool:
+    """Pack linears, or say why not; whether they are one now."""
     reason = _obstacle(graph, group)
     names = ", ".join(_weight_name(graph, node) for node in group)
     if reason:
@@ -65,6 +86,7 @@ def _pack_group(graph: Graph, group: list[Node], context: Context) -> None:
     else:
         _pack(graph, group)
         context.report.remark("pack", f"{names} ({place_of(group[0])}) are one linear")
+    return not reason
 
 
 def _is_gate_or_gated(graph: Graph, linear: Node, meeting: int) -> bool:
@@ -77,19 +99,23 @@ def _is_gate_or_gated(graph: Graph, linear: Node, meeting: int) -> bool:
 
 def _groups(graph: Graph) -> dict[tuple[Value, int], list[Node]]:
     """Several linears by what they read and where they meet, in program order."""
-    nodes = graph.nodes()
-    places = {node.id: place for place, node in enumerate(nodes)}
-    siblings: dict[Value, list[Node]] = {}
-    for node in nodes:
-        if node.op is LINEAR and node.inputs[0] is not None:
-            siblings.setdefault(node.inputs[0], []).append(node)
+    places = {node.id: place for place, node in enumerate(graph.nodes())}
     groups: dict[tuple[Value, int], list[Node]] = {}
-    for source, linears in siblings.items():
+    for source, linears in _siblings(graph).items():
         for linear in linears if len(linears) > 1 else ():
             meeting = _meeting(graph, source, linear, places)
             if meeting is not None:
                 groups.setdefault((source, meeting), []).append(linear)
     return {key: group for key, group in groups.items() if len(group) > 1}
+
+
+def _siblings(graph: Graph) -> dict[Value, list[Node]]:
+    """Linears by what they read, in program order."""
+    siblings: dict[Value, list[Node]] = {}
+    for node in graph.nodes():
+        if node.op is LINEAR and node.inputs[0] is not None:
+            siblings.setdefault(node.inputs[0], []).append(node)
+    return siblings
 
 
 def _meeting(graph: Graph, source: Value, linear: Node, places: Mapping[int, int]) -> int | None:

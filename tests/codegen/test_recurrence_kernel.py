@@ -118,7 +118,7 @@ def test_kernel_reads_heads_where_they_lie(tmp_path: Path) -> None:
     ("old", "new"),
     [
         (">= 0", ">= -1"),
-        ("s = s * decay", "s = s"),
+        ("s = s * tl.exp(log_decay)", "s = s"),
         ("head // 2", "head % 2"),
         ("k * s", "k * before"),
         ("tl.store(state_ptr, s", "tl.store(state_ptr, s * 0.5"),

@@ -378,13 +378,16 @@ def test_a_wrong_parameter_shows(name: str, setting: dict[str, str], tmp_path: P
     assert apart > 3 * LOGITS
 
 
+_NORM_FIRST = "rms_norm(y, eps, weight = false) * silu(upcast(z))"
+
+
 @pytest.mark.parametrize(
     ("name", "spec", "right", "wrong"),
     [
         # Twice as much of the softmax's denominator, as if it were there twice.
         ("gpt_oss", "gpt_oss", "as sinks)", f"as sinks + {math.log(2)})"),
-        # Norms of the whole width, not of a part for each group.
-        ("mamba2", "mamba2", "silu(upcast(z)), groups)", "silu(upcast(z)), 1)"),
+        # What is normed is the gated value.
+        ("mamba2", "mamba2", "rms_norm(y * silu(upcast(z)), eps, weight = false)", _NORM_FIRST),
         ("qwen3_next", "qwen3_next", "+ 1e-6)", "+ 1e-2)"),
         # The scale inside of the cap's argument only, not in what the cap bends.
         ("gemma2", "gemma2", "scale = scale, softcap = softcap", "scale = scale, softcap = softcap * scale"),

@@ -122,6 +122,18 @@ EXAMPLES: dict[str, list[Example]] = {
         )
         for new, inner, offset in ((1, (), None), (5, (4,), None), (3, (), ((6,), "float")))
     ],
+    "recur": [
+        (
+            [*[((2, 3, 2, 4), "float")] * 2, ((2, 3, 6, 5), dtype), POSITIONS, decay, None, *erased, None],
+            {"scale": 0.5, "reads": reads},
+        )
+        for dtype, decay, erased, reads in (
+            ("float", None, (None, None), "after"),
+            ("f32", ((2, 3, 6), "f32"), (None, None), "before"),
+            ("float", ((6, 4), "f32"), (((2, 3, 6, 4), "float"),) * 2, "after"),
+        )
+    ],
+    "new_positions": [([((1, 2), "i64"), ((1, 5), "i64")], {})],
     "loads": [([CHOSEN, X], {})],
     "average": [([X, POSITIONS], {"over": over}) for over in ("batch", "sequence")],
     "logsumexp": [([X], {})],

@@ -15,7 +15,8 @@ from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import BRANCH
+from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS, RECUR
+from archc.ir.ops.structure import BRANCH, EXPERTS, INPUT, WEIGHT
 from archc.ir.rule import rule_of
 from archc.verification.packages import import_package
 from archc.verification.step import counted_step, layer_launches, planned_step
@@ -47,12 +48,39 @@ def _most(layer: Graph) -> int:
     between two linear maps, and what is done to attention's result before the next, as by a gate or a norm:
     one token's keys are shared out, so no program of attention has a whole row.  A further attention, over
     another sequence, is one, and the norm before it.
+
+    A recurrence has, in place of a rotation, a convolution before it and kernels for what is made of its
+    operands, and one after it for a gate or a skip.  What a checkpoint's weights interleave by heads is
+    copied apart.  A row beyond 4,096 values is more than one kernel's registers hold with its gradient.  A
+    gate that is one number, as of a shared expert, has a product of its own, and a multiplication.
     """
-    experts = any(len(weight.types[0].shape) > 2 for weight in layer.weights())
+    experts = any(node.op is EXPERTS or node.op.module == "experts" for node in layer.nodes())
     between = sum(_is_between_linears(layer, node) for node in layer.nodes() if rule_of(node) is not None)
     attentions = sum("mask" in node.attributes or node.op is BRANCH for node in layer.nodes())
     further = 2 * (attentions - 1) if attentions > 1 else 0
-    return MOST[experts] + max(_products(layer) - PRODUCTS[experts], 0) + between + further
+    most = MOST[experts] + max(_products(layer) - PRODUCTS[experts], 0) + between + further
+    recurrences = [node for node in layer.nodes() if node.op is RECUR]
+    gates = sum(node.op.name == "linear" and node.types[0].width == 1 for node in layer.nodes())
+    return most + sum(_around(layer, node) for node in recurrences) + 2 * gates
+
+
+def _around(layer: Graph, recurrence: Node) -> int:
+    """Launches around a recurrence beyond those that attention has around it."""
+    makers = {_maker(layer, value).id for value in recurrence.inputs if value is not None}
+    made = sum(layer.node(number).op not in (INPUT, WEIGHT, CARRIED, NEW_POSITIONS) for number in makers)
+    copies = sum(node.op.name in ("merge_heads", "concat") and _copies(layer, node) for node in layer.nodes())
+    rows = [rule for node in layer.nodes() if (rule := rule_of(node)) and rule.family == "row"]
+    long = any(int(node.types[0].width) > 4096 for node in layer.nodes() if rule_of(node) in rows)
+    return made + copies + long
+
+
+def _copies(layer: Graph, node: Node) -> bool:
+    """Whether heads are parts of others' rows, or several values become one."""
+    return node.op.name == "concat" or any(
+        layer.node(value).op.name == "split" and len(layer.type(value).shape) > 3
+        for value in node.inputs
+        if value is not None
+    )
 
 
 def _products(layer: Graph) -> int:
