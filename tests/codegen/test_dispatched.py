@@ -14,6 +14,7 @@ from archc.ir.ops import experts
 from archc.verification.packages import import_package
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
+from tests.gpu import is_on
 from tests.support import build, compile_model, distance, scramble
 
 FLOAT32 = 3e-6
@@ -132,7 +133,9 @@ def test_products_with_activations(body: str, size: str, tmp_path: Path) -> None
     value = case.run(case.leaves)
     assert torch.equal(case.run(case.leaves), value)
     with torch.no_grad():
-        assert torch.equal(case.run(case.leaves), value)
+        alone = case.run(case.leaves)
+    # In another tile: NumPy's products of the interpreter may add in another order there, a GPU's do not.
+    assert torch.equal(alone, value) if is_on() else distance(alone, value) <= FLOAT32
 
 
 @bodies

@@ -7,6 +7,7 @@ of them in the slow suite.  One of each fusion at awkward widths.
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -116,11 +117,12 @@ def _vector_sums(op: Priced) -> int:
 
 
 def _of_heads(op: Priced) -> int:
-    """Numbers of heads, which the rows of each token read; their gradient is PyTorch's sum over tokens."""
+    """Numbers or vectors of heads, which the rows of each token read; their gradient is a sum over tokens."""
     if not isinstance(op.plan, RowKernel):
         return 0
-    held = [name for name, _ in op.plan.gradient_tensors if name.endswith("_rows")]
-    return len(held) * int(op.node.types[0].shape[-2]) if held else 0
+    held = {name.removesuffix("_rows") for name, _ in op.plan.gradient_tensors if name.endswith("_rows")}
+    shapes = [operand.shape for operand in op.plan.op.operands if f"d{operand.name}" in held]
+    return sum(math.prod(int(dim) for dim in shape if not isinstance(dim, str)) for shape in shapes)
 
 
 def _beyond(cost: Cost, more: int, again: int) -> list[str]:
