@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from archc.ir.decomposition import Step, StepRef
-from archc.ir.op import Op, Trait
+from archc.ir.op import Op
 from archc.ir.ops.convolution import CAUSAL_CONV
 from archc.ir.ops.shift import SHIFT
 
@@ -21,9 +21,7 @@ RESERVED = frozenset("""
 def is_convolution(steps: Sequence[Step], outputs: Sequence[StepRef]) -> bool:
     """Whether a kernel can compute it: one look at earlier tokens, then elementwise ops, with one result."""
     look, *others = steps
-    pointwise = all(
-        step.op.has(Trait.ELEMENTWISE) and step.op.triton and step.op.derivative for step in others
-    )
+    pointwise = all(step.op.is_pointwise for step in others)
     return look.op in LOOKS and pointwise and list(outputs) == [StepRef(len(steps) - 1)]
 
 

@@ -141,17 +141,22 @@ class Interpreter:
 
     def _append(self, node: Node, value: Tensor, indices: Mapping[str, int]) -> Tensor:
         assert self.state is not None
-        key = (node.attributes["slot"], node.path, tuple(indices.items()))
+        key = _slot(node, indices)
         past = self.state.get(key)
         self.state[key] = value if past is None else torch.cat([past, value], 1)
         return self.state[key]
 
     def _carried(self, node: Node, like: Tensor, indices: Mapping[str, int]) -> Tensor:
         assert self.state is not None
-        key = (node.attributes["slot"], node.path, tuple(indices.items()))
+        key = _slot(node, indices)
         if key not in self.state:
             self.state[key] = node.op.reference(like, **node.attributes)
         return self.state[key]
+
+
+def _slot(node: Node, indices: Mapping[str, int]) -> Any:
+    """Where the state holds what a node keeps."""
+    return node.attributes["slot"], node.path, tuple(indices.items())
 
 
 def _taken(x: Any, kind: str, places: tuple[Tensor, ...]) -> Any:

@@ -154,6 +154,11 @@ class Op:
     def has(self, trait: Trait) -> bool:
         return trait in self.traits
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether kernels can compute it element by element, and its gradient."""
+        return self.has(Trait.ELEMENTWISE) and bool(self.triton) and self.derivative is not None
+
     def call(self, types: Sequence[TensorType | None], attributes: Mapping[str, Any]) -> SimpleNamespace:
         """Operand types and attributes by name, as `infer`, `flops`, `reads` and `Weight.shape` take them."""
         if self.variadic:

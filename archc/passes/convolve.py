@@ -94,7 +94,7 @@ def _fits(graph: Graph, node: Node, rows: TensorType, once: set[tuple[int, Value
 
     A sum that leaves the layer, or that a norm or a further sum reads, is theirs.
     """
-    if node.attributes or not (node.op.has(Trait.ELEMENTWISE) and node.op.triton and node.op.derivative):
+    if node.attributes or not node.op.is_pointwise:
         return False
     read = [value for value in node.inputs if value is not None]
     vector = rows.with_shape(*rows.shape[-1:])

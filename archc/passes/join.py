@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from archc.ir.graph import Graph
 from archc.ir.head import last_linear
 from archc.ir.node import Node, Value
-from archc.ir.op import OPS, Trait
+from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.program import mixes_sequences, once_in
 from archc.ir.row_form import RENAMED
@@ -84,7 +84,7 @@ def is_joined(graph: Graph, node: Node, once: set[tuple[int, Value]]) -> bool:
     A sum of rows stays apart: its gradient is what comes in, for all of them, and costs nothing.  So do rows
     of all sequences beside those that stand `once` for all.
     """
-    if node.attributes or not (node.op.has(Trait.ELEMENTWISE) and node.op.triton and node.op.derivative):
+    if node.attributes or not node.op.is_pointwise:
         return False
     (result,) = node.types
     read = [value for value in node.inputs if value is not None]

@@ -53,32 +53,14 @@ def pack_linears(graph: Graph, context: Context) -> None:
     So are linears of which a part meets others where these end, and the rest goes on.
     """
     for part in graph.walk():
-        for group in _groups(part).values():
-            _pack_group(part, group, context)
-        for (_, meeting), group in _groups(part).items():
-            if all(_is_gate_or_gated(part, node, meeting) for node in group):
-                _pack_group(part, group, context)
-        while group := _in_part(part):
-            if not _pack_group(part, group, context):
-                break
+        for partly, gated in ((False, False), (False, True), (True, True)):
+            for (_, meeting), group in _groups(part, partly).items():
+                there = all(node.id in part for node in group)  # not one with others just now
+                if there and not (gated and any(not _is_gate_or_gated(part, n, meeting) for n in group)):
+                    _pack_group(part, group, context)
 
 
-def _in_part(graph: Graph) -> list[Node]:
-    """A linear whose result ends in an op, and others of which a part does; none where there are no such."""
-    nodes = graph.nodes()
-    places = {node.id: place for place, node in enumerate(nodes)}
-    for source, linears in _siblings(graph).items():
-        for linear in linears if len(linears) > 1 else ():
-            meeting = _meeting(graph, source, linear, places)
-            if meeting is not None:
-                group = [node for node in linears if meeting in _made_of(graph, node)]
-                if len(group) > 1 and all(_is_gate_or_gated(graph, node, meeting) for node in group):
-                    return group
-    return []
-
-
-def _pack_group(graph: Graph, group: list[Node], context: Context) -> bool:
-    """Pack linears, or say why not; whether they are one now."""
+def _pack_group(graph: Graph, group: list[Node], context: Context) -> None:
     reason = _obstacle(graph, group)
     names = ", ".join(_weight_name(graph, node) for node in group)
     if reason:
@@ -86,7 +68,6 @@ def _pack_group(graph: Graph, group: list[Node], context: Context) -> bool:
     else:
         _pack(graph, group)
         context.report.remark("pack", f"{names} ({place_of(group[0])}) are one linear")
-    return not reason
 
 
 def _is_gate_or_gated(graph: Graph, linear: Node, meeting: int) -> bool:
@@ -97,25 +78,25 @@ def _is_gate_or_gated(graph: Graph, linear: Node, meeting: int) -> bool:
     return aligned and not any(graph.node(number).op is LINEAR for number in between)
 
 
-def _groups(graph: Graph) -> dict[tuple[Value, int], list[Node]]:
-    """Several linears by what they read and where they meet, in program order."""
-    places = {node.id: place for place, node in enumerate(graph.nodes())}
-    groups: dict[tuple[Value, int], list[Node]] = {}
-    for source, linears in _siblings(graph).items():
-        for linear in linears if len(linears) > 1 else ():
-            meeting = _meeting(graph, source, linear, places)
-            if meeting is not None:
-                groups.setdefault((source, meeting), []).append(linear)
-    return {key: group for key, group in groups.items() if len(group) > 1}
+def _groups(graph: Graph, partly: bool) -> dict[tuple[Value, int], list[Node]]:
+    """Several linears by what they read and where they meet, in program order.
 
-
-def _siblings(graph: Graph) -> dict[Value, list[Node]]:
-    """Linears by what they read, in program order."""
+    partly: also where one ends, with those of which a part meets it there
+    """
+    nodes = graph.nodes()
+    places = {node.id: place for place, node in enumerate(nodes)}
     siblings: dict[Value, list[Node]] = {}
-    for node in graph.nodes():
+    for node in nodes:
         if node.op is LINEAR and node.inputs[0] is not None:
             siblings.setdefault(node.inputs[0], []).append(node)
-    return siblings
+    groups: dict[tuple[Value, int], list[Node]] = {}
+    for source, linears in siblings.items():
+        ends = {n.id: _meeting(graph, source, n, places) for n in (linears if len(linears) > 1 else ())}
+        for meeting in dict.fromkeys(end for end in ends.values() if end is not None):
+            groups[source, meeting] = [
+                n for n in linears if ends[n.id] == meeting or (partly and meeting in _made_of(graph, n))
+            ]
+    return {key: group for key, group in groups.items() if len(group) > 1}
 
 
 def _meeting(graph: Graph, source: Value, linear: Node, places: Mapping[int, int]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.kernels.fused import power_of_two
 from archc.codegen.literals import result_type
 from archc.codegen.modules.class_plan import Argument, Line
 
@@ -176,7 +177,7 @@ class ConvolutionKernel:
     @property
     def columns(self) -> int:
         """Columns of a program: as many as it has threads, so that each loads one weight."""
-        return min(_MOST_COLUMNS, 1 << (self.width - 1).bit_length())
+        return min(_MOST_COLUMNS, power_of_two(self.width))
 
     @property
     def tokens(self) -> int:
@@ -212,7 +213,7 @@ class ConvolutionKernel:
     @property
     def slots(self) -> int:
         """A power of two that holds the tokens of a ring."""
-        return 1 << (self.first + self.taps - 1).bit_length()
+        return power_of_two(self.first + self.taps)
 
     @property
     def step_columns(self) -> int:
@@ -241,7 +242,7 @@ class ConvolutionKernel:
     @property
     def places(self) -> int:
         """A power of two that holds the taps."""
-        return 1 << (self.taps - 1).bit_length()
+        return power_of_two(self.taps)
 
     @property
     def pad(self) -> str:

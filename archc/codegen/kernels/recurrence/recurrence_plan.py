@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.kernels.fused import power_of_two
 from archc.codegen.names import camel_case
 
 _ELEMENTS = 4096  # of states in a program, in its registers
@@ -59,17 +60,17 @@ class RecurrenceKernel:
 
     @property
     def key_block(self) -> int:
-        return _power_of_two(self.keys)
+        return power_of_two(self.keys)
 
     @property
     def value_block(self) -> int:
         """How many columns of a state a program has."""
-        return min(_power_of_two(self.values), max(_ELEMENTS // self.key_block, 1))
+        return min(power_of_two(self.values), max(_ELEMENTS // self.key_block, 1))
 
     @property
     def head_block(self) -> int:
         """How many heads' states a program has."""
-        return min(_power_of_two(self.heads), max(_FEW // (self.key_block * self.value_block), 1))
+        return min(power_of_two(self.heads), max(_FEW // (self.key_block * self.value_block), 1))
 
     @property
     def head_programs(self) -> int:
@@ -90,7 +91,3 @@ class RecurrenceKernel:
     def has_chunks(self) -> bool:
         """Whether the products of a chunk are known; not where a token's changes of two kinds meet."""
         return not (self.beta and self.erase)
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << (size - 1).bit_length()

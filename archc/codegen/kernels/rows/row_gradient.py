@@ -156,8 +156,7 @@ class RowGradient:
                 found.append((f"d{operand.name}", self._empty(operand)))
             else:
                 count, suffix = ("programs", "total") if operand.is_common else ("rows", "rows")
-                where = f"dtype=torch.float32, device={self.incoming[0]}.device"
-                made = f"torch.empty({count}, {operand.columns}, {where})"
+                made = _float32(self.incoming[0], f"{count}, {operand.columns}")
                 found.append((f"d{operand.name}_{suffix}", made))
         return tuple(found)
 
