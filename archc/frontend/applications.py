@@ -147,6 +147,7 @@ class Applications(Weights):
             init = (
                 attributes["init"] if weight is op.weights[0] and "init" in attributes else weight.start(call)
             )
+            init.bounds()
             place = _weight_place(path or (), weight.name, attributes)
             start = Start(init, attributes.get("trained", True))
             made[weight.operand_name] = self.weight(place, type_, start, span)

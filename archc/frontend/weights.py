@@ -13,8 +13,8 @@ from archc.frontend import mistakes
 from archc.frontend.lowerer import Frame, Tie
 from archc.frontend.paths import UNKNOWN, Paths
 from archc.frontend.values import Handle
+from archc.ir.inits import Init, Normal
 from archc.ir.node import Value
-from archc.ir.op import Init, Normal
 from archc.ir.ops.structure import WEIGHT
 from archc.ir.paths import Index, Path, Stored, concrete, path_text
 from archc.ir.types import Dim, DType, TensorType, shape_text

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from archc.ir.attributes import Kind, kind_of
-from archc.ir.records import Record, record
+from archc.ir.inits import Init, Normal
 from archc.ir.types import Dim, DType, TensorType
 
 REQUIRED: Any = object()
@@ -34,29 +34,6 @@ class Trait(Enum):
     NORM = auto()  # normalises its first operand over the last dim
     PAIRWISE = auto()  # a value for each query and key: made where attention reads it, best never as a whole
     EFFECT = auto()  # must stay where it is: never folded, merged or removed
-
-
-class Init(Record):
-    """How a parameter starts out."""
-
-
-@record
-@dataclass(frozen=True)
-class Normal(Init):
-    """Normal with mean 0."""
-
-    std: float = 0.02
-
-
-@record
-@dataclass(frozen=True)
-class Fill(Init):
-    """A constant."""
-
-    value: float
-
-
-ZEROS = Fill(0.0)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from archc.codegen.literals import size_code
 from archc.codegen.modules.class_plan import Parameter, PerExpert, Stored
+from archc.codegen.modules.start_values import start_code
 from archc.codegen.names import identifier
 from archc.ir.graph import Graph
 from archc.ir.node import Node, stored_in
-from archc.ir.op import Fill, Init, Normal
 from archc.ir.ops.structure import EXPERTS, WEIGHT
 from archc.ir.paths import Index, Path
 from archc.ir.paths import Stored as IrStored
@@ -67,7 +67,7 @@ def parameter_of(held: Held, name: str) -> Parameter:
     if held.experts is not None and is_per_expert(held.weight, held.experts[0]):
         per_expert = PerExpert(identifier(held.experts[0]), size_code(held.experts[1]))
     stored = tuple(_stored(source, per_expert) for source in sources)
-    start, trained = _start(held.weight.attributes["init"]), held.weight.attributes["trained"]
+    start, trained = start_code(held.weight.attributes["init"]), held.weight.attributes["trained"]
     wide = held.weight.types[0].dtype is DType.F32
     return Parameter(name, code, start, stored, comment, trained, per_expert, wide)
 
@@ -99,13 +99,3 @@ def path_code(path: Path, local: Sequence[str] = ()) -> str:
             parts.append(segment)
     text = ".".join(parts)
     return f'f"{text}"' if any(isinstance(segment, Index) for segment in path) else f'"{text}"'
-
-
-def _start(init: Init) -> str:
-    """The initialisation as a call with `{}` for the parameter."""
-    if isinstance(init, Normal):
-        return f"nn.init.normal_({{}}, std={init.std!r})"
-    assert isinstance(init, Fill)
-    if init.value in (0.0, 1.0):
-        return "nn.init.zeros_({})" if init.value == 0.0 else "nn.init.ones_({})"
-    return f"nn.init.constant_({{}}, {init.value!r})"

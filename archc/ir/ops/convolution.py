@@ -3,8 +3,9 @@
 from typing import Any
 
 from archc.ir.attributes import Width
+from archc.ir.inits import ZEROS
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.op import OPS, ZEROS, Weight, declare
+from archc.ir.op import OPS, Weight, declare
 from archc.ir.ops.common import float_type, known_width
 from archc.ir.types import TensorType, TypeMistake
 

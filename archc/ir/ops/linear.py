@@ -3,8 +3,9 @@
 from typing import Any, Literal
 
 from archc.ir.attributes import Width
+from archc.ir.inits import ZEROS, Init, Normal
 from archc.ir.lazy_torch import F, Tensor, torch
-from archc.ir.op import OPS, ZEROS, Init, Normal, Trait, Weight, declare
+from archc.ir.op import OPS, Trait, Weight, declare
 from archc.ir.types import Dim, DType, TensorType, TypeMistake, shape_text
 
 # How one tensor of a checkpoint holds the weights of all experts: along a first dim, or one below the other.

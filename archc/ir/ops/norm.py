@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
+from archc.ir.inits import ZEROS, Fill, Init
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.op import ZEROS, Fill, Init, Trait, Weight, declare
+from archc.ir.op import Trait, Weight, declare
 from archc.ir.ops.common import float_type, known_width, per_element
 from archc.ir.types import Dim, DType, TensorType
 
