@@ -16,8 +16,20 @@ from archc.ir.head import last_linear
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import Trait
 from archc.ir.ops.experts import SORT_CHOICES
+from archc.ir.ops.numbers import CONSTANTS
 from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
-from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, WEIGHT, ZEROS
+from archc.ir.ops.structure import (
+    APPEND,
+    BRANCH,
+    CONSTANT,
+    EXPERTS,
+    INPUT,
+    KEEP,
+    LOOP,
+    OF_ITERATION,
+    WEIGHT,
+    ZEROS,
+)
 from archc.ir.paths import Path
 from archc.ir.program import sequences
 from archc.ir.rule import rule_of
@@ -109,7 +121,10 @@ def choices_of(graph: Graph) -> int:
 
 # Attention keeps keys and values itself, a recurrence its state, and zeros that enter the first layer are
 # not there at all.
-_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, CARRIED, NEW_POSITIONS, LOOP, EXPERTS, BRANCH)
+_FREE = (
+    *(INPUT, WEIGHT, CONSTANT, CONSTANTS, ZEROS, APPEND, KEEP, CARRIED, NEW_POSITIONS, OF_ITERATION),
+    *(LOOP, EXPERTS, BRANCH),
+)
 
 
 def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int]) -> Work:

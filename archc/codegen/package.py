@@ -48,7 +48,19 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.ops.experts import OF_EXPERT
 from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
-from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, LOSSES, NOTED, RECENT, WEIGHT
+from archc.ir.ops.structure import (
+    APPEND,
+    BRANCH,
+    EXPERTS,
+    INPUT,
+    KEEP,
+    LOOP,
+    LOSSES,
+    NOTED,
+    OF_ITERATION,
+    RECENT,
+    WEIGHT,
+)
 from archc.ir.ops.training import IN_TRAINING
 from archc.ir.program import Program, given_inputs, vocabulary_of
 from archc.ir.rule import rule_of
@@ -238,7 +250,7 @@ def _in_order(kernels: Sequence[Kernel], parts: Sequence[Graph], target: Target)
 def _uses(graph: Graph) -> Iterable[Any]:
     """The nodes of a graph, and of its loops, that are written as calls of reference functions."""
     regions = (LOOP, EXPERTS, BRANCH, LOSSES, NOTED)
-    structural = (INPUT, WEIGHT, APPEND, KEEP, RECENT, CARRIED, NEW_POSITIONS, *regions)
+    structural = (INPUT, WEIGHT, APPEND, KEEP, RECENT, CARRIED, NEW_POSITIONS, OF_ITERATION, *regions)
     bodies = [node.attributes["body"] for part in graph.walk() for node in part.losses()]
     for part in (*graph.walk(), *bodies):
         for node in part.nodes():

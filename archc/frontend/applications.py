@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
 from archc.errors import Note, Span, did_you_mean
-from archc.frontend import mistakes
+from archc.frontend import arithmetic, mistakes
 from archc.frontend.expressions import source_text
 from archc.frontend.limits import MAX_NODES, MAX_WEIGHT_ELEMENTS, NODE_STEPS
-from archc.frontend.values import POISON, Handle, LoopValue, Poison, Quotient, describe
+from archc.frontend.values import POISON, Handle, LoopValue, Poison, Quotient, Table, describe
 from archc.frontend.weights import Place, Start, Weights
 from archc.ir.attributes import Kind, NotWholeError
 from archc.ir.expr import INFIX
 from archc.ir.node import Value
-from archc.ir.op import Op
-from archc.ir.ops.structure import CONSTANT
+from archc.ir.op import OPS, Op
+from archc.ir.ops.numbers import CONSTANTS
+from archc.ir.ops.structure import CONSTANT, OF_ITERATION
 from archc.ir.paths import Path
 from archc.ir.records import RECORDS
-from archc.ir.types import TypeMistake, shape_text
+from archc.ir.types import DType, TypeMistake, shape_text
+
+CAST_LIKE = OPS["cast_like"]
 
 # How operators are written that are ops on tensors.
 _SYMBOLS = {**INFIX, "neg": "-", "square": "** 2"}
@@ -56,7 +59,7 @@ class Applications(Weights):
             )
         if not isinstance(value, LoopValue):
             return kept
-        return LoopValue(kept, lambda indices: kind.accept(value.at(indices)), value.variables, value.steps)
+        return replace(value, value=kept, at=lambda indices: kind.accept(value.at(indices)))
 
     def _report_fraction(self, value: Any, what: str, span: Span) -> Any:
         if isinstance(value, Quotient) and value.expr is not None:
@@ -75,7 +78,7 @@ class Applications(Weights):
         """Add an op to the graph, with its weights; numbers among the operands become constants."""
         if not self.count_node(span):
             return [POISON]
-        values = [self._value(operand) for operand in operands]
+        values = self._stand_ins(operands, span)
         try:
             values += self._weights(op, values, attributes, span, path)
             values += [None] if op.carries else []  # a state: the plan of the cache gives it one
@@ -87,7 +90,8 @@ class Applications(Weights):
             return [POISON]
         except TypeMistake as mistake:
             return self._report_type(op, mistake, values, span)
-        return [Handle(self.frame.graph, value) for value in node.outputs]
+        results = [Handle(self.frame.graph, value) for value in node.outputs]
+        return self._rounded(results, operands, span) if op.scalar is not None else results
 
     def count_node(self, span: Span) -> bool:
         """Count one more op or traced body; False where there are too many, which is reported once."""
@@ -97,13 +101,39 @@ class Applications(Weights):
             self.report(mistakes.TooMany(span, what="ops in one model", limit=MAX_NODES))
         return self.nodes <= MAX_NODES
 
-    def _value(self, operand: Any) -> Value | None:
-        if operand is None:
-            return None
-        if isinstance(operand, Handle):
-            return self.resolve(operand)
-        number = float(self.known(operand))
-        return self.frame.graph.add(CONSTANT, (), {"value": number}).outputs[0]
+    def _stand_ins(self, operands: list[Any], span: Span) -> list[Value | None]:
+        """The operands as values of the graph: tensors, numbers, and tables beside a tensor."""
+        values = [self.resolve(operand) if isinstance(operand, Handle) else None for operand in operands]
+        present = [value for value in values if value is not None]
+        for place, operand in enumerate(operands):
+            if isinstance(operand, Table):
+                values[place] = self._table(operand, present, span)
+            elif operand is not None and not isinstance(operand, Handle):
+                number = float(self.known(operand))
+                values[place] = self.frame.graph.add(CONSTANT, (), {"value": number}).outputs[0]
+        return values
+
+    def _table(self, table: Table, beside: list[Value], span: Span) -> Value:
+        """A table as a tensor on the device of one beside it, where possible one of floating point."""
+        graph = self.frame.graph
+        like = next((value for value in beside if graph.type(value).dtype.is_floating), beside[0])
+        settings: dict[str, Any] = {"values": arithmetic.floats(table.values)}
+        made: Any = {"names": (table.name,), "span": self.place(span), "scope": self.scope}
+        (numbers,) = graph.add(CONSTANTS, (like,), settings, **made).outputs
+        if not table.variable:
+            return numbers
+        settings = {"variable": table.variable, "first": table.first}
+        return graph.add(OF_ITERATION, (numbers,), settings, **made).outputs[0]
+
+    def _rounded(self, results: list[Any], operands: list[Any], span: Span) -> list[Any]:
+        """Results in the model's dtype where a list of numbers was all that its tensors met."""
+        tensors = [operand for operand in operands if isinstance(operand, Handle)]
+        floats = [tensor for tensor in tensors if tensor.type.dtype is DType.FLOAT]
+        if not floats or results[0].type.dtype is DType.FLOAT:
+            return results
+        if any(tensor.type.dtype is DType.F32 for tensor in tensors):
+            return results
+        return self.apply(CAST_LIKE, [results[0], floats[0]], {}, span)
 
     def _report_type(self, op: Op, mistake: TypeMistake, values: list[Value | None], span: Span) -> list[Any]:
         graph = self.frame.graph

@@ -116,6 +116,24 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def is_table(value: Any) -> bool:
+    """Whether it is a list of numbers, or of such lists of equal length: what can stand for a tensor."""
+    if not isinstance(value, tuple | range) or not value:
+        return False
+    if all(is_number(item) for item in value):
+        return True
+    return all(map(is_table, value)) and len({_lengths(item) for item in value}) == 1
+
+
+def _lengths(table: Any) -> tuple[int, ...]:
+    return (len(table), *_lengths(table[0])) if isinstance(table, tuple | range) else ()
+
+
+def floats(table: Any) -> Any:
+    """A table's numbers as floats, in tuples."""
+    return tuple(map(floats, table)) if isinstance(table, tuple | range) else float(table)
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 

@@ -17,6 +17,7 @@ from archc.frontend.callees import (
     name_of,
     settings_of,
 )
+from archc.frontend.expressions import table_hint
 from archc.frontend.limits import CALL_STEPS, MAX_BLOCK_DEPTH, MAX_REENTRY
 from archc.frontend.lowerer import is_prelude
 from archc.frontend.values import (
@@ -28,6 +29,7 @@ from archc.frontend.values import (
     List,
     LoopValue,
     Poison,
+    Table,
     describe,
 )
 from archc.ir.attributes import kind_of
@@ -137,6 +139,9 @@ class Calls(Applications):
         settings = self._settings(op, given, env)
         if isinstance(tie, Poison) or settings is None or any(isinstance(x, Poison) for x in tensors):
             return POISON
+        tables = [tensor for tensor in tensors if isinstance(tensor, Table)]
+        if tables and not any(isinstance(tensor, Handle) for tensor in tensors):
+            return self._not_a_tensor(op.operands[0].name, op.name, tables[0].values, call.span)
         if op.scalar and all(not isinstance(tensor, Handle) for tensor in tensors):
             return self._compute(call, arithmetic.guarded(op.scalar), *tensors)
         path = self.path_of(call.path, env) if call.path else None
@@ -151,12 +156,16 @@ class Calls(Applications):
         """What an argument gives an op: one operand, or those of a list where it takes any number of them."""
         value = self.evaluate(argument.value, env)
         items = value if op.variadic and isinstance(value, List) and value else [value]
-        return [self._operand(op, name, item, argument.value.span) for item in items]
+        return [
+            self._operand(op, name, self.table(item, argument.value), argument.value.span) for item in items
+        ]
 
     def _operand(self, op: Op, name: str, value: Any, span: Span) -> Any:
         """A tensor, a number where the op takes numbers for tensors, `none` where it needs no tensor."""
         plain = value.value if isinstance(value, LoopValue) else value
-        if isinstance(value, Handle | Poison) or (op.scalar is not None and arithmetic.is_number(plain)):
+        if isinstance(value, Handle | Table | Poison) or (
+            op.scalar is not None and arithmetic.is_number(plain)
+        ):
             return value
         if value is None and any(each.name == name and each.optional for each in op.operands):
             return None
@@ -166,7 +175,9 @@ class Calls(Applications):
         if isinstance(value, Poison):
             return POISON
         what = f"`{name}` of `{op}`"
-        return self.report(mistakes.NotATensor(span, what=what, found=describe(value)))
+        plain = value.value if isinstance(value, LoopValue) else value
+        hint = table_hint(plain)
+        return self.report(mistakes.NotATensor(span, what=what, found=describe(value), hint=hint))
 
     def _settings(self, op: Op, given: Arguments, env: Env) -> dict[str, Any] | None:
         """Options and attributes, converted; None after a mistake."""

@@ -16,6 +16,7 @@ from archc.frontend.values import (
     LoopValue,
     Poison,
     Quotient,
+    Table,
     counted,
     describe,
     lift,
@@ -29,6 +30,7 @@ TENSOR_OPS = {sign: op for op, sign in INFIX.items()}
 _COMPARED = "`step(x - y)` is 1 where x > y, else 0"
 _TENSOR_HINTS = {"**": "write `x ** 2 * x`, `sqrt(x)` or `exp(n * log(x))`", ">": _COMPARED, "<": _COMPARED}
 _NO_VALUE = "nothing before this place gave it a value; what a loop hands on needs one before the loop"
+_TABLE = "a list of numbers is a tensor beside another tensor; lists in it have equal lengths"
 _PLAIN = (int, float, str, tuple, range, Record, type(None))
 
 
@@ -51,6 +53,8 @@ class Expressions(Lowerer):
                 return self._name(expr, env)
             case syntax.ListOf():
                 return self._list(expr, env)
+            case syntax.Each():
+                return self._each(expr, env)
             case syntax.Unary():
                 return self._unary(expr, env)
             case syntax.Binary():
@@ -104,6 +108,21 @@ class Expressions(Lowerer):
         if any(isinstance(item, Poison) for item in items):
             return POISON
         return self._guarded(expr, List.of, *items)
+
+    def _each(self, expr: syntax.Each, env: Env) -> Any:
+        items = self.known(self.evaluate(expr.items, env))
+        if isinstance(items, Poison):
+            return POISON
+        if not isinstance(items, tuple | range):
+            what, expected = "what a `for` runs over", "a range `0..n` or a list"
+            span = expr.items.span
+            return self.report(mistakes.WrongValue(span, what=what, expected=expected, found=describe(items)))
+        values: list[Any] = []
+        for item in items:
+            values += self._items(expr.item, Env(env, {expr.variable: item}))
+            if any(isinstance(value, Poison) for value in values):
+                return POISON
+        return self._guarded(expr, List.of, *values)
 
     def _items(self, expr: syntax.Expr, env: Env) -> list[Any]:
         """What an expression adds to a list: of a call that has several values, all of them."""
@@ -179,15 +198,38 @@ class Expressions(Lowerer):
         if expr.operator not in TENSOR_OPS:
             hint = _TENSOR_HINTS.get(expr.operator)
             return self.report(mistakes.NoTensorOperator(expr.span, operator=expr.operator, hint=hint))
+        left, right = self.table(left, expr.left), self.table(right, expr.right)
         for side in (left, right):
-            if not isinstance(side, Handle) and not arithmetic.is_number(self.known(side)):
+            if not isinstance(side, Handle | Table) and not arithmetic.is_number(self.known(side)):
                 what = f"each side of `{expr.operator}`"
-                return self.report(mistakes.NotATensor(expr.span, what=what, found=describe(side)))
+                found, hint = describe(side), table_hint(self.known(side))
+                return self.report(mistakes.NotATensor(expr.span, what=what, found=found, hint=hint))
         if expr.operator == "/" and not isinstance(right, Handle) and self.known(right) == 0:
             return self.report(
                 mistakes.BadArithmetic(expr.span, text=source_text(expr), reason="division by zero")
             )
         return self.apply(OPS[TENSOR_OPS[expr.operator]], [left, right], {}, expr.span)[0]
+
+    def table(self, value: Any, expr: syntax.Expr) -> Any:
+        """A value, as a table where it is a list that can stand for a tensor."""
+        plain = value.value if isinstance(value, LoopValue) else value
+        if not arithmetic.is_table(plain):
+            return value
+        name = expr.name if isinstance(expr, syntax.Name) else "numbers"
+        return self._by_iteration(value, name) or Table(tuple(self.known(value)), name)
+
+    def _by_iteration(self, value: Any, name: str) -> Table | None:
+        """The table of all iterations' lists: they stay one layer.  None where not all have such a list."""
+        variable = self.frame.variable
+        if not isinstance(value, LoopValue) or variable is None or value.variables != {variable}:
+            return None
+        steps = self.steps[variable]
+        self.spend(value.steps * len(steps))
+        try:
+            lists = List.of(*(value.at({**self.now, variable: step}) for step in steps))
+        except (ArithmeticMistake, ValueError):
+            return None  # for some other iteration, which may not come here
+        return Table(lists, name, variable, steps[0]) if arithmetic.is_table(lists) else None
 
     def _conditional(self, expr: syntax.Conditional, env: Env) -> Any:
         condition = self.condition(expr.condition, env, "a condition")
@@ -217,6 +259,11 @@ class Expressions(Lowerer):
             return lift(function, *arguments)
         except ArithmeticMistake as failure:
             return self.report(mistakes.BadArithmetic(expr.span, text=source_text(expr), reason=failure))
+
+
+def table_hint(value: Any) -> str:
+    """How a list can stand for a tensor, where one does not."""
+    return _TABLE if isinstance(value, tuple | range) else ""
 
 
 def _is_expert(index: Any, region: Region) -> bool:

@@ -8,6 +8,7 @@ alike after all are merged by their structural hash.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -148,7 +149,7 @@ class _Loop:
             if others:
                 self.lowerer.spend()
                 at = partial(_at_step, observation.source, self.variable, step)
-                self.lowerer.known(LoopValue(observation.value, at, others, observation.source.steps))
+                self.lowerer.known(replace(observation.source, at=at, variables=others))
 
     def _trace(self, segment: Segment, step: int, plain: dict[str, Any]) -> Variant:
         lowerer = self.lowerer

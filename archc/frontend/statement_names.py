@@ -133,6 +133,11 @@ class StatementNames:
                 self._call(expr, env)
             case syntax.ListOf():
                 self._all(expr.items, env)
+            case syntax.Each():
+                self._declare(expr.variable, expr.span, "a variable")
+                self._expr(expr.items, env)
+                self._expr(expr.item, Env(env, {expr.variable: ANY}))
+                self.hints[expr.variable] = "it is known inside of the list only"
             case syntax.Unary():
                 self._expr(expr.operand, env)
             case syntax.Binary():

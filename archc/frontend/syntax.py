@@ -36,6 +36,15 @@ class ListOf(Node):
 
 
 @dataclass(frozen=True)
+class Each(Node):
+    """`[item for variable in items]`: a list with a value for each item of a list or range."""
+
+    item: Expr
+    variable: str
+    items: Expr
+
+
+@dataclass(frozen=True)
 class Unary(Node):
     """`-x` or `not x`."""
 
@@ -109,7 +118,7 @@ class Experts(Node):
 
 
 Expr: TypeAlias = (
-    Literal | Name | ListOf | Unary | Binary | Conditional | Call | Index | Attribute | Experts
+    Literal | Name | ListOf | Each | Unary | Binary | Conditional | Call | Index | Attribute | Experts
 )  # fmt: skip
 
 

@@ -73,7 +73,8 @@ class _Place:
         elif token.type in CLOSING and self.brackets:
             closed = self.brackets.pop()
         if token.type in ("FOR", "EXPERTS"):
-            self.loop = len(self.brackets)
+            in_list = bool(self.brackets) and self.brackets[-1] == "LSQB"
+            self.loop = None if in_list and token.type == "FOR" else len(self.brackets)
         elif token.type == "LBRACE" and self.brackets[-1] == "LBRACE":
             self.loop = None
         self.ends_statement = token.type in ("LBRACE", "ELSE") or closed == "LBRACE"

@@ -178,6 +178,10 @@ class TreeBuilder:
     def _list(self, tree: Any) -> syntax.ListOf:
         return syntax.ListOf(self._span(tree), self._nodes(tree.children))
 
+    def _each(self, tree: Any) -> syntax.Each:
+        item, variable, items = tree.children
+        return syntax.Each(self._span(tree), self._node(item), str(variable), self._node(items))
+
     def _negative(self, tree: Any) -> syntax.Unary:
         return syntax.Unary(self._span(tree), "-", self._node(tree.children[-1]))
 

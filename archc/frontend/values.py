@@ -8,7 +8,7 @@ from typing import Any
 
 from archc.errors import Source
 from archc.frontend import syntax
-from archc.frontend.limits import MAX_LIST, MAX_LOOP_STEPS
+from archc.frontend.limits import MAX_LIST, MAX_LOOP_CHAIN, MAX_LOOP_STEPS
 from archc.ir.graph import Graph
 from archc.ir.node import Value
 from archc.ir.op import Op
@@ -53,6 +53,7 @@ class LoopValue:
     at: Callable[[Mapping[str, int]], Any]
     variables: frozenset[str]
     steps: int = 1  # how many computations `at` makes
+    depth: int = 1  # how many of these one after another
 
 
 def lift(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -63,15 +64,17 @@ def lift(function: Callable[..., Any], *arguments: Any) -> Any:
     loops = [argument for argument in arguments if isinstance(argument, LoopValue)]
     if not loops:
         return function(*arguments)
-    steps = 1 + sum(loop.steps for loop in loops)
+    steps, depth = 1 + sum(loop.steps for loop in loops), 1 + max(loop.depth for loop in loops)
+    if depth > MAX_LOOP_CHAIN:
+        raise ArithmeticMistake(f"it follows a loop variable in more than {MAX_LOOP_CHAIN} steps")
     if steps > MAX_LOOP_STEPS:
-        raise ArithmeticMistake(f"it follows a loop variable in more than {MAX_LOOP_STEPS} steps")
+        raise ArithmeticMistake(f"it follows a loop variable in more than {MAX_LOOP_STEPS:,} steps")
 
     def at(indices: Mapping[str, int]) -> Any:
         return function(*(a.at(indices) if isinstance(a, LoopValue) else a for a in arguments))
 
     now = function(*(a.value if isinstance(a, LoopValue) else a for a in arguments))
-    return LoopValue(now, at, frozenset().union(*(loop.variables for loop in loops)), steps)
+    return LoopValue(now, at, frozenset().union(*(loop.variables for loop in loops)), steps, depth)
 
 
 class List(tuple[Any, ...]):
@@ -95,6 +98,19 @@ class List(tuple[Any, ...]):
                 yield item
             elif isinstance(item, List):
                 yield from item.tensors()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A list of numbers, or of such lists, that stands for a tensor; `name` is what the spec calls it.
+
+    `variable`: of a loop whose iterations have one each, `values` holds those of all; `first` is the first.
+    """
+
+    values: tuple[Any, ...]
+    name: str
+    variable: str = ""
+    first: int = 0
 
 
 class Quotient(float):

@@ -9,7 +9,7 @@ from archc.ir.graph import Graph
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.ops.recurrence import CARRIED
-from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, LOSSES, NOTED, WEIGHT
+from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, LOSSES, NOTED, OF_ITERATION, WEIGHT
 from archc.ir.paths import Stored, concrete
 from archc.ir.types import DType
 from archc.ir.weights import experts_of
@@ -74,6 +74,8 @@ class Interpreter:
             return (self._carried(node, inputs[0], indices),)
         if node.op is LOSSES:
             return self._losses(node, inputs, indices)
+        if node.op is OF_ITERATION:
+            return (inputs[0][indices[node.attributes["variable"]] - node.attributes["first"]],)
         if node.op is NOTED:
             return (torch.stack(self.notes[node.attributes["name"]]).mean(0),)
         result = node.op.reference(*inputs, **node.attributes)

@@ -147,7 +147,7 @@ def _following(root: Graph, starts: Iterable[Value], free: tuple[Op, ...]) -> se
         for node in graph.nodes():
             models = [node.operand(name) for name in node.op.models]
             read = [value for value in node.inputs if value is not None and value not in models]
-            if node.op in free:
+            if node.op in free or (models and not read):
                 known.update(dict.fromkeys(node.outputs, False))
             elif not node.bodies and read and all(value in known for value in read):
                 known.update(dict.fromkeys(node.outputs, any(known[value] for value in read)))

@@ -25,7 +25,19 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS, RECUR
-from archc.ir.ops.structure import APPEND, BRANCH, CONSTANT, INPUT, KEEP, LOOP, LOSSES, RECENT, WEIGHT, ZEROS
+from archc.ir.ops.structure import (
+    APPEND,
+    BRANCH,
+    CONSTANT,
+    INPUT,
+    KEEP,
+    LOOP,
+    LOSSES,
+    OF_ITERATION,
+    RECENT,
+    WEIGHT,
+    ZEROS,
+)
 from archc.ir.program import sequences
 from archc.ir.rule import rule_of
 from archc.ir.types import ROWS, DType, TensorType
@@ -83,7 +95,7 @@ def layer_launches(layer: Graph) -> int:
 
 # Attention that alone reads its keys and values keeps them itself, and zeros that enter the first layer
 # are not there at all; terms of the loss are not computed.
-_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, RECENT, LOSSES, CARRIED, NEW_POSITIONS)
+_FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, RECENT, LOSSES, CARRIED, NEW_POSITIONS, OF_ITERATION)
 
 
 class _Planner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -236,7 +237,7 @@ def _by_checkpoint_name(pair: Pair) -> Iterator[tuple[str, Tensor, Tensor | None
     stored = load_file(pair.folder / "model.safetensors")
     places = {_place(name): name for name in stored}  # a checkpoint may have other segments between
     named = ((places.get(_place(name), name), buffer) for name, buffer in pair.theirs.named_buffers())
-    held = ((name, buffer) for name, buffer in named if name in stored)
+    held = ((name, buffer) for name, buffer in named if name in stored and not _is_ignored(pair, name))
     buffers = ((name, buffer) for name, buffer in held if buffer.dim())  # scalars are constants of a config
     for name, parameter in (*pair.theirs.named_parameters(), *buffers):
         if name in stored:
@@ -244,6 +245,11 @@ def _by_checkpoint_name(pair: Pair) -> Iterator[tuple[str, Tensor, Tensor | None
             continue
         for part, gradient in _pieces(parameter, stored):
             yield next(_equal(part, stored)), part, gradient
+
+
+def _is_ignored(pair: Pair, name: str) -> bool:
+    """Whether the spec says that the model has no use for a tensor."""
+    return any(fnmatchcase(name, pattern) for pattern in getattr(pair.package.checkpoint, "IGNORED", ()))
 
 
 def _place(name: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from archc.codegen.modules.regions import write_branch, write_experts, write_los
 from archc.codegen.modules.spans import span_of, with_one_span
 from archc.codegen.modules.style import Style
 from archc.codegen.modules.variables import Variables
+from archc.codegen.names import identifier
 from archc.codegen.semantics import use_of
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
@@ -32,6 +33,7 @@ from archc.ir.ops.structure import (
     LOOP,
     LOSSES,
     NOTED,
+    OF_ITERATION,
     RECENT,
     WEIGHT,
     ZEROS,
@@ -140,6 +142,8 @@ class Emitter:
         if node.op in IN_TRAINING:
             settings = [attribute_code(value, self.style.comments) for value in node.attributes.values()]
             return f"{node.op.name}({', '.join([*operands, *settings, 'losses'])})"
+        if node.op is OF_ITERATION:
+            return self._of_iteration(node)
         if node.op is NOTED:
             return f'losses.noted("{node.attributes["name"]}")'
         if node.op is ZEROS and self.style.none_for_zeros(self.graph, node):
@@ -223,6 +227,11 @@ class Emitter:
         positions, _ = node.inputs
         assert positions is not None
         return f"{span_of(self.use(positions))}.new_positions"
+
+    def _of_iteration(self, node: Node) -> str:
+        """A layer's part of a table, by the layer's number."""
+        (table,), first = self.operands(node), node.attributes["first"]
+        return f"{table}[self.{identifier(node.attributes['variable'])}{f' - {first}' if first else ''}]"
 
     def _assign(self, node: Node) -> None:
         code = self._call(node)  # which may write statements of other blocks first

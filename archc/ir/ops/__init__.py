@@ -4,6 +4,7 @@ elementwise     arithmetic of single numbers
 functions       exp, log, sqrt, sigmoid, tanh, erf, softplus
 activation      relu, silu, gelu
 cast            casts, and numbers rounded to the dtype of what they multiply
+numbers         lists of numbers as tensors
 linear          linear, embedding, parameter, matmul
 norm            rms_norm, layer_norm, softmax and other reductions over the last dim
 position        rope frequencies, tables and rotation, sinusoids; `scaling` beside it
@@ -34,6 +35,7 @@ from archc.ir.ops import (
     functions,
     linear,
     norm,
+    numbers,
     position,
     recurrence,
     router,
@@ -58,6 +60,7 @@ __all__ = [
     "functions",
     "linear",
     "norm",
+    "numbers",
     "position",
     "recurrence",
     "router",

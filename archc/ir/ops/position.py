@@ -7,6 +7,7 @@ from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import Trait, declare
 from archc.ir.ops.common import float_type, known_width
+from archc.ir.ops.numbers import vector
 from archc.ir.ops.scaling import Dynamic, LinearScaling, Llama3, Longrope, Scaling, Yarn
 from archc.ir.records import Record, record
 from archc.ir.types import DType, TensorType, TypeMistake, shape_text
@@ -30,11 +31,6 @@ class Rope(Record):
     def magnitude(self) -> float:
         """What cos and sin are multiplied by."""
         return self.scaling.magnitude if self.scaling is not None else 1.0
-
-
-def vector(values: tuple[float, ...], device: Any) -> Tensor:
-    """Numbers in float32.  Generated packages have a function of this name that copies them only once."""
-    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def _frequencies_type(call: Any) -> TensorType:
@@ -93,8 +89,8 @@ def rope_frequencies(positions: Tensor, *, rope: Rope, width: Width) -> Tensor:
         periods = (rope.theta * stretch ** (rotated / (rotated - 2))) ** exponents
     if isinstance(scaling, Longrope):
         length = positions.amax(-1)[:, None, None] + 1
-        short = vector(scaling.short, positions.device)
-        long = vector(scaling.long, positions.device)
+        short = vector(scaling.short, positions.device, torch.float32)
+        long = vector(scaling.long, positions.device, torch.float32)
         periods = torch.where(length > scaling.original, long, short) * periods
     frequencies = 1.0 / periods
     if isinstance(scaling, LinearScaling):

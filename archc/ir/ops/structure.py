@@ -94,4 +94,9 @@ BRANCH = _structural("branch", "Another way for a few tokens after many.", lambd
 # What `loss` and `note` say: a body whose outputs are terms of the loss, or are noted for them.  It is
 # computed where a loss is asked for, and nowhere else.
 LOSSES = _structural("losses", "What training alone computes.", lambda _call: (), frozenset({Trait.EFFECT}))
+OF_ITERATION = _structural(
+    "of_iteration",
+    "The part of a table that belongs to an iteration of the loop: `first` is that of its first part.",
+    lambda call: call.xs[0].with_shape(*call.xs[0].shape[1:]),
+)
 NOTED = _structural("noted", "The mean of what was noted under a name.", lambda call: call.type)
