@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from archc.errors import Span
 from archc.frontend import arithmetic, mistakes, syntax
@@ -148,7 +148,7 @@ class Calls(Applications):
         with self.tied(tie, self.prefix + (path or ())):
             return self.apply(op, tensors, settings, call.span, path)
 
-    def _take_tie(self, given: Arguments, env: Env) -> Path | Poison | None:
+    def _take_tie(self, given: Arguments, env: Env) -> Path | Poison | Literal[False] | None:
         argument = given.pop("tied_to", None)
         return self.tie_path(argument.value, env) if argument else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from archc.errors import Span, did_you_mean
 from archc.frontend import arithmetic, mistakes, syntax
@@ -107,8 +107,8 @@ class Paths(Expressions):
         follows = all(index.at({variable: step}) == number for step, number in zip(run, numbers, strict=True))
         return index if follows else None
 
-    def tie_path(self, expr: syntax.Expr, env: Env) -> Path | Poison | None:
-        """The whole path that a `tied_to` argument names, None for `none`."""
+    def tie_path(self, expr: syntax.Expr, env: Env) -> Path | Poison | Literal[False] | None:
+        """The whole path that a `tied_to` argument names; `none` and `false` stay what they are."""
         if isinstance(expr, syntax.Conditional):
             condition = self.condition(expr.condition, env, "a condition")
             if isinstance(condition, Poison):
@@ -121,11 +121,11 @@ class Paths(Expressions):
         value = self.known(self.evaluate(expr, env))
         if isinstance(value, str) and not isinstance(value, Symbol):
             return self._find_tied(tuple(value.split(".", MAX_PATH)), expr.span)
-        if value is None:
-            return None
+        if value is None or value is False:
+            return value
         if isinstance(value, Poison):
             return POISON
-        expected = "a parameter path or `none`"
+        expected = "a parameter path, `none` or `false`"
         hint = (
             f'`{names[0]}` is a variable here: a path of that name is written "{names[0]}"' if names else ""
         )

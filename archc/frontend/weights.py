@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
+from typing import Literal
 
 from archc.errors import Span, did_you_mean
 from archc.frontend import mistakes
@@ -41,11 +42,11 @@ class Weights(Paths):
     """Declaration of weights, and their sharing by `tied_to`."""
 
     @contextmanager
-    def tied(self, target: Path | None, prefix: Path) -> Iterator[None]:
-        """Take the weights under `prefix` from `target`."""
+    def tied(self, target: Path | Literal[False] | None, prefix: Path) -> Iterator[None]:
+        """Take the weights under `prefix` from `target`; False gives it its own, also inside of a tie."""
         saved = self.tie
         if target is not None:
-            self.tie = Tie(prefix, target)
+            self.tie = Tie(prefix, target) if target is not False else None
         try:
             yield
         finally:
@@ -121,11 +122,15 @@ class Weights(Paths):
         own = path[len(tie.prefix) :]
         if any(known[: len(tie.target)] == tie.target for known in self.weights):
             added = f"`+ parameter({shape_text(shape)}) as {path_text(path[len(self.prefix) :])}`"
-            return f"leave `{path_text(own)}` out of what is tied; {added} is one of its own"
+            if own[-1] != "weight":
+                return f"leave `{path_text(own)}` out of what is tied; {added} is one of its own"
+            return f"`tied_to = false` in its own call gives `{path_text(own)}` a weight of its own"
         return did_you_mean(path_text(tie.target + own), map(path_text, self.weights))
 
     def _remember_tie(self, path: Path, target: Path) -> None:
         """Note what a checkpoint may call the shared weight, in every iteration of the loops around it."""
+        if path == target:
+            return
         variables = [s.variable for s in (*path, *target) if isinstance(s, Index)]
         runs = {variable: self.steps[variable] for variable in variables}
         self.spend(prod(map(len, runs.values())))

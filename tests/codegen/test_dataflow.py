@@ -53,11 +53,12 @@ SPECS = {
           }}
           {_HEAD}
         }}""",
-    "one layer's weights in all layers": f"""
+    "one layer's weights in all layers, with a map of each": f"""
         block Layer(x) {{
           {_QKV}
           {_HEADS}
-          return x + linear(merge_heads(attention(q, k, v, mask = causal)), 24) as o
+          x = x + linear(merge_heads(attention(q, k, v, mask = causal)), 24) as o
+          return x + linear(x, 24, tied_to = false) as own
         }}
         forward(tokens: [B, T]) {{
           {_EMBED}
