@@ -11,6 +11,7 @@ from lark import Token, Tree
 from archc.errors import Mistake, Source, Span
 from archc.frontend import mistakes, syntax
 from archc.frontend.limits import MAX_INTEGER, MAX_NESTING
+from archc.frontend.values import counted
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -31,7 +32,7 @@ class TreeBuilder:
         self.depth = 0
 
     def build(self, tree: Any) -> syntax.Spec:
-        return syntax.Spec(self._span(tree), tuple(self._node(child) for child in tree.children))
+        return syntax.Spec(self._span(tree), self._members(tree.children))
 
     def _node(self, tree: Any) -> Any:
         if tree is None:
@@ -56,13 +57,23 @@ class TreeBuilder:
     def _import_(self, tree: Any) -> syntax.Import:
         return syntax.Import(self._span(tree.children[0]), str(tree.children[0]))
 
-    def _define(self, tree: Any) -> syntax.Define:
-        name, value = tree.children
-        return syntax.Define(self._span(name), str(name), self._node(value))
+    def _members(self, trees: list[Any]) -> tuple[Any, ...]:
+        """Items of a spec or an arch; what defines several constants counts as so many."""
+        nodes = (self._node(tree) for tree in trees)
+        return tuple(each for node in nodes for each in (node if isinstance(node, tuple) else (node,)))
+
+    def _define(self, tree: Any) -> tuple[syntax.Define, ...]:
+        names = [child for child in tree.children if isinstance(child, Token)]
+        values = [child for child in tree.children if not isinstance(child, Token)]
+        if len(names) != len(values):
+            given, found = counted(len(names), "name"), counted(len(values), "value")
+            raise RefusedError(mistakes.WrongCount(self._span(tree), names=given, values=found))
+        pairs = zip(names, values, strict=True)
+        return tuple(syntax.Define(self._span(name), str(name), self._node(value)) for name, value in pairs)
 
     def _arch(self, tree: Any) -> syntax.Arch:
         name, params, *members = tree.children
-        return syntax.Arch(self._span(name), str(name), self._node(params), self._nodes(members))
+        return syntax.Arch(self._span(name), str(name), self._node(params), self._members(members))
 
     def _block(self, tree: Any) -> syntax.Block:
         name, params, body = tree.children
