@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 SEEDS ?= 0:100
 
-.PHONY: demo test test-all test-gpu hazards fuzz check types style goldens bench clean
+.PHONY: demo test test-all test-gpu hazards fuzz check types style goldens kernels bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m archc.demo
@@ -43,6 +43,10 @@ style: $(VENV)/.test
 
 goldens: $(VENV)/.test
 	$(BIN)/archc build
+
+# Compile kernels that have changed, and note those within the limits of chips: tests/codegen/compiled.txt.
+kernels: $(VENV)/.test
+	$(BIN)/python -m tests.codegen.compiled
 
 # docs/benchmarks.md, by the device at hand: some 40 minutes.
 bench: $(VENV)/.bench

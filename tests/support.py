@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor, nn
 
 from archc import compiler
@@ -27,9 +30,21 @@ def compile_model(
     spec: Path | str, model: str, settings: Mapping[str, str] | None = None, target: str = "cuda"
 ) -> Compilation:
     """Compile one model of a spec, given as a file or as its text."""
+    if isinstance(spec, Path) and spec.parent == SPECS and not settings:
+        return _compile_own(spec, model, target)
+    return _compile(spec, model, settings, target)
+
+
+def _compile(spec: Path | str, model: str, settings: Mapping[str, str] | None, target: str) -> Compilation:
     read = compiler.read_spec_text(spec) if isinstance(spec, str) else compiler.read_spec_file(spec)
     (program,) = compiler.lower_models(read, [model], settings)
     return compiler.compile_program(program, read.rules, TARGETS[target])
+
+
+@functools.lru_cache(maxsize=64)
+def _compile_own(spec: Path, model: str, target: str) -> Compilation:
+    """A spec of archc's own, which many tests compile."""
+    return _compile(spec, model, None, target)
 
 
 def build(
@@ -56,6 +71,16 @@ def scramble(model: nn.Module, seed: int = 0, spread: float = 0.3) -> None:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(1 + 0.2 * noise if parameter.dim() == 1 else spread * noise)
+
+
+def few(values: Iterable[Any], most: int) -> list[ParameterSet]:
+    """Parameters of a test, of which so many, spread evenly, run by default; the slow suite has all."""
+    values = [value if isinstance(value, tuple) else (value,) for value in values]
+    default = {round(place * (len(values) - 1) / max(most - 1, 1)) for place in range(most)}
+    return [
+        pytest.param(*value, marks=() if place in default else pytest.mark.slow)
+        for place, value in enumerate(values)
+    ]
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:

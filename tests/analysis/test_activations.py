@@ -17,6 +17,7 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.program import given_inputs
 from tests.analysis.models import TINY, built, compiled
+from tests.support import few
 
 LENGTH = 24
 
@@ -76,7 +77,7 @@ def _has(model: str, wanted: Callable[[Node], bool]) -> bool:
     return any(wanted(node) for graph in compiled(model).reference.walk() for node in graph.nodes())
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("model", few(TINY, 12))
 def test_activations_are_what_autograd_keeps(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = activations(compiled(model).fused, Shape(1, LENGTH, LENGTH, LENGTH), element=2)
     measured = kept_by_autograd(model, monkeypatch)

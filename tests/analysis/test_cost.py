@@ -18,12 +18,13 @@ from archc.ir.op import OPS
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding
 from archc.ir.program import given_inputs
 from tests.analysis.models import MODELS, TINY, built, compiled
+from tests.support import few
 
 BATCH, LENGTH = 3, 24
 MASKS = (Causal(), Full(), Sliding(6), Sliding(50), Chunked(6), Chunked(50))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", few(MODELS, 40))
 def test_the_cache_is_what_new_cache_allocates(model: str) -> None:
     module = built(model).Model(device="meta", dtype=torch.bfloat16)
     size = cache_size(compiled(model).reference, BATCH, LENGTH, element=2)

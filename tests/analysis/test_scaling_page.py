@@ -28,7 +28,13 @@ def printed(command: str) -> str:
     return "".join(f"{line.rstrip()}\n" for line in result.output.splitlines())
 
 
-@pytest.mark.parametrize(("command", "expected"), RUNS, ids=[command for command, _ in RUNS])
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        pytest.param(*run, id=run[0], marks=pytest.mark.slow if run[0].startswith("search") else ())
+        for run in RUNS
+    ],
+)
 def test_commands_print_what_the_page_shows(command: str, expected: str) -> None:
     assert printed(command) == expected, "run `python -m tests.analysis.test_scaling_page`"
 

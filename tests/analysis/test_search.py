@@ -49,6 +49,7 @@ def found(llama: Base) -> Search:
     return search(llama, SMALL, grid, LOAD)
 
 
+@pytest.mark.slow
 def test_the_loss_optimum_is_like_panda(found: Search) -> None:
     best, panda = found.front[0].candidate, PANDA
     assert best.x == pytest.approx(0.08, abs=0.003)
@@ -57,6 +58,7 @@ def test_the_loss_optimum_is_like_panda(found: Search) -> None:
     assert best.shape.heads + best.shape.kv_heads == pytest.approx(panda.heads + panda.kv_heads, abs=2)
 
 
+@pytest.mark.slow
 def test_shapes_like_surefire_lie_on_the_front(found: Search) -> None:
     like = [point for point in found.front if point.candidate.shape.kv_heads == SUREFIRE.kv_heads]
     near = [p for p in like if (p.candidate.shape.d, p.candidate.shape.heads) == (SUREFIRE.d, SUREFIRE.heads)]
@@ -65,11 +67,13 @@ def test_shapes_like_surefire_lie_on_the_front(found: Search) -> None:
     assert near[0].rate > 1.3 * found.base.rate
 
 
+@pytest.mark.slow
 def test_the_base_is_beaten_in_both(found: Search) -> None:
     assert any(p.multiplier < found.base.multiplier and p.rate > found.base.rate for p in found.front)
     assert found.base.multiplier == pytest.approx(1.01572 / 1.00282, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_counts_that_were_interpolated_are_those_of_the_graphs(llama: Base, found: Search) -> None:
     for point in random.Random(0).sample(found.points, 12):
         counted = candidate_of(llama, point.candidate.shape)

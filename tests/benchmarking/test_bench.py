@@ -32,7 +32,7 @@ from archc.benchmarking.turn import Bench
 from archc.cli import main
 from archc.verification.packages import import_package
 from tests.benchmarking.clocks import Ticking
-from tests.support import SPECS, compile_model
+from tests.support import SPECS, compile_model, few
 
 DEVICE = torch.device("cpu")
 TINY = Scale(prompt=8, batches=(1, 2), context=8, rows=(2, 8), share=0.3)
@@ -50,7 +50,7 @@ def model_run(path: Path, name: str, folder: Path, **options: int) -> ModelRun:
     return ModelRun(compiler.read_spec_file(path), name, Options({}, 60.0, **options), CPU, bench, folder)
 
 
-@pytest.mark.parametrize(("path", "name"), FIRST, ids=lambda value: getattr(value, "stem", value))
+@pytest.mark.parametrize(("path", "name"), few(FIRST, 8), ids=lambda value: getattr(value, "stem", value))
 def test_every_architecture_has_all_cases(path: Path, name: str, tmp_path: Path) -> None:
     """By its first model, from which others differ in numbers."""
     run = model_run(path, name, tmp_path)

@@ -30,16 +30,16 @@ from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.norms.norm_plan import NormKernel
 from tests.benchmarking.clocks import Ticking
 from tests.codegen.test_capacity import CROWDED
-from tests.support import SPECS, compile_model, distance
+from tests.support import SPECS, compile_model, distance, few
 
 CPU = torch.device("cpu")
 TINY = Scale(prompt=6, batches=(1, 3), context=5, rows=(2, 4), share=0.3)
 BENCH = Bench(CPU, torch.float64, ClockTimer(Ticking()), Ticking(), Rates(1e10, 1e11), 0.1)
-SPEC_OF = {"llama3_tiny": "llama3", "qwen3_tiny": "qwen3", "olmo2_tiny": "olmo2", "gpt2_tiny": "gpt2",
-           "palm_tiny": "palm", "mixtral_tiny": "mixtral", "mistral_tiny": "mistral"}  # fmt: skip
+SPEC_OF = {"qwen3_tiny": "qwen3", "llama3_tiny": "llama3", "olmo2_tiny": "olmo2", "gpt2_tiny": "gpt2",
+           "palm_tiny": "palm", "mistral_tiny": "mistral", "mixtral_tiny": "mixtral"}  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=SPEC_OF)
+@pytest.fixture(scope="module", params=few(SPEC_OF, 3))
 def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Models:
     compilation = compile_model(SPECS / f"{SPEC_OF[request.param]}.arch", request.param)
     return Models(compilation, tmp_path_factory.mktemp(request.param), CPU, torch.float64)

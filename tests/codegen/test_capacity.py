@@ -20,7 +20,7 @@ from archc.ir.op import OPS
 from archc.verification.packages import stored_tensors
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
-from tests.support import SPECS, build, distance, scramble
+from tests.support import SPECS, build, distance, few, scramble
 
 both = pytest.mark.parametrize("kind", ["Model", "Reference"])
 EXPERTS = 5
@@ -174,7 +174,7 @@ def _compare_within(kernels: Any, size: str, padding: str, dtype: torch.dtype = 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("padding", PADDING)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", few(SIZES, 2))
 @interpreted
 def test_kept_weights_and_gradients(size: str, padding: str, dtype: torch.dtype, tmp_path: Path) -> None:
     _compare_within(_kernels(_crowded(tmp_path.parent)), size, padding, dtype)
@@ -341,7 +341,7 @@ def _gshard(
     return kept
 
 
-TRAINED = pytest.mark.parametrize("spec", ["glam", "switch"])
+TRAINED = pytest.mark.parametrize("spec", few(["glam", "switch"], 1))
 
 
 @TRAINED

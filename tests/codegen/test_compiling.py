@@ -21,6 +21,7 @@ from archc.verification.compiling import (
 )
 from archc.verification.launch import Launch
 from archc.verification.machine_code import MachineCode, Tile
+from tests.support import few
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,7 +93,7 @@ def crowded_kernel(x_ptr, y_ptr, SIZE: tl.constexpr):
     tl.store(y_ptr + place, x / tl.sum(x, 0))
 
 
-@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("chip", few(CHIPS, 2))
 def test_spilled_registers_are_found(chip: str) -> None:
     registers = 512 if CHIPS[chip].backend == "hip" else 256  # of a thread, and a value more would not fit
     size = registers * CHIPS[chip].warp
@@ -192,7 +193,7 @@ def _dot_kernel(a_ptr, b_ptr, c_ptr):
     tl.store(c_ptr + place, product)
 
 
-@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("chip", few(CHIPS, 2))
 def test_dots_beside_the_tensor_cores_are_found(chip: str) -> None:
     """In float32 none is wanted: NVIDIA's would round."""
     for dtype, dots in ((torch.bfloat16, (64,)), (torch.float32, ())):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding, attend
 from tests.codegen.interpreter import interpreted
-from tests.support import SPECS, build, distance, scramble
+from tests.support import SPECS, build, distance, few, scramble
 
 TINY = {
     "gpt2_tiny": "gpt2",
@@ -82,7 +82,7 @@ def test_steps_give_the_same_tokens(model: str, kind: str, padding: Tensor | Non
 @pytest.mark.parametrize(
     "model", [m if m in INTERPRETED else pytest.param(m, marks=pytest.mark.slow) for m in TINY]
 )
-@pytest.mark.parametrize(("padded", "shares"), [(False, 1), (True, 4)])
+@pytest.mark.parametrize(("padded", "shares"), few([(False, 1), (True, 4)], 1))
 @interpreted
 def test_steps_of_kernels_give_the_same_tokens(model: str, padded: bool, shares: int, tmp_path: Path) -> None:
     """Also with keys that several programs share among them."""
@@ -211,7 +211,7 @@ def _spec(
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", few([(shape,) for shape in SHAPES], 2), ids=str)
 @interpreted
 def test_attention_of_a_step(shape: tuple[int, int, int, int], mask: str, tmp_path: Path) -> None:
     """Every length, share and kind of padding; the new token is stored."""
@@ -236,7 +236,7 @@ def test_attention_of_a_step(shape: tuple[int, int, int, int], mask: str, tmp_pa
 
 @pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
 @pytest.mark.parametrize("length", [7, 9])
-@pytest.mark.parametrize("mask", ["sliding(7)", "chunked(7)"])
+@pytest.mark.parametrize("mask", few(["sliding(7)", "chunked(7)"], 1))
 @interpreted
 def test_a_step_in_a_ring(shape: tuple[int, int, int, int], length: int, mask: str, tmp_path: Path) -> None:
     """Each sequence has places of its own, at positions modulo the ring's length: the window's, or longer."""
@@ -309,7 +309,7 @@ def _latent_spec(heads: int, rank: int, rotary: int, window: int) -> str:
     """
 
 
-@pytest.mark.parametrize("window", [0, 7])
+@pytest.mark.parametrize("window", few([0, 7], 1))
 @pytest.mark.parametrize("sizes", LATENTS, ids=str)
 @interpreted
 def test_latent_attention_of_a_step(sizes: tuple[int, int, int], window: int, tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ BIASES = {
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("bias", few(BIASES, 2))
 @interpreted
 def test_a_step_with_a_bias(bias: str, mask: str, tmp_path: Path) -> None:
     """Whole models: the same logits as in float64, where kept keys lie anywhere, padded or in rings."""
@@ -384,7 +384,7 @@ def test_a_step_with_a_bias(bias: str, mask: str, tmp_path: Path) -> None:
         assert distance(found, truth) < 1e-5, (shares, padding is not None)
 
 
-@pytest.mark.parametrize(("heads", "bias"), [(6, ""), (40, "given"), (6, "relative"), (40, "linear")])
+@pytest.mark.parametrize(("heads", "bias"), few([(6, ""), (40, "given"), (6, "relative"), (40, "linear")], 2))
 @interpreted
 def test_a_step_over_keys_that_are_values(bias: str, heads: int, tmp_path: Path) -> None:
     """A latent without a rotary key beside it, for up to 32 heads in a program."""

@@ -154,6 +154,7 @@ def test_loss_is_of_the_next_decoder_token(package: ModuleType, kind: str) -> No
     assert distance(model.log_probs(source, target), chosen) < 1e-12
 
 
+@pytest.mark.slow
 def test_the_whole_model_is_one_graph_for_the_compiler(package: ModuleType) -> None:
     model = made(package, "Model")
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

@@ -18,7 +18,7 @@ from archc.ir.ops.attention_bias import alibi_bias, relative_bias
 from archc.verification.packages import import_package
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
-from tests.support import SPECS, compile_model, distance
+from tests.support import SPECS, compile_model, distance, few
 
 FLOAT32 = 3e-6
 BFLOAT16 = 1.01  # times the error of the unfused form: where both round once, ties fall either way
@@ -166,14 +166,14 @@ def test_whole_sequences(name: str, tmp_path: Path) -> None:
     _flash(name, tmp_path).compare(45, 45)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES, 8))
 @interpreted
 def test_padded_sequences(name: str, tmp_path: Path) -> None:
     _flash(name, tmp_path).compare(45, 45, PADDING)
 
 
 @pytest.mark.parametrize("name", ["window", "chunk", "all of it", "wider keys than values", "distances"])
-@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 45), (5, 45), (3, 80)])
+@pytest.mark.parametrize(("queries", "keys"), few([(1, 1), (1, 45), (5, 45), (3, 80)], 2))
 @interpreted
 def test_some_tokens_after_others(name: str, queries: int, keys: int, tmp_path: Path) -> None:
     _flash(name, tmp_path).compare(queries, keys)
@@ -254,7 +254,7 @@ CONTROLS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "old", "new"), CONTROLS)
+@pytest.mark.parametrize(("name", "old", "new"), few(CONTROLS, 3))
 @interpreted
 def test_a_wrong_kernel_is_found(name: str, old: str, new: str, tmp_path: Path) -> None:
     flash = _flash(name, tmp_path)

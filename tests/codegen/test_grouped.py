@@ -16,7 +16,7 @@ from archc.ir.ops import experts
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
 from tests.codegen.test_experts import BODIES, spec_of
-from tests.support import build, distance, scramble
+from tests.support import build, distance, few, scramble
 
 FLOAT32 = 3e-6
 BFLOAT16 = 1.01  # times the error of the unfused form: where both round once, ties fall either way
@@ -124,7 +124,7 @@ FURTHER = [(), ("offset",), ("factors",), ("offset", "factors")]
 LINEARS = [(size, more) for more in FURTHER for size in SIZES if size != "long rows" or more == FURTHER[-1]]
 
 
-@pytest.mark.parametrize(("size", "further"), LINEARS)
+@pytest.mark.parametrize(("size", "further"), few(LINEARS, 10))
 @interpreted
 def test_linears_of_dispatched_tokens(size: str, further: tuple[str, ...], tmp_path: Path) -> None:
     case, kernels = Case(size), _kernels(tmp_path)
@@ -198,7 +198,7 @@ def test_bfloat16_is_no_less_accurate_than_the_unfused_form(tmp_path: Path) -> N
             assert distance(found, exact) <= BFLOAT16 * distance(op(*operands), exact)
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("body", few(BODIES, 7))
 @interpreted
 def test_models_with_kernels_are_their_reference(body: str, tmp_path: Path) -> None:
     """Any body, forward and backward; twice, and the same to the bit."""
@@ -234,7 +234,7 @@ CONTROLS = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new"), CONTROLS)
+@pytest.mark.parametrize(("old", "new"), few(CONTROLS, 3))
 @interpreted
 def test_a_wrong_kernel_is_found(old: str, new: str, tmp_path: Path) -> None:
     kernels = changed_module(_kernels(tmp_path), old, new)

@@ -29,7 +29,7 @@ from tests.codegen.fused_ops import (
 )
 from tests.codegen.interpreter import interpreted
 from tests.codegen.kernel_cases import CASES, FIRST, RULES, rule_of_case, spec_of_case
-from tests.support import SPECS, build, distance, scramble
+from tests.support import SPECS, build, distance, few, scramble
 
 NORMS = [name for name in CASES if RULES[rule_of_case(name)] == "norm"]
 ROPES = [name for name in CASES if RULES[rule_of_case(name)] in ("rope", "latent_rope")]
@@ -54,13 +54,13 @@ def test_every_rule_with_a_kernel_is_tested() -> None:
     assert {rule_of_case(name) for name in CASES} == set(RULES)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES, 40))
 @interpreted
 def test_float32(name: str) -> None:
     check_float32(_op(name))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES, 64))
 @interpreted
 def test_bfloat16(name: str) -> None:
     check_bfloat16(_op(name))
@@ -74,7 +74,7 @@ def test_one_row_and_no_rows(name: str) -> None:
         check_float32(op, inputs(op, torch.float32, batch, length))
 
 
-@pytest.mark.parametrize("name", ROPES)
+@pytest.mark.parametrize("name", few(ROPES, 12))
 @interpreted
 def test_angles_of_each_sequence(name: str) -> None:
     op = _op(name)
@@ -128,7 +128,7 @@ def _relaid(x: Tensor, layout: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize("name", few(FIRST, 16))
 @interpreted
 def test_operands_of_any_strides(name: str, layout: str) -> None:
     op = _op(name)
@@ -205,7 +205,7 @@ def test_norms_of_rows_of_any_size(name: str, size: float) -> None:
     check_float32(op, tensors)
 
 
-@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize("name", few(FIRST, 20))
 @interpreted
 def test_ops_are_registered_as_pytorch_wants_them(name: str) -> None:
     """Schema, fake tensors, autograd, and the same under AOT dispatch with symbolic shapes."""
@@ -313,7 +313,7 @@ CONTROLS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "old", "new"), CONTROLS)
+@pytest.mark.parametrize(("name", "old", "new"), few(CONTROLS, 20))
 @interpreted
 def test_a_wrong_kernel_is_found(name: str, old: str, new: str) -> None:
     wrong = changed(_op(name), old, new)
@@ -348,13 +348,13 @@ def test_a_model_of_kernels_is_its_reference(model: str) -> None:
         assert distance(gradients[0][name], gradient) < 1e-5, name
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("model", few(TINY, 1))
 def test_plain_models_are_compiled_and_exported(model: str, tmp_path: Path) -> None:
     """Where there is no GPU."""
     _check_tracing(model, tmp_path)
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("model", few(TINY, 1))
 @interpreted
 def test_models_of_kernels_are_compiled_and_exported(model: str) -> None:
     _check_tracing(model, _folder())

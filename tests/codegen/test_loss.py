@@ -22,7 +22,7 @@ from archc.codegen.kernels.linear import loss_kernel
 from archc.verification.packages import stored_tensors
 from tests.codegen import hazards
 from tests.codegen.interpreter import interpreted
-from tests.support import build, distance, scramble
+from tests.support import build, distance, few, scramble
 
 VOCABULARY, ROWS = 50, 3
 
@@ -208,7 +208,7 @@ def test_without_gradients_none_are_computed(head: str, tmp_path: Path) -> None:
     assert count.products == 2 + math.ceil(2 * 8 / ROWS)
 
 
-@pytest.mark.parametrize("head", ["tied", "bias", "capped"])
+@pytest.mark.parametrize("head", few(["tied", "bias", "capped"], 1))
 def test_a_loss_is_compiled_whole(head: str, tmp_path: Path) -> None:
     model, _ = _pair(head, tmp_path, torch.float32)
     tokens, labels, weights = _batch()
@@ -293,7 +293,7 @@ CONTROLS = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new"), CONTROLS)
+@pytest.mark.parametrize(("old", "new"), few(CONTROLS, 4))
 @interpreted
 def test_a_wrong_loss_is_found(old: str, new: str, tmp_path: Path) -> None:
     original = compiler.package_files

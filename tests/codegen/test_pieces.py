@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from archc import compiler
-from tests.support import build, distance, scramble
+from tests.support import build, distance, few, scramble
 
 SPEC = Path(__file__).parents[1] / "verification" / "attention.arch"
 MODELS = [name for name in compiler.read_spec_file(SPEC).models if name != "prefixed"]
@@ -27,7 +27,7 @@ def _paddings() -> dict[str, Tensor | None]:
     return {"none": None, "left": left, "right": right, "holes": holes}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", few(MODELS, 6))
 def test_pieces_give_what_all_at_once_does(model: str, tmp_path: Path) -> None:
     """Whole and through a cache, with every kind of padding."""
     package = build(SPEC, model, tmp_path)
@@ -82,7 +82,7 @@ def _peaks(package: Any, folder: Path, padded: str, *lengths: int) -> list[int]:
     return [int(line) for line in output.split()]
 
 
-@pytest.mark.parametrize(("softcap", "padded"), [("none", "full"), ("30", "padded")])
+@pytest.mark.parametrize(("softcap", "padded"), few([("none", "full"), ("30", "padded")], 1))
 def test_memory_of_a_long_prompt(softcap: str, padded: str, tmp_path: Path) -> None:
     """A layer of a window and one of all tokens: four times the tokens take about four times the memory."""
     settings = {"masks": "[sliding(1024), causal]", "layers": "2", "heads": "1", "kv_heads": "1"}

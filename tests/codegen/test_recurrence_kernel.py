@@ -17,7 +17,7 @@ from archc.verification.step import counted_step, planned_step
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
 from tests.codegen.test_recurrence import FORMS, spec
-from tests.support import build, compile_model, distance
+from tests.support import build, compile_model, distance, few
 
 # heads, kv_heads, dk, dv: a head a program and several, in part outside of its tile; columns in two programs.
 SIZES = {
@@ -90,7 +90,7 @@ def _compare(kernels: Any, form: str, size: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", few(FORMS, 3))
 @interpreted
 def test_kernel(form: str, size: str, dtype: torch.dtype, tmp_path: Path) -> None:
     _compare(_kernels(_package(form, size, tmp_path.parent)), form, size, dtype)

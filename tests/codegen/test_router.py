@@ -17,7 +17,7 @@ from archc.verification.packages import import_package
 from archc.verification.traffic import measure
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
-from tests.support import compile_model, distance
+from tests.support import compile_model, distance, few
 
 _SIGMOID = "scores = sigmoid(upcast(linear(x, EXPERTS) as gate))\n"
 _BIASED = _SIGMOID + "choice = scores + parameter([EXPERTS]) as correction\n"
@@ -143,7 +143,7 @@ _router = functools.cache(Router)
 
 
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("name", ROUTERS)
+@pytest.mark.parametrize("name", few(ROUTERS, 8))
 @interpreted
 def test_the_choice_and_the_weights(name: str, rows: str) -> None:
     """And the gradient of the weights."""

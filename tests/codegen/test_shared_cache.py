@@ -12,7 +12,7 @@ import torch
 from archc.verification.stages import check_stages
 from tests.codegen.interpreter import interpreted
 from tests.codegen.test_cache import KINDS, LENGTH, cache_bytes, made, tokens
-from tests.support import build, compile_model, distance, scramble
+from tests.support import build, compile_model, distance, few, scramble
 
 SPEC = Path(__file__).parent / "shared.arch"
 PAIR = 2 * 2 * 6  # a token's key and value
@@ -68,7 +68,7 @@ def test_steps_with_all_state_on_the_device(model: Any, padded: bool) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "padded"), [("kinds", True), ("latent", False)])
+@pytest.mark.parametrize(("name", "padded"), few([("kinds", True), ("latent", False)], 1))
 @interpreted
 def test_steps_of_kernels(name: str, padded: bool, tmp_path: Path) -> None:
     """Keys that a layer reads besides others, and may not have made: among several programs, in rings."""
@@ -85,6 +85,7 @@ def test_steps_of_kernels(name: str, padded: bool, tmp_path: Path) -> None:
     assert distance(torch.cat(parts, 1), whole[:, 5:]) < 1e-5
 
 
+@pytest.mark.parametrize("name", few(SIZES, 3))
 def test_every_pass_keeps_the_values(name: str) -> None:
     compilation = compile_model(SPEC, name)
     outcomes = list(check_stages(compilation.program, compilation.context, each_pass=True))

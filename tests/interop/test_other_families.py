@@ -31,7 +31,7 @@ from tests.interop.parity import (
     spec_of,
 )
 from tests.interop.recurrent_families import WITH_STATES
-from tests.support import build
+from tests.support import build, few
 
 # Families of transformers whose classes compute in float64 from end to end, but for the angles of rotations.
 IN_FLOAT64 = {
@@ -262,7 +262,7 @@ def test_every_spec_is_tested() -> None:
     assert {spec_of(name) for name in CASES} == set(FAMILIES.glob("*.arch"))
 
 
-@pytest.mark.parametrize("spec", sorted(FAMILIES.glob("*.arch")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("spec", few(sorted(FAMILIES.glob("*.arch")), 12), ids=lambda path: path.stem)
 def test_explain(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`archc explain` tells what was fused, attention among it, and names only places of the spec."""
     inspection.explain(spec, None, "cuda", ())

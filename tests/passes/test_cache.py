@@ -18,7 +18,7 @@ from archc.ir.ops.structure import APPEND, BRANCH
 from archc.target import CUDA
 from archc.verification.cases import random_weights
 from archc.verification.stages import check_stages
-from tests.support import ROOT, SPECS, compile_model, distance
+from tests.support import ROOT, SPECS, compile_model, distance, few
 
 Slots = dict[str, tuple[int, ...]]
 
@@ -196,7 +196,7 @@ def test_the_cut(name: str) -> None:
     assert cache_size(compilation.reference, 3, 7, 2).bytes == 3 * 7 * 2 * 2 * values
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", few(DESIGNS, 6))
 def test_every_pass_keeps_the_values(name: str) -> None:
     compilation = compiled(DESIGNS[name])
     outcomes = list(check_stages(compilation.program, compilation.context, each_pass=True))

@@ -22,7 +22,7 @@ from archc.target import CPU, CUDA
 from archc.verification.packages import stored_tensors
 from archc.verification.stages import check_stages
 from tests.passes.stages import ops, program_of, staged, tiny
-from tests.support import SPECS, build, scramble
+from tests.support import SPECS, build, few, scramble
 
 FAMILIES = (
     "llama3",
@@ -48,7 +48,7 @@ def weights(graph: Graph) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", few(FAMILIES, 6))
 def test_every_pass_keeps_the_values(family: str) -> None:
     outcomes = list(check_stages(tiny(family), Context(standard_rules(), CUDA), each_pass=True))
     assert [outcome for outcome in outcomes if not outcome.holds] == []

@@ -26,7 +26,7 @@ from archc.codegen.emit import Origin, write_package
 from archc.compiler import Compilation
 from archc.verification.packages import check_package, stored_tensors
 from tests.codegen.interpreter import interpreted
-from tests.support import compile_model, distance, scramble
+from tests.support import compile_model, distance, few, scramble
 
 SPEC = Path(__file__).with_name("attention.arch")
 WINDOW = {"layers": "1", "heads": "4", "masks": "[sliding(5)]"}
@@ -303,7 +303,7 @@ def _in_steps(model: Any, given: Tensor) -> Tensor:
     return torch.cat(parts, 1)
 
 
-@pytest.mark.parametrize("name", INTERPRETED)
+@pytest.mark.parametrize("name", few(INTERPRETED, 6))
 @interpreted
 def test_kernels_are_found(name: str) -> None:
     road, mistake = INTERPRETED[name]
