@@ -9,16 +9,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import fsum
+from typing import Any
 
 from archc.analysis.parameters import layers_of
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
+from archc.ir.ops.numbers import CONSTANTS
 from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
 from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, KEEP, LOOP, WEIGHT
 from archc.ir.records import Record, attribute_text
 
 _SILENT = (INPUT, WEIGHT, CONSTANT, APPEND, KEEP, CARRIED, NEW_POSITIONS)
+
+_SHOWN = 8  # numbers of a list that is written out
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,20 @@ def _settings(node: Node) -> Iterator[tuple[str, str]]:
             yield name, f"{float(value):.4g}"
         elif isinstance(value, bool | str | Record) and value != usual:
             yield name, attribute_text(value)
+        elif node.op is CONSTANTS:
+            yield name, _numbers_text(value)
+
+
+def _numbers_text(values: tuple[Any, ...]) -> str:
+    """Numbers of a spec; of many the first, the last, and their sum."""
+    flat = _flat(values)
+    if len(flat) <= _SHOWN:
+        return attribute_text(values)
+    return f"{flat[0]:.4g} ... {flat[-1]:.4g}, sum {fsum(flat):.6g}"
+
+
+def _flat(values: Any) -> list[float]:
+    return [number for value in values for number in _flat(value)] if isinstance(values, tuple) else [values]
 
 
 def _place(node: Node) -> str:

@@ -51,6 +51,17 @@ def test_where_a_norm_stands_shows_in_what_is_read() -> None:
     assert "add(x, rms_norm)" in added
 
 
+def test_lists_of_numbers_show(tmp_path: Path) -> None:
+    for name, last in (("a", 4), ("b", 5)):
+        (tmp_path / f"{name}.arch").write_text(f"""arch A(d = 4) {{
+              forward(x: float[B, T, d]) {{ return linear(x * [1, 2, 3, {last}], d) as up }}
+            }}
+            model {name} = A()""")
+    (changed,) = compared(str(tmp_path / "a.arch"), str(tmp_path / "b.arch"))["dataflow"]
+    assert changed["removed"] == ["constants(x) {values = [1, 2, 3, 4]}"]
+    assert changed["added"] == ["constants(x) {values = [1, 2, 3, 5]}"]
+
+
 def test_numbers_are_those_of_analyze() -> None:
     found = rows(compared("llama2.arch:llama2_7b", "llama3.arch:llama3_8b"))
     assert found["parameters: total"] == {
