@@ -60,7 +60,7 @@ def rotary(theta: float, context: int, pairing: Pairing = "half", width: str = "
     return Setting(read, _write)
 
 
-def partly_rotary(theta: float, context: int, share: float) -> Reader:
+def partly_rotary(theta: float, context: int, share: float) -> Setting:
     """The same where a share of each head's values is rotated, the first; `share` is the class's default."""
 
     def read(config: Config, known: Known) -> Rope:

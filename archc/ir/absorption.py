@@ -15,7 +15,7 @@ from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import INPUT
 from archc.ir.types import TensorType
 
-CONCAT, SLICE, SPLIT = OPS["concat"], OPS["slice"], OPS["split"]
+LINEAR, CONCAT, SLICE, SPLIT = (OPS[name] for name in ("linear", "concat", "slice", "split"))
 SPLIT_HEADS, MERGE_HEADS, EXPAND_HEADS = OPS["split_heads"], OPS["merge_heads"], OPS["expand_heads"]
 
 
@@ -46,7 +46,7 @@ def absorbed_form(form: Graph) -> Graph | None:
 
 def is_plain_map(node: Node) -> bool:
     """Whether a node is x W^T, which attention can absorb."""
-    return node.op.has(Trait.LINEAR) and node.inputs[2] is None and node.attributes["layout"] == "out_in"
+    return node.op is LINEAR and node.inputs[2] is None and node.attributes["layout"] == "out_in"
 
 
 class _Absorber:

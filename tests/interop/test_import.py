@@ -30,6 +30,7 @@ CLASSES = {
     "qwen3_moe": transformers.Qwen3MoeConfig,
     "qwen3_next": transformers.Qwen3NextConfig,
     "mamba2": transformers.Mamba2Config,
+    "recurrent_gemma": transformers.RecurrentGemmaConfig,
     "smollm3": transformers.SmolLM3Config,
     "olmo2": transformers.Olmo2Config,
     "gemma2": transformers.Gemma2Config,
@@ -157,6 +158,9 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("mamba2", {"time_step_limit": [0.0, float("inf")]}, {"least_step": None, "largest_step": None}),
     ("mamba2", {"time_step_limit": [0.5, 2.0]}, {"least_step": 0.5, "largest_step": 2.0}),
     ("mamba2", {"expand": 1, "num_heads": 64}, {"heads": 64}),
+    ("recurrent_gemma", {"hidden_size": 40}, {"head_dim": 4, "inner": 40, "embedding_scale": 6.3125}),
+    ("recurrent_gemma", {"block_types": ["attention"] * 40}, {"attends": (True,) * 26}),
+    ("recurrent_gemma", {"lru_width": 30, "intermediate_size": 18}, {"inner": 30, "d_ff": 9}),
     ("deepseek_v2", {"q_lora_rank": None, "first_k_dense_replace": 0}, {"q_rank": None, "dense": 0}),
     (
         "deepseek_v2",
@@ -237,7 +241,9 @@ def test_keys_and_what_they_mean(
     [
         kind
         for kind, family in FAMILIES.items()
-        if "rope" in family.parameters and "local_rope" not in family.parameters and kind != "gpt_oss"
+        if "rope" in family.parameters
+        and "local_rope" not in family.parameters
+        and kind not in ("gpt_oss", "recurrent_gemma")
     ],
 )
 @pytest.mark.parametrize(
@@ -523,6 +529,14 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("qwen3_next", {"partial_rotary_factor": 0.13}, "must leave an even part of a head's 256 values"),
     ("qwen3_next", {"rope_parameters": {"partial_rotary_factor": 3}}, "must leave an even part of a head's"),
     ("qwen3_next", {"layer_types": ["mamba"] * 48}, "must be a list with"),
+    ("recurrent_gemma", {"head_dim": 128}, "must be hidden_size / num_attention_heads, 2560 / 10"),
+    ("recurrent_gemma", {"lru_width": 44}, "must split into 10 blocks"),
+    (
+        "recurrent_gemma",
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+        "supported is only the default rope_type",
+    ),
+    ("recurrent_gemma", {"block_types": ["mlp"]}, 'each "recurrent" or "attention"'),
     ("mamba2", {"num_heads": 100}, "must be 8192 / 64: expand * hidden_size / head_dim"),
     (
         "mamba2",

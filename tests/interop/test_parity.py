@@ -29,6 +29,7 @@ from transformers import (
     Qwen3Config,
     Qwen3MoeConfig,
     Qwen3NextConfig,
+    RecurrentGemmaConfig,
     SmolLM3Config,
 )
 
@@ -190,6 +191,7 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
     ),
+    "recurrent_gemma": lambda: rms(RecurrentGemmaConfig, attention_window_size=5, conv1d_width=3),
     "mamba2": mamba2,
     "mamba2_biased": lambda: mamba2(
         n_groups=1, conv_kernel=3, use_bias=True, use_conv_bias=False, tie_word_embeddings=True

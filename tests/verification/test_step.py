@@ -52,7 +52,8 @@ def _most(layer: Graph) -> int:
     A recurrence has, in place of a rotation, a convolution before it and kernels for what is made of its
     operands, and one after it for a gate or a skip.  What a checkpoint's weights interleave by heads is
     copied apart.  A row beyond 4,096 values is more than one kernel's registers hold with its gradient.  A
-    gate that is one number, as of a shared expert, has a product of its own, and a multiplication.
+    gate that is one number, as of a shared expert, has a product of its own, and a multiplication.  Linear
+    maps by heads are products of their own, each with a kernel that makes a gate of it.
     """
     experts = any(node.op is EXPERTS or node.op.module == "experts" for node in layer.nodes())
     between = sum(_is_between_linears(layer, node) for node in layer.nodes() if rule_of(node) is not None)
@@ -61,6 +62,7 @@ def _most(layer: Graph) -> int:
     most = MOST[experts] + max(_products(layer) - PRODUCTS[experts], 0) + between + further
     recurrences = [node for node in layer.nodes() if node.op is RECUR]
     gates = sum(node.op.name == "linear" and node.types[0].width == 1 for node in layer.nodes())
+    gates += sum(node.op.name == "head_linear" for node in layer.nodes())
     return most + sum(_around(layer, node) for node in recurrences) + 2 * gates
 
 

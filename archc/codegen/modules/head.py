@@ -11,6 +11,7 @@ from archc.codegen.modules.style import Style
 from archc.ir.graph import Graph
 from archc.ir.head import last_linear
 from archc.ir.node import Node
+from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import WEIGHT
 from archc.ir.program import vocabulary_of
 
@@ -66,7 +67,8 @@ def _is_plain(graph: Graph, linear: Node) -> bool:
     """Whether it is x W^T + b with W and b as the model holds them."""
     weights = [value for value in linear.inputs[1:] if value is not None]
     held = all(graph.node(value).op is WEIGHT for value in weights)
-    return held and linear.attributes.get("layout") == "out_in" and not linear.attributes["wide"]
+    plain = linear.op is LINEAR and linear.attributes["layout"] == "out_in"
+    return held and plain and not linear.attributes["wide"]
 
 
 def write_head(cut: Cut, loss: LossKernel, hidden: str, style: Style, linear: str) -> Head:

@@ -18,6 +18,7 @@ from archc.interop.families.qwen2 import QWEN2
 from archc.interop.families.qwen3 import QWEN3
 from archc.interop.families.qwen3_moe import QWEN3_MOE
 from archc.interop.families.qwen3_next import QWEN3_NEXT
+from archc.interop.families.recurrent_gemma import RECURRENT_GEMMA
 from archc.interop.families.smollm3 import SMOLLM3
 from archc.interop.families.switch_transformers import SWITCH_TRANSFORMERS
 from archc.interop.families.t5 import T5
@@ -34,6 +35,7 @@ FAMILIES = {
         QWEN3_MOE,
         QWEN3_NEXT,
         MAMBA2,
+        RECURRENT_GEMMA,
         SMOLLM3,
         OLMO2,
         GEMMA2,

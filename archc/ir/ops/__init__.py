@@ -6,6 +6,7 @@ activation      relu, silu, gelu
 cast            casts, and numbers rounded to the dtype of what they multiply
 numbers         lists of numbers as tensors
 linear          linear, embedding, parameter, matmul
+head_linear     a linear map for each head
 norm            rms_norm, layer_norm, softmax and other reductions over the last dim
 position        rope frequencies, tables and rotation, sinusoids; `scaling` beside it
 attention       masks, attend
@@ -33,6 +34,7 @@ from archc.ir.ops import (
     elementwise,
     experts,
     functions,
+    head_linear,
     linear,
     norm,
     numbers,
@@ -58,6 +60,7 @@ __all__ = [
     "elementwise",
     "experts",
     "functions",
+    "head_linear",
     "linear",
     "norm",
     "numbers",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from archc.ir.op import Trait
-from archc.ir.types import TensorType, TypeMistake
+from archc.ir.types import DType, TensorType, TypeMistake
 
 # What may be computed number by number.
 ELEMENTWISE = (Trait.ELEMENTWISE, Trait.PER_TOKEN)
@@ -31,3 +31,13 @@ def known_width(type_: TensorType, operand: str = "x") -> int:
 def per_element(cost: int) -> Callable[[Any], int]:
     """So many FLOPs for each element of operand x."""
     return lambda call: cost * int(call.x.numel())
+
+
+def map_dtype(call: Any) -> DType:
+    """The dtype of what a linear map makes of x; raises `TypeMistake` where it takes x only as float32."""
+    if call.wide and call.x.dtype.is_floating:
+        return DType.F32
+    if call.x.dtype is not DType.FLOAT:
+        hint = "`wide = true` multiplies in float32; `cast_like` takes a tensor back to the dtype of another"
+        raise TypeMistake(f"needs a tensor of the model's dtype, not {call.x}", "x", hint=hint)
+    return DType.FLOAT

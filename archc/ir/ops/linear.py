@@ -6,6 +6,7 @@ from archc.ir.attributes import Width
 from archc.ir.inits import ZEROS, Init, Normal
 from archc.ir.lazy_torch import F, Tensor, torch
 from archc.ir.op import OPS, Trait, Weight, declare
+from archc.ir.ops.common import map_dtype
 from archc.ir.types import Dim, DType, TensorType, TypeMistake, shape_text
 
 # How one tensor of a checkpoint holds the weights of all experts: along a first dim, or one below the other.
@@ -21,15 +22,13 @@ def _linear_shape(call: Any) -> tuple[Dim, ...]:
 
 def _linear_type(call: Any) -> TensorType:
     out, width = call.weight.shape if call.layout == "out_in" else call.weight.shape[::-1]
-    if call.x.dtype is not DType.FLOAT and not (call.wide and call.x.dtype is DType.F32):
-        hint = "`wide = true` multiplies in float32; `cast_like` takes a tensor back to the dtype of another"
-        raise TypeMistake(f"needs a tensor of the model's dtype, not {call.x}", "x", hint=hint)
+    dtype = map_dtype(call)
     if call.x.width != width:
         raise TypeMistake(
             f"weight {shape_text(call.weight.shape)} does not take a width of {call.x.width}", "x"
         )
     type_: TensorType = call.x.with_width(out)
-    return type_.with_dtype(DType.F32) if call.wide else type_
+    return type_.with_dtype(dtype)
 
 
 def _linear_flops(call: Any) -> int:
@@ -149,4 +148,4 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
     return torch.matmul(x, y)
 
 
-EMBEDDING, WIDE_LINEAR = OPS["embedding"], OPS["wide_linear"]
+LINEAR, EMBEDDING, WIDE_LINEAR = OPS["linear"], OPS["embedding"], OPS["wide_linear"]

@@ -29,7 +29,7 @@ def zeros(like: Tensor, *, shape: tuple[Width, ...] | None = None) -> Tensor:
     return torch.zeros_like(like) if shape is None else like.new_zeros(shape)
 
 
-@declare(infer=_filled_type, traits=(Trait.PER_TOKEN,), internal=True)
+@declare(infer=_filled_type, traits=(Trait.PER_TOKEN,))
 def ones(like: Tensor, *, shape: tuple[Width, ...] | None = None) -> Tensor:
     """Ones of a shape, or of that of another value, in its dtype."""
     return torch.ones_like(like) if shape is None else like.new_ones(shape)
