@@ -48,7 +48,13 @@ def some_rope(w: Writer) -> str:
         "llama3(factor = 4, low = 1, high = 4, original = 16)",
         "yarn(factor = 4, original = 16)",
         "dynamic(factor = 3, original = 8)",
+        "longrope",
     )
+    if scaling == "longrope":
+        width, scaling = (
+            ", width = 4",
+            "longrope(short = [1, 1.5], long = [2, 3.5], original = 8, factor = 4)",
+        )
     scaling = f", scaling = {scaling}" if scaling else ""
     return f"rope(theta = {w.choose(100, 10000)}{width}{pairing}{scaling})"
 
@@ -93,8 +99,24 @@ def attend(
         settings += f", bias = {some_bias(w, x, heads.queries, both_ways=mask == 'full')}"
     if w.chance(0.15):
         settings += f", sinks = {w.parameter(str(heads.queries), 0.5, 'sinks')}"
-    o = w.let(f"attention({q}, {k}, {v}, {settings})", "o")
+    seen = _sight(w, x, mask, settings)
+    if seen and biased:
+        scale = "" if "scale" in settings else f", scale = {heads.width} ** -0.5"
+        o = w.let(f"attend({q}, {k}, {v}, {seen}, key_positions({k}), {settings}{scale})", "o")
+    else:
+        o = w.let(f"attention({q}, {k}, {v}, {settings})", "o")
     return behind(w, x, d, heads, o)
+
+
+def _sight(w: Writer, x: str, mask: str, settings: str) -> str | None:
+    """Up to which position queries see, where that is not their own."""
+    if "bias" in settings:
+        return None
+    if mask == "full" and w.chance(0.3):
+        return f"positions({x}) + 2"
+    if mask == "causal" and w.sight:
+        return w.sight
+    return f"maximum(positions({x}) - 2, 0)" if mask == "causal" and w.chance(0.05) else None
 
 
 def behind(w: Writer, x: str, d: int, heads: Heads, o: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.random_specs.attentions import Shared, attention
+from tests.random_specs.attentions import Shared
 from tests.random_specs.heads import some_bias, some_heads
+from tests.random_specs.mixers import mixer
 from tests.random_specs.rows import activation, experts, mlp, norm
 from tests.random_specs.writer import Writer
 
@@ -75,7 +76,7 @@ def _layer(w: Writer, d: int, variable: str | None, shared: Shared | None, spars
     """Attention and an MLP or experts around the stream x, in one of the usual arrangements."""
 
     def attend(h: str) -> str:
-        return attention(w, h, d, variable, shared)
+        return mixer(w, h, d, variable, shared)
 
     def feed(h: str) -> str:
         return (experts if w.chance(sparse) else mlp)(w, h, d)
@@ -163,7 +164,7 @@ def _nested(w: Writer, d: int) -> None:
         with w.inside(f"for j in 0..{w.choose(2, 3)} as {w.new('layers')}"):
             _layers(w, d, w.choose("i", "j"), shared)
         if w.chance(0.4):
-            residual(w, d, "x", lambda h: attention(w, h, d, "i"))
+            residual(w, d, "x", lambda h: mixer(w, h, d, "i"))
 
 
 def _shared_layers(w: Writer, d: int) -> None:
@@ -186,7 +187,7 @@ def _streams(w: Writer, d: int) -> None:
         shares = w.let(f"[split({w.linear(f'{xs}[0]', 2 * count, 'mix')}, {2 * count})]", "shares")
         h = w.let(" + ".join(f"{shares}[{n}] * {xs}[{n}]" for n in range(count)))
         h = w.let(norm(w, h))
-        y = w.let((attention(w, h, d, "i") if w.chance(0.5) else mlp(w, h, d)), "y")
+        y = w.let((mixer(w, h, d, "i") if w.chance(0.5) else mlp(w, h, d)), "y")
         w.write(f"{xs} = [{', '.join(f'{xs}[{n}] + {shares}[{count + n}] * {y}' for n in range(count))}]")
     w.write(f"x = {' + '.join(f'{xs}[{n}]' for n in range(count))}")
 
@@ -196,7 +197,7 @@ def _twins(w: Writer, d: int) -> None:
     old, older = w.let("x", "old"), w.let(w.choose("x", "tanh(x)"), "older")
     with w.inside(f"for i in 0..{w.choose(2, 3, 4)} as {w.new('layers')}"):
         h = w.let(norm(w, "x"))
-        y = w.let(attention(w, h, d, "i") if w.chance(0.5) else mlp(w, h, d), "y")
+        y = w.let(mixer(w, h, d, "i") if w.chance(0.5) else mlp(w, h, d), "y")
         shift = f"{older}, {old}, x = {old}, x, x + {y} + 0.1 * {older}"
         turn = f"{old}, {older}, x = tanh({old}), {older}, {older} + {old} * {y}"
         w.write(w.choose(shift, turn))
@@ -210,7 +211,7 @@ def _dense(w: Writer, d: int) -> None:
     with w.inside(f"for i in 0..3 as {w.new('layers')}"):
         h = w.let(f"linear(concat({xs}), {d}) as {w.new('read')}")
         h = w.let(norm(w, h))
-        y = w.let(attention(w, h, d, "i") if w.chance(0.5) else mlp(w, h, d), "y")
+        y = w.let(mixer(w, h, d, "i") if w.chance(0.5) else mlp(w, h, d), "y")
         w.write(f"{xs} = {xs} + [{y}]")
     w.write(f"x = {w.choose(f'{xs}[-1] + x', f'{xs}[-1]', f'linear(concat({xs}), {d}) as ' + w.new('read'))}")
 

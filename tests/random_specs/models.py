@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tests.random_specs.attentions import attention, bidirectional
+from tests.random_specs.attentions import bidirectional
 from tests.random_specs.layers import VOCABULARY, residual, stack
+from tests.random_specs.mixers import mixer
 from tests.random_specs.rows import experts, mlp, norm
 from tests.random_specs.writer import Writer
 
@@ -25,8 +26,10 @@ def _decoder(w: Writer, d: int) -> None:
         _embed(w, d, "x", "tokens")
         if first:
             w.write("x = x + extra")
-        if last:
+        if last and w.chance(0.5):
             w.write("x = x * cast_like(sigmoid(unsqueeze(unsqueeze(upcast(prefix) / 40))), x)")
+        elif last:
+            w.sight = w.let("maximum(positions(x), unsqueeze(prefix) - 1)", "sight")
         stack(w, d)
         _finish(w, d)
 
@@ -85,7 +88,7 @@ def _translator(w: Writer, d: int) -> None:
             w.write(f"m = {norm(w, 'm')}")
         _embed(w, d, "x", "decoder_tokens", tied=True)
         with w.inside(f"for i in 0..2 as {w.new('decoder')}"):
-            residual(w, d, "x", lambda h: attention(w, h, d, "i"))
+            residual(w, d, "x", lambda h: mixer(w, h, d, "i"))
             residual(w, d, "x", lambda h: bidirectional(w, h, "m", d))
             residual(w, d, "x", lambda h: (experts if w.chance(0.3) else mlp)(w, h, d))
         _finish(w, d)

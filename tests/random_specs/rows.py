@@ -42,7 +42,7 @@ def activation(w: Writer, x: str) -> str:
 
 def mlp(w: Writer, x: str, d: int) -> str:
     """An MLP of one of the usual kinds, at any width."""
-    return w.choose(_gated, _gated, _packed_gate, _plain, _standard, _narrow)(w, x, d)
+    return w.choose(_gated, _gated, _packed_gate, _plain, _standard, _narrow, _fused, _island)(w, x, d)
 
 
 def _gated(w: Writer, x: str, d: int) -> str:
@@ -73,17 +73,64 @@ def _standard(w: Writer, x: str, _d: int) -> str:
     return f"GatedMLP({x}, {w.choose(20, 32)}, {act}{bias}) as {w.new('mlp')}"
 
 
+def _joined(w: Writer, x: str, d: int) -> str:
+    """With the tensors of all experts in one, called and laid out in the ways of some checkpoints."""
+    rows = w.choose("", ", stacking = rows")
+    bias = "" if rows else w.choose("", ", bias = true")
+    layout = w.choose("", ", layout = in_out")
+    up = w.let(f"linear({x}, {w.choose(20, 32)}, names = joined{rows}{bias}{layout}) as {w.new('up')}", "up")
+    return f"linear({activation(w, up)}, {d}, names = joined{rows}{bias}) as {w.new('down')}"
+
+
+def _fused(w: Writer, x: str, d: int) -> str:
+    """Elementwise ops that a fusion of the spec's own names."""
+    ops = w.choose("square(relu({0})) * {1}", "tanh({0}) + {1} * {0}", "{1} * exp(-absolute({0}))")
+    name, width = w.new("own"), w.choose(20, 32)
+    if w.chance(0.5):
+        w.define(
+            f"fuse {name}(x) {{", "  a, b = split(x, 2)", f"  y = {ops.format('a', 'b')}", "  return y", "}"
+        )
+        a, b = w.new("a"), w.new("b")
+        w.write(f"{a}, {b} = split({w.linear(x, 2 * width, 'both')}, 2)")
+    else:
+        w.define(f"fuse {name}(a, b) {{", f"  y = {ops.format('a', 'b')}", "  return y", "}")
+        a, b = w.let(w.linear(x, width, "a"), "a"), w.let(w.linear(x, width, "b"), "b")
+    return w.linear(w.let(ops.format(a, b), "y"), d, "down")
+
+
+def _island(w: Writer, x: str, d: int) -> str:
+    """Ops in float32 between those in the model's dtype."""
+    gate, up = w.let(w.linear(x, 20, "gate"), "gate"), w.let(w.linear(x, 20, "up"), "up")
+    wide = w.let(f"upcast({gate})", "wide")
+    made = w.let(w.choose(activation(w, wide), f"softmax({wide})", norm(w, wide)), "made")
+    product = w.choose(
+        f"cast_like({made}, {x}) * {up}",
+        f"cast_like({made} * {up}, {x})",
+        f"cast_like({made} + rms_norm({up}, 1e-5) as {w.new('norm')}, {x})",
+    )
+    return w.linear(w.let(product, "product"), d, "down")
+
+
 def _narrow(w: Writer, x: str, d: int) -> str:
     """A branch of low rank."""
     return w.linear(w.let(w.linear(x, 6, "left"), "low"), d, "right")
 
 
+# What leaves choices out, in training alone.
+_SPARING = (
+    "drop_crowded({}, {}, {}, factor = 1.25)",
+    "sampled({}, surely = 1, factor = 2)",
+    "drop_crowded(sampled({}, surely = 1, factor = 2), {}, {}, factor = 2)",
+)
+
+
 def experts(w: Writer, x: str, d: int) -> str:
     """Experts behind a router, now and then beside one that all tokens share."""
     count, choices = w.choose((4, 2), (6, 2), (6, 3), (4, 1))
-    weights, chosen, scores = _route(w, x, count, choices)
-    if w.chance(0.15):
-        weights = w.let(f"within_capacity({weights}, {chosen}, {count}, {w.choose(3, 6)})", "weights")
+    weights, chosen, scores = route(w, x, count, choices)
+    if w.chance(0.25):
+        limit = w.choose(f"within_capacity({{}}, {chosen}, {count}, {w.choose(3, 6)})", *_SPARING)
+        weights = w.let(limit.format(weights, chosen, count), "weights")
     _terms(w, chosen, scores, count)
     y = _mixture(w, x, d, count, weights, chosen)
     y = w.let(f"cast_like({y}, {x})", "y")
@@ -95,14 +142,17 @@ def experts(w: Writer, x: str, d: int) -> str:
     return y
 
 
-def _route(w: Writer, x: str, count: int, choices: int) -> tuple[str, str, str]:
-    """The weights of choices, the choices themselves, and what they were chosen by, all scores."""
+def route(w: Writer, x: str, count: int, choices: int, usual: bool = False) -> tuple[str, str, str]:
+    """The weights of choices, the choices themselves, and what they were chosen by, all scores.
+
+    `usual`: a softmax, so that there are as many choices as asked for.
+    """
     wide = ", wide = true" if w.chance(0.3) else ""
     seen = f"jitter({x}, 0.1)" if w.chance(0.1) else x
     bias = ", bias = true" if w.chance(0.2) else ""
     logits = w.let(f"linear({seen}, {count}{bias}{wide}) as {w.new('router')}", "logits")
     weights, chosen = w.new("weights"), w.new("chosen")
-    kind = w.choose("softmax", "softmax", "after", "sigmoid", "biased", "grouped")
+    kind = w.choose("softmax", "softmax", *[] if usual else ["after", "sigmoid", "biased", "grouped"])
     if kind == "after":
         w.write(f"{weights}, {chosen} = top_k({logits}, {choices})")
         return w.let(f"{w.choose('softmax', 'sigmoid')}(upcast({weights}))", "weights"), chosen, logits
@@ -148,13 +198,13 @@ def _terms(w: Writer, chosen: str, scores: str, count: int) -> None:
 
 def _mixture(w: Writer, x: str, d: int, count: int, weights: str, chosen: str) -> str:
     """The weighted sum of experts: tensors apart or stacked, weights before or after each."""
-    path = f" as {w.new('experts')}" if w.chance(0.5) else ""
+    path = w.choose("", "", f" as {w.new('experts')}", f' as "{w.new("set")}.expert_{{e}}"')
     apart = w.chance(0.1)
     y = w.new("y")
     with w.inside(f"{y} = experts e in {chosen} of {count}{path}{' apart' if apart else ''}"):
         before = w.chance(0.2)
         row = w.let(f"cast_like({weights}[e], {x}) * {x}", "row") if before else x
-        made = w.choose(_gated, _packed_gate, _plain, _standard)(w, row, d)
+        made = w.choose(_gated, _packed_gate, _plain, _standard, *[] if path else [_joined])(w, row, d)
         w.write(f"return {made}" if before else f"return {weights}[e] * ({made})")
     if not apart:
         return y

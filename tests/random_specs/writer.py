@@ -14,13 +14,16 @@ class Writer:
     """Lines of a `forward` and of the blocks that it calls, with names that no other statement has.
 
     `noted` are the numbers of experts whose loads and scores some layer has noted.
+    `sight` is the name of the last position that each token sees, where that is not its own.
     """
 
     def __init__(self, seed: int):
         self.noted: set[int] = set()
+        self.sight: str | None = None
         self._random = random.Random(seed)
         self._lines: list[str] = []
         self._blocks: list[str] = []
+        self._definitions: list[str] = []
         self._depth = 1
         self._named = 0
 
@@ -53,6 +56,10 @@ class Writer:
     def parameter(self, shape: str, near: float, word: str) -> str:
         return f"parameter([{shape}], init = fill({near})) as {self.new(word)}"
 
+    def define(self, *lines: str) -> None:
+        """What stands before the arch."""
+        self._definitions += lines
+
     @contextmanager
     def inside(self, header: str) -> Iterator[None]:
         """What is written meanwhile stands in the braces of a header."""
@@ -66,14 +73,15 @@ class Writer:
     def block(self, word: str, parameters: str) -> Iterator[str]:
         """What is written meanwhile is the body of a block, whose name is given."""
         name = self.new(word)
-        outer, depth = self._lines, self._depth
-        self._lines, self._depth = [], 1
+        outer, depth, sight = self._lines, self._depth, self.sight
+        self._lines, self._depth, self.sight = [], 1, None
         with self.inside(f"block {name}({parameters})"):
             yield name
         self._blocks += self._lines
-        self._lines, self._depth = outer, depth
+        self._lines, self._depth, self.sight = outer, depth, sight
 
     def text(self, model: str) -> str:
         """The whole spec, of one model."""
         body = "\n".join([*self._blocks, *self._lines])
-        return f"import std\n\narch Random() {{\n{body}\n}}\n\nmodel {model} = Random()\n"
+        before = "\n".join(["import std", *self._definitions])
+        return f"{before}\n\narch Random() {{\n{body}\n}}\n\nmodel {model} = Random()\n"

@@ -1,0 +1,124 @@
+"""Recurrences at random: what a state takes up and forgets, what is read of it, and what follows."""
+
+from __future__ import annotations
+
+from tests.random_specs.heads import Heads, behind, head_norm, some_rope
+from tests.random_specs.writer import Writer
+
+
+def recurrence(w: Writer, x: str, d: int) -> str:
+    """A state of each head in place of keys and values, from [B, T, d] to [B, T, d]."""
+    keys, width = w.choose(1, 2, 3), w.choose(4, 5, 8)
+    heads = Heads(keys * w.choose(1, 1, 2, 3), keys, width, w.choose(width, 1, 6, 10))
+    q, k, v = _operands(w, x, heads)
+    changes = w.choose(*["adds"] * 3, "delta", "delta", "erases", "both")
+    settings = []
+    if changes != "adds":
+        k = w.let(_unit(w, k), "k")  # longer ones would let the state grow without bound
+    if w.chance(0.8):
+        settings.append(f"log_decay = {_log_decay(w, x, heads)}")
+    if changes in ("delta", "both"):
+        settings.append(f"beta = {w.let(f'sigmoid({_wide(w, w.linear(x, heads.queries))})', 'beta')}")
+    if changes in ("erases", "both"):
+        settings += _erases(w, x, heads)
+    if w.chance(0.5):
+        settings.append(f"scale = {w.choose(f'{width} ** -0.5', '0.3')}")
+    if w.chance(0.25):
+        settings.append("reads = before")
+    o = w.let(f"linear_attention({', '.join([q, k, v, *settings])})", "o")
+    o = _with_token(w, o, q, k, v, heads)
+    return behind(w, x, d, heads, w.let(f"cast_like({o}, {x})", "o"))
+
+
+def convolution(w: Writer, x: str, d: int) -> str:
+    """A convolution between two gates, from [B, T, d] to [B, T, d]."""
+    before, after, y = w.new("before"), w.new("after"), w.new("y")
+    w.write(f"{before}, {after}, {y} = split({w.linear(x, 3 * d, 'in')}, 3)")
+    y = w.let(_convolved(w, f"{before} * {y}"), "y")
+    return w.linear(f"{after} * {y}", d, "out")
+
+
+def _operands(w: Writer, x: str, heads: Heads) -> tuple[str, str, str]:
+    """Queries, keys and values, by one map or several, convolved or not."""
+    sizes = (heads.keys, heads.width), (heads.keys, heads.width), (heads.queries, heads.value_width)
+    widths = [count * width for count, width in sizes]
+    if w.chance(0.5):
+        packed = w.let(w.linear(x, sum(widths), "qkv"), "qkv")
+        if w.chance(0.5):
+            packed = w.let(f"silu({_convolved(w, packed)})", "qkv")
+        names = [w.new("q"), w.new("k"), w.new("v")]
+        w.write(f"{', '.join(names)} = split({packed}, {widths})")
+    else:
+        names = [w.let(w.linear(x, width, word), word) for width, word in zip(widths, "qkv", strict=True)]
+        if w.chance(0.3):
+            names = [w.let(f"silu({_convolved(w, name)})", name[0]) for name in names]
+    q, k, v = (
+        w.let(f"split_heads({name}, {count})", name[0]) for name, (count, _) in zip(names, sizes, strict=True)
+    )
+    if w.chance(0.2):
+        v = w.let(f"upcast({v})", "v")
+    kind = w.choose("none", "none", "rotate", "unit", "norm", "feature")
+    if kind == "rotate":
+        turn = some_rope(w) if heads.width % 2 == 0 else "rope(theta = 100, width = 4)"
+        q, k = w.let(f"rotate({q}, {turn})", "q"), w.let(f"rotate({k}, {turn})", "k")
+    if kind == "unit":
+        q, k = w.let(_unit(w, q), "q"), w.let(_unit(w, k), "k")
+    if kind == "norm":
+        q, k = w.let(head_norm(w, q), "q"), w.let(head_norm(w, k), "k")
+    if kind == "feature":
+        q, k = w.let(f"softmax({q})", "q"), w.let(f"softmax({k})", "k")
+    return q, k, v
+
+
+def _convolved(w: Writer, x: str) -> str:
+    bias = w.choose("", ", bias = true")
+    return f"CausalConv({x}, taps = {w.choose(2, 3, 4)}{bias}) as {w.new('conv')}"
+
+
+def _unit(w: Writer, x: str) -> str:
+    """Keys of length 1."""
+    h = w.let(w.choose(x, f"upcast({x})"), "h")
+    unit = f"{h} * rsqrt(sum({h} ** 2) + 1e-6)"
+    return w.choose(unit, f"cast_like({unit}, {x})")
+
+
+def _wide(w: Writer, x: str) -> str:
+    return w.choose(x, f"upcast({x})")
+
+
+def _log_decay(w: Writer, x: str, heads: Heads) -> str:
+    """The logarithm of what is left of a head's state or of each of its rows, for all tokens or each."""
+    count, width = heads.queries, heads.width
+    by_row = w.chance(0.5)
+    wide = w.choose("", ", wide = true")
+    shape = f"{count}, {width}" if by_row else str(count)
+    rates = f"exp(parameter([{shape}], init = fill(0){wide}) as {w.new('rate')})"
+    kind = w.choose("constant", "step", "step", "rows") if by_row else w.choose("constant", "step", "step")
+    if kind == "constant":
+        return w.let(f"-{rates}", "decay")
+    if kind == "step":
+        step = w.let(f"softplus({_wide(w, w.linear(x, count, 'step', bias=True))})", "step")
+        return w.let(f"-{rates} * {f'unsqueeze({step})' if by_row else step}", "decay")
+    rows = w.let(f"split_heads({w.linear(x, count * width, 'decay')}, {count})", "rows")
+    return w.let(w.choose(f"-softplus({_wide(w, rows)})", f"-{rates} * sigmoid({rows})"), "decay")
+
+
+def _erases(w: Writer, x: str, heads: Heads) -> list[str]:
+    """What is read of the state and taken out of it, with a strength for each row."""
+    count = heads.queries
+    along = w.let(f"split_heads({w.linear(x, count * heads.width, 'erase')}, {count})", "along")
+    along = w.let(_unit(w, along), "along")
+    share = w.let(f"sigmoid(split_heads({w.linear(x, count * heads.width, 'share')}, {count}))", "share")
+    return [f"erase = -{along}", f"renew = {w.let(f'{along} * {share}', 'renew')}"]
+
+
+def _with_token(w: Writer, o: str, q: str, k: str, v: str, heads: Heads) -> str:
+    """What was read, now and then with something of the token itself."""
+    kind = w.choose("none", "none", "skip", "bonus")
+    if kind == "skip":
+        factors = w.parameter(str(heads.queries), 1, "skip")
+        return w.let(f"{o} + unsqueeze({factors}) * {v}", "o")
+    if kind == "bonus" and heads.queries == heads.keys:
+        bonus = w.parameter(f"{heads.keys}, {heads.width}", 1, "bonus")
+        return w.let(f"{o} + sum({q} * {bonus} * {k}) * {v}", "o")
+    return o
