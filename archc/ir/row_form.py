@@ -68,8 +68,9 @@ class RowForm:
     @property
     def anchors(self) -> list[RowOperand]:
         """The operands that have the leading dims of the results, and their dtype unless that is float32."""
-        whole = [each for each in self.operands if each.is_own and each.columns == self.width]
-        return [each for each in whole if self.wide or not each.wide]
+        own = [each for each in self.operands if each.is_own and each.columns == self.width]
+        rows = [each for each in own if len(each.shape) > len(self.leading)]  # no numbers beside rows of one
+        return [each for each in rows if self.wide or not each.wide]
 
     @property
     def block(self) -> int:
