@@ -89,6 +89,7 @@ def test_published_shapes_are_in_the_paper_s_places(llama: Base) -> None:
     assert (surefire.x, surefire.r) == (pytest.approx(0.0824, abs=5e-5), pytest.approx(3.60, abs=5e-3))
 
 
+@pytest.mark.slow
 def test_the_front_is_that_of_all_shapes() -> None:
     """Every shape of a small grid is compiled and timed, and each compared with each."""
     base = base_of(TINY, "small")

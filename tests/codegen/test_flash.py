@@ -160,7 +160,7 @@ def _flash(name: str, folder: Path) -> Flash:
     return Flash(name, folder)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES, 9))
 @interpreted
 def test_whole_sequences(name: str, tmp_path: Path) -> None:
     _flash(name, tmp_path).compare(45, 45)

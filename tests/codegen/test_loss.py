@@ -122,7 +122,7 @@ def test_losses_and_gradients_are_the_references(head: str, tmp_path: Path) -> N
     _compare(model, reference, 1e-12)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", few(HEADS, 3))
 @interpreted
 def test_losses_of_kernels_are_the_references(head: str, tmp_path: Path) -> None:
     model, reference = _pair(head, tmp_path, torch.float32)

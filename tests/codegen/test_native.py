@@ -27,7 +27,6 @@ DTYPES = [torch.float32, torch.bfloat16]
 LEVEL = {torch.float32: 1e-7, torch.bfloat16: 2e-4}  # below this all are as good
 _SOME = (
     "add_rms_norm/none",
-    "layer_norm_add",
     "qk_norm_rope_qkv/interleaved",
     "rope_qk_norm_qkv/block",
     "swiglu",
@@ -222,7 +221,7 @@ def _otherwise_shared(function: Callable[..., Any], *given: Any) -> Any:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("natively", "batch"), [("loop", 2), ("layer", 5), ("op", 2), ("op", 66)])
-@pytest.mark.parametrize("spec", few(["smollm2", "gemma2", "qwen3", "olmo2", "palm", "gpt2"], 3))
+@pytest.mark.parametrize("spec", few(["smollm2", "gemma2", "qwen3", "olmo2", "palm", "gpt2"], 2))
 @needs_compiler
 def test_decoding(
     spec: str, natively: str, batch: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

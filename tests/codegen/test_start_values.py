@@ -34,7 +34,7 @@ def drawn(init: Init, *shape: int) -> Tensor:
         (InverseSoftplus(Logarithm(Uniform(2.0, 8.0))), lambda x: (F.softplus(x).exp() - 2.0) / 6.0),
         (Normal(3.0), lambda x: (1 + torch.erf(x / 3.0 / 2**HALF)) / 2),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Init) else "",
 )
 def test_values_have_the_distribution_that_they_should(init: Init, spread: object) -> None:
     """What should be uniform from 0 to 1 is, tenth by tenth."""

@@ -179,7 +179,7 @@ def check_places(error: SpecError, text: str) -> None:
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
-@settings(max_examples=150, derandomize=True, **COMMON)
+@settings(max_examples=80, derandomize=True, **COMMON)
 @given(mutated())
 def test_mutated_specs(text: str) -> None:
     with bounded():
@@ -201,6 +201,7 @@ def test_mutated_specs_at_length(text: str) -> None:
         drive(text)
 
 
+@pytest.mark.slow
 def test_the_corpus_itself_builds() -> None:
     """What is mutated reaches all of the compiler, so mutations do too."""
     some = SOUND[::3]
