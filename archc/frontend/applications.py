@@ -10,7 +10,7 @@ from archc.errors import Note, Span, did_you_mean
 from archc.frontend import arithmetic, mistakes
 from archc.frontend.expressions import source_text
 from archc.frontend.limits import MAX_NODES, MAX_WEIGHT_ELEMENTS, NODE_STEPS
-from archc.frontend.values import POISON, Handle, LoopValue, Poison, Quotient, Table, describe
+from archc.frontend.values import POISON, Handle, LoopValue, Poison, Quotient, Table, describe, peek
 from archc.frontend.weights import Place, Start, Weights
 from archc.ir.attributes import Kind, NotWholeError
 from archc.ir.expr import INFIX
@@ -45,7 +45,7 @@ class Applications(Weights):
 
     def convert(self, value: Any, kind: Kind, what: str, span: Span) -> Any:
         """A value as an attribute keeps it; loop-dependent values stay so."""
-        plain = value.value if isinstance(value, LoopValue) else value
+        plain = peek(value)
         if isinstance(plain, Poison):
             return POISON
         try:

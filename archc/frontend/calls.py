@@ -27,10 +27,10 @@ from archc.frontend.values import (
     Env,
     Handle,
     List,
-    LoopValue,
     Poison,
     Table,
     describe,
+    peek,
 )
 from archc.ir.attributes import kind_of
 from archc.ir.node import Scope
@@ -162,10 +162,8 @@ class Calls(Applications):
 
     def _operand(self, op: Op, name: str, value: Any, span: Span) -> Any:
         """A tensor, a number where the op takes numbers for tensors, `none` where it needs no tensor."""
-        plain = value.value if isinstance(value, LoopValue) else value
-        if isinstance(value, Handle | Table | Poison) or (
-            op.scalar is not None and arithmetic.is_number(plain)
-        ):
+        is_number = op.scalar is not None and arithmetic.is_number(peek(value))
+        if is_number or isinstance(value, Handle | Table | Poison):
             return value
         if value is None and any(each.name == name and each.optional for each in op.operands):
             return None
@@ -175,8 +173,7 @@ class Calls(Applications):
         if isinstance(value, Poison):
             return POISON
         what = f"`{name}` of `{op}`"
-        plain = value.value if isinstance(value, LoopValue) else value
-        hint = table_hint(plain)
+        hint = table_hint(peek(value))
         return self.report(mistakes.NotATensor(span, what=what, found=describe(value), hint=hint))
 
     def _settings(self, op: Op, given: Arguments, env: Env) -> dict[str, Any] | None:

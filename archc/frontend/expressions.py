@@ -20,6 +20,7 @@ from archc.frontend.values import (
     counted,
     describe,
     lift,
+    peek,
 )
 from archc.ir.expr import INFIX
 from archc.ir.op import OPS
@@ -152,7 +153,7 @@ class Expressions(Lowerer):
 
     def _attribute(self, expr: syntax.Attribute, env: Env) -> Any:
         target = self.evaluate(expr.target, env)
-        plain = target.value if isinstance(target, LoopValue) else target
+        plain = peek(target)
         if isinstance(plain, Poison):
             return POISON
         if not isinstance(plain, Record):
@@ -212,8 +213,7 @@ class Expressions(Lowerer):
 
     def table(self, value: Any, expr: syntax.Expr) -> Any:
         """A value, as a table where it is a list that can stand for a tensor."""
-        plain = value.value if isinstance(value, LoopValue) else value
-        if not arithmetic.is_table(plain):
+        if not arithmetic.is_table(peek(value)):
             return value
         name = expr.name if isinstance(expr, syntax.Name) else "numbers"
         return self._by_iteration(value, name) or Table(tuple(self.known(value)), name)

@@ -11,7 +11,7 @@ from archc.errors import Span, did_you_mean
 from archc.frontend import arithmetic, mistakes, syntax
 from archc.frontend.expressions import Expressions
 from archc.frontend.limits import MAX_NAME, MAX_PATH
-from archc.frontend.values import POISON, ArithmeticMistake, Env, LoopValue, Poison, describe
+from archc.frontend.values import POISON, ArithmeticMistake, Env, LoopValue, Poison, describe, peek
 from archc.ir.paths import Index, Path, path_text
 from archc.ir.records import Symbol
 
@@ -67,7 +67,7 @@ class Paths(Expressions):
 
     def _computed(self, value: Any, span: Span) -> Sequence[str | Index]:
         """The segments of a value: an index, a number, those of a string, none of `none`."""
-        plain = value.value if isinstance(value, LoopValue) else value
+        plain = peek(value)
         if isinstance(plain, Poison):
             return [UNKNOWN]
         if isinstance(value, LoopValue) and isinstance(plain, int):

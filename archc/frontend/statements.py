@@ -7,7 +7,7 @@ from typing import Any
 from archc.errors import Note, did_you_mean
 from archc.frontend import mistakes, syntax
 from archc.frontend.calls import Calls
-from archc.frontend.values import POISON, Env, Handle, LoopValue, Poison, counted, describe
+from archc.frontend.values import POISON, Env, Handle, Poison, counted, describe, peek
 from archc.ir.attributes import Width, kind_of
 from archc.ir.ops.structure import INPUT
 from archc.ir.program import Expectation
@@ -73,8 +73,7 @@ class Statements(Calls):
         value = self.call(only, env) if isinstance(only, syntax.Call) else self.evaluate(only, env)
         if isinstance(value, list):
             return value
-        plain = value.value if isinstance(value, LoopValue) else value
-        if isinstance(plain, tuple) and len(statement.targets) > 1:
+        if isinstance(peek(value), tuple) and len(statement.targets) > 1:
             return list(self.known(value))
         return [value]
 

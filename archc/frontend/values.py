@@ -56,6 +56,11 @@ class LoopValue:
     depth: int = 1  # how many of these one after another
 
 
+def peek(value: Any) -> Any:
+    """What a value is in the iteration that is traced, without noting that it was looked at."""
+    return value.value if isinstance(value, LoopValue) else value
+
+
 def lift(function: Callable[..., Any], *arguments: Any) -> Any:
     """Apply a function of plain values to values that may depend on loop variables.
 
@@ -73,7 +78,7 @@ def lift(function: Callable[..., Any], *arguments: Any) -> Any:
     def at(indices: Mapping[str, int]) -> Any:
         return function(*(a.at(indices) if isinstance(a, LoopValue) else a for a in arguments))
 
-    now = function(*(a.value if isinstance(a, LoopValue) else a for a in arguments))
+    now = function(*map(peek, arguments))
     return LoopValue(now, at, frozenset().union(*(loop.variables for loop in loops)), steps, depth)
 
 

@@ -12,10 +12,11 @@ from itertools import accumulate
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
+from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import INPUT
 from archc.ir.types import TensorType
 
-LINEAR, CONCAT, SLICE, SPLIT = (OPS[name] for name in ("linear", "concat", "slice", "split"))
+CONCAT, SLICE, SPLIT = OPS["concat"], OPS["slice"], OPS["split"]
 SPLIT_HEADS, MERGE_HEADS, EXPAND_HEADS = OPS["split_heads"], OPS["merge_heads"], OPS["expand_heads"]
 
 

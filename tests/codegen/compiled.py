@@ -48,6 +48,7 @@ DEFAULT = [
 ]
 
 
+@functools.lru_cache(maxsize=2)  # targets of a model follow one another
 def of_model(model: str, dtype: torch.dtype, length: int = 2) -> list[Launch]:
     """At real widths, for one sequence of a length: 1 is a constant for the compiler, 16 divides others."""
     with tempfile.TemporaryDirectory() as folder:

@@ -20,8 +20,7 @@ def _heads(type_: TensorType) -> tuple[int, int]:
 
 
 def _weight_shape(call: Any) -> tuple[Dim, ...]:
-    _heads(call.x)
-    heads, width = call.x.shape[-2:]
+    heads, width = _heads(call.x)
     return (heads, call.width, width) if call.layout == "out_in" else (heads, width, call.width)
 
 
