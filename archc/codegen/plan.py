@@ -96,6 +96,11 @@ class Package:
         return any(stored.joined for stored in self._stored)
 
     @property
+    def by_heads(self) -> bool:
+        """Whether a checkpoint's tensor has rows head by head that the parameter has part by part."""
+        return any(stored.heads for stored in self._stored)
+
+    @property
     def per_expert(self) -> bool:
         """Whether each expert has tensors of its own in a checkpoint."""
         return any(parameter.per_expert for parameter in self._parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Any
 
 from archc.ir.graph import Graph
@@ -101,7 +102,8 @@ class Interpreter:
             tensor = tensor.view(stored.planes, *stored.shape)
         if stored.plane is not None:
             tensor = tensor[stored.plane.at(indices)]
-        return tensor.t() if stored.transposed else tensor
+        held = tensor.t() if stored.transposed else tensor
+        return _by_parts(held, stored) if stored.heads else held
 
     def _loop(self, node: Node, operands: list[Any], indices: Mapping[str, int]) -> list[Any]:
         """Runs the bodies by their schedule.  What a body leaves enters the next one by its name."""
@@ -159,6 +161,13 @@ class Interpreter:
 def _slot(node: Node, indices: Mapping[str, int]) -> Any:
     """Where the state holds what a node keeps."""
     return node.attributes["slot"], node.path, tuple(indices.items())
+
+
+def _by_parts(rows: Tensor, stored: Stored) -> Tensor:
+    """Rows that lie head by head, part by part: the first part of all heads, then the next."""
+    by_heads = rows.reshape(stored.heads, -1, *rows.shape[1:])
+    ends = zip(stored.parts, accumulate(stored.parts), strict=True)
+    return torch.cat([by_heads[:, end - size : end].flatten(0, 1) for size, end in ends])
 
 
 def _taken(x: Any, kind: str, places: tuple[Tensor, ...]) -> Any:

@@ -65,6 +65,9 @@ class Stored:
     `shape` is as stored; `transposed` says that the weight holds it as [columns, rows].  Where the weights of
     all experts lie in one tensor [planes, *shape], this is the plane that `plane` says; `joined`: planes are
     one below the other, [planes * rows, columns].
+
+    heads: where its rows lie head by head and the weight holds them part by part, how many heads there are;
+           `parts` are the rows of each part of a head
     """
 
     path: Path
@@ -73,6 +76,8 @@ class Stored:
     planes: int = 0
     plane: Index | None = None
     joined: bool = False
+    heads: int = 0
+    parts: tuple[int, ...] = ()
 
     @property
     def file_shape(self) -> tuple[int, ...]:

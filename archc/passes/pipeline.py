@@ -25,6 +25,7 @@ from archc.passes.join import join_elementwise
 from archc.passes.loop_edge import rotate_loops
 from archc.passes.losses import part_losses
 from archc.passes.pack import normalise_layout, pack_linears
+from archc.passes.regroup import regroup_rows
 from archc.passes.route import join_routers
 from archc.passes.rows import join_row_moves
 from archc.passes.sink import sink_pairs
@@ -54,6 +55,7 @@ PASSES = (
     Pass("factors", move_factors),
     Pass("cache", plan_cache),
     Pass("layout", normalise_layout),
+    Pass("regroup", regroup_rows),
     Pass("pack", pack_linears),
     Pass("dispatch", dispatch_experts),
     Pass("rows", join_row_moves),

@@ -32,7 +32,8 @@ class Line:
 class Stored:
     """One tensor of the checkpoint in a parameter: its name as a string or f-string, and its rows.
 
-    `stacked`: it holds those rows for all experts; `joined`: one below the other.
+    `stacked`: it holds those rows for all experts; `joined`: one below the other.  `heads`: how many heads
+    its rows lie by, where the parameter holds them by the `parts` of a head.
     """
 
     name: str
@@ -40,10 +41,13 @@ class Stored:
     transposed: bool
     stacked: bool = False
     joined: bool = False
+    heads: str = ""
+    parts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         flags = [f"{flag}=True" for flag in ("transposed", "stacked", "joined") if getattr(self, flag)]
-        return f"Stored({', '.join([self.name, self.rows, *flags])})"
+        order = [f"heads={self.heads}", f"parts=({', '.join(self.parts)})"] if self.heads else []
+        return f"Stored({', '.join([self.name, self.rows, *flags, *order])})"
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,9 @@ def _leaf(path: Path) -> str:
 def _stored(stored: IrStored, per_expert: PerExpert | None) -> Stored:
     rows = stored.held_shape[0]
     name = path_code(stored.path, (per_expert.variable,) if per_expert else ())
-    return Stored(name, size_code(rows), stored.transposed, stored.planes > 0, stored.joined)
+    heads = size_code(stored.heads) if stored.heads else ""
+    parts = tuple(map(size_code, stored.parts))
+    return Stored(name, size_code(rows), stored.transposed, stored.planes > 0, stored.joined, heads, parts)
 
 
 def path_code(path: Path, local: Sequence[str] = ()) -> str:
