@@ -29,12 +29,16 @@ def _paddings() -> dict[str, Tensor | None]:
 
 @pytest.mark.parametrize("model", few(MODELS, 6))
 def test_pieces_give_what_all_at_once_does(model: str, tmp_path: Path) -> None:
+    check_pieces(model, tmp_path)
+
+
+def check_pieces(model: str, folder: Path) -> None:
     """Whole and through a cache, with every kind of padding."""
-    package = build(SPEC, model, tmp_path)
+    package = build(SPEC, model, folder)
     reference = package.Reference(dtype=torch.float64)
     scramble(reference)
-    reference.save_pretrained(tmp_path / "saved")
-    fused = package.Model.from_pretrained(tmp_path / "saved")
+    reference.save_pretrained(folder / "saved")
+    fused = package.Model.from_pretrained(folder / "saved")
     tokens = torch.randint(50, (2, TOKENS))
     for kind, padding in _paddings().items():
         real = slice(None) if padding is None else padding

@@ -191,7 +191,8 @@ class ParityTests:
         assert distance(loss, theirs) < LOGITS
         wanted = dict(stored_gradients(pair))
         found = dict(stored_tensors(model, gradients=True))
-        assert set(found) == set(wanted)
+        assert set(found) >= set(wanted)  # weights that share a tensor have a gradient if one has: of zeros
+        assert not any(found[name].any() for name in set(found) - set(wanted))
         least = _ZERO * max(float(gradient.norm()) for gradient in wanted.values())
         for name, gradient in wanted.items():
             apart = float((found[name] - gradient).norm()) / max(float(gradient.norm()), least)

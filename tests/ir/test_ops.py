@@ -81,11 +81,18 @@ EXAMPLES: dict[str, list[Example]] = {
     "sinusoid": [([X, POSITIONS], {"theta": 1e4, "layout": layout}) for layout in ("interleaved", "halves")],
     "rotate_by": [([HEADS, TABLE, TABLE], {"pairing": pairing}) for pairing in ("half", "interleaved")],
     "attend": [
-        *(([*ATTENDED, None, None], {"mask": mask, "scale": 0.5, "softcap": None}) for mask in MASKS),
+        *(([*ATTENDED, None, None, None], {"mask": mask, "scale": 0.5, "softcap": None}) for mask in MASKS),
         (
-            [*ATTENDED, ((2, 4, 3, 5), "float"), ((4,), "float")],
+            [*ATTENDED, ((2, 4, 3, 5), "float"), ((4,), "float"), ((2, 3, 2), "i64")],
             {"mask": Causal(), "scale": 0.5, "softcap": 5.0},
         ),
+    ],
+    "select_keys": [
+        (
+            [HEADS, ((2, 5, 1, 6), "float"), ((2, 3, 4), "f32"), POSITIONS, ((2, 5), "i64")],
+            {"mask": Causal(), "count": count},
+        )
+        for count in (2, 8)
     ],
     "alibi_bias": [([POSITIONS, ((2, 5), "i64")], {"heads": heads, "scale": 1.0}) for heads in (1, 4, 6)],
     "relative_bias": [
@@ -267,7 +274,7 @@ def test_attention_refuses_heads_that_do_not_fit(q: Any, k: Any, v: Any, reason:
     positions = TensorType((2, 3), DType.I64)
     attributes = {"mask": Causal(), "scale": 1.0, "softcap": None}
     with pytest.raises(TypeMistake, match=reason):
-        OPS["attend"].infer_types([*types, positions, positions, None, None], attributes)
+        OPS["attend"].infer_types([*types, positions, positions, None, None, None], attributes)
 
 
 def evaluate(formula: Expr | float | str, values: Mapping[str, Tensor]) -> Tensor:

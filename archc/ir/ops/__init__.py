@@ -10,6 +10,7 @@ head_linear     a linear map for each head
 norm            rms_norm, layer_norm, softmax and other reductions over the last dim
 position        rope frequencies, tables and rotation, sinusoids; `scaling` beside it
 attention       masks, attend
+key_choice      the few keys that a query sees
 attention_bias  what is added to scores by distance: ALiBi, T5's buckets
 router          top_k, group_mask, gather
 convolution     causal convolutions over tokens
@@ -35,6 +36,7 @@ from archc.ir.ops import (
     experts,
     functions,
     head_linear,
+    key_choice,
     linear,
     norm,
     numbers,
@@ -61,6 +63,7 @@ __all__ = [
     "experts",
     "functions",
     "head_linear",
+    "key_choice",
     "linear",
     "norm",
     "numbers",

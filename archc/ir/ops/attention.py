@@ -7,7 +7,7 @@ from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import Trait, declare
 from archc.ir.records import Record, record
-from archc.ir.types import TensorType, TypeMistake, shape_text
+from archc.ir.types import DType, TensorType, TypeMistake, shape_text
 
 
 class Mask(Record):
@@ -115,20 +115,46 @@ def _attend_type(call: Any) -> TensorType:
         raise TypeMistake(f"{q[2]} query heads are not divisible by {k[2]} key and value heads", "q", "k")
     if call.sinks is not None and call.sinks.shape != (q[2],):
         raise TypeMistake(f"`sinks` must be one for each of {q[2]} query heads, not {call.sinks}", "sinks")
+    if call.among is not None:
+        _demand_places(call)
     type_: TensorType = call.q.with_width(v[3])
     return type_
+
+
+def _demand_places(call: Any) -> None:
+    """Raise `TypeMistake` unless `among` are places of keys of each query, and all keys have their places."""
+    places = call.among
+    if places.dtype is not DType.I64 or places.shape[:-1] != call.q.shape[:2]:
+        hint = "`chosen_keys` chooses them"
+        raise TypeMistake(
+            f"needs places of keys [B, T, count] for {call.q}, not {places}", "among", hint=hint
+        )
+    demand_all_keys(call, "among")
+
+
+def demand_all_keys(call: Any, operand: str) -> None:
+    """Raise `TypeMistake` where a mask's cache keeps some keys alone, so that places of keys mean nothing."""
+    if call.mask.reach is not None:
+        text = f"keys are chosen among all earlier ones, not among those of `{call.mask}`"
+        raise TypeMistake(text, operand, hint="give it `mask = causal`")
 
 
 def _attend_flops(call: Any) -> int:
     """Two products for each key that a query sees: with the query, and of its weight with the value."""
     batch, queries, heads, width = map(int, call.q.shape)
-    pairs: int = call.mask.pairs(queries, int(call.k.shape[1]))
+    pairs: int = min(call.mask.pairs(queries, int(call.k.shape[1])), queries * _most_keys(call))
     return 2 * batch * heads * pairs * (width + int(call.v.width))
+
+
+def _most_keys(call: Any) -> int:
+    """How many keys a query sees at most."""
+    return int(call.k.shape[1] if call.among is None else call.among.width)
 
 
 def _attend_reads(call: Any) -> dict[str, int]:
     keys = int(call.k.shape[1])
-    span: int = call.mask.span(int(call.q.shape[1]), keys)
+    queries = int(call.q.shape[1])
+    span: int = min(call.mask.span(queries, keys), queries * _most_keys(call))
     return {name: int(getattr(call, name).numel()) // keys * span for name in ("k", "v")}
 
 
@@ -150,6 +176,7 @@ def attend(
     key_positions: Tensor,
     bias: Tensor | None = None,
     sinks: Tensor | None = None,
+    among: Tensor | None = None,
     *,
     mask: Mask,
     scale: float,
@@ -165,6 +192,8 @@ def attend(
     `bias` [B, heads, T, S] is added to the scores.
 
     `sinks` [heads] are scores of one more key, which has no value.
+
+    `among` [B, T, count] are places of keys, of which each query sees no others; -1 is none.
     """
     shared = q.shape[2] // k.shape[2]
     k, v = (heads.repeat_interleave(shared, dim=2) for heads in (k, v))
@@ -182,6 +211,9 @@ def attend(
         visible = visible & (key > query - mask.window)
     if isinstance(mask, Chunked):
         visible = visible & (key // mask.chunk == query // mask.chunk)
+    if among is not None:
+        chosen = visible.new_zeros(*among.shape[:2], k.shape[1] + 1).scatter(-1, among + 1, True)
+        visible = visible & chosen[..., 1:]
     visible = visible | ~visible.any(-1, keepdim=True)
     scores = scores.masked_fill(~visible[:, None], float("-inf"))
     if sinks is not None:

@@ -13,6 +13,13 @@ from archc.codegen.native.native_kernel import plan_native_attention
 from archc.ir.ops.attention import Mask
 from archc.target import Target
 
+# How a piece, of some queries and keys, reads operands that are of queries.  A padding token may have chosen
+# a key that its piece lacks; nothing reads what it sees.
+_PIECES = {
+    "bias": "bias[:, :, queries, keys]",
+    "among": "among[:, queries].clamp(max=piece.key_positions.shape[1] - 1)",
+}
+
 
 def plan_attention(fused: Fused, target: Target) -> AttentionKernel:
     """The plan of an attention, with the kernels that the target has: "steps" and "flash"."""
@@ -24,7 +31,7 @@ def plan_attention(fused: Fused, target: Target) -> AttentionKernel:
         layout=fused.layout,
         mask=_mask_arguments(fused.node.attributes["mask"]),
         plain=fused.plain if beyond_pytorch else (),
-        extra=tuple((name, f"{name}[:, :, queries, keys]" if name == "bias" else name) for name in further),
+        extra=tuple((name, _PIECES.get(name, name)) for name in further),
         keeps=fused.keeps,
         flash=plan_flash(fused, attention) if "flash" in target.families else None,
         step=plan_step(fused, attention) if "steps" in target.families else None,

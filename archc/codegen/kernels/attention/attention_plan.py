@@ -37,10 +37,15 @@ class AttentionKernel(Attention):
     template: str = "attention"
 
     @property
+    def chooses(self) -> bool:
+        """Whether each query sees keys at given places alone."""
+        return any(name == "among" for name, _ in self.extra)
+
+    @property
     def helpers(self) -> tuple[str, ...]:
         """Functions that the kernels and their launches call."""
         if not (self.flash or self.step):
-            return ()
+            return ("take_keys",) * self.chooses
         tanh, strides = ("tanh",) * (self.softcap is not None), ("flash_strides",) * (self.flash is not None)
         return (*tanh, "batch_stride", *strides)
 

@@ -1,0 +1,69 @@
+"""Sparse attention: which few keys each query sees, by scores that are cheaper than attention's own."""
+
+from typing import Any
+
+from archc.ir.attributes import Width
+from archc.ir.lazy_torch import Tensor, torch
+from archc.ir.op import Trait, declare
+from archc.ir.ops.attention import Mask, demand_all_keys
+from archc.ir.ops.common import float_type
+from archc.ir.types import DType, TensorType, TypeMistake
+
+
+def _select_type(call: Any) -> TensorType:
+    for name in ("q", "k"):
+        if len(float_type(call, name).shape) != 4:
+            raise TypeMistake(f"must be [B, T, heads, head_dim], not {getattr(call, name)}", name)
+    q, k = call.q.shape, call.k.shape
+    if q[3] != k[3]:
+        raise TypeMistake(f"queries {call.q} and keys {call.k} differ in head_dim", "q", "k")
+    if k[2] != 1:
+        hint = "`split_heads(k, 1)` makes one head"
+        raise TypeMistake(f"needs keys of one head, not {call.k}", "k", hint=hint)
+    if float_type(call, "weights").shape != q[:3]:
+        raise TypeMistake(f"needs a weight of each head of {call.q}, not {call.weights}", "weights")
+    demand_all_keys(call, "k")
+    return TensorType((*call.positions.shape, call.count), DType.I64)
+
+
+def _select_flops(call: Any) -> int:
+    """A product of a query and a key for each head, and its weighted sum."""
+    batch, queries, heads, width = map(int, call.q.shape)
+    pairs: int = call.mask.pairs(queries, int(call.k.shape[1]))
+    return batch * heads * pairs * (2 * width + 3)
+
+
+@declare(infer=_select_type, traits=(Trait.MATRIX,), past=("k",), flops=_select_flops)
+def select_keys(
+    q: Tensor,
+    k: Tensor,
+    weights: Tensor,
+    positions: Tensor,
+    key_positions: Tensor,
+    *,
+    mask: Mask,
+    count: Width,
+) -> Tensor:
+    """The places [B, T, count] of the keys that score best, of those that the mask lets each query see.
+
+    A key's score is the sum over heads of weight * relu(q k), in float32.  q: [B, T, heads, head_dim] at
+    positions [B, T], weights: [B, T, heads]; k: [B, S, 1, head_dim] at key_positions [B, S], which are -1 for
+    padding.
+
+    The best comes first, and of equal ones the earlier; where a query sees fewer keys, the rest is -1.  No
+    gradient flows through a choice.
+
+    The lightning indexer of DeepSeek-V3.2-Exp (DeepSeek-AI 2025).
+    """
+    visible = (key_positions >= 0)[:, None]
+    if mask.causal:
+        visible = visible & (key_positions[:, None] <= positions[:, :, None])
+    wide = torch.promote_types(q.dtype, torch.float32)
+    keys = k.detach()[:, :, 0].to(wide).mT
+    scores = torch.zeros((), dtype=wide, device=q.device)
+    for query, weight in zip(q.detach().unbind(2), weights.detach().unbind(2), strict=True):
+        scores = scores + weight[..., None] * torch.relu(query.to(wide) @ keys)
+    scores = scores.masked_fill(~visible, float("-inf"))
+    scores, places = torch.sort(scores, dim=-1, descending=True, stable=True)
+    places = places.masked_fill(scores == float("-inf"), -1)[..., :count]
+    return torch.nn.functional.pad(places, (0, count - places.shape[-1]), value=-1)

@@ -1,0 +1,66 @@
+"""Attention over chosen keys: what is chosen, by hand; in pieces, and by one token, as at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from archc.ir.ops.attention import Causal, Full, Mask, attend
+from archc.ir.ops.key_choice import select_keys
+from tests.codegen.test_pieces import SPEC, check_pieces
+from tests.support import build
+
+TOKENS, COUNT = 9, 4
+
+
+@pytest.mark.parametrize("mask", [Causal(), Full()], ids=str)
+def test_best_keys_come_first_and_padding_never(mask: Mask) -> None:
+    q, k = torch.randn(2, TOKENS, 3, 8), torch.randn(2, TOKENS, 1, 8)
+    weights = torch.rand(2, TOKENS, 3)
+    real = torch.ones(2, TOKENS).bool()
+    real[1, :5] = False
+    keys = torch.where(real, real.cumsum(1) - 1, -1)
+    chosen = select_keys(q, k, weights, keys.clamp(min=0), keys, mask=mask, count=COUNT)
+    for row, token in real.nonzero().tolist():
+        seen = [s for s in range(TOKENS) if real[row, s] and (s <= token or not mask.causal)]
+        scores = {s: float((weights[row, token] * (q[row, token] @ k[row, s, 0]).relu()).sum()) for s in seen}
+        best = sorted(seen, key=lambda s: (-scores[s], s))[:COUNT]
+        assert chosen[row, token].tolist() == [*best, *[-1] * (COUNT - len(best))]
+
+
+def test_attention_sees_the_chosen_keys_alone() -> None:
+    q, k, v = (torch.randn(1, TOKENS, heads, 8, dtype=torch.float64) for heads in (4, 2, 2))
+    positions = torch.arange(TOKENS)[None]
+    among = torch.tensor([[[0, -1], [0, 1], [1, 2], [3, 0], *[[2, 4]] * 5]])
+    o = attend(q, k, v, positions, positions, among=among, mask=Causal(), scale=1.0)
+    for token, places in enumerate(among[0].tolist()):
+        taken = torch.tensor([place for place in places if place >= 0])
+        scores = torch.einsum("kgd,skd->kgs", q[0, token].view(2, 2, 8), k[0, taken])
+        wanted = torch.einsum("kgs,skd->kgd", scores.softmax(-1), v[0, taken])
+        torch.testing.assert_close(o[0, token], wanted.flatten(0, 1))
+
+
+@pytest.mark.parametrize("model", ["chosen", "chosen_with_sinks"])
+def test_pieces_and_steps(model: str, tmp_path: Path) -> None:
+    check_pieces(model, tmp_path)
+
+
+def test_one_token_reads_no_other_keys(tmp_path: Path) -> None:
+    """What the cache holds of keys that a token has not chosen may be anything."""
+    package = build(SPEC, "chosen_with_sinks", tmp_path)
+    k, v = (torch.randn(2, 30, 6, width, dtype=torch.float64, requires_grad=True) for width in (8, 4))
+    among = torch.stack([torch.randperm(30)[:9] for _ in range(2)])[:, None]
+    span = package.runtime.Span(torch.tensor([[29]]), torch.arange(30)[None], False)
+    sinks = torch.zeros(6, dtype=torch.float64)
+    o = package.kernels.attention(torch.randn(2, 1, 6, 8, dtype=torch.float64), k, v, span, sinks, among)
+    o.sum().backward()
+    assert [_read(x) for x in (k, v)] == [[sorted(row[0].tolist()) for row in among]] * 2
+
+
+def _read(x: Tensor) -> list[list[int]]:
+    """The tokens of each sequence whose values have a gradient."""
+    assert x.grad is not None
+    return [row.nonzero().flatten().tolist() for row in x.grad.abs().sum((2, 3))]
