@@ -56,21 +56,21 @@ class RowForm:
     """Rows [leading..., width] of results, and what is read for them.
 
     held: how many rows a program has in registers at once
-    wide: whether results are float32, whatever the model is run in
+    wide: of each result, whether it is float32, whatever the model is run in
     """
 
     leading: tuple[Dim, ...]
     width: int
     operands: tuple[RowOperand, ...]
     held: int
-    wide: bool = False
+    wide: tuple[bool, ...]
 
     @property
     def anchors(self) -> list[RowOperand]:
         """The operands that have the leading dims of the results, and their dtype unless that is float32."""
         own = [each for each in self.operands if each.is_own and each.columns == self.width]
         rows = [each for each in own if len(each.shape) > len(self.leading)]  # no numbers beside rows of one
-        return [each for each in rows if self.wide or not each.wide]
+        return [each for each in rows if all(self.wide) or not each.wide]
 
     @property
     def block(self) -> int:
@@ -102,10 +102,11 @@ def is_row_op(op: Op) -> bool:
 
 def row_form(form: Graph) -> RowForm | None:
     """The form of a decomposition for the types of its operands; None where it has another."""
-    types = {form.type(value) for _, value in form.outputs}
-    shape, dtype = next(iter(types)).shape, next(iter(types)).dtype
+    types = [form.type(value) for _, value in form.outputs]
+    shape, dtypes = types[0].shape, {type_.dtype for type_ in types}
     width = shape[-1] if shape else None
-    if len(types) > 1 or len(shape) < 2 or not isinstance(width, int) or dtype not in _DTYPES:
+    alike = all(type_.shape == shape for type_ in types) and dtypes <= {*_DTYPES}
+    if not alike or len(shape) < 2 or not isinstance(width, int):
         return None
     leading = shape[:-1]
     if len(leading) > 2 and not isinstance(leading[-1], int):
@@ -121,7 +122,8 @@ def row_form(form: Graph) -> RowForm | None:
         elif node.op is not CONSTANT and not _fits(form, node, ranks, leading, int(width)):
             return None
     held = max(_held_forward(form, operands, int(width)), _held_back(form, operands, int(width)))
-    found = RowForm(leading, int(width), tuple(operands), held, dtype is DType.F32)
+    wide = tuple(type_.dtype is DType.F32 for type_ in types)
+    found = RowForm(leading, int(width), tuple(operands), held, wide)
     return found if found.anchors else None
 
 

@@ -33,14 +33,14 @@ def join_rows(graph: Graph, context: Context) -> None:
     kept = set(after_head(graph))
     once = once_in(graph)
     for part, times in graph.runs():
-        rows = _Rows(part, once)
+        rows = Rows(part, once)
         for node in reversed(part.nodes()):
             if node.id in part and not (part is graph and node.id in kept) and _can_end(node):
                 rows.join(node, times, context)
     context.report.sort()
 
 
-class _Rows:
+class Rows:
     """A graph whose ops are grouped.
 
     order: where each node stands in it at present
@@ -70,12 +70,12 @@ class _Rows:
                 inside[each.id] = each
                 for maker in self._makers(each):
                     heappush(waiting, maker)
-        return self._sorted(inside.values())
+        return self.sorted(inside.values())
 
     def _joining(self, node: Node, inside: Mapping[int, Node]) -> list[Node]:
         """What joins a group with a node: what makes its float32 operands too, the node alone, or nothing."""
         for taken in (self._in_registers(node), [node]) if node.id not in inside else ():
-            if all(map(_is_on_rows, taken)) and self._is_one_kernel(self._sorted((*inside.values(), *taken))):
+            if all(map(is_on_rows, taken)) and self.is_one_kernel(self.sorted((*inside.values(), *taken))):
                 return taken
         return []
 
@@ -85,12 +85,12 @@ class _Rows:
         while waiting:
             for value in filter(None, waiting.pop().inputs):
                 maker = self.graph.node(value)
-                if maker.id not in found and self.graph.type(value).dtype is DType.F32 and _is_on_rows(maker):
+                if maker.id not in found and self.graph.type(value).dtype is DType.F32 and is_on_rows(maker):
                     found[maker.id] = maker
                     waiting.append(maker)
         return list(found.values())
 
-    def _sorted(self, nodes: Iterable[Node]) -> list[Node]:
+    def sorted(self, nodes: Iterable[Node]) -> list[Node]:
         """Nodes in the order of the graph, each once."""
         return sorted({node.id: node for node in nodes}.values(), key=lambda node: self.order[node.id])
 
@@ -100,7 +100,7 @@ class _Rows:
         numbers = {number for number in numbers if self.graph.node(number).op is not CONSTANT}
         return sorted((-self.order[number], number) for number in numbers)
 
-    def _is_one_kernel(self, nodes: Sequence[Node]) -> bool:
+    def is_one_kernel(self, nodes: Sequence[Node]) -> bool:
         """Whether one kernel can compute nodes: rows of one shape that fit, and no path out and in again."""
         outline = Outline(self.graph, nodes, "y", operand_name, whole_rows=True)
         rule = outline.rule("rows", nodes[-1].span)
@@ -135,10 +135,10 @@ def _places(graph: Graph) -> Mapping[int, int]:
 
 def _can_end(node: Node) -> bool:
     """Whether a group may have an op's result as its last."""
-    return _is_on_rows(node) and node.op.name not in RENAMED - {"cast_like"}
+    return is_on_rows(node) and node.op.name not in RENAMED - {"cast_like"}
 
 
-def _is_on_rows(node: Node) -> bool:
+def is_on_rows(node: Node) -> bool:
     """Whether a kernel of rows can compute an op, or a fusion."""
     rule = rule_of(node)
     if rule is not None:

@@ -9,6 +9,7 @@ from archc.ir.graph import Graph
 from archc.ir.verifier import MalformedGraphError, verify_graph
 from archc.passes.absorb import absorb_maps
 from archc.passes.activate import join_activations
+from archc.passes.beside import join_siblings
 from archc.passes.bias import split_bias
 from archc.passes.cache import plan_cache
 from archc.passes.capacity import join_capacities
@@ -70,6 +71,7 @@ PASSES = (
     Pass("activate", join_activations),
     Pass("chain", join_rows),
     Pass("join", join_elementwise),
+    Pass("beside", join_siblings),
     Pass("clean", drop_unused),
 )
 

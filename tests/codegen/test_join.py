@@ -13,9 +13,9 @@ from tests.support import build, compile_model, distance
 
 SPEC = """
 arch A(d = 24, limit = 0.8) {
-  forward(x: float[B, T, d]) {
+  forward(x: float[B, T, d], y: float[B, T, d]) {
     h = linear(x, d) as up
-    clipped = maximum(minimum(h, limit), -limit)
+    clipped = maximum(minimum(linear(y, d) as clip, limit), -limit)
     gated = tanh(linear(x, d) as gate * parameter([d]) as slope) * 2 - exp(neg(h * h))
     wide = upcast(linear(x, d) as wide)
     normed = cast_like(wide * rsqrt(mean(wide * wide) + 0.1), x)

@@ -189,8 +189,9 @@ class RowGradient:
         """
         if operand.wide:
             return ""
-        if not self.memory.form.wide:
-            return self.incoming[0]
+        wide = self.memory.form.wide
+        if not all(wide):
+            return self.incoming[wide.index(False)]
         return next((saved.name for saved in self.saved if not saved.wide), "")
 
     def _shape(self, operand: RowOperand) -> str:
@@ -209,11 +210,11 @@ class RowGradient:
         saved = (*self.saved_outputs.values(), *(operand.name for operand in self.saved))
         gradients = tuple(f"d{operand.name}" for operand in self.written)
         shape = f"*{anchor}.shape[:-1], {self.memory.form.width}"
-        like = _float32(anchor, shape) if self.memory.form.wide else f"_like({anchor}, {shape})"
+        likes = {True: _float32(anchor, shape), False: f"_like({anchor}, {shape})"}
         return CustomOp(
             operands=self.fused.operands,
             outputs=tuple(outputs),
-            fakes=(like,) * len(outputs),
+            fakes=tuple(likes[wide] for wide in self.memory.form.wide),
             saved=saved,
             incoming=tuple(Argument(name) for name in (*self.incoming, *saved)),
             gradients=gradients,

@@ -1,0 +1,75 @@
+"""Ops on rows that read parts of one value, in one kernel: what they compute, and where they stay apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.codegen.fused_ops import check_bfloat16, check_float32, fused_ops
+from tests.codegen.interpreter import interpreted
+from tests.support import compile_model
+
+# Gates of which one is float32 and one is not, and keys and queries of length 1.
+SPEC = """
+arch A(d = 24, heads = 2) {
+  block unit(x) {
+    h = upcast(x)
+    return h * rsqrt(sum(h * h) + 0.1)
+  }
+
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, 40, d) as wte
+    q, k, v, gates = split(linear(x, 76) as qkv, [24, 24, 24, 4])
+    a, b = split(gates, 2)
+    step = softplus(upcast(a) + parameter([heads], wide = true) as bias)
+    q, k = unit(split_heads(q, heads)), unit(split_heads(k, heads))
+    o = linear_attention(q, k, split_heads(v, heads), log_decay = -step, beta = sigmoid(b))
+    return linear(x + linear(merge_heads(o), d) as out, 40) as head
+  }
+}
+model a = A()
+"""
+
+
+def _ops(body: str) -> list[str]:
+    forward = f"forward(x: float[B, T, d]) {{ {body} return linear(x, 8) as down }}"
+    fused = compile_model(f"arch A(d = 16) {{ {forward} }} model m = A()", "m").fused
+    ops = [node.op.name for part in fused.walk() for node in part.nodes()]
+    return [op for op in ops if op not in ("input", "weight", "linear", "constant", "split")]
+
+
+@pytest.mark.parametrize("name", ["mul_sum_rsqrt", "add_softplus_neg_sigmoid"])
+@interpreted
+def test_ops_beside_each_other_are_their_decomposition(name: str, tmp_path: Path) -> None:
+    op = fused_ops(SPEC, "a", tmp_path)[name]
+    assert len(op.outputs) == 2
+    check_float32(op)
+    check_bfloat16(op)
+
+
+@pytest.mark.parametrize(
+    ("body", "joined"),
+    [
+        (  # norms of one value: it is read once
+            "x = linear(rms_norm(x, 1e-6) as a, d) as b + linear(rms_norm(x, 1e-5) as c, d) as e",
+            ["rms_norm", "add"],
+        ),
+        (  # rows of other widths
+            "g, u = split(linear(x, 24) as a, [16, 8])"
+            " x = linear(rms_norm(g, 1e-6) as b, d) as c + linear(rms_norm(u, 1e-6) as e, d) as f",
+            ["rms_norm", "rms_norm", "add"],
+        ),
+        (  # of other values
+            "g, u = linear(tanh(x), d) as a, linear(exp(x), d) as b"
+            " x = linear(rms_norm(g, 1e-6) as c, d) as e + linear(rms_norm(u, 1e-6) as f, d) as g",
+            ["tanh_exp", "rms_norm", "rms_norm", "add"],
+        ),
+        (  # one is made of the other, through what is no op on rows
+            "h = rms_norm(x, 1e-6) as a x = linear(x * sigmoid(linear(h, d) as b), d) as c",
+            ["rms_norm", "sigmoid_mul"],
+        ),
+    ],
+)
+def test_what_is_computed_beside_each_other(body: str, joined: list[str]) -> None:
+    assert _ops(body) == joined
