@@ -195,6 +195,14 @@ def test_kernels_tells_what_each_takes_on_a_chip(tmp_path: Path, monkeypatch: py
     assert "bytes of shared memory, there are 0" in result.output
 
 
+def test_a_model_of_vectors_without_kernels(tmp_path: Path) -> None:
+    """Nothing is off about kernels where there are none, and no vocabulary is told of."""
+    spec = tmp_path / "plain.arch"
+    spec.write_text("arch A() { forward(x: float[B, T, 24]) { return linear(x, 40) as p } }\nmodel a = A()")
+    assert "0 kernels, none off" in run("kernels", str(spec), "--chip", "sm_90").output
+    assert "vocabulary" not in run("analyze", str(spec)).output
+
+
 def test_an_expectation_that_fails_says_why(tmp_path: Path) -> None:
     spec = tmp_path / "own.arch"
     spec.write_text("""arch A(d = 8) {

@@ -10,6 +10,7 @@ from archc.ir.head import last_linear
 from archc.ir.node import Node
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND
+from archc.ir.program import vocabulary_of
 from archc.ir.types import Dim
 
 _HEAD_DIMS = (64, 128, 256)
@@ -20,7 +21,7 @@ _USUAL_GROUP = 4
 
 def advice(root: Graph, device: Device) -> list[str]:
     """Notes on a model's sizes, none of them an error; `root` is the graph before linears are packed."""
-    heads = [last_linear(root, value) for _, value in root.outputs]
+    heads = [last_linear(root, value) for _, value in root.outputs] if vocabulary_of(root) else []
     notes: list[str] = []
     for graph in root.walk():
         for node in graph.nodes():

@@ -103,7 +103,10 @@ class Weights(Paths):
         found = self.weights.get(target)
         need = TensorType(shape, DType.FLOAT)
         if found is None or not _encloses(self.frame, found):
-            hint = "what a loop or `experts` holds can be shared only inside of it"
+            hint = (
+                "what a loop or `experts` holds can be shared only inside of it; layers that run several times "
+                'have their paths as strings, such as `as {"layers." + i}`'
+            )
             if found is None:
                 hint = self._untied_hint(tie, path, shape)
             self.report(mistakes.UnknownTie(span, path=path_text(target), hint=hint))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from archc.ir.records import Record
@@ -107,9 +107,16 @@ def _record(base: type[Record]) -> Kind:
             raise ValueError
         return value
 
-    name = base.__name__.lower() if "kind" not in base.__dict__ else base.kind
-    article = "an" if name[0] in "aeiou" else "a"
-    return Kind(f"{article} {name} value", accept)
+    *others, last = (f"`{kind.kind}{'(...)' * bool(fields(kind))}`" for kind in _kinds(base))
+    return Kind(f"{', '.join(others)} or {last}" if others else last, accept)
+
+
+def _kinds(base: type[Record]) -> Iterator[type[Record]]:
+    """The records of a kind that a spec can write, in the order of their declarations."""
+    if "kind" in base.__dict__:
+        yield base
+    for kind in base.__subclasses__():
+        yield from _kinds(kind)
 
 
 def _list(item: Kind) -> Kind:

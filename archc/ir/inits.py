@@ -26,6 +26,12 @@ class Normal(Init):
 
     std: float = 0.02
 
+    def bounds(self) -> tuple[float, float]:
+        """No bounds; raises `TypeMistake` if the standard deviation is below 0."""
+        if self.std < 0:
+            raise TypeMistake(f"{self} has a standard deviation below 0")
+        return super().bounds()
+
 
 @record
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ def find_launches(
             "TRITON_INTERPRET=1 is set: Triton would interpret kernels in place of compiling them"
         )
     package = import_package(compilation, folder)
+    if not hasattr(package, "kernels"):
+        return
     sizes = Sizes(length)
     own: set[str] = set()
 

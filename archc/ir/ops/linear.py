@@ -107,6 +107,8 @@ def embedding(index: Tensor, weight: Tensor) -> Tensor:
 
 def _parameter_shape(call: Any) -> tuple[Dim, ...]:
     shape: tuple[Dim, ...] = call.shape
+    if not shape:
+        raise TypeMistake("needs a dim: `[1]` is the shape of a single number")
     return shape
 
 
