@@ -104,8 +104,8 @@ class Weights(Paths):
         need = TensorType(shape, DType.FLOAT)
         if found is None or not _encloses(self.frame, found):
             hint = (
-                "what a loop or `experts` holds can be shared only inside of it; layers that run several times "
-                'have their paths as strings, such as `as {"layers." + i}`'
+                "what a loop or `experts` holds can be shared only inside of it; layers that run several "
+                'times have their paths as strings, such as `as {"layers." + i}`'
             )
             if found is None:
                 hint = self._untied_hint(tie, path, shape)
