@@ -1,4 +1,4 @@
-"""Sibling linears become one: q|k|v and gate|up are a single matrix product.
+"""Sibling linears become one: q|k|v and gate|up are a single matrix product; so are small ones on one input.
 
 The weight of the product holds the siblings' weights row by row; its sources say which rows are whose, so a
 checkpoint is loaded and saved in its original layout.
@@ -6,10 +6,11 @@ checkpoint is loaded and saved in its original layout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from archc.ir.graph import Graph
+from archc.ir.head import last_linear
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import OPS, Op
 from archc.ir.ops.structure import APPEND, WEIGHT
@@ -48,16 +49,19 @@ def _transpose(graph: Graph, linear: Node) -> None:
 
 
 def pack_linears(graph: Graph, context: Context) -> None:
-    """Pack linears that read one value and meet again in one op; then gates on what they lead to.
+    """Pack linears that read one value and meet again in one op; then gates on what they lead to; then small.
 
     So are linears of which a part meets others where these end, and the rest goes on.
     """
+    heads = [head.id for _, value in graph.outputs if (head := last_linear(graph, value)) is not None]
     for part in graph.walk():
         for partly, gated in ((False, False), (False, True), (True, True)):
             for (_, meeting), group in _groups(part, partly).items():
                 there = all(node.id in part for node in group)  # not one with others just now
                 if there and not (gated and any(not _is_gate_or_gated(part, n, meeting) for n in group)):
                     _pack_group(part, group, context)
+        for group in _small_groups(part, heads if part is graph else ()):
+            _pack_group(part, group, context)
 
 
 def _pack_group(graph: Graph, group: list[Node], context: Context) -> None:
@@ -70,12 +74,46 @@ def _pack_group(graph: Graph, group: list[Node], context: Context) -> None:
         context.report.remark("pack", f"{names} ({place_of(group[0])}) are one linear")
 
 
+def _small_groups(graph: Graph, heads: Collection[int]) -> list[list[Node]]:
+    """Linears on one value that are stored alike, of which one may make more of it than it has, and no head.
+
+    A small product takes hardly longer than its launch, wherever its result goes.
+    """
+    groups: dict[tuple[object, ...], list[Node]] = {}
+    for node in graph.nodes():
+        if node.op is LINEAR and node.id not in heads and _is_aligned(node) and not _obstacle(graph, [node]):
+            groups.setdefault(_kind(graph, node), []).append(node)
+    for kind, group in groups.items():
+        large = [node for node in group if _makes_more(graph, node)]
+        groups[kind] = [node for node in group if node not in large[1:]]
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _kind(graph: Graph, linear: Node) -> tuple[object, ...]:
+    """What linears have in common that can be packed, and what they read."""
+    assert linear.inputs[1] is not None
+    weight = graph.node(linear.inputs[1])
+    planes = any(stored.planes for stored in stored_in(weight))
+    starts = str(weight.attributes["init"]), weight.attributes["trained"]
+    return linear.inputs[0], linear.inputs[2] is None, str(linear.attributes), *starts, planes
+
+
+def _makes_more(graph: Graph, linear: Node) -> bool:
+    """Whether a linear's result is wider than what it reads."""
+    assert linear.inputs[0] is not None
+    return int(linear.types[0].width) > int(graph.type(linear.inputs[0]).width)
+
+
 def _is_gate_or_gated(graph: Graph, linear: Node, meeting: int) -> bool:
     """Whether a linear meets others before it meets another linear, in rows whose parts kernels read well."""
     between = graph.depends_on(linear.id) & graph.needed_by(meeting)
+    return _is_aligned(linear) and not any(graph.node(number).op is LINEAR for number in between)
+
+
+def _is_aligned(linear: Node) -> bool:
+    """Whether kernels read rows well of which a linear's result is a part."""
     width = linear.types[0].width
-    aligned = isinstance(width, int) and width % _ALIGNED == 0
-    return aligned and not any(graph.node(number).op is LINEAR for number in between)
+    return isinstance(width, int) and width % _ALIGNED == 0
 
 
 def _groups(graph: Graph, partly: bool) -> dict[tuple[Value, int], list[Node]]:

@@ -267,12 +267,23 @@ def test_pack_joins_a_gate_with_what_it_opens(heads: int, packed: bool) -> None:
     q, k, v = linear(x, d) as q, linear(x, d) as k, linear(x, d) as v
     o = attention(split_heads(q, {heads}), split_heads(k, {heads}), split_heads(v, {heads}), mask = causal)
     o = merge_heads(o * unsqueeze(sigmoid(cast_like(upcast(linear(x, {heads}) as gate), o))))
-    return linear(o, d) as o + linear(silu(linear(x, d) as up), d) as down"""
+    return linear(o, d) as o + linear(silu(linear(x, 4 * d) as up), d) as down"""
     graphs, _ = staged(program_of(body))
     found = [[path.split(".")[-2] for path in paths] for paths in weights(graphs["pack"])]
     assert [*"qkv"] in found
     assert ([*"qkv", "gate"] in found) == packed
     assert not any("up" in names for names in found if len(names) > 1)
+
+
+def test_pack_joins_small_linears_wherever_they_lead() -> None:
+    """With the first that makes more of what it reads, which others stay apart from, as the head does."""
+    body = """x = embedding(tokens, 16, d) as wte
+    y = linear(tanh(linear(x, 16) as a), d) as b + linear(exp(linear(x, 2 * d) as c), d) as e
+    y = y + linear(silu(linear(x, 4 * d) as f), d) as g + linear(neg(linear(x, 5) as odd), d) as h
+    return linear(y, 16) as head, linear(y, 8) as value"""
+    graphs, _ = staged(program_of(body))
+    packed = [[path.split(".")[-2] for path in paths] for paths in weights(graphs["pack"]) if len(paths) > 1]
+    assert packed == [["a", "c"]]
 
 
 @pytest.mark.parametrize(
