@@ -15,7 +15,8 @@ from archc import compiler
 from tests.support import build, distance, few, scramble
 
 SPEC = Path(__file__).parents[1] / "verification" / "attention.arch"
-MODELS = [name for name in compiler.read_spec_file(SPEC).models if name != "prefixed"]
+ALWAYS = ("by_distance", "chosen", "chosen_with_sinks")
+MODELS = [name for name in compiler.read_spec_file(SPEC).models if name not in ("prefixed", *ALWAYS)]
 TOKENS = 300
 
 
@@ -27,18 +28,14 @@ def _paddings() -> dict[str, Tensor | None]:
     return {"none": None, "left": left, "right": right, "holes": holes}
 
 
-@pytest.mark.parametrize("model", few(MODELS, 6))
+@pytest.mark.parametrize("model", [*few(MODELS, 6), *ALWAYS])
 def test_pieces_give_what_all_at_once_does(model: str, tmp_path: Path) -> None:
-    check_pieces(model, tmp_path)
-
-
-def check_pieces(model: str, folder: Path) -> None:
     """Whole and through a cache, with every kind of padding."""
-    package = build(SPEC, model, folder)
+    package = build(SPEC, model, tmp_path)
     reference = package.Reference(dtype=torch.float64)
     scramble(reference)
-    reference.save_pretrained(folder / "saved")
-    fused = package.Model.from_pretrained(folder / "saved")
+    reference.save_pretrained(tmp_path / "saved")
+    fused = package.Model.from_pretrained(tmp_path / "saved")
     tokens = torch.randint(50, (2, TOKENS))
     for kind, padding in _paddings().items():
         real = slice(None) if padding is None else padding

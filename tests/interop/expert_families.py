@@ -5,8 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 import transformers as hf
+from transformers.models.inkling.configuration_inkling import InklingTextConfig
+from transformers.models.inkling.modeling_inkling import InklingForCausalLM
 
 from tests.interop.parity import EPS, VOCABULARY, rms, rope, sizes
+
+# The text model of one that also sees and hears, which transformers loads as a whole alone.
+hf.AutoModelForCausalLM.register(InklingTextConfig, InklingForCausalLM, exist_ok=True)
 
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 3}
 LOCAL_EXPERTS = {"num_local_experts": 5, "num_experts_per_tok": 3}
@@ -65,6 +70,25 @@ WITH_EXPERTS = {
         logits_scaling=6.0,
         tie_word_embeddings=True,
         **LOCAL_EXPERTS,
+    ),
+    "inkling": rms(
+        InklingTextConfig,
+        head_dim=12,
+        swa_num_attention_heads=6,
+        swa_num_key_value_heads=3,
+        swa_head_dim=12,
+        sliding_window_size=6,
+        d_rel=5,
+        rel_extent=9,
+        log_scaling_n_floor=4,
+        layer_types=["hybrid_sliding", "hybrid", "hybrid_sliding"],
+        mlp_layer_types=["dense", "sparse", "sparse"],
+        moe_intermediate_size=20,
+        n_routed_experts=5,
+        num_experts_per_tok=2,
+        n_shared_experts=2,
+        route_scale=1.7,
+        logits_mup_width_multiplier=3.0,
     ),
     "jetmoe": partial(
         hf.JetMoeConfig,

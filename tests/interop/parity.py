@@ -47,6 +47,7 @@ _NO_SDPA = (
     "gpt_neo",
     "gpt_oss",
     "gptj",
+    "inkling_text",
     "jetmoe",
     "mamba",
     "mamba2",

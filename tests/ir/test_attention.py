@@ -11,7 +11,7 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding, attend
-from archc.ir.ops.attention_bias import alibi_bias, relative_bias
+from archc.ir.ops.attention_bias import alibi_bias, distance_bias, relative_bias
 
 TOKENS = 40
 POSITIONS = torch.arange(TOKENS)[None]
@@ -74,3 +74,18 @@ def test_relative_buckets_are_t5s(both: bool, buckets: int, distance: int) -> No
     back = places[0][None, :] - places[0][:, None]
     theirs = T5Attention._relative_position_bucket(back, both, buckets, distance)
     assert torch.equal(bias[0, 0].long(), theirs)
+
+
+@pytest.mark.parametrize("of_queries", [True, False])
+@pytest.mark.parametrize("beyond", ["zero", "nearest"])
+def test_a_bias_is_the_value_of_its_distance(of_queries: bool, beyond: str) -> None:
+    """Of distances from 2 later to 4 earlier; padding, at -1, stands before the first token."""
+    first, count = -2, 7
+    values = torch.randn(*(2, TOKENS) * of_queries, 3, count)
+    bias = distance_bias(POSITIONS, POSITIONS, values, first=first, beyond=beyond)
+    for query, key in ((0, 0), (0, 2), (0, 3), (9, 5), (9, 4), (TOKENS - 1, 0)):
+        place = query - key - first
+        inside = min(max(place, 0), count - 1)
+        row = values[:, query, :, inside] if of_queries else values[None, :, inside]
+        wanted = row if beyond == "nearest" or place == inside else torch.zeros_like(row)
+        assert torch.equal(bias[:, :, query, key], wanted), (query, key)

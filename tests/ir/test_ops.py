@@ -99,6 +99,10 @@ EXAMPLES: dict[str, list[Example]] = {
         ([POSITIONS, ((2, 5), "i64"), ((8, 3), "float")], {"bidirectional": both, "distance": 9})
         for both in (False, True)
     ],
+    "distance_bias": [
+        ([POSITIONS, ((2, 5), "i64"), (shape, "float")], {"first": first, "beyond": beyond})
+        for shape, first, beyond in (((4, 3), -1, "nearest"), ((2, 3, 4, 6), 0, "zero"))
+    ],
     "split": [([X], {"sizes": 4}), ([X], {"sizes": (1, 2, 5)})],
     "concat": [([X, ((2, 3, 1), "float")], {})],
     "split_heads": [([X], {"heads": 4})],

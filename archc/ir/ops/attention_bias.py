@@ -1,11 +1,12 @@
 """What attention adds to its scores for how far apart a query and a key stand."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import Trait, declare
+from archc.ir.ops.common import float_type
 from archc.ir.types import DType, TensorType, TypeMistake
 
 
@@ -64,3 +65,37 @@ def relative_bias(
     growth = torch.log(back.clamp(min=1).float() / exact) / math.log(distance / exact)
     far = (exact + (growth * (buckets - exact)).long()).clamp(max=buckets - 1)
     return table[later + torch.where(back < exact, back, far)].permute(0, 3, 1, 2)
+
+
+def _distance_type(call: Any) -> TensorType:
+    values = float_type(call, "values")
+    of_queries = len(values.shape) == 4 and values.shape[:2] == call.positions.shape
+    if not (of_queries or len(values.shape) == 2) or not isinstance(values.width, int):
+        text = (
+            f"needs a value for each distance, [heads, distances] or [B, T, heads, distances], not {values}"
+        )
+        raise TypeMistake(text, "values")
+    return _pairs(call, values.shape[-2], values.dtype)
+
+
+@declare(infer=_distance_type, traits=(Trait.PER_TOKEN, Trait.PAIRWISE))
+def distance_bias(
+    positions: Tensor,
+    key_positions: Tensor,
+    values: Tensor,
+    *,
+    first: int = 0,
+    beyond: Literal["zero", "nearest"] = "zero",
+) -> Tensor:
+    """The value for how many positions a key is before its query: [B, heads, T, S].
+
+    `values` [heads, distances], or those of each query [B, T, heads, distances], are for the distances from
+    `first` on, which are below 0 for later keys; `beyond` is what other distances get.
+
+    By content of the query, arXiv 1803.02155 (Shaw et al. 2018).
+    """
+    by_query = values[None, :, None] if values.dim() == 2 else values.transpose(1, 2)
+    place = (positions[:, :, None] - key_positions[:, None, :] - first)[:, None]
+    known = place.clamp(0, values.shape[-1] - 1)
+    bias = torch.take_along_dim(by_query, known, -1)
+    return bias.masked_fill(place != known, 0) if beyond == "zero" else bias

@@ -18,6 +18,7 @@ from archc.target import Target
 _PIECES = {
     "bias": "bias[:, :, queries, keys]",
     "among": "among[:, queries].clamp(max=piece.key_positions.shape[1] - 1)",
+    "values": "values[:, queries]",
 }
 
 
@@ -31,12 +32,17 @@ def plan_attention(fused: Fused, target: Target) -> AttentionKernel:
         layout=fused.layout,
         mask=_mask_arguments(fused.node.attributes["mask"]),
         plain=fused.plain if beyond_pytorch else (),
-        extra=tuple((name, _PIECES.get(name, name)) for name in further),
+        extra=tuple((name, _piece(fused, name)) for name in further),
         keeps=fused.keeps,
         flash=plan_flash(fused, attention) if "flash" in target.families else None,
         step=plan_step(fused, attention) if "steps" in target.families else None,
         native=plan_native_attention(fused) if fused.keeps and is_bare(fused) else None,
     )
+
+
+def _piece(fused: Fused, name: str) -> str:
+    """How a piece reads an operand: what is of each query only for its own."""
+    return _PIECES.get(name, name) if len(fused.types[name].shape) > 2 else name
 
 
 def _mask_arguments(mask: Mask) -> tuple[str, ...]:
