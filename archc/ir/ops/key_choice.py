@@ -55,15 +55,19 @@ def select_keys(
 
     The lightning indexer of DeepSeek-V3.2-Exp (DeepSeek-AI 2025).
     """
-    visible = (key_positions >= 0)[:, None]
-    if mask.causal:
-        visible = visible & (key_positions[:, None] <= positions[:, :, None])
     wide = torch.promote_types(q.dtype, torch.float32)
     keys = k.detach()[:, :, 0].to(wide).mT
-    scores = torch.zeros((), dtype=wide, device=q.device)
-    for query, weight in zip(q.detach().unbind(2), weights.detach().unbind(2), strict=True):
-        scores = scores + weight[..., None] * torch.relu(query.to(wide) @ keys)
-    scores = scores.masked_fill(~visible, float("-inf"))
-    scores, places = torch.sort(scores, dim=-1, descending=True, stable=True)
-    places = places.masked_fill(scores == float("-inf"), -1)[..., :count]
-    return torch.nn.functional.pad(places, (0, count - places.shape[-1]), value=-1)
+    at_once = q.shape[1] if torch.compiler.is_compiling() else max(2**26 // k.shape[1], 1)
+    pieces = zip(*(x.detach().split(at_once, 1) for x in (q, weights, positions)), strict=True)
+    chosen = []
+    for queries, factors, own in pieces:  # some queries at a time, so that memory never holds all scores
+        scores = torch.zeros((), dtype=wide, device=q.device)
+        for query, weight in zip(queries.unbind(2), factors.unbind(2), strict=True):
+            scores = scores + weight[..., None] * torch.relu(query.to(wide) @ keys)
+        visible = (key_positions >= 0)[:, None]
+        if mask.causal:
+            visible = visible & (key_positions[:, None] <= own[:, :, None])
+        scores = scores.masked_fill(~visible, float("-inf"))
+        scores, places = torch.sort(scores, dim=-1, descending=True, stable=True)
+        chosen.append(places[..., :count].masked_fill(scores[..., :count] == float("-inf"), -1))
+    return torch.nn.functional.pad(torch.cat(chosen, 1), (0, max(count - k.shape[1], 0)), value=-1)
