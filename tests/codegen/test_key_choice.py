@@ -59,3 +59,12 @@ def _read(x: Tensor) -> list[list[int]]:
     """The tokens of each sequence whose values have a gradient."""
     assert x.grad is not None
     return [row.nonzero().flatten().tolist() for row in x.grad.abs().sum((2, 3))]
+
+
+@pytest.mark.parametrize("model", ["chosen", "by_distance"])
+def test_exported_for_any_number_of_tokens(model: str, tmp_path: Path) -> None:
+    fused = build(SPEC, model, tmp_path).Model()
+    tokens = torch.randint(50, (2, 19))
+    sizes = {0: torch.export.Dim("batch", max=9), 1: torch.export.Dim("length", max=99)}
+    exported = torch.export.export(fused, (tokens,), dynamic_shapes={"tokens": sizes}).module()
+    assert torch.equal(exported(tokens[:1, :7]), fused(tokens[:1, :7]))

@@ -97,5 +97,7 @@ def distance_bias(
     by_query = values[None, :, None] if values.dim() == 2 else values.transpose(1, 2)
     place = (positions[:, :, None] - key_positions[:, None, :] - first)[:, None]
     known = place.clamp(0, values.shape[-1] - 1)
-    bias = torch.take_along_dim(by_query, known, -1)
+    batch = known.shape[0] if values.dim() == 2 else values.shape[0]
+    rows = batch, by_query.shape[1], positions.shape[1]
+    bias = by_query.expand(*rows, -1).gather(-1, known.expand(*rows, -1))
     return bias.masked_fill(place != known, 0) if beyond == "zero" else bias

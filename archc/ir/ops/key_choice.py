@@ -57,10 +57,12 @@ def select_keys(
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     keys = k.detach()[:, :, 0].to(wide).mT
-    at_once = q.shape[1] if torch.compiler.is_compiling() else max(2**26 // k.shape[1], 1)
-    pieces = zip(*(x.detach().split(at_once, 1) for x in (q, weights, positions)), strict=True)
+    pieces = [(q.detach(), weights.detach(), positions)]
+    if not torch.compiler.is_compiling():  # some queries at a time, so that memory never holds all scores
+        at_once = max(2**26 // k.shape[1], 1)
+        pieces = list(zip(*(torch.split(x, at_once, 1) for x in pieces[0]), strict=True))
     chosen = []
-    for queries, factors, own in pieces:  # some queries at a time, so that memory never holds all scores
+    for queries, factors, own in pieces:
         scores = torch.zeros((), dtype=wide, device=q.device)
         for query, weight in zip(queries.unbind(2), factors.unbind(2), strict=True):
             scores = scores + weight[..., None] * torch.relu(query.to(wide) @ keys)
@@ -69,5 +71,6 @@ def select_keys(
             visible = visible & (key_positions[:, None] <= own[:, :, None])
         scores = scores.masked_fill(~visible, float("-inf"))
         scores, places = torch.sort(scores, dim=-1, descending=True, stable=True)
-        chosen.append(places[..., :count].masked_fill(scores[..., :count] == float("-inf"), -1))
-    return torch.nn.functional.pad(torch.cat(chosen, 1), (0, max(count - k.shape[1], 0)), value=-1)
+        places = places.masked_fill(scores == float("-inf"), -1)
+        chosen.append(torch.nn.functional.pad(places, (0, count), value=-1)[..., :count])
+    return torch.cat(chosen, 1)
