@@ -8,6 +8,7 @@ from archc.ir.convolution_form import is_convolution
 from archc.ir.decomposition import OperandRef, Step
 from archc.ir.latent_form import is_latent_rope
 from archc.ir.op import Trait
+from archc.ir.ops.linear import LINEAR
 from archc.ir.row_form import is_row_op
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def family_of(rule: Rule) -> str:
     if not rule.whole_rows and any(step.op.has(Trait.NORM) for step in rule.steps) and rule.norm_form:
         return "norm"
     if rule.whole_rows or any(is_row_op(step.op) and not _is_pointwise(step) for step in rule.steps):
-        return "row" if all(is_row_op(step.op) for step in rule.steps) else ""
+        return "row" if all(is_row_op(step.op) or step.op is LINEAR for step in rule.steps) else ""
     return "pointwise" if all(map(_is_pointwise, rule.steps)) and _splits_operands_evenly(rule) else ""
 
 

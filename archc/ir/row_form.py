@@ -10,6 +10,7 @@ from archc.ir.expr import leaf, leaves
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
+from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.types import Dim, DType
 
@@ -67,10 +68,17 @@ class RowForm:
 
     @property
     def anchors(self) -> list[RowOperand]:
-        """The operands that have the leading dims of the results, and their dtype unless that is float32."""
-        own = [each for each in self.operands if each.is_own and each.columns == self.width]
-        rows = [each for each in own if len(each.shape) > len(self.leading)]  # no numbers beside rows of one
-        return [each for each in rows if all(self.wide) or not each.wide]
+        """The operands that have the leading dims of the results, and their dtype unless that is float32.
+
+        Rows, or where there are none numbers that rows have.
+        """
+        own = [each for each in self.operands if each.is_own and (all(self.wide) or not each.wide)]
+        rows = [each for each in own if each.columns == self.width and self.has_columns(each)]
+        return rows or [each for each in own if each.columns == each.parts == 1]
+
+    def has_columns(self, operand: RowOperand) -> bool:
+        """Whether an operand has a dim beyond the leading ones; a number of each row may have none."""
+        return len(operand.shape) > len(self.leading)
 
     @property
     def block(self) -> int:
@@ -98,6 +106,12 @@ def is_row_op(op: Op) -> bool:
     """Whether a kernel that holds a row can do an op."""
     elementwise = op.has(Trait.ELEMENTWISE) and op.triton and (op.derivative or op.name in RENAMED)
     return bool(elementwise) or op.has(Trait.NORM) or op.name in SUMS | RENAMED | {"split"}
+
+
+def is_dot(node: Node) -> bool:
+    """Whether a node is a linear map to one number: the sum of a row's products with a vector."""
+    narrow = node.op is LINEAR and node.types[0].width == 1 and not node.attributes["wide"]
+    return narrow and node.attributes["layout"] == "out_in"
 
 
 def row_form(form: Graph) -> RowForm | None:
@@ -141,7 +155,7 @@ def _held_back(form: Graph, operands: Sequence[RowOperand], width: int) -> int:
         values = [same.get(value, value) for value in node.inputs if value is not None]
         if node.op.name in RENAMED:
             same[node.outputs[0]] = values[0]
-        elif node.op.has(Trait.NORM):
+        elif node.op.has(Trait.NORM) or node.op is LINEAR:
             read.update(values[:2])
         elif node.op.derivative is not None:
             read.update(_read_by_derivative(form, node, values))
@@ -197,11 +211,11 @@ def _operand(
 
 def _fits(form: Graph, node: Node, ranks: dict[Value, int], leading: tuple[Dim, ...], width: int) -> bool:
     """Whether an op's results are rows, numbers of rows, or vectors."""
-    if not is_row_op(node.op) or (node.op.has(Trait.ELEMENTWISE) and node.attributes):
+    if not (is_row_op(node.op) or is_dot(node)) or (node.op.has(Trait.ELEMENTWISE) and node.attributes):
         return False
     if node.op.name == "split" and (node.inputs[0] not in form.inputs):
         return False
-    along = node.op.has(Trait.NORM) or node.op.name in SUMS
+    along = node.op.has(Trait.NORM) or node.op.name in SUMS or node.op is LINEAR
     if along and any(value is not None and form.type(value).width == 1 for value in node.inputs[:1]):
         return False
     for value in node.outputs:

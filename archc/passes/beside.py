@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
+from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import CONSTANT, WEIGHT
 from archc.ir.program import once_in
 from archc.passes.chain import Rows, is_on_rows
@@ -58,13 +59,15 @@ def _join(
 
 def _is_kernel(node: Node) -> bool:
     """Whether a node is a launch of ops on rows; a sum alone has a gradient that costs nothing."""
-    return is_on_rows(node) and node.op is not ADD and not node.op.has(Trait.SHAPE)
+    return is_on_rows(node) and node.op not in (ADD, LINEAR) and not node.op.has(Trait.SHAPE)
 
 
 def _makers(graph: Graph, node: Node) -> set[int]:
-    """The nodes that make what a node reads, before views of it."""
+    """The nodes that make what a node reads, before views of it, but those of which it reads the dtype."""
     found: set[int] = set()
-    waiting = [value for value in graph.node(node.id).inputs if value is not None]
+    node = graph.node(node.id)
+    models = [node.operand(name) for name in node.op.models]
+    waiting = [value for value in node.inputs if value is not None and value not in models]
     while waiting:
         maker = graph.node(waiting.pop())
         if maker.op.has(Trait.VIEW) and maker.inputs:

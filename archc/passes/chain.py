@@ -12,9 +12,10 @@ from heapq import heappop, heappush
 from archc.ir.family import SPLITS
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
+from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.program import mixes_sequences, once_in
-from archc.ir.row_form import RENAMED, fits_row, is_row_op, row_form
+from archc.ir.row_form import RENAMED, fits_row, is_dot, is_row_op, row_form
 from archc.ir.rule import rule_of
 from archc.ir.types import DType
 from archc.passes.context import Context
@@ -135,7 +136,7 @@ def _places(graph: Graph) -> Mapping[int, int]:
 
 def _can_end(node: Node) -> bool:
     """Whether a group may have an op's result as its last."""
-    return is_on_rows(node) and node.op.name not in RENAMED - {"cast_like"}
+    return is_on_rows(node) and node.op is not LINEAR and node.op.name not in RENAMED - {"cast_like"}
 
 
 def is_on_rows(node: Node) -> bool:
@@ -145,4 +146,4 @@ def is_on_rows(node: Node) -> bool:
         turns = any(step.op.name in SPLITS and step.op.name != "split" for step in rule.steps)
         return rule.family in _FUSED and not turns
     floating = all(type_.dtype in (DType.FLOAT, DType.F32) for type_ in node.types)
-    return is_row_op(node.op) and node.op.name != "split" and floating
+    return (is_row_op(node.op) or is_dot(node)) and node.op.name != "split" and floating

@@ -28,7 +28,7 @@ class Outline:
 
     nodes:        in the order of the graph; no node outside may lie between two of them
     output_name:  for an output without a name in the spec
-    operand_name: for an operand without one, by its type; operands of norms and fusions have names there
+    operand_name: for an operand without one, by its type; those of norms, maps and fusions have names there
     whole_rows:   whether a program must hold a whole row
     """
 
@@ -78,7 +78,7 @@ class Outline:
     def _enter(self, node: Node) -> None:
         """Add a node's steps."""
         rule = rule_of(node)
-        named = rule is not None or node.op.has(Trait.NORM)
+        named = rule is not None or node.op.has(Trait.NORM) or node.op.has(Trait.LINEAR)
         inputs = [
             (
                 self._model(value)

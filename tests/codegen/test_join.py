@@ -13,11 +13,11 @@ from tests.support import build, compile_model, distance
 
 SPEC = """
 arch A(d = 24, limit = 0.8) {
-  forward(x: float[B, T, d], y: float[B, T, d]) {
+  forward(x: float[B, T, d], y: float[B, T, d], z: float[B, T, d]) {
     h = linear(x, d) as up
     clipped = maximum(minimum(linear(y, d) as clip, limit), -limit)
     gated = tanh(linear(x, d) as gate * parameter([d]) as slope) * 2 - exp(neg(h * h))
-    wide = upcast(linear(x, d) as wide)
+    wide = upcast(linear(z, d) as wide)
     normed = cast_like(wide * rsqrt(mean(wide * wide) + 0.1), x)
     return linear(clipped, d) as a + linear(gated, d) as b * 0.5 + linear(normed, d) as c
   }
@@ -55,7 +55,7 @@ _NORM = "rms_norm(x, 1e-6) as n"
 @pytest.mark.parametrize(
     ("body", "joined"),
     [
-        ("share = sigmoid(linear(x, 1) as gate) x = share * tanh(x) + 1", ["sigmoid_tanh_add"]),
+        ("share = sigmoid(linear(x, 1) as gate) x = share * tanh(x) + 1", ["linear_sigmoid_add"]),
         ("x = x + linear(x, d) as a * 0.3 h = NORM x = x * linear(h, d) as b", ["mul_add_rms_norm", "mul"]),
         ("x = (NORM) * silu(linear(x, d) as gate)", ["rms_norm_silu_mul"]),
         ("x = NORM + x + linear(x, d) as a", ["rms_norm_add_add"]),
@@ -69,7 +69,10 @@ _NORM = "rms_norm(x, 1e-6) as n"
             "a = NORM x = linear(a, d) as b * a",
             ["rms_norm", "mul"],
         ),  # the product needs what follows the norm
-        ("x = x * cast_like(softplus(upcast(linear(x, 1) as a)), x)", ["softplus_mul"]),  # casts are free
+        (
+            "x = x * cast_like(softplus(upcast(linear(x, 1) as a)), x)",
+            ["linear_softplus_mul"],
+        ),  # casts are free
         (  # and a vector may be float32
             "x = cast_like(upcast(x) * parameter([d], wide = true) as w, x) x = NORM",
             ["parameter", "mul_rms_norm"],

@@ -51,9 +51,9 @@ def _most(layer: Graph) -> int:
 
     A recurrence has, in place of a rotation, a convolution before it and kernels for what is made of its
     operands, and one after it for a gate or a skip.  A row beyond 4,096 values is more than one kernel's
-    registers hold with its gradient.  A gate that is one number, as of a shared expert, has a product of its
-    own, and a multiplication.  Linear maps by heads are products of their own, each with a kernel that makes
-    a gate of it.
+    registers hold with its gradient.  A gate that is one number, as of a shared expert, has a kernel that
+    multiplies by it.  Linear maps by heads are products of their own, each with a kernel that makes a gate of
+    it.
     """
     experts = any(node.op is EXPERTS or node.op.module == "experts" for node in layer.nodes())
     between = sum(_is_between_linears(layer, node) for node in layer.nodes() if rule_of(node) is not None)
@@ -61,9 +61,10 @@ def _most(layer: Graph) -> int:
     further = 2 * (attentions - 1) if attentions > 1 else 0
     most = MOST[experts] + max(_products(layer) - PRODUCTS[experts], 0) + between + further
     recurrences = [node for node in layer.nodes() if node.op is RECUR]
-    gates = sum(node.op.name == "linear" and node.types[0].width == 1 for node in layer.nodes())
-    gates += sum(node.op.name == "head_linear" for node in layer.nodes())
-    return most + sum(_around(layer, node) for node in recurrences) + 2 * gates
+    rules = [rule for node in layer.nodes() if (rule := rule_of(node)) is not None]
+    gates = sum(any(step.op.name == "linear" for step in rule.steps) for rule in rules)
+    by_heads = sum(node.op.name == "head_linear" for node in layer.nodes())
+    return most + sum(_around(layer, node) for node in recurrences) + gates + 2 * by_heads
 
 
 def _around(layer: Graph, recurrence: Node) -> int:

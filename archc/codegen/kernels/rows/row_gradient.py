@@ -209,12 +209,14 @@ class RowGradient:
         outputs, anchor = [name for name, _ in self.outputs], self.anchor
         saved = (*self.saved_outputs.values(), *(operand.name for operand in self.saved))
         gradients = tuple(f"d{operand.name}" for operand in self.written)
-        shape = f"*{anchor}.shape[:-1], {self.memory.form.width}"
+        form = self.memory.form
+        has_columns = next(form.has_columns(each) for each in form.operands if each.name == anchor)
+        shape = f"*{anchor}.shape{'[:-1]' if has_columns else ''}, {form.width}"
         likes = {True: _float32(anchor, shape), False: f"_like({anchor}, {shape})"}
         return CustomOp(
             operands=self.fused.operands,
             outputs=tuple(outputs),
-            fakes=tuple(likes[wide] for wide in self.memory.form.wide),
+            fakes=tuple(likes[wide] for wide in form.wide),
             saved=saved,
             incoming=tuple(Argument(name) for name in (*self.incoming, *saved)),
             gradients=gradients,

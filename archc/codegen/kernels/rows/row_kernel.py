@@ -66,14 +66,15 @@ class _Planner:
         strides = [pair for operand in self.form.operands for pair in self.memory.strides(operand).items()]
         names = [operand.name for operand in self.form.operands]
         outputs = [name for name, _ in self.outputs]
+        anchor = self.operands[self.anchor]
         return RowKernel(
             name=self.fused.name,
             equation=self.fused.equation,
             layout=self.fused.layout,
             op=back.op,
             width=self.form.width,
-            rows=f"{self.anchor}.numel() // {self.form.width * self.operands[self.anchor].parts}",
-            rows_back=f"d{outputs[0]}.numel() // {self.form.width}",
+            rows=_count(f"{self.anchor}.numel()", anchor.columns * anchor.parts),
+            rows_back=_count(f"d{outputs[0]}.numel()", self.form.width),
             columns=self._used(forward),
             columns_back=self._used((*back.lines, *back.common_lines)),
             warps=_warps(block),
@@ -121,6 +122,8 @@ class _Planner:
 
     def _native(self, op: CustomOp) -> NativeRows | None:
         lines, values = self._forward_body
+        if self.operands[self.anchor].columns != self.form.width:
+            return None  # numbers alone do not tell how wide rows are
         return plan_native_row(self.fused, op, [self.memory.element(*v) for v in values], self.steps, lines)
 
     def _back(self) -> RowGradient:
@@ -131,6 +134,11 @@ class _Planner:
         writer.forward(but=tuple(cut))
         gradients = writer.backward()
         return RowGradient(self.fused, self.memory, self.outputs, self.anchor, writer, gradients, cut)
+
+
+def _count(numbers: str, of_row: int) -> str:
+    """How many rows so many numbers are."""
+    return numbers if of_row == 1 else f"{numbers} // {of_row}"
 
 
 def _warps(block: int) -> int:

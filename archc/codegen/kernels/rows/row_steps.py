@@ -1,6 +1,7 @@
 """A fusion of rows as steps in the order of its kernel: each step becomes a statement.
 
-A norm becomes several: "centred" for the mean, "rstd" for the root mean square, then products and sums.
+A norm becomes several: "centred" for the mean, "rstd" for the root mean square, then products and sums; a
+linear map to one number becomes the sum of products.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
+from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.row_form import RENAMED, RESERVED, SUMS
 
@@ -86,11 +88,20 @@ class RowSteps:
         name = self._name_of(node)
         if node.op.has(Trait.NORM):
             return self._norm(node, name)
+        if node.op is LINEAR:
+            return self._dot(inputs, name)
         if node.op.name in SUMS:
             total = self._add("sum", inputs, name if node.op.name == "sum" else self._fresh("total"), 1)
             count = float(self._columns(inputs[0]))
             return total if node.op.name == "sum" else self._add("div", (total, count), name, 1)
         return self._add(node.op.name, inputs, name, max(map(self._columns, inputs)))
+
+    def _dot(self, inputs: tuple[Ref, ...], name: str) -> str:
+        """The sum of x * weight [+ bias]."""
+        x, weight, *bias = inputs
+        product = self._add("mul", (x, weight), self._fresh("product"), self._columns(x))
+        total = self._add("sum", (product,), self._fresh("total") if bias else name, 1)
+        return self._add("add", (total, bias[0]), name, 1) if bias else total
 
     def _norm(self, node: Node, name: str) -> str:
         """(x [less its mean]) * rstd [* (offset + weight)] [+ bias]."""
