@@ -212,7 +212,8 @@ def attend(
     if isinstance(mask, Chunked):
         visible = visible & (key // mask.chunk == query // mask.chunk)
     if among is not None:
-        chosen = visible.new_zeros(*among.shape[:2], k.shape[1] + 1).scatter(-1, among + 1, True)
+        place = (among + 1).clamp(max=k.shape[1])  # padding may choose a key that a piece of them lacks
+        chosen = visible.new_zeros(*among.shape[:2], k.shape[1] + 1).scatter(-1, place, True)
         visible = visible & chosen[..., 1:]
     visible = visible | ~visible.any(-1, keepdim=True)
     scores = scores.masked_fill(~visible[:, None], float("-inf"))

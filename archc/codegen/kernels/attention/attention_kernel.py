@@ -13,11 +13,10 @@ from archc.codegen.native.native_kernel import plan_native_attention
 from archc.ir.ops.attention import Mask
 from archc.target import Target
 
-# How a piece, of some queries and keys, reads operands that are of queries.  A padding token may have chosen
-# a key that its piece lacks; nothing reads what it sees.
+# How a piece, of some queries and keys, reads operands that are of queries.
 _PIECES = {
     "bias": "bias[:, :, queries, keys]",
-    "among": "among[:, queries].clamp(max=piece.key_positions.shape[1] - 1)",
+    "among": "among[:, queries]",
     "values": "values[:, queries]",
 }
 
