@@ -153,6 +153,12 @@ BODIES = {
   b = relative_bias(positions(x), key_positions(x), t, bidirectional = true, distance = 9)
   """
     + _ATTEND.replace("causal", "full, bias = b"),
+    "distance_attention": _HEADS
+    + """
+  t = linear(split_heads(linear(x, 5 * 4) as r_proj, 5), 3) as distances
+  b = distance_bias(positions(x), key_positions(x), t, first = -1, beyond = nearest)
+  """
+    + _ATTEND.replace("causal", "causal, bias = b, softcap = 2"),
 }
 RULES = {rule.name: rule for rule in standard_rules()}
 
