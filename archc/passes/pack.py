@@ -192,8 +192,8 @@ def _obstacle(graph: Graph, group: list[Node]) -> str:
 
 def _pack(graph: Graph, group: list[Node]) -> None:
     first = group[0]
-    weight = _concatenate(graph, [node.inputs[1] for node in group])
-    offset = _concatenate(graph, [node.inputs[2] for node in group]) if first.inputs[2] is not None else None
+    weight = concatenate(graph, [node.inputs[1] for node in group])
+    offset = concatenate(graph, [node.inputs[2] for node in group]) if first.inputs[2] is not None else None
     packed = graph.add(
         LINEAR,
         [first.inputs[0], weight, offset],
@@ -226,7 +226,7 @@ def _path_name(graph: Graph, linear: Node) -> str:
     return ("" if all(len(part) == 1 for part in parts) else "_").join(parts)
 
 
-def _concatenate(graph: Graph, values: list[Value | None]) -> Value:
+def concatenate(graph: Graph, values: list[Value | None]) -> Value:
     """One weight that holds the rows of several, which must have no other reader left."""
     weights = [graph.node(value) for value in values if value is not None]
     sources = tuple(stored for weight in weights for stored in stored_in(weight))

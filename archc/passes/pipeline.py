@@ -14,6 +14,7 @@ from archc.passes.bias import split_bias
 from archc.passes.cache import plan_cache
 from archc.passes.capacity import join_capacities
 from archc.passes.chain import join_rows
+from archc.passes.channels import pack_convolutions
 from archc.passes.clean import drop_unused, merge_common
 from archc.passes.context import Context
 from archc.passes.convolve import join_convolutions
@@ -58,6 +59,7 @@ PASSES = (
     Pass("layout", normalise_layout),
     Pass("regroup", regroup_rows),
     Pass("pack", pack_linears),
+    Pass("channels", pack_convolutions),
     Pass("dispatch", dispatch_experts),
     Pass("rows", join_row_moves),
     Pass("route", join_routers),

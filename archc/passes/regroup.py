@@ -30,7 +30,7 @@ def regroup_rows(graph: Graph, context: Context) -> None:
         for concat in remaining(part, CONCAT):
             _join_all_parts(part, concat)
         for concat in remaining(part, CONCAT):
-            _join_parts(part, concat)
+            _join_neighbours(part, concat)
 
 
 def _regroup(graph: Graph, merge: Node, context: Context) -> None:
@@ -90,7 +90,14 @@ def _join_all_parts(graph: Graph, concat: Node) -> None:
         graph.remove_unread([split, concat])
 
 
-def _join_parts(graph: Graph, concat: Node) -> None:
+def join_parts(graph: Graph, concat: Node) -> None:
+    """Let what is put together of parts that a split has made, side by side, be one part or all of it."""
+    _join_all_parts(graph, concat)
+    if concat.id in graph:
+        _join_neighbours(graph, concat)
+
+
+def _join_neighbours(graph: Graph, concat: Node) -> None:
     """Some of them side by side are one part; where they are read by themselves too, it is split again."""
     split, parts = _parts_side_by_side(graph, concat)
     if split is None:
