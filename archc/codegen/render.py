@@ -230,7 +230,13 @@ def _native(package: Package) -> dict[str, str]:
 
 
 _WITH_HELPERS = (
-    PointwiseKernel | RowKernel | AttentionKernel | DispatchedKernel | ConvolutionKernel | RouterKernel
+    PointwiseKernel
+    | RowKernel
+    | AttentionKernel
+    | DispatchedKernel
+    | ConvolutionKernel
+    | RouterKernel
+    | RecurrenceKernel
 )
 _ALWAYS = (
     OpKernel

@@ -55,7 +55,7 @@ def run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, sizes: Sizes) -> No
         for choices in plan.choices:
             _run_capacity(kernels, plan, choices, dtype, sizes.keys)
     elif isinstance(plan, RecurrenceKernel):
-        for tokens in (sizes.length, 1):
+        for tokens in (sizes.length, 1, *([plan.tiles.tokens] if plan.tiles else [])):
             _run_recurrence(getattr(kernels, f"_{plan.name}"), plan, dtype, tokens)
     elif isinstance(plan, ConvolutionKernel):
         _run_convolution(kernels, plan, dtype, sizes.length)
@@ -127,20 +127,19 @@ def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch
 def _run_recurrence(
     function: Callable[..., Any], plan: RecurrenceKernel, dtype: torch.dtype, tokens: int
 ) -> None:
-    """For some tokens of a sequence, and for one after a cache."""
-    q, k = (torch.zeros(1, tokens, plan.kv_heads, plan.keys, dtype=dtype) for _ in range(2))
-    v = torch.zeros(1, tokens, plan.heads, plan.values, dtype=dtype)
-    rows = torch.zeros(1, tokens, plan.heads, plan.keys, dtype=dtype)
-    decay = rows.float() if plan.decay == "row" else rows[..., 0].float()
-    others = {
-        "log_decay": decay[0, 0] if plan.fixed else decay,
-        "beta": rows[..., 0].contiguous(),
-        "erase": rows,
-        "renew": rows,
+    """For some tokens of a sequence: few, one after a cache, or a chunk."""
+    shared, own = (1, tokens, plan.kv_heads), (1, tokens, plan.heads)
+    shapes = {"q": (*shared, plan.keys), "k": (*shared, plan.keys), "v": (*own, plan.values), "beta": own}
+    shapes |= dict.fromkeys(("erase", "renew"), (*own, plan.keys))
+    decay = (*own, plan.keys) if plan.decay == "row" else own
+    shapes["log_decay"] = decay[2:] if plan.fixed else decay
+    given = {
+        name: torch.zeros(shapes[name], dtype=torch.float32 if name in plan.wide else dtype)
+        for name in ("q", "k", "v", *plan.optional)
     }
-    state = torch.zeros(1, plan.heads, plan.keys, plan.values)
+    q, k, v, *others = given.values()
     positions = torch.zeros(1, tokens, dtype=torch.int64)
-    function(q, k, v, positions, *(others[name] for name in plan.optional), state)
+    function(q, k, v, positions, *others, torch.zeros(1, plan.heads, plan.keys, plan.values))
 
 
 def _run_convolution(kernels: Any, plan: ConvolutionKernel, dtype: torch.dtype, tokens: int) -> None:

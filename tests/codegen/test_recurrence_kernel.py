@@ -24,6 +24,7 @@ SIZES = {
     "some": (4, 2, 6, 10),
     "odd": (5, 5, 3, 1),
     "columns": (2, 1, 40, 120),
+    "tiles": (4, 2, 12, 20),
 }
 
 
@@ -94,6 +95,53 @@ def _compare(kernels: Any, form: str, size: str, dtype: torch.dtype) -> None:
 @interpreted
 def test_kernel(form: str, size: str, dtype: torch.dtype, tmp_path: Path) -> None:
     _compare(_kernels(_package(form, size, tmp_path.parent)), form, size, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("form", "size"),
+    [
+        ("plain", "tiles"),
+        ("decay", "columns"),
+        ("fixed_decay", "tiles"),
+        ("before", "tiles"),
+        ("delta", "tiles"),
+        ("delta", "columns"),
+    ],
+)
+@interpreted
+def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """A prompt in two parts, of chunks, some of them not full; padding on both sides, decays to nothing."""
+    kernels = _kernels(_package(form, size, tmp_path.parent))
+    heads, _, keys, values = SIZES[size]
+    state = torch.randn(2, heads, keys, values)
+    exact = state.double()
+    for tokens in (70, 64):
+        given = _operands(form, size, tokens, dtype)
+        given["positions"][1, -3:] = -1
+        if "log_decay" in given and given["log_decay"].dim() > 1:
+            given["log_decay"][:, 9:60:17] = -torch.inf
+        with torch.no_grad():
+            found = kernels.linear_attention(**given, state=state)
+        assert distance(found, _truth(form, given, size, exact)) < (2e-6 if dtype is torch.float32 else 4e-3)
+        assert distance(state, exact) < (1e-6 if dtype is torch.float32 else 1e-5)  # products of 16 bits
+
+
+@interpreted
+def test_a_key_that_comes_again_and_again(tmp_path: Path) -> None:
+    """Each token replaces what the one before it stored; powers of what they share would be huge."""
+    kernels = _kernels(_package("delta", "tiles", tmp_path.parent))
+    heads, _, keys, values = SIZES["tiles"]
+    given = _operands("delta", "tiles", 40, torch.float32)
+    given["k"][:] = keys**-0.5
+    given["beta"][:] = 1.0
+    given["log_decay"][:] = 0.0
+    state = torch.zeros(2, heads, keys, values)
+    exact = state.double()
+    with torch.no_grad():
+        found = kernels.linear_attention(**given, state=state)
+    assert distance(found, _truth("delta", given, "tiles", exact)) < 1e-6
+    assert distance(state, exact) < 1e-6
 
 
 @interpreted

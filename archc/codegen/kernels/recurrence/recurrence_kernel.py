@@ -12,6 +12,7 @@ from archc.codegen.semantics import Semantics, use_of
 from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.ops.recurrence import RECUR
+from archc.ir.types import DType
 
 
 @dataclass(frozen=True)
@@ -70,5 +71,6 @@ def _plan(name: str, graph: Graph, node: Node, semantics: Semantics) -> Recurren
         carries="state" in types,
         reads_before=node.attributes["reads"] == "before",
         scale=node.attributes["scale"],
+        wide=tuple(name for name, type_ in types.items() if type_.dtype is DType.F32),
         plain=semantics.call(use_of(node), list(types), texts, "reference."),
     )

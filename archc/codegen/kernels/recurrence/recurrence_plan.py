@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.kernels.fused import power_of_two
+from archc.codegen.kernels.recurrence.chunk_plan import ChunkTiles, fits_tiles
 from archc.codegen.names import camel_case
 
 _ELEMENTS = 4096  # of states in a program, in its registers
@@ -19,6 +20,7 @@ class RecurrenceKernel:
     decay:        by what a token multiplies a state: "", a number of its "head", or one for each "row"
     fixed:        whether that is the same for all tokens
     reads_before: whether results are of states before the token has changed them
+    wide:         operands that are float32 whatever the model's dtype is
     plain:        the call of the reference function
     """
 
@@ -34,6 +36,7 @@ class RecurrenceKernel:
     carries: bool
     reads_before: bool
     scale: float
+    wide: tuple[str, ...]
     plain: str
     template: str = "recurrence"
 
@@ -91,3 +94,17 @@ class RecurrenceKernel:
     def has_chunks(self) -> bool:
         """Whether the products of a chunk are known; not where a token's changes of two kinds meet."""
         return not (self.beta and self.erase)
+
+    @property
+    def tiles(self) -> ChunkTiles | None:
+        """Those in which kernels multiply chunks, where a token changes all rows of a large state alike."""
+        if self.decay == "row" or self.erase or not fits_tiles(self.keys, self.values):
+            return None
+        return ChunkTiles(self.keys, self.values, self.beta)
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """Functions that its kernels call."""
+        if self.tiles is None:
+            return ()
+        return ("wide_dot", "inverse_of_one_plus") if self.beta else ("wide_dot",)

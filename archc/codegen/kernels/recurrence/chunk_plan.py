@@ -1,0 +1,79 @@
+"""The tiles in which kernels multiply chunks of a recurrence's tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archc.codegen.kernels.fused import power_of_two
+
+_LEAST_SIDE = 16  # of a tile in Triton's products
+_FEWEST = 8  # keys or values of a state that fill half of such a tile
+
+
+@dataclass(frozen=True)
+class StateSlice:
+    """Rows of a state from `first` on, in a variable of this name; `masked` where the state has fewer."""
+
+    name: str
+    first: int
+    masked: bool
+
+
+@dataclass(frozen=True)
+class ChunkTiles:
+    """Tiles for a head's state [keys, values], as large as registers of all chips can hold.
+
+    solves: whether what a token stores follows from what the chunk's earlier ones store, as by the delta rule
+    """
+
+    keys: int
+    values: int
+    solves: bool
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a chunk."""
+        return 32 if self.solves else 64
+
+    @property
+    def slice_keys(self) -> int:
+        """Rows of a state that one product takes."""
+        return min(_side(self.keys), self.tokens)
+
+    @property
+    def slices(self) -> list[StateSlice]:
+        """The rows of a state by the products that take them."""
+        firsts = range(0, self.keys, self.slice_keys)
+        return [
+            StateSlice(f"s_{n}" if len(firsts) > 1 else "s", first, first + self.slice_keys > self.keys)
+            for n, first in enumerate(firsts)
+        ]
+
+    @property
+    def state_columns(self) -> int:
+        """Columns of a state that a program takes from chunk to chunk; heads alone are few programs."""
+        return _LEAST_SIDE
+
+    @property
+    def state_programs(self) -> int:
+        """How many programs share a state."""
+        return -(-self.values // self.state_columns)
+
+    @property
+    def key_tile(self) -> int:
+        """How many keys are multiplied at a time where no state is kept."""
+        return min(_side(self.keys), self.tokens)
+
+    @property
+    def column_tiles(self) -> tuple[int, int]:
+        """How many columns of a chunk's results a program has: of 16 bits, and of 32."""
+        return min(_side(self.values), 64), min(_side(self.values), 32)
+
+
+def fits_tiles(keys: int, values: int) -> bool:
+    """Whether a state is large enough for products of tiles to be worth it."""
+    return min(keys, values) >= _FEWEST
+
+
+def _side(width: int) -> int:
+    return max(power_of_two(width), _LEAST_SIDE)
