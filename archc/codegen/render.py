@@ -169,6 +169,7 @@ def _kernels(package: Package) -> str:
         kernels=kernels,
         imports=imports,
         uses_triton=any(_runs_triton(kernel) for kernel in package.kernels),
+        differentiates=any("_op(" in kernel or "_differentiable(" in kernel for kernel in kernels),
         uses_callables=any("Callable[" in kernel for kernel in kernels),
         uses_cache=any("@cache" in kernel for kernel in kernels),
         uses_shares=any(_has_step(kernel) for kernel in package.kernels),
@@ -205,7 +206,6 @@ def _native(package: Package) -> dict[str, str]:
     bodies += [_fill("native/layers.jinja", k=stack) for stack in stacks]
     of_experts = {"grouped_linear": GROUPED_LINEAR, "few": FEW_ROWS, "most": MOST_ROWS}
     grouped = [_fill("native/grouped.jinja", **of_experts)] if package.experts else []
-    differentiates = any("gradient" in template for template, _, _ in found)
     context = {
         "few": FEW_ROWS,
         "most": MOST_ROWS,
@@ -221,8 +221,6 @@ def _native(package: Package) -> dict[str, str]:
         "kernels": kernels,
         "layers": bodies,
         "stacks": stacks,
-        "differentiates": differentiates,
-        "typing": [name for name, is_used in (("Any", differentiates), ("NamedTuple", stacks)) if is_used],
     }
     return {
         f"native.{kind}": _fill(f"native.{kind}.jinja", package=package, **context) for kind in ("py", "cpp")

@@ -105,8 +105,8 @@ def _traffic(
 
 
 def _implementation(kernels: ModuleType, name: str) -> Callable[..., Any]:
-    """The function behind a custom op: inside of the op itself PyTorch's dispatch is not seen."""
-    function: Callable[..., Any] = getattr(kernels, f"_{name}")._init_fn
+    """The launch behind an op: inside of the op itself PyTorch's dispatch is not seen."""
+    function: Callable[..., Any] = getattr(kernels, f"_{name}").launch
     return function
 
 

@@ -306,7 +306,7 @@ def test_bytes_of_a_prompt(form: str, tmp_path: Path) -> None:
     """Every value is read once and written once, but for the tokens before those of a program."""
     op, tokens, taps = _op(form, tmp_path.parent, 64), 512, 3
     values = _tensors(op, 1, tokens, tokens, torch.bfloat16)
-    run = getattr(op.kernels, f"_{op.plan.name}")._init_fn
+    run = getattr(op.kernels, f"_{op.plan.name}").launch
     rows = tokens * op.plan.width * torch.bfloat16.itemsize
     traffic = measure(lambda: run(*values.values(), tokens, None, None))
     moved = {name: entry.first for (_, name, _), entry in traffic.moved.items() if entry.size >= rows}

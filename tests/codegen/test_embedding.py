@@ -15,6 +15,7 @@ from torch import Tensor
 
 from archc.verification.traffic import measure
 from tests.codegen.interpreter import interpreted
+from tests.gpu import is_on
 from tests.support import build, distance
 
 ROWS = 40
@@ -63,7 +64,8 @@ def test_the_sums_of_rows(kind: str, dtype: torch.dtype, tmp_path: Path) -> None
     assert torch.equal(ours, again)
     assert torch.equal(ours == 0, truth == 0)
     if tokens.numel():
-        assert distance(ours, truth) <= max(distance(theirs, truth), 1e-7)
+        # In float32 either order of a sum may be the nearer one.
+        assert distance(ours, truth) <= max(distance(theirs, truth), 2e-7)
 
 
 @interpreted
@@ -88,10 +90,11 @@ def test_tables_that_nothing_is_learnt_of_are_pytorchs(tmp_path: Path) -> None:
     assert "EmbeddingBackward" in type(kernels.embedding(tokens, wide).grad_fn).__name__
 
 
+@pytest.mark.skipif(is_on(), reason="Triton's interpreter is what counts bytes")
 @interpreted
 def test_rows_are_read_once_and_written_once(tmp_path: Path) -> None:
     """Beside the zeros of the table; what shares leave of their first and last token is written and read."""
-    backward = _kernels(tmp_path.parent)._embedding_backward._init_fn
+    backward = _kernels(tmp_path.parent)._embedding_backward.launch
     tokens, dy = _runs(150, 20, 30), torch.randn(200, 12, dtype=torch.bfloat16)
     moved = measure(lambda: backward(dy, tokens, ROWS)).moved
     kernel, second = "_embedding_gradient_kernel", "_embedding_gradient_sum_kernel"

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch._library.custom_ops import CustomOpDef
 
 from archc.verification.packages import stored_tensors
 from tests.support import SPECS, build, scramble
@@ -235,8 +234,8 @@ def test_kernels_are_launched_where_their_tensors_are(
     kernels, x = package.kernels, torch.zeros(1)
     launch = kernels._on_device(lambda *_: current[-1])
     assert [launch(None, x), launch(None, x.as_subclass(OnSecond)), current[-1]] == [0, 1, 0]
-    ops = [value for value in vars(kernels).values() if isinstance(value, CustomOpDef)]
-    assert {inspect.unwrap(op._init_fn) is not op._init_fn for op in ops} == {True}
+    ops = [value for value in vars(kernels).values() if isinstance(value, kernels._Op)]
+    assert {inspect.unwrap(op.launch) is not op.launch for op in ops} == {True}
 
 
 def test_padding_of_a_wrong_shape_or_dtype_is_refused(package: ModuleType) -> None:

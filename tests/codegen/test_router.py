@@ -17,6 +17,7 @@ from archc.verification.packages import import_package
 from archc.verification.traffic import measure
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
+from tests.gpu import is_on
 from tests.support import compile_model, distance, few
 
 _SIGMOID = "scores = sigmoid(upcast(linear(x, EXPERTS) as gate))\n"
@@ -178,6 +179,7 @@ def test_a_gradient_is_the_same_to_the_bit() -> None:
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.skipif(is_on(), reason="Triton's interpreter is what counts what kernels write")
 @interpreted
 def test_what_was_chosen_has_no_gradient() -> None:
     """Not even one of zeros."""
