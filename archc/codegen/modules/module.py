@@ -85,7 +85,8 @@ def class_text(classes: Sequence[Class]) -> str:
     for each in classes:
         parts += [str(line) for line in each.lines]
         parts += [p.per_expert.count for p in each.parameters if p.per_expert]
-        parts += [p.shape + " " + " ".join(s.rows for s in p.stored) for p in each.parameters]
+        parts += [p.shape for p in each.parameters]
+        parts += [" ".join((s.rows, s.heads, *s.parts)) for p in each.parameters for s in p.stored]
         parts += [layers.modules for layers in each.layers]
         parts += [str(argument) for argument in each.arguments]
         parts += [each.result, *(shape for _, shape in each.state)]
