@@ -142,7 +142,13 @@ def _random(types: Mapping[str, TensorType], tokens: int, dtype: torch.dtype) ->
         name: torch.float32 if type_.dtype.value == "f32" and dtype != torch.float64 else dtype
         for name, type_ in types.items()
     }
-    return {name: torch.randn(shape).to(kinds[name]) for name, shape in shapes.items()}
+    values = {name: torch.randn(shape) for name, shape in shapes.items()}
+    for name, type_ in types.items():
+        if len(type_.shape) > 1 and not any(isinstance(dim, str) for dim in type_.shape):
+            values[name] /= (
+                shapes[name][-1] ** 0.5
+            )  # a weight: where its products saturate, gradients need less
+    return {name: value.to(kinds[name]) for name, value in values.items()}
 
 
 def _length(dim: Any, tokens: int) -> int:
