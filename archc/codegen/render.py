@@ -235,6 +235,7 @@ _WITH_HELPERS = (
     | ConvolutionKernel
     | RouterKernel
     | RecurrenceKernel
+    | CapacityKernel
 )
 _ALWAYS = (
     OpKernel

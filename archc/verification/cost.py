@@ -145,9 +145,8 @@ def _random(types: Mapping[str, TensorType], tokens: int, dtype: torch.dtype) ->
     values = {name: torch.randn(shape) for name, shape in shapes.items()}
     for name, type_ in types.items():
         if len(type_.shape) > 1 and not any(isinstance(dim, str) for dim in type_.shape):
-            values[name] /= (
-                shapes[name][-1] ** 0.5
-            )  # a weight: where its products saturate, gradients need less
+            # A weight: where its products saturate, gradients need less.
+            values[name] /= shapes[name][-1] ** 0.5
     return {name: value.to(kinds[name]) for name, value in values.items()}
 
 

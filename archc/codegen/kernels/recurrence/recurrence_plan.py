@@ -104,7 +104,6 @@ class RecurrenceKernel:
 
     @property
     def helpers(self) -> tuple[str, ...]:
-        """Functions that its kernels call."""
-        if self.tiles is None:
-            return ()
-        return ("wide_dot", "inverse_of_one_plus") if self.beta else ("wide_dot",)
+        """Functions that its kernels and their launches call."""
+        products = ("wide_dot", *("inverse_of_one_plus",) * self.beta) if self.tiles else ()
+        return ("batch_stride", *products)
