@@ -133,8 +133,8 @@ class Package:
     @property
     def quantised_functions(self) -> tuple[str, ...]:
         """What checkpoint.py imports from quantised.py."""
-        float8 = ("float8_pieces",) if self.per_expert else ()
-        mxfp4 = ("mxfp4_pieces", "plain_shape") if self.stacked else ()
+        float8 = ("float8_pieces", "scale_shape") if self.per_expert else ()
+        mxfp4 = ("mxfp4_pieces",) if self.stacked else ()
         return tuple(sorted(("plain_name", *float8, *mxfp4)))
 
     @property

@@ -60,6 +60,10 @@ def test_float8(sparse: ModuleType, tmp_path: Path) -> None:
         held = dict(stored_tensors(model))
         assert held["lm_head.weight"].dtype == (dtype or torch.bfloat16)
         assert all(torch.equal(held[name], each.to(held[name].dtype)) for name, each in truth.items())
+    name = next(name for name in stored if name.endswith("_scale_inv") and len(stored[name]) > 1)
+    save_file({**stored, name: stored[name][1:].clone()}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"wrong shape:\n    {name}: is \[1, \d\], must be \[2, \d\]"):
+        sparse.Model.from_pretrained(tmp_path)
 
 
 def test_mxfp4(stacked: ModuleType, tmp_path: Path) -> None:
