@@ -10,10 +10,11 @@ from rich.table import Table
 from archc import compiler
 from archc.compiler import Compilation
 from archc.errors import ArchcError, did_you_mean
+from archc.ir.ops.recurrence import RECUR
 from archc.ir.printer import print_graph
 from archc.ir.program import Program
-from archc.ir.rule import Rule
-from archc.passes.context import Context
+from archc.ir.rule import Rule, rule_of
+from archc.passes.context import Context, place_of
 from archc.passes.pipeline import PASSES, stages
 from archc.settings import parse_settings
 from archc.target import TARGETS
@@ -72,10 +73,23 @@ def _explain(compilation: Compilation, console: Console) -> None:
         console.print(missed)
     for remark in report.remarks:
         console.print(f"{remark.pass_name}: {remark.text}")
+    for text in _without_kernels(compilation):
+        console.print(f"no kernel: {text}")
     for relaxation, meaning in report.relaxations().items():
         console.print(f"{relaxation}: {meaning}")
     _explain_measured(compilation, console)
     console.print()
+
+
+def _without_kernels(compilation: Compilation) -> list[str]:
+    """What reads other tokens, or carries a state, in PyTorch's own ops though the target has kernels."""
+    if "recurrence" not in compilation.context.target.families:
+        return []
+    nodes = (node for part in compilation.fused.walk() for node in part.nodes())
+    plain = (
+        n for n in nodes if (n.op.past or n.op.carries) and not (rule_of(n) or n.op.module or n.op is RECUR)
+    )
+    return list(dict.fromkeys(f"`{node.op.name}` ({place_of(node)}) is PyTorch's own ops" for node in plain))
 
 
 def _explain_measured(compilation: Compilation, console: Console) -> None:

@@ -121,4 +121,27 @@ WITH_STATES = {
         n_group=3,
         topk_group=2,
     ),
+    "rwkv": partial(
+        hf.RwkvConfig,
+        vocab_size=VOCABULARY,
+        hidden_size=48,
+        attention_hidden_size=40,
+        intermediate_size=80,
+        num_hidden_layers=3,
+        layer_norm_epsilon=EPS,
+        rescale_every=0,
+        use_cache=False,
+        **TOKENS,
+    ),
+    "xlstm": partial(
+        hf.xLSTMConfig,
+        vocab_size=VOCABULARY,
+        hidden_size=128,  # of which transformers' cache takes multiples of 64 alone
+        num_hidden_layers=2,
+        num_heads=4,
+        ffn_proj_factor=1.0,
+        norm_eps=EPS,
+        eps=EPS,
+        **TOKENS,
+    ),
 }

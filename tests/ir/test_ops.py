@@ -150,6 +150,10 @@ EXAMPLES: dict[str, list[Example]] = {
             ("float", ((6, 4), "f32"), (((2, 3, 6, 4), "float"),) * 2, "after"),
         )
     ],
+    "carry_maximum": [
+        ([X, POSITIONS, ((2, 3, 8), "f32"), None], {"first": None}),
+        ([HEADS, POSITIONS, ((4, 6), "float"), None], {"first": 0.0}),
+    ],
     "new_positions": [([((1, 2), "i64"), ((1, 5), "i64")], {})],
     "loads": [([CHOSEN, X], {})],
     "average": [([X, POSITIONS], {"over": over}) for over in ("batch", "sequence")],

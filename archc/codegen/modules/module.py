@@ -29,6 +29,7 @@ _RUNTIME = (
     "vector",
 )
 
+_COMMENT = re.compile(r"^\s*#.*|  # \[.*", re.MULTILINE)  # blocks and dims there have names of the spec's own
 _CALLED = re.compile(r"(?:(?<![\w.])|(?<=reference\.))(\w+)[(,]")  # functions, called or handed on
 
 # What generated code calls by names that no variable may take.
@@ -57,7 +58,8 @@ def plan_module(
 ) -> Module:
     """A module of classes: it imports, and has as constants, what its text mentions."""
     text = "\n".join([class_text(classes), *helpers])
-    runtime = sorted(name for name in _RUNTIME if mentions(text, name))
+    code = _COMMENT.sub("", text)
+    runtime = sorted(name for name in _RUNTIME if _needs(code, name))
     parameters = [parameter for each in classes for parameter in each.parameters]
     stored = {"Stored", base} | ({"per_expert"} if any(p.per_expert for p in parameters) else set())
     stored |= {"at_least_float32"} if any(p.wide for p in parameters) else set()
@@ -65,7 +67,7 @@ def plan_module(
     if base == "LanguageModel":
         imports.append("from .language_model import LanguageModel")
     modules = [name for name in _MODULES if f"{name}." in text]
-    losses = sorted(name for name in _LOSSES if mentions(text, name))
+    losses = sorted(name for name in _LOSSES if _needs(code, name))
     if losses:
         imports.append(f"from .losses import {', '.join(losses)}")
     if modules:
@@ -124,6 +126,12 @@ def _used(semantics: Semantics, texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(called & semantics.sources.keys()))
 
 
-def mentions(text: str, name: str) -> bool:
-    """Whether a text has a name as a word of its own."""
-    return name in text and re.search(rf"\b{name}\b", text) is not None  # mostly it is not there at all
+def _needs(code: str, name: str) -> bool:
+    """Whether code calls a function, or names a class."""
+    return mentions(code, name, r"\(" if name.islower() else r"\b")
+
+
+def mentions(text: str, name: str, end: str = r"\b") -> bool:
+    """Whether a text has a name that is no attribute, with what follows it."""
+    there = name in text  # mostly it is not
+    return there and re.search(rf"(?<![\w.]){name}{end}", text) is not None

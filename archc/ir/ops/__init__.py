@@ -16,6 +16,7 @@ router          top_k, group_mask, gather
 convolution     causal convolutions over tokens
 shift           what an earlier token has
 recurrence      linear recurrences over tokens, and the state that they carry
+running_maximum the largest value so far, which keeps exponential gates within floats
 balance         loads of experts, averages over tokens, capacity
 training        noise, second choices by chance, shares of experts: in training alone
 experts         what `experts` becomes: sorted choices, grouped linears, their sum
@@ -43,6 +44,7 @@ from archc.ir.ops import (
     position,
     recurrence,
     router,
+    running_maximum,
     shape,
     shift,
     structure,
@@ -70,6 +72,7 @@ __all__ = [
     "position",
     "recurrence",
     "router",
+    "running_maximum",
     "shape",
     "shift",
     "structure",
