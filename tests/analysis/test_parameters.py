@@ -8,10 +8,10 @@ import torch
 from archc.analysis.parameters import count_parameters
 from tests.analysis.models import MODELS, built, compiled
 from tests.analysis.published import ACTIVE, NON_EMBEDDING, TOTAL
-from tests.support import compile_model
+from tests.support import compile_model, few
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", few(MODELS, 40))
 def test_totals_are_those_of_the_module(model: str) -> None:
     counts = count_parameters(compiled(model).reference)
     module = built(model).Model(device="meta", dtype=torch.bfloat16)

@@ -136,7 +136,7 @@ def _beyond(cost: Cost, more: int, again: int) -> list[str]:
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "spec", few(sorted(p.stem for p in SPECS.glob("*.arch") if compiler.read_spec_file(p).models), 18)
+    "spec", few(sorted(p.stem for p in SPECS.glob("*.arch") if compiler.read_spec_file(p).models), 12)
 )
 @interpreted
 def test_kernels_of_every_model_move_no_more_than_their_ops_demand(spec: str, every: bool) -> None:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from archc.errors import Mistake
 from archc.frontend import mistakes
-from tests.frontend.golden import FOLDER, Case, read
+from tests.frontend.golden import FOLDER, read
 
 CASES = [case for path in sorted(FOLDER.glob("*.txt")) for case in read(path)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.title for case in CASES])
-def test_what_is_printed(case: Case, tmp_path: Path) -> None:
-    assert case.told(tmp_path)[0] == case.expected
+@functools.cache
+def _told(number: int) -> tuple[str, tuple[Mistake, ...]]:
+    with TemporaryDirectory() as folder:
+        return CASES[number].told(Path(folder))
 
 
-def test_every_mistake_is_shown(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[case.title for case in CASES])
+def test_what_is_printed(number: int) -> None:
+    assert _told(number)[0] == CASES[number].expected
+
+
+def test_every_mistake_is_shown() -> None:
     """Each class of mistakes.py is raised by some case: none is there that nothing reports."""
-    raised: set[type[Mistake]] = set()
-    for number, case in enumerate(CASES):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        raised |= {type(mistake) for mistake in case.told(folder)[1]}
+    raised = {type(mistake) for number in range(len(CASES)) for mistake in _told(number)[1]}
     known = {
         kind
         for kind in vars(mistakes).values()

@@ -19,7 +19,7 @@ from archc.errors import ArchcError
 from archc.importer import import_model
 from archc.interop.families import FAMILIES
 from tests.interop.published import PUBLISHED
-from tests.support import ROOT, SPECS
+from tests.support import ROOT, SPECS, few
 
 CLASSES = {
     "llama": transformers.LlamaConfig,
@@ -238,13 +238,16 @@ def test_keys_and_what_they_mean(
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        kind
-        for kind, family in FAMILIES.items()
-        if "rope" in family.parameters
-        and "local_rope" not in family.parameters
-        and kind not in ("gpt_oss", "recurrent_gemma")
-    ],
+    few(
+        [
+            kind
+            for kind, family in FAMILIES.items()
+            if "rope" in family.parameters
+            and "local_rope" not in family.parameters
+            and kind not in ("gpt_oss", "recurrent_gemma")
+        ],
+        6,
+    ),
 )
 @pytest.mark.parametrize(
     ("keys", "meant"),
@@ -397,7 +400,7 @@ def test_activations(theirs: str, ours: str, tmp_path: Path) -> None:
     assert imported(tmp_path / "b", model_type="gpt2", activation_function=theirs)["act"].name == ours
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", few(FAMILIES, 6))
 @pytest.mark.parametrize("value", [3, None, {"deep": [1]}, "x" * 200])
 def test_an_unknown_key_is_named_with_its_value(kind: str, value: Any, tmp_path: Path) -> None:
     told = fault(tmp_path / "x", model_type=kind, mystery=value)

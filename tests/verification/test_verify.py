@@ -13,11 +13,11 @@ from archc.codegen.emit import Origin
 from archc.compiler import Compilation
 from archc.verification.packages import check_package
 from archc.verification.verify import verify
-from tests.support import ROOT, SPECS, compile_model
+from tests.support import ROOT, SPECS, compile_model, few
 
 ODD, ATTENTION = (Path(__file__).with_name(f"{name}.arch") for name in ("odd", "attention"))
 TINY = sorted(path.stem for path in SPECS.glob("*.arch") if f"model {path.stem}_tiny" in path.read_text())
-MODELS = [(SPECS / f"{family}.arch", f"{family}_tiny") for family in TINY]
+MODELS = few([(SPECS / f"{family}.arch", f"{family}_tiny") for family in TINY], 12)
 MODELS += [(path, model) for path in (ODD, ATTENTION) for model in compiler.read_spec_file(path).models]
 
 
