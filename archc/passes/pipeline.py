@@ -31,6 +31,7 @@ from archc.passes.regroup import regroup_rows
 from archc.passes.route import join_routers
 from archc.passes.rows import join_row_moves
 from archc.passes.sink import sink_pairs
+from archc.passes.views import move_views
 from archc.passes.widen import join_wide_linears
 
 
@@ -71,6 +72,7 @@ PASSES = (
     Pass("convolve", join_convolutions),
     Pass("fuse", fuse),
     Pass("activate", join_activations),
+    Pass("views", move_views),
     Pass("chain", join_rows),
     Pass("join", join_elementwise),
     Pass("beside", join_siblings),

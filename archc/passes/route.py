@@ -16,7 +16,7 @@ from archc.passes.context import Context
 from archc.passes.outline import Outline, replace_by_one
 
 TOP_K = OPS["top_k"]
-_MOST = 1024  # scores of a token, which one program holds
+_MOST = 2048  # scores of a token, which one program holds
 
 
 def join_routers(graph: Graph, context: Context) -> None:

@@ -25,6 +25,8 @@ _NORM_QKV = _SPLIT + "q, k = rms_norm(q, 1e-6 NORM) as qn, rms_norm(k, 1e-6 NORM
 _NORM_ROPE = _NORM_ROPE_QKV.replace("rms_norm(q,", "rms_norm(silu(q),").replace(
     "rms_norm(k,", "rms_norm(silu(k),"
 )
+_Q_ROPE = _SPLIT + "q = rotate(q, rope(ROPE))\n" + _ATTEND
+_Q_NORM_ROPE = _Q_ROPE.replace("rotate(q,", "rotate(rms_norm(q, 1e-6 NORM) as qn,")
 _ROPE_NORM_QKV = _SPLIT + """
   q = rms_norm(rotate(q, rope(ROPE)), 1e-6 NORM) as qn
   k = rms_norm(rotate(k, rope(ROPE)), 1e-6 NORM) as kn
@@ -229,6 +231,8 @@ CASES = {
     "rope": (60, _heads(_ROPE, 5, 5, 12, "")),
     "rope/partial": (60, _heads(_ROPE, 3, 1, 10, ", width = 6")),
     "rope/interleaved": (60, _heads(_ROPE, 6, 3, 10, ", width = 4, pairing = interleaved")),
+    "q_rope": (60, _heads(_Q_ROPE, 6, 3, 10, ", width = 4")),
+    "q_norm_rope": (60, _heads(_Q_NORM_ROPE, 5, 1, 12, "", ", offset = 1")),
     "rope_qkv": (60, _heads(_ROPE_QKV, 5, 1, 12, "")),
     "rope_qkv/block": (64, _heads(_ROPE_QKV, 4, 4, 8, "")),
     "rope_qkv/partial": (60, _heads(_values(_ROPE_QKV, 5), 6, 3, 12, ", width = 4")),
@@ -250,7 +254,12 @@ CASES = {
         60,
         _heads(_values(_QKV_NORM_ROPE_QKV, 18), 6, 3, 10, ", width = 4, pairing = interleaved"),
     ),
-    "qkv_norm_rope_qkv/unweighted": (64, _heads(_QKV_NORM_ROPE_QKV, 4, 2, 8, "", ", weight = false")),
+    "qkv_norm_rope_qkv/unweighted": (
+        64,
+        _heads(_QKV_NORM_ROPE_QKV, 4, 2, 8, "").replace(
+            "(v, 1e-6 ", "(v, 1e-6, cast = after, weight = false"
+        ),
+    ),
     "qk_norm_qkv": (60, _heads(_values(_NORM_QKV, 5), 5, 1, 12, "", ", offset = 1")),
     "qk_norm_qkv/block": (64, _heads(_NORM_QKV, 4, 2, 8, "")),
     "rope_qk_norm": (60, _heads(_ROPE_NORM, 5, 5, 12, "")),

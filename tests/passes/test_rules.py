@@ -69,6 +69,8 @@ BODIES = {
   k = rotate(silu(k), rope(theta = 100, width = 4))
   """
     + _ATTEND,
+    "q_rope": _HEADS + "q = rotate(q, rope(theta = 100))\n" + _ATTEND,
+    "q_norm_rope": _HEADS + "q = rotate(rms_norm(q, 1e-6) as qn, rope(theta = 100))\n" + _ATTEND,
     "rope_qkv": _HEADS + "q, k = rotate(q, rope(theta = 100)), rotate(k, rope(theta = 100))\n" + _ATTEND,
     "qk_norm_rope": _HEADS
     + """
@@ -85,7 +87,7 @@ BODIES = {
     "qkv_norm_rope_qkv": _HEADS
     + """
   r = rope(theta = 100, width = 4)
-  q, k, v = rms_norm(q, 1e-6) as qn, rms_norm(k, 1e-6) as kn, rms_norm(v, 1e-6) as vn
+  q, k, v = rms_norm(q, 1e-6) as qn, rms_norm(k, 1e-6) as kn, rms_norm(v, 1e-6, cast = after) as vn
   q, k = rotate(q, r), rotate(k, r)
   """
     + _ATTEND,

@@ -26,7 +26,7 @@ class Part:
 
 
 def parts_of(fused: Fused) -> list[Part]:
-    """Queries, keys and, where they come out of one product, values."""
+    """Queries, keys where they are rotated too and, where all come out of one product, values."""
     return _packed_parts(fused) if fused.rule.operands[0] == "qkv" else _separate_parts(fused)
 
 
@@ -42,7 +42,7 @@ def _packed_parts(fused: Fused) -> list[Part]:
 
 
 def _separate_parts(fused: Fused) -> list[Part]:
-    types = {name: fused.types[name] for name in ("q", "k")}
+    types = {name: fused.types[name] for name in ("q", "k") if name in fused.types}
     return [
         Part(name, name, int(type_.shape[2]), width_of(type_), 0, f"{name}_out")
         for name, type_ in types.items()
