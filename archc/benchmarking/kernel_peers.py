@@ -26,6 +26,7 @@ from archc.codegen.kernels.kernel_plan import (
     OpKernel,
     WideLinearKernel,
 )
+from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
 from archc.ir.lazy_torch import import_now
 from archc.ir.node import Node
 from archc.ir.ops.linear import WIDE_LINEAR
@@ -57,6 +58,8 @@ def plain_function(place: Place) -> Function:
     if isinstance(plan, GroupedKernel | AbsorptionKernel | EmbeddingKernel):
         count = len(node.op.operands)
         return lambda *operands: node.op.reference(*operands[:count], **node.attributes)
+    if isinstance(plan, RecurrenceKernel):
+        return partial(_recurrence, node, plan)
     assert rule is not None
     if isinstance(plan, DispatchedKernel):
         absent = [None] * len(node.op.operands)
@@ -71,6 +74,12 @@ def plain_function(place: Place) -> Function:
         return node.op.reference(*(given.get(name) for name in order), **node.attributes)
 
     return run
+
+
+def _recurrence(node: Node, plan: RecurrenceKernel, *operands: Any) -> Any:
+    """A recurrence token by token."""
+    names = ("q", "k", "v", "positions", *plan.optional, *("state",) * plan.carries)
+    return node.op.reference(**dict(zip(names, operands, strict=True)), **node.attributes)
 
 
 def _convolution(node: Node, plan: ConvolutionKernel, x: Tensor, span: Any, *given: Any) -> Any:

@@ -19,6 +19,8 @@ from archc.codegen.kernels.kernel_plan import (
     WideLinearKernel,
 )
 from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.kernels.recurrence.recurrence_kernel import plan_recurrences
+from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
 from archc.codegen.kernels.table import KernelTable
 from archc.codegen.package import plan_package
 from archc.codegen.semantics import Semantics, use_of
@@ -87,6 +89,8 @@ class Place:
         if isinstance(self.plan, EmbeddingKernel):  # all of a table has a gradient
             return Work(vector=self._additions(shape), bytes=self._whole_bytes(shape, element))
         twice = Work(2 * forward.matrix, 2 * forward.vector, 2 * forward.bytes)
+        if isinstance(self.plan, RecurrenceKernel):
+            return Work(twice.matrix, twice.vector, self._training_bytes(shape, element))
         if not isinstance(self.plan, OpKernel | RouterKernel):
             return twice
         types, sizes = self._types(), shape.sizes(self.graph)
@@ -105,6 +109,14 @@ class Place:
         values = [value for value in (*self.node.inputs, *self.node.outputs) if value is not None]
         sizes = shape.sizes(self.graph)
         return sum(type_bytes(self.graph.type(value).bind(sizes), element) for value in values)
+
+    def _training_bytes(self, shape: Shape, element: int) -> int:
+        """A recurrence's operands but its state, what comes in for its result, and their gradients."""
+        assert self.node is not None
+        sizes, state = shape.sizes(self.graph), self.node.operand("state")
+        types = [self.graph.type(value) for value in self.node.inputs if value not in (None, state)]
+        gradients = [type_ for type_ in types if type_.dtype.is_floating]
+        return sum(_bytes(type_, sizes, element) for type_ in (*types, *self.node.types, *gradients))
 
     def _types(self) -> dict[str, TensorType]:
         """Operands and outputs by name."""
@@ -125,6 +137,8 @@ def places(compilation: Compilation) -> list[Place]:
     of_op = {node.op.name: (part, node) for part, node in reversed(everything)}
     found: list[Place] = []
     package = plan_package(compilation.program, graph, compilation.reference)
+    recurrences = plan_recurrences(list(graph.walk()), package.semantics)
+    recurs = {recurrences.function(*place): place for place in reversed(everything)}
     for plan in package.kernels:
         if isinstance(plan, GroupedKernel):
             found += [Place(name, plan, *of_op[name]) for name in _OF_EXPERTS if name in of_op]
@@ -135,6 +149,8 @@ def places(compilation: Compilation) -> list[Place]:
         elif isinstance(plan, AttentionKernel):
             place = called[plan.name]
             found.append(Place(plan.name, plan, *place, (_attends(*place, package.semantics),)))
+        elif isinstance(plan, RecurrenceKernel):
+            found.append(Place(plan.name, plan, *recurs[f"kernels.{plan.name}"]))
         elif isinstance(plan, WideLinearKernel):
             op = plan.name if plan.name in of_op else "jittered_linear"
             found.append(Place(plan.name, plan, *of_op[op]))

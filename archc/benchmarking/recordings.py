@@ -26,6 +26,7 @@ from archc.benchmarking.results import OURS
 from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.kernels.kernel_plan import CapacityKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
 from archc.verification.packages import given_tokens
 
 Functions = Sequence[tuple[str, str]]  # modules of a package, and functions in them
@@ -73,6 +74,9 @@ class Recordings:
         """What the unfused model does instead, and on what."""
         if isinstance(place.plan, LossKernel):
             return [(self._plain_loss, given) for given in kept]
+        if isinstance(place.plan, RecurrenceKernel) and place.plan.has_chunks and kind.tokens > 1:
+            chunks = getattr(self._module("kernels"), f"_{place.name}_chunks")
+            return [(chunks, given) for given in kept]
         if not isinstance(place.plan, AttentionKernel | CapacityKernel):
             return [(plain_function(place), given) for given in kept]
         kept_by_form, reference = self._recorded(REFERENCE, kind).kept, self._module("reference")

@@ -11,13 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from archc.benchmarking.kernel_cases import BACKWARD, BOTH, FORWARD, _marked, _prepare, _several, kernel_cases
+from archc.benchmarking.kernel_cases import (
+    BACKWARD,
+    BOTH,
+    FORWARD,
+    KernelCase,
+    _marked,
+    _prepare,
+    _several,
+    kernel_cases,
+)
 from archc.benchmarking.kernel_peers import BY_DYNAMO, FUSED, LIGER, OP_BY_OP, PEERS, has_peer
 from archc.benchmarking.kernel_places import Place, places
 from archc.benchmarking.models import Models
 from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.probes import Rates
-from archc.benchmarking.recording import Calls, recorded
+from archc.benchmarking.recording import Arguments, Calls, recorded
 from archc.benchmarking.recordings import Kind, Recordings
 from archc.benchmarking.results import OURS
 from archc.benchmarking.scale import Scale
@@ -208,6 +217,39 @@ def test_products_that_are_no_fusions_are_timed(spec: str, tmp_path: Path) -> No
         call = recordings.of(place, step)[0]
         assert distance(call.plain(*call.plain_arguments), call.function(*call.arguments)) < 1e-12
         assert place.forward(step.shape, 8).matrix > 0
+
+
+def test_recurrences_are_timed(tmp_path: Path) -> None:
+    """A prompt and a training step beside products of chunks, one token beside the op."""
+    models = Models(compile_model(SPECS / "mamba2.arch", "mamba2_tiny"), tmp_path, CPU, torch.float64)
+    (place,) = (place for place in places(models.compilation) if place.feature == "recur")
+    recordings = Recordings(models, [place])
+    ways = []
+    for case in kernel_cases([place], models, TINY, BENCH):
+        ways.append((case.way, case.kind.tokens))
+        call = recordings.of(place, case.kind)[0]
+        ours, theirs = (_copies(call.arguments) for _ in range(2))
+        assert distance(call.plain(*theirs), call.function(*ours)) < 1e-12
+        by_chunks = getattr(call.plain, "__name__", "") == "_linear_attention_chunks"
+        assert by_chunks == (case.kind.tokens > 1)
+        if case.way == BACKWARD:
+            ours, theirs = (_gradients(case, name, recordings) for name in (OURS, OP_BY_OP))
+            assert all(map(torch.allclose, ours, theirs))
+            q, k, v, _, log_decay, state = call.arguments
+            assert state is None
+            in_dtype, in_float32 = q.numel() + k.numel(), v.numel() + log_decay.numel()
+            moved = 2 * 8 * in_dtype + 2 * 4 * in_float32 + 4 * v.numel() + 8 * q.shape[:2].numel()
+            assert place.backward(case.kind.shape, 8).bytes == moved
+    assert sorted(ways) == [(BACKWARD, 4), (FORWARD, 1), (FORWARD, 1), (FORWARD, 4), (FORWARD, 6)]
+
+
+def _copies(arguments: Arguments) -> Arguments:
+    return tuple(a.clone() if isinstance(a, Tensor) else a for a in arguments)
+
+
+def _gradients(case: KernelCase, contender: str, recordings: Recordings) -> tuple[Tensor, ...]:
+    torch.manual_seed(0)
+    return values(_prepare(case, contender, recordings)())
 
 
 @pytest.mark.parametrize("spec", ["mixtral", "deepseek_v3"])
