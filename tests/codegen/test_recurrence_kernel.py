@@ -14,9 +14,11 @@ from torch import Tensor
 from archc.ir.op import OPS
 from archc.verification.packages import import_package
 from archc.verification.step import counted_step, planned_step
+from archc.verification.traffic import measure
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
 from tests.codegen.test_recurrence import FORMS, spec
+from tests.gpu import is_on
 from tests.support import build, compile_model, distance, few
 
 # heads, kv_heads, dk, dv: a head a program and several, in part outside of its tile; columns in two programs.
@@ -118,9 +120,15 @@ def test_kernel(form: str, size: str, dtype: torch.dtype, tmp_path: Path) -> Non
 )
 @interpreted
 def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    """A prompt in two parts, of chunks, some of them not full; padding on both sides, decays to nothing."""
+    """A prompt in two parts, of chunks, some of them not full; padding on both sides, decays to nothing.
+
+    At one size memory holds the states of a chunk at a time.
+    """
     kernels = _kernels(_package(form, size, tmp_path.parent))
     heads, _, keys, values = SIZES[size]
+    if size == "tiles":
+        held = f"max({2**24 // (heads * keys * values)} // batch, 1)"
+        kernels = changed_module(kernels, held, "1")
     state = torch.randn(2, heads, keys, values)
     exact = state.double()
     for tokens in (70, 64):
@@ -130,6 +138,27 @@ def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype, tmp_path: P
             found = kernels.linear_attention(**given, state=state)
         assert distance(found, _truth(form, given, size, exact)) < (2e-6 if dtype is torch.float32 else 4e-3)
         assert distance(state, exact) < (1e-6 if dtype is torch.float32 else 1e-5)  # products of 16 bits
+
+
+@pytest.mark.parametrize(("form", "chunk"), [("decay", 64), ("delta", 32)])
+@pytest.mark.skipif(is_on(), reason="Triton's interpreter is what counts bytes")
+@interpreted
+def test_bytes_of_a_chunk(form: str, chunk: int, tmp_path: Path) -> None:
+    """Memory serves operands to each kernel, and to each program that has 16 of a state's columns."""
+    kernels = _kernels(_package(form, "tiles", tmp_path.parent))
+    heads, _, keys, values = SIZES["tiles"]
+    given = {name: x[1:] for name, x in _operands(form, "tiles", chunk, torch.bfloat16).items()}
+    state = torch.zeros(1, heads, keys, values)
+    with torch.no_grad():
+        traffic = measure(lambda: kernels._linear_attention.launch(*given.values(), state))
+    shares = -(-values // 16)
+    gates = 8 + 4 + 2 * (form == "delta")  # position, log_decay, beta
+    a_token = shares * (2 * keys + gates) + 2 * values + 2 * 2 * keys + 8 + 4 + 2 * 2 * values
+    states = (2 + 2) * 4 * keys * values  # of a chunk to memory and back; of the sequence back and forth
+    if form == "delta":  # a token's key, gates, row of the inverse, and what it stores in place of its value
+        a_token += 2 * keys + gates + 4 * chunk * (1 + shares) + (2 * 4 - 2) * values
+    moved = sum(entry.first for entry in traffic.moved.values())
+    assert moved == pytest.approx(heads * (chunk * a_token + states), rel=0.01)
 
 
 @interpreted

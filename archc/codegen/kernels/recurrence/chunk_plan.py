@@ -36,16 +36,16 @@ class ChunkTiles:
         return 32 if self.solves else 64
 
     @property
-    def slice_keys(self) -> int:
+    def key_tile(self) -> int:
         """Rows of a state that one product takes."""
         return min(_side(self.keys), self.tokens)
 
     @property
     def slices(self) -> list[StateSlice]:
         """The rows of a state by the products that take them."""
-        firsts = range(0, self.keys, self.slice_keys)
+        firsts = range(0, self.keys, self.key_tile)
         return [
-            StateSlice(f"s_{n}" if len(firsts) > 1 else "s", first, first + self.slice_keys > self.keys)
+            StateSlice(f"s_{n}" if len(firsts) > 1 else "s", first, first + self.key_tile > self.keys)
             for n, first in enumerate(firsts)
         ]
 
@@ -58,11 +58,6 @@ class ChunkTiles:
     def state_programs(self) -> int:
         """How many programs share a state."""
         return -(-self.values // self.state_columns)
-
-    @property
-    def key_tile(self) -> int:
-        """How many keys are multiplied at a time where no state is kept."""
-        return min(_side(self.keys), self.tokens)
 
     @property
     def column_tiles(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from archc.codegen.names import camel_case
 
 _ELEMENTS = 4096  # of states in a program, in its registers
 _FEW = 1024  # at which it takes in further heads
+_KEPT = 1 << 24  # of states before chunks, in memory at a time: 64 MB
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ class RecurrenceKernel:
         if self.decay == "row" or self.erase or not fits_tiles(self.keys, self.values):
             return None
         return ChunkTiles(self.keys, self.values, self.beta)
+
+    @property
+    def kept_chunks(self) -> int:
+        """Of how many chunks of a single sequence the states before them are in memory at a time."""
+        return max(_KEPT // (self.heads * self.keys * self.values), 1)
 
     @property
     def helpers(self) -> tuple[str, ...]:
