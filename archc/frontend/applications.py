@@ -14,8 +14,9 @@ from archc.frontend.values import POISON, Handle, LoopValue, Poison, Quotient, T
 from archc.frontend.weights import Place, Start, Weights
 from archc.ir.attributes import Kind, NotWholeError
 from archc.ir.expr import INFIX
-from archc.ir.node import Value
-from archc.ir.op import OPS, Op
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
+from archc.ir.op import OPS, Op, Trait
 from archc.ir.ops.numbers import CONSTANTS
 from archc.ir.ops.structure import CONSTANT, OF_ITERATION
 from archc.ir.paths import Path
@@ -38,6 +39,12 @@ def _hint_for(text: str, kind: Kind) -> str:
         return did_you_mean(text, kind.choices)
     arguments = "(...)" if fields(RECORDS[text]) else ""
     return f"write it without quotes: `{text}{arguments}`"
+
+
+def _is_whole(node: Node, graph: Graph) -> bool:
+    """Whether a node is its operand in the same shape."""
+    views = node.op.has(Trait.VIEW) and node.op.has(Trait.SHAPE)
+    return views and node.types == tuple(graph.type(value) for value in node.inputs if value is not None)
 
 
 class Applications(Weights):
@@ -90,6 +97,9 @@ class Applications(Weights):
             return [POISON]
         except TypeMistake as mistake:
             return self._report_type(op, mistake, values, span)
+        if _is_whole(node, graph := self.frame.graph):  # such as a split into one part
+            graph.remove(node)
+            return [Handle(graph, value) for value in node.inputs if value is not None]
         results = [Handle(self.frame.graph, value) for value in node.outputs]
         return self._rounded(results, operands, span) if op.scalar is not None else results
 

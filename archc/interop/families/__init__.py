@@ -2,7 +2,7 @@
 
 from archc.interop.families.bloom import BLOOM
 from archc.interop.families.deepseek_v2 import DEEPSEEK_V2
-from archc.interop.families.deepseek_v3 import DEEPSEEK_V3, KIMI_K2
+from archc.interop.families.deepseek_v3 import DEEPSEEK_V3, DEEPSEEK_V32, KIMI_K2
 from archc.interop.families.gemma2 import GEMMA2
 from archc.interop.families.gemma3 import GEMMA3
 from archc.interop.families.gpt2 import GPT2
@@ -45,6 +45,7 @@ FAMILIES = {
         GPT_OSS,
         DEEPSEEK_V2,
         DEEPSEEK_V3,
+        DEEPSEEK_V32,
         KIMI_K2,
         MARIAN,
         T5,

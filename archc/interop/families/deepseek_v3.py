@@ -1,5 +1,6 @@
-"""DeepSeek V3 and Kimi K2: attention by latents, experts scored by sigmoids with a bias for the choice."""
+"""DeepSeek V3, V3.2 and Kimi K2: attention by latents, experts scored by sigmoids, biased for the choice."""
 
+from dataclasses import replace
 from typing import Any
 
 from archc.interop.config import Config
@@ -13,6 +14,20 @@ def _kept_groups(config: Config, known: Known) -> int:
     return config.whole("topk_group", min(4, known["groups"]), most=known["groups"])
 
 
+def _listed_dense(config: Config, known: Known) -> int:
+    """How many layers, from the first, have no experts; lists may say it again, and that all choose keys."""
+    config.items("layer_types", known["layers"], (_INDEXED,).__contains__, f'"{_INDEXED}"')
+    dense = config.whole("first_k_dense_replace", min(3, known["layers"]), least=0)
+    types = config.items("mlp_layer_types", known["layers"], (_DENSE, _SPARSE).__contains__, _KINDS)
+    if types is None:
+        return dense
+    if _DENSE in types[types.count(_DENSE) :]:
+        config.complain("mlp_layer_types", "supported is only that the dense layers come first")
+    return types.count(_DENSE)
+
+
+_INDEXED, _DENSE, _SPARSE = "indexed_attention", "dense", "sparse"
+_KINDS = f'"{_DENSE}" or "{_SPARSE}"'
 _INERT = (
     *ROUTER_TRAINING,
     *FOLLOWING,
@@ -69,3 +84,18 @@ def _family(model_type: str) -> Family:
 
 DEEPSEEK_V3 = _family("deepseek_v3")
 KIMI_K2 = _family("kimi_k2")
+DEEPSEEK_V32 = replace(
+    DEEPSEEK_V3,
+    model_type="deepseek_v32",
+    spec="deepseek_v32",
+    arch="DeepseekV32",
+    architectures=("DeepseekV32ForCausalLM",),
+    parameters={
+        **DEEPSEEK_V3.parameters,
+        "dense": Setting(_listed_dense, lambda value, _known: {"first_k_dense_replace": int(value)}),
+        "index_heads": whole("index_n_heads", 64),
+        "index_dim": whole("index_head_dim", 128),
+        "index_keys": whole("index_topk", 2048),
+    },
+    fixed={**_FIXED, "mlp_bias": ((False,), "since the arch's MLPs have none")},
+)
