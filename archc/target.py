@@ -14,10 +14,10 @@ class Target:
 
     `families` are the kinds of kernels it has: "norm", "row", any ops along rows, "rope", "latent_rope",
     "pointwise", "position_scale", "convolution" and "attention" for fused ops, "loss", "steps", attention of
-    single tokens after a cache, "flash", attention that PyTorch's own does not cover, "linear", linear maps
-    of few rows, "router", the choice of experts, and "experts", their products, "wide_linear", linear maps
-    whose results are wider than their operands, "embedding", the gradient of tables, "recurrence", states
-    that each token changes.
+    single tokens after a cache, "flash", attention that PyTorch's own does not cover, "key_choice", the keys
+    that a single token sees, "linear", linear maps of few rows, "router", the choice of experts, and
+    "experts", their products, "wide_linear", linear maps whose results are wider than their operands,
+    "embedding", the gradient of tables, "recurrence", states that each token changes.
 
     bandwidth:   bytes a second from memory, and
     matmul_rate: multiplications and additions a second, in bfloat16: what a roofline needs
@@ -54,6 +54,7 @@ CUDA = Target(
             "loss",
             "steps",
             "flash",
+            "key_choice",
             "linear",
             "router",
             "experts",

@@ -24,6 +24,7 @@ from archc.codegen.kernels.kernel_plan import (
     OpKernel,
     WideLinearKernel,
 )
+from archc.codegen.kernels.key_choice.key_choice_plan import KeyChoiceKernel
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.norms.norm_plan import NormKernel
@@ -236,6 +237,7 @@ _WITH_HELPERS = (
     | RouterKernel
     | RecurrenceKernel
     | CapacityKernel
+    | KeyChoiceKernel
 )
 _ALWAYS = (
     OpKernel
@@ -247,6 +249,7 @@ _ALWAYS = (
     | WideLinearKernel
     | EmbeddingKernel
     | RecurrenceKernel
+    | KeyChoiceKernel
 )
 
 

@@ -28,6 +28,8 @@ def family_of(rule: Rule) -> str:
         return "experts"
     if "top_k" in names:
         return "router" if all(map(_is_routing, rule.steps)) else ""
+    if "select_keys" in names:
+        return "key_choice" if len(rule.steps) == 1 else ""
     if "attend" in names:
         return "attention" if rule.attention_form else ""
     if is_convolution(rule.steps, rule.outputs):

@@ -17,6 +17,7 @@ from archc.codegen.kernels.attention.step_plan import StepKernel
 from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import CapacityKernel, Kernel, OpKernel
+from archc.codegen.kernels.key_choice.key_choice_plan import KeyChoiceKernel
 from archc.codegen.kernels.linear.linear_plan import LinearChoice, LinearKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
@@ -59,6 +60,8 @@ def run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, sizes: Sizes) -> No
             _run_recurrence(getattr(kernels, f"_{plan.name}"), plan, dtype, tokens)
     elif isinstance(plan, ConvolutionKernel):
         _run_convolution(kernels, plan, dtype, sizes.length)
+    elif isinstance(plan, KeyChoiceKernel):
+        _run_key_choice(getattr(kernels, f"_{plan.name}_step"), plan, dtype, sizes.keys)
     elif isinstance(plan, AttentionKernel):
         if plan.flash:
             _run_flash(getattr(kernels, f"_{plan.name}_flash"), plan.flash, dtype, sizes.flash)
@@ -159,6 +162,16 @@ def _run_convolution(kernels: Any, plan: ConvolutionKernel, dtype: torch.dtype, 
         places = torch.zeros(1, length, dtype=torch.int64)
         ring = torch.zeros(1, length, *inner, dtype=dtype)
         getattr(kernels, f"_{plan.name}_step")(*operands(1), ring, places[:, :1], places)
+
+
+def _run_key_choice(
+    function: Callable[..., Any], plan: KeyChoiceKernel, dtype: torch.dtype, keys: int
+) -> None:
+    """For one new token of a sequence."""
+    q, k = (torch.zeros(1, n, heads, plan.width, dtype=dtype) for n, heads in ((1, plan.heads), (keys, 1)))
+    weights = torch.zeros(1, 1, plan.heads, dtype=torch.float32 if plan.weights_are_wide else dtype)
+    places = torch.zeros(1, keys, dtype=torch.int64)
+    function(q, k, weights, places[:, :1], places)
 
 
 def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dtype, tokens: int) -> None:

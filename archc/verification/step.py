@@ -48,7 +48,8 @@ from archc.verification.packages import given_tokens
 _BOOKKEEPING = 7
 _RING = 2  # the token's place in rings of one length, and its position there
 _GROUPED = {"grouped": 1, "dispatched": 3}  # where ops of such names take the weights of all experts
-_SEVERAL = {"dispatch": 2}  # launches of what is PyTorch's: which rows, then they themselves
+# Launches of what is several: which rows, then they themselves; scores of keys, the best, and their places.
+_SEVERAL = {"dispatch": 2, "select_keys": 3}
 _NO_LAUNCH = ("_unsafe_view", "empty", "promote_types")
 
 

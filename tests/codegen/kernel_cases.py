@@ -332,7 +332,9 @@ CASES = {
     "gated_norm/block": (64, _GATED_NORM.replace("NORM", ", offset = 1, bias = false")),
 }
 # every rule with a kernel -> its family
-RULES = {rule.name: rule.family for rule in standard_rules() if rule.family != "attention"}
+RULES = {
+    rule.name: rule.family for rule in standard_rules() if rule.family not in ("attention", "key_choice")
+}
 RULES |= dict.fromkeys(("tanh_gated", "scaled_tanh", "scaled_turns"), "pointwise")
 RULES |= dict.fromkeys(("mixed_norm", "gated_heads", "decay", "decayed", "gated_norm"), "row")
 FIRST = [name for name in CASES if "/" not in name]  # one case of each rule

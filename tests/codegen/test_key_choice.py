@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from archc.ir.ops.attention import Causal, Full, Mask, attend
 from archc.ir.ops.attention_bias import distance_bias
 from archc.ir.ops.key_choice import select_keys
+from tests.codegen.interpreter import interpreted
 from tests.codegen.test_pieces import SPEC
 from tests.support import build
 
@@ -30,6 +32,38 @@ def test_best_keys_come_first_and_padding_never(mask: Mask) -> None:
         scores = {s: float((weights[row, token] * (q[row, token] @ k[row, s, 0]).relu()).sum()) for s in seen}
         best = sorted(seen, key=lambda s: (-scores[s], s))[:COUNT]
         assert chosen[row, token].tolist() == [*best, *[-1] * (COUNT - len(best))]
+
+
+_CHOOSING = """
+arch Choosing(d = 24) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, 50, d) as wte
+    q, k = split_heads(linear(x, 5 * 12) as q, 5), split_heads(linear(x, 12) as k, 1)
+    among = chosen_keys(q, k, linear(x, 5) as weights, 4, mask = MASK)
+    return linear(merge_heads(attention(q, k, k, mask = MASK, among = among)), 50) as head
+  }
+}
+model choosing = Choosing()
+"""
+
+
+@pytest.mark.parametrize("mask", [Causal(), Full()], ids=str)
+@interpreted
+def test_the_kernel_chooses_as_the_reference_does(mask: Mask) -> None:
+    """Keys that score alike, or 0 by weights of either sign, padding, later keys, and too few keys."""
+    text = _CHOOSING.replace("MASK", "causal" if mask.causal else "full")
+    kernels = build(text, "choosing", Path(mkdtemp())).kernels
+    for keys in (3, 70):
+        q, k = torch.randn(2, 1, 5, 12), torch.randn(2, keys, 1, 12)
+        k[:, keys // 2 :] = k[:, : keys - keys // 2].clone()
+        q[1, :, 1:] = 0
+        weights = torch.randn(2, 1, 5)
+        weights[1] = -1
+        places = torch.arange(keys).repeat(2, 1)
+        places[1, :2] = -1
+        given = q, k, weights, torch.tensor([[keys - 2]]), places
+        chosen = kernels._select_keys_step(*given)
+        assert torch.equal(chosen, select_keys(*given, mask=mask, count=COUNT))
 
 
 def test_attention_sees_the_chosen_keys_alone() -> None:

@@ -13,6 +13,7 @@ from archc.compiler import standard_rules
 from archc.ir.decomposition import Step, StepRef
 from archc.ir.family import SPLITS
 from archc.ir.op import OPS
+from archc.ir.ops.attention import Full
 from archc.ir.program import Program
 from archc.ir.rule import Rule
 from archc.passes.context import Context
@@ -162,6 +163,11 @@ BODIES = {
   """
     + _ATTEND.replace("causal", "causal, bias = b, softcap = 2"),
 }
+BODIES["select_keys"] = (
+    _HEADS
+    + "among = chosen_keys(q, split_heads(linear(h, 8) as key, 1), linear(h, 5) as weights, 3)\n"
+    + _ATTEND.replace("causal", "causal, among = among")
+)
 RULES = {rule.name: rule for rule in standard_rules()}
 
 
@@ -259,6 +265,8 @@ def _mutated(step: Step) -> Step | None:
         if k == v:  # nothing to exchange
             return dataclasses.replace(step, attributes={**step.attributes, "scale": 2.0})
         return dataclasses.replace(step, inputs=(q, v, k, *rest))
+    if step.op.name == "select_keys":
+        return dataclasses.replace(step, attributes={**step.attributes, "mask": Full()})
     if step.op.name in ("rms_norm", "layer_norm"):
         return dataclasses.replace(step, attributes={**step.attributes, "eps": 1e-2})
     return None

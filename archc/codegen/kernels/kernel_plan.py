@@ -8,6 +8,7 @@ from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
+from archc.codegen.kernels.key_choice.key_choice_plan import KeyChoiceKernel
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.norms.norm_plan import NormKernel
@@ -89,6 +90,7 @@ Kernel = (
     OpKernel
     | AttentionKernel
     | ConvolutionKernel
+    | KeyChoiceKernel
     | AbsorptionKernel
     | LossKernel
     | LinearKernel

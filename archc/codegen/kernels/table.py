@@ -13,6 +13,7 @@ from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.experts.router_kernel import plan_router
 from archc.codegen.kernels.fused import Fused, decomposition, describe_fused
 from archc.codegen.kernels.kernel_plan import Kernel
+from archc.codegen.kernels.key_choice.key_choice_kernel import plan_key_choice
 from archc.codegen.kernels.norms.norm_kernel import plan_norm
 from archc.codegen.kernels.rope.latent_rope_kernel import plan_latent_rope
 from archc.codegen.kernels.rope.position_scale_kernel import plan_position_scale
@@ -41,6 +42,7 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
     "router": lambda fused, _target: plan_router(fused),
     "convolution": lambda fused, _target: plan_convolution(fused),
     "attention": plan_attention,
+    "key_choice": lambda fused, _target: plan_key_choice(fused),
 }
 
 # What a kernels.py calls its own functions, with `_` in front or without, and what else it reads by name.

@@ -1,0 +1,1 @@
+"""The choice of the keys that attention is over."""
