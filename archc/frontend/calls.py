@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_type_hints
 
 from archc.errors import Span
@@ -226,7 +227,14 @@ class Calls(Applications):
             return self.report(mistakes.MissingReturn(block.block.span, name=block.block.name))
         if not results:
             return POISON
-        return [self.evaluate(result.value, inner) for result in results]
+        return self._returned(results, inner)
+
+    def _returned(self, given: Sequence[syntax.Result], env: Env) -> list[Any]:
+        """What a block returns: a value each, or all that one call gives."""
+        if len(given) == 1 and isinstance(call := given[0].value, syntax.Call):
+            values = self.call(call, env)
+            return values if isinstance(values, list) else [values]
+        return [self.evaluate(result.value, env) for result in given]
 
 
 def _recursion(block: syntax.Block, running: list[syntax.Block], span: Span) -> mistakes.Recursion:
