@@ -146,7 +146,7 @@ class _Planner:
                 moved += _bytes(operands[-1])  # the state, which is written too
             self.work.add(node.op.name, _SEVERAL.get(node.op.name, 1), moved, times)
             return
-        with _Count() as count:
+        with Count() as count:
             result = node.op.reference(*operands, **node.attributes)
         several = result if isinstance(result, tuple | list) else [result]
         made.update(zip(node.outputs, several, strict=True))
@@ -195,7 +195,7 @@ def counted_step(package: ModuleType, batch: int, context: int, dtype: torch.dty
     tokens = torch.empty(batch, context, dtype=torch.int64, device="meta")
     cache = model.new_cache(batch, context + 2)
     sampler = decoding.Sampler(0.0, 1.0, 0, torch.device("cpu"))
-    with torch.no_grad(), _kernels_on(kernels), _Count() as count:
+    with torch.no_grad(), _kernels_on(kernels), Count() as count:
         model.hidden(*given_tokens(model, tokens, tokens), cache=cache)
         cache.start_steps()
 
@@ -222,7 +222,7 @@ def _kernels_on(kernels: ModuleType) -> Iterator[None]:
         vars(kernels)["_runs_triton"] = original
 
 
-class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what ops launch and move; views and new memory are neither."""
 
     def __init__(self) -> None:

@@ -153,6 +153,11 @@ def test_the_state_goes_on_where_the_last_call_ended() -> None:
     assert torch.equal(torch.cat(parts, 1), whole)
 
 
+def test_no_tokens_have_no_results() -> None:
+    o = {name: value[:, :0] for name, value in operands().items()}
+    assert recur(o, PLACES[:, :0], log_decay=o["g"], beta=o["beta"]).shape == (BATCH, 0, HEADS, VALUE)
+
+
 def test_padding_changes_nothing() -> None:
     o = operands()
     padded = torch.tensor([[-1, -1, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5, 6]])

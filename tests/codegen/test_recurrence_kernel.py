@@ -13,7 +13,7 @@ from torch import Tensor
 
 from archc.ir.op import OPS
 from archc.verification.packages import import_package
-from archc.verification.step import counted_step, planned_step
+from archc.verification.step import Count, counted_step, planned_step
 from archc.verification.traffic import measure
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
@@ -240,6 +240,20 @@ def test_chunks_and_their_gradients(form: str, size: str, tmp_path: Path) -> Non
         assert distance(state, exact) < 1e-12
         rounded = kernels.linear_attention(**given, state=None)
         assert distance(rounded, _truth(form, given, size)) < 2e-6
+
+
+@pytest.mark.parametrize("form", ["decay", "delta_by_channel", "erase"])
+def test_bytes_of_a_gradient_grow_with_tokens_alone(form: str, tmp_path: Path) -> None:
+    """Not with their square, as where the gradient of each chunk's slice is as large as all chunks."""
+    kernels = _kernels(_package(form, "some", tmp_path))
+    moved = []
+    for tokens in (256, 1024):
+        given = _operands(form, "some", tokens, torch.float32)
+        leaves = [x.requires_grad_() for x in given.values() if x.is_floating_point()]
+        with Count() as count:
+            torch.autograd.grad(kernels.linear_attention(**given, state=None).sum(), leaves)
+        moved.append(count.work.bytes)
+    assert moved[1] < 4.1 * moved[0]
 
 
 @pytest.mark.parametrize("form", ["delta", "erase"])

@@ -100,6 +100,8 @@ def recur(
 
     Linear Transformers, arXiv 2006.16236; Mamba-2, arXiv 2405.21060; Gated DeltaNet, arXiv 2412.06464.
     """
+    if v.shape[1] == 0:
+        return v.clone()
     wide = torch.promote_types(v.dtype, torch.float32)
     group = v.shape[2] // q.shape[2]
     queries, keys = (x.to(wide).repeat_interleave(group, 2)[..., None] for x in (q, k))  # [B, T, heads, K, 1]
