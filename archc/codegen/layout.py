@@ -134,9 +134,18 @@ def _split(line: str) -> Iterator[str]:
     head, tail = statement.code[: opening + 1], statement.code[closing:]
     if not items or max(len(head), len(tail) + indent) > LINE_LENGTH:
         raise UnknownShapeError
+    if len(items) > 1 and any(_has_loop(item) for item in items):  # `a for a, b in c`: no comma ends an item
+        raise UnknownShapeError
     yield head
     yield from _body(items, indent + _INDENT, head)
     yield " " * indent + tail
+
+
+def _has_loop(item: str) -> bool:
+    """Whether ` for ` stands in an item, outside of brackets."""
+    brackets = _read(item).brackets if " for " in item else ()
+    places = [found.start() for found in re.finditer(" for ", item)]
+    return any(not any(opening < place < closing for opening, closing in brackets) for place in places)
 
 
 def _in_brackets(head: str, items: list[str], indent: int) -> Iterator[str]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from archc.codegen.plan import Constant, Tokens
+from archc.codegen.names import identifier
+from archc.codegen.plan import Constant, Input, Tokens
 from archc.ir.graph import Graph
+from archc.ir.node import Value
+from archc.ir.ops.linear import EMBEDDING
 from archc.ir.ops.structure import APPEND
-from archc.ir.program import given_inputs, sequences
+from archc.ir.program import POSITIONS, given_inputs, positions_named, sequences
 from archc.ir.sizes import NamedFloat, Size
-from archc.ir.types import DType, shape_text
+from archc.ir.types import Dim, DType, shape_text
+
+_DTYPES = {DType.I64: "(torch.int64,)", DType.BOOL: "(torch.bool,)"}  # what is neither is floating-point
 
 
 def token_sequences(graph: Graph) -> tuple[Tokens, ...]:
@@ -20,6 +25,39 @@ def token_sequences(graph: Graph) -> tuple[Tokens, ...]:
         Tokens(next(name for dims, name in inputs if dims == s.dims), shape_text(s.dims), s.called("padding"))
         for s in sequences(graph)
     )
+
+
+def model_inputs(graph: Graph, cached: bool) -> tuple[Input, ...]:
+    """What a model is called with; with a cache, tokens of sequences that do not grow may be left out."""
+    given, known = given_inputs(graph), sequences(graph)
+    fixed = given[:-1] if cached and len(known) > 1 else []
+    return (
+        *(_input(graph, value, optional=value in fixed) for value in given),
+        *(Input(each.called("padding"), "(torch.bool,)", _dims(each.dims), True) for each in known),
+    )
+
+
+def _input(graph: Graph, value: Value, optional: bool) -> Input:
+    type_ = graph.type(value)
+    name = identifier(graph.name_of(value))
+    return Input(name, _DTYPES.get(type_.dtype, "_FLOATS"), _dims(type_.shape), optional)
+
+
+def _dims(shape: Sequence[Dim]) -> str:
+    """A shape as Python: `("B", "T", 64)`."""
+    dims = [str(int(dim)) if isinstance(dim, int) else f'"{dim}"' for dim in shape]
+    return f"({', '.join(dims)}{',' if len(dims) == 1 else ''})"
+
+
+def most_tokens(graph: Graph) -> int:
+    """How many tokens of the sequence that grows have rows in tables of positions; 0 without a table."""
+    last = sequences(graph)[-1].name
+    found: list[int] = []
+    for value in graph.inputs:
+        if positions_named(graph.node(value).attributes["name"]) == (last, POSITIONS):
+            tables = [user.inputs[1] for user, _ in graph.users(value) if user.op is EMBEDDING]
+            found += [int(graph.type(table).shape[0]) for table in tables if table is not None]
+    return min(found, default=0)
 
 
 def loss_terms(graph: Graph) -> tuple[str, ...]:

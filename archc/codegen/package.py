@@ -38,6 +38,8 @@ from archc.codegen.needs import (
     expert_operands,
     keeps_numbers,
     loss_terms,
+    model_inputs,
+    most_tokens,
     size_constants,
     token_sequences,
 )
@@ -204,6 +206,8 @@ class _Planner:
             loss=vocabulary > 0,
             vocabulary=vocabulary,
             sequences=token_sequences(self.fused),
+            inputs=model_inputs(self.reference, self.cached),
+            most_tokens=most_tokens(self.reference),
             start=self.program.start,
             rings=has_op(fused, RECENT),
             numbers=any(map(keeps_numbers, fused)),

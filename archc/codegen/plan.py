@@ -53,6 +53,19 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Input:
+    """A tensor that a model is called with: its dtypes and dims, as Python, and whether it may be None."""
+
+    name: str
+    dtypes: str
+    dims: str
+    optional: bool
+
+    def __str__(self) -> str:
+        return f"{self.name}: Tensor{' | None' if self.optional else ''}"
+
+
+@dataclass(frozen=True)
 class Package:
     """A generated package."""
 
@@ -61,6 +74,8 @@ class Package:
     loss: bool  # whether its output is logits over the tokens' vocabulary
     vocabulary: int
     sequences: tuple[Tokens, ...]  # the last is the one that grows
+    inputs: tuple[Input, ...]  # all that a model is called with
+    most_tokens: int  # that a table of positions has rows for, or 0
     start: int | None  # the token that it begins with
     experts: bool  # whether tokens choose experts
     expert_operands: frozenset[str]  # what functions of experts are given besides what all are
@@ -184,6 +199,28 @@ class Package:
     @property
     def token_arguments(self) -> str:
         return ", ".join(each.name for each in self.sequences)
+
+    @property
+    def input_signature(self) -> str:
+        return ", ".join(map(str, self.inputs))
+
+    @property
+    def input_arguments(self) -> str:
+        return ", ".join(each.name for each in self.inputs)
+
+    @property
+    def input_dtypes(self) -> frozenset[str]:
+        return frozenset(each.dtypes for each in self.inputs)
+
+    @property
+    def grown(self) -> Input:
+        """The tokens that are added to a cache."""
+        return next(each for each in self.inputs if each.name == self.grows)
+
+    @property
+    def length_letter(self) -> str:
+        """What stands for their number in shapes."""
+        return self.sequences[-1].dims.strip("[]").split(", ")[-1]
 
     @property
     def padding_signature(self) -> str:

@@ -89,6 +89,7 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
         "model.py": _module(package, package.model),
         "reference.py": _module(package, package.reference),
         "checkpoint.py": _fill("checkpoint.py.jinja", package=package),
+        "inputs.py": _fill("inputs.py.jinja", package=package),
     }
     called = _called(sources.values())
     if package.loss:

@@ -220,7 +220,7 @@ def _check_terms(
     if not any(part.losses() for part in graph.walk()):
         return
     for case in cases(graph):
-        if case.shifted:
+        if case.shifted or case.given[-1].shape[1] == 1:  # a single token has no loss
             continue
         interpreter = Interpreter(weights)
         with torch.no_grad():

@@ -238,13 +238,6 @@ def test_kernels_are_launched_where_their_tensors_are(
     assert {inspect.unwrap(op.launch) is not op.launch for op in ops} == {True}
 
 
-def test_padding_of_a_wrong_shape_or_dtype_is_refused(package: ModuleType) -> None:
-    model = package.Model()
-    for padding in (torch.ones(2, 3).bool(), torch.ones(2, 9)):
-        with pytest.raises(ValueError, match=r"padding must be bool \[2, 9\]"):
-            model(tokens(), padding=padding)
-
-
 @both
 def test_greedy_tokens_are_the_likeliest(package: ModuleType, kind: str, checkpoint: Path) -> None:
     model = getattr(package, kind).from_pretrained(checkpoint)

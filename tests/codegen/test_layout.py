@@ -53,6 +53,7 @@ STATEMENTS = [
     "return NAME, b if NAME else None, f(c, d), [g(e)]",
     "return a, b, NAME(c, d)",
     "return a, NAME(c, d)",
+    "x = [f(NAME) for a, b in zip(c, d)]",
     '"""A docstring of NAME(a, b)."""',
     "# NAME(a, b)\nx = 1",
 ]

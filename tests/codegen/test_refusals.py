@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,9 @@ from tests.support import SPECS, build
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NORM = "model.norm.weight"
+TOKENS = torch.arange(18).view(2, 9)
+
+both = pytest.mark.parametrize("kind", ["Model", "Reference"])
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +98,117 @@ def test_a_file_is_no_folder(package: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="mine is a file"):
         package.Model().save_pretrained(tmp_path / "mine")
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+@pytest.fixture(scope="module")
+def models(package: ModuleType) -> dict[str, Any]:
+    return {kind: getattr(package, kind)() for kind in ("Model", "Reference")}
+
+
+@both
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((TOKENS[0],), "tokens must be int64 [B, T], not int64 [9]"),
+        ((TOKENS[None],), "tokens must be int64 [B, T], not int64 [1, 2, 9]"),
+        ((TOKENS.float(),), "tokens must be int64 [B, T], not float32 [2, 9]"),
+        ((TOKENS.tolist(),), "tokens must be int64 [B, T], not list"),
+        ((TOKENS, TOKENS[:, :4] > 0), "padding must be bool [2, 9], not bool [2, 4]"),
+        ((TOKENS, torch.ones(2, 9)), "padding must be bool [2, 9], not float32 [2, 9]"),
+        ((TOKENS + 150,), "160 is looked up in a table of 160 rows"),
+        ((TOKENS - 1,), "-1 is looked up in a table of 160 rows"),
+    ],
+)
+def test_tokens_and_padding(models: dict[str, Any], kind: str, given: tuple[Any, ...], said: str) -> None:
+    options = {"padding": given[1]} if len(given) > 1 else {}
+    for call in (models[kind], models[kind].log_probs, partial(models[kind].generate, max_new_tokens=2)):
+        with pytest.raises((ValueError, IndexError), match=re.escape(said)):
+            call(given[0], **options)
+
+
+@both
+@pytest.mark.parametrize(
+    ("labels", "weights", "said"),
+    [
+        (TOKENS[:, :4], None, "labels must be int64 [2, 9], not int64 [2, 4]"),
+        (TOKENS.int(), None, "labels must be int64 [2, 9], not int32 [2, 9]"),
+        (TOKENS - 1, None, "labels must be from 0 to 159, or -100 where none counts, not -1"),
+        (TOKENS + 145, None, "not 160"),
+        (TOKENS, torch.ones(9), "int64 or bool [2, 9], not float32 [9]"),
+    ],
+)
+def test_labels_and_weights(models: dict[str, Any], kind: str, labels: Any, weights: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        models[kind].loss(TOKENS, labels, weights=weights)
+
+
+def test_a_loss_needs_two_tokens(models: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at least 2 tokens"):
+        models["Model"].loss(TOKENS[:, :1], TOKENS[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_new_tokens": -1}, "max_new_tokens must be a whole number, at least 0, not -1"),
+        ({"max_new_tokens": 2.5}, "not 2.5"),
+        ({"temperature": float("nan")}, "temperature must be at least 0"),
+        ({"eos": []}, "eos must be a token or a list of tokens, not []"),
+        ({"eos": "."}, "not '.'"),
+        ({"tokens": TOKENS[:, :0]}, "tokens must not be empty"),
+        ({"padding": TOKENS > 8}, "padding must leave a real token in every sequence"),
+    ],
+)
+def test_requests_of_generate(models: dict[str, Any], options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        models["Model"].generate(**{"tokens": TOKENS, "max_new_tokens": 2, **options})
+
+
+def test_what_generate_need_not_do(models: dict[str, Any]) -> None:
+    assert torch.equal(models["Model"].generate(TOKENS, max_new_tokens=0), TOKENS)
+
+
+@pytest.mark.parametrize("sizes", [(2, -1), (-1, 2), (2, 2.5)])
+def test_sizes_of_a_cache(models: dict[str, Any], sizes: tuple[Any, Any]) -> None:
+    with pytest.raises(ValueError, match=f"a cache is for .*, not {sizes[0]} and {sizes[1]}"):
+        models["Model"].new_cache(*sizes)
+
+
+def test_more_tokens_than_positions(tmp_path: Path) -> None:
+    """Told before anything is written: on a GPU, a look-up outside of a table would end the process."""
+    model = build(SPECS / "gpt2.arch", "gpt2_tiny", tmp_path, {"context": "12"}).Model()
+    said = "13 tokens, but the model has positions for 12"
+    with pytest.raises(ValueError, match=said):
+        model(torch.zeros(1, 13, dtype=torch.int64))
+    with pytest.raises(ValueError, match=said):
+        model.generate(TOKENS, max_new_tokens=5)
+    assert model.generate(TOKENS, max_new_tokens=4).shape == (2, 13)
+    cache = model.new_cache(1, 20)
+    model(torch.zeros(1, 12, dtype=torch.int64), cache=cache)
+    with pytest.raises(ValueError, match=said):
+        model(torch.zeros(1, 1, dtype=torch.int64), cache=cache)
+
+
+def test_inputs_of_all_kinds(tmp_path: Path) -> None:
+    """A vector for each token, a number for each sequence, and a second sequence."""
+    spec = """
+    arch Inputs(d = 8) {
+      forward(x: float[B, T, d], shift: float[B, 1, 1], marks: bool[B, T], other: [B, U]) {
+        y = embedding(other, 9, d) as table
+        return a = x + shift + unsqueeze(cast_like(marks, x)), b = linear(y, d) as proj
+      }
+    }
+    model inputs = Inputs()
+    """
+    model = build(spec, "inputs", tmp_path).Model()
+    good = torch.zeros(2, 3, 8), torch.zeros(2, 1, 1), torch.ones(2, 3).bool(), torch.zeros(2, 5).long()
+    model(*good)
+    for place, wrong, said in [
+        (0, torch.zeros(2, 3, 7), "float64 [2, 3, 8], not float32 [2, 3, 7]"),
+        (0, torch.zeros(2, 3, 8).long(), "not int64 [2, 3, 8]"),
+        (1, torch.zeros(3, 1, 1), "[2, 1, 1], not float32 [3, 1, 1]"),
+        (2, torch.ones(2, 3), "marks must be bool [2, 3], not float32 [2, 3]"),
+        (3, torch.zeros(3, 5).long(), "other must be int64 [2, 5], not int64 [3, 5]"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            model(*good[:place], wrong, *good[place + 1 :])

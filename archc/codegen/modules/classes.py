@@ -69,7 +69,7 @@ class ClassWriter:
         self.classes[name] = replace(
             built,
             arguments=(*arguments, *_options(graph, known, cached)),
-            lines=(*start, *built.lines, *end),
+            lines=(_check(arguments, known), *start, *built.lines, *end),
             result_type=result_type(len(graph.outputs)),
             head=self._head(cut, weights, loss, built.result) if cut and loss else None,
         )
@@ -170,6 +170,12 @@ class ClassWriter:
 
 def _names(weights: Sequence[Held], indices: Sequence[str]) -> list[str]:
     return parameter_names([stored_in(held.weight) for held in weights], indices)
+
+
+def _check(arguments: Sequence[Argument], known: Sequence[Tokens]) -> Line:
+    """The refusal of inputs that a model does not take."""
+    names = [*(argument.name for argument in arguments), *(each.called("padding") for each in known)]
+    return Line(f"check_inputs({', '.join(names)})")
 
 
 def _options(graph: Graph, known: Sequence[Tokens], cached: bool) -> list[Argument]:

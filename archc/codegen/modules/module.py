@@ -38,6 +38,7 @@ TAKEN = frozenset(
         *_RUNTIME,
         *_LOSSES,
         *_MODULES,
+        "check_inputs",
         "losses",
         "decode_layers",
         "decoded",
@@ -64,6 +65,7 @@ def plan_module(
     stored = {"Stored", base} | ({"per_expert"} if any(p.per_expert for p in parameters) else set())
     stored |= {"at_least_float32"} if any(p.wide for p in parameters) else set()
     imports = [f"from .checkpoint import {', '.join(sorted(stored - {'LanguageModel'}))}"]
+    imports.append("from .inputs import check_inputs")
     if base == "LanguageModel":
         imports.append("from .language_model import LanguageModel")
     modules = [name for name in _MODULES if f"{name}." in text]

@@ -15,6 +15,7 @@ from archc.ir.op import Op, Trait
 from archc.ir.rule import FusedOp, Rule, rule_of
 
 _SHORT = {
+    "embedding": "x",
     "rms_norm": "h",
     "layer_norm": "h",
     "attend": "o",

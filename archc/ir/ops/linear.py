@@ -102,7 +102,11 @@ def _embedding_type(call: Any) -> TensorType:
 )
 def embedding(index: Tensor, weight: Tensor) -> Tensor:
     """Row `index` of a table."""
-    return F.embedding(index, weight)
+    try:
+        return F.embedding(index, weight)
+    except IndexError:  # which a GPU does not raise
+        wrong = int(index[(index < 0) | (index >= len(weight))][0])
+        raise IndexError(f"{wrong} is looked up in a table of {len(weight)} rows") from None
 
 
 def _parameter_shape(call: Any) -> tuple[Dim, ...]:
