@@ -13,11 +13,11 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.linear import LINEAR
+from archc.ir.ops.shape import CONCAT, MERGE_HEADS, SPLIT, SPLIT_HEADS
 from archc.ir.ops.structure import INPUT
 from archc.ir.types import TensorType
 
-CONCAT, SLICE, SPLIT = OPS["concat"], OPS["slice"], OPS["split"]
-SPLIT_HEADS, MERGE_HEADS, EXPAND_HEADS = OPS["split_heads"], OPS["merge_heads"], OPS["expand_heads"]
+SLICE, EXPAND_HEADS = OPS["slice"], OPS["expand_heads"]
 
 
 @dataclass(frozen=True)

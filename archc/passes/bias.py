@@ -6,9 +6,9 @@ from archc.ir.decomposition import OperandRef, StepRef
 from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.op import OPS
+from archc.ir.ops.linear import LINEAR
 from archc.ir.rule import Rule
 from archc.passes.context import Context
-from archc.passes.pack import LINEAR
 
 ADD = OPS["add"]
 

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.ops.convolution import CAUSAL_CONV
-from archc.ir.ops.shape import CONCAT
+from archc.ir.ops.shape import CONCAT, SPLIT
 from archc.ir.ops.structure import APPEND, RECENT, WEIGHT
 from archc.passes.context import Context, place_of
 from archc.passes.fold import canonical_sizes
-from archc.passes.pack import SPLIT, concatenate
+from archc.passes.pack import concatenate
 from archc.passes.regroup import join_parts
 
 

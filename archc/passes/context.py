@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from archc.ir.graph import Graph
-from archc.ir.node import Node
+from archc.ir.node import Node, Value
 from archc.ir.op import Op
 from archc.ir.rule import Rule
 from archc.passes.report import Report
@@ -25,6 +25,12 @@ class Context:
 def place_of(node: Node) -> str:
     """Where a node stands in the spec, for reports."""
     return node.span.line_reference if node.span else "the compiler's own"
+
+
+def made_by(graph: Graph, value: Value | None, op: Op) -> Node | None:
+    """The node that makes a value, if it is of an op."""
+    maker = graph.node(value) if value is not None else None
+    return maker if maker is not None and maker.op is op else None
 
 
 def remaining(graph: Graph, *ops: Op) -> Iterator[Node]:

@@ -22,11 +22,10 @@ from archc.ir.ops.experts import (
     OF_EXPERT,
     SORT_CHOICES,
 )
-from archc.ir.ops.linear import EMBEDDING
+from archc.ir.ops.linear import EMBEDDING, LINEAR
 from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, WEIGHT
 from archc.ir.types import TensorType
 from archc.passes.context import Context, place_of, remaining
-from archc.passes.pack import LINEAR
 
 
 def dispatch_experts(graph: Graph, context: Context) -> None:

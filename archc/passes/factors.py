@@ -13,12 +13,13 @@ from dataclasses import replace
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
+from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.row_form import is_row_op
 from archc.passes.context import Context, place_of, remaining
 from archc.passes.report import Fired
 
-ATTEND, LINEAR, MUL, ROTATE_BY = (OPS[name] for name in ("attend", "linear", "mul", "rotate_by"))
+ATTEND, MUL, ROTATE_BY = (OPS[name] for name in ("attend", "mul", "rotate_by"))
 
 
 def move_factors(graph: Graph, context: Context) -> None:

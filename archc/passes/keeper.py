@@ -13,16 +13,14 @@ from archc.ir.copier import Copier
 from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node, Value
-from archc.ir.op import OPS, Op
+from archc.ir.op import Op
+from archc.ir.ops.shape import CONCAT, MERGE_HEADS, SPLIT, SPLIT_HEADS
 from archc.ir.ops.structure import APPEND, LOOP, RECENT
 from archc.ir.program import KEY_POSITIONS
 from archc.ir.types import TensorType
 from archc.passes.carried import carry_also, free_name, leave_also
 from archc.passes.cut import Cut, Place, bias_of
 from archc.passes.fold import canonical_sizes
-
-CONCAT, SPLIT = OPS["concat"], OPS["split"]
-MERGE_HEADS, SPLIT_HEADS = OPS["merge_heads"], OPS["split_heads"]
 
 
 class Keeper:

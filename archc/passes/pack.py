@@ -12,7 +12,8 @@ from dataclasses import replace
 from archc.ir.graph import Graph
 from archc.ir.head import last_linear
 from archc.ir.node import Node, Value, stored_in
-from archc.ir.op import OPS, Op
+from archc.ir.ops.linear import LINEAR
+from archc.ir.ops.shape import SPLIT
 from archc.ir.ops.structure import APPEND, WEIGHT
 from archc.ir.paths import path_text
 from archc.ir.reached import reached
@@ -21,9 +22,6 @@ from archc.passes.context import Context, place_of
 from archc.passes.fold import canonical_sizes
 
 _ALIGNED = 8  # numbers of half precision in 16 bytes, which kernels read at once
-
-LINEAR: Op = OPS["linear"]
-SPLIT: Op = OPS["split"]
 
 
 def normalise_layout(graph: Graph, _context: Context) -> None:

@@ -12,14 +12,11 @@ from dataclasses import replace
 from archc.ir.graph import Graph
 from archc.ir.inits import Spaced
 from archc.ir.node import Node, Value, stored_in
-from archc.ir.op import OPS, Op
-from archc.ir.ops.shape import CONCAT
+from archc.ir.ops.linear import LINEAR
+from archc.ir.ops.shape import CONCAT, MERGE_HEADS, SPLIT, SPLIT_HEADS
 from archc.ir.ops.structure import WEIGHT
-from archc.passes.context import Context, place_of, remaining
+from archc.passes.context import Context, made_by, place_of, remaining
 from archc.passes.fold import canonical_sizes
-from archc.passes.pack import LINEAR, SPLIT
-
-MERGE_HEADS, SPLIT_HEADS = OPS["merge_heads"], OPS["split_heads"]
 
 
 def regroup_rows(graph: Graph, context: Context) -> None:
@@ -27,7 +24,7 @@ def regroup_rows(graph: Graph, context: Context) -> None:
     for part in graph.walk():
         for merge in remaining(part, MERGE_HEADS):
             _regroup(part, merge, context)
-        for concat in remaining(part, CONCAT):
+        for concat in remaining(part, CONCAT):  # first of all: what joins some leaves no split of all others
             _join_all_parts(part, concat)
         for concat in remaining(part, CONCAT):
             _join_neighbours(part, concat)
@@ -35,9 +32,9 @@ def regroup_rows(graph: Graph, context: Context) -> None:
 
 def _regroup(graph: Graph, merge: Node, context: Context) -> None:
     """Make what merges a part of heads a part of the product of which they are heads."""
-    split = _made_by(graph, merge.inputs[0], SPLIT)
-    by_heads = split and _made_by(graph, split.inputs[0], SPLIT_HEADS)
-    linear = by_heads and _made_by(graph, by_heads.inputs[0], LINEAR)
+    split = made_by(graph, merge.inputs[0], SPLIT)
+    by_heads = split and made_by(graph, split.inputs[0], SPLIT_HEADS)
+    linear = by_heads and made_by(graph, by_heads.inputs[0], LINEAR)
     if split is None or by_heads is None or linear is None or len(split.types) < 2:
         return
     weights = [graph.node(value) for value in linear.inputs[1:] if value is not None]
@@ -118,7 +115,7 @@ def _join_neighbours(graph: Graph, concat: Node) -> None:
 def _parts_side_by_side(graph: Graph, concat: Node) -> tuple[Node | None, tuple[Value, ...]]:
     """The split that has made what is put together, and its parts, which are side by side; or None."""
     first = concat.inputs[0]
-    split = _made_by(graph, first, SPLIT)
+    split = made_by(graph, first, SPLIT)
     if split is None or first is None:
         return None, ()
     place = split.outputs.index(first)
@@ -137,12 +134,6 @@ def _coarser(graph: Graph, split: Node, concat: Node, first: int, count: int) ->
     for old, new in zip((*split.outputs[:first], *split.outputs[first + count :]), others, strict=True):
         graph.replace_uses(old, new)
     return parts.outputs[first]
-
-
-def _made_by(graph: Graph, value: Value | None, op: Op) -> Node | None:
-    """The node that makes a value, if it is of an op."""
-    made = graph.node(value) if value is not None else None
-    return made if made is not None and made.op is op else None
 
 
 def _is_alone(graph: Graph, node: Node) -> bool:

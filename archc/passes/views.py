@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
-from archc.ir.op import OPS
 from archc.ir.ops.linear import LINEAR
+from archc.ir.ops.shape import MERGE_HEADS, SPLIT_HEADS
 from archc.ir.ops.structure import CONSTANT
 from archc.passes.chain import is_on_rows
 from archc.passes.context import Context
-
-MERGE_HEADS, SPLIT_HEADS = OPS["merge_heads"], OPS["split_heads"]
 
 
 def move_views(graph: Graph, context: Context) -> None:

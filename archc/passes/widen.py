@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node
-from archc.ir.op import OPS, Op
-from archc.ir.ops.linear import WIDE_LINEAR
+from archc.ir.op import OPS
+from archc.ir.ops.linear import LINEAR, WIDE_LINEAR
 from archc.ir.ops.training import JITTER, JITTERED_LINEAR
 from archc.ir.types import DType
-from archc.passes.context import Context, place_of
+from archc.passes.context import Context, made_by, place_of
 from archc.passes.report import Fired
 
-LINEAR, UPCAST = OPS["linear"], OPS["upcast"]
+UPCAST = OPS["upcast"]
 
 
 def join_wide_linears(graph: Graph, context: Context) -> None:
@@ -30,8 +30,8 @@ def join_wide_linears(graph: Graph, context: Context) -> None:
 
 def _join(graph: Graph, linear: Node, times: int, context: Context) -> None:
     """Read what stands before the cast, or before the cast and the noise on it."""
-    noise = _made_by(graph, linear, JITTER)
-    cast = _made_by(graph, noise or linear, UPCAST)
+    noise = made_by(graph, linear.inputs[0], JITTER)
+    cast = made_by(graph, (noise or linear).inputs[0], UPCAST)
     if noise is not None and (cast is None or len(graph.users(noise.outputs[0])) > 1):
         noise = cast = None
     x = (cast or linear).inputs[0]
@@ -42,10 +42,3 @@ def _join(graph: Graph, linear: Node, times: int, context: Context) -> None:
     graph.replace_uses(linear.outputs[0], joined.outputs[0])
     graph.remove_unread([node for node in (cast, noise, linear) if node is not None])
     context.report.fired.append(Fired(op.name, place_of(joined), times, (), linear.span))
-
-
-def _made_by(graph: Graph, reader: Node, op: Op) -> Node | None:
-    """The node of an op that makes what a node reads first."""
-    value = reader.inputs[0]
-    made = graph.node(value) if value is not None else None
-    return made if made is not None and made.op is op else None

@@ -126,4 +126,6 @@ def slice(x: Tensor, *, start: int, end: int) -> Tensor:
     return x[..., start:end]
 
 
-CONCAT, REPEAT_SEQUENCE = OPS["concat"], OPS["repeat_sequence"]
+CONCAT, REPEAT_SEQUENCE, SPLIT, SPLIT_HEADS, MERGE_HEADS = (
+    OPS[name] for name in ("concat", "repeat_sequence", "split", "split_heads", "merge_heads")
+)
