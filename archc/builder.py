@@ -14,6 +14,7 @@ from archc.frontend.resolve import display_name
 from archc.settings import parse_settings
 from archc.target import TARGETS
 from archc.tuned import read_tables
+from archc.tuning.room import notes_on
 
 UP_TO_DATE = "up to date"
 
@@ -79,7 +80,9 @@ def files_of(job: Job) -> dict[str, str]:
 
 
 def write(found: Sequence[Job], force: bool) -> Iterator[str]:
-    """Make the packages; a line for each."""
+    """Make the packages; a line for each, after notes on tables that do not fit every chip."""
+    for table in dict.fromkeys(job.origin.table for job in found if job.origin.table):
+        yield from notes_on(Path(table))
     for job in found:
         changed = write_package(job.folder, files_of(job), force)
         yield f"{job.folder}: {', '.join(changed) if changed else UP_TO_DATE}"

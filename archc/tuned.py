@@ -7,6 +7,7 @@ entry is about is PyTorch's.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -24,6 +25,9 @@ _TEXT = re.compile(
     r"[\w .,+:()/-]{1,80}"
 )  # names of GPUs and releases: they become part of generated comments
 MARGIN = 0.98  # of the library's time: what is nearer to it is noise
+_MOST_VALUES = 1 << 20  # of a tile, in Triton
+_MOST_WARPS, _MOST_STAGES = 16, 16
+_DOT = 16  # outputs and inputs that a tile has at least where tensor cores compute it
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,18 @@ class Tile:
 
     def __str__(self) -> str:
         return f"{self.outputs} x {self.inputs}, {self.warps} warps, {self.stages} stages"
+
+    def fault(self, rows: int) -> str:
+        """Why no kernel can have this tile for so many rows; nothing for one that can be."""
+        if any(size & (size - 1) for size in (self.outputs, self.inputs, self.warps)):
+            return "outputs, inputs and warps must be powers of two"
+        if self.outputs * self.inputs > _MOST_VALUES:
+            return f"a tile has at most {_MOST_VALUES:,} values"
+        if self.warps > _MOST_WARPS or self.stages > _MOST_STAGES:
+            return f"there are at most {_MOST_WARPS} warps and {_MOST_STAGES} stages"
+        if rows > 1 and min(self.outputs, self.inputs) < _DOT:
+            return f"for {rows} rows it needs at least {_DOT} outputs and inputs"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,14 @@ class Entry:
         """Whether the kernel was faster than the library."""
         return self.microseconds < MARGIN * self.library
 
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory that a program needs at least: all loads under way but the one in use."""
+        if self.problem.rows == 1:
+            return 0  # what it loads goes to registers
+        size = 4 if self.problem.dtype == "float32" else 2
+        return (self.tile.stages - 1) * self.tile.inputs * (self.tile.outputs + MOST_ROWS) * size
+
     def as_json(self) -> dict[str, Any]:
         parts = (self.problem, self.tile, self.provenance)
         return {
@@ -104,13 +128,22 @@ class Entry:
     @staticmethod
     def from_json(entry: Mapping[str, Any]) -> Entry:
         """The entry that an object of the table is; raises `KeyError`, `TypeError` or `ValueError`."""
-        return Entry(
+        found = Entry(
             _read(Problem, entry),
             _read(Tile, entry),
             float(entry["microseconds"]),
             float(entry["library"]),
             _read(Provenance, entry),
         )
+        for name in entry.keys() - found.as_json().keys():
+            raise ValueError(f"an entry has no `{name}`")
+        if found.problem.rows not in ROWS:
+            raise ValueError(f"`rows` is none of {', '.join(map(str, ROWS))}")
+        if not all(0 <= time < math.inf for time in (found.microseconds, found.library)):
+            raise ValueError("`microseconds` and `library` must be times")
+        if fault := found.tile.fault(found.problem.rows):
+            raise ValueError(f"tile {found.tile}: {fault}")
+        return found
 
 
 # A tile and a problem both have outputs and inputs.

@@ -19,6 +19,7 @@ from archc.tuned import SHIPPED, Entry, Problem, Provenance, Tile, Tuned, read_t
 from archc.tuning import choice
 from archc.tuning.choice import problems
 from archc.tuning.gpu import Meter, linear_function
+from archc.tuning.room import notes_on
 from archc.tuning.search import LIBRARY, Contender, Found, search, tiles
 from tests.benchmarking.clocks import Ticking
 from tests.codegen.interpreter import interpreted
@@ -124,7 +125,8 @@ def test_the_heaviest_weights_come_first() -> None:
 
 
 def _entry(problem: Problem = WIDE, source: Provenance = HERE, microseconds: float = 1.0) -> Entry:
-    return Entry(problem, Tile(4, 1024, 4, 1), microseconds, 2.0, source)
+    tile = Tile(4, 1024, 4, 1) if problem.rows == 1 else Tile(16, 64, 4, 3)
+    return Entry(problem, tile, microseconds, 2.0, source)
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -149,6 +151,13 @@ def test_new_measurements_replace_those_of_the_same_gpu() -> None:
         ('{"entries": [{}]}', "'rows' is missing"),
         (json.dumps({"entries": [_entry().as_json() | {"warps": 0}]}), "`warps` is no positive whole number"),
         (json.dumps({"entries": [_entry().as_json() | {"gpu": 3}]}), "`gpu` is no short text"),
+        (json.dumps({"entries": [_entry().as_json() | {"warp": 3}]}), "an entry has no `warp`"),
+        (json.dumps({"entries": [_entry().as_json() | {"rows": 3}]}), "`rows` is none of 1, 16"),
+        (json.dumps({"entries": [_entry().as_json() | {"library": math.nan}]}), "must be times"),
+        (json.dumps({"entries": [_entry().as_json() | {"tile_inputs": 1000}]}), "must be powers of two"),
+        (json.dumps({"entries": [_entry().as_json() | {"tile_inputs": 1 << 40}]}), "at most 1,048,576"),
+        (json.dumps({"entries": [_entry().as_json() | {"stages": 10**9}]}), "16 warps and 16 stages"),
+        (json.dumps({"entries": [_entry().as_json() | {"rows": 16}]}), "at least 16 outputs and inputs"),
         (json.dumps({"entries": [_entry().as_json() | {"dtype": "x); import os"}]}), "dtype"),
         (json.dumps({"entries": [_entry().as_json() | {"gpu": 'a"""\nimport os'}]}), "gpu"),
         ("[" * 100_000, "is no table"),
@@ -168,6 +177,19 @@ def test_a_table_that_is_not_there_is_told(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [*command, "--table", str(tmp_path / "none.json")])
     assert result.exit_code == 1
     assert result.stderr.startswith("cannot read")
+
+
+def test_a_table_tells_the_chips_that_its_tiles_are_too_large_for(tmp_path: Path) -> None:
+    """By the tile that was measured on an H200 and did not fit on gfx942, and by one that fits nowhere."""
+    path = tmp_path / "t.json"
+    large = Entry(Problem(16, 8, 8), Tile(32, 256, 4, 4), 1.0, 2.0, HERE)
+    write_table(path, Tuned((_entry(), large, replace(large, problem=Problem(16, 9, 9)))))
+    (note,) = notes_on(path)
+    assert "gfx942 does not have the 73,728 bytes of shared memory that 16 x 8 by 8 x 8" in note
+    assert "and so for 1 more" in note
+    write_table(path, Tuned((replace(large, tile=Tile(64, 512, 4, 8)),)))
+    with pytest.raises(ArchcError, match="no chip has the 573,440 bytes"):
+        list(notes_on(path))
 
 
 def test_a_build_takes_a_table_and_remembers_it(tmp_path: Path) -> None:
