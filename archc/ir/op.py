@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from archc.ir.attributes import Kind, kind_of
 from archc.ir.inits import Init, Normal
@@ -229,7 +229,9 @@ def _signature(function: Callable[..., Any]) -> tuple[tuple[Operand, ...], bool,
             default = REQUIRED if parameter.default is parameter.empty else parameter.default
             attributes[parameter.name] = Attr(kind_of(parameter.annotation), default)
         else:
-            operands.append(Operand(parameter.name, optional=parameter.default is None))
+            # Before a weight, which comes last, an operand cannot have a default.
+            may_be_none = parameter.default is None or type(None) in get_args(parameter.annotation)
+            operands.append(Operand(parameter.name, may_be_none))
     return tuple(operands), variadic, attributes
 
 

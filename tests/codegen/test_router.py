@@ -58,6 +58,10 @@ ROUTERS = {
         weights = sum(tanh(scores))""",
     "functions of the chosen": """scores, chosen = top_k(linear(x, EXPERTS) as gate, 2)
         weights = cast_like(softplus(tanh(upcast(scores))), x)""",
+    "none for one of them": """scores = softmax(upcast(linear(x, EXPERTS) as gate))
+        _, places = top_k(scores, 2)
+        weights = gather(scores, places) * step(EXPERTS - 1 - upcast(places))
+        chosen = minimum(places, EXPERTS - 2)""",
     "all": """weights, chosen = top_k(sigmoid(linear(x, EXPERTS) as gate), EXPERTS)""",
 }
 ROWS = {

@@ -118,4 +118,16 @@ WITH_EXPERTS = {
         mlp_only_layers=[1],
         **EXPERTS,
     ),
+    "zaya": rms(
+        hf.ZayaConfig,
+        intermediate_size=None,
+        head_dim=8,
+        num_experts=5,
+        moe_intermediate_size=20,
+        router_hidden_size=16,
+        cca_time1=3,
+        rope_parameters={
+            "hybrid": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+        },
+    ),
 }

@@ -139,6 +139,20 @@ EXAMPLES: dict[str, list[Example]] = {
         )
         for new, inner, offset in ((1, (), None), (5, (4,), None), (3, (), ((6,), "float")))
     ],
+    "group_conv": [
+        (
+            [
+                ((2, 5, 3, 4), "float"),
+                ((2, new), "i64"),
+                ((2, 5), "i64"),
+                first,
+                ((6, 4, 3), "float"),
+                offset,
+            ],
+            {"taps": 3},
+        )
+        for new, first, offset in ((1, None, None), (3, ((3, 4), "float"), ((6,), "float")))
+    ],
     "recur": [
         (
             [*[((2, 3, 2, 4), "float")] * 2, ((2, 3, 6, 5), dtype), POSITIONS, decay, None, *erased, None],

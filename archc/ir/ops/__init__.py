@@ -13,7 +13,7 @@ attention       masks, attend
 key_choice      the few keys that a query sees
 attention_bias  what is added to scores by distance: ALiBi, T5's buckets
 router          top_k, group_mask, gather
-convolution     causal convolutions over tokens
+convolution     causal convolutions over tokens, `group_convolution` those that mix values
 shift           what an earlier token has
 recurrence      linear recurrences over tokens, and the state that they carry
 running_maximum the largest value so far, which keeps exponential gates within floats
@@ -36,6 +36,7 @@ from archc.ir.ops import (
     elementwise,
     experts,
     functions,
+    group_convolution,
     head_linear,
     key_choice,
     linear,
@@ -64,6 +65,7 @@ __all__ = [
     "elementwise",
     "experts",
     "functions",
+    "group_convolution",
     "head_linear",
     "key_choice",
     "linear",

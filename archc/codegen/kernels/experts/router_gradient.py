@@ -110,6 +110,8 @@ class GradientWriter(RouterWriter):
         """Add a part, of so many numbers, to the gradient of a value; of a single number it is their sum."""
         assert value is not None
         type_ = self.fused.form.type(value)
+        if not type_.dtype.is_floating:  # of what was chosen only the number is read, which has no gradient
+            return
         if self._width(value) == 1 and width > 1:
             text = f"tl.sum({self._inside(type_.with_width(width), text, '0.0')}, 0)"
         self.parts[value].append(text)
