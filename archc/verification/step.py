@@ -144,7 +144,7 @@ class _Planner:
             moved = sum(map(_bytes, (*operands, *results))) - _unread(node, operands)
             if node.op is RECUR:
                 moved += _bytes(operands[-1])  # the state, which is written too
-            self.work.add(node.op.name, _SEVERAL.get(node.op.name, 1), moved, times)
+            self.work.add(node.op.name, _launches(node, operands), moved, times)
             return
         with Count() as count:
             result = node.op.reference(*operands, **node.attributes)
@@ -158,6 +158,17 @@ class _Planner:
         kinds = {DType.F32: torch.float32, DType.I64: torch.int64, DType.BOOL: torch.bool}
         shape = [sizes[dim] if isinstance(dim, str) else int(dim) for dim in type_.shape]
         return torch.empty(shape, dtype=kinds.get(type_.dtype, self.dtype), device="meta")
+
+
+def _launches(node: Node, operands: list[Any]) -> int:
+    """Of a fused op, or one of a package's own; attention over chosen keys is PyTorch's ops."""
+    rule = rule_of(node)
+    if rule is None or "among" not in rule.operands or node.operand("among") is None:
+        return _SEVERAL.get(node.op.name, 1)
+    with Count() as count:
+        node.op.reference(*operands, **node.attributes)
+    work: Work = count.work
+    return work.count
 
 
 def _kept_sizes(node: Node, sizes: Mapping[str, int]) -> Mapping[str, int]:

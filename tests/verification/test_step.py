@@ -184,6 +184,13 @@ def test_a_step_over_keys_that_several_read(tmp_path: Path) -> None:
     assert step.bytes == pytest.approx(plan.bytes, rel=NEAR)
 
 
+def test_attention_over_chosen_keys_is_not_one_launch(tmp_path: Path) -> None:
+    """About as many are planned as there are, though PyTorch is given the chosen keys alone."""
+    compilation = compile_model(Path(__file__).with_name("attention.arch"), "chosen")
+    step = counted_step(import_package(compilation, tmp_path), 2, 300)
+    assert planned_step(compilation.fused, 2, 300).count == pytest.approx(step.count, rel=0.25)
+
+
 def test_positions_that_are_counted_from_another_place_stay_whole() -> None:
     """They look up rows of a table: arithmetic must not make them floating-point numbers."""
     layer = "x = x + linear(rms_norm(x, 1e-6) as norm, 32) as up"
