@@ -17,7 +17,10 @@ from archc.ir.records import Symbol
 
 UNKNOWN = "?"  # what stands for a segment after a mistake
 _SEGMENT = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_\-]{{0,{MAX_NAME - 1}}}")
-
+# What to write where a string has braces that it cannot have.
+_JOINED = (
+    'in a string, braces end a segment after other characters: "layer_{i}"; else `{name + "_bias"}`, unquoted'
+)
 _COUNTED = re.compile(r"([^{}]+)\{([A-Za-z_]\w*)\}")
 
 
@@ -59,9 +62,10 @@ class Paths(Expressions):
         wrong = next((segment for segment in segments if not _SEGMENT.fullmatch(segment)), None)
         if wrong is None:
             return segments
-        expected = "letters, digits, `_` and `-`"
+        expected, found = "letters, digits, `_` and `-`", f'"{wrong[:40]}"'
+        hint = _JOINED if "{" in wrong else ""
         self.report(
-            mistakes.WrongValue(span, what="a path segment", expected=expected, found=f'"{wrong[:40]}"')
+            mistakes.WrongValue(span, what="a path segment", expected=expected, found=found, hint=hint)
         )
         return [UNKNOWN]
 
