@@ -524,3 +524,34 @@ def test_what_native_code_does_not_take_of_experts(experts: ModuleType) -> None:
     truth = ops.grouped_linear(x, weight.mT, ends)
     torch.testing.assert_close(experts._product_on_cpu(x, weight.mT, ends, None), truth)
     torch.testing.assert_close(y, truth)
+
+
+@needs_compiler
+def test_a_loop_that_leaves_what_did_not_enter_it(tmp_path: Path) -> None:
+    """Its first layer makes values that the others mix in: no native code may take them for operands."""
+    spec = """
+    arch A(d = 16) {
+      forward(tokens: [B, T]) {
+        x = embedding(tokens, 40, d) as embed
+        first = none
+        for i in 0..3 as layers {
+          q, k, v = split(split_heads(linear(x, 3 * d) as qkv, 2), 3)
+          if i == 0 {
+            first = v
+          }
+          o = merge_heads(attention(q, k, v + 0.5 * first, mask = causal))
+          x = rms_norm(x + linear(o, d) as o, 1e-6) as norm
+        }
+        return linear(x, 40) as head
+      }
+    }
+    model a = A()
+    """
+    package = build(spec, "a", tmp_path)
+    assert _native(package).build()
+    model = package.Model().eval()
+    tokens = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        whole, cache = model(tokens), model.new_cache(2, 6)
+        steps = torch.cat([model(token, cache=cache) for token in tokens.split(1, 1)], 1)
+    torch.testing.assert_close(steps, whole, atol=1e-5, rtol=1e-4)

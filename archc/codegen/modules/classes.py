@@ -152,6 +152,8 @@ class ClassWriter:
             place = f"  {loop.span.line_reference}" if loop.span else ""
             doc = (f"{schedule.describe(order, number, steps)}, {path_text(loop.path)}.{place}",)
             built = self._class(name, doc, body, indices, captured_in(body, loop, given))
+            if loop.attributes["entering"] != loop.attributes["carried"]:
+                built = replace(built, native=None)  # its code puts results in the place of operands
             self.classes[name] = replace(built, arguments=(*built.arguments, *layer_options(loop)))
             names.append(name)
         return names
