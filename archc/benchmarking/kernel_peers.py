@@ -26,6 +26,7 @@ from archc.codegen.kernels.kernel_plan import (
     OpKernel,
     WideLinearKernel,
 )
+from archc.codegen.kernels.key_choice.key_choice_plan import KeyChoiceKernel
 from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
 from archc.ir.lazy_torch import import_now
 from archc.ir.node import Node
@@ -61,7 +62,7 @@ def plain_function(place: Place) -> Function:
     if isinstance(plan, RecurrenceKernel):
         return partial(_recurrence, node, plan)
     assert rule is not None
-    if isinstance(plan, DispatchedKernel):
+    if isinstance(plan, DispatchedKernel | KeyChoiceKernel):
         absent = [None] * len(node.op.operands)
         return lambda *operands: node.op.reference(*[*operands, *absent][: len(absent)], **node.attributes)[0]
     if isinstance(plan, ConvolutionKernel):

@@ -39,6 +39,7 @@ from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.norms.norm_plan import NormKernel
 from tests.benchmarking.clocks import Ticking
 from tests.codegen.test_capacity import CROWDED
+from tests.codegen.test_key_choice import CHOOSING
 from tests.support import SPECS, compile_model, distance, few
 
 CPU = torch.device("cpu")
@@ -217,6 +218,20 @@ def test_products_that_are_no_fusions_are_timed(spec: str, tmp_path: Path) -> No
         call = recordings.of(place, step)[0]
         assert distance(call.plain(*call.plain_arguments), call.function(*call.arguments)) < 1e-12
         assert place.forward(step.shape, 8).matrix > 0
+
+
+def test_choices_of_keys_are_timed(tmp_path: Path) -> None:
+    """Of a prompt and of a token; they have no gradient."""
+    models = Models(
+        compile_model(CHOOSING.replace("MASK", "causal"), "choosing"), tmp_path, CPU, torch.float64
+    )
+    (place,) = (place for place in places(models.compilation) if place.name == "select_keys")
+    recordings = Recordings(models, [place])
+    cases = list(kernel_cases([place], models, TINY, BENCH))
+    assert {(case.way, case.kind.tokens > 1) for case in cases} == {(FORWARD, True), (FORWARD, False)}
+    for case in cases:
+        call = recordings.of(place, case.kind)[0]
+        assert torch.equal(call.plain(*call.plain_arguments), call.function(*call.arguments))
 
 
 def test_recurrences_are_timed(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_best_keys_come_first_and_padding_never(mask: Mask) -> None:
         assert chosen[row, token].tolist() == [*best, *[-1] * (COUNT - len(best))]
 
 
-_CHOOSING = """
+CHOOSING = """
 arch Choosing(d = 24) {
   forward(tokens: [B, T]) {
     x = embedding(tokens, 50, d) as wte
@@ -51,7 +51,7 @@ model choosing = Choosing()
 @interpreted
 def test_the_kernel_chooses_as_the_reference_does(mask: Mask) -> None:
     """Keys that score alike, or 0 by weights of either sign, padding, later keys, and too few keys."""
-    text = _CHOOSING.replace("MASK", "causal" if mask.causal else "full")
+    text = CHOOSING.replace("MASK", "causal" if mask.causal else "full")
     kernels = build(text, "choosing", Path(mkdtemp())).kernels
     for keys in (3, 70):
         q, k = torch.randn(2, 1, 5, 12), torch.randn(2, keys, 1, 12)
