@@ -555,3 +555,27 @@ def test_a_loop_that_leaves_what_did_not_enter_it(tmp_path: Path) -> None:
         whole, cache = model(tokens), model.new_cache(2, 6)
         steps = torch.cat([model(token, cache=cache) for token in tokens.split(1, 1)], 1)
     torch.testing.assert_close(steps, whole, atol=1e-5, rtol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("body", ["h + skip * v", "v * rsqrt(mean((h + skip * v) ** 2) + 1.0)"])
+def test_rows_of_one_number(body: str, tmp_path: Path) -> None:
+    """Heads of width 1 are rows of a single value, over which there is no loop."""
+    spec = f"""
+    arch A(d = 16) {{
+      forward(tokens: [B, T]) {{
+        x = embedding(tokens, 40, d) as embed
+        h, v = split_heads(linear(x, 4) as h, 4), split_heads(linear(x, 4) as v, 4)
+        skip = unsqueeze(parameter([4], init = fill(2)) as skip)
+        return linear(merge_heads({body}), 40) as head
+      }}
+    }}
+    model a = A()
+    """
+    package = build(spec, "a", tmp_path)
+    assert _native(package).build()
+    model, tokens = package.Model(), torch.arange(3)[None]
+    model.save_pretrained(tmp_path / "weights")
+    reference = package.Reference.from_pretrained(tmp_path / "weights", dtype=torch.float64)
+    with torch.no_grad():
+        assert distance(model(tokens), reference(tokens)) < 1e-6

@@ -122,7 +122,8 @@ def plan_native_row(
     width = width_of(fused.node.types[0])
     for name, value in program.outputs:
         lines.append(f"for (int column = 0; column < {width}; column++)")
-        lines.append(f"    {name}_ptr[row * {width} + column] = T({cpp_name(value)}[column]);")
+        text = _of_column(cpp_name(value), columns)
+        lines.append(f"    {name}_ptr[row * {width} + column] = T({text});")
     return NativeRows(_call(fused, op, fused.width(op.anchor)), None, tuple(lines), "row")
 
 
@@ -144,12 +145,13 @@ def _of_column(text: str, columns: Mapping[str, int]) -> str:
 def _along(step: RowStep, columns: Mapping[str, int]) -> str:
     """A reduction over the columns of a row, or what follows from one."""
     (x,) = map(str, step.inputs)
-    row, count = cpp_name(x), columns[x]
+    count = columns[x]
+    row = cpp_name(x) if count > 1 else f"&{cpp_name(x)}"  # a single number is held as such
     if step.op == "sum":
         return f"sum_of({row}, {count})"
     if step.op == "rstd":
         return f"1.0f / std::sqrt(sum_of_squares({row}, {count}) / {count} + {step.eps}f)"
-    return f"{row}[column] - sum_of({row}, {count}) / {count}"
+    return f"{_of_column(cpp_name(x), columns)} - sum_of({row}, {count}) / {count}"
 
 
 def plan_native_rope(
