@@ -5,7 +5,7 @@ from __future__ import annotations
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.shape import CONCAT, REPEAT_SEQUENCE
-from archc.ir.program import once_in
+from archc.ir.origins import Origin, Origins, once_in
 
 
 def repeat_sequences(graph: Graph) -> None:
@@ -14,7 +14,12 @@ def repeat_sequences(graph: Graph) -> None:
     for part, _ in graph.runs():
         for node in part.nodes():
             if node.op is CONCAT:
-                _repeat(part, node, [value for value in node.inputs if (id(part), value) in once])
+                _repeat(part, node, [value for value in node.inputs if _may_be_one(once, part, value)])
+
+
+def _may_be_one(once: Origins, graph: Graph, value: Value | None) -> bool:
+    """Whether a value may have the rows of a single sequence, for all."""
+    return value is not None and once.get((id(graph), value)) in (Origin.GIVEN, Origin.MIXED)
 
 
 def _repeat(graph: Graph, concat: Node, once: list[Value | None]) -> None:

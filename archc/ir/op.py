@@ -110,6 +110,7 @@ class Op:
     # The shape of what the op carries from token to token, for one sequence; its operand `state` holds it.
     carries: Callable[[Any], tuple[int, ...]] | None = None
     models: tuple[str, ...] = ()  # operands of which nothing but the dtype is read
+    widths: tuple[str, ...] = ()  # operands of which nothing but the dtype and the last dim is read
     # Whether the values of operands do not matter, by its attributes.
     fixed: Callable[[Mapping[str, Any]], bool] = lambda _: False
     triton: str | None = None  # the op on float32 registers, as a Triton expression
@@ -164,6 +165,7 @@ def declare(
     reach: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
     carries: Callable[[Any], tuple[int, ...]] | None = None,
     models: Sequence[str] = (),
+    widths: Sequence[str] = (),
     fixed: Callable[[Mapping[str, Any]], bool] = lambda _: False,
     flops: Callable[[Any], int] = lambda _call: 0,
     reads: Callable[[Any], Mapping[str, int]] = lambda _call: {},
@@ -200,6 +202,7 @@ def declare(
             reach=reach,
             carries=carries,
             models=tuple(models),
+            widths=tuple(widths),
             fixed=fixed,
             triton=triton,
             derivative=derivative,

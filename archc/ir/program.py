@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from archc.errors import Span
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
-from archc.ir.op import Op
-from archc.ir.ops.structure import CONSTANT, RECENT, WEIGHT
+from archc.ir.ops.structure import RECENT
 from archc.ir.paths import Path
 from archc.ir.types import Dim, DType
 
@@ -114,49 +113,6 @@ def positions_in(root: Graph) -> Places:
 
     names = {value: positions_named(root.node(value).attributes["name"]) for value in root.inputs}
     collect(root, {value: known for value, known in names.items() if known is not None})
-    return found
-
-
-def whole_in(root: Graph) -> set[tuple[int, Value]]:
-    """The values that depend on whole numbers alone, such as positions, and so have no gradient."""
-    return _following(
-        root, [value for value in root.inputs if root.type(value).dtype is DType.I64], (CONSTANT,)
-    )
-
-
-def once_in(root: Graph) -> set[tuple[int, Value]]:
-    """The values that depend on positions and weights alone: without padding all sequences share them."""
-    names = {value: root.node(value).attributes["name"] for value in root.inputs}
-    return _following(
-        root, [value for value, name in names.items() if are_positions(name)], (CONSTANT, WEIGHT)
-    )
-
-
-def mixes_sequences(graph: Graph, values: Iterable[Value], once: Collection[tuple[int, Value]]) -> bool:
-    """Whether some of a graph's values have rows of all sequences, and some stand `once` for all."""
-    return len({(id(graph), value) in once for value in values}) > 1
-
-
-def _following(root: Graph, starts: Iterable[Value], free: tuple[Op, ...]) -> set[tuple[int, Value]]:
-    """The values that depend on some inputs and on `free` ops alone, in a graph and its loops."""
-    found: set[tuple[int, Value]] = set()
-
-    def collect(
-        graph: Graph, known: dict[Value, bool]
-    ) -> None:  # whether from inputs, or from free ops alone
-        for node in graph.nodes():
-            models = [node.operand(name) for name in node.op.models]
-            read = [value for value in node.inputs if value is not None and value not in models]
-            if node.op in free or (models and not read):
-                known.update(dict.fromkeys(node.outputs, False))
-            elif not node.bodies and read and all(value in known for value in read):
-                known.update(dict.fromkeys(node.outputs, any(known[value] for value in read)))
-        found.update((id(graph), value) for value, follows in known.items() if follows)
-        for node in (*graph.loops(), *graph.branches()):
-            for body in node.bodies:
-                collect(body, captured_in(body, node, known))
-
-    collect(root, dict.fromkeys(starts, True))
     return found
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from archc.ir.graph import Graph
-from archc.ir.node import Node, Value
+from archc.ir.node import Node
 from archc.ir.op import Trait
 from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import CONSTANT, WEIGHT
-from archc.ir.program import once_in
+from archc.ir.origins import Origins, once_in
 from archc.passes.chain import Rows, is_on_rows
 from archc.passes.context import Context
 from archc.passes.join import ADD, after_head, chain_name, operand_name
@@ -40,7 +40,7 @@ def _join(
     graph: Graph,
     first: Node,
     nodes: Iterable[Node],
-    once: set[tuple[int, Value]],
+    once: Origins,
     times: int,
     context: Context,
 ) -> bool:

@@ -14,7 +14,7 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import CONSTANT
-from archc.ir.program import mixes_sequences, once_in
+from archc.ir.origins import Origins, mixes_sequences, once_in
 from archc.ir.row_form import RENAMED, fits_row, is_dot, is_row_op, row_form
 from archc.ir.rule import rule_of
 from archc.ir.types import DType
@@ -48,7 +48,7 @@ class Rows:
     once:  values that stand for all sequences, with their graphs: rows of others have no place beside them
     """
 
-    def __init__(self, graph: Graph, once: set[tuple[int, Value]]):
+    def __init__(self, graph: Graph, once: Origins):
         self.graph = graph
         self.once = once
         self.order = _places(graph)

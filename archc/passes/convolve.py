@@ -12,7 +12,8 @@ from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.structure import CONSTANT
-from archc.ir.program import KEY_POSITIONS, POSITIONS, Places, mixes_sequences, once_in, positions_in
+from archc.ir.origins import Origins, mixes_sequences, once_in
+from archc.ir.program import KEY_POSITIONS, POSITIONS, Places, positions_in
 from archc.ir.rule import Rule
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context, place_of, remaining
@@ -48,7 +49,7 @@ def _has_kernel(graph: Graph, look: Node, places: Places) -> bool:
     return rows and own and len(offsets(look.op, look.attributes)) <= _MOST_TAPS
 
 
-def _join(graph: Graph, look: Node, once: set[tuple[int, Value]], times: int, context: Context) -> None:
+def _join(graph: Graph, look: Node, once: Origins, times: int, context: Context) -> None:
     others = _after(graph, look, once)
     last = others[-1] if others else look
     name = chain_name([look, *others]) if others else look.op.name
@@ -62,7 +63,7 @@ def _join(graph: Graph, look: Node, once: set[tuple[int, Value]], times: int, co
     context.report.fired.append(Fired(name, place_of(look), times, relaxed, look.span))
 
 
-def _after(graph: Graph, look: Node, once: set[tuple[int, Value]]) -> list[Node]:
+def _after(graph: Graph, look: Node, once: Origins) -> list[Node]:
     """The elementwise ops after a look at earlier tokens that end in one value, in the order of the graph."""
     nodes = [node for node in graph.nodes() if node is not look and _fits(graph, node, look.types[0], once)]
     needed = graph.needed_by(look.id)
@@ -89,7 +90,7 @@ def _is_small(graph: Graph, nodes: Sequence[Node]) -> bool:
     return len(nodes) <= _MOST_STEPS and len(outer) <= _MOST_OPERANDS
 
 
-def _fits(graph: Graph, node: Node, rows: TensorType, once: set[tuple[int, Value]]) -> bool:
+def _fits(graph: Graph, node: Node, rows: TensorType, once: Origins) -> bool:
     """Whether an op computes such rows, or a vector, element by element.
 
     A sum that leaves the layer, or that a norm or a further sum reads, is theirs.

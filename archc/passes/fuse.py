@@ -57,13 +57,13 @@ def _apply_everywhere(
         if obstacle:
             attempts.setdefault(node.id, []).append(_Attempt(rule, len(rule.steps), obstacle))
             continue
-        fused = _replace(rule, graph, match)
+        fused = _replace(rule, graph, match, known)
         attempts[fused.id] = attempts.pop(node.id, [])
         relaxations = ("fewer_roundings",) if _rounds_inside(rule) else ()
         context.report.fired.append(Fired(rule.name, place_of(node), times, relaxations, node.span))
 
 
-def _replace(rule: Rule, graph: Graph, match: Match) -> Node:
+def _replace(rule: Rule, graph: Graph, match: Match, known: Known) -> Node:
     root = graph.node(match.nodes[rule.root])
     operands = [match.operands.get(name) for name in (*rule.operands, *rule.weights)]
     exported = [Value(match.nodes[output.step], output.output) for output in rule.outputs]
@@ -72,6 +72,7 @@ def _replace(rule: Rule, graph: Graph, match: Match) -> Node:
     fused = graph.add_like(root, rule.op, operands, attributes, names=names)
     for old, new in zip(exported, fused.outputs, strict=True):
         graph.replace_uses(old, new)
+        known.replace(graph, old, new)
     for step in sorted(match.nodes, reverse=True):  # a step reads only those before it
         graph.remove(graph.node(match.nodes[step]))
     return fused

@@ -14,7 +14,7 @@ from archc.ir.head import last_linear
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT
-from archc.ir.program import mixes_sequences, once_in
+from archc.ir.origins import Origins, mixes_sequences, once_in
 from archc.ir.row_form import RENAMED
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context
@@ -78,7 +78,7 @@ def _operands(graph: Graph, inside: dict[int, Node]) -> set[Value]:
     return {v for v in values if v.node not in inside and graph.node(v).op is not CONSTANT}
 
 
-def is_joined(graph: Graph, node: Node, once: set[tuple[int, Value]]) -> bool:
+def is_joined(graph: Graph, node: Node, once: Origins) -> bool:
     """Whether a pointwise kernel can compute an op: of operands of its result's shape, vectors, and numbers.
 
     A sum of rows stays apart: its gradient is what comes in, for all of them, and costs nothing.  So do rows

@@ -10,14 +10,12 @@ from functools import cached_property
 from archc.ir.graph import Graph
 from archc.ir.node import Value
 from archc.ir.op import Trait
+from archc.ir.origins import Origins, mixes_sequences, once_in, whole_in
 from archc.ir.program import (
     KEY_POSITIONS,
     POSITIONS,
     Places,
-    mixes_sequences,
-    once_in,
     positions_in,
-    whole_in,
 )
 from archc.ir.row_form import clashing_name, fits_row, row_form
 from archc.ir.rule import Rule
@@ -37,11 +35,19 @@ class Known:
 
     positions: Places
     whole: set[tuple[int, Value]]
-    once: set[tuple[int, Value]]
+    once: Origins
 
     @staticmethod
     def of(graph: Graph) -> Known:
         return Known(positions_in(graph), whole_in(graph), once_in(graph))
+
+    def replace(self, graph: Graph, old: Value, new: Value) -> None:
+        """Know of a value of a graph what is known of the one whose place it takes."""
+        before, after = (id(graph), old), (id(graph), new)
+        if before in self.whole:
+            self.whole.add(after)
+        if before in self.once:
+            self.once[after] = self.once[before]
 
 
 def obstacle_to(rule: Rule, graph: Graph, match: Match, target: Target, known: Known) -> str:
@@ -72,15 +78,18 @@ class _Candidate:
             return f"target `{self.target.name}` has no {kind}"
         if any(len(self.types[name].shape) != 1 for name in self.rule.weights if name in self.types):
             return "a weight differs from row to row"
-        if family in ("norm", "pointwise", "row") and self._mixes_sequences():
+        if self._mixes_sequences():
             return "one of its operands stands for all sequences"
         of_family = _OBSTACLES.get(family)
         return of_family(self) if of_family else ""
 
     def _mixes_sequences(self) -> bool:
         """Whether some operands have rows for all sequences, and some the rows of a single one."""
-        values = [self.match.operands.get(name) for name in self.rule.operands]
-        rows = [value for value in values if value is not None and len(self.graph.type(value).shape) > 1]
+        # Tables of angles have strides of their own.
+        tables = ("cos", "sin") if self.rule.family in ("rope", "latent_rope") else ()
+        values = [self.match.operands.get(name) for name in self.rule.operands if name not in tables]
+        types = {value: self.graph.type(value) for value in values if value is not None}
+        rows = [value for value, type_ in types.items() if len(type_.shape) > 1 and type_.dtype.is_floating]
         return mixes_sequences(self.graph, rows, self.known.once)
 
     def norm(self) -> str:

@@ -172,7 +172,7 @@ def _sinusoid_type(call: Any) -> TensorType:
     return type_
 
 
-@declare(infer=_sinusoid_type, traits=(Trait.PER_TOKEN,))
+@declare(infer=_sinusoid_type, traits=(Trait.PER_TOKEN,), widths=("x",))
 def sinusoid(
     x: Tensor,
     positions: Tensor,
