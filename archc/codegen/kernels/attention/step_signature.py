@@ -51,8 +51,7 @@ class StepSignature:
     @property
     def written(self) -> str:
         """What the op changes, as a decorator takes it."""
-        names = ", ".join(f'"{name}"' for name in self.stores)
-        return f"{names}," if self.keeps and len(self.stores) == 1 else names if self.keeps else ""
+        return ", ".join(f'"{name}"' for name in self.stores) if self.keeps else ""
 
     @property
     def parameters(self) -> tuple[tuple[str, str], ...]:
