@@ -109,14 +109,17 @@ def test_kernel(form: str, size: str, dtype: torch.dtype, tmp_path: Path) -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     ("form", "size"),
-    [
-        ("plain", "tiles"),
-        ("decay", "columns"),
-        ("fixed_decay", "tiles"),
-        ("before", "tiles"),
-        ("delta", "tiles"),
-        ("delta", "columns"),
-    ],
+    few(
+        [
+            ("decay", "columns"),
+            ("plain", "tiles"),
+            ("fixed_decay", "tiles"),
+            ("before", "tiles"),
+            ("delta", "columns"),
+            ("delta", "tiles"),
+        ],
+        3,
+    ),
 )
 @interpreted
 def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype, tmp_path: Path) -> None:

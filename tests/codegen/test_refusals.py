@@ -170,7 +170,7 @@ def test_what_generate_need_not_do(models: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("sizes", [(2, -1), (-1, 2), (2, 2.5)])
 def test_sizes_of_a_cache(models: dict[str, Any], sizes: tuple[Any, Any]) -> None:
-    with pytest.raises(ValueError, match=f"a cache takes whole numbers, not {sizes[0]} sequences of {sizes[1]} "):
+    with pytest.raises(ValueError, match=f"whole numbers, not {sizes[0]} sequences of {sizes[1]} tokens"):
         models["Model"].new_cache(*sizes)
 
 

@@ -179,7 +179,7 @@ def check_places(error: SpecError, text: str) -> None:
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
-@settings(max_examples=30, derandomize=True, **COMMON)
+@settings(max_examples=12, derandomize=True, **COMMON)
 @given(mutated())
 def test_mutated_specs(text: str) -> None:
     with bounded():
