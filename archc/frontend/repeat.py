@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from archc.ir.graph import Graph
-from archc.ir.node import Node, Value
+from archc.ir.node import Node
+from archc.ir.ops.recurrence import RECUR
 from archc.ir.ops.shape import CONCAT, REPEAT_SEQUENCE
 from archc.ir.origins import Origin, Origins, once_in
 
+POSITIONS = "positions"  # an operand that may stand for all sequences everywhere
+
 
 def repeat_sequences(graph: Graph) -> None:
-    """Let each `concat` have rows of as many sequences in all its operands; other ops broadcast."""
+    """Let joined values, and what a recurrence reads, have rows of as many sequences; other ops broadcast."""
     once = once_in(graph)
     for part, _ in graph.runs():
         for node in part.nodes():
-            if node.op is CONCAT:
-                _repeat(part, node, [value for value in node.inputs if _may_be_one(once, part, value)])
+            if node.op in (CONCAT, RECUR):
+                _repeat(part, node, once)
 
 
-def _may_be_one(once: Origins, graph: Graph, value: Value | None) -> bool:
-    """Whether a value may have the rows of a single sequence, for all."""
-    return value is not None and once.get((id(graph), value)) in (Origin.GIVEN, Origin.MIXED)
-
-
-def _repeat(graph: Graph, concat: Node, once: list[Value | None]) -> None:
-    like = next((value for value in concat.inputs if value not in once), None)
-    if like is None:
+def _repeat(graph: Graph, node: Node, once: Origins) -> None:
+    """Repeat those of a node's values that may stand for all sequences, if others do not."""
+    batch = node.types[0].shape[0]
+    known = node.operand(POSITIONS) if node.op is RECUR else None
+    rows = [
+        value for value in node.inputs if value not in (None, known) and graph.type(value).shape[0] == batch
+    ]
+    single = [value for value in rows if once.get((id(graph), value)) in (Origin.GIVEN, Origin.MIXED)]
+    like = next((value for value in rows if value not in single), None)
+    if like is None or not single:
         return
     inputs = [
-        graph.add_like(concat, REPEAT_SEQUENCE, [value, like]).outputs[0] if value in once else value
-        for value in concat.inputs
+        graph.add_like(node, REPEAT_SEQUENCE, [value, like]).outputs[0] if value in single else value
+        for value in node.inputs
     ]
-    graph.update(concat, inputs=tuple(inputs))
+    graph.update(node, inputs=tuple(inputs))

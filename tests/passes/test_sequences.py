@@ -44,6 +44,12 @@ k, v = split_heads(linear(x, d) as k, 4), split_heads(linear(x, d) as v, 4)
 q, k = rotate(q, rope(theta = 100)), rotate(k, rope(theta = 100))
 return linear(merge_heads(attention(q, k, v, mask = causal)), 50) as head
 """,
+    "recurrence": """
+x = embedding(tokens, 50, d) as wte
+q = split_heads(linear(embedding(positions(x), 64, d) as wpe, d) as q, 4)
+k, v = split_heads(linear(x, d) as k, 4), split_heads(linear(x, d) as v, 4)
+return linear(merge_heads(linear_attention(q, k, v)), 50) as head
+""",
 }
 
 
@@ -77,3 +83,8 @@ def test_native_code_reads_rows_that_are_there(name: str, tmp_path: Path) -> Non
         steps = [model(token, cache=cache) for token in tokens.split(1, 1)]
         for value in (model(tokens), torch.cat(steps, 1)):
             assert distance(value, truth) < 1e-5
+
+
+def test_a_recurrence_reads_rows_of_all_sequences() -> None:
+    nodes = program_of(BODIES["recurrence"]).graph.nodes()
+    assert [node.op.name for node in nodes].count("repeat_sequence") == 1
