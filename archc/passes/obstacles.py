@@ -55,6 +55,17 @@ def obstacle_to(rule: Rule, graph: Graph, match: Match, target: Target, known: K
     return _Candidate(rule, graph, match, target, known).obstacle()
 
 
+# Families whose kernels go through rows of all operands side by side, and operands for which that is not so.
+_APART: Mapping[str, tuple[str, ...]] = {
+    "norm": (),
+    "pointwise": (),
+    "row": (),
+    "rope": ("cos", "sin"),
+    "latent_rope": ("cos", "sin"),
+    "attention": ("positions", "key_positions", "bias", "among", "sinks"),
+}
+
+
 @dataclass(frozen=True)
 class _Candidate:
     """A match, which one op would replace."""
@@ -85,11 +96,11 @@ class _Candidate:
 
     def _mixes_sequences(self) -> bool:
         """Whether some operands have rows for all sequences, and some the rows of a single one."""
-        # Tables of angles have strides of their own.
-        tables = ("cos", "sin") if self.rule.family in ("rope", "latent_rope") else ()
-        values = [self.match.operands.get(name) for name in self.rule.operands if name not in tables]
-        types = {value: self.graph.type(value) for value in values if value is not None}
-        rows = [value for value, type_ in types.items() if len(type_.shape) > 1 and type_.dtype.is_floating]
+        apart = _APART.get(self.rule.family)
+        if apart is None:
+            return False
+        values = [self.match.operands.get(name) for name in self.rule.operands if name not in apart]
+        rows = [value for value in values if value is not None and len(self.graph.type(value).shape) > 1]
         return mixes_sequences(self.graph, rows, self.known.once)
 
     def norm(self) -> str:

@@ -142,8 +142,13 @@ def test_what_holds_more_is_found(
     package: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = sys.modules[f"{package.__name__}.checkpoint"]._Reader
-    tensors: list[Tensor] = []
-    monkeypatch.setattr(reader, "read_into", lambda self, _, name: tensors.append(self.read(name).clone()))
+    read_into, tensors = reader.read_into, list[Tensor]()
+
+    def read_and_keep(self: Any, target: Tensor, name: str) -> None:
+        read_into(self, target, name)
+        tensors.append(target.clone())
+
+    monkeypatch.setattr(reader, "read_into", read_and_keep)
     peak, held, largest = _loaded(package, tmp_path / "shards", monkeypatch)
     assert peak > held + largest
 
