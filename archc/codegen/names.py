@@ -112,9 +112,8 @@ def _packed_name(leaves: list[str]) -> str:
     shared = 0
     while all(len(w) > shared + 1 for w in words) and len({w[-1 - shared] for w in words}) == 1:
         shared += 1
-    if not shared and 1 < len({w[-1] for w in words}) < len(
-        words
-    ):  # q_proj, k_proj, v_proj, gate: qkv_proj_gate
+    last_words = {each[-1] for each in words}
+    if not shared and 1 < len(last_words) < len(words):  # q_proj, k_proj, v_proj, gate: qkv_proj_gate
         return "_".join(
             _packed_name(list(alike)) for _, alike in groupby(leaves, lambda leaf: leaf.split("_")[-1])
         )

@@ -7,8 +7,7 @@ from archc.ir.node import Node
 from archc.ir.ops.recurrence import RECUR
 from archc.ir.ops.shape import CONCAT, REPEAT_SEQUENCE
 from archc.ir.origins import Origin, Origins, once_in
-
-POSITIONS = "positions"  # an operand that may stand for all sequences everywhere
+from archc.ir.program import POSITIONS
 
 
 def repeat_sequences(graph: Graph) -> None:

@@ -76,6 +76,12 @@ class Node:
         operands = (self.operand(name) for name in self.op.past)
         return [value for value in operands if value is not None]
 
+    @property
+    def computed_with(self) -> list[Value]:
+        """The operands of which the node reads more than the dtype."""
+        models = [self.operand(name) for name in self.op.models]
+        return [value for value in self.inputs if value is not None and value not in models]
+
     def operand(self, name: str) -> Value | None:
         for operand, value in zip(self.op.operands, self.inputs, strict=True):
             if operand.name == name:

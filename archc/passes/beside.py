@@ -66,8 +66,7 @@ def _makers(graph: Graph, node: Node) -> set[int]:
     """The nodes that make what a node reads, before views of it, but those of which it reads the dtype."""
     found: set[int] = set()
     node = graph.node(node.id)
-    models = [node.operand(name) for name in node.op.models]
-    waiting = [value for value in node.inputs if value is not None and value not in models]
+    waiting = node.computed_with
     while waiting:
         maker = graph.node(waiting.pop())
         if maker.op.has(Trait.VIEW) and maker.inputs:

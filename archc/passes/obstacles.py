@@ -62,7 +62,7 @@ _APART: Mapping[str, tuple[str, ...]] = {
     "row": (),
     "rope": ("cos", "sin"),
     "latent_rope": ("cos", "sin"),
-    "attention": ("positions", "key_positions", "bias", "among", "sinks"),
+    "attention": (POSITIONS, KEY_POSITIONS, "bias", "among", "sinks"),
 }
 
 

@@ -145,7 +145,7 @@ def _meeting(graph: Graph, source: Value, linear: Node, places: Mapping[int, int
     while waiting:
         node = graph.node(min(waiting, key=places.__getitem__))
         waiting.remove(node.id)
-        if not waiting and any(value.node in others for value in _computed_with(node)):
+        if not waiting and any(value.node in others for value in node.computed_with):
             return node.id
         if node.op is not APPEND and any(graph.is_output(value) for value in node.outputs):
             return None  # what is kept goes to later layers as well
@@ -161,13 +161,7 @@ def _made_of(graph: Graph, node: Node) -> set[int]:
 def _readers(graph: Graph, node: Node) -> list[Node]:
     """The nodes that read more of a node's values than their dtype."""
     users = [(value, user) for value in node.outputs for user, _ in graph.users(value)]
-    return [user for value, user in users if value in _computed_with(user)]
-
-
-def _computed_with(node: Node) -> list[Value]:
-    """The operands of which a node reads more than the dtype."""
-    models = [node.operand(name) for name in node.op.models]
-    return [value for value in node.inputs if value is not None and value not in models]
+    return [user for value, user in users if value in user.computed_with]
 
 
 def _obstacle(graph: Graph, group: list[Node]) -> str:

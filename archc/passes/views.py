@@ -64,6 +64,4 @@ def _may_follow(graph: Graph, maker: Node, view: Node) -> bool:
 
 def _computed_with(graph: Graph, node: Node) -> list[Value]:
     """The operands of which a node reads more than the dtype, and which are no numbers."""
-    models = [node.operand(name) for name in node.op.models]
-    values = [value for value in node.inputs if value is not None and value not in models]
-    return [value for value in dict.fromkeys(values) if graph.node(value).op is not CONSTANT]
+    return [value for value in dict.fromkeys(node.computed_with) if graph.node(value).op is not CONSTANT]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.kernels.fused import power_of_two
 from archc.codegen.kernels.masks import joined, load_where, store_where
 from archc.codegen.modules.class_plan import Line
 
@@ -36,15 +37,15 @@ class KeyChoiceKernel:
 
     @property
     def head_block(self) -> int:
-        return max(1 << (self.heads - 1).bit_length(), _LEAST)
+        return max(power_of_two(self.heads), _LEAST)
 
     @property
     def width_block(self) -> int:
-        return max(1 << (self.width - 1).bit_length(), _LEAST)
+        return max(power_of_two(self.width), _LEAST)
 
     @property
     def count_block(self) -> int:
-        return 1 << (self.count - 1).bit_length()
+        return power_of_two(self.count)
 
     @property
     def warps(self) -> int:
