@@ -5,13 +5,18 @@ from __future__ import annotations
 from archc.ir.copier import Copier
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
-from archc.ir.op import Trait
+from archc.ir.op import OPS, Trait
 from archc.ir.ops.recurrence import NEW_POSITIONS
 from archc.ir.ops.structure import APPEND, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, OF_ITERATION, WEIGHT
 from archc.ir.types import DType
 from archc.passes.context import Context
 
 _STAYING = (INPUT, WEIGHT, CONSTANT, LOOP, EXPERTS, APPEND, KEEP, NEW_POSITIONS, OF_ITERATION)
+
+_WIDENING = (
+    OPS["constants"],
+    OPS["upcast_like"],
+)  # to float32, if what they are given as a model is narrower
 
 
 def hoist_invariants(graph: Graph, context: Context) -> None:
@@ -41,7 +46,7 @@ def _is_invariant(graph: Graph, loop: Node, body: Graph, node: Node) -> bool:
         value is None
         or value in fixed
         or body.node(value).op is CONSTANT
-        or (value in _models(node) and _of_dtype(graph, loop, body.type(value).dtype))
+        or (value in _models(node) and _has_model(graph, loop, body, node, value))
         for value in node.inputs
     )
 
@@ -51,10 +56,22 @@ def _models(node: Node) -> list[Value | None]:
     return [node.operand(name) for name in node.op.models]
 
 
-def _of_dtype(graph: Graph, loop: Node, dtype: DType) -> Value | None:
-    """A value of a dtype that enters a loop."""
+def _has_model(graph: Graph, loop: Node, body: Graph, node: Node, value: Value) -> bool:
+    """Whether something outside has the dtype for which a node reads a value: what a loop carries keeps its."""
+    return value in body.inputs or _model_outside(graph, loop, node, body.type(value).dtype) is not None
+
+
+def _model_outside(graph: Graph, loop: Node, node: Node, dtype: DType) -> Value | None:
+    """A value that enters a loop and has the dtype for which a node reads one inside.
+
+    Float32 made of whole numbers stays so in a model that is run in float64, other float32 does not: only the
+    model's own dtype tells what is meant, to ops that widen it.
+    """
+    if dtype is DType.F32 and node.op not in _WIDENING:
+        return None
+    wanted = DType.FLOAT if dtype is DType.F32 else dtype
     entering = (value for value in loop.inputs if value is not None)
-    return next((value for value in entering if graph.type(value).dtype is dtype), None)
+    return next((value for value in entering if graph.type(value).dtype is wanted), None)
 
 
 def _hoist(graph: Graph, loop: Node, body: Graph, node: Node) -> None:
@@ -64,8 +81,8 @@ def _hoist(graph: Graph, loop: Node, body: Graph, node: Node) -> None:
     order = (*loop.order[:-1], loop.order[-1] - 1, *node.order) if loop.order else node.order
     operands = [
         (
-            _of_dtype(graph, loop, body.type(value).dtype)
-            if value is not None and value in models
+            _model_outside(graph, loop, node, body.type(value).dtype)
+            if value is not None and value in models and value not in outside
             else _outer(graph, body, outside, value, order)
         )
         for value in node.inputs

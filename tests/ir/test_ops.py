@@ -48,7 +48,10 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "embedding": [([POSITIONS, ((9, 5), "float")], {})],
     "parameter": [([((4, 5), "float")], {})],
-    "matmul": [([((2, 3, 4), "float"), ((2, 4, 5), "float")], {})],
+    "matmul": [
+        ([((2, 3, 4), "float"), ((2, 4, 5), "float")], {}),
+        ([((2, 3, 4, 2, 6), "float"), ((2, 3, 1, 6, 5), "float")], {}),
+    ],
     "rms_norm": [
         ([X, ((8,), "float")], {"eps": 1e-6, "offset": 0.0, "cast": "before"}),
         ([X, ((8,), "float")], {"eps": 1e-6, "offset": 1.0, "cast": "after"}),
@@ -108,6 +111,10 @@ EXAMPLES: dict[str, list[Example]] = {
     "split_heads": [([X], {"heads": 4})],
     "merge_heads": [([HEADS], {})],
     "expand_heads": [([((2, 3, 1, 6), "float")], {"heads": 4})],
+    "squeeze": [([((2, 3, 1), "float")], {}), ([((2, 3, 1), "i64")], {})],
+    "transpose": [([HEADS], {})],
+    "pair_positions": [([POSITIONS, ((2, 5), "i64")], {})],
+    "end_of": [([x, POSITIONS], {"last": last}) for x in (X, POSITIONS) for last in (False, True)],
     "slice": [([X], {"start": 2, "end": 7})],
     "upcast": [([X], {}), ([POSITIONS], {})],
     "unsqueeze": [([X], {})],
@@ -271,6 +278,32 @@ WRONG: list[tuple[str, list[TensorType | None], Mapping[str, Any], str]] = [
         "even width",
     ),
     ("merge_heads", [TensorType(("T", 8), DType.FLOAT)], {}, "needs heads"),
+    ("squeeze", [TensorType(("B", "T", 2), DType.FLOAT)], {}, "last dim of length 1"),
+    ("transpose", [TensorType(("B", "T", 2), DType.FLOAT)], {}, "matrices of a known size"),
+    (
+        "matmul",
+        [TensorType(("B", 2, 3), DType.FLOAT), TensorType(("B", 3, 2), DType.F32)],
+        {},
+        "of one dtype",
+    ),
+    (
+        "matmul",
+        [TensorType(("B", 2, 3), DType.FLOAT), TensorType((4, 3, 2), DType.FLOAT)],
+        {},
+        "cannot multiply",
+    ),
+    (
+        "rope_table",
+        [TensorType(("B", "T", 1), DType.I64), TensorType((4,), DType.F32)],
+        {"magnitude": 1.0},
+        "whole number for each token",
+    ),
+    (
+        "rotate_by",
+        [TensorType(("B", "T", 2, 8), DType.FLOAT), *[TensorType(("B", "T", 2, 4), DType.F32)] * 2],
+        {"pairing": "half"},
+        "needs a table",
+    ),
 ]
 
 
@@ -297,6 +330,16 @@ def test_attention_refuses_heads_that_do_not_fit(q: Any, k: Any, v: Any, reason:
     attributes = {"mask": Causal(), "scale": 1.0, "softcap": None}
     with pytest.raises(TypeMistake, match=reason):
         OPS["attend"].infer_types([*types, positions, positions, None, None, None], attributes)
+
+
+@pytest.mark.parametrize(
+    "bias", [((4, 3, 5), DType.FLOAT), ((2, 3, 3, 5), DType.F32), ((2, 4, 3, 5), DType.I64)]
+)
+def test_attention_refuses_a_bias_of_other_pairs(bias: tuple[tuple[int, ...], DType]) -> None:
+    operands = [TensorType(shape, DType[dtype.upper()]) for shape, dtype in ATTENDED]
+    attributes = {"mask": Causal(), "scale": 1.0, "softcap": None}
+    with pytest.raises(TypeMistake, match="`bias` must be floating"):
+        OPS["attend"].infer_types([*operands, TensorType(*bias), None, None], attributes)
 
 
 def evaluate(formula: Expr | float | str, values: Mapping[str, Tensor]) -> Tensor:

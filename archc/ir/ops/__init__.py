@@ -1,7 +1,7 @@
 """The ops, one file a family.  Importing this package declares them all.
 
 elementwise     arithmetic of single numbers
-functions       exp, log, sqrt, sigmoid, tanh, erf, softplus
+functions       exp, log, sqrt, sigmoid, tanh, cos, sin, erf, softplus
 activation      relu, silu, gelu
 cast            casts, and numbers rounded to the dtype of what they multiply
 numbers         lists of numbers as tensors
@@ -11,13 +11,14 @@ norm            rms_norm, layer_norm, softmax and other reductions over the last
 position        rope frequencies, tables and rotation, sinusoids; `scaling` beside it
 attention       masks, attend
 key_choice      the few keys that a query sees
-attention_bias  what is added to scores by distance: ALiBi, T5's buckets
+attention_bias  what is added to scores by distance: ALiBi, T5's buckets; the positions of pairs
 router          top_k, group_mask, gather
 convolution     causal convolutions over tokens, `group_convolution` those that mix values
 shift           what an earlier token has
 recurrence      linear recurrences over tokens, and the state that they carry
 running_maximum the largest value so far, which keeps exponential gates within floats
 balance         loads of experts, averages over tokens, capacity
+pooling         the first or the last token of each sequence
 training        noise, second choices by chance, shares of experts: in training alone
 experts         what `experts` becomes: sorted choices, grouped linears, their sum
 absorption      weights of keys and values, applied by heads to queries and to sums
@@ -42,6 +43,7 @@ from archc.ir.ops import (
     linear,
     norm,
     numbers,
+    pooling,
     position,
     recurrence,
     router,
@@ -71,6 +73,7 @@ __all__ = [
     "linear",
     "norm",
     "numbers",
+    "pooling",
     "position",
     "recurrence",
     "router",

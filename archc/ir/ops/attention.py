@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import Trait, declare
+from archc.ir.ops.common import demand_positions
 from archc.ir.records import Record, record
 from archc.ir.types import DType, TensorType, TypeMistake, shape_text
 
@@ -113,12 +114,27 @@ def _attend_type(call: Any) -> TensorType:
         raise TypeMistake(f"keys {shape_text(k)} and values {shape_text(v)} differ in heads", "k", "v")
     if q[2] % k[2]:
         raise TypeMistake(f"{q[2]} query heads are not divisible by {k[2]} key and value heads", "q", "k")
+    demand_positions(call.positions, call.q, "positions")
+    if call.bias is not None:
+        _demand_bias(call)
     if call.sinks is not None and call.sinks.shape != (q[2],):
         raise TypeMistake(f"`sinks` must be one for each of {q[2]} query heads, not {call.sinks}", "sinks")
     if call.among is not None:
         _demand_places(call)
     type_: TensorType = call.q.with_width(v[3])
     return type_
+
+
+def _demand_bias(call: Any) -> None:
+    """Raise `TypeMistake` unless a number is added for each query and key, or one for several of them."""
+    wanted = (call.q.shape[0], call.q.shape[2], call.q.shape[1], call.key_positions.shape[1])
+    bias = call.bias
+    fits = len(bias.shape) == 4 and all(
+        dim in (1, size) for dim, size in zip(bias.shape, wanted, strict=True)
+    )
+    if not (fits and bias.dtype.is_floating):
+        hint = "`pairs` gives the positions of queries and keys so that they broadcast"
+        raise TypeMistake(f"`bias` must be floating, {shape_text(wanted)}, not {bias}", "bias", hint=hint)
 
 
 def _demand_places(call: Any) -> None:

@@ -15,6 +15,21 @@ def _pairs(call: Any, heads: Any, dtype: DType) -> TensorType:
     return TensorType((batch, heads, queries, call.key_positions.shape[1]), dtype)
 
 
+def _pairs_types(call: Any) -> tuple[TensorType, TensorType]:
+    for operand in (call.positions, call.key_positions):
+        if len(operand.shape) != 2:
+            raise TypeMistake(f"needs positions [B, T], not {operand}")
+    batch, queries = call.positions.shape
+    keys = call.key_positions.shape[1]
+    return TensorType((batch, 1, queries, 1), DType.I64), TensorType((batch, 1, 1, keys), DType.I64)
+
+
+@declare(infer=_pairs_types, traits=(Trait.PER_TOKEN,))
+def pair_positions(positions: Tensor, key_positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions so that those of queries and keys broadcast to pairs: [B, 1, T, 1] and [B, 1, 1, S]."""
+    return positions[:, None, :, None], key_positions[:, None, None, :]
+
+
 # In float32 whatever the model's dtype: at far positions half precision would merge neighbours.
 @declare(
     infer=lambda call: _pairs(call, call.heads, DType.F32),

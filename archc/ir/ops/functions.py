@@ -97,6 +97,32 @@ def tanh(x: Tensor) -> Tensor:
     infer=float_type,
     traits=ELEMENTWISE,
     flops=per_element(4),
+    triton="tl.cos({x})",
+    derivative=lambda g, x: (-(g * x.sin()),),
+    scalar=math.cos,
+)
+def cos(x: Tensor) -> Tensor:
+    """Cosine of an angle in radians."""
+    return torch.cos(x)
+
+
+@declare(
+    infer=float_type,
+    traits=ELEMENTWISE,
+    flops=per_element(4),
+    triton="tl.sin({x})",
+    derivative=lambda g, x: (g * x.cos(),),
+    scalar=math.sin,
+)
+def sin(x: Tensor) -> Tensor:
+    """Sine of an angle in radians."""
+    return torch.sin(x)
+
+
+@declare(
+    infer=float_type,
+    traits=ELEMENTWISE,
+    flops=per_element(4),
     triton="tl.erf({x})",
     derivative=lambda g, x: (g * (2 / math.sqrt(math.pi)) * (-x * x).exp(),),
     scalar=math.erf,

@@ -6,8 +6,8 @@ from archc.ir.attributes import Width
 from archc.ir.inits import ZEROS, Init, Normal
 from archc.ir.lazy_torch import F, Tensor, torch
 from archc.ir.op import OPS, Trait, Weight, declare
-from archc.ir.ops.common import map_dtype
-from archc.ir.types import Dim, DType, TensorType, TypeMistake, shape_text
+from archc.ir.ops.common import float_type, map_dtype
+from archc.ir.types import Dim, DType, TensorType, TypeMistake, broadcast, shape_text
 
 # How one tensor of a checkpoint holds the weights of all experts: along a first dim, or one below the other.
 STACKING = (Literal["planes", "rows"], "planes")
@@ -134,23 +134,28 @@ def parameter(weight: Tensor) -> Tensor:
 
 
 def _matmul_type(call: Any) -> TensorType:
-    x, y = call.x, call.y
-    if len(x.shape) < 2 or x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-2]:
-        raise TypeMistake(
-            f"cannot multiply matrices {shape_text(x.shape)} and {shape_text(y.shape)}", "x", "y"
-        )
-    type_: TensorType = x.with_width(y.width)
-    return type_
+    x, y = float_type(call), float_type(call, "y")
+    if x.dtype is not y.dtype:
+        hint = "`cast_like` takes a tensor to the dtype of another"
+        raise TypeMistake(f"needs matrices of one dtype, not {x} and {y}", "x", "y", hint=hint)
+    text = f"cannot multiply matrices {shape_text(x.shape)} and {shape_text(y.shape)}"
+    if min(len(x.shape), len(y.shape)) < 2 or x.shape[-1] != y.shape[-2]:
+        raise TypeMistake(text, "x", "y")
+    try:
+        joined = broadcast(x.with_shape(*x.shape[:-2]), y.with_shape(*y.shape[:-2]))
+    except TypeMistake:
+        raise TypeMistake(text, "x", "y") from None
+    return joined.with_shape(*joined.shape, x.shape[-2], y.width)
 
 
 @declare(
     infer=_matmul_type,
     traits=(Trait.MATRIX,),
-    flops=lambda call: 2 * int(call.x.numel()) * int(call.y.width),
+    flops=lambda call: 2 * int(_matmul_type(call).numel()) * int(call.x.width),
     saves=("x", "y"),
 )
 def matmul(x: Tensor, y: Tensor) -> Tensor:
-    """Matrix product over the last two dims."""
+    """Matrix product over the last two dims; those before broadcast."""
     return torch.matmul(x, y)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import Trait, declare
-from archc.ir.ops.common import float_type, known_width
+from archc.ir.ops.common import demand_positions, float_type, known_width
 from archc.ir.ops.numbers import vector
 from archc.ir.ops.scaling import Dynamic, LinearScaling, Llama3, Longrope, Scaling, Yarn
 from archc.ir.records import Record, record
@@ -110,8 +110,7 @@ def rope_frequencies(positions: Tensor, *, rope: Rope, width: Width) -> Tensor:
 
 
 def _table_type(call: Any) -> tuple[TensorType, TensorType]:
-    if call.positions.dtype is not DType.I64:
-        raise TypeMistake(f"positions are whole numbers, not {call.positions}", "positions")
+    demand_positions(call.positions, call.positions, "positions")
     type_ = TensorType((*call.positions.shape, call.frequencies.width), DType.F32)
     return type_, type_
 
@@ -132,6 +131,10 @@ def rope_table(positions: Tensor, frequencies: Tensor, *, magnitude: float = 1.0
 def _rotated_type(call: Any) -> TensorType:
     if len(call.x.shape) != 4:
         raise TypeMistake(f"needs heads [B, T, heads, head_dim], not {call.x}", "x")
+    for name in ("cos", "sin"):
+        table = getattr(call, name)
+        if len(table.shape) != 3 or table.shape[1] != call.x.shape[1]:
+            raise TypeMistake(f"needs a table [B, T, pairs] for {call.x}, not {table}", name)
     if isinstance(call.x.width, int) and 2 * call.cos.width > call.x.width:
         raise TypeMistake(f"the table {shape_text(call.cos.shape)} is wider than {call.x}", "x", "cos")
     type_: TensorType = call.x

@@ -112,6 +112,33 @@ def unsqueeze(x: Tensor) -> Tensor:
     return x[..., None]
 
 
+def _squeeze_type(call: Any) -> TensorType:
+    if not call.x.shape or call.x.shape[-1] != 1:
+        raise TypeMistake(f"needs a last dim of length 1, not {call.x}", "x")
+    type_: TensorType = call.x.with_shape(*call.x.shape[:-1])
+    return type_
+
+
+@declare(infer=_squeeze_type, traits=_TRAITS)
+def squeeze(x: Tensor) -> Tensor:
+    """Leave out a last dim of length 1: [..., 1] -> [...]."""
+    return x.squeeze(-1)
+
+
+def _transpose_type(call: Any) -> TensorType:
+    rows = call.x.shape[-2] if len(call.x.shape) > 1 else None
+    if not isinstance(rows, int):
+        raise TypeMistake(f"needs matrices of a known size [..., rows, columns], not {call.x}", "x")
+    type_: TensorType = call.x.with_shape(*call.x.shape[:-2], known_width(call.x), rows)
+    return type_
+
+
+@declare(infer=_transpose_type, traits=(Trait.PER_TOKEN, Trait.SHAPE))
+def transpose(x: Tensor) -> Tensor:
+    """[..., rows, columns] -> [..., columns, rows]."""
+    return x.transpose(-1, -2).contiguous()
+
+
 def _slice_type(call: Any) -> TensorType:
     width = known_width(call.x)
     if not 0 <= call.start < call.end <= width:
