@@ -57,7 +57,7 @@ def _models(node: Node) -> list[Value | None]:
 
 
 def _has_model(graph: Graph, loop: Node, body: Graph, node: Node, value: Value) -> bool:
-    """Whether something outside has the dtype for which a node reads a value: what a loop carries keeps its."""
+    """Whether something outside has the dtype for which a node reads a value; what a loop carries has it."""
     return value in body.inputs or _model_outside(graph, loop, node, body.type(value).dtype) is not None
 
 
