@@ -143,7 +143,10 @@ class Expressions(Lowerer):
         if target.type.shape[:3] != (*region.tokens, region.choices) or self.frame.outer is None:
             need = shape_text((*region.tokens, region.choices))
             reason = f"needs a number for each choice, {need}, or a vector, not {target.type}"
-            return self.report(mistakes.WrongShape(span, op=f"[{region.variable}]", reason=reason))
+            made_here = target.graph is self.frame.graph
+            hint = f"compute it before `experts {region.variable} in ...`" if made_here else ""
+            op = f"[{region.variable}]"
+            return self.report(mistakes.WrongShape(span, op=op, reason=reason, hint=hint))
         outer = self.resolve(target, self.frame.outer)
         if outer not in region.at_choice:
             graph = self.frame.outer.graph
@@ -297,9 +300,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("clamp", "clip"), "write `minimum(maximum(x, low), high)`"),
     **dict.fromkeys(("cat", "stack"), "write `concat(x, y)`, side by side along the last dim"),
     **dict.fromkeys(("chunk", "unbind"), "write `split(x, parts)`"),
-    **dict.fromkeys(
-        ("view", "reshape", "transpose", "permute"), "`split_heads` and `merge_heads` shape heads"
-    ),
+    **dict.fromkeys(("view", "reshape", "flatten", "permute"), "`split_heads` and `merge_heads` shape heads"),
     **dict.fromkeys(("where", "masked_fill"), "`step(x)` is 1 where x > 0, else 0: a factor"),
     **dict.fromkeys(("conv1d", "short_conv"), "`CausalConv(x, taps)` of std: write `import std`"),
     **dict.fromkeys(
@@ -307,6 +308,17 @@ _ELSEWHERE = {
         "write `linear_attention(C, B, dt * x, log_decay = dt * A)`",
     ),
     **dict.fromkeys(("delta_rule", "gated_delta_rule"), "write `linear_attention(q, k, v, log_decay, beta)`"),
+    **dict.fromkeys(
+        ("cumsum", "cumulative_sum"), "`linear_recurrence(x)` sums over tokens, `sum_so_far(x)` along rows"
+    ),
+    **dict.fromkeys(
+        ("lstm", "gru", "rnn"), "states follow linearly from one another: `linear_recurrence(x, log_decay)`"
+    ),
+    **dict.fromkeys(("einsum", "bmm"), "`matmul(x, y)` multiplies matrices of the last two dims"),
+    **dict.fromkeys(("l2norm", "l2_norm", "normalize"), "write `x * rsqrt(sum(x ** 2) + eps)`"),
+    **dict.fromkeys(("group_norm", "groupnorm"), "a norm in parts is one of `split_heads(x, parts)`"),
+    **dict.fromkeys(("logsigmoid", "log_sigmoid"), "write `-softplus(-x)`"),
+    "one_hot": "`loads(chosen, scores)` is 1 where a score was chosen",
     "dropout": "training here is without dropout: leave it out",
     "swish": "write `silu`",
 }

@@ -99,6 +99,8 @@ _SLIPS: tuple[tuple[Callable[[_Error], bool], str], ...] = (
     (lambda e: e.found in _QUOTES, 'strings stand in plain double quotes: "..."'),
     (lambda e: not e.found.isascii(), "names have letters a to z, A to Z, digits and `_`; signs are ASCII"),
     (lambda e: e.found == "@", "`matmul(x, y)` multiplies matrices"),
+    (lambda e: e.found == "^", "a power is written `x ** 2`"),
+    (lambda e: e.found.isdigit() and e.previous == ".", 'a path with numbers is a string here: "layers.0"'),
     (lambda e: e.found == "{" and e.previous == "=", "braces stand in a path after `as`; here a string can"),
     (lambda e: e.opener in ("def", "fn", "class"), "write `block f(x) {{ ... }}` or `arch A() {{ ... }}`"),
     (lambda e: e.opener == "while", "a loop runs over a range or a list: `for i in 0..n {{ ... }}`"),

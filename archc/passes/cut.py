@@ -190,7 +190,7 @@ class Cut:
         and where its position may lie before that of its token.
         """
         graph, node = reader
-        bias, positions = bias_of(node), node.operand(POSITIONS)
+        bias, positions = bias_of(node), _given(node, POSITIONS)
         if bias is not None and not graph.node(bias).op.has(Trait.PAIRWISE):
             return inf
         if positions is None or not self._never_before(Place(graph, positions), set()):
@@ -259,4 +259,9 @@ def _is_count(node: Node) -> bool:
 
 def bias_of(reader: Node) -> Value | None:
     """What a reader adds to its scores, if it can."""
-    return reader.operand("bias") if any(each.name == "bias" for each in reader.op.operands) else None
+    return _given(reader, "bias")
+
+
+def _given(node: Node, name: str) -> Value | None:
+    """An operand; None also for a node whose op has none of that name."""
+    return node.operand(name) if any(each.name == name for each in node.op.operands) else None

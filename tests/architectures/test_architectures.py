@@ -10,7 +10,7 @@ from archc.verification.packages import check_package
 from tests.support import compile_model
 
 SPECS = Path(__file__).parent
-MODELS = ("rotating_states", "streams", "pairs", "retrieval", "reward", "classifier")
+MODELS = ("rotating_states", "streams", "pairs", "retrieval", "reward", "classifier", "weighted")
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -12,6 +12,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding, attend
 from archc.ir.ops.attention_bias import alibi_bias, distance_bias, relative_bias
+from archc.ir.ops.weights_of_keys import hide_keys, score_keys, sum_so_far, weighted_values
 
 TOKENS = 40
 POSITIONS = torch.arange(TOKENS)[None]
@@ -45,6 +46,20 @@ def test_masks_let_see_exactly(mask: Mask, seen: object) -> None:
     assert callable(seen)
     expected = [[bool(seen(q, k)) for k in range(TOKENS)] for q in range(TOKENS)]
     assert weights_of(mask).tolist() == expected
+
+
+@pytest.mark.parametrize("mask", [Causal(), Full(), Sliding(7), Chunked(8)], ids=str)
+def test_attention_taken_apart_is_attention(mask: Mask) -> None:
+    q, k, v = heads(4, 8), heads(2, 8), heads(2, 6)
+    keys = torch.where(POSITIONS < 5, -1, POSITIONS)  # padding on the left
+    scores = hide_keys(score_keys(q, k, keys, scale=0.3), POSITIONS, keys, mask=mask)
+    expected = attend(q, k, v, POSITIONS, keys, mask=mask, scale=0.3)
+    torch.testing.assert_close(weighted_values(scores.softmax(-1), v), expected)
+
+
+def test_sums_so_far_are_in_float32() -> None:
+    x = torch.full((1, 1000), 1.0, dtype=torch.bfloat16)  # whose own sums stay at 256
+    assert sum_so_far(x)[0, -1] == 1000
 
 
 def test_scores_are_scaled_then_capped_then_biased_then_masked() -> None:

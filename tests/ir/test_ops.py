@@ -90,6 +90,10 @@ EXAMPLES: dict[str, list[Example]] = {
             {"mask": Causal(), "scale": 0.5, "softcap": 5.0},
         ),
     ],
+    "score_keys": [([HEADS, ((2, 5, 2, 6), "float"), ((2, 5), "i64")], {"scale": 0.5})],
+    "hide_keys": [([((2, 3, 4, 5), "float"), POSITIONS, ((2, 5), "i64")], {"mask": mask}) for mask in MASKS],
+    "weighted_values": [([((2, 3, 4, 5), "float"), ((2, 5, 2, 7), "float")], {})],
+    "sum_so_far": [([X], {})],
     "select_keys": [
         (
             [HEADS, ((2, 5, 1, 6), "float"), ((2, 3, 4), "f32"), POSITIONS, ((2, 5), "i64")],
@@ -278,6 +282,24 @@ WRONG: list[tuple[str, list[TensorType | None], Mapping[str, Any], str]] = [
         "even width",
     ),
     ("merge_heads", [TensorType(("T", 8), DType.FLOAT)], {}, "needs heads"),
+    (
+        "weighted_values",
+        [TensorType(("B", "T", 4, "S"), DType.FLOAT), TensorType(("B", "T", 3, 6), DType.FLOAT)],
+        {},
+        "4 heads of queries are not divisible by 3",
+    ),
+    (
+        "hide_keys",
+        [TensorType(("B", 4, "T", "S"), DType.FLOAT), *[TensorType(("B", n), DType.I64) for n in "TS"]],
+        {"mask": Causal()},
+        "whole number for each token",
+    ),
+    (
+        "matmul",
+        [TensorType(("B", 2, "T"), DType.FLOAT), TensorType(("B", "T", 2), DType.FLOAT)],
+        {},
+        "known width",
+    ),
     ("squeeze", [TensorType(("B", "T", 2), DType.FLOAT)], {}, "last dim of length 1"),
     ("transpose", [TensorType(("B", "T", 2), DType.FLOAT)], {}, "matrices of a known size"),
     (

@@ -12,6 +12,7 @@ position        rope frequencies, tables and rotation, sinusoids; `scaling` besi
 attention       masks, attend
 key_choice      the few keys that a query sees
 attention_bias  what is added to scores by distance: ALiBi, T5's buckets; the positions of pairs
+weights_of_keys scores of keys and sums by other weights than attention's softmax
 router          top_k, group_mask, gather
 convolution     causal convolutions over tokens, `group_convolution` those that mix values
 shift           what an earlier token has
@@ -52,6 +53,7 @@ from archc.ir.ops import (
     shift,
     structure,
     training,
+    weights_of_keys,
 )
 from archc.ir.records import RECORDS
 
@@ -82,4 +84,5 @@ __all__ = [
     "shift",
     "structure",
     "training",
+    "weights_of_keys",
 ]

@@ -6,7 +6,7 @@ from archc.ir.attributes import Width
 from archc.ir.inits import ZEROS, Init, Normal
 from archc.ir.lazy_torch import F, Tensor, torch
 from archc.ir.op import OPS, Trait, Weight, declare
-from archc.ir.ops.common import float_type, map_dtype
+from archc.ir.ops.common import float_type, known_width, map_dtype
 from archc.ir.types import Dim, DType, TensorType, TypeMistake, broadcast, shape_text
 
 # How one tensor of a checkpoint holds the weights of all experts: along a first dim, or one below the other.
@@ -138,6 +138,7 @@ def _matmul_type(call: Any) -> TensorType:
     if x.dtype is not y.dtype:
         hint = "`cast_like` takes a tensor to the dtype of another"
         raise TypeMistake(f"needs matrices of one dtype, not {x} and {y}", "x", "y", hint=hint)
+    known_width(x)  # what is summed over are no tokens
     text = f"cannot multiply matrices {shape_text(x.shape)} and {shape_text(y.shape)}"
     if min(len(x.shape), len(y.shape)) < 2 or x.shape[-1] != y.shape[-2]:
         raise TypeMistake(text, "x", "y")
@@ -150,7 +151,7 @@ def _matmul_type(call: Any) -> TensorType:
 
 @declare(
     infer=_matmul_type,
-    traits=(Trait.MATRIX,),
+    traits=(Trait.MATRIX, Trait.PER_TOKEN),
     flops=lambda call: 2 * int(_matmul_type(call).numel()) * int(call.x.width),
     saves=("x", "y"),
 )
