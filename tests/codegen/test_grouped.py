@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from archc.ir.ops import experts
+from tests.codegen.expert_bodies import BODIES, spec_of
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
-from tests.codegen.test_experts import BODIES, spec_of
 from tests.support import build, distance, few, scramble
 
 FLOAT32 = 3e-6

@@ -1,0 +1,41 @@
+"""Directories with a config.json, and what `archc import` makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archc import compiler
+from archc.errors import ArchcError
+from archc.importer import import_model
+
+FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
+
+
+def write(folder: Path, config: Any) -> Path:
+    """A model directory with a config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def parameters(text: str) -> dict[str, Any]:
+    """All parameters of a spec's one model, by name."""
+    spec = compiler.read_spec_text(text)
+    (program,) = compiler.lower_models(spec, spec.models)
+    return dict(program.parameters)
+
+
+def imported(folder: Path, **config: Any) -> dict[str, Any]:
+    """The parameters that a config is imported with."""
+    return parameters(import_model(write(folder, config)).text)
+
+
+def fault(folder: Path, **config: Any) -> str:
+    """What is wrong with a config."""
+    with pytest.raises(ArchcError) as error:
+        import_model(write(folder, config))
+    return str(error.value)
