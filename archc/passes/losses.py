@@ -146,7 +146,7 @@ class _Losses:
 
 
 def _is_movable(node: Node) -> bool:
-    kept = node.op in (INPUT, WEIGHT) or node.bodies or node.op.past
+    kept = node.op in (INPUT, WEIGHT) or node.bodies
     return not kept and not node.op.has(Trait.EFFECT)
 
 

@@ -10,7 +10,17 @@ from archc.verification.packages import check_package
 from tests.support import compile_model
 
 SPECS = Path(__file__).parent
-MODELS = ("rotating_states", "streams", "pairs", "retrieval", "reward", "classifier", "weighted")
+MODELS = (
+    "rotating_states",
+    "streams",
+    "pairs",
+    "retrieval",
+    "reward",
+    "classifier",
+    "weighted",
+    "both_ways",
+    "ahead",
+)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -119,6 +119,8 @@ EXAMPLES: dict[str, list[Example]] = {
     "transpose": [([HEADS], {})],
     "pair_positions": [([POSITIONS, ((2, 5), "i64")], {})],
     "end_of": [([x, POSITIONS], {"last": last}) for x in (X, POSITIONS) for last in (False, True)],
+    "reverse_tokens": [([x, POSITIONS], {}) for x in (X, POSITIONS)],
+    "token_after": [([x, POSITIONS], {"by": by}) for x in (X, POSITIONS) for by in (1, 5)],
     "slice": [([X], {"start": 2, "end": 7})],
     "upcast": [([X], {}), ([POSITIONS], {})],
     "unsqueeze": [([X], {})],

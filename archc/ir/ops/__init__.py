@@ -19,7 +19,7 @@ shift           what an earlier token has
 recurrence      linear recurrences over tokens, and the state that they carry
 running_maximum the largest value so far, which keeps exponential gates within floats
 balance         loads of experts, averages over tokens, capacity
-pooling         the first or the last token of each sequence
+pooling         the first or the last token of each sequence, tokens in the opposite order
 training        noise, second choices by chance, shares of experts: in training alone
 experts         what `experts` becomes: sorted choices, grouped linears, their sum
 absorption      weights of keys and values, applied by heads to queries and to sums
