@@ -10,7 +10,6 @@ from rich.table import Table
 from archc import compiler
 from archc.compiler import Compilation
 from archc.errors import ArchcError, did_you_mean
-from archc.ir.ops.recurrence import RECUR
 from archc.ir.printer import print_graph
 from archc.ir.program import Program
 from archc.ir.rule import Rule, rule_of
@@ -82,13 +81,11 @@ def _explain(compilation: Compilation, console: Console) -> None:
 
 
 def _without_kernels(compilation: Compilation) -> list[str]:
-    """What reads other tokens, or carries a state, in PyTorch's own ops though the target has kernels."""
+    """What reads other tokens in PyTorch's own ops though the target has kernels."""
     if "recurrence" not in compilation.context.target.families:
         return []
     nodes = (node for part in compilation.fused.walk() for node in part.nodes())
-    plain = (
-        n for n in nodes if (n.op.past or n.op.carries) and not (rule_of(n) or n.op.module or n.op is RECUR)
-    )
+    plain = (node for node in nodes if node.op.past and not (rule_of(node) or node.op.module))
     return list(dict.fromkeys(f"`{node.op.name}` ({place_of(node)}) is PyTorch's own ops" for node in plain))
 
 

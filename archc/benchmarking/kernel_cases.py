@@ -26,7 +26,7 @@ from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import CapacityKernel, EmbeddingKernel, ExpertsKernel, OpKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
-from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
+from archc.codegen.kernels.recurrence.recurrence_kernel import CarryingKernel
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
 _COMPILING = 15.0  # seconds that TorchDynamo takes for a kernel
@@ -120,7 +120,7 @@ def _prepare(case: KernelCase, name: str, recordings: Recordings) -> Run:
 
 def _several(place: Place, calls: list[Call]) -> list[Call]:
     """Calls on tensors of their own, up to `_SETS`: copies where the model does not make as many."""
-    copied = isinstance(place.plan, OpKernel | ExpertsKernel | RecurrenceKernel)
+    copied = isinstance(place.plan, OpKernel | ExpertsKernel | CarryingKernel)
     if not copied or tensor_bytes(calls[0].arguments) > _LARGE:
         return calls
     copies = [
@@ -138,7 +138,7 @@ def _marked(place: Place, arguments: Arguments) -> Arguments:
     """Arguments of which those that have gradients require them."""
     if isinstance(place.plan, OpKernel | RouterKernel):
         wanted = {number for number, gradient in enumerate(place.plan.op.returned) if gradient != "None"}
-    elif isinstance(place.plan, ExpertsKernel | EmbeddingKernel | ConvolutionKernel | RecurrenceKernel):
+    elif isinstance(place.plan, ExpertsKernel | EmbeddingKernel | ConvolutionKernel | CarryingKernel):
         wanted = {n for n, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point()}
     elif isinstance(place.plan, CapacityKernel):
         wanted = {0}

@@ -27,7 +27,7 @@ from archc.codegen.kernels.kernel_plan import (
     WideLinearKernel,
 )
 from archc.codegen.kernels.key_choice.key_choice_plan import KeyChoiceKernel
-from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
+from archc.codegen.kernels.recurrence.recurrence_kernel import CarryingKernel
 from archc.ir.lazy_torch import import_now
 from archc.ir.node import Node
 from archc.ir.ops.linear import WIDE_LINEAR
@@ -59,8 +59,8 @@ def plain_function(place: Place) -> Function:
     if isinstance(plan, GroupedKernel | AbsorptionKernel | EmbeddingKernel):
         count = len(node.op.operands)
         return lambda *operands: node.op.reference(*operands[:count], **node.attributes)
-    if isinstance(plan, RecurrenceKernel):
-        return partial(_recurrence, node, plan)
+    if isinstance(plan, CarryingKernel):
+        return partial(_recurrence, node)
     assert rule is not None
     if isinstance(plan, DispatchedKernel | KeyChoiceKernel):
         absent = [None] * len(node.op.operands)
@@ -77,9 +77,10 @@ def plain_function(place: Place) -> Function:
     return run
 
 
-def _recurrence(node: Node, plan: RecurrenceKernel, *operands: Any) -> Any:
-    """A recurrence token by token."""
-    names = ("q", "k", "v", "positions", *plan.optional, *("state",) * plan.carries)
+def _recurrence(node: Node, *operands: Any) -> Any:
+    """What carries a state, token by token."""
+    given = zip(node.op.operands, node.inputs, strict=True)
+    names = [operand.name for operand, value in given if value is not None]
     return node.op.reference(**dict(zip(names, operands, strict=True)), **node.attributes)
 
 

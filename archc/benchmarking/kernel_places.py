@@ -19,8 +19,7 @@ from archc.codegen.kernels.kernel_plan import (
     WideLinearKernel,
 )
 from archc.codegen.kernels.linear.loss_plan import LossKernel
-from archc.codegen.kernels.recurrence.recurrence_kernel import plan_recurrences
-from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
+from archc.codegen.kernels.recurrence.recurrence_kernel import CarryingKernel, plan_recurrences
 from archc.codegen.kernels.table import KernelTable
 from archc.codegen.package import plan_package
 from archc.codegen.semantics import Semantics, use_of
@@ -89,7 +88,7 @@ class Place:
         if isinstance(self.plan, EmbeddingKernel):  # all of a table has a gradient
             return Work(vector=self._additions(shape), bytes=self._whole_bytes(shape, element))
         twice = Work(2 * forward.matrix, 2 * forward.vector, 2 * forward.bytes)
-        if isinstance(self.plan, RecurrenceKernel):
+        if isinstance(self.plan, CarryingKernel):
             return Work(twice.matrix, twice.vector, self._training_bytes(shape, element))
         if not isinstance(self.plan, OpKernel | RouterKernel):
             return twice
@@ -111,7 +110,7 @@ class Place:
         return sum(type_bytes(self.graph.type(value).bind(sizes), element) for value in values)
 
     def _training_bytes(self, shape: Shape, element: int) -> int:
-        """A recurrence's operands but its state, what comes in for its result, and their gradients."""
+        """The operands of what carries a state, but that, what comes in for results, and their gradients."""
         assert self.node is not None
         sizes, state = shape.sizes(self.graph), self.node.operand("state")
         types = [self.graph.type(value) for value in self.node.inputs if value not in (None, state)]
@@ -149,7 +148,7 @@ def places(compilation: Compilation) -> list[Place]:
         elif isinstance(plan, AttentionKernel):
             place = called[plan.name]
             found.append(Place(plan.name, plan, *place, (_attends(*place, package.semantics),)))
-        elif isinstance(plan, RecurrenceKernel):
+        elif isinstance(plan, CarryingKernel):
             found.append(Place(plan.name, plan, *recurs[f"kernels.{plan.name}"]))
         elif isinstance(plan, WideLinearKernel):
             op = plan.name if plan.name in of_op else "jittered_linear"

@@ -29,6 +29,7 @@ from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.norms.norm_plan import NormKernel
 from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
+from archc.codegen.kernels.recurrence.running_maximum_plan import RunningMaximumKernel
 from archc.codegen.kernels.rope.latent_rope_plan import LatentRopeKernel
 from archc.codegen.kernels.rope.rope_plan import RopeKernel
 from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
@@ -237,6 +238,7 @@ _WITH_HELPERS = (
     | ConvolutionKernel
     | RouterKernel
     | RecurrenceKernel
+    | RunningMaximumKernel
     | CapacityKernel
     | KeyChoiceKernel
 )
@@ -250,6 +252,7 @@ _ALWAYS = (
     | WideLinearKernel
     | EmbeddingKernel
     | RecurrenceKernel
+    | RunningMaximumKernel
     | KeyChoiceKernel
 )
 

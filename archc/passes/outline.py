@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -119,8 +119,18 @@ class Outline:
         """What stands for a value of which only the dtype is read: any operand of that dtype."""
         if value is not None and value not in self._refs and value not in self.operands:
             dtype = self.graph.type(value).dtype
-            value = next((other for other in self.operands if self.graph.type(other).dtype is dtype), value)
+            others = (*self.operands, *self._read_later())
+            value = next((other for other in others if self.graph.type(other).dtype is dtype), value)
         return self._ref(value, "")
+
+    def _read_later(self) -> Iterator[Value]:
+        """What nodes read the numbers of, besides operands that there are by now and what they make."""
+        inside = {node.id for node in self.nodes}
+        for node in self.nodes:
+            for operand, value in zip(node.op.operands, node.inputs, strict=False):
+                outer = value is not None and value.node not in inside and operand.name not in node.op.models
+                if value is not None and outer and self.graph.node(value).op is not CONSTANT:
+                    yield value
 
     def _made(self, value: Value) -> StepRef:
         ref = self._refs[value]

@@ -21,6 +21,7 @@ from archc.codegen.kernels.key_choice.key_choice_plan import KeyChoiceKernel
 from archc.codegen.kernels.linear.linear_plan import LinearChoice, LinearKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
+from archc.codegen.kernels.recurrence.running_maximum_plan import RunningMaximumKernel
 from archc.codegen.modules.class_plan import Operand
 from archc.verification.chips import CHIPS
 
@@ -58,6 +59,9 @@ def run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, sizes: Sizes) -> No
     elif isinstance(plan, RecurrenceKernel):
         for tokens in (sizes.length, 1, *([plan.tiles.tokens] if plan.tiles else [])):
             _run_recurrence(getattr(kernels, f"_{plan.name}"), plan, dtype, tokens)
+    elif isinstance(plan, RunningMaximumKernel):
+        for tokens in (sizes.length, 1):
+            _run_maximum(getattr(kernels, f"_{plan.name}"), plan, tokens)
     elif isinstance(plan, ConvolutionKernel):
         _run_convolution(kernels, plan, dtype, sizes.length)
     elif isinstance(plan, KeyChoiceKernel):
@@ -143,6 +147,12 @@ def _run_recurrence(
     q, k, v, *others = given.values()
     positions = torch.zeros(1, tokens, dtype=torch.int64)
     function(q, k, v, positions, *others, torch.zeros(1, plan.heads, plan.keys, plan.values))
+
+
+def _run_maximum(function: Callable[..., Any], plan: RunningMaximumKernel, tokens: int) -> None:
+    """For some tokens of a sequence, or for one after a cache."""
+    x, state = torch.zeros(1, tokens, plan.width), torch.zeros(1, plan.width)
+    function(x, torch.zeros(1, tokens, dtype=torch.int64), state[0] if plan.fixed else x, state)
 
 
 def _run_convolution(kernels: Any, plan: ConvolutionKernel, dtype: torch.dtype, tokens: int) -> None:

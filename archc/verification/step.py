@@ -24,7 +24,7 @@ from archc.codegen.modules.kept import KeptPart, kept_by_readers
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS, RECUR
+from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
 from archc.ir.ops.structure import (
     APPEND,
     BRANCH,
@@ -139,10 +139,10 @@ class _Planner:
             return made[value] if value in made else self._meta(graph.type(value), kept)
 
         operands = [None if value is None else operand(value) for value in node.inputs]
-        if rule_of(node) or node.op.module or node.op is RECUR:
+        if rule_of(node) or node.op.module or node.op.carries:
             results = [self._meta(type_, sizes) for type_ in node.types]
             moved = sum(map(_bytes, (*operands, *results))) - _unread(node, operands)
-            if node.op is RECUR:
+            if node.op.carries:
                 moved += _bytes(operands[-1])  # the state, which is written too
             self.work.add(node.op.name, _launches(node, operands), moved, times)
             return
@@ -257,7 +257,7 @@ def _moved(name: str, args: Any, result: Any) -> int:
     if name == "index_put_":
         return 2 * _bytes(args[2])
     moved = sum(_bytes(leaf) for leaf in (*tree_leaves(args), *tree_leaves(result)))
-    if name.startswith("linear_attention"):
+    if name.startswith(("linear_attention", "running_maximum")):
         moved += _bytes(args[-1])  # the state, which is written too
     place = _GROUPED.get(name.partition("_")[0])
     return moved if place is None else moved - _idle(args[place], len(tree_leaves(result)[0]))

@@ -30,6 +30,7 @@ from tests.codegen.compiled import ALL, DEFAULT, FIRST_MODELS, MAIN, MODELS, bre
 from tests.codegen.kernel_cases import FIRST, RULES
 from tests.codegen.test_compiling import crowded_kernel, sum_kernel
 from tests.codegen.test_router import router_spec
+from tests.codegen.test_running_maximum_kernel import SPEC as RUNNING
 from tests.support import ROOT, compile_model, shared_folder
 
 
@@ -91,6 +92,15 @@ def test_choices_among_many_experts(router: str, count: int, chip: str, tmp_path
     choices = [launch for launch in found if launch.name in ("_route_kernel", "_route_backward_kernel")]
     assert len(choices) == 2
     assert not breaches(choices, chip)
+
+
+@pytest.mark.parametrize("chip", [_case(chip == MAIN, chip) for chip in CHIPS])
+def test_running_maxima(chip: str, tmp_path: Path) -> None:
+    text = RUNNING.replace("DECAY", "-exp(parameter([d]) as decline)").replace("FIRST", "none")
+    found = launches(compile_model(text, "running", {"d": "300"}), tmp_path, torch.bfloat16)
+    running = [launch for launch in found if launch.name == "_running_maximum_kernel"]
+    assert len(running) == 2  # for many tokens and for one
+    assert not breaches(running, chip)
 
 
 @pytest.mark.parametrize(

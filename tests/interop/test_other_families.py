@@ -267,6 +267,6 @@ def test_explain(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`archc explain` tells what was fused or not, also attention or states, and names only the spec."""
     inspection.explain(spec, None, "cuda", ())
     told = capsys.readouterr().out
-    assert "attention" in told or "`carry_maximum`" in told
+    assert "attention" in told or "decoding carries" in told
     assert "loop_edge: `x`" in told
     assert "the compiler's own" not in told

@@ -13,6 +13,7 @@ from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.norms.norm_plan import NormKernel
 from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
+from archc.codegen.kernels.recurrence.running_maximum_plan import RunningMaximumKernel
 from archc.codegen.kernels.rope.latent_rope_plan import LatentRopeKernel
 from archc.codegen.kernels.rope.position_scale_plan import PositionScaleKernel
 from archc.codegen.kernels.rope.rope_plan import RopeKernel
@@ -101,4 +102,5 @@ Kernel = (
     | WideLinearKernel
     | EmbeddingKernel
     | RecurrenceKernel
+    | RunningMaximumKernel
 )

@@ -1,63 +1,77 @@
-"""Plans for linear recurrences: those of equal widths and operands share one."""
+"""Plans for what tokens change and carry on: those of equal widths and operands share one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
+from archc.codegen.kernels.recurrence.running_maximum_plan import RunningMaximumKernel
 from archc.codegen.literals import attribute_code
 from archc.codegen.semantics import Semantics, use_of
 from archc.ir.graph import Graph
 from archc.ir.node import Node
+from archc.ir.op import Op
 from archc.ir.ops.recurrence import RECUR
-from archc.ir.types import DType
+from archc.ir.ops.running_maximum import CARRY_MAXIMUM
+from archc.ir.types import DType, TensorType
+
+CarryingKernel = RecurrenceKernel | RunningMaximumKernel
 
 
 @dataclass(frozen=True)
 class Recurrences:
-    """The recurrences of a model on a target that has a kernel for them."""
+    """The ops of a model that carry a state, on a target that has kernels for them."""
 
-    kernels: dict[Any, RecurrenceKernel] = field(default_factory=dict)
+    kernels: dict[Any, CarryingKernel] = field(default_factory=dict)
 
     def function(self, graph: Graph, node: Node) -> str:
         """The function for a node; "" where there is none."""
-        kernel = self.kernels.get(_key(graph, node)) if node.op is RECUR else None
+        kernel = self.kernels.get(_key(graph, node)) if node.op in _PLANS else None
         return f"kernels.{kernel.name}" if kernel else ""
 
 
 def plan_recurrences(parts: Sequence[Graph], semantics: Semantics) -> Recurrences:
-    """The kernels of all recurrences in some graphs."""
-    kernels: dict[Any, RecurrenceKernel] = {}
+    """The kernels of all ops in some graphs that carry a state."""
+    kernels: dict[Any, CarryingKernel] = {}
     for graph, node in _recurrences(parts):
         key = _key(graph, node)
         if key not in kernels:
-            name = "linear_attention" + (f"_{len(kernels) + 1}" if kernels else "")
-            kernels[key] = _plan(name, graph, node, semantics)
+            rivals = sum(other[0] == key[0] for other in kernels)
+            name = _NAMES[node.op] + (f"_{rivals + 1}" if rivals else "")
+            kernels[key] = _PLANS[node.op](name, graph, node, semantics)
     return Recurrences(kernels)
 
 
 def _recurrences(parts: Sequence[Graph]) -> Iterator[tuple[Graph, Node]]:
-    return ((part, node) for part in parts for node in part.nodes() if node.op is RECUR)
+    return ((part, node) for part in parts for node in part.nodes() if node.op in _PLANS)
 
 
 def _key(graph: Graph, node: Node) -> Any:
     """Equal for nodes that share a kernel: how many tokens there are does not matter."""
     shapes = tuple(value and tuple(map(str, graph.type(value).shape)) for value in node.inputs)
-    return shapes, tuple(node.attributes.items())
+    return node.op.name, shapes, tuple(node.attributes.items())
 
 
-def _plan(name: str, graph: Graph, node: Node, semantics: Semantics) -> RecurrenceKernel:
-    types = {
-        operand.name: graph.type(value)
-        for operand, value in zip(node.op.operands, node.inputs, strict=True)
-        if value is not None
-    }
+def _types(graph: Graph, node: Node) -> dict[str, TensorType]:
+    """Of the operands that a node has."""
+    named = zip(node.op.operands, node.inputs, strict=True)
+    return {operand.name: graph.type(value) for operand, value in named if value is not None}
+
+
+def _plain(node: Node, operands: Iterable[str], semantics: Semantics) -> str:
+    """The call of the reference function."""
+    texts = {key: attribute_code(value, by_name=False) for key, value in node.attributes.items()}
+    return semantics.call(use_of(node), list(operands), texts, "reference.")
+
+
+def _plan_recurrence(name: str, graph: Graph, node: Node, semantics: Semantics) -> RecurrenceKernel:
+    types = _types(graph, node)
     *_, kv_heads, keys = types["k"].shape
     *_, heads, values = types["v"].shape
     decay = types["log_decay"].shape if "log_decay" in types else ()
-    texts = {key: attribute_code(value, by_name=False) for key, value in node.attributes.items()}
     return RecurrenceKernel(
         name=name,
         heads=int(heads),
@@ -72,5 +86,25 @@ def _plan(name: str, graph: Graph, node: Node, semantics: Semantics) -> Recurren
         reads_before=node.attributes["reads"] == "before",
         scale=node.attributes["scale"],
         wide=tuple(name for name, type_ in types.items() if type_.dtype is DType.F32),
-        plain=semantics.call(use_of(node), list(types), texts, "reference."),
+        plain=_plain(node, types, semantics),
     )
+
+
+def _plan_maximum(name: str, graph: Graph, node: Node, semantics: Semantics) -> RunningMaximumKernel:
+    types = _types(graph, node)
+    shape = types["x"].shape
+    return RunningMaximumKernel(
+        name=name,
+        width=prod(int(dim) for dim in shape[2:]),
+        fixed=types["log_decay"].shape != shape,
+        first=node.attributes["first"],
+        carries="state" in types,
+        plain=_plain(node, types, semantics),
+    )
+
+
+_NAMES = {RECUR: "linear_attention", CARRY_MAXIMUM: "running_maximum"}
+_PLANS: dict[Op, Callable[[str, Graph, Node, Semantics], CarryingKernel]] = {
+    RECUR: _plan_recurrence,
+    CARRY_MAXIMUM: _plan_maximum,
+}
