@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from archc.ir.graph import Graph
-from archc.ir.node import Node
-from archc.ir.ops.recurrence import RECUR
-from archc.ir.ops.shape import CONCAT, REPEAT_SEQUENCE
+from archc.ir.node import Node, Value
+from archc.ir.op import Trait
+from archc.ir.ops.shape import REPEAT_SEQUENCE
+from archc.ir.ops.structure import EXPERTS
 from archc.ir.origins import Origin, Origins, once_in
-from archc.ir.program import POSITIONS
+from archc.ir.program import KEY_POSITIONS, POSITIONS
+
+_FOR_ALL = {POSITIONS, KEY_POSITIONS, "bias", "cos", "sin"}  # operands that may stand for all sequences
 
 
 def repeat_sequences(graph: Graph) -> None:
-    """Let joined values, and what a recurrence reads, have rows of as many sequences; other ops broadcast."""
+    """Let values that an op takes row by row have rows of as many sequences; elementwise ops broadcast."""
     once = once_in(graph)
     for part, _ in graph.runs():
         for node in part.nodes():
-            if node.op in (CONCAT, RECUR):
+            if node.op is EXPERTS or not (node.bodies or node.op.has(Trait.ELEMENTWISE)):
                 _repeat(part, node, once)
 
 
 def _repeat(graph: Graph, node: Node, once: Origins) -> None:
     """Repeat those of a node's values that may stand for all sequences, if others do not."""
-    batch = node.types[0].shape[0]
-    known = node.operand(POSITIONS) if node.op is RECUR else None
-    rows = [
-        value for value in node.inputs if value not in (None, known) and graph.type(value).shape[0] == batch
-    ]
+    batch = [type_.shape[0] for type_ in node.types[:1] if type_.shape]
+    rows = [value for value in _by_row(node) if graph.type(value).shape[:1] == tuple(batch)]
     single = [value for value in rows if once.get((id(graph), value)) in (Origin.GIVEN, Origin.MIXED)]
     like = next((value for value in rows if value not in single), None)
     if like is None or not single:
@@ -35,3 +35,11 @@ def _repeat(graph: Graph, node: Node, once: Origins) -> None:
         for value in node.inputs
     ]
     graph.update(node, inputs=tuple(inputs))
+
+
+def _by_row(node: Node) -> list[Value]:
+    """The values of which a node takes rows of each sequence."""
+    names = () if node.op.variadic else (operand.name for operand in node.op.operands)
+    unread = {*node.op.models, *node.op.widths, *_FOR_ALL}
+    left_out = [node.operand(name) for name in names if name in unread]
+    return [value for value in node.inputs if value is not None and value not in left_out]

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Op
-from archc.ir.ops.structure import BRANCH, CONSTANT, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
 from archc.ir.program import are_positions, captured_in
 from archc.ir.types import DType
 
@@ -69,6 +69,8 @@ class _Trace:
         for node in graph.nodes():
             if node.op is LOOP:
                 known.update(zip(node.outputs, self._loop(node, known), strict=True))
+            elif node.op is EXPERTS:
+                known.update(dict.fromkeys(node.outputs, self._experts(node, known)))
             elif node.op is not INPUT:
                 known.update(dict.fromkeys(node.outputs, self._origin(node, known)))
                 for body in node.bodies if node.op is BRANCH else ():
@@ -82,9 +84,15 @@ class _Trace:
             return Origin.FREE
         if node.bodies or not read:
             return Origin.OTHER
-        origins = {known.get(value, Origin.OTHER) for value in read}
-        first = (each for each in (Origin.OTHER, Origin.MIXED, Origin.GIVEN) if each in origins)
-        return next(first, Origin.FREE)
+        return _of_all({known.get(value, Origin.OTHER) for value in read})
+
+    def _experts(self, node: Node, known: Mapping[Value, Origin]) -> Origin:
+        """What experts return, and their choice; in their bodies no row is that of all sequences."""
+        (body,) = node.bodies
+        chosen, *taken = (known.get(value, Origin.OTHER) for value in node.inputs if value is not None)
+        inner = dict(zip(body.inputs, taken, strict=True))
+        _Trace((), self.free)._follow(body, inner)
+        return _of_all({chosen, *(inner[value] for _, value in body.outputs)})
 
     def _loop(self, loop: Node, known: Mapping[Value, Origin]) -> list[Origin]:
         """The origins of a loop's results; what is not the same before and after a body is mixed."""
@@ -115,6 +123,12 @@ class _Trace:
             for name, value in body.outputs:
                 left.setdefault(name, set()).add(inner.get(value, Origin.OTHER))
         return left
+
+
+def _of_all(origins: set[Origin]) -> Origin:
+    """What follows from values of these origins."""
+    first = (each for each in (Origin.OTHER, Origin.MIXED, Origin.GIVEN) if each in origins)
+    return next(first, Origin.FREE)
 
 
 def _one_of(origins: set[Origin]) -> Origin:

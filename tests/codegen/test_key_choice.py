@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import mkdtemp
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -78,16 +80,32 @@ def test_attention_sees_the_chosen_keys_alone() -> None:
         torch.testing.assert_close(o[0, token], wanted.flatten(0, 1))
 
 
-def test_one_token_reads_no_other_keys(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, Any]:
+    """Kernels, and the span of one token after 29 others."""
+    package = build(SPEC, "chosen_with_sinks", tmp_path_factory.mktemp("chosen"))
+    return package.kernels, package.runtime.Span(torch.tensor([[29]]), torch.arange(30)[None], False)
+
+
+def test_one_token_reads_no_other_keys(kept: tuple[ModuleType, Any]) -> None:
     """What the cache holds of keys that a token has not chosen may be anything."""
-    package = build(SPEC, "chosen_with_sinks", tmp_path)
+    kernels, span = kept
     k, v = (torch.randn(2, 30, 6, width, dtype=torch.float64, requires_grad=True) for width in (8, 4))
     among = torch.stack([torch.randperm(30)[:9] for _ in range(2)])[:, None]
-    span = package.runtime.Span(torch.tensor([[29]]), torch.arange(30)[None], False)
     sinks = torch.zeros(6, dtype=torch.float64)
-    o = package.kernels.attention(torch.randn(2, 1, 6, 8, dtype=torch.float64), k, v, span, sinks, among)
+    o = kernels.attention(torch.randn(2, 1, 6, 8, dtype=torch.float64), k, v, span, sinks, among)
     o.sum().backward()
     assert [_read(x) for x in (k, v)] == [[sorted(row[0].tolist()) for row in among]] * 2
+
+
+def test_a_key_that_is_chosen_twice_counts_once(kept: tuple[ModuleType, Any]) -> None:
+    kernels, span = kept
+    q, k, v = (torch.randn(2, count, 6, width).double() for count, width in ((1, 8), (30, 8), (30, 4)))
+    among, sinks = torch.tensor([[[4, 9, 4, -1, 4]], [[2, -1, 0, 2, -1]]]), torch.zeros(6).double()
+    wanted = attend(
+        q, k, v, span.positions, span.key_positions, None, sinks, among, mask=Causal(), scale=8**-0.5
+    )
+    torch.testing.assert_close(kernels.attention(q, k, v, span, sinks, among), wanted)
 
 
 def _read(x: Tensor) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tests.random_specs.choices import some_choice
 from tests.random_specs.heads import (
     Heads,
     attend,
@@ -15,6 +16,7 @@ from tests.random_specs.heads import (
     some_rope,
     turned,
 )
+from tests.random_specs.recurrences import group_conv
 from tests.random_specs.writer import Writer
 
 
@@ -22,7 +24,7 @@ from tests.random_specs.writer import Writer
 class Shared:
     """What layers take over from earlier ones: the names of what a loop carries.
 
-    `made` says in which iterations of a loop keys and values are made anew.
+    `made` says in which iterations of a loop keys and values, or the choice of keys, are made anew.
     """
 
     heads: Heads
@@ -30,11 +32,14 @@ class Shared:
     keys: str = "keys"
     values: str = "values"
     first_values: str | None = None
+    choice: str | None = None
 
 
 def attention(w: Writer, x: str, d: int, variable: str | None, shared: Shared | None = None) -> str:
     """Causal attention of tokens to their own sequence, from [B, T, d] to [B, T, d]."""
     mask = masks_of_layers(w, variable)
+    if shared is not None and shared.choice is not None:
+        return _takes_choice(w, x, d, shared)
     if shared is not None and shared.made is not None:
         return _takes_over(w, x, d, mask, shared)
     if shared is not None and shared.first_values is not None:
@@ -63,7 +68,7 @@ def masks_of_layers(w: Writer, variable: str | None) -> str:
 
 def _usual(w: Writer, x: str, d: int, mask: str, variable: str | None) -> str:
     heads = some_heads(w)
-    q, k, v = w.choose(_apart, _apart, _packed, _packed_by_head)(w, x, heads)
+    q, k, v = w.choose(_apart, _apart, _packed, _packed_by_head, _mixed)(w, x, heads)
     q, k = positioned(w, q, k, variable)
     if w.chance(0.1):
         v = w.let(head_norm(w, v), "v")
@@ -73,9 +78,9 @@ def _usual(w: Writer, x: str, d: int, mask: str, variable: str | None) -> str:
 def _apart(w: Writer, x: str, heads: Heads) -> tuple[str, str, str]:
     """Queries, keys and values by maps of their own, the whole rows of q and k normed now and then."""
     bias = w.chance(0.2)
-    q = w.linear(x, heads.queries * heads.width, "q", bias)
-    k = w.linear(x, heads.keys * heads.width, "k", bias)
-    v = w.linear(x, heads.keys * heads.value_width, "v", bias)
+    q = w.linear(w.content(x), heads.queries * heads.width, "q", bias)
+    k = w.linear(w.content(x), heads.keys * heads.width, "k", bias)
+    v = w.linear(w.content(x), heads.keys * heads.value_width, "v", bias)
     if w.chance(0.1):
         q, k = (
             f"rms_norm({w.let(q, 'q')}, 1e-5) as {w.new('norm')}",
@@ -102,6 +107,17 @@ def _packed_by_head(w: Writer, x: str, heads: Heads) -> tuple[str, str, str]:
     packed = w.linear(x, heads.keys * sum(widths), "qkv")
     w.write(f"{q}, {k}, {v} = split(split_heads({packed}, {heads.keys}), {widths})")
     return w.let(f"split_heads(merge_heads({q}), {heads.queries})", "q"), k, v
+
+
+def _mixed(w: Writer, x: str, heads: Heads) -> tuple[str, str, str]:
+    """Queries and keys that a convolution within heads mixes with those of earlier tokens."""
+    q, k, v = _apart(w, x, heads)
+    count = heads.queries + heads.keys
+    both = w.let(f"concat(merge_heads({q}), merge_heads({k}))", "both")
+    both = f"merge_heads({group_conv(w, f'split_heads({both}, {count})', count, heads.width, heads.width)})"
+    q, k = w.new("q"), w.new("k")
+    w.write(f"{q}, {k} = split({both}, {[heads.queries * heads.width, heads.keys * heads.width]})")
+    return w.let(f"split_heads({q}, {heads.queries})", "q"), w.let(f"split_heads({k}, {heads.keys})", "k"), v
 
 
 def _latent(w: Writer, x: str, d: int, mask: str, _variable: str | None) -> str:
@@ -151,6 +167,17 @@ def _differential(w: Writer, x: str, d: int, mask: str, _variable: str | None) -
         found.append(w.let(f"attention({q}, {k}, {v}, mask = {mask})", "o"))
     factor = w.choose("0.3", f"sum({w.parameter('4', 0.5, 'one')} * {w.parameter('4', 0.5, 'other')})")
     return behind(w, x, d, heads, w.let(f"{found[0]} - {factor} * {found[1]}", "o"))
+
+
+def _takes_choice(w: Writer, x: str, d: int, shared: Shared) -> str:
+    """Keys are chosen in some iterations; those that follow see the same places."""
+    heads = shared.heads
+    q = w.let(f"split_heads({w.linear(x, heads.queries * heads.width, 'q')}, {heads.queries})", "q")
+    k, v = keys_and_values(w, x, heads)
+    with w.inside(f"if {shared.made}"):
+        w.write(f"{shared.choice} = {some_choice(w, x, k, 'causal')}")
+    q, k = positioned(w, q, k)
+    return attend(w, x, d, heads, q, k, v, "causal", among=shared.choice)
 
 
 def _takes_over(w: Writer, x: str, d: int, mask: str, shared: Shared) -> str:

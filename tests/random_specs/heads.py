@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tests.random_specs.choices import some_choice
 from tests.random_specs.writer import Writer
 
 
@@ -39,6 +40,12 @@ def head_norm(w: Writer, x: str) -> str:
     )
 
 
+def head_map(w: Writer, x: str, width: int | str) -> str:
+    """A linear map of each head's own."""
+    bias, layout = w.choose("", ", bias = true"), w.choose("", ", layout = in_out")
+    return f"head_linear({x}, {width}{bias}{layout}) as {w.new('heads')}"
+
+
 def some_rope(w: Writer) -> str:
     width = ", width = 4" if w.chance(0.3) else ""
     pairing = ", pairing = interleaved" if w.chance(0.3) else ""
@@ -61,7 +68,7 @@ def some_rope(w: Writer) -> str:
 
 def positioned(w: Writer, q: str, k: str, variable: str | None = None) -> tuple[str, str]:
     """Queries and keys with what tells their positions, in all layers or some, normed before or after."""
-    kind = w.choose("rotate", "rotate", "norm rotate", "rotate norm", "norm", "none", "warm")
+    kind = w.choose("rotate", "rotate", "norm rotate", "rotate norm", "norm", "none", "warm", "head map")
     turn = some_rope(w)
     if kind.startswith("norm"):
         q, k = w.let(head_norm(w, q), "q"), w.let(head_norm(w, k), "k")
@@ -71,6 +78,9 @@ def positioned(w: Writer, q: str, k: str, variable: str | None = None) -> tuple[
         k = w.let(f"rotate({k}, {turn})" + some.format(k), "k")
     if kind == "rotate norm":
         q, k = w.let(head_norm(w, q), "q"), w.let(head_norm(w, k), "k")
+    if kind == "head map":
+        width = f"width({q})"
+        q, k = w.let(head_map(w, q, width), "q"), w.let(head_map(w, k, width), "k")
     if kind == "warm":
         warmth = w.let(f"1 + 0.1 * log(floor((upcast(positions({q})) + 1) / 4) + 1)", "warmth")
         q = w.let(f"cast_like({q} * unsqueeze(unsqueeze({warmth})), {q})", "q")
@@ -87,10 +97,24 @@ def turned(w: Writer, x: str) -> str:
 
 
 def attend(
-    w: Writer, x: str, d: int, heads: Heads, q: str, k: str, v: str, mask: str, biased: bool = True
+    w: Writer,
+    x: str,
+    d: int,
+    heads: Heads,
+    q: str,
+    k: str,
+    v: str,
+    mask: str,
+    biased: bool = True,
+    among: str | None = None,
 ) -> str:
-    """Scores and what changes them, the heads' results, a gate or a norm, and the map after them."""
+    """Scores and what changes them, the heads' results, a gate or a norm, and the map after them.
+
+    `among` are places of keys that were chosen before; now and then some are chosen here.
+    """
     settings = f"mask = {mask}"
+    if among or (mask in ("causal", "full") and w.chance(0.1)):
+        settings += f", among = {among or some_choice(w, x, k, mask, same_tokens=biased)}"
     if w.chance(0.2):
         settings += f", scale = {w.choose('1', '0.3')}"
     if w.chance(0.15):
@@ -110,7 +134,7 @@ def attend(
 
 def _sight(w: Writer, x: str, mask: str, settings: str) -> str | None:
     """Up to which position queries see, where that is not their own."""
-    if "bias" in settings:
+    if "bias" in settings or "among" in settings:
         return None
     if mask == "full" and w.chance(0.3):
         return f"positions({x}) + 2"
@@ -122,16 +146,18 @@ def _sight(w: Writer, x: str, mask: str, settings: str) -> str | None:
 def behind(w: Writer, x: str, d: int, heads: Heads, o: str) -> str:
     """What follows the heads' results."""
     width = heads.queries * heads.value_width
-    kind = w.choose(*["plain"] * 5, "gate", "head gate", "head norm", "norm", "factor")
+    kind = w.choose(*["plain"] * 5, "gate", "head gate", "head norm", "norm", "factor", "head map")
     if kind == "head gate":
         o = w.let(f"{o} * sigmoid(unsqueeze({w.linear(x, heads.queries, 'gate')}))", "o")
     if kind == "head norm":
         o = w.let(head_norm(w, o), "o")
+    if kind == "head map":
+        o = w.let(f"{o} + {head_map(w, o, heads.value_width)}", "o")
     if kind == "factor":
         o = w.let(f"{o} * 0.5", "o")
     o = w.let(f"merge_heads({o})", "o")
     if kind == "gate":
-        o = w.let(f"{o} * sigmoid({w.linear(x, width, 'gate')})", "o")
+        o = w.let(f"{o} * sigmoid({w.linear(w.content(x), width, 'gate')})", "o")
     if kind == "norm":
         o = w.let(f"rms_norm({o}, 1e-5) as {w.new('norm')}", "o")
     return w.linear(o, d, "o")

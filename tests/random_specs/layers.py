@@ -41,7 +41,11 @@ def _inputs(w: Writer, layers: int) -> str:
 def _carried(w: Writer) -> Shared | None:
     """What is carried through a loop besides x, written before it."""
     shared = Shared(some_heads(w))
-    kind = w.choose(*["nothing"] * 5, "keys", "keys", "first values")
+    kind = w.choose(*["nothing"] * 5, "keys", "keys", "first values", "choice")
+    if kind == "choice":
+        name = w.new("among")
+        w.write(f"{name} = none")
+        return replace(shared, made=w.choose("{0} % 2 == 0", "{0} < 1"), choice=name)
     if kind == "keys":
         names = w.new("keys"), w.new("values")
         w.write(f"{names[0]}, {names[1]} = none, none")
@@ -124,7 +128,7 @@ def residual(w: Writer, d: int, x: str, sublayer: Sublayer) -> None:
 
 def _aside(w: Writer, d: int, variable: str) -> None:
     """What few models have between their layers."""
-    w.choose(_token_again, _shift, _convolve, _last_only, _factor)(w, d, variable)
+    w.choose(_token_again, _shift, _convolve, _last_only, _factor, _by_positions)(w, d, variable)
 
 
 def _token_again(w: Writer, d: int, _variable: str) -> None:
@@ -136,6 +140,16 @@ def _shift(w: Writer, d: int, _variable: str) -> None:
     share = w.let(share, "share")
     mixed = w.let(f"{share} * x + (1 - {share}) * shifted(x, {w.choose(1, 2)})", "mixed")
     w.write(f"x = x + {w.linear(mixed, d, 'mix')}")
+
+
+def _by_positions(w: Writer, d: int, _variable: str) -> None:
+    """What positions alone say: a term, or a factor of each token."""
+    if w.chance(0.5):
+        places = w.let(f"sinusoid(x, positions(x), theta = {w.choose(100, 10000)})", "places")
+        w.write(f"x = x + {w.linear(activation(w, w.let(w.linear(places, 10, 'in'))), d, 'out')}")
+    else:
+        fading = w.let(f"sigmoid(upcast(positions(x)) / {w.choose(-8, 4)})", "fading")
+        w.write(f"x = x * cast_like(unsqueeze({fading}), x)")
 
 
 def _convolve(w: Writer, d: int, _variable: str) -> None:
@@ -184,7 +198,8 @@ def _streams(w: Writer, d: int) -> None:
     count = w.choose(2, 3)
     xs = w.let(f"[x] * {count}", "xs")
     with w.inside(f"for i in 0..{w.choose(2, 3)} as {w.new('layers')}"):
-        shares = w.let(f"[split({w.linear(f'{xs}[0]', 2 * count, 'mix')}, {2 * count})]", "shares")
+        mix = f"tanh({w.linear(f'{xs}[0]', 2 * count, 'mix')})"  # else streams would grow without bound
+        shares = w.let(f"[split({mix}, {2 * count})]", "shares")
         h = w.let(" + ".join(f"{shares}[{n}] * {xs}[{n}]" for n in range(count)))
         h = w.let(norm(w, h))
         y = w.let((mixer(w, h, d, "i") if w.chance(0.5) else mlp(w, h, d)), "y")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.random_specs.attentions import Shared, attention, some_mask
-from tests.random_specs.recurrences import convolution, recurrence
+from tests.random_specs.recurrences import convolution, exponential, recurrence
 from tests.random_specs.rows import route
 from tests.random_specs.writer import Writer
 
@@ -11,10 +11,14 @@ from tests.random_specs.writer import Writer
 def mixer(w: Writer, x: str, d: int, variable: str | None, shared: Shared | None = None) -> str:
     """Tokens mixed with earlier ones of their sequence, from [B, T, d] to [B, T, d]."""
     kind = (
-        w.choose(*["attention"] * 7, *["recurrence"] * 3, "convolution", "experts") if shared is None else ""
+        w.choose(*["attention"] * 7, *["recurrence"] * 3, *["exponential"] * 2, "convolution", "experts")
+        if shared is None
+        else ""
     )
     if kind == "recurrence":
         return recurrence(w, x, d)
+    if kind == "exponential":
+        return exponential(w, x, d)
     if kind == "convolution":
         return convolution(w, x, d)
     if kind == "experts" and variable is not None:  # layers that run again cannot share what experts hold
@@ -29,6 +33,7 @@ def _with_experts(w: Writer, x: str, d: int) -> str:
     q, y = w.new("q"), w.new("y")
     with w.inside(f"{q} = experts e in {chosen} of {count} apart"):
         w.write(f"return {w.linear(x, heads * width, 'q')}")
+    q = w.let(f"rms_norm({q}, 1e-5, weight = false)", "q")
     k, v = w.new("k"), w.new("v")
     w.write(f"{k}, {v} = split({w.linear(x, 2 * heads * width, 'kv')}, 2)")
     k, v = (w.let(f"split_heads(concat({each}, {each}), {choices * heads})", each[0]) for each in (k, v))

@@ -79,16 +79,22 @@ def _encoder(w: Writer, d: int) -> None:
 
 def _translator(w: Writer, d: int) -> None:
     """An encoder, and a decoder that looks at its result in some or all layers."""
-    with w.inside("forward(tokens: [B, T], decoder_tokens: [B, U] = 1)"):
-        _embed(w, d, "m", "tokens")
+    frames = w.chance(0.3)
+    first = f"frames: float[B, T, {d}]" if frames else "tokens: [B, T]"
+    with w.inside(f"forward({first}, decoder_tokens: [B, U] = 1)"):
+        if frames:
+            w.write(f"m = {w.linear('frames', d, 'frames')} + sinusoid(frames, positions(frames))")
+        else:
+            _embed(w, d, "m", "tokens")
         with w.inside(f"for i in 0..2 as {w.new('encoder')}"):
-            residual(w, d, "m", lambda h: bidirectional(w, h, h, d))
-            residual(w, d, "m", lambda h: mlp(w, h, d))
+            residual(w, d, "m", lambda h: mixer(w, h, d, "i") if w.chance(0.3) else bidirectional(w, h, h, d))
+            residual(w, d, "m", lambda h: (experts if w.chance(0.2) else mlp)(w, h, d))
         if w.chance(0.6):
             w.write(f"m = {norm(w, 'm')}")
-        _embed(w, d, "x", "decoder_tokens", tied=True)
+        _embed(w, d, "x", "decoder_tokens", tied=not frames)
         with w.inside(f"for i in 0..2 as {w.new('decoder')}"):
             residual(w, d, "x", lambda h: mixer(w, h, d, "i"))
-            residual(w, d, "x", lambda h: bidirectional(w, h, "m", d))
+            with w.inside(f"if {w.choose('true', 'true', 'i == 0', 'i == 1')}"):
+                residual(w, d, "x", lambda h: bidirectional(w, h, "m", d))
             residual(w, d, "x", lambda h: (experts if w.chance(0.3) else mlp)(w, h, d))
         _finish(w, d)

@@ -34,8 +34,41 @@ def convolution(w: Writer, x: str, d: int) -> str:
     """A convolution between two gates, from [B, T, d] to [B, T, d]."""
     before, after, y = w.new("before"), w.new("after"), w.new("y")
     w.write(f"{before}, {after}, {y} = split({w.linear(x, 3 * d, 'in')}, 3)")
-    y = w.let(_convolved(w, f"{before} * {y}"), "y")
+    if w.chance(0.4):
+        groups = w.choose(2, 4)
+        y = w.let(f"split_heads({before} * {y}, {groups})", "y")
+        y = w.let(f"merge_heads({group_conv(w, y, groups, d // groups, d // groups)})", "y")
+    else:
+        y = w.let(_convolved(w, f"{before} * {y}"), "y")
     return w.linear(f"{after} * {y}", d, "out")
+
+
+def group_conv(w: Writer, x: str, groups: int, inner: int, width: int) -> str:
+    """A convolution of groups [B, T, groups, inner], with something before the first token or nothing."""
+    settings = w.choose("", ", bias = true")
+    if w.chance(0.4):
+        settings += f", first = {w.parameter(f'{groups}, {inner}', 0.5, 'first')}"
+    return f"GroupConv({x}, {width}, taps = {w.choose(1, 2, 3)}{settings}) as {w.new('group_conv')}"
+
+
+def exponential(w: Writer, x: str, d: int) -> str:
+    """A recurrence with gates that are exponentials, kept within range by their maximum."""
+    count, width = w.choose(1, 2, 3), w.choose(1, 4, 6)
+    q, k, v = (w.let(f"split_heads({w.linear(x, count * width, word)}, {count})", word) for word in "qkv")
+    gate = w.let(f"upcast({w.choose('{}', '4 * tanh({})').format(w.linear(x, count, 'gate'))})", "gate")
+    decay = w.choose(
+        f"-exp(parameter([{count}], wide = true) as {w.new('decay')})",
+        f"-softplus(upcast({w.linear(w.content(x), count, 'forget')}))",
+    )
+    m, change, sums, weights = (w.new(name) for name in ("m", "change", "sums", "weights"))
+    first = w.choose("", "", ", first = 0", ", first = -2")
+    w.write(f"{m}, {change} = running_maximum({gate}, log_decay = {decay}{first})")
+    k = w.let(f"upcast({k}) * unsqueeze(exp({gate} - {m}))", "k")
+    v = w.let(f"concat(upcast({v}), ones(unsqueeze({m})))", "v")
+    o = w.let(f"linear_attention(upcast({q}), {k}, {v}, log_decay = {change})", "o")
+    w.write(f"{sums}, {weights} = split({o}, [{width}, 1])")
+    o = w.let(f"{sums} / (maximum(absolute({weights}), unsqueeze(exp(-{m}))) + 0.1)", "o")
+    return behind(w, x, d, Heads(count, count, width, width), w.let(f"cast_like({o}, {x})", "o"))
 
 
 def _operands(w: Writer, x: str, heads: Heads) -> tuple[str, str, str]:
@@ -97,7 +130,7 @@ def _log_decay(w: Writer, x: str, heads: Heads) -> str:
     if kind == "constant":
         return w.let(f"-{rates}", "decay")
     if kind == "step":
-        step = w.let(f"softplus({_wide(w, w.linear(x, count, 'step', bias=True))})", "step")
+        step = w.let(f"softplus({_wide(w, w.linear(w.content(x), count, 'step', bias=True))})", "step")
         return w.let(f"-{rates} * {f'unsqueeze({step})' if by_row else step}", "decay")
     rows = w.let(f"split_heads({w.linear(x, count * width, 'decay')}, {count})", "rows")
     return w.let(w.choose(f"-softplus({_wide(w, rows)})", f"-{rates} * sigmoid({rows})"), "decay")

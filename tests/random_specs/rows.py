@@ -42,7 +42,8 @@ def activation(w: Writer, x: str) -> str:
 
 def mlp(w: Writer, x: str, d: int) -> str:
     """An MLP of one of the usual kinds, at any width."""
-    return w.choose(_gated, _gated, _packed_gate, _plain, _standard, _narrow, _fused, _island)(w, x, d)
+    kinds = _gated, _gated, _packed_gate, _plain, _standard, _narrow, _fused, _island, _by_heads
+    return w.choose(*kinds)(w, x, d)
 
 
 def _gated(w: Writer, x: str, d: int) -> str:
@@ -57,8 +58,12 @@ def _gated(w: Writer, x: str, d: int) -> str:
 def _packed_gate(w: Writer, x: str, d: int) -> str:
     width = w.choose(20, 32)
     gate, up = w.new("gate"), w.new("up")
-    parts = w.choose("split", "split_interleaved")
-    w.write(f"{gate}, {up} = {parts}({w.linear(x, 2 * width, 'gate_up')}, 2)")
+    parts = f"{w.choose('split', 'split_interleaved')}({w.linear('x', 2 * width, 'gate_up')}, 2)"
+    if w.chance(0.2):
+        with w.block("Halves", "x") as name:
+            w.write(f"return {parts}")
+        parts = f"{name}(x) as {w.new('halves')}"
+    w.write(f"{gate}, {up} = {parts.replace('(x', f'({x}')}")
     return w.linear(w.let(f"{activation(w, gate)} * {up}", "a"), d, "down")
 
 
@@ -71,6 +76,17 @@ def _standard(w: Writer, x: str, _d: int) -> str:
     act = w.choose("silu", "gelu", "gelu_tanh", "relu")
     bias = w.choose("", ", bias = true")
     return f"GatedMLP({x}, {w.choose(20, 32)}, {act}{bias}) as {w.new('mlp')}"
+
+
+def _by_heads(w: Writer, x: str, d: int) -> str:
+    """Parts of a row that maps of their own widen and narrow."""
+    heads, width = w.choose(2, 4), w.choose(5, 8)
+    layout = w.choose("", ", layout = in_out")
+    names = w.choose("", ", names = joined")
+    up = w.let(f"head_linear(split_heads({x}, {heads}), {width}, bias = true{names}) as {w.new('up')}", "up")
+    y = w.let(activation(w, up), "y")
+    down = f"merge_heads(head_linear({y}, {d // heads}{layout}) as {w.new('down')})"
+    return w.let(down, "y") if w.chance(0.5) else w.linear(w.let(down, "y"), d, "down")
 
 
 def _joined(w: Writer, x: str, d: int) -> str:
@@ -147,8 +163,10 @@ def route(w: Writer, x: str, count: int, choices: int, usual: bool = False) -> t
 
     `usual`: a softmax, so that there are as many choices as asked for.
     """
+    if not usual and w.chance(0.1):
+        return _by_positions(w, x, count, choices)
     wide = ", wide = true" if w.chance(0.3) else ""
-    seen = f"jitter({x}, 0.1)" if w.chance(0.1) else x
+    seen = f"jitter({x}, 0.1)" if w.chance(0.1) else w.content(x)
     bias = ", bias = true" if w.chance(0.2) else ""
     logits = w.let(f"linear({seen}, {count}{bias}{wide}) as {w.new('router')}", "logits")
     weights, chosen = w.new("weights"), w.new("chosen")
@@ -166,6 +184,16 @@ def route(w: Writer, x: str, count: int, choices: int, usual: bool = False) -> t
     if w.chance(0.5):
         weights = w.let(f"{weights} / (sum({weights}) + {w.choose('1e-20', '0.01')})", "weights")
     return w.let(f"{weights} * {w.choose('1', '2.5')}", "weights"), chosen, scores
+
+
+def _by_positions(w: Writer, x: str, count: int, choices: int) -> tuple[str, str, str]:
+    """Experts in turn, whatever the tokens are, with weights by tokens or by positions alone."""
+    place = w.let(f"unsqueeze(positions({x}))", "place")
+    places = w.let(f"concat({', '.join(f'{place} + {n}' for n in range(choices))})", "places")
+    chosen = w.let(f"{places} - {count} * whole_quotient({places}, {count})", "chosen")
+    read = w.let(f"sinusoid({x}, positions({x}))", "read") if w.chance(0.5) else x
+    scores = w.let(f"softmax(upcast({w.linear(read, count, 'router')}))", "scores")
+    return w.let(f"gather({scores}, {chosen})", "weights"), chosen, scores
 
 
 def _choose_apart(w: Writer, scores: str, chosen: str, count: int, choices: int, grouped: bool) -> str:

@@ -53,6 +53,10 @@ class Writer:
         layout = ", layout = in_out" if self.chance(0.1) else ""
         return f"linear({x}, {width}{', bias = true' if has_bias else ''}{layout}) as {self.new(word)}"
 
+    def content(self, x: str) -> str:
+        """x [B, T, d] of an even d or, now and then, what its positions alone say."""
+        return self.let(f"sinusoid({x}, positions({x}))", "places") if self.chance(0.04) else x
+
     def parameter(self, shape: str, near: float, word: str) -> str:
         return f"parameter([{shape}], init = fill({near})) as {self.new(word)}"
 
