@@ -6,6 +6,7 @@ import functools
 import sys
 import warnings
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -38,12 +39,12 @@ every = pytest.mark.parametrize("model", TINY)
 
 
 @functools.cache
-def _package(model: str, folder: Path) -> Any:
-    return build(SPECS / f"{TINY[model]}.arch", model, folder)
+def _package(model: str) -> Any:
+    return build(SPECS / f"{TINY[model]}.arch", model, Path(mkdtemp()))
 
 
-def _model(model: str, kind: str, folder: Path, dtype: torch.dtype = torch.float64) -> Any:
-    made = getattr(_package(model, folder), kind)(dtype=dtype)
+def _model(model: str, kind: str, dtype: torch.dtype = torch.float64) -> Any:
+    made = getattr(_package(model), kind)(dtype=dtype)
     scramble(made, SEEDS.get(model, 0), spread=0.4)
     return made
 
@@ -65,8 +66,8 @@ def _in_steps(model: Any, tokens: Tensor, **options: Any) -> Tensor:
 @both
 @every
 @pytest.mark.parametrize("padding", [None, PADDING], ids=["full", "padded"])
-def test_steps_give_the_same_tokens(model: str, kind: str, padding: Tensor | None, tmp_path: Path) -> None:
-    made = _model(model, kind, tmp_path)
+def test_steps_give_the_same_tokens(model: str, kind: str, padding: Tensor | None) -> None:
+    made = _model(model, kind)
     expected = made.generate(_tokens(), 20, padding=padding)
     assert torch.equal(_in_steps(made, _tokens(), max_new_tokens=20, padding=padding), expected)
     assert len(expected[:, 7:].unique()) > 3
@@ -77,29 +78,31 @@ def test_steps_give_the_same_tokens(model: str, kind: str, padding: Tensor | Non
 )
 @pytest.mark.parametrize(("padded", "shares"), few([(False, 1), (True, 4)], 1))
 @interpreted
-def test_steps_of_kernels_give_the_same_tokens(model: str, padded: bool, shares: int, tmp_path: Path) -> None:
+def test_steps_of_kernels_give_the_same_tokens(model: str, padded: bool, shares: int) -> None:
     """Also with keys that several programs share among them."""
-    made = _model(model, "Model", tmp_path, torch.float32)
+    made = _model(model, "Model", torch.float32)
     kernels = module_beside(made, "kernels")
     assert any(name.startswith("_") and name.endswith("_step") for name in vars(kernels))
     padding = PADDING if padded else None
-    kernels._shares = lambda *_: shares
     expected = made.generate(_tokens(), 4, padding=padding)
-    assert torch.equal(_in_steps(made, _tokens(), max_new_tokens=4, padding=padding), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_shares", lambda *_: shares)
+        found = _in_steps(made, _tokens(), max_new_tokens=4, padding=padding)
+    assert torch.equal(found, expected)
 
 
 @interpreted
-def test_a_step_of_no_sequence(tmp_path: Path) -> None:
-    made = _model("llama3_tiny", "Model", tmp_path, torch.float32)
+def test_a_step_of_no_sequence() -> None:
+    made = _model("llama3_tiny", "Model", torch.float32)
     cache, none = made.new_cache(0, 8), _tokens()[:0]
     made(none[:, :4], cache=cache)
     cache.start_steps()
     assert made(none[:, :1], cache=cache).shape == (0, 1, 160)
 
 
-def test_positions_lie_side_by_side(tmp_path: Path) -> None:
+def test_positions_lie_side_by_side() -> None:
     """As kernels read them, also where those of padding's bits do not."""
-    made = _model("llama3_tiny", "Model", tmp_path)
+    made = _model("llama3_tiny", "Model")
     apart = PADDING.mT.contiguous().mT
     for cache in (None, made.new_cache(*apart.shape)):
         span = module_beside(made, "runtime").spans(_tokens(), apart, cache)
@@ -108,24 +111,24 @@ def test_positions_lie_side_by_side(tmp_path: Path) -> None:
 
 
 @both
-def test_sampled_tokens_are_the_same_in_steps(kind: str, tmp_path: Path) -> None:
-    made = _model("llama3_tiny", kind, tmp_path)
+def test_sampled_tokens_are_the_same_in_steps(kind: str) -> None:
+    made = _model("llama3_tiny", kind)
     options: dict[str, Any] = {"temperature": 2.0, "top_p": 0.9, "seed": 3, "max_new_tokens": 12}
     assert torch.equal(_in_steps(made, _tokens(), **options), made.generate(_tokens(), **options))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 40])
-def test_sequences_end_at_the_same_place_in_steps(count: int, tmp_path: Path) -> None:
+def test_sequences_end_at_the_same_place_in_steps(count: int) -> None:
     """Steps look only now and then at whether all have ended."""
-    made = _model("llama3_tiny", "Model", tmp_path)
+    made = _model("llama3_tiny", "Model")
     free = made.generate(_tokens(), 40)
     for ends in ([int(free[0, 9]), int(free[1, 10]), int(free[2, 8])], [int(free[0, 7])], 159):
         expected = made.generate(_tokens(), count, eos=ends)
         assert torch.equal(_in_steps(made, _tokens(), max_new_tokens=count, eos=ends), expected)
 
 
-def test_steps_take_one_token_and_no_padding(tmp_path: Path) -> None:
-    made = _model("llama3_tiny", "Model", tmp_path)
+def test_steps_take_one_token_and_no_padding() -> None:
+    made = _model("llama3_tiny", "Model")
     cache = made.new_cache(3, 20)
     made(_tokens(), cache=cache)
     cache.start_steps()
@@ -135,9 +138,9 @@ def test_steps_take_one_token_and_no_padding(tmp_path: Path) -> None:
 
 
 @both
-def test_frequencies_are_computed_once_for_a_cache(kind: str, tmp_path: Path) -> None:
+def test_frequencies_are_computed_once_for_a_cache(kind: str) -> None:
     """They follow from no token; without a cache every call computes them."""
-    made = _model("llama3_tiny", kind, tmp_path)
+    made = _model("llama3_tiny", kind)
     module = sys.modules[type(made).__module__]
     compute, calls = module.rope_frequencies, []
 
@@ -155,9 +158,9 @@ def test_frequencies_are_computed_once_for_a_cache(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA graph can be captured here")
-def test_where_no_graph_can_be_captured_there_is_one_notice(tmp_path: Path) -> None:
+def test_where_no_graph_can_be_captured_there_is_one_notice() -> None:
     """The tokens are the same: what the attempt changed is taken back."""
-    made = _model("llama3_tiny", "Model", tmp_path)
+    made = _model("llama3_tiny", "Model")
     module = module_beside(made, "decoding")
     expected = made.generate(_tokens(), 20)
     capture, notices = module.Decoder.capture, []
