@@ -14,6 +14,7 @@ from archc.passes.context import Context, place_of
 from archc.passes.cut import Cut, Reader
 from archc.passes.keep import keep_fixed
 from archc.passes.keeper import Keeper
+from archc.passes.losses import read_by_losses
 
 
 def plan_cache(graph: Graph, context: Context) -> None:
@@ -64,8 +65,9 @@ def _obstacle(graph: Graph) -> str:
         return "what the model returns is not logits over its tokens"
     fixed = Fixed(graph)
     for part in graph.walk():
+        unread = read_by_losses(part)
         for node in part.nodes():
-            if fixed.has_all(part, node.outputs):
+            if fixed.has_all(part, node.outputs) or node.id in unread:
                 continue
             mask = node.attributes.get("mask")
             if mask is not None and not mask.causal and not fixed.has_all(part, node.past):

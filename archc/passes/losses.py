@@ -8,7 +8,7 @@ term reads are removed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from archc.ir.copier import Copier
 from archc.ir.graph import Graph
@@ -75,6 +75,19 @@ def _must_wait(statement: Node, group: Sequence[Node]) -> bool:
     return _is_note(statement) and any(map(_read_by, group))
 
 
+def read_by_losses(graph: Graph, counts: Callable[[Node], bool] = lambda _: True) -> set[int]:
+    """Nodes that nothing but statements needs, be they of one group or not; `counts` says of which to tell."""
+    statements = {each.id for each in graph.losses()}
+    found = set(statements)
+    for node in reversed(graph.nodes()):
+        users = [user for value in node.outputs for user, _ in graph.users(value)]
+        read_here = users and all(user.id in found for user in users)
+        is_result = any(graph.is_output(value) for value in node.outputs)
+        if read_here and not is_result and counts(node):
+            found.add(node.id)
+    return found - statements
+
+
 class _Losses:
     """Statements of one graph.  `outside` copies into the joined body what they read of the graph."""
 
@@ -84,7 +97,7 @@ class _Losses:
         self.body = Graph(f"{graph.name}.losses")
         self.captured: dict[Value, Value] = {}
         self.outside = Copier(self.body)
-        self.alone = self._only_read_here()
+        self.alone = read_by_losses(graph, _is_movable)
         self.copied = self._before_choices()
 
     def run(self) -> None:
@@ -124,17 +137,6 @@ class _Losses:
                 self.captured[outer] = self.body.add_input(name, type_, node.span)
                 self.outside.values[outer] = self.captured[outer]
         return self.outside.values[outer]
-
-    def _only_read_here(self) -> set[int]:
-        """Nodes that nothing but statements needs, be they of this group or not."""
-        found = {each.id for each in self.graph.losses()}
-        for node in reversed(self.graph.nodes()):
-            users = [user for value in node.outputs for user, _ in self.graph.users(value)]
-            read_here = users and all(user.id in found for user in users)
-            is_result = any(self.graph.is_output(value) for value in node.outputs)
-            if read_here and not is_result and _is_movable(node):
-                found.add(node.id)
-        return found - {each.id for each in self.graph.losses()}
 
     def _before_choices(self) -> set[int]:
         """Nodes on the way to a choice that are cheap to compute a second time."""
