@@ -76,7 +76,7 @@ def _must_wait(statement: Node, group: Sequence[Node]) -> bool:
 
 
 def read_by_losses(graph: Graph, counts: Callable[[Node], bool] = lambda _: True) -> set[int]:
-    """Nodes that nothing but statements needs, be they of one group or not; `counts` says of which to tell."""
+    """Nodes that nothing but statements needs, of whichever group; `counts` says of which to tell."""
     statements = {each.id for each in graph.losses()}
     found = set(statements)
     for node in reversed(graph.nodes()):

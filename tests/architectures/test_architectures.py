@@ -21,7 +21,7 @@ DECODERS = (
 OTHERS = ("both_ways", "classifier", "reward")  # which say something else than what comes next
 
 
-@pytest.mark.parametrize("model", (*DECODERS, *OTHERS))
+@pytest.mark.parametrize("model", [*DECODERS, *OTHERS])
 def test_a_spec_is_all_that_they_need(model: str) -> None:
     """`Model` and `Reference`: logits, through the cache, padded, gradients, checkpoints."""
     spec = next(path for path in SPECS.glob("*.arch") if f"model {model} =" in path.read_text())
