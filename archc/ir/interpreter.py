@@ -71,8 +71,8 @@ class Interpreter:
             return tuple(self._run(node.bodies[few], inputs, indices))
         if node.op is APPEND and self.state is not None:
             return (self._append(node, inputs[0], indices),)
-        if node.op is CARRIED and self.state is not None:
-            return (self._carried(node, inputs[0], indices),)
+        if node.op is CARRIED:  # none: an op starts as it does at position 0, wherever its tokens are
+            return (None if self.state is None else self._carried(node, inputs[0], indices),)
         if node.op is LOSSES:
             return self._losses(node, inputs, indices)
         if node.op is OF_ITERATION:

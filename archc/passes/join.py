@@ -118,5 +118,6 @@ def operand_name(type_: TensorType) -> str:
 
 def chain_name(chain: list[Node]) -> str:
     """What is done last, after what is done first."""
-    names = list(dict.fromkeys(node.op.name for node in chain if node.op.name not in RENAMED))
+    done = list(dict.fromkeys(node.op.name for node in chain))
+    names = [name for name in done if name not in RENAMED] or done
     return "_".join(names if len(names) <= _TOLD else [*names[: _TOLD - 1], names[-1]])

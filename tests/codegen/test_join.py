@@ -41,6 +41,17 @@ def test_a_joined_op_is_its_decomposition(name: str, tmp_path: Path) -> None:
     check_bfloat16(op)
 
 
+def test_casts_by_themselves_are_an_op_with_a_name() -> None:
+    ops = _ops(
+        "arch A() { forward(tokens: [B, T]) { h = embedding(tokens, 9, 24) as e"
+        " q, k, v = split(split_heads(h, 2), 3)"
+        " o = linear_attention(upcast(q), upcast(k), upcast(v))"
+        " return linear(merge_heads(cast_like(o, q)), 9) as head } } model m = A()"
+    )
+    assert "upcast" in ops
+    assert "" not in ops
+
+
 def test_what_is_read_elsewhere_ends_a_chain() -> None:
     ops = _ops(
         "arch A() { forward(x: float[B, T, 8]) { a = exp(linear(x, 8) as up) * 2"
