@@ -9,6 +9,7 @@ from archc.codegen.names import identifier
 from archc.codegen.plan import Constant, Input, Tokens
 from archc.ir.graph import Graph
 from archc.ir.node import Value
+from archc.ir.op import REQUIRED
 from archc.ir.ops.linear import EMBEDDING
 from archc.ir.ops.structure import APPEND
 from archc.ir.program import POSITIONS, given_inputs, positions_named, sequences
@@ -79,7 +80,11 @@ def expert_operands(parts: Sequence[Graph]) -> Iterator[str]:
                 yield from (
                     operand.name for operand, value in operands if operand.optional and value is not None
                 )
-                yield from (name for name, value in node.attributes.items() if value is True)
+                yield from (
+                    name
+                    for name, attribute in node.op.attributes.items()
+                    if attribute.default not in (REQUIRED, node.attributes[name])
+                )
 
 
 def keeps_numbers(graph: Graph) -> bool:

@@ -138,7 +138,7 @@ class Package:
     @property
     def _stored(self) -> Iterator[Stored]:
         for parameter in self._parameters:
-            yield from parameter.stored
+            yield from (*parameter.stored, *parameter.shared)
 
     @property
     def quantised(self) -> bool:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from archc.ir.rule import Rule
 
 # Ops besides elementwise ones that work on the few scores of one token.
-ROUTING = frozenset({"top_k", "group_mask", "gather", "softmax", "sum", "cast_like", "upcast_like"})
+_CHOOSING = ("top_k", "group_mask", "gather", "concat", "loads", "with_shared", "with_ones")
+ROUTING = frozenset({*_CHOOSING, "softmax", "sum", "cast_like", "upcast_like"})
 
 # Ops that take an operand apart, and their attribute that says into how many parts of equal width.
 SPLITS = {"split": "sizes", "split_interleaved": "parts"}

@@ -136,9 +136,9 @@ class Graph:
 
     def between(self, given: Collection[Value], goals: Iterable[Value]) -> list[Node]:
         """Nodes that compute goals from `given` values; in order, without the weights that they read."""
-        return [node for node in self._computing(goals, given) if node.op is not WEIGHT]
+        return [node for node in self.computing(goals, given) if node.op is not WEIGHT]
 
-    def _computing(self, goals: Iterable[Value], given: Collection[Value]) -> list[Node]:
+    def computing(self, goals: Iterable[Value], given: Collection[Value] = ()) -> list[Node]:
         """Nodes that compute goals from `given` values, weights included; in order."""
         found: set[int] = set()
         waiting = [value for value in goals if value not in given]
@@ -266,7 +266,7 @@ class Graph:
         part = Graph(self.name)
         part._next = self._next  # nodes keep their numbers
         stands: dict[Value | None, Value] = {v: part.add_input(name, self.type(v)) for name, v in given}
-        computing = self._computing(goals, [value for _, value in given])
+        computing = self.computing(goals, [value for _, value in given])
         kept = {node.id for node in (*computing, *ends, *([] if given else map(self.node, self.inputs)))}
         for node in self.nodes():
             if node.id in kept:

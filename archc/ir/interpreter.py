@@ -8,7 +8,7 @@ from typing import Any
 
 from archc.ir.graph import Graph
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.node import Node, Value, stored_in
+from archc.ir.node import Node, Value, shared_in, stored_in
 from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, LOSSES, NOTED, OF_ITERATION, WEIGHT
 from archc.ir.paths import Stored, concrete
@@ -87,13 +87,16 @@ class Interpreter:
         if experts is None:
             weight = self._rows(node, indices)
         else:
-            variable, count = experts
+            variable, _ = experts
+            count = int(node.types[0].shape[0])
             weight = torch.stack([self._rows(node, {**indices, variable: expert}) for expert in range(count)])
         wide = node.types[0].dtype is DType.F32
         return weight.to(torch.promote_types(weight.dtype, torch.float32)) if wide else weight
 
     def _rows(self, node: Node, indices: Mapping[str, int]) -> Tensor:
-        parts = [self._stored(stored, indices) for stored in stored_in(node)]
+        shared = shared_in(node)
+        sources = (shared.of(indices) if shared else None) or stored_in(node)
+        parts = [self._stored(stored, indices) for stored in sources]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 0)
 
     def _stored(self, stored: Stored, indices: Mapping[str, int]) -> Tensor:

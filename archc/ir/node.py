@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from archc.errors import Span
 from archc.ir.op import Op
 from archc.ir.ops.structure import BRANCH, EXPERTS, LOOP
-from archc.ir.paths import Path, Stored
+from archc.ir.paths import Path, Shared, Stored
 from archc.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -93,3 +93,9 @@ def stored_in(weight: Node) -> tuple[Stored, ...]:
     """The checkpoint's tensors that a weight node holds, in the order of its rows."""
     sources: tuple[Stored, ...] = weight.attributes["sources"]
     return sources
+
+
+def shared_in(weight: Node) -> Shared | None:
+    """For a weight of experts, the tensors of those that every token goes through, if there are any."""
+    shared: Shared | None = weight.attributes.get("shared")
+    return shared

@@ -91,3 +91,24 @@ class Stored:
     def held_shape(self) -> tuple[int, ...]:
         """The shape in the weight."""
         return self.shape[::-1] if self.transposed else self.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The tensors of experts that every token goes through, after those that tokens choose.
+
+    first:   the number of the first of them, which the `variable` that counts experts has for it
+    sources: of each, the tensors that make up its weight
+    """
+
+    variable: str
+    first: int
+    sources: tuple[tuple[Stored, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def of(self, indices: Mapping[str, int]) -> tuple[Stored, ...] | None:
+        """The tensors at given values of the loop variables; None for an expert that tokens choose."""
+        place = indices[self.variable] - self.first
+        return self.sources[place] if place >= 0 else None

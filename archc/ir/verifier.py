@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from archc.ir.graph import Graph
-from archc.ir.node import Node, stored_in
+from archc.ir.node import Node, shared_in, stored_in
 from archc.ir.ops.structure import BRANCH, EXPERTS, LOOP, LOSSES, WEIGHT
 from archc.ir.types import TypeMistake, taken_type
 from archc.ir.weights import experts_of
@@ -61,8 +61,11 @@ def _check_node(graph: Graph, node: Node) -> None:
 def _check_weight(node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
     shapes = [stored.held_shape for stored in stored_in(node)]
     rows = sum(shape[0] for shape in shapes) if shapes else 0
-    experts = experts_of(node)
-    held = ((experts[1],) if experts else ()) + (rows, *shapes[0][1:])
+    experts, shared = experts_of(node), shared_in(node)
+    others = shared.sources if shared else ()
+    if any([stored.held_shape for stored in each] != shapes for each in others):
+        raise wrong("a shared expert's tensors have other shapes than those of the others")
+    held = ((experts[1] + len(others),) if experts else ()) + (rows, *shapes[0][1:])
     if held != node.types[0].shape or len({shape[1:] for shape in shapes}) != 1:
         raise wrong(f"{node.types[0]} is not made up of {shapes}")
 

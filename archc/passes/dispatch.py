@@ -11,7 +11,7 @@ from typing import Any
 
 from archc.ir.copier import Copier
 from archc.ir.graph import Graph
-from archc.ir.node import Node, Value
+from archc.ir.node import Node, Value, shared_in
 from archc.ir.op import Op, Trait
 from archc.ir.ops.experts import (
     AT_CHOICE,
@@ -21,18 +21,19 @@ from archc.ir.ops.experts import (
     GROUPED_LINEAR,
     OF_EXPERT,
     SORT_CHOICES,
+    WITH_SHARED,
 )
 from archc.ir.ops.linear import EMBEDDING, LINEAR
 from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, WEIGHT
 from archc.ir.types import TensorType
-from archc.passes.context import Context, place_of, remaining
+from archc.passes.context import Context, made_by, place_of, remaining
 
 
 def dispatch_experts(graph: Graph, context: Context) -> None:
     """Sort the tokens' choices, and compute all experts' rows together."""
     for part in graph.walk():
         for node in remaining(part, EXPERTS):
-            obstacle = _obstacle(node)
+            obstacle = dispatch_obstacle(node)
             if obstacle:
                 context.report.remark("dispatch", f"experts ({place_of(node)}) run one by one: {obstacle}")
             else:
@@ -43,7 +44,7 @@ def dispatch_experts(graph: Graph, context: Context) -> None:
                 )
 
 
-def _obstacle(node: Node) -> str:
+def dispatch_obstacle(node: Node) -> str:
     """Why a body cannot be computed for all experts together, or nothing."""
     (body,) = node.bodies
     for each in body.nodes():
@@ -81,13 +82,12 @@ class _Dispatch:
 
     def run(self) -> None:
         graph, node = self.graph, self.node
-        sort = self._add(
-            node,
-            SORT_CHOICES,
-            [self.chosen],
-            {"count": node.attributes["count"]},
-            ("order", "places", "ends"),
-        )
+        shared = made_by(graph, self.chosen, WITH_SHARED)
+        settings = {
+            "count": node.attributes["count"],
+            "shared": shared.attributes["count"] if shared is not None else 0,
+        }
+        sort = self._add(node, SORT_CHOICES, [self.chosen], settings, ("order", "places", "ends"))
         self.order, self.places, self.ends = sort.outputs
         for value, outer, kind in zip(
             self.body.inputs, node.inputs[1:], node.attributes["taken"], strict=True
@@ -150,9 +150,9 @@ class _Dispatch:
 
     def _stacked(self, weight: Node) -> dict[str, Any]:
         """The attributes of the weights of all experts."""
-        experts = self.node.attributes["variable"], self.node.attributes["count"]
-        type_ = weight.types[0]
-        stacked = TensorType((experts[1], *type_.shape), type_.dtype)
+        count, type_ = self.node.attributes["count"], weight.types[0]
+        experts = self.node.attributes["variable"], count - len(shared_in(weight) or ())
+        stacked = TensorType((count, *type_.shape), type_.dtype)
         return {**weight.attributes, "type": stacked, "experts": experts}
 
     def _value(self, value: Value | None) -> Value | None:

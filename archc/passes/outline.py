@@ -79,13 +79,10 @@ class Outline:
         """Add a node's steps."""
         rule = rule_of(node)
         named = rule is not None or node.op.has(Trait.NORM) or node.op.has(Trait.LINEAR)
+        operands = [operand.name for operand in node.op.operands] or [""] * len(node.inputs)
         inputs = [
-            (
-                self._model(value)
-                if operand.name in node.op.models
-                else self._ref(value, operand.name if named else "")
-            )
-            for operand, value in zip(node.op.operands, node.inputs, strict=True)
+            self._model(value) if operand in node.op.models else self._ref(value, operand if named else "")
+            for operand, value in zip(operands, node.inputs, strict=True)
         ]
         if rule is None:
             own = tuple(map(self.graph.name_of, node.outputs))

@@ -30,6 +30,7 @@ from archc.passes.pack import normalise_layout, pack_linears
 from archc.passes.regroup import regroup_rows
 from archc.passes.route import join_routers
 from archc.passes.rows import join_row_moves
+from archc.passes.shared import join_shared_experts
 from archc.passes.sink import sink_pairs
 from archc.passes.views import move_views
 from archc.passes.widen import join_wide_linears
@@ -58,6 +59,7 @@ PASSES = (
     Pass("factors", move_factors),
     Pass("cache", plan_cache),
     Pass("layout", normalise_layout),
+    Pass("shared", join_shared_experts),
     Pass("regroup", regroup_rows),
     Pass("pack", pack_linears),
     Pass("channels", pack_convolutions),

@@ -56,6 +56,9 @@ def _around(graph: Graph, choice: Node) -> list[Node]:
         follows = node.id not in before and sources & inside and _is_routing(graph, node)
         if follows and not _reached_outside(graph, node, inside, choice):
             inside.add(node.id)
+    for node in reversed(order):  # what is read inside alone, and reads no more than it gives
+        if node.id not in inside and _is_routing(graph, node) and _gives_inside(graph, node, inside, choice):
+            inside.add(node.id)
     inside = _without_shared(graph, inside, choice)
     return [node for node in order if node.id in inside]
 
@@ -64,7 +67,7 @@ def _is_routing(graph: Graph, node: Node) -> bool:
     """Whether an op works on one token's few values."""
     computed = node.op.name in ROUTING or bool(node.op.has(Trait.ELEMENTWISE) and node.op.triton)
     types = [graph.type(value) for value in node.inputs[:1] if value is not None]
-    narrow = all(not type_.shape or _is_narrow(type_) for type_ in types)
+    narrow = all(not type_.shape or _is_narrow(type_) for type_ in (*types, *node.types))
     return computed and node.op is not CONSTANT and bool(types) and narrow
 
 
@@ -77,6 +80,16 @@ def _reads_inside(graph: Graph, node: Node, inside: set[int], before: set[int]) 
     users = [user for value in node.outputs for user, _ in graph.users(value)]
     outputs = any(graph.is_output(value) for value in node.outputs)
     return not outputs and all(user.id in inside or user.id not in before for user in users)
+
+
+def _gives_inside(graph: Graph, node: Node, inside: set[int], choice: Node) -> bool:
+    """Whether an op that reads at most one value beyond those read inside is for what is inside alone."""
+    read = {value for number in inside for value in graph.node(number).inputs}
+    more = {value for value in node.inputs if value is not None} - read
+    more = {value for value in more if graph.node(value).op is not CONSTANT}
+    users = [user.id for value in node.outputs for user, _ in graph.users(value)]
+    alone = inside.issuperset(users) and not any(graph.is_output(value) for value in node.outputs)
+    return alone and len(more) <= 1 and not _reached_outside(graph, node, inside, choice)
 
 
 def _reached_outside(graph: Graph, node: Node, inside: set[int], choice: Node) -> bool:

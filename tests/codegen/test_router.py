@@ -62,7 +62,20 @@ ROUTERS = {
         _, places = top_k(scores, 2)
         weights = gather(scores, places) * step(EXPERTS - 1 - upcast(places))
         chosen = minimum(places, EXPERTS - 2)""",
+    "one after the other": """scores = linear(x, EXPERTS) as gate
+        first, a = top_k(scores, 1)
+        second, b = top_k(scores - 8 * loads(a, scores) * absolute(scores), 2)
+        weights, chosen = concat(tanh(first), softmax(second)), concat(a, b)""",
+    "loads of several": """scores = linear(x, EXPERTS) as gate
+        _, several = top_k(scores, 3)
+        weights, chosen = top_k(sigmoid(scores - loads(several, scores)), 2)""",
+    "one for all": "weights, chosen = top_k(softmax(linear(x, EXPERTS) as gate), 2)",
+    "one for all, by a gate": _BIASED + "_, chosen = top_k(choice, 3)\n" + _CHOSEN,
     "all": """weights, chosen = top_k(sigmoid(linear(x, EXPERTS) as gate), EXPERTS)""",
+}
+BESIDE = {
+    "one for all": " + linear(x, 12) as all",
+    "one for all, by a gate": " + sigmoid(upcast(linear(x, 1) as by)) * linear(x, 12) as all",
 }
 ROWS = {
     "random": lambda count: torch.randn(2, 9, count),
@@ -80,9 +93,10 @@ def router_spec(router: str, count: int) -> str:
         arch A() {{
           forward(x: float[B, T, 12]) {{
             {body}
-            return experts e in chosen of {count} as experts {{
+            y = experts e in chosen of {count} as experts {{
               return weights[e] * linear(x, 12) as up
             }}
+            return y{BESIDE.get(router, "")}
           }}
         }}
         model a = A()
@@ -102,12 +116,12 @@ class Router:
         )
 
     def operands(self, scores: Tensor) -> list[Tensor]:
-        """Scores in the place of the linear map's results; vectors at random; x for its dtype."""
+        """Scores in the place of the linear map's results; all else at random; x for its dtype."""
         return [
             (
                 torch.randn(shape[0]).mul(0.3)  # type: ignore[arg-type]
                 if len(shape) == 1
-                else scores if shape[-1] == scores.shape[-1] else scores.new_zeros(*scores.shape[:-1], 12)
+                else scores if shape[-1] == scores.shape[-1] else torch.randn(*scores.shape[:-1], shape[-1])
             )
             for shape in self.shapes
         ]
@@ -206,8 +220,8 @@ def test_nothing_of_a_router_stays_outside(name: str) -> None:
 
 def test_what_is_read_elsewhere_stays_outside() -> None:
     """Scores that a loss reads are computed once, before the choice."""
-    text = router_spec("softmax, normed", 6).replace("return experts", "probs = softmax(x)\ny = experts")
-    text = text.replace("as up\n            }", "as up\n            }\n            return y * mean(weights)")
+    text = router_spec("softmax, normed", 6).replace("y = experts", "probs = softmax(x)\ny = experts")
+    text = text.replace("return y\n", "return y * mean(weights)\n")
     fused = compile_model(text, "a").fused
     assert [node.op.name for node in fused.nodes() if rule_of(node)] == ["route"]
 
@@ -224,6 +238,8 @@ def test_what_is_read_elsewhere_stays_outside() -> None:
         ("softmax of the chosen", ".to(tl.int32)\n", ".to(tl.int32) * 0\n"),
         ("a factor for each expert", "_rows.sum(0)", "_rows.mean(0)"),
         ("a group that has too few", "tl.where(seen, dscores, 0.0)", "dscores"),
+        ("one for all", "lane_3 + ", "lane_3 - "),
+        ("one after the other", "(lane_2 + 1)[:, None] ==", "lane_2[:, None] =="),
     ],
 )
 @interpreted

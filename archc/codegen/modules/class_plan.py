@@ -33,7 +33,7 @@ class Stored:
     """One tensor of the checkpoint in a parameter: its name as a string or f-string, and its rows.
 
     `stacked`: it holds those rows for all experts; `joined`: one below the other.  `heads`: how many heads
-    its rows lie by, where the parameter holds them by the `parts` of a head.
+    its rows lie by, where the parameter holds them by the `parts` of a head.  `expert`: whose they are.
     """
 
     name: str
@@ -43,11 +43,13 @@ class Stored:
     joined: bool = False
     heads: str = ""
     parts: tuple[str, ...] = ()
+    expert: str = ""
 
     def __str__(self) -> str:
         flags = [f"{flag}=True" for flag in ("transposed", "stacked", "joined") if getattr(self, flag)]
         order = [f"heads={self.heads}", f"parts=({', '.join(self.parts)})"] if self.heads else []
-        return f"Stored({', '.join([self.name, self.rows, *flags, *order])})"
+        place = [f"expert={self.expert}"] if self.expert else []
+        return f"Stored({', '.join([self.name, self.rows, *flags, *order, *place])})"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Parameter:
     trained: bool
     per_expert: PerExpert | None = None  # when every expert has tensors of its own
     wide: bool = False  # kept in float32, whatever the model's dtype
+    shared: tuple[Stored, ...] = ()  # the tensors of experts that every token goes through
 
 
 @dataclass(frozen=True)

@@ -152,9 +152,7 @@ class Emitter:
             return f"{function}({', '.join(operands)})"
         texts = {name: attribute_code(value, self.style.comments) for name, value in node.attributes.items()}
         if node.op.module:
-            settings = [
-                f"{name}={text}" for name, text in texts.items() if node.attributes[name] is not False
-            ]
+            settings = [f"{name}={text}" for name, text in texts.items() if node.attributes[name]]
             settings += [f"past={text}" for text in past]
             operands = with_one_span(operands) if node.op.past else given(node.op, operands)
             return f"{node.op.module}.{node.op.name}({', '.join([*operands, *settings])})"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
+from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import Kernel, OpKernel
 from archc.codegen.modules.class_plan import Class
 from archc.codegen.plan import Constant, Module
@@ -90,7 +91,8 @@ def class_text(classes: Sequence[Class]) -> str:
         parts += [str(line) for line in each.lines]
         parts += [p.per_expert.count for p in each.parameters if p.per_expert]
         parts += [p.shape for p in each.parameters]
-        parts += [" ".join((s.rows, s.heads, *s.parts)) for p in each.parameters for s in p.stored]
+        stored = [s for p in each.parameters for s in (*p.stored, *p.shared)]
+        parts += [" ".join((s.rows, s.heads, *s.parts, s.expert)) for s in stored]
         parts += [layers.modules for layers in each.layers]
         parts += [str(argument) for argument in each.arguments]
         parts += [each.result, *(shape for _, shape in each.state)]
@@ -109,7 +111,7 @@ def class_text(classes: Sequence[Class]) -> str:
 
 
 def _kernel_texts(kernels: Sequence[Kernel]) -> list[str]:
-    plain = [str(line) for k in kernels if isinstance(k, OpKernel) for line in k.op.plain]
+    plain = [str(line) for k in kernels if isinstance(k, OpKernel | RouterKernel) for line in k.op.plain]
     looks = [kernel for kernel in kernels if isinstance(kernel, ConvolutionKernel)]
     return [*plain, *(str(line) for kernel in looks for line in (*kernel.plain, kernel.reference))]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from archc.codegen.literals import size_code
 from archc.codegen.modules.class_plan import Parameter, PerExpert, Stored
 from archc.codegen.modules.start_values import start_code
 from archc.codegen.names import identifier
 from archc.ir.graph import Graph
-from archc.ir.node import Node, stored_in
+from archc.ir.node import Node, shared_in, stored_in
 from archc.ir.ops.structure import EXPERTS, WEIGHT
 from archc.ir.paths import Index, Path
 from archc.ir.paths import Stored as IrStored
@@ -69,7 +69,19 @@ def parameter_of(held: Held, name: str) -> Parameter:
     stored = tuple(_stored(source, per_expert) for source in sources)
     start, trained = start_code(held.weight.attributes["init"]), held.weight.attributes["trained"]
     wide = held.weight.types[0].dtype is DType.F32
-    return Parameter(name, code, start, stored, comment, trained, per_expert, wide)
+    return Parameter(name, code, start, stored, comment, trained, per_expert, wide, _shared(held.weight))
+
+
+def _shared(weight: Node) -> tuple[Stored, ...]:
+    """The tensors of the experts that every token goes through."""
+    shared = shared_in(weight)
+    if shared is None:
+        return ()
+    return tuple(
+        replace(_stored(source, None), expert=size_code(shared.first + place))
+        for place, sources in enumerate(shared.sources)
+        for source in sources
+    )
 
 
 def _leaf(path: Path) -> str:

@@ -17,13 +17,33 @@ from archc.ir.types import ROWS, DType, TensorType, TypeMistake, broadcast, shap
 _TRAITS = (Trait.PER_TOKEN,)
 
 
+@declare(
+    infer=lambda call: call.chosen.with_width(call.chosen.width + call.count), traits=_TRAITS, internal=True
+)
+def with_shared(chosen: Tensor, *, first: Width, count: Width) -> Tensor:
+    """Choices [..., choices] and, after them, `count` experts that all tokens have, from `first` on."""
+    shared = torch.arange(first, first + count, device=chosen.device)
+    return torch.cat([chosen, shared.expand(*chosen.shape[:-1], count)], -1)
+
+
+@declare(
+    infer=lambda call: call.weights.with_width(call.weights.width + call.count), traits=_TRAITS, internal=True
+)
+def with_ones(weights: Tensor, *, count: Width) -> Tensor:
+    """Weights of choices [..., choices] and, after them, `count` ones."""
+    return F.pad(weights, (0, count), value=1.0)
+
+
 def _sorted_types(call: Any) -> tuple[TensorType, ...]:
     return TensorType((ROWS,), DType.I64), call.chosen, TensorType((call.count,), DType.I64)
 
 
 @declare(infer=_sorted_types, traits=_TRAITS, internal=True, module="experts")
-def sort_choices(chosen: Tensor, *, count: Width) -> tuple[Tensor, Tensor, Tensor]:
-    """Choices [B, T, choices] by expert, each expert's in their order: order [N], places, ends [count]."""
+def sort_choices(chosen: Tensor, *, count: Width, shared: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Choices [B, T, choices] by expert, each expert's in their order: order [N], places, ends [count].
+
+    `shared`: how many of the experts, the last ones, were not chosen: every token goes through them.
+    """
     by_expert, order = torch.sort(chosen.flatten(), stable=True)
     rows = torch.arange(len(order), device=chosen.device)
     places = torch.empty_like(order).index_copy(0, order, rows).view(chosen.shape)
@@ -175,6 +195,7 @@ def weighted_combine(
 SORT_CHOICES, DISPATCH, AT_CHOICE, OF_EXPERT = (
     OPS[name] for name in ("sort_choices", "dispatch", "at_choice", "of_expert")
 )
+WITH_SHARED, WITH_ONES = OPS["with_shared"], OPS["with_ones"]
 GROUPED_LINEAR, DISPATCHED_LINEAR, COMBINE, WEIGHTED_COMBINE, BY_CHOICE = (
     OPS[name] for name in ("grouped_linear", "dispatched_linear", "combine", "weighted_combine", "by_choice")
 )

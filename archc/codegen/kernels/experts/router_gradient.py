@@ -14,9 +14,10 @@ from archc.codegen.kernels.fused import power_of_two
 from archc.ir.expr import Expr, Formula, leaf
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS
+from archc.ir.ops.experts import WITH_SHARED
 from archc.ir.ops.structure import CONSTANT, INPUT
 
-TOP_K = OPS["top_k"]
+CONCAT, TOP_K = OPS["concat"], OPS["top_k"]
 _LONG = 96  # columns of a sum on one line
 
 
@@ -63,7 +64,7 @@ class GradientWriter(RouterWriter):
         assert value is not None
         if value not in self.names:
             node = self.fused.form.node(value)
-            if node.op is TOP_K and Value(node.id, 1) in self.outputs:
+            if node.op is TOP_K and self._place_in_output(Value(node.id, 1)) is not None:
                 self._choice(node, value)
             elif node.op is not INPUT:
                 self._step(node)
@@ -77,12 +78,29 @@ class GradientWriter(RouterWriter):
             scores, index = self._read(node.inputs[0]), self._read(places)
             self._let(value, self._gathered(scores, index, self.fused.form.type(node.inputs[0])))
             return
-        name, type_ = self.outputs[places], self.fused.form.type(places)
-        self.names[places] = loaded = self._fresh(name)
-        self.chosen.append(name)
-        place = f"row * {type_.width} + {self._block(type_)}"
+        found = self._place_in_output(places)
+        assert found is not None
+        (output, first), type_ = found, self.fused.form.type(places)
+        name, width = self.outputs[output], self.fused.form.type(output).width
+        self.names[places] = loaded = self._fresh(self.fused.form.name_of(places) or name)
+        if name not in self.chosen:
+            self.chosen.append(name)
+        place = f"row * {width} + {f'{first} + ' if first else ''}{self._block(type_)}"
         mask = self._mask(type_, ", other=-1")
         self.lines.append(f"{loaded} = tl.load({name}_ptr + {place}{mask}).to(tl.int32)")
+
+    def _place_in_output(self, places: Value) -> tuple[Value, int] | None:
+        """The output that holds what was chosen, and from which column on."""
+        for output in self.outputs:
+            if output == places:
+                return output, 0
+            node, first = self.fused.form.node(output), 0
+            for value in node.inputs if node.op in (CONCAT, WITH_SHARED) else ():
+                assert value is not None
+                if value == places:
+                    return output, first
+                first += int(self.fused.form.type(value).width)
+        return None
 
     def _incoming(self, value: Value, name: str) -> None:
         type_, loaded = self.fused.form.type(value), self._fresh(f"d{name}")
@@ -155,6 +173,31 @@ class GradientWriter(RouterWriter):
         assert node.inputs[0] is not None
         self._add(node.inputs[0], gradient, 1)
         self.same[node.inputs[0]].append(gradient)
+
+    def _concat_back(self, node: Node, gradient: str) -> None:
+        first = 0
+        for value in node.inputs:
+            self._part_back(node, value, gradient, first)
+            assert value is not None
+            first += int(self.fused.form.type(value).width)
+
+    def _with_ones_back(self, node: Node, gradient: str) -> None:
+        self._part_back(node, node.inputs[0], gradient, 0)
+
+    def _part_back(self, node: Node, value: Value | None, gradient: str, first: int) -> None:
+        """Add a row's part of the gradient of a longer one."""
+        assert value is not None
+        type_, lane = self.fused.form.type(value), self._block(node.types[0])
+        if type_.width == 1:
+            self._add(value, f"tl.sum(tl.where({lane} == {first}, {gradient}, 0.0), 0)", 1)
+            return
+        own = self._block(type_)
+        match = f"({own} + {first})[:, None]" if first else f"{own}[:, None]"
+        part = f"tl.sum(tl.where({match} == {lane}[None, :], {gradient}[None, :], 0.0), 1)"
+        self._add(value, self._inside(type_, part, "0.0"), int(type_.width))
+
+    def _loads_back(self, _node: Node, _gradient: str) -> None:
+        """Counts have none."""
 
     def _top_k_back(self, node: Node, gradient: str) -> None:
         self._scatter(node.inputs[0], self._read(node.outputs[1]), gradient)

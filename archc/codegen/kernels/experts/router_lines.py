@@ -10,7 +10,7 @@ from archc.codegen.kernels.rows.pointwise import Writer
 from archc.ir.expr import INFIX, Expr, leaf
 from archc.ir.names import unique
 from archc.ir.node import Node, Value
-from archc.ir.op import OPS
+from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.types import DType, TensorType
 
@@ -51,8 +51,12 @@ class RouterWriter:
         for node in self.fused.form.nodes():
             if node.op is CONSTANT:
                 self.names[node.outputs[0]] = repr(float(node.attributes["value"]))
-            if node.op in (CONSTANT, OPS["sum"]) or (node.inputs and set(node.inputs) <= self.numbers):
+            of_numbers = node.op.has(Trait.ELEMENTWISE) and set(node.inputs) <= self.numbers
+            if node.op in (CONSTANT, OPS["sum"]) or of_numbers or self._is_cast_of_number(node):
                 self.numbers |= set(node.outputs)
+
+    def _is_cast_of_number(self, node: Node) -> bool:
+        return node.op.name in CASTS and node.inputs[0] in self.numbers
 
     def write(self) -> list[str]:
         """The statements of the choice, its results stored."""
@@ -203,6 +207,58 @@ class RouterWriter:
         seen = self.seen[node.id] = self._fresh("seen")
         self.lines.append(f"{seen} = tl.sum((own & kept[:, None]).to(tl.int32), 0) > 0")
         self._let(node.outputs[0], f"tl.where({seen}, {x}, {fill})")
+
+    def _of_loads(self, node: Node) -> None:
+        """How many of the choices are an expert's."""
+        assert node.inputs[0] is not None
+        chosen, type_ = self._read(node.inputs[0]), self.fused.form.type(node.inputs[0])
+        match = f"{chosen}[:, None] == {self._block(node.types[0])}[None, :]"
+        if type_.width != power_of_two(int(type_.width)):
+            match = f"({match}) & ({self._block(type_)} < {type_.width})[:, None]"
+        self._let(node.outputs[0], f"tl.sum(tl.where({match}, 1.0, 0.0), 0)")
+
+    def _of_concat(self, node: Node) -> None:
+        """Rows side by side: each lane has the value of the row that it lies in."""
+        type_, first = node.types[0], 0
+        rows: list[tuple[str, int]] = []
+        for value in node.inputs:
+            assert value is not None
+            rows.append((self._along(value, type_, first), first))
+            first += int(self.fused.form.type(value).width)
+        text = rows[-1][0]
+        for (earlier, _), (_, end) in zip(rows[-2::-1], rows[:0:-1], strict=True):
+            text = f"tl.where({self._block(type_)} < {end}, {earlier}, {text})"
+        self._let(node.outputs[0], text)
+
+    def _of_with_shared(self, node: Node) -> None:
+        self._with_more(node, f"{self._block(node.types[0])} + {node.attributes['first'] - self._own(node)}")
+
+    def _of_with_ones(self, node: Node) -> None:
+        self._with_more(node, "1.0")
+
+    def _with_more(self, node: Node, more: str) -> None:
+        """A row, and after it something else."""
+        assert node.inputs[0] is not None
+        type_ = node.types[0]
+        row = self._along(node.inputs[0], type_, 0)
+        self._let(node.outputs[0], f"tl.where({self._block(type_)} < {self._own(node)}, {row}, {more})")
+
+    def _own(self, node: Node) -> int:
+        """The width of what a node reads."""
+        assert node.inputs[0] is not None
+        return int(self.fused.form.type(node.inputs[0]).width)
+
+    def _along(self, value: Value, longer: TensorType, first: int) -> str:
+        """A row along the lanes of a longer one, from lane `first`; what other lanes have does not matter."""
+        text, type_ = self._read(value), self.fused.form.type(value)
+        own, lanes = (power_of_two(int(each.width)) for each in (type_, longer))
+        if own == 1 or (own == lanes and not first):
+            return text
+        lane = self._block(longer)
+        place = f"({lane} - {first})[:, None]" if first else f"{lane}[:, None]"
+        zero = "0.0" if type_.dtype.is_floating else "0"
+        match = f"{place} == {self._block(type_)}[None, :]"
+        return f"tl.sum(tl.where({match}, {text}[None, :], {zero}), 1)"
 
     def _store(self, value: Value, name: str) -> None:
         type_ = self.fused.form.type(value)

@@ -1,0 +1,103 @@
+"""Whether ops of a graph compute of a token what the body of `experts` computes of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value, stored_in
+from archc.ir.op import OPS, Trait
+from archc.ir.ops.structure import INPUT, WEIGHT
+from archc.ir.weights import is_per_expert
+
+CAST_LIKE, MUL = OPS["cast_like"], OPS["mul"]
+
+
+@dataclass
+class Likeness:
+    """A comparison, in which what a choice multiplies a row by counts for 1.
+
+    weights: the body's weights, with those of the graph that stand for them
+    factors: the body's inputs that rows are multiplied by
+    reason:  why a weight is not like its counterpart
+    """
+
+    graph: Graph
+    experts: Node
+    weights: dict[Value, Value] = field(default_factory=dict)
+    factors: set[Value] = field(default_factory=set)
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        (self.body,) = self.experts.bodies
+        self.given = dict(zip(self.body.inputs, self.experts.inputs[1:], strict=True))
+        kinds = zip(self.body.inputs, self.experts.attributes["taken"], strict=True)
+        self.choices = {value for value, kind in kinds if kind == "choice"}
+
+    def holds(self, value: Value) -> bool:
+        """Whether a value of the graph is what the body gives."""
+        return self._alike(self.body.outputs[0][1], value)
+
+    def _alike(self, inner: Value | None, outer: Value | None) -> bool:
+        if inner is None or outer is None:
+            return inner is outer
+        node, other = self.body.node(inner), self.graph.node(outer)
+        if node.op is INPUT:
+            return inner not in self.choices and self.given[inner] == outer
+        if node.op is WEIGHT:
+            return other.op is WEIGHT and self._are_weights(node, other)
+        product = self._product(node)
+        if product is not None:
+            return self._alike(product, outer)
+        same = node.op is other.op and node.attributes == other.attributes and inner.output == outer.output
+        return same and any(self._all_alike(node.inputs, order) for order in _orders(other))
+
+    def _all_alike(self, inner: Sequence[Value | None], outer: Sequence[Value | None]) -> bool:
+        return len(inner) == len(outer) and all(map(self._alike, inner, outer))
+
+    def _product(self, node: Node) -> Value | None:
+        """What a row times its choice's number is of that row, in its own dtype: the row itself."""
+        if node.op is CAST_LIKE and node.inputs[0] is not None:
+            rows = self._product(self.body.node(node.inputs[0]))
+            return rows if rows is not None and self.body.type(rows) == node.types[0] else None
+        if node.op is not MUL:
+            return None
+        for factor, rows in (node.inputs, node.inputs[::-1]):
+            if factor is not None and (choice := self._choice(factor)) is not None:
+                self.factors.add(choice)
+                return rows
+        return None
+
+    def _choice(self, value: Value) -> Value | None:
+        """The body's input that is a choice's number, rounded or as it is."""
+        node = self.body.node(value)
+        if node.op is CAST_LIKE and node.inputs[0] is not None:
+            return self._choice(node.inputs[0])
+        return value if value in self.choices and node.types[0].width == 1 else None
+
+    def _are_weights(self, inner: Node, outer: Node) -> bool:
+        """Whether a weight can be one expert's; otherwise the reason is told."""
+        (value,) = inner.outputs
+        if value in self.weights:
+            return self.weights[value] == outer.outputs[0]
+        self.reason = self.reason or self._weights_differ(inner, outer)
+        self.weights[value] = outer.outputs[0]
+        return not self.reason
+
+    def _weights_differ(self, inner: Node, outer: Node) -> str:
+        shapes = [stored.held_shape for stored in stored_in(inner)]
+        if not is_per_expert(inner, self.experts.attributes["variable"]):
+            return "the experts' weights lie in one tensor of the checkpoint"
+        if inner.types != outer.types or [stored.held_shape for stored in stored_in(outer)] != shapes:
+            return f"its weight is {outer.types[0]}, where an expert's is {inner.types[0]}"
+        if len(self.graph.users(outer.outputs[0])) > 1:
+            return "a weight is shared with another place"
+        if any(str(inner.attributes[name]) != str(outer.attributes[name]) for name in ("init", "trained")):
+            return "its weights start out differently, or only some are trained"
+        return ""
+
+
+def _orders(node: Node) -> list[tuple[Value | None, ...]]:
+    """The orders that a node's operands may have."""
+    return [node.inputs, node.inputs[::-1]] if node.op.has(Trait.COMMUTATIVE) else [node.inputs]
