@@ -236,7 +236,9 @@ def _run_steps(kernels: Any, plan: StepKernel, dtype: torch.dtype, keys: int) ->
 
 
 def _extra(kernels: Any, plan: StepKernel, name: str, dtype: torch.dtype, keys: int) -> Tensor:
-    """What a step is given besides: sinks, a bias or the table of one, or what is made of that."""
+    """What a step is given besides: choices, sinks, a bias or the table of one, or what is made of that."""
+    if name == "among":
+        return torch.zeros(1, 1, plan.chosen, dtype=torch.int64)
     shapes = {"sinks": (plan.heads,), "bias": (1, plan.heads, 1, keys), "table": (1, plan.heads)}
     if name in shapes:
         return torch.zeros(shapes[name], dtype=dtype)

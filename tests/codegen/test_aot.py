@@ -94,6 +94,23 @@ def test_choices_among_many_experts(router: str, count: int, chip: str, tmp_path
     assert not breaches(choices, chip)
 
 
+_CHOSEN = """
+import deepseek_v32
+model a = DeepseekV32(
+  d = 64, layers = 1, dense = 1, heads = 128, q_rank = 64, d_ff = 64, experts = 8, expert_d_ff = 8, vocab = 9,
+)
+"""
+
+
+@pytest.mark.parametrize("chip", [_case(chip == MAIN, chip) for chip in CHIPS])
+def test_chosen_keys_of_a_latent(chip: str, tmp_path: Path) -> None:
+    """Where keys lie takes registers, beside those for 512 values of each head; with padding most."""
+    found = launches(compile_model(_CHOSEN, "a"), tmp_path, torch.bfloat16)
+    steps = [launch for launch in found if launch.name == "_latent_attention_step_kernel"]
+    assert steps
+    assert not breaches(steps[:1], chip)
+
+
 @pytest.mark.parametrize("chip", [_case(chip == MAIN, chip) for chip in CHIPS])
 def test_running_maxima(chip: str, tmp_path: Path) -> None:
     text = RUNNING.replace("DECAY", "-exp(parameter([d]) as decline)").replace("FIRST", "none")

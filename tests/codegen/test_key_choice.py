@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from archc.ir.ops.attention import Causal, Full, Mask, attend
 from archc.ir.ops.attention_bias import distance_bias
 from archc.ir.ops.key_choice import select_keys
+from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
 from tests.codegen.test_pieces import SPEC
-from tests.support import build
+from tests.support import ROOT, build, distance
 
 TOKENS, COUNT = 9, 4
+FAMILIES = ROOT / "tests" / "interop" / "families"
 
 
 @pytest.mark.parametrize("mask", [Causal(), Full()], ids=str)
@@ -66,6 +68,70 @@ def test_the_kernel_chooses_as_the_reference_does(mask: Mask) -> None:
         given = q, k, weights, torch.tensor([[keys - 2]]), places
         chosen = kernels._select_keys_step(*given)
         assert torch.equal(chosen, select_keys(*given, mask=mask, count=COUNT))
+
+
+def _chosen(keys: int, last: int) -> Tensor:
+    """Places of keys for two sequences: with the new token's and without, none, and a later one."""
+    among = torch.stack([torch.randperm(last)[:COUNT_OF_SPEC] for _ in range(2)])
+    among[0, 3], among[1, 5:7], among[1, 0] = last, -1, keys - 1
+    return among[:, None]
+
+
+COUNT_OF_SPEC, KEYS = 9, 40
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shares", [1, 2])
+@interpreted
+def test_one_token_reads_chosen_keys_in_the_cache(shares: int, dtype: torch.dtype) -> None:
+    """Keys and values apart, with sinks; the rest of the cache is no number."""
+    package = build(SPEC, "chosen_with_sinks", Path(mkdtemp()))
+    kernels = changed_module(package.kernels, "tile = ", "tile = 4 #")
+    kernels._shares = lambda *_: shares
+    last = 30
+    q, k, v = (torch.randn(2, 1, 6, width).to(dtype) for width in (8, 8, 4))
+    keys, values = (torch.randn(2, KEYS, 6, width).to(dtype) for width in (8, 4))
+    among, sinks = _chosen(KEYS, last), torch.randn(6).to(dtype)
+    whole = [torch.cat([x[:, :last], new], 1).double() for x, new in ((keys, k), (values, v))]
+    for store in (keys, values):
+        _forget(store, among, last)
+    places = torch.arange(KEYS).repeat(2, 1)
+    places[1, among[1, 0, 2]] = -1  # padding among the chosen
+    filled = torch.tensor([last])
+    found = kernels._attention_step(q, k, v, keys, values, filled, places, True, sinks, among)
+    seen = among.masked_fill(among > last, -1)
+    given = q.double(), *whole, filled[None], places[:, : last + 1], None, sinks.double(), seen
+    wanted = attend(*given, mask=Causal(), scale=8**-0.5)
+    assert distance(found, wanted) < (1e-6 if dtype is torch.float32 else 8e-3)
+    assert torch.equal(keys[:, last], k[:, 0])
+    assert torch.equal(values[:, last], v[:, 0])
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+@interpreted
+def test_one_token_reads_chosen_keys_of_a_latent(shares: int) -> None:
+    """Whose first columns are the values, so that each is read once."""
+    kernels = build(FAMILIES / "deepseek_sparse.arch", "deepseek_v32", Path(mkdtemp())).kernels
+    kernels._shares = lambda *_: shares
+    last, scale = 30, 20**-0.5
+    q_v, q_rest, k = torch.randn(2, 1, 3, 16), torch.randn(2, 1, 3, 8), torch.randn(2, 1, 1, 24)
+    keys = torch.randn(2, KEYS, 1, 24)
+    among = _chosen(KEYS, last)[:, :, :5].contiguous()
+    whole = torch.cat([keys[:, :last], k], 1).double()
+    _forget(keys, among, last)
+    places, filled = torch.arange(KEYS)[None], torch.tensor([last])
+    found = kernels._latent_attention_step(q_v, q_rest, k, keys, filled, places, False, among)
+    q, seen = torch.cat([q_v, q_rest], -1).double(), among.masked_fill(among > last, -1)
+    given = q, whole, whole[..., :16], filled[None], places[:, : last + 1], None, None, seen
+    assert distance(found, attend(*given, mask=Causal(), scale=scale)) < 1e-6
+    assert torch.equal(keys[:, last], k[:, 0])
+
+
+def _forget(store: Tensor, among: Tensor, last: int) -> None:
+    """Leave in a cache nothing but what is chosen and stands before the new token."""
+    for row, places in zip(store, among[:, 0], strict=True):
+        kept = [place for place in places.tolist() if 0 <= place < last]
+        row[[place for place in range(len(row)) if place not in kept]] = torch.nan
 
 
 def test_attention_sees_the_chosen_keys_alone() -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from archc.codegen.kernels.attention.attention import attention_of, further_operands, is_bare, makes_bias
+from archc.codegen.kernels.attention.attention import (
+    Attention,
+    attention_of,
+    further_operands,
+    is_bare,
+    makes_bias,
+)
 from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.kernels.attention.flash_kernel import plan_flash
 from archc.codegen.kernels.attention.step_kernel import plan_step
 from archc.codegen.kernels.fused import Fused
+from archc.codegen.modules.class_plan import Line
 from archc.codegen.native.native_kernel import plan_native_attention
 from archc.ir.ops.attention import Mask
 from archc.target import Target
@@ -30,13 +37,18 @@ def plan_attention(fused: Fused, target: Target) -> AttentionKernel:
         equation=fused.equation,
         layout=fused.layout,
         mask=_mask_arguments(fused.node.attributes["mask"]),
-        plain=fused.plain if beyond_pytorch else (),
+        plain=_after_operands(fused, attention) if beyond_pytorch else (),
         extra=tuple((name, _piece(fused, name)) for name in further),
         keeps=fused.keeps,
         flash=plan_flash(fused, attention) if "flash" in target.families else None,
         step=plan_step(fused, attention) if "steps" in target.families else None,
         native=plan_native_attention(fused) if fused.keeps and is_bare(fused) else None,
     )
+
+
+def _after_operands(fused: Fused, attention: Attention) -> tuple[Line, ...]:
+    """The statements in PyTorch after those that join queries and take values from keys."""
+    return fused.plain[len(fused.rule.steps) - 1 :] if attention.form.values_in_keys else fused.plain
 
 
 def _piece(fused: Fused, name: str) -> str:

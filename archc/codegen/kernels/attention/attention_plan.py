@@ -44,10 +44,11 @@ class AttentionKernel(Attention):
     @property
     def helpers(self) -> tuple[str, ...]:
         """Functions that the kernels and their launches call."""
+        take = ("take_keys",) * self.chooses
         if not (self.flash or self.step):
-            return ("take_keys",) * self.chooses
+            return take
         tanh, strides = ("tanh",) * (self.softcap is not None), ("flash_strides",) * (self.flash is not None)
-        return (*tanh, "batch_stride", *strides)
+        return (*tanh, "batch_stride", *strides, *take)
 
     @property
     def bias_vector(self) -> BiasVector | None:

@@ -63,15 +63,22 @@ class _Planner:
         """Whether there is a kernel for a sequence that each token joins."""
         further, biased = set(further_operands(self.fused)), makes_bias(self.fused)
         if self.joint:
-            return self.mask.causal and self.fused.keeps and not further and not biased
+            return self.mask.causal and self.fused.keeps and further <= {"among"} and not biased
+        if "among" in further:
+            return self.mask.causal and further <= {"among", "sinks"} and not biased
         known = further <= {"sinks", "table", "bias"} and (self.bias is not None or not biased)
         return self.mask.causal and known
+
+    @property
+    def chosen(self) -> int:
+        return self.fused.width("among") if "among" in self.fused.types else 0
 
     @cached_property
     def blocks(self) -> int:
         """Programs of a key head."""
         one_slot = self.attention.form.one_slot
-        return _blocks(self.attention.group, self.attention.value_dim) if one_slot else 1
+        most = _most_heads(self.attention.value_dim, self.chosen > 0)
+        return _blocks(self.attention.group, most) if one_slot else 1
 
     @cached_property
     def heads(self) -> int:
@@ -138,6 +145,7 @@ class _Planner:
             keeps=self.fused.keeps,
             fixed=self.fixed,
             oldest=_oldest(self.mask),
+            chosen=self.chosen,
             signature=self.signature,
             bias=self.bias,
             blocks=self.blocks,
@@ -188,7 +196,11 @@ def _tile_beside(rows: int, width: int) -> int:
     return min(max(power_of_two(_WIDE // width - rows + 1) // 2, _LEAST), 128)
 
 
-def _blocks(group: int, width: int) -> int:
-    """Among how many programs the query heads of a key head are divided evenly."""
-    most = min(_HEADS, max(_HEADS * 512 // width, _LEAST))
+def _most_heads(width: int, chosen: bool) -> int:
+    """Query heads of a program beside values of a width; where chosen keys lie takes registers, too."""
+    return _LEAST if chosen else min(_HEADS, max(_HEADS * 512 // width, _LEAST))
+
+
+def _blocks(group: int, most: int) -> int:
+    """Among how many programs the query heads of a key head are divided evenly, with `most` in each."""
     return next(blocks for blocks in range(1, group + 1) if group % blocks == 0 and group // blocks <= most)

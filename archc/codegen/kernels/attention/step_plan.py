@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from archc.codegen.kernels.attention.attention import Attention
 from archc.codegen.kernels.attention.step_bias import StepBias
 from archc.codegen.kernels.attention.step_signature import StepSignature
+from archc.codegen.kernels.fused import power_of_two
 from archc.codegen.kernels.masks import load_where, outer, store_where
 
 
@@ -34,6 +35,7 @@ class StepKernel(Attention):
     keeps:   whether it adds the new token to the cache itself; if not, the cache already has it
     fixed:   whether the keys are those of another sequence, which does not grow
     oldest:  the first position that a query at `position` sees, as an expression; "" for all
+    chosen:  how many keys a query has chosen, of which it sees no others; 0 where it has not
     signature: what its op and its kernel are given
     bias:    what is added to scores
     blocks:  among how many programs the query heads of a key head are divided
@@ -49,6 +51,7 @@ class StepKernel(Attention):
     keeps: bool
     fixed: bool
     oldest: str
+    chosen: int
     signature: StepSignature
     bias: StepBias | None
     blocks: int
@@ -100,6 +103,25 @@ class StepKernel(Attention):
     def program_heads(self) -> int:
         """Query heads of a program: all those of a key head, but for `blocks`."""
         return self.heads // self.programs
+
+    @property
+    def own(self) -> str:
+        """The new token's place among the keys that are shared out: which program adds it to the cache."""
+        return "own" if self.chosen else "last"
+
+    @property
+    def choices_block(self) -> int:
+        """A power of two that holds all choices."""
+        return power_of_two(self.chosen)
+
+    @property
+    def choice_mask(self) -> str:
+        return f"choice < {self.chosen}" if self.choices_block != self.chosen else ""
+
+    @property
+    def shared_keys(self) -> str:
+        """Among how many keys programs are shared out, at most."""
+        return str(self.chosen) if self.chosen else self.signature.room
 
     @property
     def least_shares(self) -> int:
