@@ -58,14 +58,22 @@ def _obstacle(tail: Tail) -> str:
         return "layers do not end alike in a sum or a product"
     if len(tail.steps) > _MOST_STEPS or len(tail.starts) > _MOST_READ:
         return "layers end in more than one kernel computes"
-    readers = [_first_readers(tail, number) for number in range(len(tail.bodies))]
-    if not all(readers):
-        return "no op on rows reads it at a layer's start"
     sums = all(nodes[0].op is ADD or nodes[0].op.has(Trait.NORM) for nodes in tail.steps)
+    later = [number for number in range(len(tail.bodies)) if not (sums and _adds_nothing(tail, number))]
+    readers = [_first_readers(tail, number) for number in later]
+    if not later or not all(readers):
+        return "no op on rows reads it at a layer's start"
     if sums and all(any(reader.op.has(Trait.NORM) for reader in found) for found in readers):
         return ""  # a kernel of norms takes in sums for nothing
     rows = all(_ends_with_rows(tail, number) for number in range(len(tail.bodies)))
     return "other ops on rows, which stay, end a layer" if rows else ""
+
+
+def _adds_nothing(tail: Tail, number: int) -> bool:
+    """Whether a body is the first layer's alone, and begins without a sum: nothing has been left to add."""
+    schedule = tail.loop.attributes["schedule"]
+    plain = all(nodes[0].op is ADD for nodes in tail.steps) and not _first_readers(tail, number)
+    return plain and schedule[0] == number and schedule.count(number) == 1
 
 
 def _first_readers(tail: Tail, number: int) -> list[Node]:
@@ -150,8 +158,8 @@ def _move_in_body(tail: Tail, number: int, place: int, names: Mapping[Place, str
         own, captured = body.inputs[:entering], body.inputs[entering : -len(inputs)]
         body.inputs = [*own, *inputs.values(), *captured]
     given = {each: each[number] for each in tail.starts} | {tail.stream: enters} | inputs
-    made = _write(body, tail, number, given, (-1, place))
-    (total,) = made[-1].outputs
+    made = [] if _adds_nothing(tail, number) else _write(body, tail, number, given, (-1, place))
+    total = made[-1].outputs[0] if made else enters
     # The sum stands for the stream from here on; where the tail read the stream itself, it reads the sum.
     body.replace_uses(enters, total, but=[node.id for node in made])
     left = {each: total if each[number] == enters else each[number] for each in tail.starts}

@@ -41,6 +41,29 @@ def test_a_loop_stays_where_linear_maps_alone_read_what_enters() -> None:
     assert any("no op on rows reads it" in remark.text for remark in context.report.remarks)
 
 
+# The layer that begins without a norm, and whether sums move: nothing has been left to add before the first.
+PLAIN = {"i == 0": True, "i == 1": False, "i < 2": False}
+
+
+@pytest.mark.parametrize("plain", PLAIN)
+def test_a_first_layer_need_not_begin_with_a_norm(plain: str) -> None:
+    body = f"""x = embedding(tokens, 9, d) as wte
+    for i in 0..4 as layers {{
+      h = x
+      if not ({plain}) {{ h = rms_norm(x, 1e-6) as norm }}
+      x = x + linear(silu(linear(h, d) as up), d) as down
+    }}
+    return linear(rms_norm(x, 1e-6) as last, 9) as head"""
+    program = program_of(body)
+    graphs, _ = staged(program)
+    (loop,) = graphs["loop_edge"].loops()
+    assert ("x_delta" in loop.attributes["carried"]) == PLAIN[plain]
+    first, *_ = graphs["clean"].loops()[0].bodies
+    assert [node.op.name for node in first.nodes() if node.op.name == "add"] == [] or not PLAIN[plain]
+    outcomes = check_stages(program, Context(standard_rules(), CUDA), each_pass=True)
+    assert [outcome for outcome in outcomes if not outcome.holds] == []
+
+
 # What ends a layer, where `f` is a linear map of its normed input, and what is carried for it besides `x`.
 MOVED = {
     "x = x + f": ["x_delta"],

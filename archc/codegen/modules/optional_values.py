@@ -37,14 +37,15 @@ def may_be_none(graph: Graph, zeros: Node) -> bool:
     """Whether every reader of zeros is a loop whose bodies only ever add them inside of a norm kernel."""
     users = graph.users(zeros.outputs[0])
     return all(
-        loop.op is LOOP and all(_only_added(body, body.inputs[place]) for body in loop.bodies)
+        loop.op is LOOP
+        and any(body.users(body.inputs[place]) for body in loop.bodies)
+        and all(_only_added(body, body.inputs[place]) for body in loop.bodies)
         for loop, place in users
     )
 
 
 def _only_added(body: Graph, value: Value) -> bool:
-    readers = body.users(value)
-    return bool(readers) and all(_adds(body, reader, place) for reader, place in readers)
+    return all(_adds(body, reader, place) for reader, place in body.users(value))
 
 
 def _adds(body: Graph, reader: Node, place: int) -> bool:
