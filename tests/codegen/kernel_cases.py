@@ -105,7 +105,8 @@ def _biased(activation: str, width: int) -> str:
     return _BIASED.replace("ACT", activation).replace("F", str(width))
 
 
-# Fusions of a spec's own: a function written for them, a vector whose gradient is its own, words of C++.
+# Fusions of a spec's own: a function written for them, a vector whose gradient is its own, words of C++, an
+# operand that is called as a table of rotations is.
 _OWN = """
 fuse tanh_gated(gate_up) {
   g, u = split(gate_up, 2)
@@ -115,6 +116,11 @@ fuse tanh_gated(gate_up) {
 
 fuse scaled_tanh(x, double) {
   y = tanh(x * double)
+  return y
+}
+
+fuse waves(cos, angle) {
+  y = cos * sin(angle) + silu(cos)
   return y
 }
 
@@ -314,6 +320,10 @@ CASES = {
     "bias_relu": (60, _biased("relu", 1100)),
     "relu_squared": (60, "x = linear(square(relu(linear(x, 33) as up)), d) as down"),
     "tanh_gated": (60, _gated("tanh", 33)),
+    "waves": (
+        60,
+        "a = linear(x, 33) as a\nb = linear(x, 33) as b\nx = linear(a * sin(b) + silu(a), d) as down",
+    ),
     "scaled_tanh": (
         60,
         "x = x + linear(tanh(linear(x, 300) as up * parameter(shape = [300]) as scale), d) as down",
@@ -335,7 +345,7 @@ CASES = {
 RULES = {
     rule.name: rule.family for rule in standard_rules() if rule.family not in ("attention", "key_choice")
 }
-RULES |= dict.fromkeys(("tanh_gated", "scaled_tanh", "scaled_turns"), "pointwise")
+RULES |= dict.fromkeys(("tanh_gated", "waves", "scaled_tanh", "scaled_turns"), "pointwise")
 RULES |= dict.fromkeys(("mixed_norm", "gated_heads", "decay", "decayed", "gated_norm"), "row")
 FIRST = [name for name in CASES if "/" not in name]  # one case of each rule
 

@@ -31,6 +31,7 @@ _SOME = (
     "rope_qk_norm_qkv/block",
     "swiglu",
     "scaled_turns",
+    "waves",
 )
 _PYTORCHS = ("latent_rope", "latent_rope_qkv", "position_scale")  # ops that have no native code
 _WITHOUT_GRADIENT = ("gated_heads", "gated_norm", "mixed_norm")  # ops of rows: PyTorch's is used

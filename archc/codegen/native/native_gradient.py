@@ -9,7 +9,7 @@ from itertools import accumulate
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.norms.norm_lines import Gradient
 from archc.codegen.native.native_lines import (
-    TABLE_TOKENS,
+    TABLES,
     function_of_rows,
     load_row,
     norm_arguments,
@@ -74,8 +74,7 @@ def plan_rope_gradient(name: str, op: CustomOp, width: int, weights: Mapping[str
 
     width: of a token's values in the first result; weights: of norms, with their widths
     """
-    sizes = {"table_tokens": TABLE_TOKENS} if "cos" in op.incoming_names else {}
-    plan = _plan(name, op, width, weights, sizes)
+    plan = _plan(name, op, width, weights, [table for table in TABLES if table in op.incoming_names])
     return replace(plan, template="rope_gradient")
 
 
@@ -84,11 +83,11 @@ def _element(row: str, place: str) -> str:
 
 
 def _plan(
-    name: str, op: CustomOp, width: int, weights: Mapping[str, int], sizes: Mapping[str, str] | None = None
+    name: str, op: CustomOp, width: int, weights: Mapping[str, int], tables: Sequence[str] = ()
 ) -> NativeGradient:
     """The gradient of an op, without its statements."""
     rows = f"{op.incoming_names[0]}.numel() // {width}"
-    function, arguments = function_of_rows(f"{name}_backward", op.incoming_names, op.gradients, rows, sizes)
+    function, arguments = function_of_rows(f"{name}_backward", op.incoming_names, op.gradients, rows, tables)
     places = zip(weights.items(), accumulate(weights.values(), initial=0), strict=False)
     sums = tuple(NativeSum(weight, offset, columns) for (weight, columns), offset in places)
     return NativeGradient(function, arguments, sums)

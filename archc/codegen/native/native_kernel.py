@@ -16,7 +16,6 @@ from archc.codegen.native.native_gradient import (
 )
 from archc.codegen.native.native_lines import (
     NAME,
-    TABLE_TOKENS,
     TABLES,
     cpp_expression,
     function_of_rows,
@@ -162,9 +161,10 @@ def plan_native_rope(
     width:   of a token's values in the anchor; queries: of all of its queries
     weights: of norms, with their widths
     """
-    if not _is_uniform(fused):
+    tables = [name for name in TABLES if name in fused.types]
+    if not _is_uniform(fused, tables):
         return None
-    call = _call(fused, op, width, {"table_tokens": TABLE_TOKENS} if "cos" in fused.types else {})
+    call = _call(fused, op, width, tables)
     return NativeRope(call, plan_rope_gradient(fused.name, op, queries, weights))
 
 
@@ -180,15 +180,15 @@ def plan_native_attention(fused: Fused) -> NativeAttention | None:
     return NativeAttention(function, int(mask.window) if isinstance(mask, Sliding) else None)
 
 
-def _is_uniform(fused: Fused) -> bool:
+def _is_uniform(fused: Fused, tables: Sequence[str] = ()) -> bool:
     """Whether all tensors, but for tables, are of the model's own dtype."""
-    types = [*(type_ for name, type_ in fused.types.items() if name not in TABLES), *fused.node.types]
+    types = [*(type_ for name, type_ in fused.types.items() if name not in tables), *fused.node.types]
     return all(type_.dtype is DType.FLOAT for type_ in types)
 
 
-def _call(fused: Fused, op: CustomOp, width: int, sizes: Mapping[str, str] | None = None) -> NativeCall:
+def _call(fused: Fused, op: CustomOp, width: int, tables: Sequence[str] = ()) -> NativeCall:
     """The call of an op's function, whose anchor has rows of `width` values."""
     rows = f"{op.anchor}.numel() // {width}"
-    function, arguments = function_of_rows(fused.name, op.names, op.outputs, rows, sizes)
-    peers = [name for name in op.names if name not in (op.anchor, *TABLES)]
+    function, arguments = function_of_rows(fused.name, op.names, op.outputs, rows, tables)
+    peers = [name for name in op.names if name not in (op.anchor, *tables)]
     return NativeCall(function, (op.anchor, *peers), width, arguments)

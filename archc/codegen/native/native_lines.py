@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from archc.codegen.kernels.norms.norm_lines import Norm
 from archc.codegen.native.native_plan import FEW_ROWS, NativeFunction, cpp_name
 
-TABLES = ("cos", "sin")  # of float32 in any model
+TABLES = ("cos", "sin")  # of a rotation: float32 in any model
 TABLE_TOKENS = "cos.shape[0] * cos.shape[1]"
 
 NAME = re.compile(r"(?<![\w:.])[A-Za-z_]\w*(?![\w(:])")  # of a variable
@@ -43,16 +43,17 @@ def norm_arguments(norm: Norm) -> tuple[str, ...]:
 
 
 def function_of_rows(
-    name: str, given: Sequence[str], made: Sequence[str], rows: str, sizes: Mapping[str, str] | None = None
+    name: str, given: Sequence[str], made: Sequence[str], rows: str, tables: Sequence[str] = ()
 ) -> tuple[NativeFunction, tuple[str, ...]]:
     """A function that works on rows, and the arguments of its call.
 
     given, made: the tensors that it reads, and those that it writes
-    rows, sizes: how a call computes the number of rows, and further parameters
+    rows: how a call computes the number of rows
+    tables: those of what it reads that are of float32 in any model, a row for each token
     """
-    types = {tensor: "const float*" if tensor in TABLES else "const T*" for tensor in given}
+    types = {tensor: "const float*" if tensor in tables else "const T*" for tensor in given}
     types.update(dict.fromkeys(made, "T*"))
-    sizes = {"rows": rows, **(sizes or {})}
+    sizes = {"rows": rows} | ({"table_tokens": TABLE_TOKENS} if tables else {})
     pointers = tuple(f"{type_} {tensor}_ptr" for tensor, type_ in types.items())
     function = NativeFunction(name, pointers, tuple(sizes), f"rows > {FEW_ROWS} ? threads : 1")
     return function, (*types, *sizes.values(), "torch.get_num_threads()")
