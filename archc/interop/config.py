@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -139,13 +140,13 @@ def shown(value: Any) -> str:
 
 def config_file(path: Path) -> Path:
     """The config.json of a model directory, or the file itself; raises `ArchcError` where there is none."""
-    if path.is_dir():
+    if os.path.isdir(path):  # not the path's own methods, which raise where a name is too long
         if not (path / "config.json").is_file():
             raise ArchcError(
                 f"{path} has no config.json: give a Hugging Face model directory, or the file itself"
             )
         return path / "config.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ArchcError(f"no such file or directory: {path}")
     return path
 

@@ -17,7 +17,7 @@ from archc.ir.ops.key_choice import select_keys
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
 from tests.codegen.test_pieces import SPEC
-from tests.support import ROOT, build, distance
+from tests.support import ROOT, build, distance, scramble
 
 TOKENS, COUNT = 9, 4
 FAMILIES = ROOT / "tests" / "interop" / "families"
@@ -172,6 +172,31 @@ def test_a_key_that_is_chosen_twice_counts_once(kept: tuple[ModuleType, Any]) ->
         q, k, v, span.positions, span.key_positions, None, sinks, among, mask=Causal(), scale=8**-0.5
     )
     torch.testing.assert_close(kernels.attention(q, k, v, span, sinks, among), wanted)
+
+
+BIASED = """
+arch Biased(d = 24) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, 30, d) as wte
+    q, k, v = split(split_heads(linear(x, 3 * d) as qkv, 3), 3)
+    key = split_heads(linear(x, 8) as k, 1)
+    among = chosen_keys(rotate(q, rope(100)), rotate(key, rope(100)), linear(x, 3) as w, 3)
+    table = parameter([8, 3], init = normal(1)) as table
+    bias = relative_bias(positions(x), key_positions(x), table, bidirectional = false, distance = 20)
+    return linear(merge_heads(attention(q, k, v, mask = causal, among = among, bias = bias)), 30) as head
+  }
+}
+model biased = Biased()
+"""
+
+
+def test_a_chosen_key_has_its_own_bias(tmp_path: Path) -> None:
+    model = build(BIASED, "biased", tmp_path).Model(dtype=torch.float64)
+    scramble(model)
+    tokens = torch.randint(30, (2, 9))
+    cache = model.new_cache(2, 9)
+    steps = [model(token, cache=cache) for token in tokens.split(1, 1)]
+    torch.testing.assert_close(torch.cat(steps, 1), model(tokens))
 
 
 def _read(x: Tensor) -> list[list[int]]:

@@ -251,3 +251,8 @@ def test_paths_that_are_no_model(tmp_path: Path) -> None:
         import_model(tmp_path)
     with pytest.raises(ArchcError, match="no such file or directory"):
         import_model(tmp_path / "nowhere")
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    with pytest.raises(ArchcError, match="no such file or directory: xxx"):
+        import_model(Path("x" * 5000))
