@@ -19,6 +19,7 @@ from archc.passes.clean import drop_unused, merge_common
 from archc.passes.context import Context
 from archc.passes.convolve import join_convolutions
 from archc.passes.dispatch import dispatch_experts
+from archc.passes.distinct import name_keys_once
 from archc.passes.factors import move_factors
 from archc.passes.fold import fold_constants
 from archc.passes.fuse import fuse
@@ -52,6 +53,7 @@ class Pass:
 PASSES = (
     Pass("fold", fold_constants),
     Pass("common", merge_common),
+    Pass("distinct", name_keys_once),
     Pass("hoist", hoist_invariants),
     Pass("sink", sink_pairs),
     Pass("unused", drop_unused),

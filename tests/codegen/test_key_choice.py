@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from archc.ir.ops.attention import Causal, Full, Mask, attend
 from archc.ir.ops.attention_bias import distance_bias
 from archc.ir.ops.key_choice import select_keys
+from tests.codegen.attention_steps import logits_in_steps
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
 from tests.codegen.test_pieces import SPEC
-from tests.support import ROOT, build, distance, scramble
+from tests.support import ROOT, build, compile_model, distance, scramble
 
 TOKENS, COUNT = 9, 4
 FAMILIES = ROOT / "tests" / "interop" / "families"
@@ -164,14 +165,48 @@ def test_one_token_reads_no_other_keys(kept: tuple[ModuleType, Any]) -> None:
     assert [_read(x) for x in (k, v)] == [[sorted(row[0].tolist()) for row in among]] * 2
 
 
-def test_a_key_that_is_chosen_twice_counts_once(kept: tuple[ModuleType, Any]) -> None:
-    kernels, span = kept
-    q, k, v = (torch.randn(2, count, 6, width).double() for count, width in ((1, 8), (30, 8), (30, 4)))
-    among, sinks = torch.tensor([[[4, 9, 4, -1, 4]], [[2, -1, 0, 2, -1]]]), torch.zeros(6).double()
-    wanted = attend(
-        q, k, v, span.positions, span.key_positions, None, sinks, among, mask=Causal(), scale=8**-0.5
-    )
-    torch.testing.assert_close(kernels.attention(q, k, v, span, sinks, among), wanted)
+PASSED_ON = """
+arch PassedOn(d = 24) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, 50, d) as wte
+    among = none
+    for i in 0..4 as layers {
+      q, k, v = split(split_heads(linear(x, 3 * d) as qkv, 3), 3)
+      place = unsqueeze(positions(x))
+      CHOICE
+      x = x + linear(merge_heads(attention(q, k, v, mask = causal, among = among)), d) as o
+    }
+    return linear(x, 50) as head
+  }
+}
+model passed_on = PassedOn()
+"""
+BEST = "chosen_keys(q, split_heads(linear(x, 8) as key, 1), linear(x, 3) as weights, 4)"
+DOUBLES = "concat(maximum(place - 2, 0), place, maximum(place - 3, 0), maximum(place - 3, 0))"
+
+
+@pytest.mark.parametrize(
+    ("choice", "sorts"),  # in bodies of loops
+    [
+        (f"if i == 0 {{ among = {BEST} }}", 0),
+        (f"among = {DOUBLES}", 2),
+        (f"if i == 0 {{ among = {BEST} }}\n      if i == 2 {{ among = {DOUBLES} }}", 2),
+    ],
+    ids=["chosen", "computed", "either"],
+)
+@interpreted
+def test_a_key_that_is_chosen_twice_counts_once(choice: str, sorts: int) -> None:
+    """Places that arithmetic makes are sorted, those of a choice never."""
+    spec = PASSED_ON.replace("CHOICE", choice)
+    ops = [node.op.name for part in compile_model(spec, "passed_on").fused.walk() for node in part.nodes()]
+    assert ops.count("each_once") == sorts
+    package = build(spec, "passed_on", Path(mkdtemp()))
+    exact, folder = package.Reference(dtype=torch.float64), Path(mkdtemp())
+    scramble(exact)
+    exact.save_pretrained(folder)
+    model = package.Model.from_pretrained(folder, dtype=torch.float32)
+    tokens = torch.randint(50, (2, 11))
+    assert distance(logits_in_steps(model, tokens, None), exact(tokens)[:, 7:]) < 1e-6
 
 
 BIASED = """

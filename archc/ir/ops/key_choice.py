@@ -4,7 +4,7 @@ from typing import Any
 
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.op import Trait, declare
+from archc.ir.op import OPS, Trait, declare
 from archc.ir.ops.attention import Mask, demand_all_keys
 from archc.ir.ops.common import float_type
 from archc.ir.types import DType, TensorType, TypeMistake
@@ -74,3 +74,14 @@ def select_keys(
         places = places.masked_fill(scores == float("-inf"), -1)
         chosen.append(torch.nn.functional.pad(places, (0, count), value=-1)[..., :count])
     return torch.cat(chosen, 1)
+
+
+@declare(infer=lambda call: call.places, traits=(Trait.PER_TOKEN,), internal=True)
+def each_once(places: Tensor) -> Tensor:
+    """Places [B, T, count] in their order; -1, which is none, for one that stands there again."""
+    places = torch.sort(places, -1).values
+    again = places[..., 1:] == places[..., :-1]
+    return torch.cat([places[..., :1], places[..., 1:].masked_fill(again, -1)], -1)
+
+
+SELECT_KEYS, EACH_ONCE = OPS["select_keys"], OPS["each_once"]
