@@ -129,9 +129,13 @@ class SpecError(ArchcError):
     """A spec with mistakes: those found, or the first of very many."""
 
     def __init__(self, mistakes: Iterable[Mistake], more: bool = False):
-        self.mistakes = tuple(mistakes)
+        self.mistakes, self.more = tuple(mistakes), more
         texts = [mistake.render() for mistake in self.mistakes]
         super().__init__("\n\n".join([*texts, "there are more mistakes, not shown"] if more else texts))
+
+    def __reduce__(self) -> tuple[type[SpecError], tuple[object, ...]]:
+        """For an error that leaves the process which found it."""
+        return type(self), (self.mistakes, self.more)
 
 
 class Reporter:

@@ -20,6 +20,7 @@ from archc.compiler import Spec
 from archc.errors import ArchcError
 from archc.ir.program import Program
 from archc.quantities import quantity_text
+from archc.target import MAX_ROW
 
 TOLERANCE = 0.05  # of the parameters asked for
 _VOCABULARY_STEP = 128
@@ -130,18 +131,23 @@ def _can_share_more(made: Design) -> bool:
 def _nearest(request: Request, most_kv_heads: float) -> Design:
     found = min(_candidates(request, most_kv_heads), key=lambda pair: pair[0], default=None)
     if found is None:
-        raise ArchcError(
-            f"no design of {quantity_text(request.parameters)} parameters"
-            + (f" with a vocabulary of {request.vocabulary:,}" if request.vocabulary else "")
-            + ": its tables of tokens leave too little for layers"
-        )
+        raise ArchcError(_no_design(request))
     return Design(request, found[1], _analysis(found[1], request))
+
+
+def _no_design(request: Request) -> str:
+    size = f"no design of {quantity_text(request.parameters)} parameters"
+    if _guess(request)[0] > MAX_ROW:
+        rest = "" if request.moe else "; with --moe it is less"
+        return f"{size}: its width would be above {MAX_ROW:,}, the longest row that a kernel holds{rest}"
+    vocabulary = f" with a vocabulary of {request.vocabulary:,}" if request.vocabulary else ""
+    return f"{size}{vocabulary}: its tables of tokens leave too little for layers"
 
 
 def _candidates(request: Request, most_kv_heads: float) -> Iterator[tuple[float, Shape]]:
     """Shapes within the tolerance, each with its distance from the rules."""
     guess, vocabulary = _guess(request)
-    for d in _multiples(guess * _WIDTHS[0], guess * _WIDTHS[1]):
+    for d in _multiples(guess * _WIDTHS[0], min(guess * _WIDTHS[1], MAX_ROW + 1)):
         heads, width = d // rules.head_dim(d), rules.head_dim(d)
         kv_heads = int(min(rules.kv_heads(heads), most_kv_heads))
         if heads / kv_heads > rules.MAX_SHARED:

@@ -50,8 +50,11 @@ class Rule:
 
     @cached_property
     def root(self) -> int:
-        """The step that a search for the pattern starts from: it reaches the most other steps."""
-        return max({output.step for output in self.outputs}, key=lambda step: (len(self.reach(step)), step))
+        """The step that a search for the pattern starts from: it reaches the most other steps.
+
+        The first of several, as of a rotation's: a graph has queries before keys, too.
+        """
+        return max((output.step for output in self.outputs), key=lambda step: len(self.reach(step)))
 
     def reach(self, step: int) -> set[int]:
         """A step and those it depends on."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from archc.errors import Mistake
+from archc import compiler
+from archc.errors import Mistake, SpecError
 from archc.frontend import mistakes
 from tests.frontend.golden import FOLDER, read
 
@@ -35,3 +37,11 @@ def test_every_mistake_is_shown() -> None:
         if isinstance(kind, type) and issubclass(kind, Mistake) and kind.__module__ == mistakes.__name__
     }
     assert known - raised == set()
+
+
+def test_an_error_may_leave_its_process() -> None:
+    with pytest.raises(SpecError) as found:
+        compiler.read_spec_text("arch A( {")
+    again = pickle.loads(pickle.dumps(found.value))
+    assert str(again) == str(found.value)
+    assert [str(mistake.span) for mistake in again.mistakes] == ["<text>:1:9"]
