@@ -128,6 +128,19 @@ def test_one_token_reads_chosen_keys_of_a_latent(shares: int) -> None:
     assert torch.equal(keys[:, last], k[:, 0])
 
 
+@interpreted
+def test_the_first_token_of_a_sequence_chooses_itself() -> None:
+    kernels = build(SPEC, "chosen_with_sinks", Path(mkdtemp())).kernels
+    q, k, v = (torch.randn(1, 1, 6, width) for width in (8, 8, 4))
+    keys, values = (torch.full((1, KEYS, 6, width), torch.nan) for width in (8, 4))
+    among = torch.tensor([[[0, *[-1] * (COUNT_OF_SPEC - 1)]]])
+    places, filled = torch.arange(KEYS)[None], torch.tensor([0])
+    sinks = torch.full((6,), -torch.inf)
+    found = kernels._attention_step(q, k, v, keys, values, filled, places, False, sinks, among)
+    torch.testing.assert_close(found, v)
+    assert torch.equal(keys[:, 0], k[:, 0])
+
+
 def _forget(store: Tensor, among: Tensor, last: int) -> None:
     """Leave in a cache nothing but what is chosen and stands before the new token."""
     for row, places in zip(store, among[:, 0], strict=True):
