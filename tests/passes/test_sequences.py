@@ -59,7 +59,7 @@ return linear(merge_heads(linear_attention(q, k, v)), 50) as head
         ("sinusoid", ["add"], {"tanh_sigmoid_mul"}),
         ("shared", ["tanh", "sigmoid", "mul", "add"], set()),
         ("mixed", ["mul", "add", "add"], {"tanh_sigmoid"}),
-        ("queries", [], {"q_rope"}),
+        ("queries", [], {"attention", "q_rope"}),
     ],
 )
 def test_no_kernel_reads_both(name: str, kept: list[str], fused: set[str]) -> None:
