@@ -8,10 +8,13 @@ from typing import TypeAlias
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
-from archc.ir.op import Op
+from archc.ir.op import OPS, Op
+from archc.ir.ops.key_choice import SELECT_KEYS
 from archc.ir.ops.structure import BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
 from archc.ir.program import are_positions, captured_in
 from archc.ir.types import DType
+
+TOP_K = OPS["top_k"]
 
 
 class Origin(Enum):
@@ -38,6 +41,11 @@ def once_in(root: Graph) -> Origins:
     """Which values depend on positions and weights alone: without padding all sequences share them."""
     starts = [value for value in root.inputs if are_positions(root.node(value).attributes["name"])]
     return _Trace(starts, (CONSTANT, WEIGHT)).of(root)
+
+
+def chosen_in(root: Graph) -> set[tuple[int, Value]]:
+    """The values that are one choice of keys, or always one of such: no place stands in them twice."""
+    return {place for place, origin in _Choices((), ()).of(root).items() if origin is Origin.GIVEN}
 
 
 def mixes_sequences(graph: Graph, values: Iterable[Value], once: Origins) -> bool:
@@ -123,6 +131,13 @@ class _Trace:
             for name, value in body.outputs:
                 left.setdefault(name, set()).add(inner.get(value, Origin.OTHER))
         return left
+
+
+class _Choices(_Trace):
+    """Follows what ops choose: what is made of choices is none."""
+
+    def _origin(self, node: Node, _known: Mapping[Value, Origin]) -> Origin:
+        return Origin.GIVEN if node.op in (SELECT_KEYS, TOP_K) else Origin.OTHER
 
 
 def _of_all(origins: set[Origin]) -> Origin:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from archc.ir.ops.attention import Causal, Chunked, Mask, Sliding, attend
+from tests.support import distance, scramble
 
 PADDING = torch.ones(3, 7, dtype=torch.bool)
 PADDING[1, :3] = PADDING[2, 5:] = False
@@ -88,3 +91,23 @@ def places_of(filled: int, padded: bool) -> tuple[Tensor, Tensor]:
     positions = (places >= 0).sum(1, keepdim=True)
     places[:, filled : filled + 1] = positions
     return positions, places
+
+
+def exact_and_fused(package: ModuleType, folder: Path) -> tuple[Any, Any]:
+    """A package's reference in float64, and its model in float32 with the same weights."""
+    exact = package.Reference(dtype=torch.float64)
+    scramble(exact)
+    exact.save_pretrained(folder)
+    return exact, package.Model.from_pretrained(folder, dtype=torch.float32)
+
+
+def check_steps(package: ModuleType, folder: Path, kernel: str) -> None:
+    """Compare steps by a kernel, keys shared out or not, padded or not, with the reference's."""
+    exact, model = exact_and_fused(package, folder)
+    kernels = module_beside(model, "kernels")
+    assert any(name.startswith(kernel) and name.endswith("_step") for name in vars(kernels))
+    tokens = torch.randint(0, 50, (3, 13))
+    for shares, padding in ((1, None), (4, PADDING)):
+        kernels._shares = lambda *_, shares=shares: shares
+        found, truth = (logits_in_steps(each, tokens, padding) for each in (model, exact))
+        assert distance(found, truth) < 1e-5, (shares, padding is not None)

@@ -13,17 +13,15 @@ from archc.ir.ops.attention import Full, Sliding
 from tests.codegen.attention_steps import (
     BIASES,
     MASKS,
-    PADDING,
     SHAPES,
     attention_of,
-    logits_in_steps,
-    module_beside,
+    check_steps,
     new_token,
     places_of,
     spec_of_step,
 )
 from tests.codegen.interpreter import interpreted
-from tests.support import build, distance, few, scramble
+from tests.support import build, distance, few
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -111,18 +109,7 @@ def test_a_step_with_a_bias(bias: str, mask: str, tmp_path: Path) -> None:
     spec = spec_of_step(6, 2, 12, 20, mask, "bias = b").replace(
         "o = merge", f"{BIASES[bias]}\n        o = merge"
     )
-    package = build(spec, "a", tmp_path)
-    exact = package.Reference(dtype=torch.float64)
-    scramble(exact)
-    exact.save_pretrained(tmp_path / "checkpoint")
-    model = package.Model.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32)
-    kernels = module_beside(model, "kernels")
-    assert any(name.endswith("_step") for name in vars(kernels))
-    tokens = torch.randint(0, 50, (3, 13))
-    for shares, padding in ((1, None), (4, PADDING)):
-        kernels._shares = lambda *_, shares=shares: shares
-        found, truth = (logits_in_steps(each, tokens, padding) for each in (model, exact))
-        assert distance(found, truth) < 1e-5, (shares, padding is not None)
+    check_steps(build(spec, "a", tmp_path), tmp_path / "checkpoint", "")
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

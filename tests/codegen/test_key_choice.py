@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from archc.ir.ops.attention import Causal, Full, Mask, attend
 from archc.ir.ops.attention_bias import distance_bias
 from archc.ir.ops.key_choice import select_keys
-from tests.codegen.attention_steps import logits_in_steps
+from tests.codegen.attention_steps import exact_and_fused, logits_in_steps
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
 from tests.codegen.test_pieces import SPEC
@@ -214,10 +214,7 @@ def test_a_key_that_is_chosen_twice_counts_once(choice: str, sorts: int) -> None
     ops = [node.op.name for part in compile_model(spec, "passed_on").fused.walk() for node in part.nodes()]
     assert ops.count("each_once") == sorts
     package = build(spec, "passed_on", Path(mkdtemp()))
-    exact, folder = package.Reference(dtype=torch.float64), Path(mkdtemp())
-    scramble(exact)
-    exact.save_pretrained(folder)
-    model = package.Model.from_pretrained(folder, dtype=torch.float32)
+    exact, model = exact_and_fused(package, Path(mkdtemp()))
     tokens = torch.randint(50, (2, 11))
     assert distance(logits_in_steps(model, tokens, None), exact(tokens)[:, 7:]) < 1e-6
 

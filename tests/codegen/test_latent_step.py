@@ -12,15 +12,13 @@ import torch
 from archc.ir.ops.attention import Causal, Sliding
 from tests.codegen.attention_steps import (
     BIASES,
-    PADDING,
     attention_of,
-    logits_in_steps,
-    module_beside,
+    check_steps,
     new_token,
     places_of,
 )
 from tests.codegen.interpreter import interpreted
-from tests.support import build, distance, few, scramble
+from tests.support import build, distance, few
 
 # query heads, values of the latent, of the rotary key beside it
 LATENTS = [(6, 20, 5), (40, 16, 16), (64, 512, 64)]
@@ -115,15 +113,4 @@ def test_a_step_over_keys_that_are_values(bias: str, heads: int, tmp_path: Path)
     }}
     model a = A()
     """
-    package = build(spec, "a", tmp_path)
-    exact = package.Reference(dtype=torch.float64)
-    scramble(exact)
-    exact.save_pretrained(tmp_path / "checkpoint")
-    model = package.Model.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32)
-    kernels = module_beside(model, "kernels")
-    assert any(name.startswith("_shared") and name.endswith("_step") for name in vars(kernels))
-    tokens = torch.randint(0, 50, (3, 13))
-    for shares, padding in ((1, None), (4, PADDING)):
-        kernels._shares = lambda *_, shares=shares: shares
-        found, truth = (logits_in_steps(each, tokens, padding) for each in (model, exact))
-        assert distance(found, truth) < 1e-5, (shares, padding is not None)
+    check_steps(build(spec, "a", tmp_path), tmp_path / "checkpoint", "_shared")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
 from archc import compiler
 from archc.compiler import standard_rules
 from archc.ir.graph import Graph
@@ -9,7 +15,8 @@ from archc.ir.program import Program
 from archc.passes.context import Context
 from archc.passes.pipeline import stages
 from archc.target import CUDA, Target
-from tests.support import SPECS
+from archc.verification.packages import stored_tensors
+from tests.support import SPECS, scramble
 
 
 def tiny(family: str) -> Program:
@@ -31,3 +38,16 @@ def staged(program: Program, target: Target = CUDA) -> tuple[dict[str, Graph], C
 
 def ops(graph: Graph) -> list[str]:
     return [node.op.name for part in graph.walk() for node in part.nodes()]
+
+
+def saved_and_loaded(package: ModuleType, folder: Path) -> tuple[Any, Any, Any]:
+    """A model, one read from what it saved, and the reference of that; all are the same, bit for bit."""
+    model = package.Model()
+    scramble(model)
+    model.save_pretrained(folder)
+    again = package.Model.from_pretrained(folder)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    reference = package.Reference.from_pretrained(folder)
+    tensors = dict(stored_tensors(model))
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in stored_tensors(reference))
+    return model, again, reference

@@ -12,8 +12,8 @@ from archc.passes.context import Context
 from archc.target import CUDA
 from archc.verification.packages import stored_tensors
 from archc.verification.stages import check_stages
-from tests.passes.stages import ops, program_of, staged
-from tests.support import build, distance, scramble
+from tests.passes.stages import ops, program_of, saved_and_loaded, staged
+from tests.support import build, distance
 
 # Queries and values are rows over all heads, keys are read by heads; the weight is stored as [in, out].
 _BY_HEADS = """
@@ -41,15 +41,7 @@ def test_parts_of_heads_that_are_merged_are_parts_of_the_row() -> None:
 def test_checkpoints_have_rows_head_by_head(tmp_path: Path) -> None:
     """Bit for bit there and back; the model computes what its reference does from the same file."""
     text = f"arch A(d = 24) {{ forward(tokens: [B, T]) {{ {_BY_HEADS} }} }}\nmodel a = A()"
-    package = build(text, "a", tmp_path)
-    model = package.Model()
-    scramble(model)
-    model.save_pretrained(tmp_path / "saved")
-    again = package.Model.from_pretrained(tmp_path / "saved")
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    reference = package.Reference.from_pretrained(tmp_path / "saved")
-    tensors = dict(stored_tensors(model))
-    assert all(torch.equal(tensors[name], tensor) for name, tensor in stored_tensors(reference))
+    model, again, reference = saved_and_loaded(build(text, "a", tmp_path), tmp_path / "saved")
     tokens = torch.arange(14).view(2, 7)
     assert distance(model(tokens), reference(tokens)) < 1e-5
     for each in (again, reference):

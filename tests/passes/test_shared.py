@@ -12,8 +12,8 @@ from archc.passes.context import Context
 from archc.target import CUDA
 from archc.verification.packages import stored_tensors
 from archc.verification.stages import check_stages
-from tests.passes.stages import ops, program_of, staged
-from tests.support import build, distance, scramble
+from tests.passes.stages import ops, program_of, saved_and_loaded, staged
+from tests.support import build, distance
 
 _MODEL = """
 x = embedding(tokens, 50, d) as wte
@@ -87,14 +87,7 @@ def test_checkpoints_and_loads_are_those_of_the_spec(tmp_path: Path) -> None:
     """Bit for bit there and back; what every token goes through is not counted among its choices."""
     text = f"arch A(d = 24) {{ forward(tokens: [B, T]) {{ {_text(TAKEN_IN['by a gate'])} }} }}\nmodel a = A()"
     package = build(text, "a", tmp_path)
-    model = package.Model()
-    scramble(model)
-    model.save_pretrained(tmp_path / "saved")
-    again = package.Model.from_pretrained(tmp_path / "saved")
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    reference = package.Reference.from_pretrained(tmp_path / "saved")
-    tensors = dict(stored_tensors(model))
-    assert all(torch.equal(tensors[name], tensor) for name, tensor in stored_tensors(reference))
+    model, _, reference = saved_and_loaded(package, tmp_path / "saved")
     tokens = torch.arange(14).view(2, 7)
     loads = []
     for each in (model, reference):

@@ -105,6 +105,11 @@ class StepKernel(Attention):
         return self.heads // self.programs
 
     @property
+    def sees(self) -> str:
+        """What its queries see, in words."""
+        return f"the {self.chosen} keys that it has chosen" if self.chosen else "all tokens so far"
+
+    @property
     def own(self) -> str:
         """The new token's place among the keys that are shared out: which program adds it to the cache."""
         return "own" if self.chosen else "last"

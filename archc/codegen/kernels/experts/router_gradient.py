@@ -94,12 +94,10 @@ class GradientWriter(RouterWriter):
         for output in self.outputs:
             if output == places:
                 return output, 0
-            node, first = self.fused.form.node(output), 0
-            for value in node.inputs if node.op in (CONCAT, WITH_SHARED) else ():
-                assert value is not None
+            node = self.fused.form.node(output)
+            for value, first in self._parts(node) if node.op in (CONCAT, WITH_SHARED) else ():
                 if value == places:
                     return output, first
-                first += int(self.fused.form.type(value).width)
         return None
 
     def _incoming(self, value: Value, name: str) -> None:
@@ -175,11 +173,8 @@ class GradientWriter(RouterWriter):
         self.same[node.inputs[0]].append(gradient)
 
     def _concat_back(self, node: Node, gradient: str) -> None:
-        first = 0
-        for value in node.inputs:
+        for value, first in self._parts(node):
             self._part_back(node, value, gradient, first)
-            assert value is not None
-            first += int(self.fused.form.type(value).width)
 
     def _with_ones_back(self, node: Node, gradient: str) -> None:
         self._part_back(node, node.inputs[0], gradient, 0)

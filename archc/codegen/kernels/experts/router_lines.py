@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from archc.codegen.kernels.fused import Fused, power_of_two
@@ -219,16 +220,20 @@ class RouterWriter:
 
     def _of_concat(self, node: Node) -> None:
         """Rows side by side: each lane has the value of the row that it lies in."""
-        type_, first = node.types[0], 0
-        rows: list[tuple[str, int]] = []
-        for value in node.inputs:
-            assert value is not None
-            rows.append((self._along(value, type_, first), first))
-            first += int(self.fused.form.type(value).width)
+        type_ = node.types[0]
+        rows = [(self._along(value, type_, first), first) for value, first in self._parts(node)]
         text = rows[-1][0]
         for (earlier, _), (_, end) in zip(rows[-2::-1], rows[:0:-1], strict=True):
             text = f"tl.where({self._block(type_)} < {end}, {earlier}, {text})"
         self._let(node.outputs[0], text)
+
+    def _parts(self, node: Node) -> Iterator[tuple[Value, int]]:
+        """The rows that a node puts side by side, and the column that each begins at."""
+        first = 0
+        for value in node.inputs:
+            assert value is not None
+            yield value, first
+            first += int(self.fused.form.type(value).width)
 
     def _of_with_shared(self, node: Node) -> None:
         self._with_more(node, f"{self._block(node.types[0])} + {node.attributes['first'] - self._own(node)}")
