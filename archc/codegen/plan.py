@@ -102,13 +102,18 @@ class Package:
 
     @property
     def stacked(self) -> bool:
-        """Whether a checkpoint's tensor holds the rows of all experts."""
+        """Whether a checkpoint's tensor holds the rows of several experts."""
         return any(stored.stacked for stored in self._stored)
 
     @property
+    def stacks(self) -> bool:
+        """Whether a checkpoint's tensor holds the rows of all experts, which may be quantised as one."""
+        return any(stored.stacked and not stored.expert for stored in self._stored)
+
+    @property
     def joined(self) -> bool:
-        """Whether a checkpoint's tensor holds the experts' matrices one below the other."""
-        return any(stored.joined for stored in self._stored)
+        """Whether a checkpoint's tensor holds experts' matrices one after the other."""
+        return any(stored.joined is not None for stored in self._stored)
 
     @property
     def by_heads(self) -> bool:
@@ -143,13 +148,13 @@ class Package:
     @property
     def quantised(self) -> bool:
         """Whether checkpoints may hold quantised matrices, of one expert each or stacked."""
-        return self.per_expert or self.stacked
+        return self.per_expert or self.stacks
 
     @property
     def quantised_functions(self) -> tuple[str, ...]:
         """What checkpoint.py imports from quantised.py."""
         float8 = ("float8_pieces", "scale_shape") if self.per_expert else ()
-        mxfp4 = ("mxfp4_pieces",) if self.stacked else ()
+        mxfp4 = ("mxfp4_pieces",) if self.stacks else ()
         return tuple(sorted(("plain_name", *float8, *mxfp4)))
 
     @property

@@ -83,7 +83,7 @@ class Weights(Paths):
         if not stored.planes:
             self.report(mistakes.UselessStacking(span, path=path_text(stored.path)))
             return stored
-        return replace(stored, joined=True)
+        return replace(stored, joined=0)
 
     def _home(self, path: Path, span: Span) -> Frame:
         """The frame whose graph a weight belongs to: the innermost whose loop variable the path follows.

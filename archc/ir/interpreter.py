@@ -101,8 +101,8 @@ class Interpreter:
 
     def _stored(self, stored: Stored, indices: Mapping[str, int]) -> Tensor:
         tensor = self.weights[concrete(stored.path, indices)]
-        if stored.joined:
-            tensor = tensor.view(stored.planes, *stored.shape)
+        if stored.joined is not None:
+            tensor = torch.stack(tensor.chunk(stored.planes, stored.joined))
         if stored.plane is not None:
             tensor = tensor[stored.plane.at(indices)]
         held = tensor.t() if stored.transposed else tensor

@@ -63,9 +63,10 @@ class Stored:
     """One tensor of the checkpoint that makes up a weight or some rows of it.
 
     `shape` is as stored; `transposed` says that the weight holds it as [columns, rows].  Where the weights of
-    all experts lie in one tensor [planes, *shape], this is the plane that `plane` says; `joined`: planes are
-    one below the other, [planes * rows, columns].
+    several experts lie in one tensor [planes, *shape], this is the plane that `plane` says.
 
+    joined: the dim of `shape` along which planes follow one another, where they do: of a matrix 0 gives
+            [planes * rows, columns], 1 gives [rows, planes * columns]
     heads: where its rows lie head by head and the weight holds them part by part, how many heads there are;
            `parts` are the rows of each part of a head
     """
@@ -75,16 +76,16 @@ class Stored:
     transposed: bool = False
     planes: int = 0
     plane: Index | None = None
-    joined: bool = False
+    joined: int | None = None
     heads: int = 0
     parts: tuple[int, ...] = ()
 
     @property
     def file_shape(self) -> tuple[int, ...]:
         """The shape of the whole tensor in the checkpoint."""
-        if self.joined:
-            rows, *columns = self.shape
-            return (self.planes * rows, *columns)
+        if self.joined is not None:
+            sizes = enumerate(self.shape)
+            return tuple(self.planes * size if dim == self.joined else size for dim, size in sizes)
         return (self.planes, *self.shape) if self.planes else self.shape
 
     @property
@@ -98,17 +99,15 @@ class Shared:
     """The tensors of experts that every token goes through, after those that tokens choose.
 
     first:   the number of the first of them, which the `variable` that counts experts has for it
-    sources: of each, the tensors that make up its weight
+    count:   how many there are; of several, each has a plane of the same tensors
+    sources: the tensors that make up a weight
     """
 
     variable: str
     first: int
-    sources: tuple[tuple[Stored, ...], ...]
-
-    def __len__(self) -> int:
-        return len(self.sources)
+    count: int
+    sources: tuple[Stored, ...]
 
     def of(self, indices: Mapping[str, int]) -> tuple[Stored, ...] | None:
         """The tensors at given values of the loop variables; None for an expert that tokens choose."""
-        place = indices[self.variable] - self.first
-        return self.sources[place] if place >= 0 else None
+        return self.sources if indices[self.variable] >= self.first else None

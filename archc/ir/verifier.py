@@ -62,10 +62,9 @@ def _check_weight(node: Node, wrong: Callable[[str], MalformedGraphError]) -> No
     shapes = [stored.held_shape for stored in stored_in(node)]
     rows = sum(shape[0] for shape in shapes) if shapes else 0
     experts, shared = experts_of(node), shared_in(node)
-    others = shared.sources if shared else ()
-    if any([stored.held_shape for stored in each] != shapes for each in others):
+    if shared and [stored.held_shape for stored in shared.sources] != shapes:
         raise wrong("a shared expert's tensors have other shapes than those of the others")
-    held = ((experts[1] + len(others),) if experts else ()) + (rows, *shapes[0][1:])
+    held = ((experts[1] + (shared.count if shared else 0),) if experts else ()) + (rows, *shapes[0][1:])
     if held != node.types[0].shape or len({shape[1:] for shape in shapes}) != 1:
         raise wrong(f"{node.types[0]} is not made up of {shapes}")
 

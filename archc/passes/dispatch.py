@@ -150,8 +150,8 @@ class _Dispatch:
 
     def _stacked(self, weight: Node) -> dict[str, Any]:
         """The attributes of the weights of all experts."""
-        count, type_ = self.node.attributes["count"], weight.types[0]
-        experts = self.node.attributes["variable"], count - len(shared_in(weight) or ())
+        count, type_, shared = self.node.attributes["count"], weight.types[0], shared_in(weight)
+        experts = self.node.attributes["variable"], count - (shared.count if shared else 0)
         stacked = TensorType((count, *type_.shape), type_.dtype)
         return {**weight.attributes, "type": stacked, "experts": experts}
 

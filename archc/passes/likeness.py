@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import OPS, Trait
+from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import INPUT, WEIGHT
 from archc.ir.weights import is_per_expert
 
@@ -19,6 +20,8 @@ class Likeness:
     """A comparison, in which what a choice multiplies a row by counts for 1.
 
     weights: the body's weights, with those of the graph that stand for them
+    split:   the dim in which a weight's counterpart is several times as large
+    count:   so many times, which is how many experts it takes to compute the same
     factors: the body's inputs that rows are multiplied by
     reason:  why a weight is not like its counterpart
     """
@@ -26,6 +29,8 @@ class Likeness:
     graph: Graph
     experts: Node
     weights: dict[Value, Value] = field(default_factory=dict)
+    split: dict[Value, int] = field(default_factory=dict)
+    count: int = 1
     factors: set[Value] = field(default_factory=set)
     reason: str = ""
 
@@ -36,8 +41,9 @@ class Likeness:
         self.choices = {value for value, kind in kinds if kind == "choice"}
 
     def holds(self, value: Value) -> bool:
-        """Whether a value of the graph is what the body gives."""
-        return self._alike(self.body.outputs[0][1], value)
+        """Whether a value of the graph is what the body gives, or a sum of what several experts give."""
+        result = self.body.outputs[0][1]
+        return self._alike(result, value) and (self.count == 1 or self._is_sum(result))
 
     def _alike(self, inner: Value | None, outer: Value | None) -> bool:
         if inner is None or outer is None:
@@ -86,16 +92,55 @@ class Likeness:
         return not self.reason
 
     def _weights_differ(self, inner: Node, outer: Node) -> str:
-        shapes = [stored.held_shape for stored in stored_in(inner)]
         if not is_per_expert(inner, self.experts.attributes["variable"]):
             return "the experts' weights lie in one tensor of the checkpoint"
-        if inner.types != outer.types or [stored.held_shape for stored in stored_in(outer)] != shapes:
+        if not self._are_parts(inner, outer):
             return f"its weight is {outer.types[0]}, where an expert's is {inner.types[0]}"
         if len(self.graph.users(outer.outputs[0])) > 1:
             return "a weight is shared with another place"
         if any(str(inner.attributes[name]) != str(outer.attributes[name]) for name in ("init", "trained")):
             return "its weights start out differently, or only some are trained"
         return ""
+
+    def _are_parts(self, inner: Node, outer: Node) -> bool:
+        """Whether a weight is as large as an expert's, or as many times as all others, in one dim."""
+        own, other = ([stored.held_shape for stored in stored_in(weight)] for weight in (inner, outer))
+        if inner.types == outer.types and own == other:
+            return True
+        (shape, *more), (larger, *others) = own, other
+        unlike = len(shape) != len(larger) or inner.types[0].dtype is not outer.types[0].dtype
+        longer = [dim for dim, (a, b) in enumerate(zip(shape, larger, strict=False)) if a != b]
+        if more or others or unlike or len(longer) != 1:
+            return False
+        (dim,) = longer
+        count, left = divmod(larger[dim], shape[dim])
+        self.split[inner.outputs[0]] = dim
+        self.count = count if self.count == 1 else self.count
+        return left == 0 and count == self.count
+
+    def _is_sum(self, result: Value) -> bool:
+        """Whether linear maps split by rows make parts of a row, which others, split by columns, add up.
+
+        What lies between must be elementwise, so that each expert computes its own part of it.
+        """
+        parts, sums = set[Value](), set[Value]()
+        for node in self.body.nodes():
+            rows = self._product(node)
+            read = {value for value in (node.inputs if rows is None else (rows,)) if value is not None}
+            if read & sums:
+                if rows is None:
+                    return False
+                sums.update(node.outputs)
+            elif node.op is LINEAR and node.inputs[1] in self.split:
+                adds = self.split[node.inputs[1]] == 1
+                if adds != (node.inputs[0] in parts) or (adds and node.operand("offset") is not None):
+                    return False
+                (sums if adds else parts).update(node.outputs)
+            elif read & parts:
+                if rows is None and not (node.op.has(Trait.ELEMENTWISE) or node.op is CAST_LIKE):
+                    return False
+                parts.update(node.outputs)
+        return result in sums
 
 
 def _orders(node: Node) -> list[tuple[Value | None, ...]]:

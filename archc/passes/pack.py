@@ -15,7 +15,7 @@ from archc.ir.node import Node, Value, shared_in, stored_in
 from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.shape import SPLIT
 from archc.ir.ops.structure import APPEND, WEIGHT
-from archc.ir.paths import Stored, path_text
+from archc.ir.paths import path_text
 from archc.ir.reached import reached
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context, place_of
@@ -229,15 +229,11 @@ def concatenate(graph: Graph, values: list[Value | None]) -> Value:
         rows = rows + height
     type_ = TensorType((rows, *weights[0].types[0].shape[1:]), DType.FLOAT)
     attributes = {**weights[0].attributes, "type": type_, "sources": sources}
-    if (first := shared_in(weights[0])) is not None:
-        attributes["shared"] = replace(first, sources=_side_by_side(weights))
+    shared = [found for weight in weights if (found := shared_in(weight)) is not None]
+    if shared:
+        of_shared = tuple(stored for each in shared for stored in each.sources)
+        attributes["shared"] = replace(shared[0], sources=of_shared)
     return graph.add_like(weights[0], WEIGHT, (), attributes).outputs[0]
-
-
-def _side_by_side(weights: list[Node]) -> tuple[tuple[Stored, ...], ...]:
-    """Of each shared expert, the tensors of several weights, as one weight holds them."""
-    of_weights = [shared.sources for weight in weights if (shared := shared_in(weight)) is not None]
-    return tuple(tuple(stored for each in rows for stored in each) for rows in zip(*of_weights, strict=True))
 
 
 def _weight_name(graph: Graph, linear: Node) -> str:

@@ -1,13 +1,14 @@
 """What every token goes through beside its experts becomes one more expert, where it is like them.
 
 Its weights are stacked with theirs, it comes after those that a token has chosen, and its weight is 1, or
-what the spec multiplies it by.  The experts' products compute it too, so it has no launches of its own.  The
+what the spec multiplies it by.  The experts' products compute it too, so it has no launches of its own.  What
+is several times as wide as an expert becomes as many of them: its result is the sum of theirs.  The
 checkpoint's tensors stay the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value, stored_in
@@ -16,7 +17,7 @@ from archc.ir.ops.experts import WITH_ONES, WITH_SHARED
 from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.shape import CONCAT
 from archc.ir.ops.structure import EXPERTS
-from archc.ir.paths import Shared
+from archc.ir.paths import Index, Shared, Stored
 from archc.passes.context import Context, made_by, place_of, remaining
 from archc.passes.dispatch import dispatch_obstacle
 from archc.passes.factors import factor_of, multiplied
@@ -88,7 +89,7 @@ def _join(graph: Graph, node: Node, total: Total, times: int, context: Context) 
         text = f"what stands beside experts ({place_of(total.node)}) is not one of them: {reason}"
         context.report.remark("shared", text)
         return
-    _stack_weights(graph, node, likeness)
+    _stack_weights(node, likeness)
     _add_choice(graph, node, total, likeness)
     old = graph.computing([value for value in total.node.inputs if value and value != total.routed])
     graph.replace_uses(total.node.outputs[0], total.routed)
@@ -123,30 +124,46 @@ def _weights_of_choices(likeness: Likeness) -> list[Value]:
     return [value for factor in likeness.factors if (value := likeness.given[factor]) is not None]
 
 
-def _stack_weights(graph: Graph, node: Node, likeness: Likeness) -> None:
-    """Let the body's weights have one more expert's tensors."""
-    for inner, outer in likeness.weights.items():
+def _stack_weights(node: Node, likeness: Likeness) -> None:
+    """Let the body's weights have the tensors of one more expert, or of several."""
+    variable, first = node.attributes["variable"], node.attributes["count"]
+    for inner in likeness.weights:
         weight = likeness.body.node(inner)
-        shared = Shared(
-            node.attributes["variable"], node.attributes["count"], (stored_in(graph.node(outer)),)
-        )
+        shared = Shared(variable, first, likeness.count, _planes(likeness, inner, Index(variable, 1, -first)))
         likeness.body.update(weight, attributes={**weight.attributes, "shared": shared})
 
 
+def _planes(likeness: Likeness, inner: Value, plane: Index) -> tuple[Stored, ...]:
+    """The tensors of a weight, of which experts have a plane each where they are several."""
+    sources = stored_in(likeness.graph.node(likeness.weights[inner]))
+    if likeness.count == 1:
+        return sources
+    return tuple(
+        replace(
+            stored,
+            shape=own.held_shape[::-1] if stored.transposed else own.held_shape,
+            planes=likeness.count,
+            plane=plane,
+            joined=1 - likeness.split[inner] if stored.transposed else likeness.split[inner],
+        )
+        for stored, own in zip(sources, stored_in(likeness.body.node(inner)), strict=True)
+    )
+
+
 def _add_choice(graph: Graph, node: Node, total: Total, likeness: Likeness) -> None:
-    """Let each token choose one more expert, by a weight of 1 or by what it was multiplied by."""
-    first, chosen = node.attributes["count"], node.inputs[0]
-    more = graph.add_like(node, WITH_SHARED, [chosen], {"first": first, "count": 1}, names=("chosen",))
+    """Let each token choose what was beside its experts, by a weight of 1 or by what it was multiplied by."""
+    first, count, chosen = node.attributes["count"], likeness.count, node.inputs[0]
+    more = graph.add_like(node, WITH_SHARED, [chosen], {"first": first, "count": count}, names=("chosen",))
     exchanged = {chosen: more.outputs[0]}
     for weights in _weights_of_choices(likeness):
         scaled = _scaled(graph, node, weights, total.scale)
         if total.gate is None:
-            more = graph.add_like(node, WITH_ONES, [scaled], {"count": 1}, names=("weights",))
+            more = graph.add_like(node, WITH_ONES, [scaled], {"count": count}, names=("weights",))
         else:
-            more = graph.add_like(node, CONCAT, [scaled, total.gate], names=("weights",))
+            more = graph.add_like(node, CONCAT, [scaled, *[total.gate] * count], names=("weights",))
         exchanged[weights] = more.outputs[0]
     inputs = tuple(exchanged.get(value, value) for value in node.inputs)
-    graph.update(node, inputs=inputs, attributes={**node.attributes, "count": first + 1})
+    graph.update(node, inputs=inputs, attributes={**node.attributes, "count": first + count})
 
 
 def _scaled(graph: Graph, node: Node, weights: Value, scale: Node | None) -> Value:

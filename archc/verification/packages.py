@@ -250,7 +250,8 @@ def stored_tensors(model: Any, gradients: bool = False) -> Iterator[tuple[str, T
             if held is None:
                 continue  # it only chooses: no gradient comes to it
             for stored, part in checkpoint.rows_of(held, parts):
-                yield stored.name, part.flatten(0, 1) if getattr(stored, "joined", False) else part
+                joined = getattr(stored, "joined", None)
+                yield stored.name, part if joined is None else checkpoint.in_file(part, joined)
 
 
 def _check_greedy(compilation: Compilation, model: Any, reference: Any) -> Outcome:

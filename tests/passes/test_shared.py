@@ -30,12 +30,18 @@ _SHARED = (
     "(linear(linear(x, 12, bias = true) as all.up * silu(linear(x, 12, bias = true) as all.gate), d)"
     " as all.down)"
 )
+# As wide as three experts, and stored as [in, out].
+_WIDE = _SHARED.replace("12, bias = true", "36, bias = true, layout = in_out").replace(
+    "d)", "d, layout = in_out)"
+)
 _GATE = "sigmoid(linear(x, 1) as by)"
 TAKEN_IN = {
     "by 1": (f"weights[e] * {_EXPERT}", f"cast_like(routed, x) + {_SHARED}"),
     "rounded": (f"cast_like(weights[e] * {_EXPERT}, x)", f"{_SHARED} + routed"),
     "after a product": (f"weights[e] * {_EXPERT}", f"cast_like(routed * 2.5, x) + {_SHARED}"),
     "by a gate": (f"weights[e] * {_EXPERT}", f"routed + {_GATE} * {_SHARED}"),
+    "twice as wide": (f"weights[e] * {_EXPERT}", f"cast_like(routed, x) + {_SHARED.replace('12', '24')}"),
+    "three by a gate": (f"weights[e] * {_EXPERT}", f"routed + {_GATE} * {_WIDE}"),
     "weighed before": (
         _EXPERT.replace("linear(x", "linear(cast_like(weights[e] * x, x)"),
         f"routed + {_SHARED}",
@@ -49,6 +55,10 @@ APART = {
     "its weight is float[7, 24]": (
         f"weights[e] * {_EXPERT}",
         f"cast_like(routed, x) + {_SHARED.replace('12', '7')}",
+    ),
+    "it computes something else than they": (
+        f"weights[e] * {_EXPERT}".replace(", d)", ", d, bias = true)"),
+        f"cast_like(routed, x) + {_SHARED.replace('12', '24').replace(', d)', ', d, bias = true)')}",
     ),
     "start out differently": (
         f"weights[e] * {_EXPERT}",
@@ -83,9 +93,10 @@ def test_what_is_not_like_the_experts_stays_apart(reason: str, kind: tuple[str, 
     assert any(reason in remark.text for remark in context.report.remarks if remark.pass_name == "shared")
 
 
-def test_checkpoints_and_loads_are_those_of_the_spec(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["by a gate", "three by a gate"])
+def test_checkpoints_and_loads_are_those_of_the_spec(kind: str, tmp_path: Path) -> None:
     """Bit for bit there and back; what every token goes through is not counted among its choices."""
-    text = f"arch A(d = 24) {{ forward(tokens: [B, T]) {{ {_text(TAKEN_IN['by a gate'])} }} }}\nmodel a = A()"
+    text = f"arch A(d = 24) {{ forward(tokens: [B, T]) {{ {_text(TAKEN_IN[kind])} }} }}\nmodel a = A()"
     package = build(text, "a", tmp_path)
     model, _, reference = saved_and_loaded(package, tmp_path / "saved")
     tokens = torch.arange(14).view(2, 7)

@@ -32,24 +32,26 @@ class Line:
 class Stored:
     """One tensor of the checkpoint in a parameter: its name as a string or f-string, and its rows.
 
-    `stacked`: it holds those rows for all experts; `joined`: one below the other.  `heads`: how many heads
-    its rows lie by, where the parameter holds them by the `parts` of a head.  `expert`: whose they are.
+    `stacked`: it holds those rows for several experts; `joined`: along which dim, if they have none of their
+    own.  `heads`: how many heads its rows lie by, where the parameter holds them by the `parts` of a head.
+    `expert`: whose they are.
     """
 
     name: str
     rows: str
     transposed: bool
     stacked: bool = False
-    joined: bool = False
+    joined: int | None = None
     heads: str = ""
     parts: tuple[str, ...] = ()
     expert: str = ""
 
     def __str__(self) -> str:
-        flags = [f"{flag}=True" for flag in ("transposed", "stacked", "joined") if getattr(self, flag)]
+        flags = [f"{flag}=True" for flag in ("transposed", "stacked") if getattr(self, flag)]
+        dim = [] if self.joined is None else [f"joined={self.joined}"]
         order = [f"heads={self.heads}", f"parts=({', '.join(self.parts)})"] if self.heads else []
         place = [f"expert={self.expert}"] if self.expert else []
-        return f"Stored({', '.join([self.name, self.rows, *flags, *order, *place])})"
+        return f"Stored({', '.join([self.name, self.rows, *flags, *dim, *order, *place])})"
 
 
 @dataclass(frozen=True)

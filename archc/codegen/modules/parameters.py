@@ -73,15 +73,13 @@ def parameter_of(held: Held, name: str) -> Parameter:
 
 
 def _shared(weight: Node) -> tuple[Stored, ...]:
-    """The tensors of the experts that every token goes through."""
+    """The tensors of the experts that every token goes through, which may be planes of one."""
     shared = shared_in(weight)
     if shared is None:
         return ()
-    return tuple(
-        replace(_stored(source, None), expert=size_code(shared.first + place))
-        for place, sources in enumerate(shared.sources)
-        for source in sources
-    )
+    first, end = size_code(shared.first), size_code(shared.first + shared.count)
+    place = f"slice({first}, {end})" if shared.count > 1 else first
+    return tuple(replace(_stored(source, None), expert=place) for source in shared.sources)
 
 
 def _leaf(path: Path) -> str:
