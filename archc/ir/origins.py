@@ -9,7 +9,7 @@ from typing import TypeAlias
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Op
-from archc.ir.ops.key_choice import SELECT_KEYS
+from archc.ir.ops.key_choice import RANK_KEYS, SELECT_KEYS
 from archc.ir.ops.structure import BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
 from archc.ir.program import are_positions, captured_in
 from archc.ir.types import DType
@@ -137,7 +137,7 @@ class _Choices(_Trace):
     """Follows what ops choose: what is made of choices is none."""
 
     def _origin(self, node: Node, _known: Mapping[Value, Origin]) -> Origin:
-        return Origin.GIVEN if node.op in (SELECT_KEYS, TOP_K) else Origin.OTHER
+        return Origin.GIVEN if node.op in (SELECT_KEYS, RANK_KEYS, TOP_K) else Origin.OTHER
 
 
 def _of_all(origins: set[Origin]) -> Origin:

@@ -12,6 +12,8 @@ from tests.support import compile_model
 SPECS = Path(__file__).parent
 DECODERS = (
     "ahead",
+    "blocks",
+    "joined",
     "pairs",
     "retrieval",
     "rotating_states",

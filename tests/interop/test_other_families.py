@@ -120,6 +120,7 @@ IN_FLOAT32 = {
         hf.Cohere2Config, num_hidden_layers=4, sliding_window=5, sliding_window_pattern=3, logit_scale=0.0625
     ),
     "diffllama": rms(hf.DiffLlamaConfig, num_attention_heads=8, num_key_value_heads=4),
+    "doge": rms(hf.DogeConfig, keep_window_size=11, **rope()),
     "dory": partial(
         hf.DoryConfig,
         **sizes(head_dim=12),

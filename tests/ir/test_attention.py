@@ -12,6 +12,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding, attend
 from archc.ir.ops.attention_bias import alibi_bias, distance_bias, relative_bias
+from archc.ir.ops.attention_total import log_total
+from archc.ir.ops.key_choice import rank_keys
 from archc.ir.ops.weights_of_keys import hide_keys, score_keys, sum_so_far, weighted_values
 
 TOKENS = 40
@@ -55,6 +57,52 @@ def test_attention_taken_apart_is_attention(mask: Mask) -> None:
     scores = hide_keys(score_keys(q, k, keys, scale=0.3), POSITIONS, keys, mask=mask)
     expected = attend(q, k, v, POSITIONS, keys, mask=mask, scale=0.3)
     torch.testing.assert_close(weighted_values(scores.softmax(-1), v), expected)
+
+
+@pytest.mark.parametrize("mask", [Causal(), Full(), Sliding(7), Chunked(8)], ids=str)
+def test_totals_are_what_softmax_divides_by(mask: Mask) -> None:
+    q, k, v = heads(4, 8), heads(2, 8), heads(2, 6)
+    keys = torch.where(POSITIONS < 5, -1, POSITIONS)
+    among = torch.randint(5, TOKENS, (2, TOKENS, 2, 12)) if mask.reach is None else None
+    total = log_total(q, k, POSITIONS, keys, None, among, mask=mask, scale=0.3, softcap=2.0)
+    o = attend(q, k, v, POSITIONS, keys, among=among, mask=mask, scale=0.3, softcap=2.0)
+    sinks = torch.zeros(4, dtype=torch.float64)
+    with_sinks = attend(q, k, v, POSITIONS, keys, None, sinks, among, mask=mask, scale=0.3, softcap=2.0)
+    seeing = total > -1e30
+    share = total.sigmoid()[..., None]  # of its keys, beside a sink of score 0
+    torch.testing.assert_close((o * share)[seeing], with_sinks[seeing])
+    assert bool(seeing[:, :5].any()) != mask.causal
+
+
+def test_heads_choose_for_themselves() -> None:
+    q, k, v, among = heads(4, 8), heads(2, 8), heads(2, 6), torch.randint(-1, TOKENS, (2, TOKENS, 2, 9))
+    o = attend(q, k, v, POSITIONS, POSITIONS, among=among, mask=Full(), scale=0.3)
+    for choice in range(2):
+        own = slice(2 * choice, 2 * choice + 2)
+        one = attend(
+            q[:, :, own], k[:, :, [choice]], v[:, :, [choice]], POSITIONS, POSITIONS,
+            among=among[:, :, choice], mask=Full(), scale=0.3,
+        )  # fmt: skip
+        torch.testing.assert_close(o[:, :, own], one)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "expected"),
+    [
+        (1, 1, [3]),
+        (3, 1, [1, 3, 5]),  # of equal ones the earlier
+        (8, 1, [0, 1, 3, 4, 5, -1, -1, -1]),  # none of padding, none that is hidden
+        (1, 3, [0, 1, 3]),  # all keys of a block of positions, padding left out
+        (2, 3, [0, 1, 3, 4, 5, 6]),
+        (2, 4, [0, 1, 3, 4, 5, 6, -1, -1]),
+    ],
+)
+def test_best_keys_by_hand(count: int, size: int, expected: list[int]) -> None:
+    """Keys at places 0 to 6, of which one is padding and the last is hidden."""
+    hidden = float("-inf")
+    scores = torch.tensor([0.5, 2.0, 9.0, 3.0, 1.0, 2.0, hidden]).view(1, 1, 1, 7)
+    keys = torch.tensor([[0, 1, -1, 2, 3, 4, 5]])
+    assert rank_keys(scores, keys, count=count, size=size).flatten().tolist() == expected
 
 
 def test_sums_so_far_are_in_float32() -> None:

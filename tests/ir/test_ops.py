@@ -25,6 +25,7 @@ HEADS = ((2, 3, 4, 6), "float")
 POSITIONS = ((2, 3), "i64")
 TABLE = ((2, 3, 2), "f32")
 ATTENDED = [HEADS, ((2, 5, 2, 6), "float"), ((2, 5, 2, 7), "float"), POSITIONS, ((2, 5), "i64")]
+TOTALLED = [HEADS, ((2, 5, 2, 6), "float"), POSITIONS, ((2, 5), "i64")]
 MASKS = (Causal(), Full(), Sliding(2), Chunked(2))
 CHOSEN = ((2, 3, 2), "i64")
 
@@ -89,8 +90,22 @@ EXAMPLES: dict[str, list[Example]] = {
             [*ATTENDED, ((2, 4, 3, 5), "float"), ((4,), "float"), ((2, 3, 2), "i64")],
             {"mask": Causal(), "scale": 0.5, "softcap": 5.0},
         ),
+        ([*ATTENDED, None, None, ((2, 3, 2, 2), "i64")], {"mask": Causal(), "scale": 0.5, "softcap": None}),
     ],
-    "score_keys": [([HEADS, ((2, 5, 2, 6), "float"), ((2, 5), "i64")], {"scale": 0.5})],
+    "log_total": [
+        *(([*TOTALLED, None, None], {"mask": mask, "scale": 0.5, "softcap": None}) for mask in MASKS),
+        (
+            [*TOTALLED, ((2, 4, 3, 5), "float"), ((2, 3, 2, 2), "i64")],
+            {"mask": Causal(), "scale": 0.5, "softcap": 5.0},
+        ),
+    ],
+    "rank_keys": [
+        ([((2, 3, 4, 5), "float"), ((2, 5), "i64")], {"count": 2, "size": size}) for size in (1, 2, 4)
+    ],
+    "score_keys": [
+        ([HEADS, ((2, 5, 2, 6), "float"), ((2, 5), "i64")], {"scale": 0.5, "wide": wide})
+        for wide in (False, True)
+    ],
     "hide_keys": [([((2, 3, 4, 5), "float"), POSITIONS, ((2, 5), "i64")], {"mask": mask}) for mask in MASKS],
     "weighted_values": [([((2, 3, 4, 5), "float"), ((2, 5, 2, 7), "float")], {})],
     "sum_so_far": [([X], {})],

@@ -10,6 +10,7 @@ head_linear     a linear map for each head
 norm            rms_norm, layer_norm, softmax and other reductions over the last dim
 position        rope frequencies, tables and rotation, sinusoids; `scaling` beside it
 attention       masks, attend
+attention_total what attention's softmax divides by
 key_choice      the few keys that a query sees
 attention_bias  what is added to scores by distance: ALiBi, T5's buckets; the positions of pairs
 weights_of_keys scores of keys and sums by other weights than attention's softmax
@@ -32,6 +33,7 @@ from archc.ir.ops import (
     activation,
     attention,
     attention_bias,
+    attention_total,
     balance,
     cast,
     convolution,
@@ -63,6 +65,7 @@ __all__ = [
     "activation",
     "attention",
     "attention_bias",
+    "attention_total",
     "balance",
     "cast",
     "convolution",

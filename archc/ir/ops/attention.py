@@ -97,32 +97,51 @@ class Chunked(Mask):
         return position % self.chunk
 
 
+_SPOKEN = {"q": "queries", "k": "keys", "v": "values"}
+
+
 def _attend_type(call: Any) -> TensorType:
-    q, k, v = call.q.shape, call.k.shape, call.v.shape
-    for name in ("q", "k", "v"):
-        if len(getattr(call, name).shape) != 4:
-            raise TypeMistake(f"`{name}` must be [B, T, heads, head_dim], not {getattr(call, name)}", name)
-    if not call.q.dtype is call.k.dtype is call.v.dtype:
-        dtypes = f"{call.q.dtype.value}, {call.k.dtype.value} and {call.v.dtype.value}"
-        hint = "`cast_like` takes a tensor back to the dtype of another"
-        raise TypeMistake(
-            f"queries, keys and values must have one dtype, not {dtypes}", "q", "k", "v", hint=hint
-        )
+    demand_heads(call, "q", "k", "v")
+    if call.k.shape[2] != call.v.shape[2]:
+        keys, values = shape_text(call.k.shape), shape_text(call.v.shape)
+        raise TypeMistake(f"keys {keys} and values {values} differ in heads", "k", "v")
+    demand_sight(call)
+    heads = call.q.shape[2]
+    if call.sinks is not None and call.sinks.shape != (heads,):
+        raise TypeMistake(f"`sinks` must be one for each of {heads} query heads, not {call.sinks}", "sinks")
+    type_: TensorType = call.q.with_width(call.v.width)
+    return type_
+
+
+def demand_heads(call: Any, *operands: str) -> None:
+    """Raise `TypeMistake` unless queries, keys and perhaps values are heads that fit one another."""
+    given = {name: getattr(call, name) for name in operands}
+    for name, type_ in given.items():
+        if len(type_.shape) != 4:
+            raise TypeMistake(f"`{name}` must be [B, T, heads, head_dim], not {type_}", name)
+    if len({type_.dtype for type_ in given.values()}) > 1:
+        names, dtypes = (_SPOKEN[name] for name in operands), (each.dtype.value for each in given.values())
+        text = f"{_listed(*names)} must have one dtype, not {_listed(*dtypes)}"
+        raise TypeMistake(text, *operands, hint="`cast_like` takes a tensor back to the dtype of another")
+    q, k = call.q.shape, call.k.shape
     if q[3] != k[3]:
         raise TypeMistake(f"queries {shape_text(q)} and keys {shape_text(k)} differ in head_dim", "q", "k")
-    if k[2] != v[2]:
-        raise TypeMistake(f"keys {shape_text(k)} and values {shape_text(v)} differ in heads", "k", "v")
     if q[2] % k[2]:
         raise TypeMistake(f"{q[2]} query heads are not divisible by {k[2]} key and value heads", "q", "k")
+
+
+def _listed(*words: str) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}"
+
+
+def demand_sight(call: Any) -> None:
+    """Raise `TypeMistake` unless positions, a bias and chosen keys are those of queries and keys."""
     demand_positions(call.positions, call.q, "positions")
     if call.bias is not None:
         _demand_bias(call)
-    if call.sinks is not None and call.sinks.shape != (q[2],):
-        raise TypeMistake(f"`sinks` must be one for each of {q[2]} query heads, not {call.sinks}", "sinks")
     if call.among is not None:
         _demand_places(call)
-    type_: TensorType = call.q.with_width(v[3])
-    return type_
 
 
 def _demand_bias(call: Any) -> None:
@@ -139,12 +158,16 @@ def _demand_bias(call: Any) -> None:
 
 def _demand_places(call: Any) -> None:
     """Raise `TypeMistake` unless `among` are places of keys of each query, and all keys have their places."""
-    places = call.among
-    if places.dtype is not DType.I64 or places.shape[:-1] != call.q.shape[:2]:
-        hint = "`chosen_keys` chooses them"
+    places, heads = call.among, call.q.shape[2]
+    of_queries = places.shape[:2] == call.q.shape[:2] and len(places.shape) in (3, 4)
+    if places.dtype is not DType.I64 or not of_queries:
+        hint = "`chosen_keys` and `best_keys` choose them"
         raise TypeMistake(
             f"needs places of keys [B, T, count] for {call.q}, not {places}", "among", hint=hint
         )
+    if len(places.shape) == 4 and heads % places.shape[2]:
+        text = f"{heads} query heads are not divisible by {places.shape[2]} choices of keys"
+        raise TypeMistake(text, "q", "among")
     demand_all_keys(call, "among")
 
 
@@ -158,11 +181,11 @@ def demand_all_keys(call: Any, operand: str) -> None:
 def _attend_flops(call: Any) -> int:
     """Two products for each key that a query sees: with the query, and of its weight with the value."""
     batch, queries, heads, width = map(int, call.q.shape)
-    pairs: int = min(call.mask.pairs(queries, int(call.k.shape[1])), queries * _most_keys(call))
+    pairs: int = min(call.mask.pairs(queries, int(call.k.shape[1])), queries * most_keys(call))
     return 2 * batch * heads * pairs * (width + int(call.v.width))
 
 
-def _most_keys(call: Any) -> int:
+def most_keys(call: Any) -> int:
     """How many keys a query sees at most."""
     return int(call.k.shape[1] if call.among is None else call.among.width)
 
@@ -170,7 +193,7 @@ def _most_keys(call: Any) -> int:
 def _attend_reads(call: Any) -> dict[str, int]:
     keys = int(call.k.shape[1])
     queries = int(call.q.shape[1])
-    span: int = min(call.mask.span(queries, keys), queries * _most_keys(call))
+    span: int = min(call.mask.span(queries, keys), queries * most_keys(call))
     return {name: int(getattr(call, name).numel()) // keys * span for name in ("k", "v")}
 
 
@@ -209,7 +232,8 @@ def attend(
 
     `sinks` [heads] are scores of one more key, which has no value.
 
-    `among` [B, T, count] are places of keys, of which each query sees no others; -1 is none.
+    `among` [B, T, count] are places of keys, of which each query sees no others; -1 is none.  Where it is
+    [B, T, choosers, count], each choice is that of heads/choosers query heads.
     """
     shared = q.shape[2] // k.shape[2]
     k, v = (heads.repeat_interleave(shared, dim=2) for heads in (k, v))
@@ -218,9 +242,9 @@ def attend(
         scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
         scores = scores + bias
-    query = positions[:, :, None]
-    key = key_positions[:, None, :]
-    visible = (key >= 0).expand(-1, q.shape[1], -1)
+    query = positions[:, None, :, None]
+    key = key_positions[:, None, None, :]
+    visible = (key >= 0).expand(-1, -1, q.shape[1], -1)
     if mask.causal:
         visible = visible & (key <= query)
     if isinstance(mask, Sliding):
@@ -229,10 +253,12 @@ def attend(
         visible = visible & (key // mask.chunk == query // mask.chunk)
     if among is not None:
         place = (among + 1).clamp(max=k.shape[1])  # padding may choose a key that a piece of them lacks
-        chosen = visible.new_zeros(*among.shape[:2], k.shape[1] + 1).scatter(-1, place, True)
-        visible = visible & chosen[..., 1:]
+        place = place.view(*place.shape[:2], -1, place.shape[-1])
+        chosen = visible.new_zeros(*place.shape[:3], k.shape[1] + 1).scatter(-1, place, True)
+        chosen = chosen[..., 1:].repeat_interleave(q.shape[2] // place.shape[2], dim=2)
+        visible = visible & chosen.transpose(1, 2)
     visible = visible | ~visible.any(-1, keepdim=True)
-    scores = scores.masked_fill(~visible[:, None], float("-inf"))
+    scores = scores.masked_fill(~visible, float("-inf"))
     if sinks is not None:
         column = sinks[:, None, None].expand(*scores.shape[:3], 1)
         scores = torch.cat([scores, column.to(scores.dtype)], -1)

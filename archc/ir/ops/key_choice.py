@@ -76,6 +76,37 @@ def select_keys(
     return torch.cat(chosen, 1)
 
 
+def _rank_type(call: Any) -> TensorType:
+    scores = float_type(call, "scores")
+    if len(scores.shape) != 4 or scores.width != call.key_positions.shape[1]:
+        hint = "`attention_scores` gives them, `masked` hides later ones"
+        raise TypeMistake(f"needs scores of keys [B, T, heads, S], not {scores}", "scores", hint=hint)
+    return scores.with_width(call.count * call.size).with_dtype(DType.I64)
+
+
+@declare(infer=_rank_type, traits=(Trait.PER_TOKEN,))
+def rank_keys(scores: Tensor, key_positions: Tensor, *, count: Width, size: Width) -> Tensor:
+    """The places [B, T, heads, count * size] of the keys in the best `count` blocks of `size` positions.
+
+    A block's score is the highest of its keys' scores [B, T, heads, S], for each query and head; of equal
+    ones the earlier is better.  key_positions: [B, S], -1 for padding.
+
+    Blocks of -infinity are not chosen: what is left over is -1.  No gradient flows through a choice.
+    """
+    tokens = scores.shape[-1]
+    block = (key_positions // size).clamp(min=0)[:, None, None].expand(scores.shape)
+    real = (key_positions >= 0)[:, None, None]
+    highest = scores.new_full((*scores.shape[:-1], tokens // size + 1), float("-inf"))
+    highest = highest.scatter_reduce(-1, block, scores.detach().masked_fill(~real, float("-inf")), "amax")
+    best, numbers = torch.sort(highest, dim=-1, descending=True, stable=True)
+    best, numbers = best[..., :count], numbers[..., :count]
+    chosen = torch.zeros_like(highest, dtype=torch.bool).scatter(-1, numbers, best > float("-inf"))
+    place = torch.arange(tokens, device=scores.device)
+    places = torch.where(chosen.gather(-1, block) & real, place, tokens).sort(-1).values
+    places = torch.nn.functional.pad(places, (0, count * size), value=tokens)[..., : count * size]
+    return places.masked_fill(places == tokens, -1)
+
+
 @declare(infer=lambda call: call.places, traits=(Trait.PER_TOKEN,), internal=True)
 def each_once(places: Tensor) -> Tensor:
     """Places [B, T, count] in their order; -1, which is none, for one that stands there again."""
@@ -84,4 +115,4 @@ def each_once(places: Tensor) -> Tensor:
     return torch.cat([places[..., :1], places[..., 1:].masked_fill(again, -1)], -1)
 
 
-SELECT_KEYS, EACH_ONCE = OPS["select_keys"], OPS["each_once"]
+SELECT_KEYS, RANK_KEYS, EACH_ONCE = OPS["select_keys"], OPS["rank_keys"], OPS["each_once"]

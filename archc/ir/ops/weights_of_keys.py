@@ -6,7 +6,7 @@ from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import Trait, declare
 from archc.ir.ops.attention import Chunked, Mask, Sliding
 from archc.ir.ops.common import demand_positions, float_type, per_element
-from archc.ir.types import TensorType, TypeMistake
+from archc.ir.types import DType, TensorType, TypeMistake
 
 
 def _demand_heads(call: Any, *operands: str) -> None:
@@ -28,7 +28,7 @@ def _score_type(call: Any) -> TensorType:
     if call.q.width != call.k.width:
         raise TypeMistake(f"queries {call.q} and keys {call.k} differ in head_dim", "q", "k")
     type_: TensorType = call.q.with_width(call.key_positions.shape[1])
-    return type_
+    return type_.with_dtype(DType.F32) if call.wide else type_
 
 
 @declare(
@@ -38,11 +38,15 @@ def _score_type(call: Any) -> TensorType:
     flops=lambda call: 2 * int(call.q.numel()) * int(call.k.shape[1]),
     saves=("q", "k"),
 )
-def score_keys(q: Tensor, k: Tensor, key_positions: Tensor, *, scale: float) -> Tensor:
+def score_keys(q: Tensor, k: Tensor, key_positions: Tensor, *, scale: float, wide: bool = False) -> Tensor:
     """scale * q k^T for each query and all keys so far, seen or not: [B, T, heads, S].
 
     q: [B, T, heads, head_dim]; k: [B, S, kv_heads, head_dim], each shared by heads/kv_heads query heads.
+
+    With `wide` it is computed in float32, and stays so.
     """
+    if wide:
+        q, k = (heads.to(torch.promote_types(heads.dtype, torch.float32)) for heads in (q, k))
     k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)
     return torch.einsum("bthd,bshd->bths", q, k) * scale
 

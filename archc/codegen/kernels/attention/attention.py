@@ -71,6 +71,11 @@ def makes_bias(fused: Fused) -> bool:
     return any(step.op.has(Trait.PAIRWISE) for step in fused.rule.steps)
 
 
+def heads_choose(fused: Fused) -> bool:
+    """Whether some heads see other keys than others, of their own choice."""
+    return "among" in fused.types and len(fused.types["among"].shape) > 3
+
+
 def is_bare(fused: Fused) -> bool:
     """Whether keys and values are apart, and nothing else is read or made."""
     apart = not form_of(fused).one_slot

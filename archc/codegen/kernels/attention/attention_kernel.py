@@ -8,6 +8,7 @@ from archc.codegen.kernels.attention.attention import (
     Attention,
     attention_of,
     further_operands,
+    heads_choose,
     is_bare,
     makes_bias,
 )
@@ -39,6 +40,7 @@ def plan_attention(fused: Fused, target: Target) -> AttentionKernel:
         mask=_mask_arguments(fused.node.attributes["mask"]),
         plain=_after_operands(fused, attention) if beyond_pytorch else (),
         extra=tuple((name, _piece(fused, name)) for name in further),
+        chooses="among" in further and not heads_choose(fused),
         keeps=fused.keeps,
         flash=plan_flash(fused, attention) if "flash" in target.families else None,
         step=plan_step(fused, attention) if "steps" in target.families else None,

@@ -16,13 +16,14 @@ from archc.codegen.native.native_plan import NativeAttention
 class AttentionKernel(Attention):
     """One attention: PyTorch's scaled-dot-product attention, and kernels for what that does not do well.
 
-    mask:   the arguments that tell the runtime which keys a query sees
-    plain:  the statements in PyTorch, where scaled-dot-product attention cannot do what is done to scores
-    extra:  operands besides queries, keys and values: their names, and how a piece reads them
-    keeps:  whether keys and values may be in a cache, to which it adds those of new tokens
-    flash:  the kernel for whole sequences, if there is one
-    step:   the kernel for one new token of each sequence, if there is one
-    native: the C++ function for one new token, if there is one
+    mask:    the arguments that tell the runtime which keys a query sees
+    plain:   the statements in PyTorch, where scaled-dot-product attention cannot do what is done to scores
+    extra:   operands besides queries, keys and values: their names, and how a piece reads them
+    chooses: whether each query sees keys at given places alone, the same for all heads
+    keeps:   whether keys and values may be in a cache, to which it adds those of new tokens
+    flash:   the kernel for whole sequences, if there is one
+    step:    the kernel for one new token of each sequence, if there is one
+    native:  the C++ function for one new token, if there is one
     """
 
     equation: tuple[str, ...]
@@ -30,16 +31,12 @@ class AttentionKernel(Attention):
     mask: tuple[str, ...]
     plain: tuple[Line, ...]
     extra: tuple[tuple[str, str], ...]
+    chooses: bool
     keeps: bool
     flash: FlashKernel | None
     step: StepKernel | None
     native: NativeAttention | None
     template: str = "attention"
-
-    @property
-    def chooses(self) -> bool:
-        """Whether each query sees keys at given places alone."""
-        return any(name == "among" for name, _ in self.extra)
 
     @property
     def helpers(self) -> tuple[str, ...]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from archc.codegen.kernels.attention.attention import Attention, further_operands, is_bare, makes_bias
+from archc.codegen.kernels.attention.attention import (
+    Attention,
+    further_operands,
+    heads_choose,
+    is_bare,
+    makes_bias,
+)
 from archc.codegen.kernels.attention.step_bias import StepBias, plan_step_bias
 from archc.codegen.kernels.attention.step_plan import LargeTile, StepKernel
 from archc.codegen.kernels.attention.step_signature import StepSignature
@@ -62,6 +68,8 @@ class _Planner:
     def grows(self) -> bool:
         """Whether there is a kernel for a sequence that each token joins."""
         further, biased = set(further_operands(self.fused)), makes_bias(self.fused)
+        if heads_choose(self.fused):
+            return False
         if self.joint:
             return self.mask.causal and self.fused.keeps and further <= {"among"} and not biased
         if "among" in further:
