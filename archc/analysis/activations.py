@@ -14,6 +14,7 @@ from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
 from archc.ir.ops.structure import APPEND, CONSTANT, KEEP, WEIGHT, ZEROS
 from archc.ir.rule import Rule, as_value, rule_of
+from archc.ir.scan_form import scan_form
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ def _collect(graph: Graph, captured: set[Value], found: dict[int, set[Value]]) -
             found[id(body)] -= _twice(loop, body, found[id(body)])
     for branch in graph.branches():
         kept |= {_base(graph, value) for value in _of_branch(branch, found)}
+    for scan in graph.scans():
+        kept |= {_base(graph, value) for value in _of_scan(scan, found)}
     kept = {value for value in kept if graph.node(value).op not in (WEIGHT, CONSTANT)}
     found[id(graph)] = kept - captured
     return kept & captured
@@ -139,6 +142,17 @@ def _of_branch(branch: Node, found: dict[int, set[Value]]) -> Iterator[Value]:
         if result in found[id(body)]:
             found[id(body)].remove(result)
             yield value
+
+
+def _of_scan(scan: Node, found: dict[int, set[Value]]) -> Iterator[Value]:
+    """What steps keep of values outside of them; a state is kept once, not also by the step that reads it."""
+    (body,), taken = scan.bodies, scan_form(scan).taken
+    states = body.inputs[: len(body.inputs) - len(taken)]
+    outer = dict(zip(body.inputs[len(states) :], taken, strict=True))
+    yield from (outer[inner] for inner in _collect(body, set(outer), found))
+    after = zip(states, body.outputs[1:], strict=True)
+    kept = found[id(body)]
+    kept -= {state for state, (_, value) in after if _base(body, value) in kept}
 
 
 def _twice(loop: Node, body: Graph, kept: set[Value]) -> set[Value]:

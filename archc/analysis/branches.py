@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, LOOP, WEIGHT
+from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, LOOP, SCAN, WEIGHT
 
 ATTENTION, MIXER, MLP, ROUTED, OTHER = "attention", "mixer", "mlp", "experts", "other"
 ROUTER = "router"
@@ -112,7 +112,7 @@ def _branch(graph: Graph, nodes: list[Node]) -> Branch:
         return Branch(numbers, ATTENTION, ", ".join(dict.fromkeys(masks)))
     if experts := [node for node in nodes if node.op is EXPERTS]:
         return _routed(graph, numbers, experts)
-    if any(node.op.carries for node in nodes):
+    if any(node.op.carries or node.op is SCAN for node in nodes):
         return Branch(numbers, MIXER, "recurrent")
     if any(node.op.past or not (node.op.internal or node.op.has(Trait.PER_TOKEN)) for node in nodes):
         return Branch(numbers, MIXER)

@@ -18,7 +18,7 @@ from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.numbers import CONSTANTS
 from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
-from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, KEEP, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, KEEP, LOOP, SCAN, WEIGHT
 from archc.ir.records import Record, attribute_text
 
 _SILENT = (INPUT, WEIGHT, CONSTANT, APPEND, KEEP, CARRIED, NEW_POSITIONS)
@@ -71,6 +71,8 @@ def _lines(graph: Graph) -> Iterator[str]:
     for node in graph.nodes():
         if node.op in _SILENT or node.op.has(Trait.VIEW):
             continue
+        if node.op is SCAN:  # what its steps compute stands before it
+            yield from (f"step: {line}" for line in _lines(node.bodies[0]))
         settings = [f"{name} = {value}" for name, value in _settings(node)]
         inner = f" {{{', '.join(settings)}}}" if settings else ""
         yield f"{_place(node)}{node.op.name}({', '.join(_operands(graph, node))}){inner}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from archc.analysis.kernels import Shape, Work, growing_dim, node_flops
 from archc.ir.graph import Graph
-from archc.ir.ops.structure import EXPERTS, LOOP, WEIGHT
+from archc.ir.ops.structure import EXPERTS, LOOP, SCAN, WEIGHT
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def count_flops(root: Graph, context: int) -> Flops:
     for graph, times in root.runs():
         sizes = shape.sizes(graph, grows=growing_dim(root))
         for node in graph.nodes():
-            if node.op in (LOOP, EXPERTS, WEIGHT):
+            if node.op in (LOOP, EXPERTS, SCAN, WEIGHT):
                 continue
             work = node_flops(graph, node, sizes) * times
             if node.op.past or node.op.carries:

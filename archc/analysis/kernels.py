@@ -27,6 +27,7 @@ from archc.ir.ops.structure import (
     KEEP,
     LOOP,
     OF_ITERATION,
+    SCAN,
     WEIGHT,
     ZEROS,
 )
@@ -86,19 +87,24 @@ class Shape:
 
 
 def kernels(root: Graph, shape: Shape, element: int, roles: Mapping[Path, str]) -> Iterator[Kernel]:
-    """The kernels of one forward pass; `element` is the size of the model's dtype in bytes."""
+    """The kernels of one forward pass; `element` is the size of the model's dtype in bytes.
+
+    What stands in a scan runs for each token by itself.
+    """
     heads = [last_linear(root, value) for _, value in root.outputs]
     grows = growing_dim(root)
+    steps = [body for part in root.walk() for scan in part.scans() for body in scan.bodies]
     for graph, times in root.runs(new=shape.tokens if shape.tokens < shape.context else inf):
+        runs, tokens = (times * shape.tokens, 1) if graph in steps else (times, None)
         for node in graph.nodes():
             if node.op in _FREE or node.op.has(Trait.VIEW):
                 continue
             if shape.tokens < shape.context and _is_fixed(node, grows):
                 continue
             is_head = graph is root and node in heads
-            sizes = shape.sizes(graph, shape.logits if is_head else None, grows)
+            sizes = shape.sizes(graph, shape.logits if is_head else tokens, grows)
             work = node_flops(graph, node, sizes) + Work(bytes=node_bytes(graph, node, sizes, element))
-            yield Kernel(node.op.name, HEAD if is_head else _role(graph, node, roles), times, work)
+            yield Kernel(node.op.name, HEAD if is_head else _role(graph, node, roles), runs, work)
 
 
 def growing_dim(root: Graph) -> str:
@@ -123,7 +129,7 @@ def choices_of(graph: Graph) -> int:
 # not there at all.
 _FREE = (
     *(INPUT, WEIGHT, CONSTANT, CONSTANTS, ZEROS, APPEND, KEEP, CARRIED, NEW_POSITIONS, OF_ITERATION),
-    *(LOOP, EXPERTS, BRANCH),
+    *(LOOP, EXPERTS, SCAN, BRANCH),
 )
 
 

@@ -61,6 +61,7 @@ from archc.ir.ops.structure import (
     NOTED,
     OF_ITERATION,
     RECENT,
+    SCAN,
     WEIGHT,
 )
 from archc.ir.ops.training import IN_TRAINING
@@ -253,7 +254,7 @@ def _in_order(kernels: Sequence[Kernel], parts: Sequence[Graph], target: Target)
 
 def _uses(graph: Graph) -> Iterable[Any]:
     """The nodes of a graph, and of its loops, that are written as calls of reference functions."""
-    regions = (LOOP, EXPERTS, BRANCH, LOSSES, NOTED)
+    regions = (LOOP, EXPERTS, SCAN, BRANCH, LOSSES, NOTED)
     structural = (INPUT, WEIGHT, APPEND, KEEP, RECENT, CARRIED, NEW_POSITIONS, OF_ITERATION, *regions)
     bodies = [node.attributes["body"] for part in graph.walk() for node in part.losses()]
     for part in (*graph.walk(), *bodies):

@@ -79,7 +79,7 @@ class Calls(Applications):
             return self._not_a_tensor("x", function.name, x, argument.span)
         if function.name == "width":
             return self._known_width(x, call.span)
-        return self._positions(function.name, x, call.span)
+        return self.token_positions(function.name, x, call.span)
 
     def _known_width(self, x: Handle, span: Span) -> Any:
         if x.type.shape and isinstance(x.type.width, int):
@@ -87,7 +87,7 @@ class Calls(Applications):
         reason = f"needs a known width, not {x.type}"
         return self.report(mistakes.WrongShape(span, op="width", reason=reason))
 
-    def _positions(self, name: str, x: Handle, span: Span) -> Any:
+    def token_positions(self, name: str, x: Handle, span: Span) -> Any:
         """The positions of the tokens along a tensor's second dim: an input of the whole graph.
 
         In the last sequence, which grows with a cache, keys have a dim of their own.

@@ -70,6 +70,8 @@ class Expressions(Lowerer):
                 return self._attribute(expr, env)
             case syntax.Experts():
                 return self.experts(expr, env)
+            case syntax.Scan():
+                return self.scan(expr, env)
 
     def single(self, value: Any, span: Span) -> Any:
         """The one value of a call that may have several."""

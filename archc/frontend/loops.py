@@ -218,8 +218,9 @@ class _Loop:
         leaving = segment.leaving
         bodies, schedule = segment.bodies(outer)
         operands = [lowerer.resolve(handle) for handle in segment.carried.values()]
-        if not segment.has_layers and len(bodies) == len(schedule):
-            return dict(zip(leaving, self._unroll(bodies, operands, segment), strict=True))
+        if not segment.has_layers and (len(bodies) == len(schedule) or lowerer.in_step):
+            inlined = [bodies[number] for number in schedule]
+            return dict(zip(leaving, self._unroll(inlined, operands, segment), strict=True))
         types: tuple[TensorType, ...] = tuple(bodies[0].type(value) for _, value in bodies[0].outputs)
         node = outer.add(
             LOOP,

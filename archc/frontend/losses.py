@@ -35,6 +35,8 @@ class Losses(Loops):
             )
         elif self.region is not None:
             self.report(mistakes.NotInExperts(statement.span, what=what))
+        elif self.in_step:
+            self.report(mistakes.NotInStep(statement.span, what=what))
         elif self.frame.training:
             self.report(mistakes.NotInLoss(statement.span, what=what))
         else:

@@ -10,9 +10,9 @@ from archc.frontend import mistakes, syntax
 from archc.frontend.limits import MAX_NESTING, MAX_STEPS
 from archc.frontend.lowerer import Budget, ExhaustedError
 from archc.frontend.model_arguments import check_overrides, match_model, unknown_arch, with_origin
-from archc.frontend.regions import Regions
 from archc.frontend.repeat import repeat_sequences
 from archc.frontend.resolve import Module
+from archc.frontend.scans import Scans
 from archc.frontend.scopes import Scopes, constant
 from archc.frontend.values import POISON, BlockValue, Builtin, Env, Handle, Poison, describe
 from archc.frontend.weight_names import check_weight_names
@@ -28,7 +28,7 @@ T = TypeVar("T")
 _KEY_DIM = "S"
 
 
-class ModelLowerer(Regions):
+class ModelLowerer(Scans):
     """Lowers one model."""
 
     def __init__(self, module: Module, model: syntax.Model, reporter: Reporter, budget: Budget):

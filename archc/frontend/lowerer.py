@@ -88,6 +88,7 @@ class Frame:
     observed: list[Observation] = field(default_factory=list)
     unindexed: list[tuple[Path, Span]] = field(default_factory=list)
     region: Region | None = None  # of the body of `experts`
+    is_step: bool = False  # of the body of a `scan`
     training: bool = False  # of a `loss` or a `note`
     lacks_notes: bool = False  # of a `loss` that reads what no layer of this model notes
 
@@ -166,6 +167,10 @@ class Lowerer(ABC):
     def experts(self, expr: syntax.Experts, env: Env) -> Any:
         """The value of an `experts` region."""
 
+    @abstractmethod
+    def scan(self, expr: syntax.Scan, env: Env) -> Any:
+        """The value of a `scan`."""
+
     def report(self, mistake: Mistake) -> Any:
         """Report a mistake, where it is the user's, and give the value to go on with."""
         at = self._led_to(mistake.span, self._is_foreign) or self.line
@@ -237,6 +242,14 @@ class Lowerer(ABC):
         while frame is not None and frame.region is None:
             frame = frame.outer
         return frame.region if frame is not None else None
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the step of a `scan` is being traced."""
+        frame: Frame | None = self.frame
+        while frame is not None and not frame.is_step:
+            frame = frame.outer
+        return frame is not None
 
     @contextmanager
     def within(self, path: Path, scope: Scope | None = None, named: bool = False) -> Iterator[None]:

@@ -88,6 +88,39 @@ class NotInExperts(Mistake):
     message = "{what} cannot stand inside of `experts`: an expert sees each token by itself"
 
 
+class NotInStep(Mistake):
+    message = "{what} cannot stand inside of `scan`: a step sees one token, and what the step before left"
+    hint = "compute it before the `scan`, or of its result"
+
+
+class LayersInStep(Mistake):
+    message = "a `for` with weights of its own cannot stand inside of `scan`"
+    hint = 'with paths as strings, such as `as {{"layers." + i}}`, its iterations are written out'
+
+
+class BareState(Mistake):
+    message = "the state `{name}` needs {missing}"
+    hint = "write `{name}: [...] = 0`: the shape that it has for one token, and what it is before the first"
+
+
+class Stateless(Mistake):
+    message = "this `scan` has no states"
+    hint = "write them in its brackets, as in `(h: [d] = 0)`; without any, the body needs no `scan`"
+
+
+class StateStays(Mistake):
+    message = "the state `{name}` never changes: the body of the `scan` does not assign to it"
+
+
+class StateDiffers(Mistake):
+    message = "the state `{name}` is {before}, but a step leaves {after}"
+    hint = "what a step assigns to a state is that of the next token: of the same shape and dtype"
+
+
+class NothingScanned(Mistake):
+    message = "this `scan` reads nothing of a token: its states would be the same for all sequences"
+
+
 class NotInLoss(Mistake):
     message = "{what} cannot stand inside of a `loss` or a `note`"
     hint = "compute it before, and give it a name"

@@ -117,7 +117,7 @@ class _Tracer:
             variable = self.expr.variable
             self.lowerer.report(mistakes.ExpertsDiffer(self.expr.span, variable=variable))
             return False
-        odd = next((node for node in frame.graph.nodes() if not _is_per_token(node)), None)
+        odd = next((node for node in frame.graph.nodes() if not is_per_token(node)), None)
         if odd is not None:
             self.lowerer.report(mistakes.NotInExperts(odd.span or self.expr.span, what=f"`{odd.op.name}`"))
         return odd is None
@@ -164,5 +164,6 @@ def _too_many_choices(expr: syntax.Experts, chosen: Handle, count: int) -> mista
     return mistakes.MissingExperts(expr.count.span, choices=width, count=count, notes=notes)
 
 
-def _is_per_token(node: Node) -> bool:
+def is_per_token(node: Node) -> bool:
+    """Whether a node computes of each token by itself."""
     return node.op in (INPUT, WEIGHT, CONSTANT) or (node.op.has(Trait.PER_TOKEN) and not node.op.past)

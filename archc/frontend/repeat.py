@@ -6,9 +6,10 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.shape import REPEAT_SEQUENCE
-from archc.ir.ops.structure import EXPERTS
+from archc.ir.ops.structure import EXPERTS, SCAN
 from archc.ir.origins import Origin, Origins, once_in
 from archc.ir.program import KEY_POSITIONS, POSITIONS
+from archc.ir.scan_form import scan_form
 
 _FOR_ALL = {POSITIONS, KEY_POSITIONS, "bias", "cos", "sin"}  # operands that may stand for all sequences
 
@@ -18,7 +19,7 @@ def repeat_sequences(graph: Graph) -> None:
     once = once_in(graph)
     for part, _ in graph.runs():
         for node in part.nodes():
-            if node.op is EXPERTS or not (node.bodies or node.op.has(Trait.ELEMENTWISE)):
+            if node.op in (EXPERTS, SCAN) or not (node.bodies or node.op.has(Trait.ELEMENTWISE)):
                 _repeat(part, node, once)
 
 
@@ -40,6 +41,8 @@ def _repeat(graph: Graph, node: Node, once: Origins) -> None:
 def _by_row(node: Node) -> list[Value]:
     """The values of which a node takes rows of each sequence."""
     names = () if node.op.variadic else (operand.name for operand in node.op.operands)
+    if node.op is SCAN:  # its positions are as its steps need them
+        return [value for value in node.inputs if value not in (None, scan_form(node).positions)]
     unread = {*node.op.models, *node.op.widths, *_FOR_ALL}
     left_out = [node.operand(name) for name in names if name in unread]
     return [value for value in node.inputs if value is not None and value not in left_out]

@@ -151,6 +151,8 @@ class StatementNames:
                 self._expr(expr.target, env)
             case syntax.Experts():
                 self._experts(expr, env)
+            case syntax.Scan():
+                self._scan(expr, env)
             case syntax.Literal():
                 pass
 
@@ -164,6 +166,20 @@ class StatementNames:
         self.loops = outside
         if not may_return(expr.body):
             self._report(mistakes.MissingReturn(expr.span, name="experts"))
+
+    def _scan(self, expr: syntax.Scan, env: Env) -> None:
+        self._name(expr.over, env)
+        self._unique([(state.name, state.span) for state in expr.states], "state")
+        for state in expr.states:
+            self._declare(state.name, state.span, "a state")
+            self._shape(state.shape, env)
+            self._all((state.default,) if state.default is not None else (), env)
+        inner = Env(env, {state.name: ANY for state in expr.states})
+        outside, self.loops = self.loops, []  # a `return` in the body is the body's own
+        self._body(expr.body, inner)
+        self.loops = outside
+        if not may_return(expr.body):
+            self._report(mistakes.MissingReturn(expr.span, name="scan"))
 
     def _all(self, exprs: Iterable[syntax.Expr], env: Env) -> None:
         for expr in exprs:

@@ -117,8 +117,17 @@ class Experts(Node):
     body: tuple[Statement, ...]
 
 
+@dataclass(frozen=True)
+class Scan(Node):
+    """A step for one token of `over` after the other; it sees the states that the step before left."""
+
+    over: Name
+    states: tuple[Param, ...]
+    body: tuple[Statement, ...]
+
+
 Expr: TypeAlias = (
-    Literal | Name | ListOf | Each | Unary | Binary | Conditional | Call | Index | Attribute | Experts
+    Literal | Name | ListOf | Each | Unary | Binary | Conditional | Call | Index | Attribute | Experts | Scan
 )  # fmt: skip
 
 

@@ -237,6 +237,11 @@ class TreeBuilder:
             self._node(body),
         )
 
+    def _scan(self, tree: Any) -> syntax.Scan:
+        _, over, _, states, body = tree.children
+        name = syntax.Name(self._span(over), str(over))
+        return syntax.Scan(self._span(tree), name, self._node(states), self._node(body))
+
     def _conditional(self, tree: Any) -> syntax.Conditional:
         chosen, _, condition, *other = tree.children
         return syntax.Conditional(

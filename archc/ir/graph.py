@@ -16,7 +16,7 @@ import networkx as nx
 from archc.errors import Span
 from archc.ir.node import Node, Scope, Value
 from archc.ir.op import Op
-from archc.ir.ops.structure import BRANCH, EXPERTS, INPUT, LOOP, LOSSES, WEIGHT
+from archc.ir.ops.structure import BRANCH, EXPERTS, INPUT, LOOP, LOSSES, SCAN, WEIGHT
 from archc.ir.paths import Path
 from archc.ir.reached import reached
 from archc.ir.types import TensorType
@@ -90,6 +90,9 @@ class Graph:
     def experts(self) -> list[Node]:
         return [node for node in self.nodes() if node.op is EXPERTS]
 
+    def scans(self) -> list[Node]:
+        return [node for node in self.nodes() if node.op is SCAN]
+
     def branches(self) -> list[Node]:
         return [node for node in self.nodes() if node.op is BRANCH]
 
@@ -97,7 +100,7 @@ class Graph:
         return [node for node in self.nodes() if node.op is LOSSES]
 
     def walk(self) -> Iterator[Graph]:
-        """This graph and the bodies of loops, experts and branches in it, outermost first."""
+        """This graph and the bodies of loops, experts, scans and branches in it, outermost first."""
         yield self
         for node in self.nodes():
             for body in node.bodies:
@@ -106,8 +109,9 @@ class Graph:
     def runs(self, times: int = 1, new: float | None = None) -> Iterator[tuple[Graph, int]]:
         """This graph and the bodies in it, each with how often it runs in one forward pass.
 
-        The body of experts runs once for each choice of the tokens.  Of a branch both, or only the one for
-        `new` tokens after a cache; infinitely many stand for a call without one.
+        The body of experts runs once for each choice of the tokens; that of a scan counts once, for all of
+        them.  Of a branch both run, or only the one for `new` tokens after a cache; infinitely many stand for
+        a call without one.
         """
         yield self, times
         for loop in self.loops():
@@ -115,6 +119,8 @@ class Graph:
                 yield from body.runs(times * loop.attributes["schedule"].count(number), new)
         for node in self.experts():
             yield from node.bodies[0].runs(times * self.choices(node), new)
+        for scan in self.scans():
+            yield from scan.bodies[0].runs(times, new)
         for branch in self.branches():
             taken = branch.bodies if new is None else [branch.bodies[new <= branch.attributes["few"]]]
             for body in taken:

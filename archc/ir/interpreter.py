@@ -10,8 +10,20 @@ from archc.ir.graph import Graph
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.node import Node, Value, shared_in, stored_in
 from archc.ir.ops.recurrence import CARRIED
-from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, LOOP, LOSSES, NOTED, OF_ITERATION, WEIGHT
+from archc.ir.ops.structure import (
+    APPEND,
+    BRANCH,
+    EXPERTS,
+    INPUT,
+    LOOP,
+    LOSSES,
+    NOTED,
+    OF_ITERATION,
+    SCAN,
+    WEIGHT,
+)
 from archc.ir.paths import Stored, concrete
+from archc.ir.scan_form import is_of_token
 from archc.ir.types import DType
 from archc.ir.weights import experts_of
 
@@ -66,6 +78,8 @@ class Interpreter:
             return tuple(self._loop(node, inputs, indices))
         if node.op is EXPERTS:
             return (self._experts(node, inputs, indices),)
+        if node.op is SCAN:
+            return (self._scan(node, inputs, indices),)
         if node.op is BRANCH:
             few = self.state is not None and inputs[0].shape[1] <= node.attributes["few"]
             return tuple(self._run(node.bodies[few], inputs, indices))
@@ -135,6 +149,30 @@ class Interpreter:
         assert results is not None
         return results if node.attributes["apart"] else results.sum(2)
 
+    def _scan(self, node: Node, operands: list[Any], indices: Mapping[str, int]) -> Tensor:
+        """Runs the body for one token after the other; padding leaves the states as they are."""
+        count = len(node.attributes["states"])
+        _, positions, *rest = operands
+        kept, taken = rest[count : 2 * count], rest[2 * count :]
+        body, tokens = node.bodies[0], node.types[0].shape[:2]
+        begins = (positions == 0).any(1)
+        states = [
+            start[None, None] if held is None else _choose(begins, start, held[:, None])
+            for start, held in zip(rest[:count], kept, strict=True)
+        ]
+        of_token = [is_of_token(body.type(value), tokens) for value in body.inputs[count:]]
+        results: list[Tensor] = []
+        for t in range(positions.shape[1]):
+            rows = [x[:, t : t + 1] if own else x for x, own in zip(taken, of_token, strict=True)]
+            result, *after = self._run(body, [*states, *rows], indices)
+            padding = positions[:, t] < 0
+            states = [_choose(padding, old, new) for old, new in zip(states, after, strict=True)]
+            results.append(result)
+        for held, state in zip(kept, states, strict=True):
+            if held is not None:
+                held.copy_(state[:, 0])
+        return torch.cat(results, 1)
+
     def _losses(self, node: Node, inputs: list[Any], indices: Mapping[str, int]) -> tuple[()]:
         """Terms add up over the layers; one that is not a single number counts as the mean of its own."""
         body: Graph = node.attributes["body"]
@@ -179,6 +217,11 @@ def _taken(x: Any, kind: str, places: tuple[Tensor, ...]) -> Any:
     if kind == "choice":
         return x[batch, token, choice] if x.dim() > 3 else x[batch, token, choice, None]
     return x[batch if len(x) > 1 else 0, token] if kind == "token" else x
+
+
+def _choose(which: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
+    """A state [B, 1, ...]: the chosen one for sequences that `which` [1 or B] tells, else the other."""
+    return torch.where(which.view(-1, 1, *[1] * (other.dim() - 2)), chosen.to(other.dtype), other)
 
 
 def loop_entries(loop: Node) -> list[str | None]:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from archc.errors import Span
 from archc.ir.op import Op
-from archc.ir.ops.structure import BRANCH, EXPERTS, LOOP
+from archc.ir.ops.structure import BRANCH, EXPERTS, LOOP, SCAN
 from archc.ir.paths import Path, Shared, Stored
 from archc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from archc.ir.graph import Graph
 
-_WITH_BODIES = (LOOP, EXPERTS, BRANCH)
+_WITH_BODIES = (LOOP, EXPERTS, BRANCH, SCAN)
 
 
 class Value(NamedTuple):
@@ -59,7 +59,7 @@ class Node:
 
     @property
     def bodies(self) -> tuple[Graph, ...]:
-        """A loop's different bodies, the one of experts, or the two of a branch."""
+        """A loop's different bodies, the one of experts or of a scan, or the two of a branch."""
         bodies: tuple[Graph, ...] = self.attributes["bodies"] if self.op in _WITH_BODIES else ()
         return bodies
 

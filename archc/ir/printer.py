@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value, stored_in
-from archc.ir.ops.structure import BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, LOSSES, WEIGHT
+from archc.ir.ops.structure import BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, LOSSES, SCAN, WEIGHT
 from archc.ir.paths import path_text
 from archc.ir.records import attribute_text
 
@@ -58,6 +58,9 @@ class _Printer:
             return self._loop(node, indent, f"{results} = loop({operands})", f" : {types}{place}")
         if node.op is EXPERTS:
             return self._experts(node, indent, f"{results} = experts({operands})", f" : {types}{place}")
+        if node.op is SCAN:
+            names = ", ".join(node.attributes["states"])
+            return self._bodies(node, indent, f"{results} = scan({operands}) with {names} {{: {types}{place}")
         if node.op is BRANCH:
             head = f"{results} = branch({operands}) few = {node.attributes['few']} {{: {types}{place}"
             return self._bodies(node, indent, head)

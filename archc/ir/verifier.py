@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node, shared_in, stored_in
-from archc.ir.ops.structure import BRANCH, EXPERTS, LOOP, LOSSES, WEIGHT
+from archc.ir.ops.structure import BRANCH, EXPERTS, LOOP, LOSSES, SCAN, WEIGHT
+from archc.ir.scan_form import scan_form
 from archc.ir.types import TypeMistake, taken_type
 from archc.ir.weights import experts_of
 
@@ -52,6 +53,8 @@ def _check_node(graph: Graph, node: Node) -> None:
         _check_loop(graph, node, wrong)
     if node.op is EXPERTS:
         _check_experts(graph, node, wrong)
+    if node.op is SCAN:
+        _check_scan(graph, node, wrong)
     if node.op is BRANCH:
         _check_bodies(graph, node, wrong)
     if node.op is LOSSES:
@@ -97,6 +100,19 @@ def _check_experts(graph: Graph, node: Node, wrong: Callable[[str], MalformedGra
     places = chosen.shape if node.attributes["apart"] else chosen.shape[:2]
     if [result.with_shape(*places, *result.shape[1:])] != list(node.types):
         raise wrong("the body's output differs in type from the result")
+
+
+def _check_scan(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
+    """The body takes states and what it reads of outside, and gives the result and the states after it."""
+    (body,) = node.bodies
+    verify_graph(body)
+    form, tokens = scan_form(node), node.types[0].shape[:2]
+    starts = [graph.type(value) for value in form.starts]
+    states = [start.with_shape(*tokens, *start.shape) for start in starts]
+    if [body.type(value) for value in body.inputs] != states + [graph.type(value) for value in form.taken]:
+        raise wrong("the body's inputs are not the states and what it takes")
+    if [body.type(value) for _, value in body.outputs] != [*node.types, *states]:
+        raise wrong("the body's outputs are not the result and the states")
 
 
 def _check_losses(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from archc.ir.fixed import Fixed
 from archc.ir.graph import Graph
 from archc.ir.names import unique
+from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.recurrence import CARRIED
+from archc.ir.ops.structure import APPEND, SCAN
 from archc.ir.program import vocabulary_of
+from archc.ir.scan_form import scan_form
+from archc.ir.types import Dim
 from archc.passes.cache_report import describe
 from archc.passes.clean import drop_unused
 from archc.passes.context import Context, place_of
@@ -45,18 +52,41 @@ def plan_cache(graph: Graph, context: Context) -> None:
 
 def _carry(graph: Graph, times: int, fixed: Fixed, context: Context) -> None:
     """Give each op its state that carries one from token to token."""
-    slots: set[str] = set()
+    slots = {node.attributes["slot"] for node in graph.nodes() if node.op is APPEND}
     for node in graph.nodes():
+        if node.op is SCAN and not fixed.has_all(graph, node.outputs):
+            _carry_states(graph, node, times, slots, context)
         if node.op.carries is None or fixed.has_all(graph, node.outputs):
             continue
-        slot = unique("state", slots)
-        slots.add(slot)
         *given, _ = node.inputs
         shape = node.op.carries(node.op.call([v and graph.type(v) for v in node.inputs], node.attributes))
-        state = graph.add_like(node, CARRIED, given[:1], {"slot": slot, "shape": shape}, names=("state",))
-        graph.update(node, inputs=(*given, state.outputs[0]))
-        text = f"{place_of(node)}: decoding carries {slot} {' x '.join(map(str, shape))}"
-        context.report.remark("cache", text + (f" in each of {times} layers" if times > 1 else ""))
+        state = _state(graph, node, "state", shape, slots)
+        graph.update(node, inputs=(*given, state))
+        _remark(graph, node, [state], times, context)
+
+
+def _carry_states(graph: Graph, scan: Node, times: int, slots: set[str], context: Context) -> None:
+    """Give a scan its states that go on from token to token."""
+    form = scan_form(scan)
+    named = zip(scan.attributes["states"], form.starts, strict=True)
+    states = [_state(graph, scan, name, graph.type(start).shape, slots) for name, start in named]
+    graph.update(scan, inputs=replace(form, states=tuple(states)).inputs)
+    _remark(graph, scan, states, times, context)
+
+
+def _state(graph: Graph, node: Node, name: str, shape: Sequence[Dim], slots: set[str]) -> Value:
+    """What a cache holds between tokens, in a slot of a name that is free."""
+    slot = unique(name, slots)
+    slots.add(slot)
+    attributes = {"slot": slot, "shape": tuple(shape)}
+    return graph.add_like(node, CARRIED, node.inputs[:1], attributes, names=(name,)).outputs[0]
+
+
+def _remark(graph: Graph, node: Node, states: Sequence[Value], times: int, context: Context) -> None:
+    held = [graph.node(state).attributes for state in states]
+    kept = ", ".join(f"{each['slot']} {' x '.join(map(str, each['shape']))}" for each in held)
+    layers = f" in each of {times} layers" if times > 1 else ""
+    context.report.remark("cache", f"{place_of(node)}: decoding carries {kept}{layers}")
 
 
 def _obstacle(graph: Graph) -> str:
@@ -72,7 +102,7 @@ def _obstacle(graph: Graph) -> str:
             mask = node.attributes.get("mask")
             if mask is not None and not mask.causal and not fixed.has_all(part, node.past):
                 return f"`{mask}` lets tokens see later ones ({place_of(node)})"
-            keeps = node.op.past or node.op.carries
+            keeps = node.op.past or node.op.carries or node.op is SCAN
             if not (node.op.internal or keeps or node.op.has(Trait.PER_TOKEN)):
                 return f"`{node.op.name}` looks at other tokens and declares no state ({place_of(node)})"
     return ""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
-from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, WEIGHT
+from archc.ir.ops.structure import APPEND, BRANCH, EXPERTS, INPUT, KEEP, LOOP, SCAN, WEIGHT
 from archc.ir.program import are_positions
+from archc.ir.scan_form import is_of_token, scan_form
 from archc.ir.weights import weight_places
 from archc.passes.carried import drop_carried
 from archc.passes.context import Context
+
+_EACH_ITS_OWN = (INPUT, WEIGHT, LOOP, EXPERTS, SCAN, BRANCH, APPEND, KEEP)
 
 
 def merge_common(graph: Graph, _context: Context) -> None:
@@ -20,7 +24,7 @@ def merge_common(graph: Graph, _context: Context) -> None:
         seen: dict[Any, Node] = {}
         for node in part.nodes():
             node = part.node(node.id)
-            if node.op in (INPUT, WEIGHT, LOOP, EXPERTS, BRANCH, APPEND, KEEP) or node.op.has(Trait.EFFECT):
+            if node.op in _EACH_ITS_OWN or node.op.has(Trait.EFFECT):
                 continue
             first = seen.setdefault(_key(node), node)
             if first is not node:
@@ -69,7 +73,7 @@ def _drop_unused(graph: Graph) -> None:
         unused = not any(_is_read(graph, value) for value in node.outputs)
         if unused and node.op is not INPUT and not node.op.has(Trait.EFFECT):
             graph.remove(node)
-        elif node.op in (LOOP, EXPERTS):
+        elif node.op in (LOOP, EXPERTS, SCAN):
             _drop_inside(graph, node)
 
 
@@ -80,6 +84,8 @@ def _drop_inside(graph: Graph, node: Node) -> None:
         _drop_unused(body)
     if node.op is LOOP:
         _drop_unread_captures(graph, graph.node(node.id))
+    elif node.op is SCAN:
+        _drop_unscanned(graph, node)
     else:
         _drop_untaken(graph, node)
 
@@ -113,6 +119,21 @@ def _drop_untaken(graph: Graph, experts: Node) -> None:
         inputs=(chosen, *(captured[place] for place in kept)),
         attributes={**experts.attributes, "taken": taken},
     )
+
+
+def _drop_unscanned(graph: Graph, scan: Node) -> None:
+    """Drop what the body of a scan takes without reading it, but for one value that tells the tokens."""
+    (body,), form = scan.bodies, scan_form(scan)
+    states = body.inputs[: len(form.states)]
+    pairs = list(zip(body.inputs[len(states) :], form.taken, strict=True))
+    of_token = [inner for inner, _ in pairs if is_of_token(body.type(inner), scan.types[0].shape[:2])]
+    read = [inner for inner in of_token if _is_read(body, inner)]
+    kept = [pair for pair in pairs if _is_read(body, pair[0]) or pair[0] in (read or of_token)[:1]]
+    for inner, _ in pairs:
+        if inner not in dict(kept):
+            body.remove(body.node(inner))
+    body.inputs = [*states, *dict(kept)]
+    graph.update(scan, inputs=replace(form, taken=tuple(outer for _, outer in kept)).inputs)
 
 
 def _is_read(graph: Graph, value: Value) -> bool:

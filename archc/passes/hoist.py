@@ -7,11 +7,11 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.recurrence import NEW_POSITIONS
-from archc.ir.ops.structure import APPEND, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, OF_ITERATION, WEIGHT
+from archc.ir.ops.structure import APPEND, CONSTANT, EXPERTS, INPUT, KEEP, LOOP, OF_ITERATION, SCAN, WEIGHT
 from archc.ir.types import DType
 from archc.passes.context import Context
 
-_STAYING = (INPUT, WEIGHT, CONSTANT, LOOP, EXPERTS, APPEND, KEEP, NEW_POSITIONS, OF_ITERATION)
+_STAYING = (INPUT, WEIGHT, CONSTANT, LOOP, EXPERTS, SCAN, APPEND, KEEP, NEW_POSITIONS, OF_ITERATION)
 
 _WIDENING = (
     OPS["constants"],

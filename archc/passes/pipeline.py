@@ -33,6 +33,7 @@ from archc.passes.route import join_routers
 from archc.passes.rows import join_row_moves
 from archc.passes.shared import join_shared_experts
 from archc.passes.sink import sink_pairs
+from archc.passes.steps import part_steps
 from archc.passes.views import move_views
 from archc.passes.widen import join_wide_linears
 
@@ -54,6 +55,7 @@ PASSES = (
     Pass("fold", fold_constants),
     Pass("common", merge_common),
     Pass("distinct", name_keys_once),
+    Pass("steps", part_steps),
     Pass("hoist", hoist_invariants),
     Pass("sink", sink_pairs),
     Pass("unused", drop_unused),

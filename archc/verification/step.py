@@ -35,11 +35,13 @@ from archc.ir.ops.structure import (
     LOSSES,
     OF_ITERATION,
     RECENT,
+    SCAN,
     WEIGHT,
     ZEROS,
 )
 from archc.ir.program import sequences
 from archc.ir.rule import rule_of
+from archc.ir.scan_form import scan_form
 from archc.ir.types import ROWS, DType, TensorType
 from archc.verification.packages import given_tokens
 
@@ -118,6 +120,9 @@ class _Planner:
             if node.op is LOOP:
                 for number, body in enumerate(node.bodies):
                     self.add(body, times * node.attributes["schedule"].count(number))
+            elif node.op is SCAN:
+                self.add(node.bodies[0], times)
+                self._add_states(graph, node, times)
             elif node.op is BRANCH:
                 inner = self.add(node.bodies[1], times)
                 results = zip(node.outputs, node.bodies[1].outputs, strict=True)
@@ -128,6 +133,12 @@ class _Planner:
             elif node.op not in _FREE:
                 self._add_node(graph, node, made, times)
         return made
+
+    def _add_states(self, graph: Graph, scan: Node, times: int) -> None:
+        """What keeps states: a choice between the cache's and the start's, and the copy of the new one."""
+        for state in scan_form(scan).states:
+            held = self._meta(graph.type(state), self.sizes) if state is not None else None
+            self.work.add(scan.op.name, 2, 4 * _bytes(held), times)
 
     def _add_node(self, graph: Graph, node: Node, made: dict[Value, Any], times: int) -> None:
         sizes = _with(self.sizes, **{ROWS: self.sizes["B"] * choices_of(graph)})

@@ -13,11 +13,15 @@ SPECS = Path(__file__).parent
 DECODERS = (
     "ahead",
     "blocks",
+    "gru",
     "joined",
+    "lstm",
     "pairs",
     "retrieval",
     "rotating_states",
+    "slstm",
     "streams",
+    "titans",
     "weighted",
 )
 OTHERS = ("both_ways", "classifier", "reward")  # which say something else than what comes next

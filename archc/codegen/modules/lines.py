@@ -15,6 +15,7 @@ from archc.codegen.modules.class_plan import Line
 from archc.codegen.modules.kept import PAST, KeptPart, kept_by, kept_by_readers
 from archc.codegen.modules.loop_lines import write_loop
 from archc.codegen.modules.regions import write_branch, write_experts, write_losses
+from archc.codegen.modules.scan_lines import starts_state, write_scan
 from archc.codegen.modules.spans import span_of, with_one_span
 from archc.codegen.modules.style import Style
 from archc.codegen.modules.variables import Variables
@@ -35,6 +36,7 @@ from archc.ir.ops.structure import (
     NOTED,
     OF_ITERATION,
     RECENT,
+    SCAN,
     WEIGHT,
     ZEROS,
 )
@@ -51,6 +53,7 @@ _WRITERS = {
     KEEP: write_kept,
     LOOP: write_loop,
     LOSSES: write_losses,
+    SCAN: write_scan,
 }
 
 
@@ -208,7 +211,7 @@ class Emitter:
             return False
         if len(users) + self.graph.is_output(value) != 1:
             return False
-        if users and (users[0][0].bodies or users[0][0].op is LOSSES):
+        if users and (users[0][0].bodies or users[0][0].op is LOSSES) and not starts_state(*users[0]):
             return False
         pending = sum(len(self.variables.pending.get(v, "")) for v in node.inputs if v is not None)
         return pending <= _MAX_INLINE

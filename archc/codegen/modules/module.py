@@ -26,6 +26,7 @@ _RUNTIME = (
     "once",
     "past",
     "remember",
+    "scan",
     "spans",
     "vector",
 )

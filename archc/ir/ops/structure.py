@@ -89,6 +89,8 @@ EXPERTS = _structural(
     "Each token through the bodies of its chosen experts, summed or apart.",
     lambda call: call.types,
 )
+# Operands and body: `archc.ir.scan_form`.
+SCAN = _structural("scan", "A body for one token after the other, with states.", lambda call: call.types)
 # Two bodies that compute the same: the second where at most `few` new tokens follow a cache.
 BRANCH = _structural("branch", "Another way for a few tokens after many.", lambda call: call.types)
 # What `loss` and `note` say: a body whose outputs are terms of the loss, or are noted for them.  It is

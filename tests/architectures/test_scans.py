@@ -1,0 +1,179 @@
+"""Recurrences as a `scan` says them, against torch.nn and against their papers' equations, in float64."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.support import build
+
+SPECS = Path(__file__).parent
+TOKENS = torch.tensor([[3, 14, 15, 9, 2, 6], [5, 35, 8, 9, 7, 9]])
+
+Mixer = Callable[[dict[str, Tensor], Tensor], Tensor]
+
+
+def torch_cell(module: Callable[..., nn.RNNBase]) -> Mixer:
+    """The recurrence of a module of torch, whose weights are those of a spec's maps `ih` and `hh`."""
+
+    def mix(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        hidden = weights["hh.weight"].shape[1]
+        cell = module(x.shape[-1], hidden, batch_first=True)
+        names = {
+            f"{kind}_{place}_l0": weights[f"{place}.{kind}"]
+            for kind in ("weight", "bias")
+            for place in ("ih", "hh")
+        }
+        start = weights.get("start")
+        first = () if start is None else (start.expand(1, len(x), hidden).contiguous(),)
+        y, _ = torch.func.functional_call(cell, names, (x, *first))
+        return torch.as_tensor(y) @ weights["out.weight"].T
+
+    return mix
+
+
+def slstm(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """arXiv 2405.04517, equations 8 to 14, without a stabiliser: it changes nothing in exact arithmetic."""
+    recurrent = weights["R.weight"]  # [heads, 4 * width, width]
+    heads, _, width = recurrent.shape
+    h = c = n = x.new_zeros(len(x), heads, width)
+    results = []
+    for token in x.unbind(1):
+        pre = token @ weights["W.weight"].T + weights["W.bias"]
+        pre = pre.view(len(x), heads, -1) + torch.einsum("hgw,bhw->bhg", recurrent, h)
+        z, i, f, o = pre.chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.exp(i) * torch.tanh(z)
+        n = torch.sigmoid(f) * n + torch.exp(i)
+        h = torch.sigmoid(o) * c / n
+        results.append(nn.functional.layer_norm(h, (width,), eps=1e-5).flatten(1))
+    return torch.stack(results, 1) @ weights["out.weight"].T
+
+
+def titans(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """arXiv 2501.00663, equations 8 to 14: the slope of the memory's loss is that of autograd."""
+    w, u = (weights[name].expand(len(x), *weights[name].shape) for name in ("w", "u"))
+    heads, width = w.shape[1:3]
+    w_step, u_step = torch.zeros_like(w), torch.zeros_like(u)
+    results = []
+    for token in x.unbind(1):
+        rows = [(token @ weights[f"{n}.proj.weight"].T).view(-1, heads, width) for n in "qkv"]
+        q, k, v = (nn.functional.rms_norm(each, (width,), eps=1e-5) for each in rows)
+        gates = torch.sigmoid(token @ weights["gates.weight"].T + weights["gates.bias"])
+        forget, keep, rate = gates.view(-1, heads, 3, 1, 1).unbind(2)
+
+        def recall(w: Tensor, u: Tensor, key: Tensor) -> Tensor:
+            return (torch.tanh(key[:, :, None] @ w) @ u)[:, :, 0]
+
+        loss = 0.5 * ((recall(w, u, k) - v) ** 2).sum()
+        slopes = torch.autograd.grad(loss, (w, u), create_graph=True)
+        w_step, u_step = keep * w_step - rate * slopes[0], keep * u_step - rate * slopes[1]
+        w, u = (1 - forget) * w + w_step, (1 - forget) * u + u_step
+        results.append(recall(w, u, q).flatten(1))
+    return torch.stack(results, 1) @ weights["out.weight"].T
+
+
+MIXERS: dict[str, Mixer] = {
+    "gru": torch_cell(nn.GRU),
+    "lstm": torch_cell(nn.LSTM),
+    "slstm": slstm,
+    "titans": titans,
+}
+PATHS = {"titans": "memory"}  # where a layer's mixer lies; by its own name if not here
+
+
+def expected(model: str, weights: dict[str, Tensor], tokens: Tensor) -> Tensor:
+    """The logits of a residual stream of two layers around a mixer."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return nn.functional.rms_norm(x, x.shape[-1:], weights[f"{name}norm.weight"], eps=1e-5)
+
+    x = weights["embed.weight"][tokens]
+    for layer in range(2):
+        start = f"layers.{layer}.{PATHS.get(model, model)}."
+        own = {name.removeprefix(start): weights[name] for name in weights if name.startswith(start)}
+        x = x + MIXERS[model](own, norm(x, f"layers.{layer}."))
+    return norm(x, "") @ weights["head.weight"].T
+
+
+@functools.cache
+def package(model: str, folder: Path) -> ModuleType:
+    return build(SPECS / f"{model}.arch", model, folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scans")
+
+
+def filled(model: Any) -> Any:
+    """A model with other weights than it starts with, so that everything in it matters."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.4 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return model
+
+
+def itself(tensor: Tensor) -> Tensor | None:
+    return tensor
+
+
+def checkpoint(model: Any, of: Callable[[Tensor], Tensor | None] = itself) -> dict[str, Tensor]:
+    """The checkpoint's tensors, or something else `of` parameters: each is some rows of a parameter."""
+    found: dict[str, Tensor] = {}
+    for module in (each for each in model.modules() if hasattr(each, "stored")):
+        for name, stored in module.stored().items():
+            tensor = of(module.get_parameter(name))
+            assert tensor is not None
+            parts = tensor.split([each.rows for each in stored])
+            found.update(zip((each.name for each in stored), parts, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("model", sorted(MIXERS))
+def test_logits_and_gradients_are_those_of_another_implementation(model: str, folder: Path) -> None:
+    built = filled(package(model, folder).Model(dtype=torch.float64))
+    weights = {name: tensor.detach().clone().requires_grad_() for name, tensor in checkpoint(built).items()}
+    logits, own = expected(model, weights, TOKENS), built(TOKENS)
+    torch.testing.assert_close(own, logits, rtol=1e-9, atol=1e-9)
+    upstream = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (logits * upstream).sum().backward()
+    (own * upstream).sum().backward()
+    for name, slope in checkpoint(built, of=lambda parameter: parameter.grad).items():
+        torch.testing.assert_close(slope, weights[name].grad, rtol=1e-7, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("model", sorted(MIXERS))
+def test_a_ragged_batch_goes_on_from_its_states(model: str, folder: Path) -> None:
+    """Left padding, a prompt, then several tokens, then one: states start where a sequence does."""
+    built = filled(package(model, folder).Model(dtype=torch.float64)).eval()
+    weights = {name: tensor.detach().requires_grad_() for name, tensor in checkpoint(built).items()}
+    padding = torch.ones_like(TOKENS, dtype=torch.bool)
+    padding[0, :4] = False  # the first call has no token of this sequence at all
+    cache = built.new_cache(2, 6)
+    with torch.no_grad():
+        pieces = [
+            built(TOKENS[:, a:b], padding=padding[:, a:b] if a < 5 else None, cache=cache)
+            for a, b in ((0, 3), (3, 5), (5, 6))
+        ]
+    own = torch.cat(pieces, 1)
+    torch.testing.assert_close(own[:1, 4:], expected(model, weights, TOKENS[:1, 4:]))
+    torch.testing.assert_close(own[1:], expected(model, weights, TOKENS[1:]))
+
+
+def test_exponential_gates_overflow_nothing(folder: Path) -> None:
+    """Input gates of e^200 are beyond float32; states are kept divided by them."""
+    built = filled(package("slstm", folder).Model(dtype=torch.float64))
+    with torch.no_grad():
+        for layer in built.layers:
+            layer.W_bias[12:24] += 200
+    logits = built(TOKENS)
+    assert logits.isfinite().all()
+    torch.testing.assert_close(built.float()(TOKENS).double(), logits, rtol=1e-3, atol=1e-4)
