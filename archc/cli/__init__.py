@@ -31,7 +31,10 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class _Commands(click.Group):
-    """A group whose commands answer a user's mistake with its text and exit status 1."""
+    """A group whose commands answer a user's mistake with its text and exit status 1.
+
+    So is a file that the system refuses where nobody expected it, such as one in a directory of others.
+    """
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -40,7 +43,10 @@ class _Commands(click.Group):
             click.echo(str(error), err=True)
             sys.exit(1)
         except OSError as error:
-            if error.errno not in _STREAM_IS_FULL or error.filename is not None:
+            if error.filename is not None:
+                click.echo(f"cannot use {error.filename}: {error.strerror}", err=True)
+                sys.exit(1)
+            if error.errno not in _STREAM_IS_FULL:
                 raise
             click.echo(f"cannot write the output: {error.strerror}", err=True)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again

@@ -140,14 +140,20 @@ def shown(value: Any) -> str:
 
 def config_file(path: Path) -> Path:
     """The config.json of a model directory, or the file itself; raises `ArchcError` where there is none."""
-    if os.path.isdir(path):  # not the path's own methods, which raise where a name is too long
+    try:
+        os.stat(path)
+    except (FileNotFoundError, ValueError):
+        raise ArchcError(f"no such file or directory: {path}") from None
+    except OSError as error:
+        raise ArchcError(f"cannot read {path}: {error.strerror}") from None
+    if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise ArchcError(
                 f"{path} has no config.json: give a Hugging Face model directory, or the file itself"
             )
         return path / "config.json"
     if not os.path.isfile(path):
-        raise ArchcError(f"no such file or directory: {path}")
+        raise ArchcError(f"{path} is no file: give a Hugging Face model directory, or its config.json")
     return path
 
 

@@ -254,5 +254,5 @@ def test_paths_that_are_no_model(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_file_can_have() -> None:
-    with pytest.raises(ArchcError, match="no such file or directory: xxx"):
+    with pytest.raises(ArchcError, match=r"cannot read x+: File name too long"):
         import_model(Path("x" * 5000))
