@@ -53,18 +53,36 @@ class RowOperand:
 
 
 @dataclass(frozen=True)
+class RowResult:
+    """A tensor as a program writes it: a row, or one number of it.
+
+    columns: how many values a program writes
+    dims:    those after the leading ones; a number may have none
+    wide:    whether it is float32, whatever the model is run in
+    """
+
+    columns: int
+    dims: tuple[int, ...]
+    wide: bool
+
+
+@dataclass(frozen=True)
 class RowForm:
     """Rows [leading..., width] of results, and what is read for them.
 
     held: how many rows a program has in registers at once
-    wide: of each result, whether it is float32, whatever the model is run in
     """
 
     leading: tuple[Dim, ...]
     width: int
     operands: tuple[RowOperand, ...]
     held: int
-    wide: tuple[bool, ...]
+    results: tuple[RowResult, ...]
+
+    @property
+    def whole(self) -> int:
+        """The number of the first result that is rows."""
+        return next(number for number, result in enumerate(self.results) if result.columns == self.width)
 
     @property
     def anchors(self) -> list[RowOperand]:
@@ -72,7 +90,8 @@ class RowForm:
 
         Rows, or where there are none numbers that rows have.
         """
-        own = [each for each in self.operands if each.is_own and (all(self.wide) or not each.wide)]
+        wide = all(result.wide for result in self.results)
+        own = [each for each in self.operands if each.is_own and (wide or not each.wide)]
         rows = [each for each in own if each.columns == self.width and self.has_columns(each)]
         return rows or [each for each in own if each.columns == each.parts == 1]
 
@@ -116,16 +135,17 @@ def is_dot(node: Node) -> bool:
 
 def row_form(form: Graph) -> RowForm | None:
     """The form of a decomposition for the types of its operands; None where it has another."""
-    types = [form.type(value) for _, value in form.outputs]
-    shape, dtypes = types[0].shape, {type_.dtype for type_ in types}
+    ranks = _ranks(form)
+    shape = max((_shape(form, value, ranks) for _, value in form.outputs), key=lambda each: _size(each))
     width = shape[-1] if shape else None
-    alike = all(type_.shape == shape for type_ in types) and dtypes <= {*_DTYPES}
-    if not alike or len(shape) < 2 or not isinstance(width, int):
+    if len(shape) < 2 or not isinstance(width, int):
         return None
     leading = shape[:-1]
     if len(leading) > 2 and not isinstance(leading[-1], int):
         return None
-    ranks = _ranks(form)
+    results = [_result(form, value, ranks, leading, int(width)) for _, value in form.outputs]
+    if None in results:
+        return None
     operands: list[RowOperand] = []
     for node in form.nodes():
         if node.op is INPUT:
@@ -136,9 +156,29 @@ def row_form(form: Graph) -> RowForm | None:
         elif node.op is not CONSTANT and not _fits(form, node, ranks, leading, int(width)):
             return None
     held = max(_held_forward(form, operands, int(width)), _held_back(form, operands, int(width)))
-    wide = tuple(type_.dtype is DType.F32 for type_ in types)
-    found = RowForm(leading, int(width), tuple(operands), held, wide)
+    found = RowForm(leading, int(width), tuple(operands), held, tuple(filter(None, results)))
     return found if found.anchors else None
+
+
+def _shape(form: Graph, value: Value, ranks: dict[Value, int]) -> tuple[Dim, ...]:
+    """A value's dims, and those of length 1 that it gets before it meets a row."""
+    return (*form.type(value).shape, *(1 for _ in range(ranks.get(value, 0))))
+
+
+def _size(shape: tuple[Dim, ...]) -> tuple[int, int]:
+    """The more dims, then the longer a row, the more other values are numbers of it."""
+    return len(shape), int(shape[-1]) if shape and isinstance(shape[-1], int) else 0
+
+
+def _result(
+    form: Graph, value: Value, ranks: dict[Value, int], leading: tuple[Dim, ...], width: int
+) -> RowResult | None:
+    """What a program writes of a result; None where that is neither a row nor a number of each."""
+    type_, (*outer, columns) = form.type(value), _shape(form, value, ranks)
+    if tuple(outer) != leading or columns not in (1, width) or type_.dtype not in _DTYPES:
+        return None
+    own = tuple(int(dim) for dim in type_.shape[len(leading) :])
+    return RowResult(int(columns), own, type_.dtype is DType.F32)
 
 
 def _held_forward(form: Graph, operands: Sequence[RowOperand], width: int) -> int:
@@ -178,13 +218,22 @@ def _is_number(form: Graph, value: Value) -> bool:
 
 
 def _ranks(form: Graph) -> dict[Value, int]:
-    """How many dims of length 1 are added after each value's own before it meets a row."""
+    """How many dims of length 1 are added after each value's own before it meets a row.
+
+    What an elementwise op makes of a number of each row is one, too, whether or not it meets a row itself.
+    """
     ranks: dict[Value, int] = {}
-    for node in reversed(form.nodes()):
-        own = max((ranks.get(value, 0) for value in node.outputs), default=0)
-        for operand, value in zip(node.op.operands, node.inputs, strict=False):
-            if value is not None and operand.name not in node.op.models:
-                ranks[value] = max(ranks.get(value, 0), own + (node.op.name == "unsqueeze"))
+    nodes, before = form.nodes(), None
+    while ranks != before:
+        before = dict(ranks)
+        for node in reversed(nodes):
+            read = [value for value in node.computed_with if form.type(value).shape]
+            own = [ranks.get(value, 0) for value in node.outputs]
+            if node.op.has(Trait.ELEMENTWISE):
+                own += [ranks.get(value, 0) for value in read]
+                ranks |= dict.fromkeys(node.outputs, max(own))
+            more = node.op.name == "unsqueeze"
+            ranks |= {value: max(ranks.get(value, 0), max(own, default=0) + more) for value in read}
     return ranks
 
 
@@ -197,7 +246,7 @@ def _operand(
     if type_.dtype not in _DTYPES or not type_.shape:
         return None
     parts = users[0][0].attributes["sizes"] if users and users[0][0].op.name == "split" else 1
-    shape = (*type_.shape, *(1 for _ in range(ranks.get(value, 0))))
+    shape = _shape(form, value, ranks)
     place, columns = _place(shape[:-1], leading), shape[-1]
     if place is None or not isinstance(columns, int) or not isinstance(parts, int):
         return None
@@ -220,7 +269,7 @@ def _fits(form: Graph, node: Node, ranks: dict[Value, int], leading: tuple[Dim, 
         return False
     for value in node.outputs:
         type_ = form.type(value)
-        shape = (*type_.shape, *(1 for _ in range(ranks.get(value, 0))))
+        shape = _shape(form, value, ranks)
         if type_.dtype not in _DTYPES or not shape or _place(shape[:-1], leading) is None:
             return False
         if shape[-1] not in (1, width) and len(shape) > 1:

@@ -31,6 +31,11 @@ arch A(d = 24, heads = 2) {
 model a = A()
 """
 
+# Values times a gate of each head, which decays read as well: a number of each row is a result like the rows.
+WITH_NUMBERS = SPEC.replace(
+    "split_heads(v, heads), log", "split_heads(v, heads) * unsqueeze(cast_like(step, x)), log"
+)
+
 
 def _ops(body: str) -> list[str]:
     forward = f"forward(x: float[B, T, d]) {{ {body} return linear(x, 8) as down }}"
@@ -39,11 +44,20 @@ def _ops(body: str) -> list[str]:
     return [op for op in ops if op not in ("input", "weight", "linear", "constant", "split")]
 
 
-@pytest.mark.parametrize("name", ["mul_sum_rsqrt", "add_softplus_neg_sigmoid"])
+@pytest.mark.parametrize(
+    ("spec", "name", "outputs"),
+    [
+        (SPEC, "mul_sum_rsqrt", 2),
+        (SPEC, "add_softplus_neg_sigmoid", 2),
+        (WITH_NUMBERS, "mul_sum_rsqrt_add_softplus_neg_mul", 4),
+    ],
+)
 @interpreted
-def test_ops_beside_each_other_are_their_decomposition(name: str, tmp_path: Path) -> None:
-    op = fused_ops(SPEC, "a", tmp_path)[name]
-    assert len(op.outputs) == 2
+def test_ops_beside_each_other_are_their_decomposition(
+    spec: str, name: str, outputs: int, tmp_path: Path
+) -> None:
+    op = fused_ops(spec, "a", tmp_path)[name]
+    assert len(op.outputs) == outputs
     check_float32(op)
     check_bfloat16(op)
 

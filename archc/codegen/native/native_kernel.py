@@ -118,11 +118,13 @@ def plan_native_row(
         columns.setdefault(name, max(columns.get(read, 1) for read in names_in(text)))
         text = _along(along[name], columns) if name in along else _of_column(cpp_expression(text), columns)
         lines += _each_column(name, columns[name], text)
-    width = width_of(fused.node.types[0])
     for name, value in program.outputs:
-        lines.append(f"for (int column = 0; column < {width}; column++)")
-        text = _of_column(cpp_name(value), columns)
-        lines.append(f"    {name}_ptr[row * {width} + column] = T({text});")
+        text, width = _of_column(cpp_name(value), columns), columns[value]
+        if width == 1:
+            lines.append(f"{name}_ptr[row] = T({text});")
+        else:
+            lines.append(f"for (int column = 0; column < {width}; column++)")
+            lines.append(f"    {name}_ptr[row * {width} + column] = T({text});")
     return NativeRows(_call(fused, op, fused.width(op.anchor)), None, tuple(lines), "row")
 
 

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused
-from archc.codegen.kernels.masks import load_where
 from archc.codegen.kernels.rows.row_memory import RowMemory
 from archc.codegen.kernels.rows.row_plan import Columns
 from archc.codegen.kernels.rows.row_writer import RowWriter, names_in, needed_lines
@@ -40,17 +39,30 @@ class RowGradient:
         return [f"d{name}" for name, _ in self.outputs]
 
     @cached_property
+    def columns(self) -> dict[str, int]:
+        """How many values a program reads of each result, and of what comes in for it."""
+        results = zip(self.outputs, self.memory.form.results, strict=True)
+        return {each: result.columns for (name, _), result in results for each in (name, f"d{name}")}
+
+    @cached_property
+    def like(self) -> str:
+        """What comes in for the first result that is rows."""
+        return self.incoming[self.memory.form.whole]
+
+    @cached_property
     def given(self) -> dict[str, str]:
         """Operands whose gradient equals one that comes in, or another operand's; the name of that."""
         found: dict[str, str] = {}
+        width = self.memory.form.width
+        rows = [name for name in self.incoming if self.columns[name] == width]
         made: dict[Formula, str] = {}
         for operand in self.memory.form.operands:
-            whole = operand.is_own and operand.parts == 1 and operand.columns == self.memory.form.width
+            whole = operand.is_own and operand.parts == 1 and operand.columns == width
             formula = self.gradients.get(operand.name, 0.0)
             if not whole or not isinstance(formula, Expr):
                 continue
             text = str(formula.args[0])
-            if formula.op == "leaf" and text in self.incoming:
+            if formula.op == "leaf" and text in rows:
                 found[operand.name] = text
             elif formula in made:
                 found[operand.name] = made[formula]
@@ -103,7 +115,6 @@ class RowGradient:
     @property
     def lines(self) -> tuple[str, ...]:
         body, names = self._body
-        width = self.memory.form.width
         loads = [
             self.memory.load(operand, name, offset)
             for operand in self.saved
@@ -113,12 +124,7 @@ class RowGradient:
         ]
         contiguous = [(value, name) for value, name in self.saved_outputs.items()]
         contiguous += [(name, name) for name in self.incoming if name in names]
-        columns = self.memory.widths[width]
-        loads += [
-            f"{value} = tl.load({name}_ptr + row * {width} + {columns.column}{load_where(columns.mask)})"
-            ".to(tl.float32)"
-            for value, name in contiguous
-        ]
+        loads += [self.memory.load_result(name, value, self.columns[name]) for value, name in contiguous]
         return (*loads, *body)
 
     @property
@@ -156,7 +162,7 @@ class RowGradient:
                 found.append((f"d{operand.name}", self._empty(operand)))
             else:
                 count, suffix = ("programs", "total") if operand.is_common else ("rows", "rows")
-                made = _float32(self.incoming[0], f"{count}, {operand.columns}")
+                made = _float32(self.like, f"{count}, {operand.columns}")
                 found.append((f"d{operand.name}_{suffix}", made))
         return tuple(found)
 
@@ -180,7 +186,7 @@ class RowGradient:
         """An empty tensor for the gradient of an operand."""
         if like := self._alike(operand):
             return f"_like({like}, {self._shape(operand)})"
-        return _float32(self.incoming[0], self._shape(operand))
+        return _float32(self.like, self._shape(operand))
 
     def _alike(self, operand: RowOperand) -> str:
         """A tensor of the dtype that a gradient has; "" where that is float32.
@@ -189,14 +195,14 @@ class RowGradient:
         """
         if operand.wide:
             return ""
-        wide = self.memory.form.wide
-        if not all(wide):
-            return self.incoming[wide.index(False)]
+        results = zip(self.incoming, self.memory.form.results, strict=True)
+        if narrow := [name for name, result in results if not result.wide]:
+            return narrow[0]
         return next((saved.name for saved in self.saved if not saved.wide), "")
 
     def _shape(self, operand: RowOperand) -> str:
         """A tensor's dims; those that are open as a result's gradient has them."""
-        leading, given = self.memory.form.leading, f"{self.incoming[0]}.shape"
+        leading, given = self.memory.form.leading, f"{self.like}.shape"
         if operand.is_own:  # after a head there are rows alone, [B * T, width]
             return ", ".join([f"*{given}[:-1]", *map(str, operand.shape[len(leading) :])])
         dims = [
@@ -211,12 +217,15 @@ class RowGradient:
         gradients = tuple(f"d{operand.name}" for operand in self.written)
         form = self.memory.form
         has_columns = next(form.has_columns(each) for each in form.operands if each.name == anchor)
-        shape = f"*{anchor}.shape{'[:-1]' if has_columns else ''}, {form.width}"
-        likes = {True: _float32(anchor, shape), False: f"_like({anchor}, {shape})"}
+        leading = f"*{anchor}.shape{'[:-1]' if has_columns else ''}"
+        shapes = [", ".join([leading, *map(str, result.dims)]) for result in form.results]
         return CustomOp(
             operands=self.fused.operands,
             outputs=tuple(outputs),
-            fakes=tuple(likes[wide] for wide in form.wide),
+            fakes=tuple(
+                _float32(anchor, shape) if result.wide else f"_like({anchor}, {shape})"
+                for result, shape in zip(form.results, shapes, strict=True)
+            ),
             saved=saved,
             incoming=tuple(Argument(name) for name in (*self.incoming, *saved)),
             gradients=gradients,

@@ -74,7 +74,7 @@ class _Planner:
             op=back.op,
             width=self.form.width,
             rows=_count(f"{self.anchor}.numel()", anchor.columns * anchor.parts),
-            rows_back=_count(f"d{outputs[0]}.numel()", self.form.width),
+            rows_back=_count(f"d{outputs[self.form.whole]}.numel()", self.form.width),
             columns=self._used(forward),
             columns_back=self._used((*back.lines, *back.common_lines)),
             warps=_warps(block),
@@ -117,7 +117,8 @@ class _Planner:
     def _forward(self) -> tuple[str, ...]:
         lines, values = self._forward_body
         loads = [self.memory.load(*value) for value in values]
-        stores = [self.memory.store(name, value, self.form.width) for name, value in self.outputs]
+        results = zip(self.outputs, self.form.results, strict=True)
+        stores = [self.memory.store(name, value, result.columns) for (name, value), result in results]
         return (*loads, *lines, *stores)
 
     def _native(self, op: CustomOp) -> NativeRows | None:

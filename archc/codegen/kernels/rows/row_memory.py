@@ -89,6 +89,12 @@ class RowMemory:
         mask = store_where(known.mask) if known else ""
         return f"tl.store({' + '.join([*place, *([known.column] if known else [])])}, {value}{mask})"
 
+    def load_result(self, name: str, value: str, columns: int) -> str:
+        """The statement that reads a row, or a number of it, of a contiguous tensor that is as a result."""
+        known = self.widths[columns] if columns > 1 else None
+        place = f"row * {columns} + {known.column}{load_where(known.mask)}" if known else "row"
+        return f"{value} = tl.load({name}_ptr + {place}).to(tl.float32)"
+
     def element(self, operand: RowOperand, name: str, offset: int) -> tuple[str, str]:
         """A value, and its element of a contiguous tensor."""
         total = operand.columns * operand.parts
