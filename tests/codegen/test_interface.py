@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,6 +141,24 @@ def test_dtype_is_the_checkpoints_or_what_is_asked(package: ModuleType, kind: st
     assert {p.dtype for p in cls.from_pretrained(tmp_path).parameters()} == {torch.bfloat16}
     wide = cls.from_pretrained(tmp_path, dtype=torch.float64)
     assert {p.dtype for p in wide.parameters()} == {torch.float64}
+
+
+def test_weights_that_lose_digits_are_told(package: ModuleType, tmp_path: Path) -> None:
+    """The first tensor says in what the model is held; one in a wider dtype is not rounded in silence."""
+    package.Model(dtype=torch.bfloat16).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    stored = load_file(file)
+    stored["model.norm.weight"] = torch.full_like(stored["model.norm.weight"], 1.001, dtype=torch.float32)
+    save_file(stored, file)
+    with pytest.warns(
+        UserWarning, match=r"bfloat16, the dtype of the model: model\.norm\.weight \(torch\.float32\);"
+    ):
+        rounded = package.Model.from_pretrained(tmp_path)
+    assert rounded.norm.dtype == torch.bfloat16
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wide = package.Model.from_pretrained(tmp_path, dtype=torch.float32)
+    assert torch.equal(wide.norm, stored["model.norm.weight"])
 
 
 @both
