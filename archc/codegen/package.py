@@ -65,7 +65,7 @@ from archc.ir.ops.structure import (
     WEIGHT,
 )
 from archc.ir.ops.training import IN_TRAINING
-from archc.ir.program import Program, given_inputs, vocabulary_of
+from archc.ir.program import Program, front_of, given_inputs, vocabulary_of
 from archc.ir.rule import rule_of
 from archc.target import CUDA, Target
 from archc.tuned import NOTHING, Tuned
@@ -208,6 +208,7 @@ class _Planner:
             vocabulary=vocabulary,
             sequences=token_sequences(self.fused),
             inputs=model_inputs(self.reference, self.cached),
+            front=front_of(self.reference),
             most_tokens=most_tokens(self.reference),
             start=self.program.start,
             rings=has_op(fused, RECENT),

@@ -75,6 +75,7 @@ class Package:
     vocabulary: int
     sequences: tuple[Tokens, ...]  # the last is the one that grows
     inputs: tuple[Input, ...]  # all that a model is called with
+    front: int  # learned tokens that come first in a sequence
     most_tokens: int  # that a table of positions has rows for, or 0
     start: int | None  # the token that it begins with
     experts: bool  # whether tokens choose experts

@@ -19,7 +19,7 @@ from archc.frontend.weight_names import check_weight_names
 from archc.ir.attributes import kind_of
 from archc.ir.graph import Graph
 from archc.ir.paths import Path, path_text
-from archc.ir.program import POSITIONS, Program, are_positions
+from archc.ir.program import POSITIONS, Program, are_positions, front_of, fronts_in, sequences
 from archc.ir.types import DType, TensorType
 
 T = TypeVar("T")
@@ -166,7 +166,22 @@ class ModelLowerer(Scans):
             return None
         for result in results:
             self._output(result, self.evaluate(result.value, inner))
+        self._check_front()
         return start
+
+    def _check_front(self) -> None:
+        """Learned tokens come first in the only sequence, as many wherever they are put there."""
+        graph = self.frame.graph
+        most = front_of(graph)
+        for part, node in fronts_in(graph):
+            count = part.type(node.inputs[2]).shape[0] if node.inputs[2] is not None else most
+            if len(sequences(graph)) > 1:
+                reason = "learned tokens come first in a sequence of a model that has no other"
+            elif count != most:
+                reason = f"{count} learned tokens in front, but {most} elsewhere"
+            else:
+                continue
+            self.report(mistakes.WrongShape(node.span or self.model.span, op=node.op.name, reason=reason))
 
     def _check_tokens(self, forward: syntax.Block, inner: Env) -> None:
         """The first input says what the batch and the tokens are."""

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 from archc.errors import Span
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
+from archc.ir.ops.front import IN_FRONT
 from archc.ir.ops.structure import RECENT
 from archc.ir.paths import Path
 from archc.ir.types import Dim, DType
@@ -92,6 +93,19 @@ class Program:
     expectations: tuple[Expectation, ...] = field(default=())
     tied: tuple[tuple[Path, Path], ...] = ()  # (what a checkpoint may repeat, what it is tied to)
     start: int | None = None  # the token that a decoder's sequence begins with
+
+
+def fronts_in(root: Graph) -> list[tuple[Graph, Node]]:
+    """The ops that put learned tokens first in a sequence, each with its graph."""
+    return [(part, node) for part in root.walk() for node in part.nodes() if node.op is IN_FRONT]
+
+
+def front_of(root: Graph) -> int:
+    """How many learned tokens come first in each sequence of a graph."""
+    found = (
+        part.type(node.inputs[2]).shape[0] for part, node in fronts_in(root) if node.inputs[2] is not None
+    )
+    return max((int(rows) for rows in found), default=0)
 
 
 # Positions in a graph and its bodies, by the graph's `id` and the value: as `positions_named` tells them.

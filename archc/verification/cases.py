@@ -19,6 +19,7 @@ from archc.ir.program import (
     POSITIONS,
     Sequence,
     are_positions,
+    front_of,
     given_inputs,
     sequences,
 )
@@ -72,12 +73,12 @@ def random_weights(graph: Graph, outliers: bool = False, seed: int = 0) -> dict[
 
 def cases(graph: Graph) -> Iterator[Case]:
     """Inputs of several lengths, longer than every window, with padding and far positions."""
-    furthest = _position_rows(graph)
+    furthest, front = _position_rows(graph), front_of(graph)
     most = min(MAX_LENGTH, furthest or MAX_LENGTH)
-    length = min(most, 2 * _longest_window(graph) + 3)
+    length = min(most, 2 * _longest_window(graph) + 3 + front)
     yield _case(graph, f"{length} tokens", length, seed=1)
-    yield _case(graph, "1 token", 1, seed=2)
-    yield _case(graph, "equal tokens", min(8, most), seed=3, equal=True)
+    yield _case(graph, "1 token", front + 1, seed=2)
+    yield _case(graph, "equal tokens", min(8 + front, most), seed=3, equal=True)
     if any(are_positions(name) for name in _names(graph)):
         yield _case(graph, "padding on the left", length, seed=4, pad=_pad_left)
         yield _case(graph, "padding on the right", length, seed=5, pad=_pad_right)

@@ -8,6 +8,7 @@ import itertools
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from archc import compiler
 from archc.codegen.emit import Origin, write_package
 from archc.compiler import Compilation
 from archc.ir.interpreter import Interpreter
-from archc.ir.program import KEY_POSITIONS, POSITIONS, are_positions, sequences
+from archc.ir.program import KEY_POSITIONS, POSITIONS, are_positions, front_of, sequences
 from archc.verification.cases import Case, cases, depends_on_length, random_weights
 from archc.verification.outcome import Outcome, distance, furthest, unequal
 from archc.verification.stages import CHANCE, EXACT, FLOOR
@@ -78,6 +79,19 @@ def _save(weights: dict[str, Tensor], path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
 
 
+def _given(case: Case, front: int) -> Case:
+    """A case as a package is given it: without the learned tokens, which it puts in front itself."""
+    if not front:
+        return case
+    places = case.inputs[POSITIONS]
+    of_tokens = {n: v for n, v in case.inputs.items() if v.shape[:2] == places.shape}
+    inputs = {**case.inputs, **{name: value[:, front:] for name, value in of_tokens.items()}}
+    if case.padding is None:
+        return replace(case, inputs=inputs)
+    real = case.padding[:, front:] & (places[:, front:] >= front)
+    return replace(case, inputs=inputs, options={"padding": real}, padding=real)
+
+
 def _call(model: Any, case: Case, dtype: torch.dtype, **options: Any) -> dict[str, Tensor]:
     """The model's outputs for a case, numbered."""
     with torch.no_grad():
@@ -89,23 +103,29 @@ def _check_forward(
     compilation: Compilation, weights: dict[str, Tensor], name: str, exact: Any, rounded: Any
 ) -> Iterator[Outcome]:
     graph = compilation.program.graph
+    front = front_of(graph)
     narrow = {key: tensor.float() for key, tensor in weights.items()}
     for case in cases(graph):
         if case.shifted:
             continue
+        given = _given(case, front)
         truth = _interpret(compilation, weights, case)
-        plain = furthest(_interpret(compilation, narrow, in_dtype(case, torch.float32)), truth, case.padding)
-        value = _call(exact, case, torch.float64, **case.options)
-        yield Outcome(name, "float64", case.name, furthest(value, truth, case.padding), EXACT)
-        value = _call(rounded, case, torch.float32, **case.options)
+        plain = furthest(_interpret(compilation, narrow, in_dtype(case, torch.float32)), truth, given.padding)
+        value = _call(exact, given, torch.float64, **given.options)
+        yield Outcome(name, "float64", case.name, furthest(value, truth, given.padding), EXACT)
+        value = _call(rounded, given, torch.float32, **given.options)
         limit = max(CHANCE * plain, FLOOR)
-        yield Outcome(name, "float32", case.name, furthest(value, truth, case.padding), limit)
+        yield Outcome(name, "float32", case.name, furthest(value, truth, given.padding), limit)
 
 
 def _interpret(compilation: Compilation, weights: dict[str, Tensor], case: Case) -> dict[str, Tensor]:
+    graph = compilation.program.graph
+    front, (tokens, *_) = front_of(graph), sequences(graph)
     with torch.no_grad():
-        outputs = Interpreter(weights).run(compilation.program.graph, case.inputs)
-    return _numbered(outputs.values())
+        outputs = Interpreter(weights).run(graph, case.inputs)
+    of_tokens = [graph.type(value).shape[:2] == tokens.dims for _, value in graph.outputs]
+    told = zip(outputs.values(), of_tokens, strict=True)
+    return _numbered(output[:, front:] if front and of else output for output, of in told)
 
 
 def _numbered(outputs: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -125,8 +145,10 @@ def _check_cache(
 
     Where positions mean something else in a longer sequence, they are those of the interpreter in pieces.
     """
-    by_length = depends_on_length(compilation.program.graph)
-    for case in cases(compilation.program.graph):
+    graph = compilation.program.graph
+    by_length, front = depends_on_length(graph), front_of(graph)
+    for full in cases(graph):
+        case = _given(full, front)
         length = case.given[-1].shape[1]
         if case.shifted or length < 4:
             continue
@@ -135,7 +157,7 @@ def _check_cache(
             for pieces in ((length // 2, 1, 1, length - length // 2 - 2), (1,) * length):
                 parts = through_cache(model, case, pieces)
                 manner = "in pieces" if len(set(pieces)) > 1 else "one by one"
-                truth = _interpret_pieces(compilation, weights, case, pieces) if by_length else whole
+                truth = _interpret_pieces(compilation, weights, full, pieces) if by_length else whole
                 error = furthest({"": parts}, {"": truth}, case.padding)
                 yield Outcome(name, "cache", f"{case.name}, {manner}", error, EXACT)
 
@@ -163,13 +185,13 @@ def through_cache(model: Any, case: Case, pieces: Sequence[int]) -> Tensor:
 def _interpret_pieces(
     compilation: Compilation, weights: dict[str, Tensor], case: Case, pieces: Sequence[int]
 ) -> Tensor:
-    """The reference graph's outputs for tokens that come in pieces."""
-    interpreter, start = Interpreter(weights, state={}), 0
+    """The reference graph's outputs for tokens that come in pieces, the first with those learned in front."""
+    interpreter, start, front = Interpreter(weights, state={}), 0, front_of(compilation.reference)
     last = sequences(compilation.reference)[-1]
     *_, tokens = (name for name in case.inputs if not are_positions(name))
     parts: list[Tensor] = []
     for size in pieces:
-        end = start + size
+        end = start + size + (front if start == 0 else 0)
         inputs = dict(case.inputs)
         for name in (tokens, last.called(POSITIONS)):
             inputs[name] = case.inputs[name][:, start:end]
@@ -177,7 +199,13 @@ def _interpret_pieces(
         inputs[keys] = case.inputs[keys][:, :end]
         parts += interpreter.run(compilation.reference, inputs).values()
         start = end
-    return torch.cat(parts, 1)
+    return torch.cat(parts, 1)[:, front:]
+
+
+def _first_given(compilation: Compilation) -> Case:
+    """The first case, as a package is given it."""
+    graph = compilation.program.graph
+    return _given(next(iter(cases(graph))), front_of(graph))
 
 
 def _check_checkpoint(name: str, model: Any, weights: dict[str, Tensor], folder: Path) -> Outcome:
@@ -192,7 +220,7 @@ def _check_checkpoint(name: str, model: Any, weights: dict[str, Tensor], folder:
 
 def _check_training(compilation: Compilation, model: Any, reference: Any) -> Iterator[Outcome]:
     """Loss and the gradients of all tensors of the checkpoint."""
-    case = next(iter(cases(compilation.program.graph)))
+    case = _first_given(compilation)
     labels = case.given[-1].clone()
     labels[:, : labels.shape[1] // 3] = -100
     losses, gradients = [], []
@@ -219,12 +247,13 @@ def _check_terms(
     graph = compilation.program.graph
     if not any(part.losses() for part in graph.walk()):
         return
-    for case in cases(graph):
+    for full in cases(graph):
+        case = _given(full, front_of(graph))
         if case.shifted or case.given[-1].shape[1] == 1:  # a single token has no loss
             continue
         interpreter = Interpreter(weights)
         with torch.no_grad():
-            interpreter.run(graph, case.inputs)
+            interpreter.run(graph, full.inputs)
             for name, model in models.items():
                 terms = model.loss(*case.given, case.given[-1], apart=True, **case.options)
                 del terms["cross_entropy"]
@@ -255,7 +284,7 @@ def stored_tensors(model: Any, gradients: bool = False) -> Iterator[tuple[str, T
 
 
 def _check_greedy(compilation: Compilation, model: Any, reference: Any) -> Outcome:
-    case = next(iter(cases(compilation.program.graph)))
+    case = _first_given(compilation)
     *others, tokens = case.given
     prompt = tokens[:, : max(1, tokens.shape[1] // 2)]
     *_, grows = (name for name in case.inputs if not are_positions(name))

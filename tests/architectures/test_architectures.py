@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from archc.verification.packages import check_package
-from tests.support import compile_model
+from tests.support import build, compile_model, scramble
 
 SPECS = Path(__file__).parent
 DECODERS = (
     "ahead",
     "blocks",
     "gru",
+    "in_front",
     "joined",
     "lstm",
     "pairs",
@@ -24,7 +27,7 @@ DECODERS = (
     "titans",
     "weighted",
 )
-OTHERS = ("both_ways", "classifier", "reward")  # which say something else than what comes next
+OTHERS = ("both_ways", "classifier", "patches", "reward")  # which say something else than what comes next
 
 
 @pytest.mark.parametrize("model", [*DECODERS, *OTHERS])
@@ -35,6 +38,33 @@ def test_a_spec_is_all_that_they_need(model: str) -> None:
     assert [outcome for outcome in outcomes if not outcome.holds] == []
     cached = {outcome.subject for outcome in outcomes if outcome.check == "cache"}
     assert cached == ({"Model", "Reference"} if model in DECODERS else set())
+
+
+def test_learned_tokens_are_tokens_in_front(tmp_path: Path) -> None:
+    """Those that are the embeddings of three tokens are these tokens: padded and generated from, too."""
+    spec, front = SPECS / "in_front.arch", torch.tensor([7, 8, 9])
+    learned = build(spec, "in_front", tmp_path / "learned").Model(dtype=torch.float64)
+    given = build(spec, "in_front", tmp_path / "given", {"learned": "0"}).Model(dtype=torch.float64)
+    scramble(learned)
+    weights = learned.state_dict()
+    with torch.no_grad():
+        learned.memory_tokens.copy_(learned.embed[front])
+    given.load_state_dict({name: weights[name] for name in given.state_dict()})
+    tokens = torch.randint(50, (2, 9))
+    longer = torch.cat([front.expand(2, -1), tokens], 1)
+    real = torch.ones(2, 9, dtype=torch.bool)
+    real[1, :4] = False
+    torch.testing.assert_close(learned(tokens), given(longer)[:, 3:])
+    torch.testing.assert_close(learned.loss(tokens, tokens), _loss_after(given(longer)[:, 3:], tokens))
+    alone = given(longer[1:, [0, 1, 2, *range(7, 12)]])[:, 3:]
+    torch.testing.assert_close(learned(tokens, padding=real)[1:, 4:], alone)
+    found = learned.generate(tokens, 6, padding=real)
+    assert torch.equal(found[0, 9:], given.generate(longer[:1], 6)[0, 12:])
+    assert torch.equal(found[1, 9:], given.generate(longer[1:, [0, 1, 2, *range(7, 12)]], 6)[0, 8:])
+
+
+def _loss_after(logits: Tensor, tokens: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def test_every_model_is_tested() -> None:

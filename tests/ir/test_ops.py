@@ -92,6 +92,9 @@ EXAMPLES: dict[str, list[Example]] = {
         ),
         ([*ATTENDED, None, None, ((2, 3, 2, 2), "i64")], {"mask": Causal(), "scale": 0.5, "softcap": None}),
     ],
+    "in_front": [
+        ([((2, 3, *shape), "float"), POSITIONS, ((2, *shape), "float")], {}) for shape in ((6,), (4, 6))
+    ],
     "log_total": [
         *(([*TOTALLED, None, None], {"mask": mask, "scale": 0.5, "softcap": None}) for mask in MASKS),
         (

@@ -9,6 +9,7 @@ from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.literals import result_type
 from archc.codegen.modules import schedule
 from archc.codegen.modules.class_plan import Argument, Class, Head, Layers, Line
+from archc.codegen.modules.front import front_lines, without_front
 from archc.codegen.modules.functions import Functions
 from archc.codegen.modules.head import Cut, write_head
 from archc.codegen.modules.kept import appends, slot_code, trains
@@ -26,7 +27,7 @@ from archc.ir.names import unique
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.paths import path_text
 from archc.ir.program import Sequence as Tokens
-from archc.ir.program import captured_in, sequences
+from archc.ir.program import captured_in, front_of, sequences
 
 # Given a class's name, its doc, its graph, and what it calls the graph's inputs and weights.
 PlanNative = Callable[[str, str, Graph, Mapping[Value, str], Mapping[int, str]], NativeLayer | None]
@@ -63,13 +64,15 @@ class ClassWriter:
         body, weights = cut.body if cut else graph, held_weights(graph)
         built = self._class(name, doc, body, (), read_off_spans(graph), weights, cached)
         arguments = _optional_once([a for a in built.arguments if not is_span(a.name)], known, cached)
-        start = span_lines(graph, [argument.name for argument in arguments], cached)
+        names = [argument.name for argument in arguments]
+        start = [*front_lines(graph, names, cached), *span_lines(graph, names, cached)]
         advance = f"    cache.advance({known[-1].called('span')})"
         end = [Line("if cache is not None:"), Line(advance)] if cached else []
         self.classes[name] = replace(
             built,
             arguments=(*arguments, *_options(graph, known, cached)),
             lines=(_check(arguments, known), *start, *built.lines, *end),
+            result=without_front(body, built.result) if front_of(graph) else built.result,
             result_type=result_type(len(graph.outputs)),
             head=self._head(cut, weights, loss, built.result) if cut and loss else None,
         )

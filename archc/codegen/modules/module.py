@@ -29,6 +29,7 @@ _RUNTIME = (
     "scan",
     "spans",
     "vector",
+    "with_front",
 )
 
 _COMMENT = re.compile(r"^\s*#.*|  # \[.*", re.MULTILINE)  # blocks and dims there have names of the spec's own
@@ -41,6 +42,7 @@ TAKEN = frozenset(
         *_LOSSES,
         *_MODULES,
         "check_inputs",
+        "front",
         "losses",
         "decode_layers",
         "decoded",

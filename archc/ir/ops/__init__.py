@@ -17,6 +17,7 @@ weights_of_keys scores of keys and sums by other weights than attention's softma
 router          top_k, group_mask, gather
 convolution     causal convolutions over tokens, `group_convolution` those that mix values
 shift           what an earlier token has
+front           learned tokens that come first in each sequence
 recurrence      linear recurrences over tokens, and the state that they carry
 running_maximum the largest value so far, which keeps exponential gates within floats
 balance         loads of experts, averages over tokens, capacity
@@ -39,6 +40,7 @@ from archc.ir.ops import (
     convolution,
     elementwise,
     experts,
+    front,
     functions,
     group_convolution,
     head_linear,
@@ -71,6 +73,7 @@ __all__ = [
     "convolution",
     "elementwise",
     "experts",
+    "front",
     "functions",
     "group_convolution",
     "head_linear",
