@@ -34,7 +34,7 @@ from archc.ir.ops.structure import (
 from archc.ir.paths import Path
 from archc.ir.program import sequences
 from archc.ir.rule import rule_of
-from archc.ir.types import ROWS, DType, TensorType
+from archc.ir.types import ROWS, DType, TensorType, apart
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def growing_dim(root: Graph) -> str:
 
 def _is_fixed(node: Node, grows: str) -> bool:
     """Whether a value belongs to a sequence that no tokens are added to: it was computed with the first."""
-    dims = {dim for type_ in node.types for dim in type_.shape[1:] if isinstance(dim, str)}
+    dims = {apart(dim)[1] for type_ in node.types for dim in type_.shape[1:] if isinstance(dim, str)}
     return bool(dims - {grows, "S", ROWS})
 
 

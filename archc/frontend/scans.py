@@ -21,7 +21,7 @@ from archc.ir.ops.recurrence import NEW_POSITIONS
 from archc.ir.ops.structure import LOOP, SCAN, ZEROS
 from archc.ir.program import KEY_POSITIONS, POSITIONS
 from archc.ir.scan_form import ScanForm, is_of_token
-from archc.ir.types import Dim, DType, TensorType
+from archc.ir.types import Dim, DType, TensorType, apart
 
 ADD, UPCAST = OPS["add"], OPS["upcast"]
 
@@ -216,7 +216,8 @@ class _Tracer:
                 yield _out_of_place(node, node.span or self.expr.over.span)
         for value in frame.captured:
             type_ = self._outside(value)
-            if not is_of_token(type_, self._tokens) and {self._tokens[1], "S"} & {*type_.shape}:
+            dims = {apart(dim)[1] for dim in type_.shape if isinstance(dim, str)}
+            if not is_of_token(type_, self._tokens) and dims & {self._tokens[1], "S"}:
                 what = f"a value of all tokens, {type_},"
                 yield mistakes.NotInStep(self.expr.over.span, what=what)
 

@@ -59,7 +59,7 @@ class TensorType:
 
     def bind(self, sizes: Mapping[str, int]) -> TensorType:
         """The same type with numbers for symbolic dims."""
-        return replace(self, shape=tuple(sizes[dim] if isinstance(dim, str) else dim for dim in self.shape))
+        return replace(self, shape=tuple(size_of(dim, sizes) for dim in self.shape))
 
     def numel(self) -> int:
         """Elements; every dim must be a number."""
@@ -68,6 +68,36 @@ class TensorType:
             assert isinstance(dim, int), f"{dim} has no size"
             count *= int(dim)
         return count
+
+
+def multiple(count: int, dim: Dim) -> Dim:
+    """So many times a dim: `2T`."""
+    if not isinstance(dim, str):
+        return count * dim
+    times, name = apart(dim)
+    return f"{count * times}{name}" if count * times != 1 else name
+
+
+def fraction(dim: Dim, count: int) -> Dim:
+    """What a dim is so many times of; raises `TypeMistake`."""
+    times, name = apart(dim) if isinstance(dim, str) else (dim, "")
+    if times % count:
+        raise TypeMistake(f"{dim} is not a multiple of {count}")
+    return multiple(times // count, name) if name else times // count
+
+
+def apart(dim: str) -> tuple[int, str]:
+    """A symbolic dim by what it is a multiple of: `2T` is (2, "T")."""
+    name = dim.lstrip("0123456789")
+    return int(dim.removesuffix(name) or 1), name
+
+
+def size_of(dim: Dim, sizes: Mapping[str, int]) -> int:
+    """The number that a dim stands for."""
+    if not isinstance(dim, str):
+        return dim
+    count, name = apart(dim)
+    return count * sizes[name]
 
 
 def shape_text(shape: tuple[Dim, ...]) -> str:

@@ -16,7 +16,7 @@ from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.program import given_inputs
-from archc.ir.types import DType
+from archc.ir.types import DType, size_of
 from archc.verification.kernel_runs import Sizes, run_backward, run_plan
 
 
@@ -65,5 +65,5 @@ def _inputs(graph: Graph, dtype: torch.dtype, batch: int, length: int) -> Iterat
     kinds = {DType.I64: torch.int64, DType.BOOL: torch.bool, DType.F32: torch.float32}
     sizes = defaultdict(lambda: length, B=batch)
     for type_ in map(graph.type, given_inputs(graph)):
-        shape = [sizes[dim] if isinstance(dim, str) else dim for dim in type_.shape]
+        shape = [size_of(dim, sizes) for dim in type_.shape]
         yield torch.empty(shape, dtype=kinds.get(type_.dtype, dtype), device="meta")

@@ -42,7 +42,7 @@ from archc.ir.ops.structure import (
 from archc.ir.program import sequences
 from archc.ir.rule import rule_of
 from archc.ir.scan_form import scan_form
-from archc.ir.types import ROWS, DType, TensorType
+from archc.ir.types import ROWS, DType, TensorType, size_of
 from archc.verification.packages import given_tokens
 
 # Launches beside the graph's: the token's place among the keys and two counts of the cache, the choice of the
@@ -167,7 +167,7 @@ class _Planner:
         if type_.dtype is DType.SCALAR:
             return 1  # whole, so that positions stay whole with it
         kinds = {DType.F32: torch.float32, DType.I64: torch.int64, DType.BOOL: torch.bool}
-        shape = [sizes[dim] if isinstance(dim, str) else int(dim) for dim in type_.shape]
+        shape = [int(size_of(dim, sizes)) for dim in type_.shape]
         return torch.empty(shape, dtype=kinds.get(type_.dtype, self.dtype), device="meta")
 
 

@@ -15,6 +15,7 @@ SPECS = Path(__file__).parent
 DECODERS = (
     "ahead",
     "blocks",
+    "delta_product",
     "gru",
     "in_front",
     "joined",

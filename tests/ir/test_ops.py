@@ -129,6 +129,8 @@ EXAMPLES: dict[str, list[Example]] = {
         for shape, first, beyond in (((4, 3), -1, "nearest"), ((2, 3, 4, 6), 0, "zero"))
     ],
     "split": [([X], {"sizes": 4}), ([X], {"sizes": (1, 2, 5)})],
+    "interleave": [([X, X, X], {})],
+    "every": [([((2, 6, 8), "float")], {"count": 3, "first": first}) for first in (False, True)],
     "concat": [([X, ((2, 3, 1), "float")], {})],
     "split_heads": [([X], {"heads": 4})],
     "merge_heads": [([HEADS], {})],
@@ -278,6 +280,14 @@ WRONG: list[tuple[str, list[TensorType | None], Mapping[str, Any], str]] = [
     ("embedding", [TensorType((2,), DType.FLOAT), TensorType((5, 8), DType.FLOAT)], {}, "whole numbers"),
     ("split", [TensorType((2, 8), DType.FLOAT)], {"sizes": 3}, "equal parts"),
     ("split", [TensorType((2, 8), DType.FLOAT)], {"sizes": (3, 3)}, "add up"),
+    (
+        "interleave",
+        [TensorType(("B", "T", 8), DType.FLOAT), TensorType(("B", "T", 4), DType.FLOAT)],
+        {},
+        "differ",
+    ),
+    ("interleave", [TensorType(("N", 8), DType.FLOAT)] * 2, {}, "needs values of tokens"),
+    ("every", [TensorType(("B", "3T", 8), DType.FLOAT)], {"count": 2, "first": False}, "not a multiple of 2"),
     ("split_heads", [TensorType((2, 8), DType.FLOAT)], {"heads": 3}, "does not split into 3 heads"),
     ("expand_heads", [TensorType((2, 3, 2, 8), DType.FLOAT)], {"heads": 4}, "needs one head"),
     ("slice", [TensorType((2, 8), DType.FLOAT)], {"start": 4, "end": 9}, "does not lie"),

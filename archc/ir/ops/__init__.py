@@ -16,6 +16,7 @@ attention_bias  what is added to scores by distance: ALiBi, T5's buckets; the po
 weights_of_keys scores of keys and sums by other weights than attention's softmax
 router          top_k, group_mask, gather
 convolution     causal convolutions over tokens, `group_convolution` those that mix values
+interleave      several values of each token, one after another
 shift           what an earlier token has
 front           learned tokens that come first in each sequence
 recurrence      linear recurrences over tokens, and the state that they carry
@@ -44,6 +45,7 @@ from archc.ir.ops import (
     functions,
     group_convolution,
     head_linear,
+    interleave,
     key_choice,
     linear,
     norm,
@@ -77,6 +79,7 @@ __all__ = [
     "functions",
     "group_convolution",
     "head_linear",
+    "interleave",
     "key_choice",
     "linear",
     "norm",

@@ -1,4 +1,4 @@
-"""Recurrences as a `scan` says them, against torch.nn and against their papers' equations, in float64."""
+"""Recurrences against torch.nn and against their papers' equations, in float64."""
 
 from __future__ import annotations
 
@@ -79,13 +79,39 @@ def titans(weights: dict[str, Tensor], x: Tensor) -> Tensor:
     return torch.stack(results, 1) @ weights["out.weight"].T
 
 
+def delta_product(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """arXiv 2502.10297, equations 3 to 5, gated: one Householder product after the other."""
+    heads, keys, values, steps = 2, 6, 8, 3
+    state = x.new_zeros(len(x), heads, keys, values)
+    results = []
+    for token in x.unbind(1):
+        made = {name: token @ weights[f"{name}.weight"].T for name in "qkvba"}
+        q, k = made["q"].view(-1, heads, keys), nn.functional.silu(made["k"]).view(-1, steps, heads, keys)
+        q, k = (each / (each.square().sum(-1, keepdim=True) + 1e-5).sqrt() for each in (q, k))
+        v, beta = made["v"].view(-1, steps, heads, values), 2 * made["b"].sigmoid().view(
+            -1, steps, heads, 1, 1
+        )
+        state = state * torch.sigmoid(-made["a"] - weights["a.bias"])[..., None, None]
+        for step in range(steps):
+            key, value = k[:, step, :, :, None], v[:, step, :, None, :]
+            turn = torch.eye(keys, dtype=x.dtype) - beta[:, step] * (key @ key.mT)
+            state = turn @ state + beta[:, step] * (key @ value)
+        o = (q[:, :, None, :] @ state)[:, :, 0] * keys**-0.5
+        results.append(nn.functional.rms_norm(o, (values,), weights["norm.weight"], eps=1e-5).flatten(1))
+    return torch.stack(results, 1) @ weights["out.weight"].T
+
+
 MIXERS: dict[str, Mixer] = {
+    "delta_product": delta_product,
     "gru": torch_cell(nn.GRU),
     "lstm": torch_cell(nn.LSTM),
     "slstm": slstm,
     "titans": titans,
 }
-PATHS = {"titans": "memory"}  # where a layer's mixer lies; by its own name if not here
+PATHS = {
+    "delta_product": "mixer",
+    "titans": "memory",
+}  # where a layer's mixer lies; by its own name if not here
 
 
 def expected(model: str, weights: dict[str, Tensor], tokens: Tensor) -> Tensor:
