@@ -12,16 +12,19 @@ from heapq import heappop, heappush
 from archc.ir.family import SPLITS
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
+from archc.ir.op import OPS
 from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import CONSTANT
 from archc.ir.origins import Origins, mixes_sequences, once_in
 from archc.ir.row_form import RENAMED, fits_row, is_dot, is_row_op, row_form
 from archc.ir.rule import rule_of
 from archc.ir.types import DType
-from archc.passes.context import Context
+from archc.passes.clean import merge_equal
+from archc.passes.context import Context, remaining
 from archc.passes.join import ADD, after_head, chain_name, is_joined, operand_name
 from archc.passes.outline import Outline, replace_by_one
 
+UPCAST = OPS["upcast"]
 _MOST_STEPS = 24  # what a person reads in one piece
 _MOST_OPERANDS = 8  # tensors that a program holds at once, and their gradients
 _FUSED = ("norm", "pointwise", "row")
@@ -31,6 +34,8 @@ def join_rows(graph: Graph, context: Context) -> None:
     """Compute ops on rows together that are around norms or differ in shape, where the target can."""
     if "row" not in context.target.families:
         return
+    for part, _ in graph.runs():
+        _cast_apart(part)
     kept = set(after_head(graph))
     once = once_in(graph)
     for part, times in graph.runs():
@@ -38,7 +43,19 @@ def join_rows(graph: Graph, context: Context) -> None:
         for node in reversed(part.nodes()):
             if node.id in part and not (part is graph and node.id in kept) and _can_end(node):
                 rows.join(node, times, context)
+        merge_equal(part, remaining(part, UPCAST))
     context.report.sort()
+
+
+def _cast_apart(graph: Graph) -> None:
+    """Give each op on rows a cast to float32 of its own: kernels read what is narrow and cast it."""
+    for node in graph.nodes():
+        if node.op is UPCAST and not graph.is_output(node.outputs[0]):
+            users = list(dict.fromkeys(user.id for user, _ in graph.users(node.outputs[0])))
+            for user in [graph.node(number) for number in users if is_on_rows(graph.node(number))][1:]:
+                own = graph.add_like(node, UPCAST, node.inputs, names=node.names)
+                inputs = [own.outputs[0] if value in node.outputs else value for value in user.inputs]
+                graph.update(user, inputs=tuple(inputs))
 
 
 class Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -21,16 +22,19 @@ _EACH_ITS_OWN = (INPUT, WEIGHT, LOOP, EXPERTS, SCAN, BRANCH, APPEND, KEEP)
 def merge_common(graph: Graph, _context: Context) -> None:
     """Let equal computations be one."""
     for part in graph.walk():
-        seen: dict[Any, Node] = {}
-        for node in part.nodes():
-            node = part.node(node.id)
-            if node.op in _EACH_ITS_OWN or node.op.has(Trait.EFFECT):
-                continue
-            first = seen.setdefault(_key(node), node)
-            if first is not node:
-                for old, new in zip(node.outputs, first.outputs, strict=True):
-                    part.replace_uses(old, new)
-                part.remove(node)
+        merge_equal(part, [n for n in part.nodes() if not (n.op in _EACH_ITS_OWN or n.op.has(Trait.EFFECT))])
+
+
+def merge_equal(graph: Graph, nodes: Iterable[Node]) -> None:
+    """Let some nodes of a graph, in its order, that compute the same be one."""
+    seen: dict[Any, Node] = {}
+    for node in nodes:
+        node = graph.node(node.id)  # what it reads may be another's just now
+        first = seen.setdefault(_key(node), node)
+        if first is not node:
+            for old, new in zip(node.outputs, first.outputs, strict=True):
+                graph.replace_uses(old, new)
+            graph.remove(node)
 
 
 def _key(node: Node) -> tuple[Any, ...]:

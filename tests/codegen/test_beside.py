@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from archc.ir.rule import rule_of
 from tests.codegen.fused_ops import check_bfloat16, check_float32, fused_ops
 from tests.codegen.interpreter import interpreted
 from tests.support import compile_model
@@ -60,6 +61,21 @@ def test_ops_beside_each_other_are_their_decomposition(
     assert len(op.outputs) == outputs
     check_float32(op)
     check_bfloat16(op)
+
+
+def test_what_is_cast_for_several_kernels_is_read_as_it_was() -> None:
+    """No kernel writes float32 for another that may as well read what was cast, and cast it again."""
+    values = "values = upcast(split_heads(v, heads))\n"
+    text = WITH_NUMBERS.replace("    o = ", f"    {values}    o = ").replace(
+        "split_heads(v, heads) *", "values *"
+    )
+    text = text.replace("beta = sigmoid(b))", "beta = sigmoid(b)) + values").replace(
+        "cast_like(step, x)", "step"
+    )
+    text = text.replace("merge_heads(o)", "merge_heads(cast_like(o, x))")
+    nodes = compile_model(text, "a").fused.nodes()
+    results = {node.op.name: len(node.types) for node in nodes if rule_of(node) is not None}
+    assert results == {"mul_sum_rsqrt_add_softplus_neg_mul": 4, "add": 1}
 
 
 @pytest.mark.parametrize(
