@@ -130,15 +130,25 @@ class _Planner:
             elif node.op is APPEND and node.id not in by_readers:
                 (new,) = (self._meta(graph.type(v), self.sizes) for v in node.inputs if v is not None)
                 self.work.add(node.op.name, 1, 2 * _bytes(new), times)
+            elif node.op is ZEROS and node.attributes["shape"] is not None:
+                self.work.add(node.op.name, 1, _bytes(self._meta(node.types[0], self.sizes)), times)
             elif node.op not in _FREE:
                 self._add_node(graph, node, made, times)
         return made
 
     def _add_states(self, graph: Graph, scan: Node, times: int) -> None:
-        """What keeps states: a choice between the cache's and the start's, and the copy of the new one."""
-        for state in scan_form(scan).states:
-            held = self._meta(graph.type(state), self.sizes) if state is not None else None
-            self.work.add(scan.op.name, 2, 4 * _bytes(held), times)
+        """What takes states that are not float32 out of a cache, what puts all back, and the result."""
+        form = scan_form(scan)
+        for state, start in zip(form.states, form.starts, strict=True):
+            if state is not None:
+                casts = graph.type(start).dtype is DType.FLOAT
+                self.work.add(
+                    scan.op.name,
+                    1 + casts,
+                    (1 + casts) * 2 * _bytes(self._meta(graph.type(state), self.sizes)),
+                    times,
+                )
+        self.work.add(scan.op.name, 1, 2 * _bytes(self._meta(scan.types[0], self.sizes)), times)
 
     def _add_node(self, graph: Graph, node: Node, made: dict[Value, Any], times: int) -> None:
         sizes = _with(self.sizes, **{ROWS: self.sizes["B"] * choices_of(graph)})

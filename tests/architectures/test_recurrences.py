@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.support import build
+from archc.analysis.cache import cache_size
+from archc.verification.step import counted_step, planned_step
+from tests.support import build, compile_model
 
 SPECS = Path(__file__).parent
 TOKENS = torch.tensor([[3, 14, 15, 9, 2, 6], [5, 35, 8, 9, 7, 9]])
@@ -203,3 +205,33 @@ def test_exponential_gates_overflow_nothing(folder: Path) -> None:
     logits = built(TOKENS)
     assert logits.isfinite().all()
     torch.testing.assert_close(built.float()(TOKENS).double(), logits, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_step_returns_may_be_the_state_before_it(tmp_path: Path) -> None:
+    """The state of the last call, which the cache has given up by then."""
+    spec = """
+arch Late(d = 8) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, 50, d) as embed
+    y = scan x from (h: [d] = 0.5) {
+      before = h
+      h = tanh(h + linear(x, d) as w)
+      return before
+    }
+    return linear(y, 50) as head
+  }
+}
+model late = Late()
+"""
+    built = filled(build(spec, "late", tmp_path).Model(dtype=torch.float32))
+    cache = built.new_cache(2, 6)
+    with torch.no_grad():
+        pieces = [built(TOKENS[:, t : t + 1], cache=cache) for t in range(6)]
+        torch.testing.assert_close(torch.cat(pieces, 1), built(TOKENS))
+
+
+def test_a_step_of_decoding_launches_what_the_graph_says(folder: Path) -> None:
+    compilation = compile_model(SPECS / "lstm.arch", "lstm")
+    planned, counted = planned_step(compilation.fused, 2, 20), counted_step(package("lstm", folder), 2, 20)
+    assert planned.count == counted.count
+    assert cache_size(compilation.fused, 3, 20, element=2).bytes == 3 * 2 * (16 + 16) * 4

@@ -28,6 +28,7 @@ _RUNTIME = (
     "remember",
     "scan",
     "spans",
+    "states",
     "vector",
     "with_front",
 )

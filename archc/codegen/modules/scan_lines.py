@@ -9,7 +9,7 @@ from archc.codegen.literals import tuple_text
 from archc.codegen.modules.class_plan import Line
 from archc.codegen.modules.spans import span_of
 from archc.ir.names import unique
-from archc.ir.node import Node
+from archc.ir.node import Node, Value
 from archc.ir.ops.structure import SCAN
 from archc.ir.scan_form import is_of_token, scan_form
 
@@ -22,7 +22,7 @@ def write_scan(emitter: Emitter, node: Node) -> None:
     emitter.enter(node)
     (body,), form = node.bodies, scan_form(node)
     span, starts = span_of(emitter.use(form.positions)), [emitter.use(value) for value in form.starts]
-    states = [emitter.use(value) for value in form.states if value is not None]
+    slots = [_slot(emitter, value) for value in form.states if value is not None]
     texts = [emitter.use(value) for value in form.taken]
     pairs = list(zip(body.inputs[len(form.states) :], texts, strict=True))
     of_token = [(v, text) for v, text in pairs if is_of_token(body.type(v), node.types[0].shape[:2])]
@@ -35,10 +35,17 @@ def write_scan(emitter: Emitter, node: Node) -> None:
     emitter.lines += [Line(""), Line(f"def {name}({parameters}) -> tuple[Tensor, ...]:")]
     emitter.lines += [_of_one_token(line, node).indented() for line in inner.lines]
     emitter.lines += [Line(f"    return {results}"), Line("")]
-    groups = [starts, [text for _, text in of_token], *([states] if states else [])]
-    given = ", ".join([name, span, *map(tuple_text, groups)])
+    groups = [tuple_text(starts), tuple_text([text for _, text in of_token])]
+    groups += [f"states(cache, self, {', '.join(slots)})"] if slots else []
+    given = ", ".join([name, span, *groups])
     target = emitter.variables.bind(node.outputs[0])
     emitter.lines.append(Line(f"{target} = scan({given})", emitter.comment_of(node)))
+
+
+def _slot(emitter: Emitter, state: Value) -> str:
+    """The name of a state's slot in the cache."""
+    emitter.variables.pending.pop(state)  # scans take all of them at once
+    return f'"{emitter.graph.node(state).attributes["slot"]}"'
 
 
 def _of_one_token(line: Line, scan: Node) -> Line:
