@@ -51,10 +51,9 @@ def _most(layer: Graph) -> int:
     another sequence, is one, and the norm before it.
 
     A recurrence has, in place of a rotation, a convolution before it and kernels for what is made of its
-    operands, and one after it for a gate or a skip.  A row beyond 4,096 values is more than one kernel's
-    registers hold with its gradient.  A gate that is one number, as of a shared expert, has a kernel that
-    multiplies by it.  Linear maps by heads are products of their own, each with a kernel that makes a gate of
-    it.
+    operands, and one after it for a gate or a skip.  A gate that is one number, as of a shared expert, has a
+    kernel that multiplies by it.  Linear maps by heads are products of their own, each with a kernel that
+    makes a gate of it.
     """
     experts = any(node.op is EXPERTS or node.op.module == "experts" for node in layer.nodes())
     fused = [(node, rule) for node in layer.nodes() if (rule := rule_of(node)) is not None]
@@ -72,10 +71,7 @@ def _most(layer: Graph) -> int:
 def _around(layer: Graph, recurrence: Node) -> int:
     """Launches around a recurrence beyond those that attention has around it."""
     makers = {_maker(layer, value).id for value in recurrence.inputs if value is not None}
-    made = sum(layer.node(number).op not in (INPUT, WEIGHT, CARRIED, NEW_POSITIONS) for number in makers)
-    rows = [rule for node in layer.nodes() if (rule := rule_of(node)) and rule.family == "row"]
-    long = any(int(node.types[0].width) > 4096 for node in layer.nodes() if rule_of(node) in rows)
-    return made + long
+    return sum(layer.node(number).op not in (INPUT, WEIGHT, CARRIED, NEW_POSITIONS) for number in makers)
 
 
 def _products(layer: Graph) -> int:
