@@ -41,6 +41,7 @@ _NO_SDPA = (
     "bloom",
     "codegen",
     "dbrx",
+    "deepseek_v4",
     "doge",
     "dory",
     "falcon_mamba",
