@@ -44,7 +44,8 @@ def attention(w: Writer, x: str, d: int, variable: str | None, shared: Shared | 
         return _takes_over(w, x, d, mask, shared)
     if shared is not None and shared.first_values is not None:
         return _mixes_values(w, x, d, mask, variable or "0", shared)
-    return w.choose(_usual, _usual, _usual, _latent, _differential)(w, x, d, mask, variable)
+    kinds = _usual, _usual, _usual, _usual, _latent, _latent, _differential, _taken_apart
+    return w.choose(*kinds)(w, x, d, mask, variable)
 
 
 def bidirectional(w: Writer, x: str, memory: str, d: int) -> str:
@@ -167,6 +168,25 @@ def _differential(w: Writer, x: str, d: int, mask: str, _variable: str | None) -
         found.append(w.let(f"attention({q}, {k}, {v}, mask = {mask})", "o"))
     factor = w.choose("0.3", f"sum({w.parameter('4', 0.5, 'one')} * {w.parameter('4', 0.5, 'other')})")
     return behind(w, x, d, heads, w.let(f"{found[0]} - {factor} * {found[1]}", "o"))
+
+
+def _taken_apart(w: Writer, x: str, d: int, mask: str, variable: str | None) -> str:
+    """Weights of keys by arithmetic on scores: heads mixed, sigmoids, shares of what later keys leave."""
+    heads = some_heads(w)
+    q, k, v = _apart(w, x, heads)
+    q, k = positioned(w, q, k, variable)
+    count = heads.queries
+    scores = w.let(f"attention_scores({q}, {k})", "scores")
+    if w.chance(0.4):
+        scores = w.let(f"matmul(parameter([{count}, {count}]) as {w.new('before')}, {scores})", "scores")
+    scores = w.let(f"masked({scores}, {k}, {mask})", "scores")
+    kind = w.choose("softmax", "sigmoid", "shares")
+    if kind == "shares":
+        left = w.let(f"-softplus({scores})", "left")
+        weights = w.let(f"sigmoid({scores}) * exp(sum({left}) - sum_so_far({left}))", "weights")
+    else:
+        weights = w.let(f"{kind}({scores})", "weights")
+    return behind(w, x, d, heads, w.let(f"weighted_values(cast_like({weights}, {v}), {v})", "o"))
 
 
 def _takes_choice(w: Writer, x: str, d: int, shared: Shared) -> str:

@@ -74,8 +74,9 @@ def roads(text: str, natively: bool = False) -> Iterator[str]:
 
 
 def _told(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """Those that do not hold, but for those without a limit: the unfused model leaves the dtype's range."""
     for each in outcomes:
-        if not each.holds:
+        if not each.holds and each.limit == each.limit:
             found = f"{each.error:.1e} of {each.limit:.1e} {each.detail}"
             yield f"{each.subject}, {each.check}, {each.case}: {found}"
 

@@ -165,7 +165,19 @@ def behind(w: Writer, x: str, d: int, heads: Heads, o: str) -> str:
 
 def some_bias(w: Writer, x: str, heads: int, both_ways: bool = False) -> str:
     """A bias of scores by distance."""
-    if w.chance(0.5):
+    kind = w.choose("alibi", "alibi", "table", "table", "pairs", "content")
+    if kind == "pairs":
+        query, key = w.new("query"), w.new("key")
+        w.write(f"{query}, {key} = pairs({x})")
+        slopes = f"[[[-0.2 * h]] for h in 0..{heads}]"
+        far = f"absolute(upcast({query} - {key}))"
+        return w.let(w.choose(f"{far} * {slopes}", f"-9 * step({far} - 2.5) * step({far} - 4)"), "bias")
+    if kind == "content":
+        values = f"split_heads({w.linear(x, heads * 4, 'distances')}, {heads})"
+        beyond = w.choose("", ", beyond = nearest")
+        first = -2 if both_ways else 0
+        return f"distance_bias(positions({x}), key_positions({x}), {values}, first = {first}{beyond})"
+    if kind == "alibi":
         return (
             f"alibi_bias(positions({x}), key_positions({x}), heads = {heads}, scale = {w.choose('1', '0.5')})"
         )

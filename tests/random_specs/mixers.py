@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.random_specs.attentions import Shared, attention, some_mask
-from tests.random_specs.recurrences import convolution, exponential, recurrence
+from tests.random_specs.recurrences import convolution, exponential, gated_sum, recurrence
 from tests.random_specs.rows import route
 from tests.random_specs.writer import Writer
 
@@ -11,7 +11,9 @@ from tests.random_specs.writer import Writer
 def mixer(w: Writer, x: str, d: int, variable: str | None, shared: Shared | None = None) -> str:
     """Tokens mixed with earlier ones of their sequence, from [B, T, d] to [B, T, d]."""
     kind = (
-        w.choose(*["attention"] * 7, *["recurrence"] * 3, *["exponential"] * 2, "convolution", "experts")
+        w.choose(
+            *["attention"] * 7, *["recurrence"] * 3, *["exponential"] * 2, "sum", "convolution", "experts"
+        )
         if shared is None
         else ""
     )
@@ -19,6 +21,8 @@ def mixer(w: Writer, x: str, d: int, variable: str | None, shared: Shared | None
         return recurrence(w, x, d)
     if kind == "exponential":
         return exponential(w, x, d)
+    if kind == "sum":
+        return gated_sum(w, x, d)
     if kind == "convolution":
         return convolution(w, x, d)
     if kind == "experts" and variable is not None:  # layers that run again cannot share what experts hold

@@ -74,7 +74,21 @@ def _encoder(w: Writer, d: int) -> None:
         with w.inside(f"for i in 0..2 as {w.new('layers')}"):
             residual(w, d, "x", lambda h: bidirectional(w, h, h, d))
             residual(w, d, "x", lambda h: (experts if w.chance(0.3) else mlp)(w, h, d))
-        w.write(f"return states = {norm(w, 'x')}")
+            if w.chance(0.3):
+                _backwards(w, d)
+        h = w.let(norm(w, "x"))
+        pooled = w.choose("first_token", "last_token")
+        end = f"score = linear({pooled}({h}), 3) as score" if w.chance(0.3) else f"states = {h}"
+        w.write(f"return {end}")
+
+
+def _backwards(w: Writer, d: int) -> None:
+    """What later tokens say: of the next one, or of all by a layer that runs from the last to the first."""
+    if w.chance(0.5):
+        w.write(f"x = x + later(x, {w.choose(1, 2)}) * {w.parameter(str(d), 0.5, 'after')}")
+    else:
+        h = w.let(f"reversed({w.let(norm(w, 'x'))})")
+        w.write(f"x = x + reversed({w.let(mixer(w, h, d, None), 'y')})")
 
 
 def _translator(w: Writer, d: int) -> None:

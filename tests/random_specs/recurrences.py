@@ -51,6 +51,15 @@ def group_conv(w: Writer, x: str, groups: int, inner: int, width: int) -> str:
     return f"GroupConv({x}, {width}, taps = {w.choose(1, 2, 3)}{settings}) as {w.new('group_conv')}"
 
 
+def gated_sum(w: Writer, x: str, d: int) -> str:
+    """A number kept for each value by itself, which fades as the data say, or the sum so far."""
+    fade = f", log_decay = -softplus(upcast({w.linear(x, d, 'fade')}))" if w.chance(0.7) else ""
+    h = w.let(f"linear_recurrence(upcast({w.linear(x, d, 'value')}){fade})", "h")
+    if not fade:
+        h = w.let(f"{h} / unsqueeze(upcast(positions({x})) + 1)", "h")
+    return w.linear(w.let(f"cast_like({h}, {x})", "h"), d, "out")
+
+
 def exponential(w: Writer, x: str, d: int) -> str:
     """A recurrence with gates that are exponentials, kept within range by their maximum."""
     count, width = w.choose(1, 2, 3), w.choose(1, 4, 6)
@@ -126,6 +135,8 @@ def _log_decay(w: Writer, x: str, heads: Heads) -> str:
     wide = w.choose("", ", wide = true")
     shape = f"{count}, {width}" if by_row else str(count)
     rates = f"exp(parameter([{shape}], init = fill(0){wide}) as {w.new('rate')})"
+    if not by_row and w.chance(0.2):
+        return w.let(f"[log(1 - 2 ** (-1 - h)) for h in 0..{count}]", "decay")
     kind = w.choose("constant", "step", "step", "rows") if by_row else w.choose("constant", "step", "step")
     if kind == "constant":
         return w.let(f"-{rates}", "decay")

@@ -35,6 +35,9 @@ def activation(w: Writer, x: str) -> str:
         f"{x} * sigmoid(1.7 * {x})",
         f"sigmoid({x})",
         f"softplus({x})",
+        f"{x} * (1 + erf({x}))",
+        f"{x} / sqrt(1 + {x} ** 2)",
+        f"{x} + 0.5 * sin(2 * {x}) * cos({x})",
         f"minimum(maximum({x}, -2), 2)",
         x,
     )
@@ -42,7 +45,7 @@ def activation(w: Writer, x: str) -> str:
 
 def mlp(w: Writer, x: str, d: int) -> str:
     """An MLP of one of the usual kinds, at any width."""
-    kinds = _gated, _gated, _packed_gate, _plain, _standard, _narrow, _fused, _island, _by_heads
+    kinds = _gated, _gated, _packed_gate, _plain, _standard, _narrow, _fused, _island, _by_heads, _by_matrix
     return w.choose(*kinds)(w, x, d)
 
 
@@ -87,6 +90,18 @@ def _by_heads(w: Writer, x: str, d: int) -> str:
     y = w.let(activation(w, up), "y")
     down = f"merge_heads(head_linear({y}, {d // heads}{layout}) as {w.new('down')})"
     return w.let(down, "y") if w.chance(0.5) else w.linear(w.let(down, "y"), d, "down")
+
+
+def _by_matrix(w: Writer, x: str, d: int) -> str:
+    """Parts of a row, mixed by a matrix that each token makes."""
+    parts = w.choose(2, 4)
+    matrix = f"split_heads({w.linear(x, parts * parts, 'matrix')}, {parts})"
+    matrix = w.let(
+        w.choose(f"softmax({matrix})", f"transpose(softmax({matrix}))", f"tanh({matrix})"), "matrix"
+    )
+    y = w.let(f"merge_heads(matmul({matrix}, split_heads({x}, {parts})))", "y")
+    scaled = f"{y} * [1 + c / 20 for c in 0..{d}]"
+    return w.linear(w.choose(y, scaled, f"{y} - mean({y})"), d, "out")
 
 
 def _joined(w: Writer, x: str, d: int) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.codegen.interpreter import interpreted
-from tests.random_specs.checks import commands, roads, verified
+from tests.random_specs.checks import commands, compiled, roads, verified
 from tests.random_specs.models import random_spec
+from tests.random_specs.ragged import ragged
 from tests.support import needs_compiler
 
 FEW = (2, 24, 13)  # small ones
@@ -24,6 +25,8 @@ apart group_mask gather within_capacity top_k shifted CausalConv sinusoid scaled
 concat absolute tanh jitter wide extra prefix decoder_tokens hidden states note
 linear_attention log_decay beta erase renew reads upcast fuse joined stacking expert_ sampled drop_crowded
 longrope sight running_maximum GroupConv first chosen_keys among head_linear whole_quotient frames
+attention_scores masked weighted_values sum_so_far pairs distance_bias step linear_recurrence matmul transpose
+erf sqrt cos mean reversed later first_token last_token
 """
 
 
@@ -53,13 +56,14 @@ def test_a_spec_holds(seed: int) -> None:
 
 
 def test_roads_of_a_spec_hold() -> None:
-    none_off(FEW[0], list(roads(random_spec(FEW[0]))))
+    spec = random_spec(FEW[0])
+    none_off(FEW[0], [*roads(spec), *ragged(compiled(spec))])
 
 
 @pytest.mark.slow
 def test_many_specs_hold(many: int) -> None:
     spec = random_spec(many)
-    none_off(many, [*verified(spec, each_pass=True), *commands(spec), *roads(spec)])
+    none_off(many, [*verified(spec, each_pass=True), *commands(spec), *roads(spec), *ragged(compiled(spec))])
 
 
 @pytest.mark.slow
