@@ -21,6 +21,7 @@ _SEGMENT = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_\-]{{0,{MAX_NAME - 1}}}")
 _JOINED = (
     'in a string, braces end a segment after other characters: "layer_{i}"; else `{name + "_bias"}`, unquoted'
 )
+_UNQUOTED = re.compile(r"(\w+|\{\w+\})(\.(\w+|\{\w+\}))*")  # a path that needs no quotes
 _COUNTED = re.compile(r"([^{}]+)\{([A-Za-z_]\w*)\}")
 
 
@@ -49,7 +50,9 @@ class Paths(Expressions):
         for part in text.split(".", MAX_PATH + 1):
             counted = _COUNTED.fullmatch(part)
             if counted is None:
-                segments += self._literal(part, span)
+                own = part.startswith("{") and _UNQUOTED.fullmatch(text)
+                hint = f"without the quotes it is: `{text}`" if own else _JOINED
+                segments += self._literal(part, span, hint)
                 continue
             prefix, variable = counted.groups()
             before = self._literal(prefix, span)[0]
@@ -57,13 +60,14 @@ class Paths(Expressions):
             segments += _prefixed(before, found)
         return segments
 
-    def _literal(self, text: str, span: Span) -> list[str]:
+    def _literal(self, text: str, span: Span, hint: str = _JOINED) -> list[str]:
+        """The segments of a text without braces; `hint` is for braces that are in it after all."""
         segments = text.split(".", MAX_PATH + 1)
         wrong = next((segment for segment in segments if not _SEGMENT.fullmatch(segment)), None)
         if wrong is None:
             return segments
         expected, found = "letters, digits, `_` and `-`", f'"{wrong[:40]}"'
-        hint = _JOINED if "{" in wrong else ""
+        hint = hint if "{" in wrong else ""
         self.report(
             mistakes.WrongValue(span, what="a path segment", expected=expected, found=found, hint=hint)
         )
