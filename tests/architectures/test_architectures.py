@@ -59,6 +59,9 @@ def test_learned_tokens_are_tokens_in_front(tmp_path: Path) -> None:
     torch.testing.assert_close(learned.loss(tokens, tokens), _loss_after(given(longer)[:, 3:], tokens))
     alone = given(longer[1:, [0, 1, 2, *range(7, 12)]])[:, 3:]
     torch.testing.assert_close(learned(tokens, padding=real)[1:, 4:], alone)
+    lengths = {"tokens": {1: torch.export.Dim("length", min=4, max=64)}}
+    exported = torch.export.export(learned, (longer,), dynamic_shapes=lengths).module()
+    torch.testing.assert_close(exported(tokens), learned(tokens))
     found = learned.generate(tokens, 6, padding=real)
     assert torch.equal(found[0, 9:], given.generate(longer[:1], 6)[0, 12:])
     assert torch.equal(found[1, 9:], given.generate(longer[1:, [0, 1, 2, *range(7, 12)]], 6)[0, 8:])
