@@ -68,7 +68,7 @@ def run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, sizes: Sizes) -> No
         _run_key_choice(getattr(kernels, f"_{plan.name}_step"), plan, dtype, sizes.keys)
     elif isinstance(plan, AttentionKernel):
         if plan.flash:
-            _run_flash(getattr(kernels, f"_{plan.name}_flash"), plan.flash, dtype, sizes.flash)
+            _run_flash(kernels, plan.flash, dtype, sizes.flash)
         if plan.step:
             _run_steps(kernels, plan.step, dtype, sizes.keys)
 
@@ -184,9 +184,11 @@ def _run_key_choice(
     function(q, k, weights, places[:, :1], places)
 
 
-def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dtype, tokens: int) -> None:
-    """Forward and backward, with keys in order and with padding."""
-    for ordered in (True, False):
+def _run_flash(kernels: Any, plan: FlashKernel, dtype: torch.dtype, tokens: int) -> None:
+    """Forward and backward, with keys in order and with padding, or with chosen keys."""
+    function, positions = getattr(kernels, f"_{plan.name}_flash"), torch.zeros(1, tokens, dtype=torch.int64)
+    among = torch.zeros(1, tokens, max(plan.choosers, 1), 1, dtype=torch.int64)
+    for sight in [kernels._chosen_keys(among, tokens)] if plan.chooses else [True, False]:
         operands = [
             torch.zeros(1, tokens, heads, width, dtype=dtype, requires_grad=True)
             for heads, width in (
@@ -197,8 +199,7 @@ def _run_flash(function: Callable[..., Any], plan: FlashKernel, dtype: torch.dty
         ]
         sizes = {"sinks": [plan.heads], "table": [plan.bias.buckets, plan.heads] if plan.bias else []}
         further = [torch.zeros(sizes[name], dtype=dtype, requires_grad=True) for name in plan.tensors]
-        positions = torch.zeros(1, tokens, dtype=torch.int64)
-        o, _ = function(*operands, *further, positions, positions, ordered)
+        o, _ = function(*operands, *further, positions, positions, sight)
         o.backward(torch.zeros_like(o))
 
 

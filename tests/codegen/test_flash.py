@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,16 @@ CASES: dict[str, tuple[int, int, int, int, str]] = {
     "slopes of all keys": (3, 1, 8, 16, "mask = full, bias = SLOPES"),
     "distances": (4, 2, 12, 12, "mask = causal, bias = DISTANCES"),
     "distances of all keys": (3, 3, 16, 16, "mask = full, bias = BOTH_WAYS"),
+    "chosen keys": (4, 2, 12, 12, "mask = causal, among = CHOSEN"),
+    "chosen of all keys": (2, 2, 16, 8, "mask = full, among = CHOSEN"),
+    "keys that heads have chosen": (6, 2, 12, 12, "mask = causal, among = BY_HEADS"),
+    "chosen keys and all of it": (
+        3,
+        1,
+        20,
+        12,
+        "mask = causal, softcap = 3.0, sinks = parameter([HEADS]) as sinks, among = CHOSEN",
+    ),
     "distances and all of it": (
         6,
         2,
@@ -58,6 +69,8 @@ CASES: dict[str, tuple[int, int, int, int, str]] = {
 MADE = {
     "SLOPES": "alibi_bias(positions(x), key_positions(x), heads = HEADS, scale = 0.5)",
     "DISTANCES": "relative_bias(positions(x), key_positions(x), parameter([8, HEADS]) as table, false, 11)",
+    "CHOSEN": "chosen_keys(q, split_heads(linear(x, WIDTH) as key, 1), linear(x, HEADS) as weights, 9)",
+    "BY_HEADS": "best_keys(attention_scores(k, k, wide = true), k, 9)",
     "BOTH_WAYS": "relative_bias(positions(x), key_positions(x), parameter([8, HEADS]) as table, true, 11)",
 }
 PADDING = torch.ones(2, 45, dtype=torch.bool)
@@ -68,13 +81,15 @@ def _spec(name: str) -> str:
     heads, kv_heads, width, value_width, options = CASES[name]
     for word, made in MADE.items():
         options = options.replace(word, made)
+    for word, size in {"KEY_HEADS": kv_heads, "HEADS": heads, "WIDTH": width}.items():
+        options = options.replace(word, str(size))
     return f"""
         arch A(heads = {heads}) {{
           forward(x: float[B, T, 16]) {{
             q = split_heads(linear(x, {heads * width}) as q, {heads})
             k = split_heads(linear(x, {kv_heads * width}) as k, {kv_heads})
             v = split_heads(linear(x, {kv_heads * value_width}) as v, {kv_heads})
-            return merge_heads(attention(q, k, v, {options.replace("HEADS", str(heads))}))
+            return merge_heads(attention(q, k, v, {options}))
           }}
         }}
         model a = A()
@@ -95,6 +110,8 @@ class Flash:
         operands = zip(self.node.op.operands, self.node.inputs, strict=True)
         given = {operand.name for operand, value in operands if value is not None}
         self.further = [each for each in ("sinks", "table") if each in given]
+        among = self.node.operand("among") if "among" in given else None
+        self.choosers = None if among is None else compilation.fused.type(among).shape[2:-1]
 
     def operands(self, queries: int, keys: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         heads, kv_heads, width, value_width = self.sizes
@@ -102,11 +119,25 @@ class Flash:
         shapes += [(heads,) if each == "sinks" else (8, heads) for each in self.further]
         return [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
 
+    def places(self, operands: list[Tensor]) -> Tensor | None:
+        """Of the keys that queries have chosen: their own, others, some of them later, and none."""
+        if self.choosers is None:
+            return None
+        queries, keys = (each.shape[1] for each in operands[:2])
+        shape = 2, queries, *map(int, self.choosers)
+        random = torch.Generator().manual_seed(queries)
+        own = torch.arange(keys - queries, keys).view(1, -1, *[1] * len(shape[2:]), 1).expand(*shape, 1)
+        chosen = [torch.randperm(keys + 3, generator=random)[:9] for _ in range(math.prod(shape))]
+        among = torch.stack(chosen).view(*shape, -1)
+        return torch.cat([among.masked_fill((among == own) | (among >= keys), -1), own], -1)
+
     def run(self, operands: list[Tensor], span: tuple[Tensor, Tensor], kernels: Any = None) -> Tensor:
-        ordered = bool((span[1] >= 0).all())
-        found: Tensor = getattr(kernels or self.kernels, f"_{self.node.op.name}_flash")(
-            *operands, *span, ordered
-        )[0]
+        kernels = kernels or self.kernels
+        sight = bool((span[1] >= 0).all())
+        among = self.places(operands)
+        if among is not None:
+            sight = kernels._chosen_keys(among, span[1].shape[1])
+        found: Tensor = getattr(kernels, f"_{self.node.op.name}_flash")(*operands, *span, sight)[0]
         return found
 
     def exact(self, operands: list[Tensor], span: tuple[Tensor, Tensor]) -> Tensor:
@@ -124,7 +155,8 @@ class Flash:
         elif given["slope_scale"]:
             bias = alibi_bias(*span, heads=self.sizes[0], scale=given["slope_scale"])
         attributes = {name: self.node.attributes[name] for name in ("mask", "scale", "softcap")}
-        found: Tensor = attend(q, k, v, *span, bias, named.get("sinks"), **attributes)
+        sinks, among = named.get("sinks"), self.places(operands)
+        found: Tensor = attend(q, k, v, *span, bias, sinks, among, **attributes)
         return found
 
     def compare(self, queries: int, keys: int, padding: Tensor | None = None, kernels: Any = None) -> None:
@@ -172,14 +204,16 @@ def test_padded_sequences(name: str, tmp_path: Path) -> None:
     _flash(name, tmp_path).compare(45, 45, PADDING)
 
 
-@pytest.mark.parametrize("name", ["window", "chunk", "all of it", "wider keys than values", "distances"])
+@pytest.mark.parametrize(
+    "name", ["window", "chunk", "all of it", "wider keys than values", "distances", "chosen keys"]
+)
 @pytest.mark.parametrize(("queries", "keys"), few([(1, 1), (1, 45), (5, 45), (3, 80)], 2))
 @interpreted
 def test_some_tokens_after_others(name: str, queries: int, keys: int, tmp_path: Path) -> None:
     _flash(name, tmp_path).compare(queries, keys)
 
 
-@pytest.mark.parametrize("name", ["all of it", "chunk", "distances", "slopes"])
+@pytest.mark.parametrize("name", ["all of it", "chunk", "distances", "slopes", "chosen keys"])
 @interpreted
 def test_bfloat16_is_no_less_accurate_than_the_unfused_form(name: str, tmp_path: Path) -> None:
     flash, span = _flash(name, tmp_path), _span(45, 45, None)
@@ -250,6 +284,8 @@ CONTROLS = [
     ("distances", "tl.sum(dscore)", "tl.max(dscore)"),
     ("distances", "rows == each, dscore", "rows <= each, dscore"),
     ("distances of all keys", "torch.arange(11, -12, -1", "torch.arange(-11, 12, 1"),
+    ("chosen keys", "ones_like(place) << place % 32", "ones_like(place) << place % 16"),
+    ("chosen keys", "(word >> (place % 32)) & 1", "(word >> (place % 32)) & 3"),
     ("slopes", "(key - query).to(tl.float32)", "(query - key).to(tl.float32)"),
 ]
 

@@ -71,6 +71,11 @@ def makes_bias(fused: Fused) -> bool:
     return any(step.op.has(Trait.PAIRWISE) for step in fused.rule.steps)
 
 
+def choosers_of(fused: Fused) -> int:
+    """How many choices of keys a query has, each for as many heads; 0 where it sees what the mask lets it."""
+    return int(fused.types["among"].shape[2]) if heads_choose(fused) else int("among" in fused.types)
+
+
 def heads_choose(fused: Fused) -> bool:
     """Whether some heads see other keys than others, of their own choice."""
     return "among" in fused.types and len(fused.types["among"].shape) > 3

@@ -44,8 +44,9 @@ class AttentionKernel(Attention):
         take = ("take_keys",) * self.chooses
         if not (self.flash or self.step):
             return take
+        chosen = ("chosen_keys",) * (self.flash is not None and self.flash.chooses)
         tanh, strides = ("tanh",) * (self.softcap is not None), ("flash_strides",) * (self.flash is not None)
-        return (*tanh, "batch_stride", *strides, *take)
+        return (*tanh, "batch_stride", *strides, *take, *chosen)
 
     @property
     def bias_vector(self) -> BiasVector | None:

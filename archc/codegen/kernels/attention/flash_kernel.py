@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from archc.codegen.kernels.attention.attention import (
     Attention,
+    choosers_of,
     form_of,
     further_operands,
     is_bare,
@@ -52,6 +53,7 @@ def plan_flash(fused: Fused, attention: Attention) -> FlashKernel | None:
         chunk=int(mask.chunk) if isinstance(mask, Chunked) else 0,
         head_block=head_block,
         value_block=value_block,
+        choosers=choosers_of(fused),
         sinks="sinks" in fused.types,
         bias=bias,
         tiles=tiles,
@@ -60,7 +62,7 @@ def plan_flash(fused: Fused, attention: Attention) -> FlashKernel | None:
 
 def _is_known(fused: Fused, bias: FlashBias | None) -> bool:
     """Whether the kernel knows the mask, and all that is done to scores."""
-    further = set(further_operands(fused)) <= {"sinks", "table"} and (
+    further = set(further_operands(fused)) <= {"sinks", "table", "among"} and (
         bias is not None or not makes_bias(fused)
     )
     masked = isinstance(fused.node.attributes["mask"], Causal | Full | Sliding | Chunked)

@@ -52,7 +52,8 @@ class FlashKernel(Attention):
     """Attention that holds the scores of a tile of queries and keys at a time, and passes over unseen tiles.
 
     `sees` is the mask as a Triton expression of a `query` and a `key`, both positions; `window` and `chunk`
-    are how far it reaches, 0 for no bound.
+    are how far it reaches, 0 for no bound.  `choosers`: how many choices of keys a query has, each for
+    as many heads, which kernels read as bits; 0 where it sees what the mask lets it.
     """
 
     sees: str
@@ -61,6 +62,7 @@ class FlashKernel(Attention):
     chunk: int
     head_block: int
     value_block: int
+    choosers: int
     sinks: bool
     bias: FlashBias | None
     tiles: Tiles
@@ -74,6 +76,29 @@ class FlashKernel(Attention):
     def tensors(self) -> tuple[str, ...]:
         """The operands besides queries, keys and values that have gradients."""
         return ("sinks",) * self.sinks + ("table",) * self.has_table
+
+    @property
+    def chooses(self) -> bool:
+        """Whether queries see no keys but those that they have chosen."""
+        return self.choosers > 0
+
+    @property
+    def choice(self) -> str:
+        """The number of a choice among all, for queries in rows of a sequence and a head."""
+        query = "sequence * queries + row.to(tl.int64)"
+        if self.choosers == 1:
+            return f"({query})"
+        shared = self.heads // self.choosers
+        return f"(({query}) * {self.choosers} + head{f' // {shared}' if shared > 1 else ''})"
+
+    @property
+    def sight(self) -> str:
+        """What tells which keys are seen, besides positions: those chosen, or whether all are in order."""
+        return "chosen" if self.chooses else "ordered"
+
+    @property
+    def sight_type(self) -> str:
+        return "Tensor" if self.chooses else "bool"
 
     @property
     def tensor_parameters(self) -> str:
