@@ -143,10 +143,11 @@ def save_random(config: PretrainedConfig, folder: Path, spread: float = 0.25) ->
 
 
 def random_tokens(batch: int = 2, length: int = TOKENS) -> Tensor:
-    """int64 [batch, length], no token twice in a sequence: what is chosen among equals differs."""
-    generator = torch.Generator().manual_seed(1)
-    rows = [torch.randperm(VOCABULARY - 3, generator=generator)[:length] + 3 for _ in range(batch)]
-    return torch.stack(rows)
+    """int64 [batch, length], none again before all others: what is chosen among equals differs."""
+    generator = torch.Generator().manual_seed(3)
+    times = -(-length // (VOCABULARY - 3))
+    rows = [torch.randperm(VOCABULARY - 3, generator=generator) for _ in range(batch * times)]
+    return 3 + torch.stack(rows).view(batch, -1)[:, :length]
 
 
 class ParityTests:

@@ -93,7 +93,7 @@ def package_of(files: dict[str, str]) -> ModuleType:
 
 
 CAP = "    scores = 3.0 * torch.tanh(scores / 3.0)\n"
-MASK = '    scores = scores.masked_fill(~visible[:, None], float("-inf"))\n'
+MASK = '    scores = scores.masked_fill(~visible, float("-inf"))\n'
 SMALLER_RING = ("Ring(5,", "Ring(4,", "recent(5)", "recent(4)")
 HALF = (
     "rotated[..., :pairs], rotated[..., pairs:]",
