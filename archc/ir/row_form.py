@@ -150,8 +150,8 @@ def row_form(form: Graph) -> RowForm | None:
     for node in form.nodes():
         if node.op is INPUT:
             operand = _operand(form, node, ranks, leading, int(width))
-            if operand is None:
-                return None
+            if operand is None or (operand.is_own and len(operand.shape) < len(leading)):
+                return None  # that of fewer dims than its rows have, as a number of each sequence
             operands.append(operand)
         elif node.op is not CONSTANT and not _fits(form, node, ranks, leading, int(width)):
             return None

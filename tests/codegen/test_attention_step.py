@@ -102,7 +102,7 @@ def test_a_step_with_a_softcap_and_sinks(
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("bias", few(BIASES, 2))
+@pytest.mark.parametrize("bias", few(BIASES, 3))
 @interpreted
 def test_a_step_with_a_bias(bias: str, mask: str, tmp_path: Path) -> None:
     """Whole models: the same logits as in float64, where kept keys lie anywhere, padded or in rings."""

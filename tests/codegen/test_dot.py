@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from archc.verification.packages import import_package
 from tests.codegen.fused_ops import check_bfloat16, check_float32, fused_ops
 from tests.codegen.interpreter import interpreted
 from tests.support import compile_model
@@ -54,3 +55,13 @@ def test_a_map_to_one_number_that_others_read_as_well(tmp_path: Path) -> None:
     torch.manual_seed(1)
     check_float32(op)
     check_bfloat16(op)
+
+
+@interpreted
+def test_a_number_of_each_sequence(tmp_path: Path) -> None:
+    """It has fewer dims than the rows that it becomes."""
+    spec = """arch A(d = 24) { forward(x: float[B, T, d], number: float[B]) {
+      return x * cast_like(sigmoid(unsqueeze(unsqueeze(upcast(number) / 40))), x) } } model m = A()"""
+    package = import_package(compile_model(spec, "m"), tmp_path)
+    x, number = torch.randn(2, 3, 24), torch.randn(2)
+    torch.testing.assert_close(package.Model()(x, number), package.Reference()(x, number))

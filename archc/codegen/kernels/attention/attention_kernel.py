@@ -23,7 +23,6 @@ from archc.target import Target
 
 # How a piece, of some queries and keys, reads operands that are of queries.
 _PIECES = {
-    "bias": "bias[:, :, queries, keys]",
     "among": "among[:, queries]",
     "values": "values[:, queries]",
 }
@@ -55,6 +54,9 @@ def _after_operands(fused: Fused, attention: Attention) -> tuple[Line, ...]:
 
 def _piece(fused: Fused, name: str) -> str:
     """How a piece reads an operand: what is of each query only for its own."""
+    if name == "bias":
+        *_, queries, keys = fused.types[name].shape  # where one of them is 1, it stands for all
+        return f"bias[:, :, {':' if queries == 1 else 'queries'}, {':' if keys == 1 else 'keys'}]"
     return _PIECES.get(name, name) if len(fused.types[name].shape) > 2 else name
 
 

@@ -49,6 +49,11 @@ class AttentionKernel(Attention):
         return (*tanh, "batch_stride", *strides, *take, *chosen)
 
     @property
+    def bias_by_key(self) -> bool:
+        """Whether a bias that is given has a number for each key, of which those of chosen ones are taken."""
+        return any(name == "bias" and "keys" in piece for name, piece in self.extra)
+
+    @property
     def bias_vector(self) -> BiasVector | None:
         """The constant tensor that its kernels compute a bias from."""
         biases = [kernel.bias for kernel in (self.flash, self.step) if kernel and kernel.bias]

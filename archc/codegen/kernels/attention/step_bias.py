@@ -33,17 +33,18 @@ def plan_step_bias(fused: Fused, head: str, mask: str) -> StepBias | None:
     made = [step.op.name for step in fused.rule.steps if step.op.name in _PLANS]
     if made:
         return _PLANS[made[0]](fused, head, mask)
-    return _given(head, mask) if "bias" in fused.types else None
+    return _given(fused, head, mask) if "bias" in fused.types else None
 
 
-def _given(head: str, mask: str) -> StepBias:
-    """One row of a bias [1 or B, heads, 1, S], by the places of keys."""
+def _given(fused: Fused, head: str, mask: str) -> StepBias:
+    """One row of a bias [1 or B, 1 or heads, 1, 1 or S], by the places of keys."""
+    _, heads, _, keys = fused.types["bias"].shape
     return StepBias(
         vector=None,
         strides=(
             ("bias_batch_stride", "_batch_stride(bias)"),
-            ("bias_head_stride", "bias.stride(1)"),
-            ("bias_key_stride", "bias.stride(3)"),
+            ("bias_head_stride", "0" if heads == 1 else "bias.stride(1)"),
+            ("bias_key_stride", "0" if keys == 1 else "bias.stride(3)"),
         ),
         head_lines=(
             "bias_row = bias_ptr + sequence * bias_batch_stride",
