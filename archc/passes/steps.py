@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from archc.ir.copier import Copier
 from archc.ir.graph import Graph
-from archc.ir.node import Node, Value
+from archc.ir.node import Node
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.scan_form import scan_form
 from archc.passes.context import Context
@@ -54,8 +54,5 @@ class _Parting:
         order = (*before, last - 1, *node.order)
         for value in node.inputs:
             if value is not None and value not in self.copier.values:
-                self._bring(value, order)
+                self.copier.copy(self.body.node(value), order=order)
         self.copier.copy(node, order=order)
-
-    def _bring(self, number: Value, order: tuple[int, ...]) -> None:
-        self.copier.copy(self.body.node(number), order=order)
