@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from archc import compiler, resources
 from archc.codegen.emit import Origin, packages_in, stale_files, write_package
 from archc.compiler import Spec
 from archc.errors import ArchcError
+from archc.files import digest_of
 from archc.frontend.resolve import display_name
 from archc.settings import parse_settings
 from archc.target import TARGETS
@@ -26,6 +27,21 @@ class Job:
     folder: Path
     spec: Spec
     origin: Origin
+
+
+@dataclass(frozen=True)
+class Written:
+    """A package that was made: the files that changed, and a digest of all that were read and written.
+
+    The digests are of what this build read and wrote, whatever became of the files since.
+    """
+
+    folder: Path
+    changed: tuple[str, ...]
+    digests: Mapping[Path, str]
+
+    def __str__(self) -> str:
+        return f"{self.folder}: {', '.join(self.changed) or UP_TO_DATE}"
 
 
 def jobs(
@@ -79,28 +95,35 @@ def files_of(job: Job) -> dict[str, str]:
     return compiler.package_files(compilation, job.origin)
 
 
-def write(found: Sequence[Job], force: bool) -> Iterator[str]:
-    """Make the packages; a line for each, after notes on tables that do not fit every chip."""
+def notes(found: Sequence[Job]) -> Iterator[str]:
+    """What is to be said of tables that do not fit every chip."""
     for table in dict.fromkeys(job.origin.table for job in found if job.origin.table):
         yield from notes_on(Path(table))
+
+
+def write(found: Sequence[Job], force: bool) -> Iterator[Written]:
+    """Make the packages, one after another."""
     for job in found:
-        changed = write_package(job.folder, files_of(job), force)
-        yield f"{job.folder}: {', '.join(changed) if changed else UP_TO_DATE}"
+        table = Path(job.origin.table) if job.origin.table else None
+        digests = dict(job.spec.module.files())
+        if table is not None and table.is_file():
+            digests[table] = digest_of(table.read_bytes())  # before it is read: it may change meanwhile
+        files = files_of(job)
+        changed = write_package(job.folder, files, force)
+        digests |= {job.folder / name: digest_of(text.encode()) for name, text in files.items()}
+        yield Written(job.folder, tuple(changed), digests)
 
 
-def touched(found: Sequence[Job]) -> tuple[list[Path], list[Path]]:
-    """The files that jobs read and wrote, and those that would be read in a standard spec's place."""
-    written = [path for job in found for path in sorted(job.folder.iterdir()) if path.is_file()]
-    read = [job.spec.module.files() for job in found]  # a spec itself comes first
+def absent_files(found: Sequence[Job]) -> list[Path]:
+    """Files that would be read in a standard spec's place, were they there."""
     standard = resources.resource_dir("specs").resolve()
     absent = {
         spec.parent / path.name
-        for spec, *imported in read
+        for spec, *imported in (job.spec.module.files() for job in found)  # a spec itself comes first
         for path in imported
         if path.parent == standard != spec.parent
     }
-    tables = [Path(job.origin.table) for job in found if job.origin.table]
-    return sorted({*(path for files in read for path in files), *tables, *written}), sorted(absent)
+    return sorted(absent)
 
 
 def check(found: Sequence[Job]) -> Iterator[str]:

@@ -23,11 +23,15 @@ class ArchcError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """The text of one spec and the name it goes by in messages; `standard` for those that come with archc."""
+    """The text of one spec and the name it goes by in messages; `standard` for those that come with archc.
+
+    `digest` is the SHA-256 of the file that it was read from, in hexadecimal; empty where there is none.
+    """
 
     name: str
     text: str = field(repr=False)
     standard: bool = False
+    digest: str = field(default="", repr=False, compare=False)
 
     @cached_property
     def lines(self) -> list[str]:

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from archc.errors import ArchcError
+
+if sys.platform != "win32":  # which has no locks of folders
+    import fcntl
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Meanwhile no other process of archc writes into a folder: its files do not mix with ours."""
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def digest_of(content: bytes) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from archc import resources
 from archc.errors import ArchcError
-from archc.files import write_whole
+from archc.files import digest_of, write_whole
 
 
 def recall(request: Sequence[str]) -> list[str] | None:
@@ -36,26 +36,27 @@ def recall(request: Sequence[str]) -> list[str] | None:
 
 def remember(
     request: Sequence[str],
-    files: Iterable[Path],
+    digests: Mapping[Path, str],
     folders: Iterable[Path],
     absent: Iterable[Path],
     lines: Sequence[str],
 ) -> None:
     """Note down a finished build: the files it read and wrote, the packages' folders, what to say next time.
 
-    `absent` are files that would have been read if they had been there.
+    `digests` are of what the build itself read and wrote: another build, or a person, may have changed files
+    since.  `absent` are files that would have been read if they had been there.
     """
     path = _record_path(request)
     if path is None:
         return
-    record = {
-        "toolchain": resources.toolchain(),
-        "files": _digests(str(file.resolve()) for file in files),
-        "folders": _listings(str(folder.resolve()) for folder in folders),
-        "absent": [str(file.absolute()) for file in absent],
-        "lines": list(lines),
-    }
     try:
+        record = {
+            "toolchain": resources.toolchain(),
+            "files": {str(file.resolve()): digest for file, digest in digests.items()},
+            "folders": _listings(str(folder.resolve()) for folder in folders),
+            "absent": [str(file.absolute()) for file in absent],
+            "lines": list(lines),
+        }
         path.parent.mkdir(exist_ok=True)
         write_whole(path, json.dumps(record))
     except (OSError, ArchcError):
@@ -69,7 +70,7 @@ def _record_path(request: Sequence[str]) -> Path | None:
 
 
 def _digests(paths: Iterable[str]) -> dict[str, str]:
-    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
+    return {path: digest_of(Path(path).read_bytes()) for path in paths}
 
 
 def _listings(folders: Iterable[str]) -> dict[str, list[str]]:

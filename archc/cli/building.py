@@ -79,8 +79,9 @@ def _build(
     jobs = given if given is not None else builder.recorded_jobs(output)
     if only_check:
         return list(builder.check(jobs))
-    lines = list(builder.write(jobs, force))
-    files, absent = builder.touched(jobs)
+    notes = list(builder.notes(jobs))
+    written = list(builder.write(jobs, force))
+    digests = {path: digest for package in written for path, digest in package.digests.items()}
     said = [f"{job.folder}: {builder.UP_TO_DATE}" for job in jobs]
-    freshness.remember(request, files, [job.folder for job in jobs], absent, said)
-    return lines
+    freshness.remember(request, digests, [job.folder for job in jobs], builder.absent_files(jobs), said)
+    return [*notes, *map(str, written)]

@@ -14,6 +14,7 @@ from typing import Any
 
 from archc import resources
 from archc.errors import ArchcError, Note, Reporter, Source, Span, did_you_mean
+from archc.files import digest_of
 from archc.frontend import mistakes, syntax
 from archc.frontend.kept_trees import tree_of
 from archc.frontend.limits import MAX_IMPORTS, MAX_MODELS, MAX_SOURCE
@@ -51,9 +52,9 @@ class Module:
                     waiting.append(module)
         return list(found.values())
 
-    def files(self) -> list[Path]:
-        """This file and all it imports."""
-        return [module.path for module in self.with_imports() if module.path]
+    def files(self) -> dict[Path, str]:
+        """This file and all it imports, each with the digest of what was read."""
+        return {module.path: module.source.digest for module in self.with_imports() if module.path}
 
     def notes(self) -> Iterator[str]:
         """What some block here notes for losses."""
@@ -218,7 +219,8 @@ def read_spec(path: Path, name: str | None = None) -> Source:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ArchcError(f"cannot read {str(path)!r}: {reason}") from None
-    return Source(name or display_name(path), _LINE_ENDS.sub("\n", text), _is_standard(path))
+    text = _LINE_ENDS.sub("\n", text)
+    return Source(name or display_name(path), text, _is_standard(path), digest_of(raw))
 
 
 def _resolved(path: Path) -> Path:

@@ -20,7 +20,8 @@ def _interleaved_type(call: Any) -> TensorType:
 
 def _demand_tokens(type_: TensorType, *operand: str) -> None:
     if len(type_.shape) < 2 or type_.shape[0] == ROWS:
-        raise TypeMistake(f"needs values of tokens [B, T, ...], not {type_}", *operand)
+        reason = f"needs values of tokens [B, T, ...], not {type_}; `c * ones(x)` is c for each token of x"
+        raise TypeMistake(reason, *operand)
 
 
 @declare(infer=_interleaved_type, traits=(Trait.PER_TOKEN,))
