@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archc.ir.op import Op
+from archc.ir.ops.structure import EXACT_WHOLE
 from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import Dim, shape_text
 
@@ -39,8 +40,8 @@ def size_code(value: int | str) -> str:
 
 
 def number_text(value: float) -> str:
-    """A number as short as Python writes it."""
-    return repr(int(value)) if float(value).is_integer() and abs(value) < 1e6 else repr(float(value))
+    """A number as short as Python writes it; a whole one leaves whole numbers that it meets whole."""
+    return repr(int(value)) if float(value).is_integer() and abs(value) < EXACT_WHOLE else repr(float(value))
 
 
 def shapes_text(shapes: Sequence[tuple[Dim, ...]]) -> str:

@@ -18,7 +18,7 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Op, Trait
 from archc.ir.ops.numbers import CONSTANTS
-from archc.ir.ops.structure import CONSTANT, OF_ITERATION
+from archc.ir.ops.structure import CONSTANT, EXACT_WHOLE, OF_ITERATION
 from archc.ir.paths import Path
 from archc.ir.records import RECORDS
 from archc.ir.types import DType, TypeMistake, shape_text
@@ -93,6 +93,7 @@ class Applications(Weights):
             node = self.frame.graph.add(
                 op, values, kept, span=self.place(span), scope=self.scope, path=self.prefix + (path or ())
             )
+            self._check_numbers(node)
         except _Reported:
             return [POISON]
         except TypeMistake as mistake:
@@ -122,6 +123,18 @@ class Applications(Weights):
                 number = float(self.known(operand))
                 values[place] = self.frame.graph.add(CONSTANT, (), {"value": number}).outputs[0]
         return values
+
+    def _check_numbers(self, node: Node) -> None:
+        """Raise `TypeMistake` for a number that would not leave the whole numbers that it meets whole."""
+        if node.types[0].dtype is not DType.I64 or not node.op.has(Trait.PER_TOKEN):
+            return
+        makers = [self.frame.graph.node(value) for value in node.inputs if value is not None]
+        for number in (maker.attributes["value"] for maker in makers if maker.op is CONSTANT):
+            if not number.is_integer():
+                hint = "`upcast` makes whole numbers float32"
+                raise TypeMistake(f"whole numbers cannot be combined with {number}", hint=hint)
+            if abs(number) >= EXACT_WHOLE:
+                raise TypeMistake(f"a number beside whole ones must be below 2^53, not {int(number)}")
 
     def _table(self, table: Table, beside: list[Value], span: Span) -> Value:
         """A table as a tensor on the device of one beside it, where possible one of floating point."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any
 
+from archc.errors import ArchcError
 from archc.ir.graph import Graph
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.node import Node, Value, shared_in, stored_in
@@ -93,7 +94,10 @@ class Interpreter:
             return (inputs[0][indices[node.attributes["variable"]] - node.attributes["first"]],)
         if node.op is NOTED:
             return (torch.stack(self.notes[node.attributes["name"]]).mean(0),)
-        result = node.op.reference(*inputs, **node.attributes)
+        try:
+            result = node.op.reference(*inputs, **node.attributes)
+        except IndexError as error:  # what is looked up is the spec's arithmetic on its inputs
+            raise ArchcError(f"{node.span}: error: `{node.op.name}`: {error}") from None
         return tuple(result) if isinstance(result, tuple | list) else (result,)
 
     def _weight(self, node: Node, indices: Mapping[str, int]) -> Tensor:

@@ -19,6 +19,7 @@ DECODERS = (
     "gru",
     "in_front",
     "joined",
+    "lookups",
     "lstm",
     "pairs",
     "retrieval",

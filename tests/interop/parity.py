@@ -249,12 +249,33 @@ def _by_checkpoint_name(pair: Pair) -> Iterator[tuple[str, Tensor, Tensor | None
     named = ((places.get(_place(name), name), buffer) for name, buffer in pair.theirs.named_buffers())
     held = ((name, buffer) for name, buffer in named if name in stored and not _is_ignored(pair, name))
     buffers = ((name, buffer) for name, buffer in held if buffer.dim())  # scalars are constants of a config
+    joined: dict[str, dict[int, nn.Parameter]] = {}  # those that a tensor holds one below the other
     for name, parameter in (*pair.theirs.named_parameters(), *buffers):
         if name in stored:
             yield name, parameter.detach(), parameter.grad
             continue
+        if (rows := _rows_of(parameter.detach(), stored)) is not None:
+            joined.setdefault(rows[0], {})[rows[1]] = parameter
+            continue
         for part, gradient in _pieces(parameter, stored):
             yield next(_equal(part, stored)), part, gradient
+
+    for name, parts in joined.items():
+        ordered = [parts[row] for row in sorted(parts)]
+        gradients = [part.grad for part in ordered if part.grad is not None]
+        yield name, torch.cat([part.detach() for part in ordered]), (
+            torch.cat(gradients) if gradients else None
+        )
+
+
+def _rows_of(part: Tensor, stored: Mapping[str, Tensor]) -> tuple[str, int] | None:
+    """The tensor that holds a matrix among its rows, and from which row on; None where none does."""
+    for name, tensor in stored.items():
+        if tensor.dim() == part.dim() == 2 and tensor.shape[1] == part.shape[1] and len(tensor) > len(part):
+            for row in (tensor == part[0]).all(1).nonzero().flatten().tolist():
+                if torch.equal(tensor[row : row + len(part)], part):
+                    return name, row
+    return None
 
 
 def _is_ignored(pair: Pair, name: str) -> bool:

@@ -178,6 +178,15 @@ IN_FLOAT32 = {
         logits_scaling=3.0,
     ),
     "helium": rms(hf.HeliumConfig, head_dim=8, **rope(100000.0)),
+    "hrm_text": rms(
+        hf.HrmTextConfig,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=None,
+        head_dim=12,
+        embedding_scale=3.5,
+        prefix_lm=False,
+    ),
     "hyperclovax": rms(
         hf.HyperCLOVAXConfig,
         embedding_multiplier=2.5,

@@ -11,6 +11,7 @@ import pytest
 from archc import compiler
 from archc.codegen.emit import Origin
 from archc.compiler import Compilation
+from archc.errors import ArchcError
 from archc.verification.packages import check_package
 from archc.verification.verify import verify
 from tests.support import ROOT, SPECS, compile_model, few
@@ -49,6 +50,16 @@ def test_what_leaves_the_range_of_a_dtype_is_not_off(tmp_path: Path) -> None:
     forward = f"forward(x: float[B, T, 16]) {{ x = linear(x, 16) as p\n{powers} return y = x }}"
     spec.write_text(f"arch A() {{ {forward} }}\nmodel a = A()")
     assert verify(spec, None, (), each_pass=False)
+
+
+def test_what_is_looked_up_outside_of_a_table_is_told(tmp_path: Path) -> None:
+    spec = tmp_path / "outside.arch"
+    spec.write_text(
+        "arch A() { forward(tokens: [B, T]) {\n return linear(embedding(tokens * 3, 9, 4) as a, 9) as b } }\n"
+        "model a = A()"
+    )
+    with pytest.raises(ArchcError, match=r"outside\.arch:2:\d+: error: `embedding`: \d+ is looked up in a"):
+        verify(spec, None, (), each_pass=False)
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])

@@ -174,10 +174,22 @@ def floor(x: Tensor) -> Tensor:
     return torch.floor(x)
 
 
-def _whole_type(call: Any) -> TensorType:
-    if call.x.dtype is not DType.I64:
-        raise TypeMistake(f"needs whole numbers, not {call.x}", "x")
-    type_: TensorType = call.x
+@declare(
+    infer=float_type,
+    traits=ELEMENTWISE,
+    triton="{x}",
+    derivative=lambda g, x: (g * 0.0,),
+    scalar=lambda x: x,
+)
+def stop_gradient(x: Tensor) -> Tensor:
+    """x, through which no gradient flows."""
+    return x.detach()
+
+
+def _whole_type(call: Any, operand: str = "x") -> TensorType:
+    type_: TensorType = getattr(call, operand)
+    if type_.dtype is not DType.I64:
+        raise TypeMistake(f"needs whole numbers, not {type_}", operand, hint="`whole` makes them of others")
     return type_
 
 
@@ -185,3 +197,18 @@ def _whole_type(call: Any) -> TensorType:
 def whole_quotient(x: Tensor, *, by: Width) -> Tensor:
     """x // by, for whole numbers."""
     return torch.div(x, by, rounding_mode="floor")
+
+
+@declare(
+    infer=lambda call: broadcast(_whole_type(call), _whole_type(call, "y")),
+    traits=(Trait.PER_TOKEN, Trait.COMMUTATIVE),
+)
+def exclusive_or(x: Tensor, y: Tensor) -> Tensor:
+    """The bits in which two whole numbers differ, as hashes mix them."""
+    return torch.bitwise_xor(x, y)
+
+
+@declare(infer=lambda call: float_type(call).with_dtype(DType.I64), traits=(Trait.PER_TOKEN,))
+def whole(x: Tensor) -> Tensor:
+    """The largest whole number that is not above x, to look something up with."""
+    return torch.floor(x).long()

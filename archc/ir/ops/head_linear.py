@@ -21,14 +21,18 @@ def _heads(type_: TensorType) -> tuple[int, int]:
 
 def _weight_shape(call: Any) -> tuple[Dim, ...]:
     heads, width = _heads(call.x)
+    if call.layout == "rows":
+        return heads * call.width, width
     return (heads, call.width, width) if call.layout == "out_in" else (heads, width, call.width)
 
 
 def _type(call: Any) -> TensorType:
-    heads, out, width = call.weight.shape
-    if call.layout == "in_out":
-        out, width = width, out
-    if _heads(call.x) != (heads, width):
+    heads, width = _heads(call.x)
+    shape = call.weight.shape
+    if call.layout == "rows":
+        shape = (heads, shape[0] // heads, shape[1])
+    out, taken = shape[1:] if call.layout != "in_out" else shape[:0:-1]
+    if (shape[0], taken) != (heads, width):
         raise TypeMistake(f"weight {shape_text(call.weight.shape)} does not take {call.x}", "x")
     type_: TensorType = call.x.with_width(out)
     return type_.with_dtype(map_dtype(call))
@@ -55,17 +59,20 @@ def head_linear(
     weight: Tensor,
     offset: Tensor | None = None,
     *,
-    layout: Literal["out_in", "in_out"] = "out_in",
+    layout: Literal["out_in", "in_out", "rows"] = "out_in",
     wide: bool = False,
 ) -> Tensor:
     """x W^T + b with a W of each head's own: x [..., heads, in], W [heads, width, in] -> [..., heads, width].
 
-    `layout` is how each head's W is stored: [width, in], or [in, width].
+    `layout` is how each head's W is stored: [width, in], or [in, width]; with `rows` all are one
+    matrix [heads * width, in].
 
     `wide` takes x, W and b to float32 before they are multiplied, and leaves the result there.
     """
     if wide:
         dtype = torch.promote_types(x.dtype, torch.float32)
         x, weight = x.to(dtype), weight.to(dtype)
-    product = torch.einsum("...hi,hoi->...ho" if layout == "out_in" else "...hi,hio->...ho", x, weight)
+    if layout == "rows":
+        weight = torch.unflatten(weight, 0, (x.shape[-2], -1))
+    product = torch.einsum("...hi,hio->...ho" if layout == "in_out" else "...hi,hoi->...ho", x, weight)
     return product if offset is None else product + offset.to(product.dtype)

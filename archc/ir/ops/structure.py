@@ -7,6 +7,8 @@ from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import OPS, Op, Trait, declare
 from archc.ir.types import DType, TensorType
 
+EXACT_WHOLE = 2**53  # float64, which holds the numbers of a spec, has every whole one below
+
 
 @declare(
     infer=lambda call: TensorType((), DType.SCALAR),
@@ -15,7 +17,7 @@ from archc.ir.types import DType, TensorType
 )
 def constant(*, value: float) -> float:
     """A number known when the spec is compiled; a whole one leaves whole numbers that it meets whole."""
-    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    return int(value) if value.is_integer() and abs(value) < EXACT_WHOLE else value
 
 
 def _filled_type(call: Any) -> TensorType:
