@@ -132,9 +132,14 @@ class Package:
         return any(parameter.wide for parameter in self._parameters)
 
     @property
+    def whole(self) -> bool:
+        """Whether some parameters are tables of whole numbers."""
+        return any(parameter.whole for parameter in self._parameters)
+
+    @property
     def moves_choices(self) -> bool:
         """Whether the choice of experts depends on a parameter that is not trained, a bias for even loads."""
-        return self.experts and any(not parameter.trained for parameter in self._parameters)
+        return self.experts and any(not (each.trained or each.whole) for each in self._parameters)
 
     @property
     def _parameters(self) -> Iterator[Parameter]:

@@ -202,7 +202,7 @@ class Applications(Weights):
             )
             init.bounds()
             place = _weight_place(path or (), weight.name, attributes)
-            start = Start(init, attributes.get("trained", True))
+            start = Start(init, attributes.get("trained", not weight.whole))
             made[weight.operand_name] = self.weight(place, type_, start, span)
         return [made.get(weight.operand_name) for weight in op.weights]
 

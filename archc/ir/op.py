@@ -58,8 +58,8 @@ class Weight:
 
     `shape` computes it from the call: `call.x` is an operand's type, `call.eps` an option or attribute.
     `when` names the option that switches it on; None means always.  `wide` names one that keeps it in
-    float32, whatever the model is run in.  Its path in the checkpoint is the call's path and `name`, or the
-    call's path alone where `name` is empty.
+    float32, whatever the model is run in; one that is `whole` holds whole numbers and is not trained.  Its
+    path in the checkpoint is the call's path and `name`, or the call's path alone where `name` is empty.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Weight:
     init: Init | Callable[[Any], Init] = field(default_factory=Normal)
     when: str | None = None
     wide: str | None = None
+    whole: bool = False
     operand: str = ""
 
     @property
@@ -79,6 +80,8 @@ class Weight:
 
     def type(self, call: Any) -> TensorType:
         """The shape and the dtype of a call's weight."""
+        if self.whole:
+            return TensorType(self.shape(call), DType.I64)
         wide = self.wide is not None and getattr(call, self.wide)
         return TensorType(self.shape(call), DType.F32 if wide else DType.FLOAT)
 

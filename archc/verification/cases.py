@@ -60,6 +60,11 @@ def random_weights(graph: Graph, outliers: bool = False, seed: int = 0) -> dict[
     tensors: dict[str, Tensor] = {}
     for node, indices in enumerate_weights(graph):
         for stored in stored_in(node):
+            if node.types[0].dtype is DType.I64:
+                most = int(node.attributes["init"].high)
+                drawn = torch.randint(most, stored.file_shape, generator=generator)
+                tensors[concrete(stored.path, indices)] = drawn
+                continue
             noise = torch.randn(stored.file_shape, generator=generator, dtype=torch.float64)
             if len(stored.shape) < 2:
                 tensor = 1 + 0.2 * noise
@@ -167,7 +172,7 @@ def _table_rows(graph: Graph, value: Value) -> Iterator[int]:
         if user.op is LOOP:
             for body in user.bodies:
                 yield from _table_rows(body, body.inputs[place])
-        elif user.op.name == "embedding" and place == 0 and user.inputs[1] is not None:
+        elif user.op.name in ("embedding", "whole_table") and place == 0 and user.inputs[1] is not None:
             yield int(graph.type(user.inputs[1]).shape[0])
         elif user.op is EXPERTS and place == 0:
             yield user.attributes["count"]

@@ -24,7 +24,7 @@ from archc.ir.interpreter import Interpreter
 from archc.ir.program import KEY_POSITIONS, POSITIONS, are_positions, front_of, sequences
 from archc.verification.cases import Case, cases, depends_on_length, random_weights
 from archc.verification.outcome import Outcome, distance, furthest, unequal
-from archc.verification.stages import CHANCE, EXACT, FLOOR, is_finite
+from archc.verification.stages import CHANCE, EXACT, FLOOR, cast, is_finite
 
 GRADIENT = 1e-9  # float64: longer sums than the forward pass has
 SMALL = 1e-3  # of the largest gradient: what is smaller is held to that size
@@ -105,7 +105,7 @@ def _check_forward(
 ) -> Iterator[Outcome]:
     graph = compilation.program.graph
     front = front_of(graph)
-    narrow = {key: tensor.float() for key, tensor in weights.items()}
+    narrow = cast(weights, torch.float32)
     for case in cases(graph):
         if case.shifted:
             continue

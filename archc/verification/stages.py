@@ -78,9 +78,9 @@ def is_finite(values: dict[str, Tensor], case: Case) -> bool:
 
 def _run(graph: Graph, weights: dict[str, Tensor], case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
     """What a graph computes, the terms of the loss included."""
-    interpreter = Interpreter(_cast(weights, dtype))
+    interpreter = Interpreter(cast(weights, dtype))
     with torch.no_grad():
-        outputs = interpreter.run(graph, _cast(case.inputs, dtype))
+        outputs = interpreter.run(graph, cast(case.inputs, dtype))
     return outputs | {f"loss {name}": term for name, term in interpreter.losses.items()}
 
 
@@ -91,11 +91,13 @@ def _moved(graph: Graph, weights: dict[str, Tensor], case: Case, truth: dict[str
     near = {
         name: x * (1 + rounding * torch.randn(x.shape, generator=generator, dtype=x.dtype).sign())
         for name, x in weights.items()
+        if x.is_floating_point()
     }
-    return furthest(_run(graph, near, case, torch.float64), truth, case.padding)
+    return furthest(_run(graph, {**weights, **near}, case, torch.float64), truth, case.padding)
 
 
-def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors with fractions in a dtype, those of whole numbers as they are."""
     return {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
 
 

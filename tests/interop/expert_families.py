@@ -80,7 +80,7 @@ WITH_EXPERTS = {
         n_routed_experts=5,
         num_experts_per_tok=3,
         moe_intermediate_size=32,
-        mlp_layer_types=["moe"] * 3,
+        mlp_layer_types=["hash_moe", "moe", "moe"],
     ),
     "granitemoeshared": rms(
         hf.GraniteMoeSharedConfig,

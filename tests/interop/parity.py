@@ -137,6 +137,8 @@ def save_random(config: PretrainedConfig, folder: Path, spread: float = 0.25) ->
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(spread * noise if parameter.dim() > 1 else parameter + 0.3 * noise)
+        for table in (buffer for name, buffer in model.named_buffers() if name.endswith("tid2eid")):
+            table.copy_(torch.rand(len(table), 5, generator=generator).argsort(1)[:, : table.shape[1]])
     model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
     model.save_pretrained(folder)
     return model

@@ -208,6 +208,7 @@ EXAMPLES: dict[str, list[Example]] = {
     "logsumexp": [([X], {})],
     "exclusive_or": [([POSITIONS, POSITIONS], {})],
     "whole": [([X], {})],
+    "whole_table": [([POSITIONS, ((9, 3), "i64")], {})],
     "whole_quotient": [([POSITIONS], {"by": 2})],
     "scaled": [([X], {"by": 2304**0.5})],
     "split_interleaved": [([X], {"parts": 2})],

@@ -75,6 +75,7 @@ class Parameter:
     per_expert: PerExpert | None = None  # when every expert has tensors of its own
     wide: bool = False  # kept in float32, whatever the model's dtype
     shared: tuple[Stored, ...] = ()  # the tensors of experts that every token goes through
+    whole: bool = False  # of whole numbers
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,10 @@ def parameter_of(held: Held, name: str) -> Parameter:
     if held.experts is not None and is_per_expert(held.weight, held.experts[0]):
         per_expert = PerExpert(identifier(held.experts[0]), size_code(held.experts[1]))
     stored = tuple(_stored(source, per_expert) for source in sources)
-    start, trained = start_code(held.weight.attributes["init"]), held.weight.attributes["trained"]
-    wide = held.weight.types[0].dtype is DType.F32
-    return Parameter(name, code, start, stored, comment, trained, per_expert, wide, _shared(held.weight))
+    dtype, trained = held.weight.types[0].dtype, held.weight.attributes["trained"]
+    wide, whole = dtype is DType.F32, dtype is DType.I64
+    start, shared = start_code(held.weight.attributes["init"], whole), _shared(held.weight)
+    return Parameter(name, code, start, stored, comment, trained, per_expert, wide, shared, whole)
 
 
 def _shared(weight: Node) -> tuple[Stored, ...]:

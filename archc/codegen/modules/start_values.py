@@ -10,8 +10,11 @@ from archc.ir.inits import Fill, Init, InverseSoftplus, Logarithm, LogUniform, N
 _INVERSES = {Logarithm: ".log_()", InverseSoftplus: ".expm1_().log_()"}
 
 
-def start_code(init: Init) -> str:
-    """The initialisation as a call with `{}` for the parameter."""
+def start_code(init: Init, whole: bool = False) -> str:
+    """The initialisation as a call with `{}` for the parameter, which may be of whole numbers."""
+    if whole:
+        assert isinstance(init, Uniform)
+        return f"{{}}.random_({int(init.low)}, {int(init.high)})"
     if isinstance(init, Normal):
         return f"nn.init.normal_({{}}, std={init.std!r})"
     if isinstance(init, LogUniform):

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from archc.ir.attributes import Width
-from archc.ir.inits import ZEROS, Init, Normal
+from archc.ir.inits import ZEROS, Init, Normal, Uniform
 from archc.ir.lazy_torch import F, Tensor, torch
 from archc.ir.op import OPS, Trait, Weight, declare
 from archc.ir.ops.common import float_type, known_width, map_dtype
@@ -107,6 +107,31 @@ def embedding(index: Tensor, weight: Tensor) -> Tensor:
     except IndexError:  # which a GPU does not raise
         wrong = int(index[(index < 0) | (index >= len(weight))][0])
         raise IndexError(f"{wrong} is looked up in a table of {len(weight)} rows") from None
+
+
+def _table_type(call: Any) -> TensorType:
+    if call.index.dtype is not DType.I64:
+        raise TypeMistake(f"needs whole numbers to look up, not {call.index}", "index")
+    return TensorType((*call.index.shape, call.weight.shape[1]), DType.I64)
+
+
+@declare(
+    infer=_table_type,
+    traits=(Trait.PER_TOKEN,),
+    options={"rows": Width, "width": Width, "below": Width, "names": (Literal["dotted", "joined"], "dotted")},
+    weights=(
+        Weight(
+            "weight",
+            lambda call: (call.rows, call.width),
+            lambda call: Uniform(0.0, float(call.below)),
+            whole=True,
+        ),
+    ),
+    reads=lambda call: {"weight": int(call.index.numel()) * int(call.weight.width)},
+)
+def whole_table(index: Tensor, weight: Tensor) -> Tensor:
+    """Row `index` of a table of whole numbers from 0 up to, not including, `below`, which are not trained."""
+    return weight[index]
 
 
 def _parameter_shape(call: Any) -> tuple[Dim, ...]:
