@@ -228,6 +228,7 @@ def package_files(compilation: Compilation, origin: Origin) -> dict[str, str]:
 def _report_plan(compilation: Compilation, package: Package) -> ReportPlan:
     """What REPORT.md tells, in words."""
     from archc.analysis.facts import facts
+    from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
     from archc.codegen.kernels.linear.linear_plan import LinearKernel
     from archc.codegen.plan import ReportPlan
 
@@ -241,6 +242,7 @@ def _report_plan(compilation: Compilation, package: Package) -> ReportPlan:
         missed=tuple((m.rule, m.place, m.reason) for m in report.misses()),
         remarks=tuple((r.pass_name, r.text) for r in report.remarks),
         linear=next((kernel for kernel in package.kernels if isinstance(kernel, LinearKernel)), None),
+        linears_after=tuple(each for each in package.kernels if isinstance(each, LinearAfterKernel)),
     )
 
 

@@ -24,6 +24,7 @@ ROWS = (1, MOST_ROWS)  # what is measured: one row, and a whole tile, which fewe
 _TEXT = re.compile(
     r"[\w .,+:()/-]{1,80}"
 )  # names of GPUs and releases: they become part of generated comments
+LAUNCH = 2.0  # microseconds that a kernel of a few KB takes, in a row of others
 MARGIN = 0.98  # of the library's time: what is nearer to it is noise
 _MOST_VALUES = 1 << 20  # of a tile, in Triton
 _MOST_WARPS, _MOST_STAGES = 16, 16

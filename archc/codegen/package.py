@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.kernel_plan import Kernel
+from archc.codegen.kernels.linear.after_kernel import plan_linears_after
+from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.linear_kernel import linear_shapes, plan_linear
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.loss_kernel import plan_loss
 from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.kernels.linear.pairs import linears_after
 from archc.codegen.kernels.recurrence.recurrence_kernel import Recurrences, plan_recurrences
 from archc.codegen.kernels.table import KernelTable
 from archc.codegen.kernels.unfused_kernels import (
@@ -32,7 +35,7 @@ from archc.codegen.modules.kept import trains
 from archc.codegen.modules.module import TAKEN, called_functions, plan_module
 from archc.codegen.modules.optional_values import OptionalInputs, may_be_none, optional_inputs
 from archc.codegen.modules.parameters import path_code
-from archc.codegen.modules.style import Style, no_loop
+from archc.codegen.modules.style import LinearAfter, Style, no_loop
 from archc.codegen.native.native_layer import plan_native_layer
 from archc.codegen.needs import (
     expert_operands,
@@ -130,7 +133,30 @@ class _Planner:
 
     @cached_property
     def linear(self) -> LinearKernel | None:
-        return plan_linear(linear_shapes(self.parts, self.cut), self.tuned, self.target, self._names)
+        shapes = linear_shapes(self.parts, self.cut)
+        alone = linear_shapes(self.parts, self.cut, self._called_after)
+        return plan_linear(shapes, alone, self.tuned, self.target, self._names)
+
+    def _called_after(self, graph: Graph) -> set[int]:
+        """The linear maps that are called with the fused ops before them."""
+        return {linear.id for linear in linears_after(graph, self.tuned).values()} if self._joins else set()
+
+    @cached_property
+    def linears_after(self) -> dict[str, LinearAfterKernel]:
+        """Linear maps of one row with the fused ops before them, by the names of these."""
+        plans = {kernel.name: kernel for kernel in self.kernels}
+        return plan_linears_after(
+            self.parts if self._joins else (),
+            lambda graph, node: plans[self._name(graph, node.id)],
+            self.tuned,
+            self.linear,
+            self._names,
+        )
+
+    @property
+    def _joins(self) -> bool:
+        """Whether single rows come, as in decoding, and the target has kernels for them."""
+        return self.cached and "linear" in self.target.families
 
     @cached_property
     def loss(self) -> LossKernel | None:
@@ -169,14 +195,30 @@ class _Planner:
     def _model_classes(self) -> list[Class]:
         plans = {kernel.name: kernel for kernel in self.kernels}
         lookup = "kernels.embedding" if "embedding" in self.target.families else ""
+        style = replace(self._style, linears_after=self._linears_after)
         writer = ClassWriter(
-            self._style,
+            style,
             Functions(self.linear, "native.linear", lookup, self.recurrences),
             self.optional.inputs,
             partial(plan_native_layer, lambda graph, node: plans[self.table.name(graph, node)]),
         )
         writer.model("Model", self._doc(self.fused, "fused"), self.fused, self.cached, self.cut, self.loss)
         return list(writer.classes.values())
+
+    def _linears_after(self, graph: Graph) -> dict[int, LinearAfter]:
+        if not self._joins:
+            return {}
+        pairs = linears_after(graph, self.tuned)
+        plans = {number: self.linears_after.get(self._name(graph, number)) for number in pairs}
+        return {
+            number: LinearAfter(pairs[number], f"kernels.{plan.name}")
+            for number, plan in plans.items()
+            if plan is not None
+        }
+
+    def _name(self, graph: Graph, number: int) -> str:
+        """The function of a fused node."""
+        return self.table.name(graph, graph.node(number))
 
     def _modules(self) -> tuple[Module, Module]:
         """model.py and reference.py, which has the reference functions that either calls."""
@@ -230,6 +272,7 @@ class _Planner:
                 *_in_order(self.kernels, self.parts, self.target),
                 *self.recurrences.kernels.values(),
                 *(each for each in (self.linear, self.loss) if each is not None),
+                *self.linears_after.values(),
             ),
             semantics=self.semantics,
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.kernel_plan import GroupedKernel, Kernel
+from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.modules.class_plan import Class, Parameter, Stored
 from archc.codegen.native.native_plan import NativeLayers
@@ -273,7 +274,10 @@ class Package:
 
 @dataclass(frozen=True)
 class ReportPlan:
-    """REPORT.md: facts as label and value, what was fused, and the linear maps that have kernels."""
+    """REPORT.md: facts as label and value, what was fused, and the linear maps that have kernels.
+
+    linears_after: those of one row that begin with the fused op before them
+    """
 
     name: str
     title: str
@@ -283,3 +287,4 @@ class ReportPlan:
     missed: tuple[tuple[str, str, str], ...]  # rule, place, reason
     remarks: tuple[tuple[str, str], ...]  # pass, text
     linear: LinearKernel | None
+    linears_after: tuple[LinearAfterKernel, ...]

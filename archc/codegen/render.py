@@ -25,6 +25,7 @@ from archc.codegen.kernels.kernel_plan import (
     WideLinearKernel,
 )
 from archc.codegen.kernels.key_choice.key_choice_plan import KeyChoiceKernel
+from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.norms.norm_plan import NormKernel
@@ -245,6 +246,7 @@ _WITH_HELPERS = (
 _ALWAYS = (
     OpKernel
     | LinearKernel
+    | LinearAfterKernel
     | GroupedKernel
     | RouterKernel
     | CapacityKernel

@@ -18,6 +18,7 @@ from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import CapacityKernel, Kernel, OpKernel
 from archc.codegen.kernels.key_choice.key_choice_plan import KeyChoiceKernel
+from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.linear_plan import LinearChoice, LinearKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
@@ -51,6 +52,9 @@ def run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, sizes: Sizes) -> No
     elif isinstance(plan, LinearKernel):
         for choice in plan.choices:
             _run_linear(getattr(kernels, f"_{plan.name}"), choice)
+    elif isinstance(plan, LinearAfterKernel):
+        for operands in _operands(plan.op.operands, dtype, 1):
+            _run_linear_after(getattr(kernels, f"_{plan.name}"), plan, operands)
     elif isinstance(plan, LossKernel) and plan.triton:
         _run_loss(getattr(kernels, f"_{plan.name}"), plan.vocabulary, dtype, sizes.length)
     elif isinstance(plan, CapacityKernel):
@@ -104,6 +108,17 @@ def _run_linear(function: Callable[..., Any], choice: LinearChoice) -> None:
     weight = torch.zeros(choice.outputs, choice.inputs, dtype=dtype)
     for bias in (None, torch.zeros(choice.outputs, dtype=dtype)):
         function(torch.zeros(choice.rows, 1, choice.inputs, dtype=dtype), weight, bias, *choice.tile)
+
+
+def _run_linear_after(
+    function: Callable[..., Any], plan: LinearAfterKernel, operands: tuple[Tensor | None, ...]
+) -> None:
+    dtype = next(operand.dtype for operand in operands if operand is not None)
+    for shape, biased in plan.maps:
+        bias = torch.zeros(shape[0], dtype=dtype) if biased else None
+        weights = {"linear_weight": torch.zeros(shape, dtype=dtype), "linear_bias": bias}
+        with torch.no_grad():
+            function(*operands, *(weights[name] for name in plan.weights))
 
 
 def _run_loss(function: Callable[..., Any], vocabulary: int, dtype: torch.dtype, length: int) -> None:

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from archc.analysis.kernels import choices_of
+from archc.codegen.kernels.linear.pairs import linears_after
 from archc.codegen.modules.kept import KeptPart, kept_by_readers
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
@@ -90,7 +91,7 @@ def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = to
 
 
 def layer_launches(layer: Graph) -> int:
-    """The launches of a layer of a fused graph."""
+    """The launches of a layer of a fused graph for one new token of one sequence."""
     planner = _Planner(_with({}, S=2), torch.bfloat16)
     planner.add(layer)
     return planner.work.count
@@ -114,8 +115,11 @@ class _Planner:
         kept = KeptPart(graph)  # computed before the first step, as is what follows from no token
         made: dict[Value, Any] = {}
         by_readers = kept_by_readers(graph)
+        pairs = linears_after(graph).items()
+        after = {number: linear for number, linear in pairs if self._is_one_row(graph, linear)}
+        inside = {each.id for each in after.values()}
         for node in graph.nodes():
-            if node in kept or node.op.fixed(node.attributes):
+            if node in kept or node.op.fixed(node.attributes) or node.id in inside:
                 continue
             if node.op is LOOP:
                 for number, body in enumerate(node.bodies):
@@ -134,7 +138,21 @@ class _Planner:
                 self.work.add(node.op.name, 1, _bytes(self._meta(node.types[0], self.sizes)), times)
             elif node.op not in _FREE:
                 self._add_node(graph, node, made, times)
+                if node.id in after:
+                    self._add_to_kernel(graph, after[node.id], times)
         return made
+
+    def _is_one_row(self, graph: Graph, linear: Node) -> bool:
+        assert linear.inputs[0] is not None
+        type_ = graph.type(linear.inputs[0])
+        row = self._meta(type_, self.sizes)
+        return isinstance(row, Tensor) and row.numel() == row.shape[-1]
+
+    def _add_to_kernel(self, graph: Graph, linear: Node, times: int) -> None:
+        """A linear map in the kernel of the op before it, which does not write what the map reads."""
+        row, *weights = (self._meta(graph.type(v), self.sizes) for v in linear.inputs if v is not None)
+        product = self._meta(linear.types[0], self.sizes)
+        self.work.add(linear.op.name, 0, sum(map(_bytes, (*weights, product))) - _bytes(row), times)
 
     def _add_states(self, graph: Graph, scan: Node, times: int) -> None:
         """What takes states that are not float32 out of a cache, what puts all back, and the result."""

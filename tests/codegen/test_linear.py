@@ -131,7 +131,12 @@ def test_only_what_is_faster_is_chosen() -> None:
     plain = package_files(compilation, origin)
     assert "kernels.linear(" not in plain["model.py"]
     assert package_files(replace(compilation, tuned=_tuned(found, faster=False)), origin) == plain
-    own = package_files(replace(compilation, tuned=_tuned(found[:1])), origin)
+    single = [problem for problem in found if problem.rows == 1]
+    chosen = package_files(replace(compilation, tuned=_tuned(single)), origin)
+    assert chosen["model.py"].count("kernels.linear(") == 2, "others begin with a norm or SwiGLU"
+    assert chosen["kernels.py"].count("(torch.bfloat16,") == 2
+    output = next(problem for problem in single if problem.outputs == problem.inputs)
+    own = package_files(replace(compilation, tuned=_tuned([output])), origin)
     assert own["model.py"].count("kernels.linear(") == 1
     assert own["kernels.py"].count("(torch.bfloat16,") == 1
     assert str(SOURCE) in own["kernels.py"]

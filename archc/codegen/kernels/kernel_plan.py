@@ -9,6 +9,7 @@ from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.key_choice.key_choice_plan import KeyChoiceKernel
+from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.norms.norm_plan import NormKernel
@@ -95,6 +96,7 @@ Kernel = (
     | AbsorptionKernel
     | LossKernel
     | LinearKernel
+    | LinearAfterKernel
     | GroupedKernel
     | DispatchedKernel
     | RouterKernel

@@ -68,6 +68,8 @@ class Emitter:
         self.lines: list[Line] = []
         self.kept_by = kept_by_readers(graph)
         self.kept_part = KeptPart(graph)
+        self.linears_after = style.linears_after(graph)
+        self._called_with = {after.node.id for after in self.linears_after.values()}
         self.variables = Variables(graph, style, self.kept_part)
         self._heading = ""
 
@@ -96,7 +98,8 @@ class Emitter:
         """Write the statements into `lines`; the texts of the outputs."""
         for step, node in enumerate(self.nodes):
             self.variables.step = step
-            if node.op not in (INPUT, WEIGHT, CONSTANT) and node not in self.kept_part:
+            elsewhere = node in self.kept_part or node.id in self._called_with
+            if node.op not in (INPUT, WEIGHT, CONSTANT) and not elsewhere:
                 self._write(node)
         self.variables.step = len(self.nodes)
         return [self.use(value) for _, value in self.graph.outputs]
@@ -111,7 +114,7 @@ class Emitter:
         elif node.op is CARRIED:
             self.variables.pending[node.outputs[0]] = f'carried(cache, self, "{node.attributes["slot"]}")'
         elif self._is_inline(node):
-            self.variables.pending[node.outputs[0]] = self._call(node)
+            self.variables.pending[self._results(node)[0]] = self._call(node)
         else:
             self._assign(node)
 
@@ -132,12 +135,21 @@ class Emitter:
             return number_text(node.attributes["value"])
         return self.variables.names[value]
 
+    def _results(self, node: Node) -> list[Value]:
+        """What the call of a node makes: the product in place of what a linear map in it reads."""
+        after = self.linears_after.get(node.id)
+        products = {after.node.inputs[0]: after.node.outputs[0]} if after else {}
+        return [products.get(value, value) for value in node.outputs]
+
     def _call(self, node: Node) -> str:
         """A node as an expression."""
         operands = self._operands(node)
         rule = rule_of(node)
         slots = [f'"{kept.attributes["slot"]}"' for kept in kept_by(self.graph, node)]
         past = [f"past(cache, self, {', '.join(slots)})"] if slots else []
+        if after := self.linears_after.get(node.id):
+            weights = [self.use(value) for value in after.node.inputs[1:] if value is not None]
+            return f"{after.function}({', '.join([*operands, *weights])})"
         if rule is not None:
             if rule.family in PAST:
                 operands = with_one_span(operands)
@@ -186,7 +198,9 @@ class Emitter:
         """About how long the statement of a node would be."""
         pending, names, weights = self.variables.pending, self.variables.names, self.style.weights
         texts = [pending.get(v) or names.get(v) or weights.get(v.node, "0") for v in values]
-        name = len(node.op.name) + 9 if rule_of(node) else 8
+        after = self.linears_after.get(node.id)
+        name = len(after.function) if after else len(node.op.name) + 9 if rule_of(node) else 8
+        texts += [weights.get(v.node, "") for v in after.node.inputs[1:] if v] if after else []
         return (
             name + sum(len(text) + 2 for text in texts) + 5 * len(node.outputs) + len(self.comment_of(node))
         )
@@ -203,9 +217,9 @@ class Emitter:
         self.lines.append(Line(f"{name} = {code}", self.shape_comment([value])))
 
     def _is_inline(self, node: Node) -> bool:
-        if len(node.outputs) != 1 or (node.names and node.names[0]):
+        if len(node.outputs) != 1 or self.graph.name_of(self._results(node)[0]):
             return False
-        value = node.outputs[0]
+        (value,) = self._results(node)
         users = self.graph.users(value)
         if self.style.comments and self.graph.is_output(value):
             return False
@@ -237,10 +251,10 @@ class Emitter:
     def _assign(self, node: Node) -> None:
         code = self._call(node)  # which may write statements of other blocks first
         self.enter(node)
-        unread = [not self.graph.users(v) and not self.graph.is_output(v) for v in node.outputs]
+        results = self._results(node)
+        unread = [not self.graph.users(v) and not self.graph.is_output(v) for v in results]
         targets = [
-            "_" if skip else self.variables.bind(value)
-            for value, skip in zip(node.outputs, unread, strict=True)
+            "_" if skip else self.variables.bind(value) for value, skip in zip(results, unread, strict=True)
         ]
         self.lines.append(Line(f"{', '.join(targets)} = {code}", self.comment_of(node)))
 
@@ -258,7 +272,7 @@ class Emitter:
     def comment_of(self, node: Node) -> str:
         if node.op is ZEROS and self.style.none_for_zeros(self.graph, node):
             return "nothing to add before the first layer"
-        return self.shape_comment(node.outputs)
+        return self.shape_comment(self._results(node))
 
     def shape_comment(self, values: Sequence[Value]) -> str:
         return shapes_text([self.graph.type(value).shape for value in values]) if self.style.comments else ""

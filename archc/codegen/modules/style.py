@@ -12,6 +12,14 @@ from archc.ir.node import Node
 
 
 @dataclass(frozen=True)
+class LinearAfter:
+    """A linear map that is called together with the fused op before it, and the function that does both."""
+
+    node: Node
+    function: str
+
+
+@dataclass(frozen=True)
 class Style:
     """How a graph is written.
 
@@ -22,6 +30,7 @@ class Style:
     loop:     the statement of a loop: given its node, its results' and operands' names
     function: the package's own function for a node of an op, "" where that is PyTorch's
     caches:   whether the statements see a cache, with which results that stay the same are computed once
+    linears_after: in a graph, by the numbers of fused nodes, the linear maps that are called with them
     of_experts: the texts of the weights in the body of an `experts` node, by its number
     """
 
@@ -35,6 +44,7 @@ class Style:
     none_for_zeros: Callable[[Graph, Node], bool] = lambda _graph, _node: False
     function: Callable[[Graph, Node], str] = lambda _graph, _node: ""
     caches: bool = False
+    linears_after: Callable[[Graph], Mapping[int, LinearAfter]] = lambda _graph: {}
     of_experts: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from archc.codegen.kernels.linear.linear_plan import LinearChoice, LinearKernel
 from archc.codegen.modules.head import Cut
@@ -30,28 +30,37 @@ def linear_shape(graph: Graph, node: Node) -> Shape | None:
     return int(outputs), int(inputs)
 
 
-def linear_shapes(graphs: Sequence[Graph], cut: Cut | None) -> list[Shape]:
-    """The different weights that linear maps of graphs, and of a model's head, have."""
-    return list(dict.fromkeys(_shapes(graphs, cut)))
+def linear_shapes(
+    graphs: Sequence[Graph], cut: Cut | None, but: Callable[[Graph], Collection[int]] = lambda _graph: ()
+) -> list[Shape]:
+    """The different weights that linear maps of graphs, and of a model's head, have, `but` of some nodes."""
+    return list(dict.fromkeys(_shapes(graphs, cut, but)))
 
 
-def _shapes(graphs: Sequence[Graph], cut: Cut | None) -> Iterator[Shape]:
+def _shapes(
+    graphs: Sequence[Graph], cut: Cut | None, but: Callable[[Graph], Collection[int]]
+) -> Iterator[Shape]:
     for graph in graphs:
+        others = but(graph)
         for node in graph.nodes():
             shape = linear_shape(graph, node)
-            if shape is not None:
+            if shape is not None and node.id not in others:
                 yield shape
     if cut is not None:
         yield cut.weight_shape
 
 
 def plan_linear(
-    shapes: Sequence[Shape], tuned: Tuned, target: Target, taken: Sequence[str]
+    shapes: Sequence[Shape], alone: Collection[Shape], tuned: Tuned, target: Target, taken: Sequence[str]
 ) -> LinearKernel | None:
-    """The kernels of linear maps of few rows; None where PyTorch is as fast for all of them."""
+    """The kernels of linear maps of few rows; None where PyTorch is as fast for all of them.
+
+    alone: the weights of maps that have a single row for themselves, not with the op before them
+    """
     if "linear" not in target.families:
         return None
-    entries = [entry for shape in shapes for entry in tuned.choices(*shape)]
+    chosen = [(shape, entry) for shape in shapes for entry in tuned.choices(*shape)]
+    entries = [entry for shape, entry in chosen if entry.problem.rows > 1 or shape in alone]
     if not entries:
         return None
     return LinearKernel(

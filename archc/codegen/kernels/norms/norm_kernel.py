@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused
+from archc.codegen.kernels.linear.one_row import OneRow
 from archc.codegen.kernels.norms.norm_lines import (
     Gradient,
     Norm,
+    Row,
     gradient_lines,
     if_there,
     result_lines,
@@ -78,28 +80,57 @@ class _Planner(NormParts):
                 (self.total if self.form.total else "", self.outer, self.result if self.outer else ""),
                 self.gradients,
             ),
+            one_row=self._one_row(),
             template="wide_norm" if self.wide else "norm",
         )
 
     def _forward_lines(self) -> tuple[str, ...]:
+        lines = [*self._sum_lines(self.row)]
+        if self.form.total:
+            lines.append(self.row.store(self.total, self.total))
+        if self.outer:
+            lines += self._result_lines(self.outer, self.row)
+            lines.append(self.row.store(self.result, self.result))
+        return tuple(lines)
+
+    def _sum_lines(self, row: Row) -> tuple[str, ...]:
+        """The addends, and their sum."""
         lines: list[str] = []
         for addend in self.form.plain:
-            load = self.row.load(addend.name, f"{addend.name}_stride")
+            load = row.load(addend.name, f"{addend.name}_stride")
             line = f"{self.total} {'+=' if lines else '='} {load}"
             absent = addend.name in self.fused.optional
             lines += if_there(addend.name, [line], _ABSENT) if absent else [line]
         for norm in self.inner:
-            load = self.row.load(norm.source, f"{norm.source}_stride")
-            added = result_lines(norm, self.row, self.total, "+=")
-            normed = [f"{norm.source} = {load}", *scale_lines(norm, self.row), *added]
+            load = row.load(norm.source, f"{norm.source}_stride")
+            added = result_lines(norm, row, self.total, "+=")
+            normed = [f"{norm.source} = {load}", *scale_lines(norm, row), *added]
             lines += if_there(norm.source, normed, _ABSENT) if norm.absent else normed
-        if self.form.total:
-            lines.append(self.row.store(self.total, self.total))
-        if self.outer:
-            lines += scale_lines(self.outer, self.row)
-            lines += result_lines(self.outer, self.row, self.result, "=")
-            lines.append(self.row.store(self.result, self.result))
         return tuple(lines)
+
+    def _result_lines(self, outer: Norm, row: Row) -> tuple[str, ...]:
+        """The norm of the sum."""
+        return (*scale_lines(outer, row), *result_lines(outer, row, self.result, "="))
+
+    def _one_row(self) -> OneRow | None:
+        """The same for one row whose norm a linear map reads; None where the sum has none."""
+        if not self.outer:
+            return None
+        row = replace(self.row, alone=True)
+        operands = [addend.name for addend in (*self.form.plain, *self.form.inner)]
+        return OneRow(
+            width=row.width,
+            block=row.block,
+            warps=_warps(row.block),
+            result=self.result,
+            others=(self.total,) if self.form.total else (),
+            row_lines=tuple(self._rows(name) for name in operands),
+            pointers=(*operands, *self.weights),
+            arguments=(*(f"{name}_rows" for name in operands), *self.weights),
+            lines=(*self._sum_lines(row), *self._result_lines(self.outer, row)),
+            interleaved=False,
+            template="linear_after_norm",
+        )
 
     def _kernels_back(self) -> tuple[NormGradient, ...]:
         if not self.wide:

@@ -65,10 +65,14 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a kernel: its width, and the power of two that holds it."""
+    """A row of a kernel: its width, and the power of two that holds it.
+
+    alone: whether tensors have no other, so that it lies where they begin
+    """
 
     width: int
     block: int
+    alone: bool = False
 
     @property
     def mask(self) -> str:
@@ -76,6 +80,8 @@ class Row:
 
     def load(self, name: str, stride: str) -> str:
         """A row of a tensor in float32; rows are `stride` apart."""
+        if self.alone:
+            return self.load_vector(name)
         return f"tl.load({name}_ptr + row * {stride} + column{load_where(self.mask)}).to(tl.float32)"
 
     def load_vector(self, name: str) -> str:

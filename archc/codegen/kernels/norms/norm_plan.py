@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.kernels.custom_op import CustomOp
+from archc.codegen.kernels.linear.one_row import OneRow
 from archc.codegen.kernels.masks import store_where
 from archc.codegen.kernels.norms.wide_norm import WideNorm
 from archc.codegen.native.native_plan import NativeRows
@@ -62,6 +63,7 @@ class NormKernel:
     source_lines: tuple[str, ...]
     gradients: tuple[NormGradient, ...]
     native: NativeRows | None
+    one_row: OneRow | None
     template: str
 
     @property

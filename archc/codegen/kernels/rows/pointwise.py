@@ -21,8 +21,9 @@ from archc.ir.ops.structure import CONSTANT, INPUT
 
 _STRENGTH = {"add": 1, "sub": 1, "mul": 2, "div": 2}  # how tightly they bind
 _CALL = re.compile(r"[\w.]+\([^()]*\)")
+_OF_LINEARS = ("output", "outputs", "rows", "start", "total")  # that begin with a function
 # Names of a kernels module and of every kernel, which a variable must not hide.
-KERNEL_NAMES = (*MATH, "tl", "row", "column", "inside", "lane", "lane_inside")
+KERNEL_NAMES = (*MATH, "tl", "row", "column", "inside", "lane", "lane_inside", *_OF_LINEARS)
 
 
 @dataclass

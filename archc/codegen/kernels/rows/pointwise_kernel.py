@@ -8,13 +8,17 @@ from functools import cached_property
 from typing import Any
 
 from archc.codegen.kernels.custom_op import CustomOp
-from archc.codegen.kernels.fused import Fused, block_of, width_of
+from archc.codegen.kernels.fused import Fused, block_of, power_of_two, width_of
 from archc.codegen.kernels.helpers import helpers_in
+from archc.codegen.kernels.linear.one_row import OneRow
+from archc.codegen.kernels.masks import load_where
 from archc.codegen.kernels.rows.pointwise import Pointwise, Writer, analyse
 from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
 from archc.codegen.kernels.signature import Signature
 from archc.codegen.modules.class_plan import Argument
 from archc.codegen.native.native_kernel import plan_native_pointwise
+
+_COLUMNS = (1024, 512, 256)  # at a time, before a linear map
 
 
 def plan_pointwise(fused: Fused) -> PointwiseKernel:
@@ -146,13 +150,11 @@ class _Planner:
             interleaved=any(item.interleaved for item in self.loads),
             warps=max(1, self.block // 512),  # 16 bytes of bfloat16 a thread
             helpers=helpers_in((*self.forward, *self.backward)),
-            load_lines=self._load_lines(),
+            load_lines=self._load_lines(self.block),
             forward=self.forward,
             backward=self.backward,
             store_lines=self._store_lines(),
-            row_lines=tuple(
-                f"{name}_rows = _rows({name}, {self.fused.width(name)})" for name in self.sources
-            ),
+            row_lines=self.row_lines,
             gradient_tensors=self.gradient_tensors,
             vector_gradients=tuple((f"d{name}", self._sum_rows(name)) for name in self.vectors),
             forward_parameters=forward.parameters,
@@ -167,7 +169,41 @@ class _Planner:
                 self.backward,
                 {name: self.twins[name] or f"d{name}" for name in self.vectors},
             ),
+            one_row=self._one_row(),
         )
+
+    def _one_row(self) -> OneRow | None:
+        """The function of one row that a linear map reads; None of several results."""
+        if len(self.outputs) > 1:
+            return None
+        divisors = (block for block in _COLUMNS if self.width % block == 0)
+        block = next(divisors, min(_COLUMNS[0], power_of_two(self.width)))
+        result = self.outputs[0]
+        # Zeros beside the row may have no finite result, and what they are multiplied by is zero.
+        beside = (f"{result} = tl.where(inside, {result}, 0.0)",) if self.width % block else ()
+        return OneRow(
+            width=self.width,
+            block=block,
+            warps=max(1, block // 256),
+            result=result,
+            others=(),
+            row_lines=self.row_lines,
+            pointers=(*self.sources, *self.vectors),
+            arguments=self._given,
+            lines=(*self._load_lines(block, alone=True), *self.forward, *beside),
+            interleaved=any(item.interleaved for item in self.loads),
+            template="linear_after_pointwise",
+        )
+
+    @property
+    def row_lines(self) -> tuple[str, ...]:
+        return tuple(f"{name}_rows = _rows({name}, {self.fused.width(name)})" for name in self.sources)
+
+    @property
+    def _given(self) -> tuple[str, ...]:
+        """What launches pass for the operands."""
+        rows = (f"{name}_rows" for name in self.sources)
+        return (*rows, *(f"{name}.contiguous()" for name in self.vectors))
 
     def _signature(self) -> Signature:
         outputs = list(self.outputs)
@@ -190,8 +226,7 @@ class _Planner:
                 *(f"{name}_stride" for name in self.sources),
             ),
             (
-                *(f"{name}_rows" for name in self.sources),
-                *(f"{name}.contiguous()" for name in self.vectors),
+                *self._given,
                 *arguments,
                 *(f"{name}_rows.stride(0)" for name in self.sources),
             ),
@@ -207,16 +242,20 @@ class _Planner:
         for vector in self.vectors:
             yield vector, f"{vector}_ptr[column]"
 
-    def _load_lines(self) -> tuple[str, ...]:
-        """Interleaved values are loaded as they lie, so that accesses stay wide, and parted in registers."""
-        mask = ", mask=inside, other=0.0" if self.width % self.block else ""
+    def _load_lines(self, block: int, alone: bool = False) -> tuple[str, ...]:
+        """Interleaved values are loaded as they lie, so that accesses stay wide, and parted in registers.
+
+        `alone`: the row is the only one.
+        """
+        mask = load_where("inside" if self.width % block else "")
         lines: list[str] = []
         for item in self.loads:
-            place = f"{item.source}_ptr + row * {item.source}_stride + {item.column}"
+            row = "" if alone else f"row * {item.source}_stride + "
+            place = f"{item.source}_ptr + {row}{item.column}"
             name = item.source if item.interleaved else item.names[0]
             lines.append(f"{name} = tl.load({place}{item.masked(mask)}).to(tl.float32)")
             if item.interleaved:
-                parts = f"tl.reshape({item.source}, {self.block}, {len(item.names)})"
+                parts = f"tl.reshape({item.source}, {block}, {len(item.names)})"
                 lines.append(f"{', '.join(item.names)} = tl.split({parts})")
         lines += [f"{name} = tl.load({name}_ptr + column{mask}).to(tl.float32)" for name in self.vectors]
         return tuple(lines)

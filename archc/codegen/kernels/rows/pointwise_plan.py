@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.kernels.custom_op import CustomOp
+from archc.codegen.kernels.linear.one_row import OneRow
 from archc.codegen.native.native_plan import NativeRows
 
 
@@ -33,6 +34,7 @@ class PointwiseKernel:
     backward_parameters: tuple[str, ...]
     backward_arguments: tuple[str, ...]
     native: NativeRows | None
+    one_row: OneRow | None
     template: str = "pointwise"
 
     @property

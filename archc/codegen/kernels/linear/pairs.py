@@ -1,0 +1,50 @@
+"""Where a linear map of one row is computed with the fused op before it."""
+
+from __future__ import annotations
+
+from archc.codegen.kernels.linear.linear_kernel import Shape, linear_shape
+from archc.codegen.modules.kept import KeptPart
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
+from archc.ir.rule import rule_of
+from archc.tuned import LAUNCH, NOTHING, Problem, Tuned
+
+MAX_NORMED = 1 << 14  # columns of a row in registers, which leave some for those of a weight beside it
+
+
+def linears_after(graph: Graph, tuned: Tuned = NOTHING) -> dict[int, Node]:
+    """By the number of a fused node the linear map that alone reads its row.
+
+    tuned: what was measured of linear maps by themselves
+    """
+    kept = KeptPart(graph)
+    found: dict[int, Node] = {}
+    for node in graph.nodes():
+        row = None if node in kept else _row(node)
+        readers = graph.users(row) if row and not graph.is_output(row) else []
+        if len(readers) != 1 or readers[0][1] != 0:
+            continue
+        reader = readers[0][0]
+        shape = linear_shape(graph, reader)
+        if shape is not None and reader not in kept and _pays(shape, tuned):
+            found[node.id] = reader
+    return found
+
+
+def _pays(shape: Shape, tuned: Tuned) -> bool:
+    """Whether nothing is known against a kernel: the library's is not faster by more than a launch."""
+    dtypes = {entry.problem.dtype for entry in tuned.entries}
+    entries = [tuned.find(Problem(1, *shape, dtype)) for dtype in sorted(dtypes)]
+    return all(entry.microseconds < entry.library + LAUNCH for entry in entries if entry)
+
+
+def _row(node: Node) -> Value | None:
+    """What a linear map may read of a fused node."""
+    rule = rule_of(node)
+    if rule is None or rule.family not in ("norm", "pointwise"):
+        return None
+    if rule.family == "pointwise":
+        return node.outputs[0] if len(node.outputs) == 1 else None
+    assert rule.norm_form is not None
+    ends = [place for place, ref in enumerate(rule.outputs) if ref.step == rule.norm_form.outer]
+    return node.outputs[ends[0]] if ends and int(node.types[ends[0]].width) <= MAX_NORMED else None
