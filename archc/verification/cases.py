@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,8 +118,23 @@ def _case(
     paddings = {each: pad(size) if pad else None for each, size in lengths.items()}
     for each, padding in paddings.items():
         inputs |= _positions(each, lengths[each], padding, start)
+    inputs |= _without_learned(graph, inputs)
     options = {each.called("padding"): padding for each, padding in paddings.items() if padding is not None}
     return Case(name, inputs, options, paddings[last], shifted=start > 0)
+
+
+def _without_learned(graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs that have tokens, with zeros where learned ones come first, as a package has there."""
+    front, found = front_of(graph), {}
+    if front:
+        (tokens,) = sequences(graph)
+        keys = inputs[tokens.called(KEY_POSITIONS)]
+        for value in given_inputs(graph):
+            if graph.type(value).shape[:2] == tokens.dims:
+                x = inputs[name := graph.node(value).attributes["name"]]
+                learned = ((keys >= 0) & (keys < front)).view(*keys.shape, *[1] * (x.dim() - 2))
+                found[name] = x.masked_fill(learned, 0)
+    return found
 
 
 def _pad_left(length: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,8 @@ def test_a_spec_is_all_that_they_need(model: str) -> None:
 def test_learned_tokens_are_tokens_in_front(tmp_path: Path) -> None:
     """Those that are the embeddings of three tokens are these tokens: padded and generated from, too."""
     spec, front = SPECS / "in_front.arch", torch.tensor([7, 8, 9])
-    learned = build(spec, "in_front", tmp_path / "learned").Model(dtype=torch.float64)
+    package = build(spec, "in_front", tmp_path / "learned")
+    learned = package.Model(dtype=torch.float64)
     given = build(spec, "in_front", tmp_path / "given", {"learned": "0"}).Model(dtype=torch.float64)
     scramble(learned)
     weights = learned.state_dict()
@@ -63,6 +65,9 @@ def test_learned_tokens_are_tokens_in_front(tmp_path: Path) -> None:
     lengths = {"tokens": {1: torch.export.Dim("length", min=4, max=64)}}
     exported = torch.export.export(learned, (longer,), dynamic_shapes=lengths).module()
     torch.testing.assert_close(exported(tokens), learned(tokens))
+    runtime = importlib.import_module(f"{package.__name__}.runtime")
+    _, places = runtime.with_front(3, real, tokens + 1)
+    assert (places[:, :7] == 0).tolist() == [[True] * 3 + [False] * 4, [True] * 3 + [False] + [True] * 3]
     found = learned.generate(tokens, 6, padding=real)
     assert torch.equal(found[0, 9:], given.generate(longer[:1], 6)[0, 12:])
     assert torch.equal(found[1, 9:], given.generate(longer[1:, [0, 1, 2, *range(7, 12)]], 6)[0, 8:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import shutil
 import subprocess
 import sys
 import warnings
@@ -159,6 +160,13 @@ def test_weights_that_lose_digits_are_told(package: ModuleType, tmp_path: Path) 
         warnings.simplefilter("error")
         wide = package.Model.from_pretrained(tmp_path, dtype=torch.float32)
     assert torch.equal(wide.norm, stored["model.norm.weight"])
+
+
+def test_a_tensor_in_two_files_is_told(package: ModuleType, checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        shutil.copy(checkpoint / "model.safetensors", tmp_path / f"{name}.safetensors")
+    with pytest.raises(ValueError, match=r"is in two files, .*first\.safetensors and .*second\.safetensors"):
+        package.Model.from_pretrained(tmp_path)
 
 
 @both

@@ -98,11 +98,13 @@ def test_heads_choose_for_themselves() -> None:
     ],
 )
 def test_best_keys_by_hand(count: int, size: int, expected: list[int]) -> None:
-    """Keys at places 0 to 6, of which one is padding and the last is hidden."""
+    """Keys at places 0 to 6, of which one is padding and the last is hidden; and the same far from 0."""
     hidden = float("-inf")
     scores = torch.tensor([0.5, 2.0, 9.0, 3.0, 1.0, 2.0, hidden]).view(1, 1, 1, 7)
     keys = torch.tensor([[0, 1, -1, 2, 3, 4, 5]])
-    assert rank_keys(scores, keys, count=count, size=size).flatten().tolist() == expected
+    far = torch.where(keys < 0, keys, keys + 12_000)
+    for positions in (keys, far):
+        assert rank_keys(scores, positions, count=count, size=size).flatten().tolist() == expected
 
 
 def test_sums_so_far_are_in_float32() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.random_specs.choices import some_choice
+from tests.random_specs.choices import best_of_heads, some_choice
 from tests.random_specs.heads import (
     Heads,
     attend,
@@ -16,6 +16,7 @@ from tests.random_specs.heads import (
     some_rope,
     turned,
 )
+from tests.random_specs.joined import joined
 from tests.random_specs.recurrences import group_conv
 from tests.random_specs.writer import Writer
 
@@ -44,7 +45,18 @@ def attention(w: Writer, x: str, d: int, variable: str | None, shared: Shared | 
         return _takes_over(w, x, d, mask, shared)
     if shared is not None and shared.first_values is not None:
         return _mixes_values(w, x, d, mask, variable or "0", shared)
-    kinds = _usual, _usual, _usual, _usual, _latent, _latent, _differential, _taken_apart
+    kinds = (
+        _usual,
+        _usual,
+        _usual,
+        _usual,
+        _latent,
+        _latent,
+        _differential,
+        _taken_apart,
+        _twice_chosen,
+        joined,
+    )
     return w.choose(*kinds)(w, x, d, mask, variable)
 
 
@@ -168,6 +180,20 @@ def _differential(w: Writer, x: str, d: int, mask: str, _variable: str | None) -
         found.append(w.let(f"attention({q}, {k}, {v}, mask = {mask})", "o"))
     factor = w.choose("0.3", f"sum({w.parameter('4', 0.5, 'one')} * {w.parameter('4', 0.5, 'other')})")
     return behind(w, x, d, heads, w.let(f"{found[0]} - {factor} * {found[1]}", "o"))
+
+
+def _twice_chosen(w: Writer, x: str, d: int, _mask: str, variable: str | None) -> str:
+    """Two attentions with one choice of keys between them, which may be each head's or each group's."""
+    heads = some_heads(w)
+    q, k, v = _apart(w, x, heads)
+    choosers = w.choose(heads.queries, heads.keys)
+    chosen = w.let(best_of_heads(w, x, q if choosers == heads.queries else k, k, choosers), "chosen")
+    q, k = positioned(w, q, k, variable)
+    o = w.let(f"attention({q}, {k}, {v}, mask = causal, among = {chosen})", "o")
+    if w.chance(0.4):
+        other = w.let(f"split_heads({w.linear(x, heads.queries * heads.width, 'q')}, {heads.queries})", "q")
+        o = w.let(f"{o} - 0.3 * attention({other}, {k}, {v}, mask = causal, among = {chosen})", "o")
+    return behind(w, x, d, heads, o)
 
 
 def _taken_apart(w: Writer, x: str, d: int, mask: str, variable: str | None) -> str:

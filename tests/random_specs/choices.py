@@ -16,6 +16,24 @@ def some_choice(w: Writer, x: str, k: str, mask: str, same_tokens: bool = True) 
     return chosen
 
 
+def best_of_heads(w: Writer, x: str, q: str, k: str, choosers: int) -> str:
+    """Places of keys [B, T, choosers, count] by scores of heads q for keys k, of single keys or of blocks."""
+    size = w.choose(1, 1, 2, 3)
+    scores = f"attention_scores({q}, {k}, wide = true)"
+    if w.chance(0.3):  # by each key alone, the same for all queries
+        score = w.let(f"split_heads({w.linear(x, choosers, 'score')}, {choosers})", "score")
+        one = w.let(f"upcast(ones({score}))", "one")
+        scores = f"attention_scores({one}, upcast({score}), scale = 1, wide = true)"
+    if w.chance(0.5):  # the own block always
+        key = w.new("key")
+        w.write(f"_, {key} = pairs({x})")
+        query = f"unsqueeze(unsqueeze(positions({x})))"
+        apart = f"whole_quotient({query}, {size}) - whole_quotient({key}, {size})"
+        scores = f"{scores} + 1e4 * (1 - step(upcast({apart})))"
+    seen = w.let(f"masked({scores}, {k}, causal)", "scores")
+    return f"best_keys({seen}, {k}, count = {w.choose(1, 2, 64)}, size = {size})"
+
+
 def _scored(w: Writer, x: str, k: str, mask: str, same_tokens: bool) -> str:
     """The best by narrow queries, and by keys of their own or a part of attention's."""
     heads, width = w.choose(1, 2, 3), w.choose(2, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.random_specs.attentions import Shared, attention, some_mask
 from tests.random_specs.recurrences import convolution, exponential, gated_sum, recurrence
 from tests.random_specs.rows import route
+from tests.random_specs.scans import scanned
 from tests.random_specs.writer import Writer
 
 
@@ -12,13 +13,21 @@ def mixer(w: Writer, x: str, d: int, variable: str | None, shared: Shared | None
     """Tokens mixed with earlier ones of their sequence, from [B, T, d] to [B, T, d]."""
     kind = (
         w.choose(
-            *["attention"] * 7, *["recurrence"] * 3, *["exponential"] * 2, "sum", "convolution", "experts"
+            *["attention"] * 8,
+            *["recurrence"] * 3,
+            *["exponential"] * 2,
+            "sum",
+            "convolution",
+            "experts",
+            "scan",
         )
         if shared is None
         else ""
     )
     if kind == "recurrence":
         return recurrence(w, x, d)
+    if kind == "scan":
+        return scanned(w, x, d)
     if kind == "exponential":
         return exponential(w, x, d)
     if kind == "sum":
@@ -47,6 +56,9 @@ def _with_experts(w: Writer, x: str, d: int) -> str:
             f"rotate({k}, rope(theta = 100, width = 4))", "k"
         )
     o = f"attention({q}, {k}, {v}, mask = {some_mask(w)})"
+    if w.chance(0.3):
+        fading = w.let(f"-softplus(upcast({w.linear(x, choices * heads, 'fading')}))", "fading")
+        o = f"cast_like(linear_attention({q}, {k}, {v}, log_decay = {fading}), {x})"
     o = w.let(f"split_heads(merge_heads({o}), {choices})", "o")
     with w.inside(f"{y} = experts e in {chosen} of {count}"):
         w.write(f"return cast_like({weights}[e], {x}) * {w.linear(f'{o}[e]', d, 'out')}")

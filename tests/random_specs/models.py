@@ -30,6 +30,8 @@ def _decoder(w: Writer, d: int) -> None:
             w.write("x = x * cast_like(sigmoid(unsqueeze(unsqueeze(upcast(prefix) / 40))), x)")
         elif last:
             w.sight = w.let("maximum(positions(x), unsqueeze(prefix) - 1)", "sight")
+        if w.chance(0.1):
+            w.write(f"x = preceded(x, parameter([{w.choose(1, 3)}, {d}]) as {w.new('front')})")
         stack(w, d)
         _finish(w, d)
 

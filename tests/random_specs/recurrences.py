@@ -13,10 +13,11 @@ def recurrence(w: Writer, x: str, d: int) -> str:
     q, k, v = _operands(w, x, heads)
     changes = w.choose(*["adds"] * 3, "delta", "delta", "erases", "both")
     settings = []
+    twice = changes in ("adds", "delta") and w.chance(0.2)
     if changes != "adds":
         k = w.let(_unit(w, k), "k")  # longer ones would let the state grow without bound
     if w.chance(0.8):
-        settings.append(f"log_decay = {_log_decay(w, x, heads)}")
+        settings.append(f"log_decay = {_of_tokens(w, x, heads) if twice else _log_decay(w, x, heads)}")
     if changes in ("delta", "both"):
         settings.append(f"beta = {w.let(f'sigmoid({_wide(w, w.linear(x, heads.queries))})', 'beta')}")
     if changes in ("erases", "both"):
@@ -25,9 +26,30 @@ def recurrence(w: Writer, x: str, d: int) -> str:
         settings.append(f"scale = {w.choose(f'{width} ** -0.5', '0.3')}")
     if w.chance(0.25):
         settings.append("reads = before")
-    o = w.let(f"linear_attention({', '.join([q, k, v, *settings])})", "o")
+    if twice:
+        o = w.let(f"linear_attention({', '.join(_twice(w, x, heads, q, k, v, settings))})", "o")
+    else:
+        o = w.let(f"linear_attention({', '.join([q, k, v, *settings])})", "o")
     o = _with_token(w, o, q, k, v, heads)
     return behind(w, x, d, heads, w.let(f"cast_like({o}, {x})", "o"))
+
+
+def _twice(w: Writer, x: str, heads: Heads, q: str, k: str, v: str, settings: list[str]) -> list[str]:
+    """The operands of a recurrence whose state every token changes two times."""
+    k_2 = w.let(f"split_heads({w.linear(x, heads.keys * heads.width, 'k')}, {heads.keys})", "k")
+    k_2 = w.let(f"cast_like({_unit(w, k_2)}, {k})", "k")
+    v_2 = w.let(f"0.5 * {v}", "v")
+    betas = [f"beta = [{each[7:]}, 0.5 * {each[7:]}]" for each in settings if each.startswith("beta = ")]
+    others = [each for each in settings if not each.startswith("beta = ")]
+    return [q, f"[{k}, {k_2}]", f"[{v}, {v_2}]", *betas, *others, "steps = 2"]
+
+
+def _of_tokens(w: Writer, x: str, heads: Heads) -> str:
+    """A decay for each token, even where it is the same for all of them."""
+    if w.chance(0.3):
+        same = f"[-0.1 * (1 + h) for h in 0..{heads.queries}]"
+        return w.let(f"{same} * upcast(ones(slice({x}, 0, {heads.queries})))", "decay")
+    return w.let(f"-softplus(upcast({w.linear(x, heads.queries, 'decay')}))", "decay")
 
 
 def convolution(w: Writer, x: str, d: int) -> str:

@@ -45,7 +45,18 @@ def activation(w: Writer, x: str) -> str:
 
 def mlp(w: Writer, x: str, d: int) -> str:
     """An MLP of one of the usual kinds, at any width."""
-    kinds = _gated, _gated, _packed_gate, _plain, _standard, _narrow, _fused, _island, _by_heads, _by_matrix
+    kinds = (
+        *[_gated] * 2,
+        _packed_gate,
+        _plain,
+        _standard,
+        _narrow,
+        _fused,
+        _island,
+        _by_heads,
+        _by_matrix,
+        _by_slices,
+    )
     return w.choose(*kinds)(w, x, d)
 
 
@@ -102,6 +113,19 @@ def _by_matrix(w: Writer, x: str, d: int) -> str:
     y = w.let(f"merge_heads(matmul({matrix}, split_heads({x}, {parts})))", "y")
     scaled = f"{y} * [1 + c / 20 for c in 0..{d}]"
     return w.linear(w.choose(y, scaled, f"{y} - mean({y})"), d, "out")
+
+
+def _by_slices(w: Writer, x: str, d: int) -> str:
+    """Parts of a row that go ways of their own: normed, activated, gated by one another, left alone."""
+    width, cut = w.choose(20, 32), w.choose(4, 8)
+    y = w.let(w.linear(x, width, "up"), "up")
+    first, rest = w.let(f"slice({y}, 0, {cut})", "first"), w.let(f"slice({y}, {cut}, {width})", "rest")
+    first = w.let(w.choose(norm(w, first), activation(w, first), f"softmax({first})"), "first")
+    if w.chance(0.4):
+        rest = w.let(f"{rest} * sigmoid(slice({y}, {cut - 1}, {cut}))", "rest")
+    else:
+        rest = w.let(w.choose(norm(w, rest), activation(w, rest), f"{rest} - mean({y})"), "rest")
+    return w.linear(w.let(f"concat({first}, {rest})", "both"), d, "down")
 
 
 def _joined(w: Writer, x: str, d: int) -> str:

@@ -94,9 +94,11 @@ def rank_keys(scores: Tensor, key_positions: Tensor, *, count: Width, size: Widt
     Blocks of -infinity are not chosen: what is left over is -1.  No gradient flows through a choice.
     """
     tokens = scores.shape[-1]
-    block = (key_positions // size).clamp(min=0)[:, None, None].expand(scores.shape)
     real = (key_positions >= 0)[:, None, None]
-    highest = scores.new_full((*scores.shape[:-1], tokens // size + 1), float("-inf"))
+    block = (key_positions // size)[:, None, None]
+    first = block.masked_fill(~real, torch.iinfo(block.dtype).max).amin(-1, keepdim=True)
+    block = (block - first).clamp(min=0).expand(scores.shape)  # from the first one on
+    highest = scores.new_full((*scores.shape[:-1], tokens // size + 2), float("-inf"))
     highest = highest.scatter_reduce(-1, block, scores.detach().masked_fill(~real, float("-inf")), "amax")
     best, numbers = torch.sort(highest, dim=-1, descending=True, stable=True)
     best, numbers = best[..., :count], numbers[..., :count]
