@@ -62,7 +62,7 @@ def run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, sizes: Sizes) -> No
             _run_capacity(kernels, plan, choices, dtype, sizes.keys)
     elif isinstance(plan, RecurrenceKernel):
         for tokens in (sizes.length, 1, *([plan.tiles.tokens] if plan.tiles else [])):
-            _run_recurrence(getattr(kernels, f"_{plan.name}"), plan, dtype, tokens)
+            _run_recurrence(kernels, plan, dtype, tokens)
     elif isinstance(plan, RunningMaximumKernel):
         for tokens in (sizes.length, 1):
             _run_maximum(getattr(kernels, f"_{plan.name}"), plan, tokens)
@@ -146,10 +146,8 @@ def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch
         kernels._within_capacity_step(weights, chosen, so_far, filled, places, keys, 2)
 
 
-def _run_recurrence(
-    function: Callable[..., Any], plan: RecurrenceKernel, dtype: torch.dtype, tokens: int
-) -> None:
-    """For some tokens of a sequence: few, one after a cache, or a chunk."""
+def _run_recurrence(kernels: Any, plan: RecurrenceKernel, dtype: torch.dtype, tokens: int) -> None:
+    """For some tokens of a sequence: few, one after a cache, or a chunk; backward too where kernels can."""
     shared, own = (1, tokens, plan.kv_heads), (1, tokens, plan.heads)
     shapes = {"q": (*shared, plan.keys), "k": (*shared, plan.keys), "v": (*own, plan.values), "beta": own}
     shapes |= dict.fromkeys(("erase", "renew"), (*own, plan.keys))
@@ -161,7 +159,11 @@ def _run_recurrence(
     }
     q, k, v, *others = given.values()
     positions = torch.zeros(1, tokens, dtype=torch.int64)
-    function(q, k, v, positions, *others, torch.zeros(1, plan.heads, plan.keys, plan.values))
+    state = torch.zeros(1, plan.heads, plan.keys, plan.values)
+    getattr(kernels, f"_{plan.name}")(q, k, v, positions, *others, state)
+    if plan.trains:
+        leaves = [x.requires_grad_() for x in (q, k, v)]
+        run_backward(getattr(kernels, f"_{plan.name}_of_all")(*leaves, positions, *others))
 
 
 def _run_maximum(function: Callable[..., Any], plan: RunningMaximumKernel, tokens: int) -> None:

@@ -27,6 +27,7 @@ SIZES = {
     "odd": (5, 5, 3, 1),
     "columns": (2, 1, 40, 120),
     "tiles": (4, 2, 12, 20),
+    "few": (2, 1, 12, 20),
 }
 
 
@@ -99,7 +100,7 @@ def _compare(kernels: Any, form: str, size: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["some", "odd", "columns", "tiles"])
 @pytest.mark.parametrize("form", few(FORMS, 3))
 @interpreted
 def test_kernel(form: str, size: str, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -141,6 +142,41 @@ def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype, tmp_path: P
             found = kernels.linear_attention(**given, state=state)
         assert distance(found, _truth(form, given, size, exact)) < (2e-6 if dtype is torch.float32 else 4e-3)
         assert distance(state, exact) < (1e-6 if dtype is torch.float32 else 1e-5)  # products of 16 bits
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [
+        ("decay", torch.float32),
+        ("decay", torch.bfloat16),
+        *few([("plain", torch.float32), ("fixed_decay", torch.float32), ("before", torch.float32)], 1),
+    ],
+)
+@interpreted
+def test_gradients_by_chunks(form: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Of three chunks, of which memory holds the states of one at a time; padding, decays to nothing.
+
+    In bfloat16 they are as exact as those of PyTorch's products in float32.
+    """
+    kernels = _kernels(_package(form, "few", tmp_path.parent))
+    heads, _, keys, values = SIZES["few"]
+    held = f"max({2**24 // (heads * keys * values)} // max(batch, 1), int(count**0.5))"
+    kernels = changed_module(kernels, held, "1")
+    given = _operands(form, "few", 140, dtype)
+    _pad_and_forget(given)
+    leaves = [x.requires_grad_() for x in given.values() if x.is_floating_point()]
+    wide = {name: x.detach().double() if x.is_floating_point() else x for name, x in given.items()}
+    exact = [x.requires_grad_() for x in wide.values() if x.is_floating_point()]
+    o = kernels.linear_attention(**given, state=None)
+    change = torch.randn_like(o)
+    truths = torch.autograd.grad(_truth(form, wide, "few"), exact, change.double())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_runs_triton", lambda _: False)
+        plain = torch.autograd.grad(kernels.linear_attention(**given, state=None), leaves, change)
+    for found, unfused, truth in zip(torch.autograd.grad(o, leaves, change), plain, truths, strict=True):
+        assert found.dtype is unfused.dtype
+        few_bits = 5e-7 if dtype is torch.float32 else 1e-5  # products of 16 bits
+        assert distance(found, truth) < max(few_bits, 1.02 * distance(unfused, truth))
 
 
 @pytest.mark.parametrize(("form", "chunk"), [("decay", 64), ("delta", 32)])

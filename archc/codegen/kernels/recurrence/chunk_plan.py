@@ -64,6 +64,16 @@ class ChunkTiles:
         """How many columns of a chunk's results a program has: of 16 bits, and of 32."""
         return min(_side(self.values), 64), min(_side(self.values), 32)
 
+    @property
+    def gradient_keys(self) -> int:
+        """Rows of a state that a product of gradients takes, for which registers are fewer."""
+        return min(self.key_tile, 32)
+
+    @property
+    def gradient_columns(self) -> tuple[int, int]:
+        """How many columns of gradients a program has: of 16 bits, and of 32."""
+        return min(_side(self.values), 32), _LEAST_SIDE
+
 
 def fits_tiles(keys: int, values: int) -> bool:
     """Whether a state is large enough for products of tiles to be worth it."""

@@ -104,6 +104,11 @@ class RecurrenceKernel:
         return ChunkTiles(self.keys, self.values, self.beta)
 
     @property
+    def trains(self) -> bool:
+        """Whether kernels have its gradient, by chunks as well."""
+        return self.tiles is not None and not self.beta
+
+    @property
     def kept_chunks(self) -> int:
         """Of how many chunks of a single sequence the states before them are in memory at a time."""
         return max(_KEPT // (self.heads * self.keys * self.values), 1)
