@@ -125,6 +125,10 @@ EXAMPLES: dict[str, list[Example]] = {
         ([POSITIONS, ((2, 5), "i64"), ((8, 3), "float")], {"bidirectional": both, "distance": 9})
         for both in (False, True)
     ],
+    "key_distance_bias": [
+        ([((1, 3), "i64"), ((2, 5), "i64"), ((2, 5, 4, 6), "float")], {"first": -1, "beyond": beyond})
+        for beyond in ("zero", "nearest")
+    ],
     "distance_bias": [
         ([POSITIONS, ((2, 5), "i64"), (shape, "float")], {"first": first, "beyond": beyond})
         for shape, first, beyond in (((4, 3), -1, "nearest"), ((2, 3, 4, 6), 0, "zero"))

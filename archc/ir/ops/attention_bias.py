@@ -116,3 +116,34 @@ def distance_bias(
     rows = batch, by_query.shape[1], positions.shape[1]
     bias = by_query.expand(*rows, -1).gather(-1, known.expand(*rows, -1))
     return bias.masked_fill(place != known, 0) if beyond == "zero" else bias
+
+
+def _of_key_type(call: Any) -> TensorType:
+    values = float_type(call, "values")
+    if len(values.shape) != 4 or not isinstance(values.width, int):
+        text = f"needs a value of each key for each distance, [B, S, heads, distances], not {values}"
+        raise TypeMistake(text, "values")
+    queries, keys = call.positions.shape[1], call.key_positions.shape[1]
+    return TensorType((values.shape[0], values.shape[2], queries, keys), values.dtype)
+
+
+@declare(infer=_of_key_type, past=("values",), reads=lambda call: {"values": int(_of_key_type(call).numel())})
+def key_distance_bias(
+    positions: Tensor,
+    key_positions: Tensor,
+    values: Tensor,
+    *,
+    first: int = 0,
+    beyond: Literal["zero", "nearest"] = "zero",
+) -> Tensor:
+    """The value that a key has for how many positions it is before the query: [B, heads, T, S].
+
+    `values` [B, S, heads, distances] are for the distances from `first` on, as those of `distance_bias` are.
+
+    By content of the key, arXiv 2006.03654 (He et al. 2021).
+    """
+    place = positions[:, :, None] - key_positions[:, None, :] - first
+    known = place.clamp(0, values.shape[-1] - 1)[:, None]
+    by_key = values.permute(0, 2, 3, 1)  # [B, heads, distances, S]
+    bias = by_key.gather(2, known.expand(*by_key.shape[:2], *known.shape[2:]))
+    return bias.masked_fill(place[:, None] != known, 0) if beyond == "zero" else bias
