@@ -265,8 +265,8 @@ def _fits(form: Graph, node: Node, ranks: dict[Value, int], leading: tuple[Dim, 
     if node.op.name == "split" and (node.inputs[0] not in form.inputs):
         return False
     along = node.op.has(Trait.NORM) or node.op.name in SUMS or node.op is LINEAR
-    if along and any(value is not None and form.type(value).width == 1 for value in node.inputs[:1]):
-        return False
+    if along and any(value is not None and _shape(form, value, ranks)[-1] == 1 for value in node.inputs[:1]):
+        return False  # of numbers of other rows, or of one number
     for value in node.outputs:
         type_ = form.type(value)
         shape = _shape(form, value, ranks)
