@@ -10,6 +10,7 @@ import torch
 
 from archc import compiler
 from archc.codegen.emit import Origin
+from archc.codegen.needs import most_tokens
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
@@ -63,7 +64,7 @@ LAUNCHES = {
     "t5_small": (6, 12),
     "transformer_base": (7, 13),
 }
-NEAR = 0.05
+NEAR, SMALL = 0.05, 1 << 15  # of a tiny model bookkeeping moves more than that share, some KB
 
 
 def _layers(graph: Graph) -> list[Graph]:
@@ -101,10 +102,11 @@ def _maker(graph: Graph, value: Value | None) -> Node:
 def test_a_step_does_what_the_plan_says(model: str, tmp_path: Path) -> None:
     """No layer has too many launches; all launches, and all bytes, are those of the graph."""
     compilation = compile_model(MODELS[model], model)
-    plan = planned_step(compilation.fused, batch=1, context=300)
-    step = counted_step(import_package(compilation, tmp_path), batch=1, context=300)
+    context = min(300, (most_tokens(compilation.reference) or 1 << 20) - 2)
+    plan = planned_step(compilation.fused, 1, context)
+    step = counted_step(import_package(compilation, tmp_path), 1, context)
     assert step.count == pytest.approx(plan.count, rel=NEAR)
-    assert step.bytes == pytest.approx(plan.bytes, rel=NEAR)
+    assert step.bytes == pytest.approx(plan.bytes, rel=NEAR, abs=SMALL)
     layers = _layers(compilation.fused)
     assert all(layer_launches(layer) <= _most(layer) for layer in layers)
     if model in FIRST:

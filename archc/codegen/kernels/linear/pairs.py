@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from archc.codegen.kernels.linear.linear_kernel import Shape, linear_shape
+from archc.codegen.modules.head import cut_head
 from archc.codegen.modules.kept import KeptPart
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
@@ -13,15 +14,16 @@ MAX_NORMED = 1 << 14  # columns of a row in registers, which leave some for thos
 
 
 def linears_after(graph: Graph, tuned: Tuned = NOTHING) -> dict[int, Node]:
-    """By the number of a fused node the linear map that alone reads its row.
+    """By the number of a fused node the linear map that alone reads its row, but for a model's head.
 
     tuned: what was measured of linear maps by themselves
     """
-    kept = KeptPart(graph)
+    kept, cut = KeptPart(graph), cut_head(graph)
+    hidden = cut.body.outputs[0][1] if cut else None  # the head is a method of its own
     found: dict[int, Node] = {}
     for node in graph.nodes():
         row = None if node in kept else _row(node)
-        readers = graph.users(row) if row and not graph.is_output(row) else []
+        readers = graph.users(row) if row and row != hidden and not graph.is_output(row) else []
         if len(readers) != 1 or readers[0][1] != 0:
             continue
         reader = readers[0][0]
