@@ -191,9 +191,19 @@ def _table_rows(graph: Graph, value: Value) -> Iterator[int]:
             yield int(graph.type(user.inputs[1]).shape[0])
         elif user.op is EXPERTS and place == 0:
             yield user.attributes["count"]
+        elif _is_remainder(graph, user):
+            continue  # which is small wherever the value lies
         elif user.op.has(Trait.ELEMENTWISE) or user.op.has(Trait.SHAPE):  # as in `positions(x) + 2`
             for output in user.outputs:
                 yield from (rows - _added(graph, user) for rows in _table_rows(graph, output))
+
+
+def _is_remainder(graph: Graph, node: Node) -> bool:
+    """Whether a node is x - n * whole_quotient(x, n)."""
+    if node.op.name != "sub" or node.inputs[1] is None:
+        return False
+    factors = graph.node(node.inputs[1]).inputs
+    return any(value is not None and graph.node(value).op.name == "whole_quotient" for value in factors)
 
 
 def _added(graph: Graph, node: Node) -> int:

@@ -12,6 +12,7 @@ from archc import compiler
 from archc.codegen.emit import Origin
 from archc.compiler import Compilation
 from archc.errors import ArchcError
+from archc.verification.cases import cases
 from archc.verification.packages import check_package
 from archc.verification.verify import verify
 from tests.support import ROOT, SPECS, compile_model, few
@@ -60,6 +61,20 @@ def test_what_is_looked_up_outside_of_a_table_is_told(tmp_path: Path) -> None:
     )
     with pytest.raises(ArchcError, match=r"outside\.arch:2:\d+: error: `embedding`: \d+ is looked up in a"):
         verify(spec, None, (), each_pass=False)
+
+
+def test_experts_in_turn_do_not_shorten_sequences(tmp_path: Path) -> None:
+    """Their numbers are remainders of positions, which are small wherever a token is."""
+    path = tmp_path / "turns.arch"
+    path.write_text("""
+      arch Turns(d = 8) { forward(tokens: [B, T]) {
+        x = embedding(tokens, 9, d) as embed
+        chosen = unsqueeze(positions(x) - 2 * whole_quotient(positions(x), 2))
+        return experts e in chosen of 2 as experts { return linear(x, d) as map }
+      } }
+      model turns = Turns()""")
+    lengths = [case.given[0].shape[1] for case in cases(compile_model(path, "turns").program.graph)]
+    assert max(lengths) == 19
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
