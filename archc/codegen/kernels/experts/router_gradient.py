@@ -201,7 +201,7 @@ class GradientWriter(RouterWriter):
         self._scatter(node.inputs[0], self._read(node.inputs[1]), gradient)
 
     def _scatter(self, value: Value | None, index: str, gradient: str) -> None:
-        """Add the gradients of gathered values at their places in a row, no two of which are the same."""
+        """Add the gradients of gathered values at their places in a row."""
         assert value is not None
         lane = self._block(self.fused.form.type(value))
         match = f"{index}[:, None] == {lane}[None, :]"

@@ -65,9 +65,14 @@ class ChunkTiles:
         return min(_side(self.values), 64), min(_side(self.values), 32)
 
     @property
-    def gradient_keys(self) -> int:
+    def result_keys(self) -> tuple[int, int]:
+        """Rows of a state that a product of a chunk's results takes: with keys of 16 bits, and of 32."""
+        return self.key_tile, min(self.key_tile, 32)
+
+    @property
+    def gradient_keys(self) -> tuple[int, int]:
         """Rows of a state that a product of gradients takes, for which registers are fewer."""
-        return min(self.key_tile, 32)
+        return min(self.key_tile, 32), _LEAST_SIDE
 
     @property
     def gradient_columns(self) -> tuple[int, int]:
