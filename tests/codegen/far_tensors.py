@@ -29,13 +29,13 @@ _LARGEST = 2**31  # values, or bytes, that 32 bits count
 
 
 class _Bounds:
-    """Holds addresses against the tensors of a launch."""
+    """Holds addresses against the tensors of a launch: how far from a tensor's first one are they?"""
 
     def __init__(self, kernel: str, tensors: Sequence[Tensor]):
         self._kernel = kernel
         self._spans = [(tensor.data_ptr(), tensor.data_ptr() + extent(tensor)) for tensor in tensors]
-        self._largest = max(end - start for start, end in self._spans)
-        self._furthest = 0
+        self.largest = max(end - start for start, end in self._spans)
+        self.furthest = 0
 
     def launch(self, *_: Any) -> None:
         """It is the one that this was made for."""
@@ -47,59 +47,79 @@ class _Bounds:
     def barrier(self) -> None:
         """Programs do not wait here."""
 
+    def end(self) -> None:
+        """How far it came is held against all launches of its kernel."""
+
     def access(self, access: Access) -> None:
         inside = np.zeros(access.addresses.shape, bool)
         for start, end in self._spans:
             here = (access.addresses >= start) & (access.addresses < end)
             inside |= here
             if here.any():
-                self._furthest = max(self._furthest, int(access.addresses[here].max()) - start)
+                self.furthest = max(self.furthest, int(access.addresses[here].max()) - start)
         if not inside.all():
             raise HazardError(f"{self._kernel} {access.kind}s outside of its tensors")
-
-    def end(self) -> None:
-        """Something far was touched, if something is far."""
-        if self._largest > 2 * _LARGEST and self._furthest < _LARGEST:
-            raise HazardError(f"{self._kernel} touches nothing far of {self._largest:,} bytes")
 
 
 @contextmanager
 def far_tensors() -> Iterator[Collection[str]]:
-    """Run kernels that are launched on tensors without memory so, launches alike once; tells their names."""
+    """Run kernels that are launched on tensors without memory so, at the end, when it tells their names.
+
+    Of launches alike the first and the last are run.  Some launch of each kernel that is given something
+    far touches it.
+    """
     import triton.language as tl
     from triton.runtime.interpreter import InterpretedFunction, interpreter_builder
 
-    found: dict[Any, str] = {}
+    found: dict[Any, list[dict[str, Any]]] = {}
 
     def launch(self: Any, *given: Any, grid: tuple[int, ...], **named: Any) -> None:
         own = {name: value for name, value in named.items() if name in self.arg_names}  # not the compiler's
         arguments = inspect.getcallargs(self.fn, *given, **own)
-        key = self, grid, tuple(map(_described, arguments.values()))
-        if key not in found:
-            found[key] = self.__name__
-            _launch(self, grid, arguments)
+        constants = _constants(self)
+        key = self, grid, tuple(_described(value, name in constants) for name, value in arguments.items())
+        found.setdefault(key, []).append(arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interpreter_builder, "options", replace(interpreter_builder.options, debug=True))
         patch.setattr(InterpretedFunction, "run", launch)
         patch.setattr(tl, "range", _ends)
-        yield found.values()
+        names: list[str] = []
+        yield names
+        names += [kernel.__name__ for kernel, *_ in found]
+        _run(found)
 
 
-def _described(argument: Any) -> Any:
-    """All that addresses depend on."""
+def _run(found: dict[Any, list[dict[str, Any]]]) -> None:
+    """The first and the last of launches that differ in numbers alone, as those of a sequence's parts do."""
+    touched: dict[Any, tuple[int, int]] = {}
+    for (kernel, grid, _), alike in found.items():
+        for arguments in (alike[0], alike[-1])[: len(alike)]:
+            bounds = _launch(kernel, grid, arguments)
+            largest, furthest = touched.get(kernel, (0, 0))
+            touched[kernel] = max(largest, bounds.largest), max(furthest, bounds.furthest)
+    for kernel, (largest, furthest) in touched.items():
+        if largest > 2 * _LARGEST and furthest < _LARGEST:
+            raise HazardError(f"{kernel.__name__} touches nothing far of {largest:,} bytes")
+
+
+def _constants(kernel: Any) -> set[str]:
+    annotations = inspect.get_annotations(kernel.fn)
+    return {name for name, kind in annotations.items() if "constexpr" in str(kind)}
+
+
+def _described(argument: Any, constant: bool) -> Any:
+    """What makes a launch another one: all but numbers."""
     if not isinstance(argument, Tensor):
-        return argument
+        return None if isinstance(argument, int) and not constant else argument
     return argument.shape, argument.stride(), argument.dtype, argument.untyped_storage().nbytes()
 
 
-def _launch(kernel: Any, grid: tuple[int, ...], given: dict[str, Any]) -> None:
+def _launch(kernel: Any, grid: tuple[int, ...], given: dict[str, Any]) -> _Bounds:
     from triton.runtime.interpreter import _implicit_cvt, interpreter_builder
 
     function = kernel.rewrite()
-    constants = {
-        name for name, kind in inspect.get_annotations(kernel.fn).items() if "constexpr" in str(kind)
-    }
+    constants = _constants(kernel)
     real = _real(given)
     bounds = _Bounds(kernel.__name__, [value for value in real.values() if isinstance(value, Tensor)])
     arguments = {name: v if name in constants else _implicit_cvt(v) for name, v in real.items()}
@@ -112,7 +132,7 @@ def _launch(kernel: Any, grid: tuple[int, ...], given: dict[str, Any]) -> None:
         for place in itertools.product(ends[0] | {grid[0] // 2}, *ends[1:]):
             interpreter_builder.set_grid_idx(*place)
             function(**arguments)
-    bounds.end()
+    return bounds
 
 
 def _ends(*bounds: Any, **_: Any) -> Sequence[int]:
@@ -155,9 +175,10 @@ def _last_place(real: dict[str, Any]) -> Tensor:
 
 
 def _position(real: dict[str, Any]) -> Tensor:
-    return (
-        _in_order("positions_ptr")(real) + len(real["key_positions_ptr"].mT) - len(real["positions_ptr"].mT)
-    )
+    """Of the last tokens of a cache; of all where a kernel knows no keys, as for a recurrence."""
+    own = real["positions_ptr"]
+    keys = real.get("key_positions_ptr", own)
+    return _in_order("positions_ptr")(real) + len(keys.mT) - len(own.mT)
 
 
 def _ends_of_experts(real: dict[str, Any]) -> Tensor:
