@@ -67,7 +67,10 @@ def test_wrong_usage(arguments: tuple[str, ...]) -> None:
         (("build", LLAMA, "--model", "llama3_8b", "--set", "layers=2 +"), "--set layers"),
         (("build", LLAMA, "--model", "llama3_8b", "--set", "d=100"), "not divisible"),
         (("build", "-o", "/nowhere/at/all"), "no generated package"),
-        (("build", LLAMA, "--model", "llama3_tiny", "-o", TOO_LONG), f"cannot use {TOO_LONG}"),
+        (
+            ("build", LLAMA, "--model", "llama3_tiny", "-o", TOO_LONG),
+            f"cannot write {TOO_LONG}/llama3_tiny: ",
+        ),
         (("build", "-o", TOO_LONG), f"cannot use {TOO_LONG}: File name too long"),
         (("diff", f"{TOO_LONG}:a", f"{LLAMA}:llama3_8b"), f"cannot use {TOO_LONG}:a: File name too long"),
         (("import", TOO_LONG), f"cannot read {TOO_LONG}: File name too long"),

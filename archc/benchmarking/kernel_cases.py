@@ -25,6 +25,7 @@ from archc.benchmarking.turn import Bench
 from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import CapacityKernel, EmbeddingKernel, ExpertsKernel, OpKernel
+from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.recurrence.recurrence_kernel import CarryingKernel
 
@@ -63,7 +64,10 @@ def kernel_tasks(models: Models, scale: Scale, bench: Bench) -> Iterator[Task]:
 
 
 def kernel_cases(found: list[Place], models: Models, scale: Scale, bench: Bench) -> Iterator[KernelCase]:
-    """Every kernel with every kind of call; gradients belong to a training step, losses to nothing else."""
+    """Every kernel with every kind of call; gradients belong to a training step, losses to nothing else.
+
+    Linear maps in kernels of other ops are for one row alone.
+    """
     batch, length = scale.rows[0], models.fits(scale.rows[1])
     trains = Kind(batch, length, trains=True)
     kinds = [
@@ -75,6 +79,8 @@ def kernel_cases(found: list[Place], models: Models, scale: Scale, bench: Bench)
         kinds.append((Kind(count, 1, context), (FORWARD,), Priority.KERNEL_DECODE))
     for kind, ways, priority in kinds:
         for place in found:
+            if place.linear is not None and kind.batch * kind.tokens > 1:
+                continue
             if not isinstance(place.plan, LossKernel):
                 possible = (
                     way for way in ways if (place.has_forward if way == FORWARD else place.has_gradient)
@@ -120,7 +126,7 @@ def _prepare(case: KernelCase, name: str, recordings: Recordings) -> Run:
 
 def _several(place: Place, calls: list[Call]) -> list[Call]:
     """Calls on tensors of their own, up to `_SETS`: copies where the model does not make as many."""
-    copied = isinstance(place.plan, OpKernel | ExpertsKernel | CarryingKernel)
+    copied = isinstance(place.plan, OpKernel | ExpertsKernel | CarryingKernel | LinearAfterKernel)
     if not copied or tensor_bytes(calls[0].arguments) > _LARGE:
         return calls
     copies = [
@@ -140,6 +146,8 @@ def _marked(place: Place, arguments: Arguments) -> Arguments:
         wanted = {number for number, gradient in enumerate(place.plan.op.returned) if gradient != "None"}
     elif isinstance(place.plan, ExpertsKernel | EmbeddingKernel | ConvolutionKernel | CarryingKernel):
         wanted = {n for n, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point()}
+    elif isinstance(place.plan, LinearAfterKernel):
+        wanted = set()
     elif isinstance(place.plan, CapacityKernel):
         wanted = {0}
     else:

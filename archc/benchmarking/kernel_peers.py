@@ -1,10 +1,15 @@
-"""What stands beside a kernel: PyTorch op by op, the same compiled, PyTorch's fused op, Liger's kernel."""
+"""What stands beside a kernel: PyTorch op by op, the same compiled, PyTorch's fused op, Liger's kernel.
+
+Beside a linear map in the kernel of the op before it: the two kernels that it stands for.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -27,12 +32,15 @@ from archc.codegen.kernels.kernel_plan import (
     WideLinearKernel,
 )
 from archc.codegen.kernels.key_choice.key_choice_plan import KeyChoiceKernel
+from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.recurrence.recurrence_kernel import CarryingKernel
 from archc.ir.lazy_torch import import_now
 from archc.ir.node import Node
 from archc.ir.ops.linear import WIDE_LINEAR
+from archc.ir.rule import Rule
 
 OP_BY_OP, BY_DYNAMO, FUSED, LIGER = "PyTorch op by op", "PyTorch compiled", "PyTorch's own", "Liger"
+APART = "archc, two kernels"
 
 Function = Callable[..., Any]
 
@@ -67,12 +75,32 @@ def plain_function(place: Place) -> Function:
         return lambda *operands: node.op.reference(*[*operands, *absent][: len(absent)], **node.attributes)[0]
     if isinstance(plan, ConvolutionKernel):
         return partial(_convolution, node, plan)
+    if isinstance(plan, LinearAfterKernel):
+        return _then_linear(plan, _by_name(node, rule, plan.op.names), F.linear)
     assert isinstance(plan, OpKernel | RouterKernel)
+    return _by_name(node, rule, plan.op.names)
+
+
+def _by_name(node: Node, rule: Rule, names: Sequence[str]) -> Function:
+    """A decomposition on operands in the order of `names`."""
     order = (*rule.operands, *rule.weights)
 
     def run(*operands: Any) -> Any:
-        given = dict(zip(plan.op.names, operands, strict=True))
+        given = dict(zip(names, operands, strict=True))
         return node.op.reference(*(given.get(name) for name in order), **node.attributes)
+
+    return run
+
+
+def _then_linear(plan: LinearAfterKernel, before: Function, linear: Function) -> Function:
+    """A fused op, then the linear map of one of its results, in whose place the product is."""
+    count, row = len(plan.op.names), plan.op.outputs.index(plan.row.result)
+
+    def run(*operands: Any) -> Any:
+        made = before(*operands[:count])
+        results = list(made) if isinstance(made, tuple) else [made]
+        results[row] = linear(results[row], *operands[count:])
+        return tuple(results) if len(results) > 1 else results[0]
 
     return run
 
@@ -105,6 +133,14 @@ def _by_dynamo(_place: Place, call: Call) -> tuple[Function, Arguments]:
     torch._dynamo.reset()  # what was compiled for other kernels counts against a limit
     import_now()
     return torch.compile(call.plain, dynamic=False, fullgraph=True), call.plain_arguments
+
+
+def _apart(place: Place, call: Call) -> tuple[Function, Arguments]:
+    """By the functions of the package that are called for several rows."""
+    assert isinstance(place.plan, LinearAfterKernel)
+    kernels = sys.modules[call.function.__module__]
+    before, linear = attrgetter(place.plan.before, place.plan.linear)(kernels)
+    return _then_linear(place.plan, before, linear), call.arguments
 
 
 def _fused(place: Place, call: Call) -> tuple[Function, Arguments]:
@@ -210,11 +246,19 @@ _OWN: dict[str, Callable[[Mapping[str, Any], Call], tuple[Function, Arguments]]]
     "weighted_combine": _bags,
 }
 
-PEERS: dict[str, Peer] = {OP_BY_OP: _op_by_op, FUSED: _fused, LIGER: _liger, BY_DYNAMO: _by_dynamo}
+PEERS: dict[str, Peer] = {
+    APART: _apart,
+    OP_BY_OP: _op_by_op,
+    FUSED: _fused,
+    LIGER: _liger,
+    BY_DYNAMO: _by_dynamo,
+}
 
 
 def has_peer(place: Place, peer: str) -> bool:
     """Whether a peer has something like the kernel."""
+    if peer == APART:
+        return place.linear is not None
     if peer == FUSED:
         return place.feature in _OWN or isinstance(place.plan, DispatchedKernel)
     if peer == BY_DYNAMO and isinstance(place.plan, ExpertsKernel):

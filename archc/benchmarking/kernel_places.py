@@ -18,7 +18,9 @@ from archc.codegen.kernels.kernel_plan import (
     OpKernel,
     WideLinearKernel,
 )
+from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.kernels.linear.pairs import linears_after
 from archc.codegen.kernels.recurrence.recurrence_kernel import CarryingKernel, plan_recurrences
 from archc.codegen.kernels.table import KernelTable
 from archc.codegen.package import plan_package
@@ -36,6 +38,7 @@ class Place:
 
     `reference`: the functions of reference.py that the unfused model calls in its place, on operands of its
     own; none where those of the kernel will do.
+    `linear`: the linear map that the kernel computes with the node, of a single row.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Place:
     graph: Graph
     node: Node | None
     reference: tuple[str, ...] = ()
+    linear: Node | None = None
 
     @property
     def rule(self) -> Rule | None:
@@ -53,6 +57,8 @@ class Place:
         """The fusion or the op that it is."""
         if self.node is None:
             return "linear_cross_entropy"
+        if self.linear is not None:
+            return self.name
         return self.rule.name if self.rule else self.node.op.name
 
     @property
@@ -69,7 +75,9 @@ class Place:
 
     @property
     def has_gradient(self) -> bool:
-        """Whether anything comes back through it: what only sorts has none."""
+        """Whether anything comes back through it: what only sorts has none, nor has a single row."""
+        if self.linear is not None:
+            return False
         floats = (DType.FLOAT, DType.F32)
         return self.node is None or any(type_.dtype in floats for type_ in self.node.types)
 
@@ -79,8 +87,20 @@ class Place:
             return _loss_work(self.plan, shape.batch * (shape.tokens - 1), element)
         assert self.node is not None
         sizes = shape.sizes(self.graph)
-        moved = Work(bytes=node_bytes(self.graph, self.node, sizes, element))
-        return node_flops(self.graph, self.node, sizes) + moved
+        works = [
+            node_flops(self.graph, node, sizes)
+            + Work(bytes=node_bytes(self.graph, node, sizes, element) - self._unwritten(shape, element))
+            for node in (self.node, self.linear)
+            if node is not None
+        ]
+        return sum(works[1:], works[0])
+
+    def _unwritten(self, shape: Shape, element: int) -> int:
+        """The bytes of the row that goes from the node to its linear map in registers."""
+        if self.linear is None or self.linear.inputs[0] is None:
+            return 0
+        row = self.graph.type(self.linear.inputs[0])
+        return type_bytes(row.bind(shape.sizes(self.graph)), element)
 
     def backward(self, shape: Shape, element: int) -> Work:
         """What its gradient computes, and moves by its plan: what comes in, was kept, and goes out."""
@@ -135,11 +155,19 @@ def places(compilation: Compilation) -> list[Place]:
     called = {table.name(*place): place for place in reversed(fused)}
     of_op = {node.op.name: (part, node) for part, node in reversed(everything)}
     found: list[Place] = []
-    package = plan_package(compilation.program, graph, compilation.reference)
+    package = plan_package(compilation.program, graph, compilation.reference, tuned=compilation.tuned)
     recurrences = plan_recurrences(list(graph.walk()), package.semantics)
     recurs = {recurrences.function(*place): place for place in reversed(everything)}
+    with_linear = {
+        table.name(part, part.node(number)): (part, part.node(number), linear)
+        for part in reversed(list(graph.walk()))
+        for number, linear in linears_after(part, compilation.tuned).items()
+    }
     for plan in package.kernels:
-        if isinstance(plan, GroupedKernel):
+        if isinstance(plan, LinearAfterKernel):
+            part, node, linear = with_linear[plan.before]
+            found.append(Place(plan.name, plan, part, node, linear=linear))
+        elif isinstance(plan, GroupedKernel):
             found += [Place(name, plan, *of_op[name]) for name in _OF_EXPERTS if name in of_op]
         elif isinstance(plan, CapacityKernel):
             found.append(Place(plan.name, plan, *of_op[plan.name], package.semantics.names(plan.plain)))

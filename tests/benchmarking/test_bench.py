@@ -16,7 +16,7 @@ from archc.benchmarking import bench as module
 from archc.benchmarking import kernel_cases, model_cases
 from archc.benchmarking.bench import ModelRun, Options, bench_model, least_layers
 from archc.benchmarking.contenders import Package
-from archc.benchmarking.kernel_peers import BY_DYNAMO, FUSED, OP_BY_OP
+from archc.benchmarking.kernel_peers import APART, BY_DYNAMO, FUSED, OP_BY_OP
 from archc.benchmarking.kernel_peers import LIGER as LIGER_KERNEL
 from archc.benchmarking.kernel_places import places
 from archc.benchmarking.markdown import page
@@ -141,7 +141,7 @@ def test_what_is_left_out_is_told(result: Result) -> None:
     skipped = {(skip.peer, skip.reason) for skip in result.findings.skipped}
     elsewhere = {(s.peer, s.reason) for s in result.findings.skipped if ", S 8" not in s.case}
     assert elsewhere == {(LIGER, no_gpu), (LIGER_KERNEL, no_gpu), (COMPILED, NO_TIME), (BY_DYNAMO, NO_TIME)}
-    assert skipped - elsewhere == {(OP_BY_OP, no_call), (FUSED, no_call), (LIGER_KERNEL, no_call)}
+    assert skipped - elsewhere == {(peer, no_call) for peer in (APART, OP_BY_OP, FUSED, LIGER_KERNEL)}
     assert all(skip.case for skip in result.findings.skipped)
 
 
@@ -201,7 +201,7 @@ def test_fewer_layers_still_have_each_kind(spec: str, model: str, least: int) ->
     [
         (["--model", "llama3_9b"], "did you mean `llama3_8b`?"),
         (["--device", "tpu"], "give cpu or cuda"),
-        (["--peer", "vllm"], "`Hugging Face, Liger`, `Hugging Face, compiled`, `PyTorch"),
+        (["--peer", "vllm"], "`Hugging Face, compiled`, `archc, two kernels`, `PyTorch"),
         (["--device", "cuda:99"], "no such device here: cuda:99"),
         (["--budget", "0.5"], "--budget 0.5 is too small"),
         (["--dtype", "float8"], "did you mean `float"),

@@ -21,7 +21,7 @@ from archc.benchmarking.kernel_cases import (
     _several,
     kernel_cases,
 )
-from archc.benchmarking.kernel_peers import BY_DYNAMO, FUSED, LIGER, OP_BY_OP, PEERS, has_peer
+from archc.benchmarking.kernel_peers import APART, BY_DYNAMO, FUSED, LIGER, OP_BY_OP, PEERS, has_peer
 from archc.benchmarking.kernel_places import Place, places
 from archc.benchmarking.models import Models
 from archc.benchmarking.plan import SkippedError
@@ -68,6 +68,8 @@ def test_every_kernel_is_timed_every_way(models: Models) -> None:
         rows = [(("B", 2), ("T", 4)), (("B", 1), ("T", 6)), (("B", 1), ("S", 5)), (("B", 3), ("S", 5))]
         expected = {(FORWARD, each) for each in rows} if place.name != "embedding" else set()
         expected |= {(BACKWARD, rows[0])} if place.name != "sort_choices" else set()
+        if place.linear is not None:
+            expected = {(FORWARD, rows[2])}
         assert ways[place.name] == ({(BOTH, rows[0])} if isinstance(place.plan, LossKernel) else expected)
 
 
@@ -77,7 +79,7 @@ def test_peers_compute_the_same(models: Models) -> None:
     for case in kernel_cases(found, models, TINY, BENCH):
         for call in recordings.of(case.place, case.kind):
             truth = values(call.function(*call.arguments))
-            for peer in (OP_BY_OP, FUSED):
+            for peer in (OP_BY_OP, APART, FUSED):
                 if has_peer(case.place, peer):
                     try:
                         function, arguments = PEERS[peer](case.place, call)
@@ -135,6 +137,11 @@ def test_costs_are_those_of_the_tensors(models: Models) -> None:
             tables = sum(t.numel() for t in tensors if t.shape[:2] == (1, 6) and t.dtype == torch.float32)
             assert work.bytes == pytest.approx(moved, abs=8 * tables + 1)
             assert 0 < place.backward(kind.shape, 8).bytes <= 3 * work.bytes
+        if place.linear is not None:
+            kind = Kind(1, 1, 5)
+            call = recordings.of(place, kind)[0]
+            tensors = [t for t in (*call.arguments, *values(call.function(*call.arguments))) if t is not None]
+            assert place.forward(kind.shape, 8).bytes == sum(t.nbytes for t in tensors)
         if place.name == "embedding":
             tokens, table = recordings.of(place, kind)[0].arguments
             rows = 8 * table.shape[1] * tokens.numel()
