@@ -96,7 +96,9 @@ class Interpreter:
             return (torch.stack(self.notes[node.attributes["name"]]).mean(0),)
         try:
             result = node.op.reference(*inputs, **node.attributes)
-        except IndexError as error:  # what is looked up is the spec's arithmetic on its inputs
+        except (IndexError, RuntimeError) as error:  # what is looked up is the spec's arithmetic
+            if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
+                raise
             raise ArchcError(f"{node.span}: error: `{node.op.name}`: {error}") from None
         return tuple(result) if isinstance(result, tuple | list) else (result,)
 

@@ -53,13 +53,21 @@ def test_what_leaves_the_range_of_a_dtype_is_not_off(tmp_path: Path) -> None:
     assert verify(spec, None, (), each_pass=False)
 
 
-def test_what_is_looked_up_outside_of_a_table_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("looks_up", "told"),
+    [
+        ("embedding(tokens * 3, 9, 4) as a", r"`embedding`: \d+ is looked up in a"),
+        (
+            "gather(embedding(tokens, 9, 4) as a, whole(ones(embedding(tokens, 9, 4) as c) + 20))",
+            "`gather`: ",
+        ),
+    ],
+)
+def test_what_is_looked_up_outside_of_a_table_is_told(looks_up: str, told: str, tmp_path: Path) -> None:
     spec = tmp_path / "outside.arch"
-    spec.write_text(
-        "arch A() { forward(tokens: [B, T]) {\n return linear(embedding(tokens * 3, 9, 4) as a, 9) as b } }\n"
-        "model a = A()"
-    )
-    with pytest.raises(ArchcError, match=r"outside\.arch:2:\d+: error: `embedding`: \d+ is looked up in a"):
+    forward = f"forward(tokens: [B, T]) {{\n return linear({looks_up}, 9) as b }}"
+    spec.write_text(f"arch A() {{ {forward} }}\nmodel a = A()")
+    with pytest.raises(ArchcError, match=rf"outside\.arch:2:\d+: error: {told}"):
         verify(spec, None, (), each_pass=False)
 
 

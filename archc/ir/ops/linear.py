@@ -87,14 +87,15 @@ def wide_linear(x: Tensor, weight: Tensor, offset: Tensor | None = None) -> Tens
     return product
 
 
-def _embedding_type(call: Any) -> TensorType:
+def _row_type(call: Any, dtype: DType) -> TensorType:
+    """That of rows of a table."""
     if call.index.dtype is not DType.I64:
         raise TypeMistake(f"needs whole numbers to look up, not {call.index}", "index")
-    return TensorType((*call.index.shape, call.weight.shape[1]), DType.FLOAT)
+    return TensorType((*call.index.shape, call.weight.shape[1]), dtype)
 
 
 @declare(
-    infer=_embedding_type,
+    infer=lambda call: _row_type(call, DType.FLOAT),
     traits=(Trait.PER_TOKEN,),
     options={"rows": Width, "width": Width, "init": (Init, Normal())},
     weights=(Weight("weight", lambda call: (call.rows, call.width)),),
@@ -109,14 +110,8 @@ def embedding(index: Tensor, weight: Tensor) -> Tensor:
         raise IndexError(f"{wrong} is looked up in a table of {len(weight)} rows") from None
 
 
-def _table_type(call: Any) -> TensorType:
-    if call.index.dtype is not DType.I64:
-        raise TypeMistake(f"needs whole numbers to look up, not {call.index}", "index")
-    return TensorType((*call.index.shape, call.weight.shape[1]), DType.I64)
-
-
 @declare(
-    infer=_table_type,
+    infer=lambda call: _row_type(call, DType.I64),
     traits=(Trait.PER_TOKEN,),
     options={"rows": Width, "width": Width, "below": Width, "names": (Literal["dotted", "joined"], "dotted")},
     weights=(
