@@ -147,7 +147,10 @@ def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch
 
 
 def _run_recurrence(kernels: Any, plan: RecurrenceKernel, dtype: torch.dtype, tokens: int) -> None:
-    """For some tokens of a sequence: few, one after a cache, or a chunk; backward too where kernels can."""
+    """For some tokens of a sequence: few, one after a cache, or a chunk; backward too where kernels can.
+
+    Nothing is learned from single tokens.
+    """
     shared, own = (1, tokens, plan.kv_heads), (1, tokens, plan.heads)
     shapes = {"q": (*shared, plan.keys), "k": (*shared, plan.keys), "v": (*own, plan.values), "beta": own}
     shapes |= dict.fromkeys(("erase", "renew"), (*own, plan.keys))
@@ -161,7 +164,7 @@ def _run_recurrence(kernels: Any, plan: RecurrenceKernel, dtype: torch.dtype, to
     positions = torch.zeros(1, tokens, dtype=torch.int64)
     state = torch.zeros(1, plan.heads, plan.keys, plan.values)
     getattr(kernels, f"_{plan.name}")(q, k, v, positions, *others, state)
-    if plan.trains:
+    if plan.trains and tokens > 1:
         leaves = [x.requires_grad_() for x in (q, k, v)]
         run_backward(getattr(kernels, f"_{plan.name}_of_all")(*leaves, positions, *others))
 
