@@ -137,26 +137,27 @@ class _Planner:
         alone = linear_shapes(self.parts, self.cut, self._called_after)
         return plan_linear(shapes, alone, self.tuned, self.target, self._names)
 
+    def _pairs(self, graph: Graph) -> dict[int, Node]:
+        """By fused nodes the linear maps called with them, where single rows come, as in decoding."""
+        joins = self.cached and "linear" in self.target.families
+        return linears_after(graph, self.tuned) if joins else {}
+
     def _called_after(self, graph: Graph) -> set[int]:
         """The linear maps that are called with the fused ops before them."""
-        return {linear.id for linear in linears_after(graph, self.tuned).values()} if self._joins else set()
+        return {linear.id for linear in self._pairs(graph).values()}
 
     @cached_property
     def linears_after(self) -> dict[str, LinearAfterKernel]:
         """Linear maps of one row with the fused ops before them, by the names of these."""
-        plans = {kernel.name: kernel for kernel in self.kernels}
-        return plan_linears_after(
-            self.parts if self._joins else (),
-            lambda graph, node: plans[self._name(graph, node.id)],
-            self.tuned,
-            self.linear,
-            self._names,
-        )
+        return plan_linears_after(self.parts, self._pairs, self._plan_of, self.linear, self._names)
 
-    @property
-    def _joins(self) -> bool:
-        """Whether single rows come, as in decoding, and the target has kernels for them."""
-        return self.cached and "linear" in self.target.families
+    @cached_property
+    def _plans(self) -> dict[str, Kernel]:
+        return {kernel.name: kernel for kernel in self.kernels}
+
+    def _plan_of(self, graph: Graph, node: Node) -> Kernel:
+        """The kernel of a fused node."""
+        return self._plans[self.table.name(graph, node)]
 
     @cached_property
     def loss(self) -> LossKernel | None:
@@ -193,32 +194,24 @@ class _Planner:
         return list(writer.classes.values())
 
     def _model_classes(self) -> list[Class]:
-        plans = {kernel.name: kernel for kernel in self.kernels}
         lookup = "kernels.embedding" if "embedding" in self.target.families else ""
         style = replace(self._style, linears_after=self._linears_after)
         writer = ClassWriter(
             style,
             Functions(self.linear, "native.linear", lookup, self.recurrences),
             self.optional.inputs,
-            partial(plan_native_layer, lambda graph, node: plans[self.table.name(graph, node)]),
+            partial(plan_native_layer, self._plan_of),
         )
         writer.model("Model", self._doc(self.fused, "fused"), self.fused, self.cached, self.cut, self.loss)
         return list(writer.classes.values())
 
     def _linears_after(self, graph: Graph) -> dict[int, LinearAfter]:
-        if not self._joins:
-            return {}
-        pairs = linears_after(graph, self.tuned)
-        plans = {number: self.linears_after.get(self._name(graph, number)) for number in pairs}
-        return {
-            number: LinearAfter(pairs[number], f"kernels.{plan.name}")
-            for number, plan in plans.items()
-            if plan is not None
-        }
-
-    def _name(self, graph: Graph, number: int) -> str:
-        """The function of a fused node."""
-        return self.table.name(graph, graph.node(number))
+        """Those of a graph, by the numbers of the fused nodes before them."""
+        found = {}
+        for number, linear in self._pairs(graph).items():
+            plan = self.linears_after[self.table.name(graph, graph.node(number))]
+            found[number] = LinearAfter(linear, f"kernels.{plan.name}")
+        return found
 
     def _modules(self) -> tuple[Module, Module]:
         """model.py and reference.py, which has the reference functions that either calls."""

@@ -133,15 +133,21 @@ def save_random(config: PretrainedConfig, folder: Path, spread: float = 0.25) ->
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     model.set_experts_implementation("eager")  # the others take no float64
     generator = torch.Generator().manual_seed(5)
+    draw_weights(model, generator, spread)
     with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(spread * noise if parameter.dim() > 1 else parameter + 0.3 * noise)
         for table in (buffer for name, buffer in model.named_buffers() if name.endswith("tid2eid")):
             table.copy_(torch.rand(len(table), 5, generator=generator).argsort(1)[:, : table.shape[1]])
     model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
     model.save_pretrained(folder)
     return model
+
+
+def draw_weights(model: nn.Module, generator: torch.Generator, spread: float = 0.25) -> None:
+    """Give a model weights as `save_random` says."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(spread * noise if parameter.dim() > 1 else parameter + 0.3 * noise)
 
 
 def random_tokens(batch: int = 2, length: int = TOKENS) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 
 from archc.verification.packages import stored_tensors
-from tests.interop.parity import EPS, FAMILIES, GRADIENTS, LOGITS, VOCABULARY, random_tokens
+from tests.interop.parity import EPS, FAMILIES, GRADIENTS, LOGITS, VOCABULARY, draw_weights, random_tokens
 from tests.support import build, distance
 
 
@@ -37,11 +37,7 @@ def deberta_v2() -> hf.PretrainedConfig:
 @pytest.mark.parametrize("config", [deberta_v2], ids=lambda config: str(config.__name__))
 def test_encoders(config: Any, tmp_path: Path) -> None:
     theirs = hf.AutoModel.from_config(config()).eval()
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(0.25 * noise if parameter.dim() > 1 else parameter + 0.3 * noise)
+    draw_weights(theirs, torch.Generator().manual_seed(5))
     theirs.save_pretrained(tmp_path / "tiny")
     name = config.__name__
     package = build(FAMILIES / "encoders" / f"{name}.arch", name, tmp_path)

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 
 from archc.errors import ArchcError
 from archc.importer import import_model
-from tests.interop.parity import EPS, LOGITS, both, random_tokens, sizes
+from tests.interop.parity import EPS, LOGITS, both, draw_weights, random_tokens, sizes
 from tests.support import SPECS, build, distance
 
 VISION = {
@@ -72,11 +72,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     config = CASES[request.param]()
     model = transformers.AutoModelForImageTextToText.from_config(config).eval()
     model.set_experts_implementation("eager")
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(0.25 * noise if parameter.dim() > 1 else parameter + 0.3 * noise)
+    draw_weights(model, torch.Generator().manual_seed(5))
     folder = tmp_path_factory.mktemp(request.param) / "tiny"
     model.save_pretrained(folder)
     return model, folder

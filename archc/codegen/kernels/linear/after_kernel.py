@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from archc.codegen.kernels.kernel_plan import Kernel
 from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.linear_kernel import Shape, linear_shape
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.one_row import OneRow
-from archc.codegen.kernels.linear.pairs import linears_after
 from archc.codegen.kernels.norms.norm_plan import NormKernel
 from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
 from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node
-from archc.tuned import Tuned
 
 _NORMED = 4096  # columns of a row beside which a program holds two rows of the weight, and the next two
 _AFTER_POINTWISE = (4, 2, 1)  # the most of which
@@ -24,8 +22,8 @@ _PROGRAMS = 512  # are left for the multiprocessors of a GPU
 
 def plan_linears_after(
     parts: Sequence[Graph],
+    pairs: Callable[[Graph], Mapping[int, Node]],
     plan: Callable[[Graph, Node], Kernel],
-    tuned: Tuned,
     linear: LinearKernel | None,
     taken: Sequence[str],
 ) -> dict[str, LinearAfterKernel]:
@@ -33,13 +31,11 @@ def plan_linears_after(
     sites: dict[str, list[tuple[Graph, Node]]] = {}
     plans: dict[str, NormKernel | PointwiseKernel] = {}
     for part in parts:
-        pairs = linears_after(part, tuned)
-        for node in part.nodes():
-            if node.id in pairs:
-                before = plan(part, node)
-                assert isinstance(before, NormKernel | PointwiseKernel)
-                plans[before.name] = before
-                sites.setdefault(before.name, []).append((part, pairs[node.id]))
+        for number, after in pairs(part).items():
+            before = plan(part, part.node(number))
+            assert isinstance(before, NormKernel | PointwiseKernel)
+            plans[before.name] = before
+            sites.setdefault(before.name, []).append((part, after))
     names = {*taken, *([linear.name] if linear else [])}
     found = {}
     for key, before in plans.items():
