@@ -11,7 +11,7 @@ from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.kernel_plan import Kernel
 from archc.codegen.kernels.linear.after_kernel import plan_linears_after
 from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
-from archc.codegen.kernels.linear.linear_kernel import linear_shapes, plan_linear
+from archc.codegen.kernels.linear.linear_kernel import linear_maps, plan_linear
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.loss_kernel import plan_loss
 from archc.codegen.kernels.linear.loss_plan import LossKernel
@@ -133,9 +133,9 @@ class _Planner:
 
     @cached_property
     def linear(self) -> LinearKernel | None:
-        shapes = linear_shapes(self.parts, self.cut)
-        alone = linear_shapes(self.parts, self.cut, self._called_after)
-        return plan_linear(shapes, alone, self.tuned, self.target, self._names)
+        maps = linear_maps(self.parts, self.cut)
+        alone = linear_maps(self.parts, self.cut, self._called_after)
+        return plan_linear(maps, alone, self.tuned, self.target, self._names)
 
     def _pairs(self, graph: Graph) -> dict[int, Node]:
         """By fused nodes the linear maps called with them, where single rows come, as in decoding."""

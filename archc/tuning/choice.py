@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from archc.codegen.kernels.linear.linear_kernel import linear_shapes
+from archc.codegen.kernels.linear.linear_kernel import linear_maps
 from archc.codegen.modules.head import cut_head
 from archc.compiler import Compilation
 from archc.tuned import ROWS, Entry, Problem
@@ -29,7 +29,7 @@ def measured(compilation: Compilation) -> list[Entry]:
 def _shapes(compilation: Compilation) -> list[tuple[int, int]]:
     cut = cut_head(compilation.fused)
     tops = cut.graphs if cut else (compilation.fused,)
-    return linear_shapes([part for top in tops for part in top.walk()], cut)
+    return list(linear_maps([part for top in tops for part in top.walk()], cut))
 
 
 def installed_triton() -> str | None:

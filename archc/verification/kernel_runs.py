@@ -106,7 +106,8 @@ def run_backward(outputs: Tensor | tuple[Tensor, ...]) -> None:
 def _run_linear(function: Callable[..., Any], choice: LinearChoice) -> None:
     dtype = getattr(torch, choice.dtype)
     weight = torch.zeros(choice.outputs, choice.inputs, dtype=dtype)
-    for bias in (None, torch.zeros(choice.outputs, dtype=dtype)):
+    for biased in choice.biased:
+        bias = torch.zeros(choice.outputs, dtype=dtype) if biased else None
         function(torch.zeros(choice.rows, 1, choice.inputs, dtype=dtype), weight, bias, *choice.tile)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from archc.codegen.kernels.kernel_plan import Kernel
 from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
-from archc.codegen.kernels.linear.linear_kernel import Shape, linear_shape
+from archc.codegen.kernels.linear.linear_kernel import Map, linear_map
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.one_row import OneRow
 from archc.codegen.kernels.norms.norm_plan import NormKernel
@@ -53,7 +53,7 @@ def _plan(
 ) -> LinearAfterKernel:
     row = before.one_row
     assert row is not None
-    maps = tuple(dict.fromkeys(_map(*site) for site in sites))
+    maps = tuple(dict.fromkeys(found for site in sites if (found := linear_map(*site))))
     own = linear is not None and any(linear.has(shape) for shape, _ in maps)
     product = unique("z", {*before.op.names, *before.op.outputs})
     weights = "linear_weight, linear_bias" if any(biased for _, biased in maps) else "linear_weight"
@@ -70,14 +70,7 @@ def _plan(
     )
 
 
-def _map(graph: Graph, node: Node) -> tuple[Shape, bool]:
-    """A linear map's weight, and whether it has a bias."""
-    shape = linear_shape(graph, node)
-    assert shape is not None
-    return shape, len(node.inputs) > 2 and node.inputs[2] is not None
-
-
-def _outputs(before: NormKernel | PointwiseKernel, row: OneRow, maps: Sequence[tuple[Shape, bool]]) -> int:
+def _outputs(before: NormKernel | PointwiseKernel, row: OneRow, maps: Sequence[Map]) -> int:
     """How many outputs a program computes at a time."""
     if isinstance(before, NormKernel):
         return 2 if row.block <= _NORMED else 1

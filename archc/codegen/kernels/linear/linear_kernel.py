@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 
 from archc.codegen.kernels.linear.linear_plan import LinearChoice, LinearKernel
 from archc.codegen.modules.head import Cut
@@ -12,9 +12,10 @@ from archc.ir.node import Node
 from archc.ir.ops.structure import WEIGHT
 from archc.ir.rule import rule_of
 from archc.target import Target
-from archc.tuned import Tuned
+from archc.tuned import Entry, Tuned
 
 Shape = tuple[int, int]  # outputs and inputs
+Map = tuple[Shape, bool]  # a weight's shape, and whether there is a bias
 
 
 def linear_shape(graph: Graph, node: Node) -> Shape | None:
@@ -30,51 +31,69 @@ def linear_shape(graph: Graph, node: Node) -> Shape | None:
     return int(outputs), int(inputs)
 
 
-def linear_shapes(
+def linear_map(graph: Graph, node: Node) -> Map | None:
+    """The same, and whether the map has a bias."""
+    shape = linear_shape(graph, node)
+    return None if shape is None else (shape, any(value is not None for value in node.inputs[2:]))
+
+
+def linear_maps(
     graphs: Sequence[Graph], cut: Cut | None, but: Callable[[Graph], Collection[int]] = lambda _graph: ()
-) -> list[Shape]:
-    """The different weights that linear maps of graphs, and of a model's head, have, `but` of some nodes."""
-    return list(dict.fromkeys(_shapes(graphs, cut, but)))
+) -> Mapping[Shape, Set[bool]]:
+    """The weights that linear maps of graphs, and of a model's head, have, `but` of some nodes.
+
+    Each with whether there is a bias, which may be so and not.
+    """
+    found: dict[Shape, set[bool]] = {}
+    for shape, biased in _maps(graphs, cut, but):
+        found.setdefault(shape, set()).add(biased)
+    return found
 
 
-def _shapes(
-    graphs: Sequence[Graph], cut: Cut | None, but: Callable[[Graph], Collection[int]]
-) -> Iterator[Shape]:
+def _maps(graphs: Sequence[Graph], cut: Cut | None, but: Callable[[Graph], Collection[int]]) -> Iterator[Map]:
     for graph in graphs:
         others = but(graph)
         for node in graph.nodes():
-            shape = linear_shape(graph, node)
-            if shape is not None and node.id not in others:
-                yield shape
+            found = linear_map(graph, node)
+            if found is not None and node.id not in others:
+                yield found
     if cut is not None:
-        yield cut.weight_shape
+        yield cut.weight_shape, cut.bias is not None
 
 
 def plan_linear(
-    shapes: Sequence[Shape], alone: Collection[Shape], tuned: Tuned, target: Target, taken: Sequence[str]
+    maps: Mapping[Shape, Set[bool]],
+    alone: Mapping[Shape, Set[bool]],
+    tuned: Tuned,
+    target: Target,
+    taken: Sequence[str],
 ) -> LinearKernel | None:
     """The kernels of linear maps of few rows; None where PyTorch is as fast for all of them.
 
-    alone: the weights of maps that have a single row for themselves, not with the op before them
+    alone: the maps that have a single row for themselves, not with the op before them
     """
     if "linear" not in target.families:
         return None
-    chosen = [(shape, entry) for shape in shapes for entry in tuned.choices(*shape)]
-    entries = [entry for shape, entry in chosen if entry.problem.rows > 1 or shape in alone]
+    chosen = [(shape, entry) for shape in maps for entry in tuned.choices(*shape)]
+    called = [(entry, (maps if entry.problem.rows > 1 else alone).get(shape)) for shape, entry in chosen]
+    entries = [(entry, biased) for entry, biased in called if biased]
     if not entries:
         return None
     return LinearKernel(
         name=unique("linear", set(taken)),
-        choices=tuple(
-            LinearChoice(
-                entry.problem.dtype,
-                entry.problem.outputs,
-                entry.problem.inputs,
-                entry.problem.rows,
-                (entry.tile.outputs, entry.tile.inputs, entry.tile.warps, entry.tile.stages),
-                f"{entry.microseconds:.1f} us, PyTorch's {entry.library:.1f}",
-            )
-            for entry in entries
-        ),
-        sources=tuple(dict.fromkeys(str(entry.provenance) for entry in entries)),
+        choices=tuple(_choice(entry, biased) for entry, biased in entries),
+        sources=tuple(dict.fromkeys(str(entry.provenance) for entry, _ in entries)),
+    )
+
+
+def _choice(entry: Entry, biased: Set[bool]) -> LinearChoice:
+    problem, tile = entry.problem, entry.tile
+    return LinearChoice(
+        problem.dtype,
+        problem.outputs,
+        problem.inputs,
+        problem.rows,
+        (tile.outputs, tile.inputs, tile.warps, tile.stages),
+        f"{entry.microseconds:.1f} us, PyTorch's {entry.library:.1f}",
+        tuple(sorted(biased)),
     )

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LinearChoice:
-    """A weight [outputs, inputs] of a dtype, 1 row or up to 16, and the tile that was fastest."""
+    """A weight [outputs, inputs] of a dtype, 1 row or up to 16, and the tile that was fastest.
+
+    biased: whether the maps of that weight have a bias: all, none, or some
+    """
 
     dtype: str
     outputs: int
@@ -15,6 +18,7 @@ class LinearChoice:
     rows: int
     tile: tuple[int, int, int, int]
     remark: str
+    biased: tuple[bool, ...]
 
     @property
     def key(self) -> str:
