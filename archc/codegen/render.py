@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 import textwrap
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -40,6 +41,8 @@ from archc.codegen.modules.class_plan import Class
 from archc.codegen.native.native_helpers import plan_native_helpers
 from archc.codegen.native.native_plan import FEW_ROWS, GROUPED_LINEAR, LINEAR, MOST_ROWS, NativeFunction
 from archc.codegen.plan import Module, Package, ReportPlan
+
+_IN_NAMES = string.ascii_letters + string.digits + "_"
 
 
 @cache
@@ -117,7 +120,10 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
 
 def _called(texts: Iterable[str]) -> frozenset[str]:
     """The names that texts call, or read of something."""
-    return frozenset(name for text in texts for name in re.findall(r"(?<=\.)\w+|\b\w+(?=\()", text))
+    text = "\n".join(texts)
+    read = re.findall(r"\.(\w+)", text)
+    called = [before[len(before.rstrip(_IN_NAMES)) :] for before in text.split("(")[:-1]]
+    return frozenset((*read, *called))
 
 
 def format_python(text: str) -> str:

@@ -30,20 +30,20 @@ class Graph:
         self.inputs: list[Value] = []
         self.outputs: list[tuple[str, Value]] = []
         self.unverified: set[int] = set()  # nodes that have changed, or whose operands have
-        self._net = nx.DiGraph()
+        self._nodes: dict[int, Node] = {}
+        self._net = nx.DiGraph()  # of their numbers
         self._next = 0
         self._sorted: dict[int, Node] = {}  # in the order of nodes(); empty where that may have changed
 
     def node(self, value: Value | int) -> Node:
         """The node that makes a value."""
-        node: Node = self._net.nodes[value if isinstance(value, int) else value[0]]["node"]
-        return node
+        return self._nodes[value if isinstance(value, int) else value[0]]
 
     def __contains__(self, number: int) -> bool:
-        return number in self._net
+        return number in self._nodes
 
     def __len__(self) -> int:
-        return len(self._net)
+        return len(self._nodes)
 
     def type(self, value: Value) -> TensorType:
         return self.node(value).types[value.output]
@@ -213,7 +213,7 @@ class Graph:
     def update(self, node: Node, **changes: Any) -> Node:
         """Exchange a node for one with other fields under the same number."""
         changed = replace(node, **changes)
-        self._net.nodes[node.id]["node"] = changed
+        self._nodes[node.id] = changed
         if "inputs" in changes:
             self._net.remove_edges_from(list(self._net.in_edges(node.id)))
             self._connect(changed)
@@ -237,6 +237,7 @@ class Graph:
         """Remove a node that nothing reads."""
         self.unverified.update(self._net.successors(node.id))
         self._net.remove_node(node.id)
+        del self._nodes[node.id]
         self._sorted.pop(node.id, None)
 
     def remove_unread(self, nodes: Sequence[Node]) -> None:
@@ -249,7 +250,7 @@ class Graph:
         """A copy that shares no body with this graph."""
         twin = Graph(self.name)
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
-        twin._net, twin._next = self._net.copy(), self._next
+        twin._nodes, twin._net, twin._next = dict(self._nodes), self._net.copy(), self._next
         twin.unverified, twin._sorted = set(self.unverified), dict(self._sorted)
         for node in twin.nodes():
             if node.bodies:
@@ -283,7 +284,8 @@ class Graph:
         return part
 
     def _enter(self, node: Node) -> None:
-        self._net.add_node(node.id, node=node)
+        self._nodes[node.id] = node
+        self._net.add_node(node.id)
         self._connect(node)
         self._sorted = {}
         self.unverified.add(node.id)
@@ -293,7 +295,7 @@ class Graph:
 
     def _in_order(self) -> list[int]:
         """Numbers in the order of nodes(): program order where it follows the edges, as it mostly does."""
-        orders = {number: (node.order, number) for number, node in self._net.nodes(data="node")}
+        orders = {number: (node.order, number) for number, node in self._nodes.items()}
         if all(orders[read] < orders[reader] for read, reader in self._net.edges):
             return sorted(orders, key=orders.__getitem__)
         return list(nx.lexicographical_topological_sort(self._net, key=orders.__getitem__))

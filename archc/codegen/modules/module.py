@@ -34,7 +34,7 @@ _RUNTIME = (
 )
 
 _COMMENT = re.compile(r"^\s*#.*|  # \[.*", re.MULTILINE)  # blocks and dims there have names of the spec's own
-_CALLED = re.compile(r"(?:(?<![\w.])|(?<=reference\.))(\w+)[(,]")  # functions, called or handed on
+_CALLED = re.compile(r"(?:(?<![\w.])|(?<=reference\.))(\w++)[(,]")  # functions, called or handed on
 
 # What generated code calls by names that no variable may take.
 TAKEN = frozenset(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _COMMENT = re.compile(r"//.*")
-_CALL = re.compile(r"(?<![.\w])(?:\w+::)?\w+(?=[(<])")
+_CALL = re.compile(r"(?<![.\w])(?:\w++::)?\w++(?=[(<])")
 # Functions that helpers call; a helper stands before those that it calls.
 _CALLS = {
     "layer_norm_gradient": {"rms_norm_gradient", "sum_of"},
