@@ -94,12 +94,12 @@ def _explain_measured(compilation: Compilation, console: Console) -> None:
     entries = measured(compilation)
     if not entries:
         return
-    table = Table("weight", "rows", "us", "PyTorch", "tile", title="linear maps", title_justify="left")
+    table = Table("weight", "rows", "after", "us", "else", "tile", title="linear maps", title_justify="left")
     for entry in entries:
         problem = entry.problem
         rows = "1" if problem.rows == 1 else f"2 to {problem.rows}"
         times = (f"{entry.microseconds:.1f}", f"{entry.library:.1f}")
-        table.add_row(f"{problem.outputs} x {problem.inputs}", rows, *times, str(entry.tile))
+        table.add_row(f"{problem.outputs} x {problem.inputs}", rows, problem.after, *times, str(entry.tile))
     console.print(table)
     gpu, triton = gpu_at_hand(), installed_triton()
     for source in dict.fromkeys(entry.provenance for entry in entries):

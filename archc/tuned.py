@@ -1,7 +1,7 @@
 """Configurations that were measured on a GPU, and where: what `archc tune` writes and a build reads.
 
 The table is data: archc/tuned.json, or a file of one's own, whose entries come first.  A linear map that no
-entry is about is PyTorch's.
+entry is about is PyTorch's; how one in the kernel of the op before it is divided follows from its sizes then.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ SHIPPED = Path(__file__).with_suffix(".json")
 MOST_ROWS = 16  # of a linear map that the kernels are for: those of one tile of a tensor core
 ROWS = (1, MOST_ROWS)  # what is measured: one row, and a whole tile, which fewer rows cost as much as
 _TEXT = re.compile(
-    r"[\w .,+:()/-]{1,80}"
-)  # names of GPUs and releases: they become part of generated comments
+    r"[\w .,+:()/-]{1,200}"
+)  # names of GPUs, releases and ops: they become part of generated comments
 LAUNCH = 2.0  # microseconds that a kernel of a few KB takes, in a row of others
 MARGIN = 0.98  # of the library's time: what is nearer to it is noise
 _MOST_VALUES = 1 << 20  # of a tile, in Triton
@@ -58,19 +58,24 @@ class Tile:
 
 @dataclass(frozen=True)
 class Problem:
-    """A linear map of `rows` rows by a weight [outputs, inputs] of a dtype."""
+    """A linear map of `rows` rows by a weight [outputs, inputs] of a dtype.
+
+    after: the fused op that alone makes what it reads, where one kernel computes both
+    """
 
     rows: int
     outputs: int
     inputs: int
     dtype: str = "bfloat16"
+    after: str = ""
 
     @property
     def elements(self) -> int:
         return self.outputs * self.inputs
 
     def __str__(self) -> str:
-        return f"{self.rows} x {self.inputs} by {self.outputs} x {self.inputs}, {self.dtype}"
+        after = f", after {self.after}" if self.after else ""
+        return f"{self.rows} x {self.inputs} by {self.outputs} x {self.inputs}, {self.dtype}{after}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,10 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Entry:
-    """A measurement: the best tile and its microseconds, and those of PyTorch's own linear map."""
+    """A measurement: the best tile and its microseconds, and those of PyTorch's own linear map.
+
+    After a fused op `library` is what both take one after the other, each by its own kernel or PyTorch's.
+    """
 
     problem: Problem
     tile: Tile
@@ -107,7 +115,7 @@ class Entry:
 
     @property
     def is_chosen(self) -> bool:
-        """Whether the kernel was faster than the library."""
+        """Whether the kernel was faster than what it stands for."""
         return self.microseconds < MARGIN * self.library
 
     @property
@@ -121,7 +129,7 @@ class Entry:
     def as_json(self) -> dict[str, Any]:
         parts = (self.problem, self.tile, self.provenance)
         return {
-            **{key: value for part in parts for key, value in _own(part).items()},
+            **{key: value for part in parts for key, value in _own(part).items() if value != ""},
             "microseconds": self.microseconds,
             "library": self.library,
         }
@@ -140,6 +148,8 @@ class Entry:
             raise ValueError(f"an entry has no `{name}`")
         if found.problem.rows not in ROWS:
             raise ValueError(f"`rows` is none of {', '.join(map(str, ROWS))}")
+        if found.problem.after and found.problem.rows > 1:
+            raise ValueError("after a fused op there are kernels for one row only")
         if not all(0 <= time < math.inf for time in (found.microseconds, found.library)):
             raise ValueError("`microseconds` and `library` must be times")
         if fault := found.tile.fault(found.problem.rows):
@@ -156,15 +166,17 @@ def _own(part: Any) -> dict[str, Any]:
 
 
 def _read(kind: Any, entry: Mapping[str, Any]) -> Any:
-    values = {field.name: entry[_RENAMED.get((kind, field.name), field.name)] for field in fields(kind)}
+    values = {}
     for field in fields(kind):
-        value = values[field.name]
-        if field.type == "str" and not (isinstance(value, str) and _TEXT.fullmatch(value)):
-            raise TypeError(f"`{field.name}` is no short text")
-        if field.name == "dtype" and value not in DTYPES:
-            raise TypeError(f"`dtype` is none of {', '.join(DTYPES)}")
-        if field.type == "int" and (type(value) is not int or value < 1):
-            raise TypeError(f"`{field.name}` is no positive whole number")
+        key = _RENAMED.get((kind, field.name), field.name)
+        if key in entry or field.default is MISSING:
+            value = values[field.name] = entry[key]
+            if field.type == "str" and not (isinstance(value, str) and _TEXT.fullmatch(value)):
+                raise TypeError(f"`{field.name}` is no short text")
+            if field.name == "dtype" and value not in DTYPES:
+                raise TypeError(f"`dtype` is none of {', '.join(DTYPES)}")
+            if field.type == "int" and (type(value) is not int or value < 1):
+                raise TypeError(f"`{field.name}` is no positive whole number")
     return kind(**values)
 
 
@@ -185,6 +197,11 @@ class Tuned:
                 entry = self.find(Problem(rows, outputs, inputs, dtype))
                 if entry is not None and entry.is_chosen:
                     yield entry
+
+    def after(self, op: str, outputs: int, inputs: int) -> list[Entry]:
+        """What is known of one row's map in the kernel of a fused op, the likeliest dtype first."""
+        asked = (Problem(1, outputs, inputs, dtype, op) for dtype in DTYPES)
+        return [entry for problem in asked if (entry := self.find(problem))]
 
     def updated(self, entries: Iterable[Entry]) -> Tuned:
         """The table with new measurements, which replace those of the same problems on the same GPU."""

@@ -139,8 +139,12 @@ def _apart(place: Place, call: Call) -> tuple[Function, Arguments]:
     """By the functions of the package that are called for several rows."""
     assert isinstance(place.plan, LinearAfterKernel)
     kernels = sys.modules[call.function.__module__]
-    before, linear = attrgetter(place.plan.before, place.plan.linear)(kernels)
-    return _then_linear(place.plan, before, linear), call.arguments
+    return two_kernels(place.plan, kernels, place.plan.linear), call.arguments
+
+
+def two_kernels(plan: LinearAfterKernel, kernels: Any, linear: str) -> Function:
+    """A fused op, then the linear map after it, by functions of a package's kernels.py."""
+    return _then_linear(plan, *attrgetter(plan.before, linear)(kernels))
 
 
 def _fused(place: Place, call: Call) -> tuple[Function, Arguments]:

@@ -46,8 +46,9 @@ def tune(
     """Measure the linear maps of decoding on this machine's GPU, for the table that builds read.
 
     Each weight of a model is timed with 1 row and with 16, with PyTorch and with kernels of different tiles,
-    the largest weights first.  A build then uses a kernel where it was faster, and PyTorch's linear map
-    elsewhere.  The table records the GPU, the releases and the day of each measurement.
+    the largest weights first; then, for 1 row, together with the norm or activation before it, beside both
+    one after the other.  A build then uses a kernel where it was faster, and PyTorch's linear map, or two
+    kernels, elsewhere.  The table records the GPU, the releases and the day of each measurement.
 
     \b
     Examples:

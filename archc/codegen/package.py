@@ -149,7 +149,9 @@ class _Planner:
     @cached_property
     def linears_after(self) -> dict[str, LinearAfterKernel]:
         """Linear maps of one row with the fused ops before them, by the names of these."""
-        return plan_linears_after(self.parts, self._pairs, self._plan_of, self.linear, self._names)
+        return plan_linears_after(
+            self.parts, self._pairs, self._plan_of, self.linear, self.tuned, self._names
+        )
 
     @cached_property
     def _plans(self) -> dict[str, Kernel]:

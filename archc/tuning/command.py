@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -9,14 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from archc import compiler
-from archc.benchmarking.timing import own_stream, timer_for
+from archc.benchmarking.timing import Run, own_stream, timer_for
 from archc.compiler import Compilation
 from archc.errors import ArchcError
 from archc.settings import parse_settings
-from archc.tuned import SHIPPED, Problem, Tuned, read_table, write_table
-from archc.tuning.choice import problems
-from archc.tuning.gpu import Meter, linear_function, provenance
-from archc.tuning.search import Found, search
+from archc.tuned import NOTHING, SHIPPED, Problem, Tile, Tuned, read_table, write_table
+from archc.tuning.after import AfterRuns
+from archc.tuning.choice import problems, problems_after
+from archc.tuning.gpu import LinearRuns, Meter, linear_function, provenance
+from archc.tuning.search import Contender, Found, after_tiles, search, tiles
 
 
 def tune(
@@ -25,36 +27,60 @@ def tune(
     """Measure, and write the table after each model; raises `ArchcError`."""
     source = provenance()
     target = table or SHIPPED
+    shipped = read_table(SHIPPED)
     known = read_table(target) if target.exists() else Tuned()
     compilations = _compilations(path, model, settings)
-    wanted = dict.fromkeys(problem for each in compilations for problem in problems(each, dtype))
+    wanted = _wanted(compilations, dtype)
     if not wanted:
         raise ArchcError(f"{path}: no model has a linear map that could have a kernel of its own")
     device = torch.device("cuda")
     first = next(iter(wanted))
     owner = next(each for each in compilations if first in problems(each, dtype))
     found: list[Found] = []
-    with linear_function(owner, first, source) as function, own_stream(device):
-        meter = Meter(function, timer_for(device), device)
-        ordered = sorted(wanted, key=lambda problem: -problem.elements)
-        for each in search(ordered, meter, source, budget):
-            found.append(each)
-            if each.entry is not None:
-                known = known.updated([each.entry])
+    with (
+        linear_function(owner, first, source) as function,
+        AfterRuns(compilations, lambda: Tuned((*known.entries, *shipped.entries)), source, device) as after,
+        own_stream(device),
+    ):
+        alone = LinearRuns(function, device)
+
+        def runs(problem: Problem, contenders: Sequence[Contender]) -> Mapping[Contender, Run]:
+            return (after if problem.after else alone)(problem, contenders)
+
+        for measured in search(wanted, Meter(runs, timer_for(device), device), source, budget):
+            found.append(measured)
+            if measured.entry is not None:
+                known = known.updated([measured.entry])
                 write_table(target, known)
     _print(found, target)
 
 
+def _wanted(compilations: Sequence[Compilation], dtype: str) -> dict[Problem, list[Tile]]:
+    """What can be measured: linear maps by themselves, then in the kernels of the ops before them.
+
+    What is known of the former decides which two kernels one of the latter stands for.
+    """
+    alone = {problem: tiles(problem) for each in compilations for problem in problems(each, dtype)}
+    after = [problems_after(each, dtype) for each in compilations]
+    together = {problem: after_tiles(kernel.row.block) for each in after for problem, kernel in each.items()}
+    return _heaviest_first(alone) | _heaviest_first(together)
+
+
+def _heaviest_first(wanted: dict[Problem, list[Tile]]) -> dict[Problem, list[Tile]]:
+    return dict(sorted(wanted.items(), key=lambda each: -each[0].elements))
+
+
 def _compilations(path: Path, model: str | None, settings: tuple[str, ...]) -> list[Compilation]:
+    """Those of a spec's models, as if nothing had been measured: then all maps are offered."""
     spec = compiler.read_spec_file(path)
     names = compiler.choose_models(spec, model)
     programs = compiler.lower_models(spec, names, parse_settings(settings))
-    return [compiler.compile_program(program, spec.rules) for program in programs]
+    return [compiler.compile_program(program, spec.rules, tuned=NOTHING) for program in programs]
 
 
 def _print(found: list[Found], target: Path) -> None:
     console = Console(markup=False, highlight=False)
-    table = Table("linear map", "us", "PyTorch", "tile", "used", title="tuned", title_justify="left")
+    table = Table("linear map", "us", "otherwise", "tile", "used", title="tuned", title_justify="left")
     for each in found:
         table.add_row(*_row(each.problem, each))
     console.print(table)
@@ -65,5 +91,5 @@ def _row(problem: Problem, found: Found) -> tuple[str, ...]:
     if found.entry is None:
         return str(problem), "", "", "", found.reason
     entry = found.entry
-    used = "the kernel" if entry.is_chosen else "PyTorch's"
+    used = "the kernel" if entry.is_chosen else "two kernels" if problem.after else "PyTorch's"
     return str(problem), f"{entry.microseconds:.1f}", f"{entry.library:.1f}", str(entry.tile), used

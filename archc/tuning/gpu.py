@@ -7,7 +7,7 @@ import importlib
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from archc.benchmarking.timing import Clock, Run, Timer, time_in_turn
 from archc.compiler import Compilation
@@ -26,6 +27,8 @@ from archc.errors import ArchcError
 from archc.tuned import MOST_ROWS, Entry, Problem, Provenance, Tile, Tuned
 from archc.tuning.search import LIBRARY, Contender
 from archc.verification.packages import import_package
+
+Runs = Callable[[Problem, Sequence[Contender]], Mapping[Contender, Run]]
 
 _COLD = 256 << 20  # bytes of weights that are gone through before one is read again: no cache holds them
 _MOST_COPIES = 64
@@ -40,12 +43,11 @@ def provenance() -> Provenance:
 
 
 class Meter:
-    """Times contenders in turn, on weights that lie in no cache; `function`: a package's op."""
+    """Times contenders in turn; `runs` makes a call of each for a problem."""
 
-    def __init__(self, function: Any, timer: Timer, device: torch.device, clock: Clock = time.monotonic):
-        self._function = function
+    def __init__(self, runs: Runs, timer: Timer, device: torch.device, clock: Clock = time.monotonic):
+        self._runs = runs
         self._timer = timer
-        self._device = device
         self._clock = clock
         self._threads = os.cpu_count() if device.type == "cuda" else 1  # Triton interprets in one thread only
 
@@ -54,8 +56,7 @@ class Meter:
     ) -> Mapping[Contender, float]:
         """Seconds of a call by each contender that the GPU can run."""
         end = self._clock() + seconds
-        inputs = self._inputs(problem)
-        runs = {contender: self._run(contender, *inputs) for contender in contenders}
+        runs = self._runs(problem, contenders)
         with ThreadPoolExecutor(self._threads) as threads:  # each compiles its kernel
             working = list(threads.map(lambda run: self._clock() <= end and self._works(run), runs.values()))
         runs = {
@@ -70,21 +71,6 @@ class Meter:
             times = time_in_turn(named, self._timer, left, self._clock, together=True)
         return {names[name]: each.median for name, each in times.items()}
 
-    def _inputs(self, problem: Problem) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        dtype = getattr(torch, problem.dtype)
-        size = problem.elements * dtype.itemsize
-        copies = min(max(-(-_COLD // size), 1), _MOST_COPIES)
-        options = {"dtype": dtype, "device": self._device}
-        weights = [torch.randn(problem.outputs, problem.inputs, **options) for _ in range(copies)]
-        return torch.randn(problem.rows, 1, problem.inputs, **options), weights
-
-    def _run(self, contender: Contender, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> Run:
-        turn = itertools.cycle(weights)
-        if contender is LIBRARY:
-            return lambda: F.linear(x, next(turn))
-        tile = (contender.outputs, contender.inputs, contender.warps, contender.stages)
-        return lambda: self._function(x, next(turn), None, *tile)
-
     def _works(self, run: Run) -> bool:
         """Whether a contender runs: a tile may need more registers or shared memory than there are.
 
@@ -98,6 +84,35 @@ class Meter:
         except (TritonError, RuntimeError):
             return False
         return True
+
+
+class LinearRuns:
+    """Calls of linear maps by themselves; `function`: a package's op."""
+
+    def __init__(self, function: Any, device: torch.device):
+        self._function = function
+        self._device = device
+
+    def __call__(self, problem: Problem, contenders: Sequence[Contender]) -> Mapping[Contender, Run]:
+        dtype = getattr(torch, problem.dtype)
+        x = torch.randn(problem.rows, 1, problem.inputs, dtype=dtype, device=self._device)
+        weights = cold_weights(problem, self._device)
+        return {contender: self._run(contender, x, weights) for contender in contenders}
+
+    def _run(self, contender: Contender, x: Tensor, weights: Sequence[Tensor]) -> Run:
+        turn = itertools.cycle(weights)
+        if contender is LIBRARY:
+            return lambda: F.linear(x, next(turn))
+        tile = (contender.outputs, contender.inputs, contender.warps, contender.stages)
+        return lambda: self._function(x, next(turn), None, *tile)
+
+
+def cold_weights(problem: Problem, device: torch.device) -> list[Tensor]:
+    """So many weights for a problem that none lies in a cache when its turn comes again."""
+    dtype = getattr(torch, problem.dtype)
+    copies = min(max(-(-_COLD // (problem.elements * dtype.itemsize)), 1), _MOST_COPIES)
+    shape = problem.outputs, problem.inputs
+    return [torch.randn(shape, dtype=dtype, device=device) for _ in range(copies)]
 
 
 @contextmanager

@@ -17,10 +17,11 @@ from archc.cli import main
 from archc.errors import ArchcError
 from archc.tuned import SHIPPED, Entry, Problem, Provenance, Tile, Tuned, read_table, read_tables, write_table
 from archc.tuning import choice
-from archc.tuning.choice import problems
-from archc.tuning.gpu import Meter, linear_function
+from archc.tuning.after import AfterRuns
+from archc.tuning.choice import problems, problems_after
+from archc.tuning.gpu import LinearRuns, Meter, linear_function
 from archc.tuning.room import notes_on
-from archc.tuning.search import LIBRARY, Contender, Found, search, tiles
+from archc.tuning.search import LIBRARY, Contender, Found, after_tiles, search, tiles
 from tests.benchmarking.clocks import Ticking
 from tests.codegen.interpreter import interpreted
 from tests.support import SPECS, compile_model
@@ -65,7 +66,7 @@ class Machine:
 
 
 def _search(machine: Machine, wanted: Sequence[Problem], budget: float = 10.0) -> list[Found]:
-    return list(search(wanted, machine, HERE, budget, machine.clock))
+    return list(search({each: tiles(each) for each in wanted}, machine, HERE, budget, machine.clock))
 
 
 @pytest.mark.parametrize("problem", [WIDE, SMALL])
@@ -100,7 +101,7 @@ def test_a_budget_is_shared_and_kept() -> None:
         machine.clock.now += 6.0
         return machine(problem, contenders, 0.0 * seconds)
 
-    found = list(search([WIDE, SMALL], slow, HERE, 8.0, machine.clock))
+    found = list(search({each: tiles(each) for each in (WIDE, SMALL)}, slow, HERE, 8.0, machine.clock))
     assert [each.entry is None for each in found] == [False, True]
     assert found[1].reason == "no time was left"
 
@@ -122,6 +123,53 @@ def test_the_heaviest_weights_come_first() -> None:
     shapes = {(each.outputs, each.inputs) for each in found}
     assert shapes == {(128256, 4096), (28672, 4096), (4096, 14336), (6144, 4096), (4096, 4096)}
     assert {each.rows for each in found} == {1, 16}
+
+
+def test_maps_in_the_kernels_of_ops_before_them_are_measured_too() -> None:
+    """Each with tiles of as many columns as its kernel has at a time."""
+    found = problems_after(compile_model(SPECS / "llama3.arch", "llama3_8b"), "bfloat16")
+    assert {(each.after, each.outputs, each.inputs) for each in found} == {
+        ("add_rms_norm", 6144, 4096),
+        ("add_rms_norm", 28672, 4096),
+        ("swiglu", 4096, 14336),
+    }
+    for kernel in found.values():
+        tried = after_tiles(kernel.row.block)
+        assert len(set(tried)) == len(tried) > 3
+        assert {tile.inputs for tile in tried} == {kernel.row.block}
+
+
+@pytest.mark.parametrize("columns", [1, 48, 16384])
+def test_any_row_has_a_tile(columns: int) -> None:
+    width = 1 << (columns - 1).bit_length()
+    for tile in after_tiles(width):
+        assert not tile.fault(1)
+
+
+def test_a_table_divides_maps_after_ops_or_parts_them(tmp_path: Path) -> None:
+    """By the largest map of a kernel; `archc explain` tells what was measured of it."""
+    compilation = compile_model(SPECS / "llama3.arch", "llama3_tiny")
+    norms = [problem for problem in problems_after(compilation, "bfloat16") if "norm" in problem.after]
+    large, small = sorted(norms, key=lambda problem: -problem.elements)
+    entries = [
+        Entry(large, Tile(8, 64, 2, 1), 1.0, 2.0, HERE),
+        Entry(small, Tile(1, 64, 1, 1), 1.0, 2.0, HERE),
+    ]
+    table = tmp_path / "t.json"
+    write_table(table, Tuned(tuple(entries)))
+    assert read_table(table).entries == tuple(entries)
+    spec = [str(SPECS / "llama3.arch"), "--model", "llama3_tiny", "--table", str(table)]
+    told = " ".join(CliRunner().invoke(main, ["explain", *spec]).output.split())
+    assert f"{large.outputs} x {large.inputs}" in told
+    assert "8 x 64, 2 warps" in told
+    measured = problems_after(replace(compilation, tuned=read_table(table)), "float16").values()
+    kernel = next(each for each in measured if "norm" in each.name)
+    assert (kernel.outputs, kernel.row.warps) == (8, 2)
+    assert str(HERE) in kernel.remark
+    slower = replace(entries[0], microseconds=3.0)
+    apart = problems_after(replace(compilation, tuned=Tuned((slower, entries[1]))), "bfloat16")
+    assert large not in apart
+    assert small in apart
 
 
 def _entry(problem: Problem = WIDE, source: Provenance = HERE, microseconds: float = 1.0) -> Entry:
@@ -158,6 +206,7 @@ def test_new_measurements_replace_those_of_the_same_gpu() -> None:
         (json.dumps({"entries": [_entry().as_json() | {"tile_inputs": 1 << 40}]}), "at most 1,048,576"),
         (json.dumps({"entries": [_entry().as_json() | {"stages": 10**9}]}), "16 warps and 16 stages"),
         (json.dumps({"entries": [_entry().as_json() | {"rows": 16}]}), "at least 16 outputs and inputs"),
+        (json.dumps({"entries": [_entry(SMALL).as_json() | {"after": "swiglu"}]}), "for one row only"),
         (json.dumps({"entries": [_entry().as_json() | {"dtype": "x); import os"}]}), "dtype"),
         (json.dumps({"entries": [_entry().as_json() | {"gpu": 'a"""\nimport os'}]}), "gpu"),
         ("[" * 100_000, "is no table"),
@@ -233,8 +282,33 @@ def test_the_kernels_of_a_package_are_timed() -> None:
     compilation = compile_model(SPECS / "llama3.arch", "llama3_tiny")
     for problem in (Problem(1, 24, 40, "float32"), Problem(16, 24, 40, "float32")):
         with linear_function(compilation, problems(compilation, "float32")[0], HERE) as function:
-            meter = Meter(function, ClockTimer(), torch.get_default_device(), Ticking())
+            device = torch.get_default_device()
+            meter = Meter(LinearRuns(function, device), ClockTimer(), device, Ticking())
             good, bad = tiles(problem)[0], Tile(3, 5, 1, 1)  # ranges that are no powers of two
             found = meter(problem, [LIBRARY, good, bad], 0.01)
         assert set(found) == {LIBRARY, good}
         assert all(time > 0 for time in found.values())
+
+
+@interpreted
+def test_maps_after_ops_are_timed_beside_the_two_kernels() -> None:
+    """Each contender by a package of its own, whose results are those of the two kernels."""
+    compilation = compile_model(SPECS / "gpt2.arch", "gpt2_tiny")
+    device = torch.get_default_device()
+    with AfterRuns([compilation], Tuned, HERE, device) as runs:
+        for problem, kernel in problems_after(compilation, "float32").items():
+            tile = after_tiles(kernel.row.block)[0]
+            calls = runs(problem, [LIBRARY, tile])
+            with torch.no_grad():
+                together, apart = (_product(call()) for call in (calls[tile], calls[LIBRARY]))
+            assert together.shape == (1, 1, problem.outputs)
+            assert apart.shape == together.shape
+        times = Meter(runs, ClockTimer(), device, Ticking())(problem, [LIBRARY, tile], 0.01)
+        assert all(time > 0 for time in times.values())
+        assert set(times) == {LIBRARY, tile}
+
+
+def _product(results: object) -> torch.Tensor:
+    found = results[-1] if isinstance(results, tuple) else results
+    assert isinstance(found, torch.Tensor)
+    return found

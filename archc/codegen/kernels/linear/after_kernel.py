@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from archc.codegen.kernels.kernel_plan import Kernel
 from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
@@ -14,6 +15,7 @@ from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
 from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node
+from archc.tuned import Entry, Tuned
 
 _NORMED = 4096  # columns of a row beside which a program holds two rows of the weight, and the next two
 _AFTER_POINTWISE = (4, 2, 1)  # the most of which
@@ -25,35 +27,40 @@ def plan_linears_after(
     pairs: Callable[[Graph], Mapping[int, Node]],
     plan: Callable[[Graph, Node], Kernel],
     linear: LinearKernel | None,
+    tuned: Tuned,
     taken: Sequence[str],
 ) -> dict[str, LinearAfterKernel]:
     """The kernels of fused ops with the linear maps after them, by the names of the ops' own."""
-    sites: dict[str, list[tuple[Graph, Node]]] = {}
-    plans: dict[str, NormKernel | PointwiseKernel] = {}
+    maps: dict[str, dict[Map, None]] = {}
+    plans: dict[str, tuple[str, NormKernel | PointwiseKernel]] = {}
     for part in parts:
         for number, after in pairs(part).items():
-            before = plan(part, part.node(number))
+            node, map_ = part.node(number), linear_map(part, after)
+            before = plan(part, node)
             assert isinstance(before, NormKernel | PointwiseKernel)
-            plans[before.name] = before
-            sites.setdefault(before.name, []).append((part, after))
+            assert map_ is not None
+            plans[before.name] = node.op.name, before
+            maps.setdefault(before.name, {})[map_] = None
     names = {*taken, *([linear.name] if linear else [])}
     found = {}
-    for key, before in plans.items():
+    for key, (op, before) in plans.items():
         name = unique(f"{key}_linear", names)
         names.add(name)
-        found[key] = _plan(name, before, sites[key], linear)
+        found[key] = _plan(name, op, before, tuple(maps[key]), linear, tuned)
     return found
 
 
 def _plan(
     name: str,
+    op: str,
     before: NormKernel | PointwiseKernel,
-    sites: Sequence[tuple[Graph, Node]],
+    maps: tuple[Map, ...],
     linear: LinearKernel | None,
+    tuned: Tuned,
 ) -> LinearAfterKernel:
     row = before.one_row
     assert row is not None
-    maps = tuple(dict.fromkeys(found for site in sites if (found := linear_map(*site))))
+    best = _measured(op, maps, tuned)
     own = linear is not None and any(linear.has(shape) for shape, _ in maps)
     product = unique("z", {*before.op.names, *before.op.outputs})
     weights = "linear_weight, linear_bias" if any(biased for _, biased in maps) else "linear_weight"
@@ -63,11 +70,21 @@ def _plan(
         before=before.name,
         op=before.op,
         linear=linear.name if linear and own else "native.linear",
-        row=row,
+        row=replace(row, warps=best.tile.warps) if best else row,
         product=product,
-        outputs=_outputs(before, row, maps),
+        outputs=best.tile.outputs if best else _outputs(before, row, maps),
         maps=maps,
+        after=op,
+        remark=(
+            f"{best.microseconds:.1f} us, two kernels {best.library:.1f}; {best.provenance}" if best else ""
+        ),
     )
+
+
+def _measured(op: str, maps: Sequence[Map], tuned: Tuned) -> Entry | None:
+    """The measurement by which all maps after an op are divided: that of the largest."""
+    entries = [entry for shape, _ in maps for entry in tuned.after(op, *shape)]
+    return max(entries, key=lambda entry: entry.problem.elements, default=None)
 
 
 def _outputs(before: NormKernel | PointwiseKernel, row: OneRow, maps: Sequence[Map]) -> int:

@@ -22,6 +22,8 @@ class LinearAfterKernel:
     product: the name of its result
     outputs: how many a program computes at a time
     maps:    shapes of the weights, outputs and inputs, and whether there is a bias
+    after:   the fused op, as measurements name it
+    remark:  what was measured of these maps, if anything
     """
 
     name: str
@@ -33,6 +35,8 @@ class LinearAfterKernel:
     product: str
     outputs: int
     maps: tuple[tuple[tuple[int, int], bool], ...]
+    after: str
+    remark: str
 
     @property
     def template(self) -> str:

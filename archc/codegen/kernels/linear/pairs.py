@@ -28,13 +28,19 @@ def linears_after(graph: Graph, tuned: Tuned = NOTHING) -> dict[int, Node]:
             continue
         reader = readers[0][0]
         shape = linear_shape(graph, reader)
-        if shape is not None and reader not in kept and _pays(shape, tuned):
+        if shape is not None and reader not in kept and _pays(node, shape, tuned):
             found[node.id] = reader
     return found
 
 
-def _pays(shape: Shape, tuned: Tuned) -> bool:
-    """Whether nothing is known against a kernel: the library's is not faster by more than a launch."""
+def _pays(before: Node, shape: Shape, tuned: Tuned) -> bool:
+    """Whether nothing is known against a kernel for both.
+
+    Where both were not measured together, the library's linear map is not faster by more than a launch.
+    """
+    together = tuned.after(before.op.name, *shape)
+    if together:
+        return all(entry.is_chosen for entry in together)
     dtypes = {entry.problem.dtype for entry in tuned.entries}
     entries = [tuned.find(Problem(1, *shape, dtype)) for dtype in sorted(dtypes)]
     return all(entry.microseconds < entry.library + LAUNCH for entry in entries if entry)
