@@ -22,7 +22,7 @@ _MODULE_NAMES = frozenset("""
     """.split())  # noqa: SIM905 - a list of this length is easier to read as words
 _LOCALS = frozenset(
     {"self", "cache", "span", "padding", "factory", "layer", "super", "zip"}
-    | {"kernels", "experts", "torch", "nn", "F", "sizes"}
+    | {"kernels", "experts", "torch", "nn", "F", "sizes", "model"}
 )
 
 

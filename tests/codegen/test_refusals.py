@@ -115,6 +115,8 @@ def models(package: ModuleType) -> dict[str, Any]:
         ((TOKENS.tolist(),), "tokens must be int64 [B, T], not list"),
         ((TOKENS, TOKENS[:, :4] > 0), "padding must be bool [2, 9], not bool [2, 4]"),
         ((TOKENS, torch.ones(2, 9)), "padding must be bool [2, 9], not float32 [2, 9]"),
+        ((TOKENS.to("meta"),), "tokens must be on cpu as the model is, not on meta"),
+        ((TOKENS, (TOKENS > 8).to("meta")), "padding must be on cpu as the model is, not on meta"),
         ((TOKENS + 150,), "160 is looked up in a table of 160 rows"),
         ((TOKENS - 1,), "-1 is looked up in a table of 160 rows"),
     ],
@@ -134,6 +136,7 @@ def test_tokens_and_padding(models: dict[str, Any], kind: str, given: tuple[Any,
         (TOKENS.int(), None, "labels must be int64 [2, 9], not int32 [2, 9]"),
         (TOKENS - 1, None, "labels must be from 0 to 159, or -100 where none counts, not -1"),
         (TOKENS + 145, None, "not 160"),
+        (TOKENS, torch.ones(2, 9, device="meta"), "weights must be on cpu as the model is, not on meta"),
         (TOKENS, torch.ones(9), "int64 or bool [2, 9], not float32 [9]"),
     ],
 )
@@ -190,12 +193,12 @@ def test_more_tokens_than_positions(tmp_path: Path) -> None:
 
 
 def test_inputs_of_all_kinds(tmp_path: Path) -> None:
-    """A vector for each token, a number for each sequence, and a second sequence."""
+    """A vector for each token, a number for each sequence, under any name, and a second sequence."""
     spec = """
     arch Inputs(d = 8) {
-      forward(x: float[B, T, d], shift: float[B, 1, 1], marks: bool[B, T], other: [B, U]) {
+      forward(x: float[B, T, d], model: float[B, 1, 1], marks: bool[B, T], other: [B, U]) {
         y = embedding(other, 9, d) as table
-        return a = x + shift + unsqueeze(cast_like(marks, x)), b = linear(y, d) as proj
+        return a = x + model + unsqueeze(cast_like(marks, x)), b = linear(y, d) as proj
       }
     }
     model inputs = Inputs()

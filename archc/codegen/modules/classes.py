@@ -180,7 +180,7 @@ def _names(weights: Sequence[Held], indices: Sequence[str]) -> list[str]:
 def _check(arguments: Sequence[Argument], known: Sequence[Tokens]) -> Line:
     """The refusal of inputs that a model does not take."""
     names = [*(argument.name for argument in arguments), *(each.called("padding") for each in known)]
-    return Line(f"check_inputs({', '.join(names)})")
+    return Line(f"check_inputs({', '.join(['self', *names])})")
 
 
 def _options(graph: Graph, known: Sequence[Tokens], cached: bool) -> list[Argument]:
