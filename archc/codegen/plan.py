@@ -65,6 +65,11 @@ class Input:
     def __str__(self) -> str:
         return f"{self.name}: Tensor{' | None' if self.optional else ''}"
 
+    @property
+    def sized(self) -> bool:
+        """Whether the spec says a dim as a number."""
+        return any(dim.strip(" ()").isdigit() for dim in self.dims.split(","))
+
 
 @dataclass(frozen=True)
 class Package:
@@ -195,6 +200,11 @@ class Package:
         return tuple(each.name for each in self.sequences[:-1])
 
     @property
+    def prompt(self) -> tuple[str, ...]:
+        """What `generate` goes on from: its tokens too, unless they begin with one of the spec."""
+        return self.fixed_tokens if self.start is not None else (*self.fixed_tokens, self.grows)
+
+    @property
     def shape_letters(self) -> str:
         """What the letters in shapes stand for."""
         *fixed, grown = (each.dims.strip("[]").split(", ")[-1] for each in self.sequences)
@@ -219,6 +229,10 @@ class Package:
     @property
     def input_arguments(self) -> str:
         return ", ".join(each.name for each in self.inputs)
+
+    @property
+    def sized_inputs(self) -> bool:
+        return any(each.sized for each in self.inputs)
 
     @property
     def input_dtypes(self) -> frozenset[str]:

@@ -19,7 +19,16 @@ from archc.frontend.weight_names import check_weight_names
 from archc.ir.attributes import kind_of
 from archc.ir.graph import Graph
 from archc.ir.paths import Path, path_text
-from archc.ir.program import POSITIONS, Program, are_positions, front_of, fronts_in, sequences
+from archc.ir.program import (
+    LOGITS,
+    POSITIONS,
+    Program,
+    are_positions,
+    front_of,
+    fronts_in,
+    sequences,
+    token_rows,
+)
 from archc.ir.types import DType, TensorType
 
 T = TypeVar("T")
@@ -228,8 +237,9 @@ class ModelLowerer(Scans):
             self.report(mistakes.NoOutputs(result.span, found=describe(value)))
             return
         name = result.name or (result.value.name if isinstance(result.value, syntax.Name) else "")
-        name = name or ("logits" if len(value.type.shape) == 3 else "output")
         graph = self.frame.graph
+        over_tokens = len(value.type.shape) == 3 and value.type.width == token_rows(graph)
+        name = name or (LOGITS if over_tokens else "output")
         taken = [known for known, _ in graph.outputs]
         while name in taken:
             name += "_"

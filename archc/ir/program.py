@@ -20,6 +20,8 @@ T = TypeVar("T")
 POSITIONS = "positions"  # [B, T]: each token's position
 KEY_POSITIONS = "key_positions"  # [B, S]: the same for all keys, -1 where padding
 
+LOGITS = "logits"  # what a language model's result is called
+
 
 @dataclass(frozen=True)
 class Sequence:
@@ -140,17 +142,25 @@ def captured_in(body: Graph, node: Node, outside: Mapping[Value, T]) -> dict[Val
 def vocabulary_of(graph: Graph) -> int:
     """The vocabulary of a language model, 0 for all else.
 
-    Tokens of each sequence go in, logits over those of the last come out.
+    Tokens of the last sequence go in, with an input of each other one, and logits over them come out: one for
+    each row of the tokens' table, or, of what is called `logits`, for its first rows.
     """
-    given, last = given_inputs(graph), sequences(graph)[-1:]
-    tokens = all(graph.type(value).dtype is DType.I64 for value in given)
-    if not last or len(given) != len(sequences(graph)) or not tokens or len(graph.outputs) != 1:
+    given, rows = given_inputs(graph), token_rows(graph)
+    if not rows or len(given) != len(sequences(graph)) or len(graph.outputs) != 1:
         return 0
-    tables = [user for user, _ in graph.users(given[-1]) if user.op.name == "embedding"]
-    logits = graph.type(graph.outputs[0][1])
-    if not tables or len(logits.shape) != 3 or logits.shape[:2] != last[0].dims:
+    name, value = graph.outputs[0]
+    logits = graph.type(value)
+    if len(logits.shape) != 3 or logits.shape[:2] != sequences(graph)[-1].dims:
         return 0
-    if tables[0].inputs[1] is None:
+    width = logits.width if isinstance(logits.width, int) else 0
+    return int(width) if width == rows or (name == LOGITS and width < rows) else 0
+
+
+def token_rows(graph: Graph) -> int:
+    """The rows of the table that the tokens of the last sequence are looked up in; 0 where there is none."""
+    given = given_inputs(graph)
+    if not given or graph.type(given[-1]).dtype is not DType.I64:
         return 0
-    rows = graph.type(tables[0].inputs[1]).shape[0]
-    return int(rows) if isinstance(rows, int) and logits.width == rows else 0
+    tables = [user.inputs[1] for user, _ in graph.users(given[-1]) if user.op.name == "embedding"]
+    rows = graph.type(tables[0]).shape[0] if tables and tables[0] is not None else 0
+    return int(rows) if isinstance(rows, int) else 0

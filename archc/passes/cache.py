@@ -12,7 +12,7 @@ from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, SCAN
-from archc.ir.program import vocabulary_of
+from archc.ir.program import LOGITS, token_rows, vocabulary_of
 from archc.ir.scan_form import scan_form
 from archc.ir.types import Dim
 from archc.passes.cache_report import describe
@@ -92,7 +92,7 @@ def _remark(graph: Graph, node: Node, states: Sequence[Value], times: int, conte
 def _obstacle(graph: Graph) -> str:
     """Why a token cannot be computed from the past alone, or need not be; "" if it can."""
     if not vocabulary_of(graph):
-        return "what the model returns is not logits over its tokens"
+        return f"what the model returns is not logits over its tokens{_if_they_are(graph)}"
     fixed = Fixed(graph)
     for part in graph.walk():
         unread = read_by_losses(part)
@@ -106,6 +106,15 @@ def _obstacle(graph: Graph) -> str:
             if not (node.op.internal or keeps or node.op.has(Trait.PER_TOKEN)):
                 return f"`{node.op.name}` looks at other tokens and declares no state ({place_of(node)})"
     return ""
+
+
+def _if_they_are(graph: Graph) -> str:
+    """How a spec says that its result is logits over the first rows of the tokens' table, where it may be."""
+    shapes = [graph.type(value).shape for _, value in graph.outputs]
+    width, rows = shapes[0][-1] if [len(shape) for shape in shapes] == [3] else 0, token_rows(graph)
+    if not (isinstance(width, int) and 0 < width < rows):
+        return ""
+    return f"; if they are, of the first {width} of {rows}, write `return {LOGITS} = ...`"
 
 
 def _tidy(graph: Graph, cut: Cut, context: Context) -> None:
