@@ -1,6 +1,5 @@
 """Settings for every test."""
 
-import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -11,6 +10,7 @@ import torch
 
 from tests import gpu
 from tests.codegen import hazards
+from tests.codegen.interpreter_time import collect_rarely
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,8 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A million objects live to the end, modules mostly: going through them took a tenth of the time.
-    gc.set_threshold(20_000, 20, 100)
+    collect_rarely()
     if config.getoption(gpu.OPTION):
         gpu.enter()
     if config.getoption(hazards.OPTION):

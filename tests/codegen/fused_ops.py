@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -124,6 +125,7 @@ def changed_module(kernels: ModuleType, old: str, new: str) -> ModuleType:
     assert description is not None
     assert description.loader is not None
     module = importlib.util.module_from_spec(description)
+    sys.modules[description.name] = module  # where PyTorch looks for the file of each op
     description.loader.exec_module(module)
     _share_rows(module)
     return module

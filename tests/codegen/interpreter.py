@@ -19,7 +19,7 @@ import pytest
 
 from tests import gpu
 from tests.codegen import hazards
-from tests.codegen.interpreter_time import save_time
+from tests.codegen.interpreter_time import collect_rarely, save_time
 
 
 def interpreted(test: Callable[..., None]) -> Callable[..., None]:
@@ -48,6 +48,7 @@ def _process() -> ProcessPoolExecutor:
 def _interpret(finds_hazards: bool) -> None:
     """What the process does first: nothing has imported Triton yet."""
     os.environ["TRITON_INTERPRET"] = "1"
+    collect_rarely()
     if finds_hazards:
         hazards.enter()
 

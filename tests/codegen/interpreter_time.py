@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from types import FunctionType
 from typing import Any
 
@@ -17,6 +18,12 @@ def save_time() -> None:
     _keep_shapes()
     _keep_numpy_types()
     _keep_common_types()
+    _seek_overflow_where_it_is_told()
+
+
+def collect_rarely() -> None:
+    """A million objects live to the end, modules mostly: going through them took a tenth of the time."""
+    gc.set_threshold(20_000, 20, 100)
 
 
 def _keep_language_patched() -> None:
@@ -46,7 +53,7 @@ def _keep_block_types() -> None:
 
 
 def _keep_shapes() -> None:
-    """Derive a tensor's shape and size from its type once for all tensors of that type."""
+    """Derive a tensor's shape, size and dtype from its type once for all tensors of that type."""
     import triton.language as tl
 
     known: dict[str, dict[str, Any]] = {}
@@ -55,8 +62,8 @@ def _keep_shapes() -> None:
     def made(self: Any, handle: Any, type: Any) -> None:
         if type.name not in known:
             make(self, handle, type)
-            known[type.name] = {name: vars(self)[name] for name in ("shape", "numel")}
-        vars(self).update(known[type.name], handle=handle, type=type, dtype=type.scalar)
+            known[type.name] = {name: vars(self)[name] for name in ("shape", "numel", "dtype")}
+        vars(self).update(known[type.name], handle=handle, type=type)
 
     tl.tensor.__init__ = made
 
@@ -78,14 +85,30 @@ def _keep_numpy_types() -> None:
 
 
 def _keep_common_types() -> None:
-    """Find the type and shape that operands of an operator have in common once for all operands alike."""
+    """Find the type and shape that operands of an operator have in common once for all operands alike.
+
+    Those of binary operators keep the shape of their data, which NumPy broadcasts by itself.
+    """
     from triton.language.semantic import TritonSemantic
 
-    for name in ("binary_op_type_checking_impl", "broadcast_impl_value"):
-        setattr(TritonSemantic, name, _agreed(getattr(TritonSemantic, name)))
+    for name, broadcasts in (("binary_op_type_checking_impl", False), ("broadcast_impl_value", True)):
+        setattr(TritonSemantic, name, _agreed(getattr(TritonSemantic, name), broadcasts))
 
 
-def _agreed(agree: Any) -> Any:
+def _seek_overflow_where_it_is_told() -> None:
+    """Compute in 64 bits whether integers overflow only for the assertion that tells it: with --hazards."""
+    from triton.language.semantic import TritonSemantic
+
+    seek = TritonSemantic.binary_op_sanitize_overflow_impl
+
+    def sought(self: Any, lhs: Any, rhs: Any, operator: Any) -> None:
+        if self.builder.options.debug:
+            seek(self, lhs, rhs, operator)
+
+    TritonSemantic.binary_op_sanitize_overflow_impl = sought
+
+
+def _agreed(agree: Any, broadcasts: bool) -> Any:
     known: dict[Any, tuple[Any, Any]] = {}
 
     def agreed(self: Any, lhs: Any, rhs: Any, *flags: bool, **named: bool) -> tuple[Any, Any]:
@@ -93,7 +116,7 @@ def _agreed(agree: Any) -> Any:
         if key not in known:
             known[key] = agree(self, lhs, rhs, *flags, **named)
         left, right = known[key]
-        return _converted(self, lhs, left), _converted(self, rhs, right)
+        return _converted(self, lhs, left, broadcasts), _converted(self, rhs, right, broadcasts)
 
     return agreed
 
@@ -103,7 +126,7 @@ def _kind(operand: Any) -> str:
     return str(operand.type.name) if hasattr(operand, "handle") else repr(operand)
 
 
-def _converted(semantic: Any, operand: Any, example: Any) -> Any:
+def _converted(semantic: Any, operand: Any, example: Any, broadcasts: bool) -> Any:
     """An operand in the type and shape of an example, which is what a number is converted to."""
     if not hasattr(operand, "handle"):
         return example
@@ -112,5 +135,7 @@ def _converted(semantic: Any, operand: Any, example: Any) -> Any:
     value = semantic.cast(operand, example.type.scalar)
     if value.type.name == example.type.name:
         return value
+    if not broadcasts:
+        return semantic.tensor(value.handle, example.type)
     data = np.broadcast_to(value.handle.data, example.handle.data.shape)
     return semantic.tensor(type(value.handle)(data, example.type.scalar), example.type)

@@ -206,7 +206,7 @@ def test_norms_of_rows_of_any_size(name: str, size: float) -> None:
     check_float32(op, tensors)
 
 
-@pytest.mark.parametrize("name", few(FIRST, 20))
+@pytest.mark.parametrize("name", few(FIRST, 12))
 @interpreted
 def test_ops_are_registered_as_pytorch_wants_them(name: str) -> None:
     """Schema, fake tensors, autograd, and the same under AOT dispatch with symbolic shapes."""
