@@ -35,6 +35,8 @@ FORMS = {
     "delta_by_channel": f"{CHANNELS}, {BETA}",
     "erase": f"{CHANNELS}, erase = {ERASED}, renew = split_heads(sigmoid(linear(x, heads * dk) as r), heads)",
     "before": f"{DECAY}, reads = before",
+    "delta_before": f"{DECAY}, {BETA}, reads = before",
+    "plain_delta": BETA,
 }
 
 SPEC = """

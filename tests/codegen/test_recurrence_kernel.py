@@ -149,7 +149,17 @@ def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype, tmp_path: P
     [
         ("decay", torch.float32),
         ("decay", torch.bfloat16),
-        *few([("plain", torch.float32), ("fixed_decay", torch.float32), ("before", torch.float32)], 1),
+        ("delta", torch.bfloat16),
+        ("delta_before", torch.float32),
+        *few(
+            [
+                ("plain", torch.float32),
+                ("fixed_decay", torch.float32),
+                ("before", torch.float32),
+                ("plain_delta", torch.float32),
+            ],
+            1,
+        ),
     ],
 )
 @interpreted
@@ -162,7 +172,7 @@ def test_gradients_by_chunks(form: str, dtype: torch.dtype, tmp_path: Path) -> N
     heads, _, keys, values = SIZES["few"]
     held = f"max({2**24 // (heads * keys * values)} // max(batch, 1), int(count**0.5))"
     kernels = changed_module(kernels, held, "1")
-    given = _operands(form, "few", 140, dtype)
+    given = _operands(form, "few", 70 if "delta" in form else 140, dtype)
     _pad_and_forget(given)
     leaves = [x.requires_grad_() for x in given.values() if x.is_floating_point()]
     wide = {name: x.detach().double() if x.is_floating_point() else x for name, x in given.items()}

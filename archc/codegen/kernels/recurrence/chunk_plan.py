@@ -76,8 +76,8 @@ class ChunkTiles:
 
     @property
     def gradient_columns(self) -> tuple[int, int]:
-        """How many columns of gradients a program has: of 16 bits, and of 32."""
-        return min(_side(self.values), 32), _LEAST_SIDE
+        """How many columns of gradients a program has: of 16 bits, and of 32; few where each takes much."""
+        return _LEAST_SIDE if self.solves else min(_side(self.values), 32), _LEAST_SIDE
 
 
 def fits_tiles(keys: int, values: int) -> bool:
