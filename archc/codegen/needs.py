@@ -87,9 +87,9 @@ def expert_operands(parts: Sequence[Graph]) -> Iterator[str]:
                 )
 
 
-def keeps_numbers(graph: Graph) -> bool:
-    """Whether a cache keeps whole numbers of tokens."""
-    return any(node.op is APPEND and node.types[0].dtype is DType.I64 for node in graph.nodes())
+def keeps(graph: Graph, dtype: DType) -> bool:
+    """Whether a cache keeps values of a dtype."""
+    return any(node.op is APPEND and node.types[0].dtype is dtype for node in graph.nodes())
 
 
 def size_constants(parameters: Mapping[str, Any]) -> list[Constant]:

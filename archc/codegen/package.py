@@ -39,7 +39,7 @@ from archc.codegen.modules.style import LinearAfter, Style, no_loop
 from archc.codegen.native.native_layer import plan_native_layer
 from archc.codegen.needs import (
     expert_operands,
-    keeps_numbers,
+    keeps,
     loss_terms,
     model_inputs,
     most_tokens,
@@ -70,6 +70,7 @@ from archc.ir.ops.structure import (
 from archc.ir.ops.training import IN_TRAINING
 from archc.ir.program import Program, front_of, given_inputs, vocabulary_of
 from archc.ir.rule import rule_of
+from archc.ir.types import DType
 from archc.target import CUDA, Target
 from archc.tuned import NOTHING, Tuned
 
@@ -249,7 +250,8 @@ class _Planner:
             most_tokens=most_tokens(self.reference),
             start=self.program.start,
             rings=has_op(fused, RECENT),
-            numbers=any(map(keeps_numbers, fused)),
+            numbers=any(keeps(part, DType.I64) for part in fused),
+            wide_slots=any(keeps(part, DType.F32) for part in fused),
             states=has_op(fused, CARRIED),
             experts=any(part.experts() for part in plain),
             expert_operands=frozenset(expert_operands(self.parts)),

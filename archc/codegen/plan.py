@@ -93,6 +93,7 @@ class Package:
     trains: bool  # whether some of it is for training alone: such terms, or noise
     rings: bool  # whether the cache keeps only the last tokens of some layers
     numbers: bool  # whether it keeps whole numbers of tokens, besides what attention reads
+    wide_slots: bool  # whether it keeps values in float32, whatever the model's dtype
     states: bool  # whether layers carry states from token to token
     root: str  # what the names of all tensors begin with
     ignored: tuple[str, ...]

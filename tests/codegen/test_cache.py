@@ -123,3 +123,33 @@ def test_steps_with_all_state_on_the_device(mixed: Any, prompt: int, padded: boo
     cache.start_steps()
     parts = [mixed(token, cache=cache) for token in tokens()[:, prompt:].split(1, 1)]
     assert distance(torch.cat(parts, 1), whole[:, prompt:]) < 1e-12
+
+
+WIDE = """arch Wide(d = 24) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, 50, d) as wte
+    for i in 0..2 as layers {
+      q, k, v = split(upcast(linear(x, 3 * d) as qkv), 3)
+      k = split_heads(exp(k), 3)
+      o = attention(split_heads(q, 3), k, split_heads(v, 3), mask = [causal, sliding(5)][i])
+      x = x + cast_like(merge_heads(o), x)
+    }
+    return linear(x, 50) as head
+  }
+}
+model wide = Wide()
+"""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_in_float32_stay_so(kind: str, tmp_path: Path) -> None:
+    """Keys and values that a spec widens are kept so: a cache rounds nothing that a whole call does not."""
+    model = getattr(build(WIDE, "wide", tmp_path), kind)(dtype=torch.bfloat16)
+    scramble(model)
+    cache = model.new_cache(2, LENGTH)
+    assert {store.dtype for layer in cache.layers for store in layer.values()} == {torch.float32}
+    parts = [model(piece, cache=cache) for piece in tokens().split([9, 1, LENGTH - 13, 3], 1)[:3]]
+    cache.start_steps()
+    parts += [model(token, cache=cache) for token in tokens()[:, -3:].split(1, 1)]
+    assert distance(torch.cat(parts, 1), model(tokens())) < 1e-3

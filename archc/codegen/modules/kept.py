@@ -104,4 +104,5 @@ def slot_code(append: Node) -> str:
     length = append.attributes["length"]
     if append.types[0].dtype is DType.I64:
         return f"Numbers({shape})"
-    return shape if length is None else f"Ring({size_code(length)}, {shape})"
+    slot = shape if length is None else f"Ring({size_code(length)}, {shape})"
+    return f"Wide({slot})" if append.types[0].dtype is DType.F32 else slot

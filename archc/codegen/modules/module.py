@@ -21,6 +21,7 @@ _RUNTIME = (
     "Numbers",
     "Ring",
     "Span",
+    "Wide",
     "carried",
     "fixed_span",
     "once",
