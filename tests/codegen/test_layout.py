@@ -14,7 +14,7 @@ from archc.codegen import render
 from archc.codegen.emit import Origin
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
 from archc.codegen.render import by_black
-from tests.support import ROOT, SPECS, few
+from tests.support import ROOT, SPECS, compile_model, few
 
 FAMILIES = sorted((ROOT / "tests" / "interop" / "families").glob("*.arch"))
 STANDARD = [path for path in sorted(SPECS.glob("*.arch")) if "\nmodel " in path.read_text()]
@@ -77,6 +77,17 @@ def test_generated_files_are_as_black_leaves_them(path: Path, monkeypatch: pytes
             if _with_zeros(statement) not in _compared:
                 _compared.add(_with_zeros(statement))
                 assert by_black(statement) == statement, name
+
+
+def test_inputs_that_have_sizes_need_no_black(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of fixed sizes are checked by statements that no other package has."""
+    monkeypatch.setattr(render, "by_black", _no_black)
+    compilation = compile_model(
+        "arch A() { forward(x: float[B, T, 8]) { return silu(x) } } model a = A()", "a"
+    )
+    text = compiler.package_files(compilation, Origin("a.arch", "a", "cuda"))["inputs.py"]
+    assert "isinstance(d, str)" in text
+    assert by_black(text) == text
 
 
 def _no_black(text: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from types import ModuleType
 from typing import Any
 
@@ -69,14 +71,19 @@ def _small_chunks() -> Iterator[None]:
         yield
 
 
-def _package(head: str, folder: Path) -> ModuleType:
+def _build(head: str, folder: Path) -> ModuleType:
     with _small_chunks():
         return build(_spec(head), "a", folder)
 
 
-def _pair(head: str, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+@functools.cache
+def _package(head: str) -> ModuleType:
+    return _build(head, Path(mkdtemp()))
+
+
+def _pair(head: str, folder: Path, dtype: torch.dtype, package: ModuleType | None = None) -> tuple[Any, Any]:
     """A model and its reference with the same random weights."""
-    package = _package(head, folder)
+    package = package or _package(head)
     reference = package.Reference()
     scramble(reference)
     reference.save_pretrained(folder / "checkpoint")
@@ -251,9 +258,9 @@ def test_rows_whose_logits_are_no_larger_than_a_wide_sum_are_one_chunk(tmp_path:
 
 
 @interpreted
-def test_rows_of_any_size_and_targets_that_do_not_count(tmp_path: Path) -> None:
+def test_rows_of_any_size_and_targets_that_do_not_count() -> None:
     """Logits far apart, equal, and minus infinity; a target that is no token is not taken for one."""
-    kernels = sys.modules[_package("plain", tmp_path).Model.__module__].kernels
+    kernels = sys.modules[_package("plain").Model.__module__].kernels
     logits = torch.randn(5, VOCABULARY, dtype=torch.float64)
     logits[1] *= 1e4
     logits[2] = -3e4
@@ -273,8 +280,8 @@ def test_rows_of_any_size_and_targets_that_do_not_count(tmp_path: Path) -> None:
 
 
 @interpreted
-def test_the_op_is_registered_as_pytorch_wants_it(tmp_path: Path) -> None:
-    kernels = sys.modules[_package("plain", tmp_path).Model.__module__].kernels
+def test_the_op_is_registered_as_pytorch_wants_it() -> None:
+    kernels = sys.modules[_package("plain").Model.__module__].kernels
     given = (torch.randn(3, VOCABULARY), torch.tensor([1, 2, -100]), torch.ones(3), 0.1, True)
     check_op(kernels._linear_cross_entropy, given)
 
@@ -307,6 +314,7 @@ def test_a_wrong_loss_is_found(old: str, new: str, tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "package_files", changed)
-        model, reference = _pair("plain", tmp_path, torch.float32)
+        wrong = _build("plain", tmp_path)
+    model, reference = _pair("plain", tmp_path, torch.float32, wrong)
     with pytest.raises(AssertionError):
         _compare(model, reference.double(), 2e-6)

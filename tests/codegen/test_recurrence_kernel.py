@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -32,9 +33,9 @@ SIZES = {
 
 
 @functools.cache
-def _package(form: str, size: str, folder: Path) -> Any:
+def _package(form: str, size: str) -> Any:
     settings = dict(zip(("heads", "kv_heads", "dk", "dv"), map(str, SIZES[size]), strict=True))
-    return build(spec(form), "recurrent", folder, settings)
+    return build(spec(form), "recurrent", Path(mkdtemp()), settings)
 
 
 def _kernels(package: Any) -> Any:
@@ -103,8 +104,8 @@ def _compare(kernels: Any, form: str, size: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("size", ["some", "odd", "columns", "tiles"])
 @pytest.mark.parametrize("form", few(FORMS, 3))
 @interpreted
-def test_kernel(form: str, size: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    _compare(_kernels(_package(form, size, tmp_path.parent)), form, size, dtype)
+def test_kernel(form: str, size: str, dtype: torch.dtype) -> None:
+    _compare(_kernels(_package(form, size)), form, size, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -123,12 +124,12 @@ def test_kernel(form: str, size: str, dtype: torch.dtype, tmp_path: Path) -> Non
     ),
 )
 @interpreted
-def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype) -> None:
     """A prompt in two parts, of chunks, some of them not full; padding on both sides, decays to nothing.
 
     At one size memory holds the states of a chunk at a time.
     """
-    kernels = _kernels(_package(form, size, tmp_path.parent))
+    kernels = _kernels(_package(form, size))
     heads, _, keys, values = SIZES[size]
     if size == "tiles":
         held = f"max({2**24 // (heads * keys * values)} // batch, 1)"
@@ -163,12 +164,12 @@ def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype, tmp_path: P
     ],
 )
 @interpreted
-def test_gradients_by_chunks(form: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_gradients_by_chunks(form: str, dtype: torch.dtype) -> None:
     """Of three chunks, of which memory holds the states of one at a time; padding, decays to nothing.
 
     In bfloat16 they are as exact as those of PyTorch's products in float32.
     """
-    kernels = _kernels(_package(form, "few", tmp_path.parent))
+    kernels = _kernels(_package(form, "few"))
     heads, _, keys, values = SIZES["few"]
     held = f"max({2**24 // (heads * keys * values)} // max(batch, 1), int(count**0.5))"
     kernels = changed_module(kernels, held, "1")
@@ -192,9 +193,9 @@ def test_gradients_by_chunks(form: str, dtype: torch.dtype, tmp_path: Path) -> N
 @pytest.mark.parametrize(("form", "chunk"), [("decay", 64), ("delta", 32)])
 @pytest.mark.skipif(is_on(), reason="Triton's interpreter is what counts bytes")
 @interpreted
-def test_bytes_of_a_chunk(form: str, chunk: int, tmp_path: Path) -> None:
+def test_bytes_of_a_chunk(form: str, chunk: int) -> None:
     """Memory serves operands to each kernel, and to each program that has 16 of a state's columns."""
-    kernels = _kernels(_package(form, "tiles", tmp_path.parent))
+    kernels = _kernels(_package(form, "tiles"))
     heads, _, keys, values = SIZES["tiles"]
     given = {name: x[1:] for name, x in _operands(form, "tiles", chunk, torch.bfloat16).items()}
     state = torch.zeros(1, heads, keys, values)
@@ -211,9 +212,9 @@ def test_bytes_of_a_chunk(form: str, chunk: int, tmp_path: Path) -> None:
 
 
 @interpreted
-def test_a_key_that_comes_again_and_again(tmp_path: Path) -> None:
+def test_a_key_that_comes_again_and_again() -> None:
     """Each token replaces what the one before it stored; powers of what they share would be huge."""
-    kernels = _kernels(_package("delta", "tiles", tmp_path.parent))
+    kernels = _kernels(_package("delta", "tiles"))
     heads, _, keys, values = SIZES["tiles"]
     given = _operands("delta", "tiles", 40, torch.float32)
     given["k"][:] = keys**-0.5
@@ -228,9 +229,9 @@ def test_a_key_that_comes_again_and_again(tmp_path: Path) -> None:
 
 
 @interpreted
-def test_kernel_reads_heads_where_they_lie(tmp_path: Path) -> None:
+def test_kernel_reads_heads_where_they_lie() -> None:
     """Queries, keys and values as parts of one tensor's rows."""
-    kernels = _kernels(_package("delta", "some", tmp_path.parent))
+    kernels = _kernels(_package("delta", "some"))
     heads, kv_heads, keys, values = SIZES["some"]
     given = _operands("delta", "some", 4, torch.float32)
     widths = (kv_heads * keys, kv_heads * keys, heads * values)
@@ -257,17 +258,17 @@ def test_kernel_reads_heads_where_they_lie(tmp_path: Path) -> None:
     ],
 )
 @interpreted
-def test_a_wrong_kernel_is_found(old: str, new: str, tmp_path: Path) -> None:
-    changed = changed_module(_kernels(_package("delta", "some", tmp_path.parent)), old, new)
+def test_a_wrong_kernel_is_found(old: str, new: str) -> None:
+    changed = changed_module(_kernels(_package("delta", "some")), old, new)
     with pytest.raises(AssertionError):
         _compare(changed, "delta", "some", torch.float32)
 
 
 @pytest.mark.parametrize("size", ["some", "odd"])
 @pytest.mark.parametrize("form", FORMS)
-def test_chunks_and_their_gradients(form: str, size: str, tmp_path: Path) -> None:
+def test_chunks_and_their_gradients(form: str, size: str) -> None:
     """Over the ends of chunks, with a last one that is not full, in float64 and in float32."""
-    kernels = _kernels(_package(form, size, tmp_path))
+    kernels = _kernels(_package(form, size))
     torch.manual_seed(0)
     given = _operands(form, size, 70, torch.float32)
     _pad_and_forget(given)
@@ -292,9 +293,9 @@ def test_chunks_and_their_gradients(form: str, size: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("form", ["decay", "delta_by_channel", "erase"])
-def test_bytes_of_a_gradient_grow_with_tokens_alone(form: str, tmp_path: Path) -> None:
+def test_bytes_of_a_gradient_grow_with_tokens_alone(form: str) -> None:
     """Not with their square, as where the gradient of each chunk's slice is as large as all chunks."""
-    kernels = _kernels(_package(form, "some", tmp_path))
+    kernels = _kernels(_package(form, "some"))
     moved = []
     for tokens in (256, 1024):
         given = _operands(form, "some", tokens, torch.float32)
