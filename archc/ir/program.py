@@ -158,9 +158,10 @@ def vocabulary_of(graph: Graph) -> int:
 
 def token_rows(graph: Graph) -> int:
     """The rows of the table that the tokens of the last sequence are looked up in; 0 where there is none."""
-    given = given_inputs(graph)
-    if not given or graph.type(given[-1]).dtype is not DType.I64:
+    dims = [each.dims for each in sequences(graph)[-1:]]
+    tokens = [value for value in given_inputs(graph) if graph.type(value).shape in dims]
+    if not tokens or graph.type(tokens[0]).dtype is not DType.I64:
         return 0
-    tables = [user.inputs[1] for user, _ in graph.users(given[-1]) if user.op.name == "embedding"]
+    tables = [user.inputs[1] for user, _ in graph.users(tokens[0]) if user.op.name == "embedding"]
     rows = graph.type(tables[0]).shape[0] if tables and tables[0] is not None else 0
     return int(rows) if isinstance(rows, int) else 0

@@ -12,16 +12,17 @@ from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, SCAN
-from archc.ir.program import LOGITS, token_rows, vocabulary_of
+from archc.ir.program import LOGITS, given_inputs, sequences, token_rows, vocabulary_of
 from archc.ir.scan_form import scan_form
 from archc.ir.types import Dim
 from archc.passes.cache_report import describe
 from archc.passes.clean import drop_unused
 from archc.passes.context import Context, place_of
-from archc.passes.cut import Cut, Reader
+from archc.passes.cut import Cut, Reader, key_positions_of, positions_of
 from archc.passes.keep import keep_fixed
 from archc.passes.keeper import Keeper
 from archc.passes.losses import read_by_losses
+from archc.passes.standing import Place, Standing
 
 
 def plan_cache(graph: Graph, context: Context) -> None:
@@ -93,7 +94,7 @@ def _obstacle(graph: Graph) -> str:
     """Why a token cannot be computed from the past alone, or need not be; "" if it can."""
     if not vocabulary_of(graph):
         return f"what the model returns is not logits over its tokens{_if_they_are(graph)}"
-    fixed = Fixed(graph)
+    fixed, standing = Fixed(graph), Standing(graph)
     for part in graph.walk():
         unread = read_by_losses(part)
         for node in part.nodes():
@@ -102,9 +103,21 @@ def _obstacle(graph: Graph) -> str:
             mask = node.attributes.get("mask")
             if mask is not None and not mask.causal and not fixed.has_all(part, node.past):
                 return f"`{mask}` lets tokens see later ones ({place_of(node)})"
+            if mask is not None and (reason := _sees_later(part, node, standing)):
+                return f"{reason} ({place_of(node)})"
             keeps = node.op.past or node.op.carries or node.op is SCAN
             if not (node.op.internal or keeps or node.op.has(Trait.PER_TOKEN)):
                 return f"`{node.op.name}` looks at other tokens and declares no state ({place_of(node)})"
+    return ""
+
+
+def _sees_later(graph: Graph, reader: Node, standing: Standing) -> str:
+    """Why positions may let a token see later ones, whatever the mask; "" if they do not."""
+    queries, keys = positions_of(reader), key_positions_of(reader)
+    if queries is not None and not standing.never_after(Place(graph, queries)):
+        return "queries may stand after their tokens, and then see later ones"
+    if keys is not None and not standing.never_before(Place(graph, keys)):
+        return "keys may stand before their tokens, and are then seen by earlier ones"
     return ""
 
 
@@ -112,7 +125,8 @@ def _if_they_are(graph: Graph) -> str:
     """How a spec says that its result is logits over the first rows of the tokens' table, where it may be."""
     shapes = [graph.type(value).shape for _, value in graph.outputs]
     width, rows = shapes[0][-1] if [len(shape) for shape in shapes] == [3] else 0, token_rows(graph)
-    if not (isinstance(width, int) and 0 < width < rows):
+    alone = len(given_inputs(graph)) == len(sequences(graph))
+    if not (alone and isinstance(width, int) and 0 < width < rows):
         return ""
     return f"; if they are, of the first {width} of {rows}, write `return {LOGITS} = ...`"
 

@@ -7,7 +7,8 @@ from archc.ir.node import Value
 from archc.ir.types import TensorType
 from archc.passes.absorb import Absorption, bytes_of
 from archc.passes.context import place_of
-from archc.passes.cut import Cut, Place
+from archc.passes.cut import Cut
+from archc.passes.standing import Place
 from archc.target import Target
 
 

@@ -15,21 +15,13 @@ from archc.ir.absorption import is_plain_map
 from archc.ir.graph import Graph
 from archc.ir.minimum_cut import minimum_cut
 from archc.ir.node import Node, Value
-from archc.ir.op import OPS, Trait
-from archc.ir.ops.structure import CONSTANT, INPUT, LOOP, WEIGHT
-from archc.ir.program import POSITIONS, positions_in
+from archc.ir.op import Trait
+from archc.ir.ops.structure import INPUT, LOOP, WEIGHT
+from archc.ir.program import KEY_POSITIONS, POSITIONS
 from archc.ir.types import DType
 from archc.passes.absorb import Absorption, bytes_of
+from archc.passes.standing import Place, Standing
 from archc.target import Target
-
-ADD, MAXIMUM = OPS["add"], OPS["maximum"]
-
-
-class Place(NamedTuple):
-    """A value of one of a program's graphs."""
-
-    graph: Graph
-    value: Value
 
 
 class Reader(NamedTuple):
@@ -60,8 +52,7 @@ class Cut:
         self._target = target
         self._times = dict(root.runs())
         self._order = {graph: number for number, graph in enumerate(self._times)}
-        self._entered = _entered(root)
-        self._positions = positions_in(root)
+        self._standing = Standing(root)
         self._choose()
         self._origins = {
             goal: [each for each in self._computed_from_kept([goal]) if each in self.kept]
@@ -140,7 +131,7 @@ class Cut:
         graph, value = place
         node = graph.node(value)
         if node.op is INPUT:
-            return self._entered.get(place, [])
+            return self._standing.entered.get(place, [])
         if node.op is LOOP:
             return [Place(body, body.outputs[value.output][1]) for body in node.bodies]
         if not node.op.has(Trait.SHAPE) and (graph, node.id) not in self._maps:
@@ -187,30 +178,20 @@ class Cut:
         """How many tokens back a reader sees.
 
         All of them where it adds a bias that was computed for all elsewhere, where it reads whole numbers,
-        and where its position may lie before that of its token.
+        where its position may lie before that of its token, and where keys have others than their tokens.
         """
         graph, node = reader
-        bias, positions = bias_of(node), _given(node, POSITIONS)
+        bias, positions = bias_of(node), positions_of(node)
         if bias is not None and not graph.node(bias).op.has(Trait.PAIRWISE):
             return inf
-        if positions is None or not self._never_before(Place(graph, positions), set()):
+        if positions is None or not self._standing.never_before(Place(graph, positions)):
+            return inf
+        keys = key_positions_of(node)
+        if keys is not None and not self._standing.is_own(Place(graph, keys)):
             return inf
         if any(graph.type(value).dtype is DType.I64 for value in node.past):
             return inf
         return node.op.reach(node.attributes) or inf
-
-    def _never_before(self, place: Place, seen: set[Place]) -> bool:
-        """Whether positions are the tokens' own or later ones; `seen` are those that are being looked at."""
-        graph, value = place
-        if (id(graph), value) in self._positions or place in seen:
-            return True
-        node, seen = graph.node(value), {*seen, place}
-        if node.op is INPUT:
-            entered = self._entered.get(place, [])
-            return bool(entered) and all(self._never_before(each, seen) for each in entered)
-        made_of = [each for each in node.inputs if each is not None and not _is_count(graph.node(each))]
-        later = [self._never_before(Place(graph, each), seen) for each in made_of]
-        return (node.op is ADD and all(later)) or (node.op is MAXIMUM and any(later))
 
     def _named(self) -> dict[Place, str]:
         names: dict[Place, str] = {}
@@ -222,22 +203,6 @@ class Cut:
                     for origin in self.origins(graph, goal):
                         names.setdefault(origin, operand if single else "latent")
         return names
-
-
-def _entered(root: Graph) -> dict[Place, list[Place]]:
-    """What may enter loops' bodies, by their inputs: what the loop is given, or what a body leaves."""
-    found: dict[Place, list[Place]] = {}
-    for graph in root.walk():
-        for loop in graph.loops():
-            entering = dict(enumerate(loop.attributes["entering"]))
-            repeated = len(loop.attributes["schedule"]) > 1
-            for place, value in enumerate(loop.inputs):
-                left = [dict(body.outputs).get(entering.get(place, "")) for body in loop.bodies]
-                again = [Place(b, v) for b, v in zip(loop.bodies, left, strict=True) if v is not None]
-                start = [Place(graph, value)] if value is not None else []
-                for body in loop.bodies:
-                    found[Place(body, body.inputs[place])] = start + (again if repeated else [])
-    return found
 
 
 def _last_maps(graph: Graph, reader: Node) -> list[Node]:
@@ -252,14 +217,19 @@ def _last_maps(graph: Graph, reader: Node) -> list[Node]:
     return found
 
 
-def _is_count(node: Node) -> bool:
-    """Whether a node is a number that takes nothing from what it is added to."""
-    return node.op is CONSTANT and node.attributes["value"] >= 0
-
-
 def bias_of(reader: Node) -> Value | None:
     """What a reader adds to its scores, if it can."""
     return _given(reader, "bias")
+
+
+def positions_of(reader: Node) -> Value | None:
+    """Where its queries stand, if it says so."""
+    return _given(reader, POSITIONS)
+
+
+def key_positions_of(reader: Node) -> Value | None:
+    """Where its keys stand, if it says so."""
+    return _given(reader, KEY_POSITIONS)
 
 
 def _given(node: Node, name: str) -> Value | None:

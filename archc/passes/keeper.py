@@ -19,8 +19,9 @@ from archc.ir.ops.structure import APPEND, LOOP, RECENT
 from archc.ir.program import KEY_POSITIONS
 from archc.ir.types import TensorType
 from archc.passes.carried import carry_also, free_name, leave_also
-from archc.passes.cut import Cut, Place, bias_of
+from archc.passes.cut import Cut, bias_of
 from archc.passes.fold import canonical_sizes
+from archc.passes.standing import Place
 
 
 class Keeper:

@@ -226,6 +226,40 @@ def test_no_cache_where_tokens_see_later_ones() -> None:
     assert any("lets tokens see later ones" in remark.text for remark in context.report.remarks)
 
 
+PLACES = {
+    "positions(x) - 1": "",
+    "maximum(positions(x) - 2, 0)": "",
+    "minimum(positions(x), 5)": "",
+    "4 * whole_quotient(positions(x), 4)": "",
+    "positions(x) + 1": "queries may stand after",
+    "maximum(positions(x), 5)": "queries may stand after",
+    "2 * positions(x)": "queries may stand after",
+    "5 * whole_quotient(positions(x), 4)": "queries may stand after",
+    "positions(x) - (-1)": "queries may stand after",
+    "key_positions(x) + 3": "",
+    "key_positions(x) - 1": "keys may stand before",
+    "maximum(key_positions(x) - 2, 0)": "keys may stand before",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_cache_where_no_position_lets_tokens_see_later_ones(place: str) -> None:
+    """Keys that stand elsewhere are all kept, however short the window."""
+    of_keys = place.removeprefix("maximum(").startswith("key_")
+    places = f"positions(x), {place}" if of_keys else f"{place}, key_positions(x)"
+    body = f"""x = embedding(tokens, d, d) as wte
+    for i in 0..2 as layers {{
+      q = split_heads(x, 3)
+      x = x + merge_heads(attend(q, q, q, {places}, mask = sliding(4), scale = 1))
+    }}
+    return x"""
+    graphs, context = staged(program_of(body))
+    kept = [node for part in graphs["cache"].walk() for node in part.nodes() if node.op is APPEND]
+    assert bool(kept) == (not PLACES[place])
+    assert any(PLACES[place] in remark.text for remark in context.report.remarks)
+    assert all(node.attributes["length"] is None for node in kept)
+
+
 def test_no_cache_where_no_tokens_come_out(tmp_path: Path) -> None:
     """A causal model of hidden states generates nothing: its package has no cache, and keeps nothing."""
     body = """x = embedding(tokens, 9, d) as wte
