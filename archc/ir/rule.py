@@ -29,6 +29,7 @@ class Rule:
     """A fusion.
 
     weights:    operands that ops of the decomposition bring; each may be absent
+    text:       its definition as written; "" where a pass has put ops together
     whole_rows: whether a program must hold a whole row, as where its operands differ in shape
     """
 
@@ -89,8 +90,11 @@ class Rule:
 
     @cached_property
     def scale_form(self) -> ScaleForm | None:
-        """What is multiplied and what by, in a fusion of the family "position_scale"."""
-        return scale_form(self.steps)
+        """What is multiplied and what by, in a fusion of the family "position_scale".
+
+        None where a pass has put ops together: nothing says that it multiplies by one number a token.
+        """
+        return scale_form(self.steps) if self.text else None
 
     @cached_property
     def optional(self) -> frozenset[str]:

@@ -14,6 +14,7 @@ from archc.ir.node import Node, stored_in
 from archc.ir.op import OPS
 from archc.ir.ops.structure import APPEND, CONSTANT
 from archc.ir.paths import path_text
+from archc.ir.rule import rule_of
 from archc.ir.verifier import MalformedGraphError
 from archc.passes import pipeline
 from archc.passes.context import Context
@@ -163,6 +164,17 @@ def test_factors_of_positions_are_hoisted_and_fused(factor: str, fuses: bool) ->
     assert ("position_scale" in ops(loop.bodies[0])) == fuses
     missed = {miss.rule: miss.reason for miss in context.report.missed}
     assert fuses or missed["position_scale"] == "what it multiplies by does not follow from positions alone"
+
+
+def test_what_differs_by_column_is_no_number_of_a_token() -> None:
+    """The kernel of `position_scale` takes one number for each token, whatever it is given."""
+    graphs, _ = staged(program_of("""
+      h = split_heads(linear(embedding(tokens, 9, d) as wte, d) as proj, 3)
+      x = attention(h, h, h, mask = causal)
+      return linear(merge_heads(cast_like(x * linear_attention(h, h, h), x)), d) as out
+    """))
+    rules = [rule_of(node) for node in graphs["clean"].nodes()]
+    assert [rule.family for rule in rules if rule and rule.steps[0].op.name == "mul"] == ["row"]
 
 
 def test_sink_makes_a_bias_where_attention_adds_it() -> None:
