@@ -73,6 +73,11 @@ def _layers(graph: Graph) -> list[Graph]:
     return [body for part in parts for loop in part.loops() for body in loop.bodies if not body.loops()]
 
 
+def _few_layers(model: str) -> dict[str, str]:
+    layers = compiler.model_parameters(compiler.read_spec_file(MODELS[model]), model).get("layers", 0)
+    return {"layers": "12"} if layers > 24 else {}
+
+
 def _most(layer: Graph) -> int:
     """The launches that a layer may have, so that a step of one sequence is not bound by their latency.
 
@@ -100,8 +105,11 @@ def _maker(graph: Graph, value: Value | None) -> Node:
 
 @pytest.mark.parametrize("model", CASES)
 def test_a_step_does_what_the_plan_says(model: str, tmp_path: Path) -> None:
-    """No layer has too many launches; all launches, and all bytes, are those of the graph."""
-    compilation = compile_model(MODELS[model], model)
+    """No layer has too many launches; all launches, and all bytes, are those of the graph.
+
+    Of many layers twelve are there, which have all their kinds.
+    """
+    compilation = compile_model(MODELS[model], model, _few_layers(model))
     context = min(300, (most_tokens(compilation.reference) or 1 << 20) - 2)
     package = import_package(compilation, tmp_path)
     for batch in (1, 2):
