@@ -29,7 +29,6 @@ _SOME = (
     "add_rms_norm/none",
     "qk_norm_rope_qkv/interleaved",
     "rope_qk_norm_qkv/block",
-    "swiglu",
     "scaled_turns",
     "waves",
 )
