@@ -58,6 +58,7 @@ def test_wrong_usage(arguments: tuple[str, ...]) -> None:
     ("arguments", "message"),
     [
         (("check", "nowhere.arch"), "no such spec: nowhere.arch"),
+        (("check", "nowhere/llama3.arch"), f"archc's own is {LLAMA}"),
         (("check", str(SPECS)), "cannot read"),
         (("build", str(SPECS / "lama3.arch")), "did you mean `llama3.arch`?"),
         (("build", LLAMA, "--model", "llama3_9b"), "did you mean `llama3_8b`?"),

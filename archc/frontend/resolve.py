@@ -212,7 +212,9 @@ def read_spec(path: Path, name: str | None = None) -> Source:
             raw = file.read(_MAX_BYTES)  # what is larger is refused by its length
         text = raw.decode("utf-8-sig", "strict" if len(raw) < _MAX_BYTES else "ignore")
     except FileNotFoundError:
+        own = resources.resource_dir("specs") / path.name
         near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.arch")))
+        near = f"archc's own is {own}" if own.is_file() else near
         raise ArchcError(f"no such spec: {path}" + (f" ({near})" if near else "")) from None
     except UnicodeDecodeError:
         raise ArchcError(f"{path} is not a text file in UTF-8") from None
