@@ -26,7 +26,8 @@ from archc.benchmarking.timing import Clock, Timer, own_stream, timer_for
 from archc.benchmarking.turn import Bench
 from archc.compiler import Compilation, Spec
 from archc.errors import ArchcError, did_you_mean
-from archc.ir.program import Program, vocabulary_of
+from archc.ir.program import Program, given_inputs, vocabulary_of
+from archc.ir.types import DType
 from archc.peer import read_peer_config, with_layers
 from archc.settings import parse_settings
 
@@ -144,7 +145,10 @@ class ModelRun:
 
     def tasks(self) -> tuple[list[Task], list[Skip]]:
         """All tasks, and what cannot be one."""
-        if not vocabulary_of(self.compilation.reference):
+        graph = self.compilation.reference
+        types = [graph.type(value) for value in given_inputs(graph)]
+        tokens = all(type_.dtype is DType.I64 and len(type_.shape) == 2 for type_ in types)
+        if not (tokens and vocabulary_of(graph)):
             reason = "it does not turn tokens into logits over their vocabulary"
             return [], [Skip("prefill, decode and training step", "", reason)]
         models = self._models(self.layers)

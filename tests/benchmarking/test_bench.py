@@ -97,6 +97,26 @@ def test_an_encoder_has_all_cases_but_decoding(tmp_path: Path) -> None:
     assert logits.shape == (1, 5, 50)
 
 
+CAPTIONS = """
+arch Captions(d = 24, vocab = 50) {
+  forward(frames: float[B, N, 24], tokens: [B, T]) {
+    x = split_heads(embedding(tokens, vocab, d) as embed, 2)
+    o = attention(x, split_heads(frames, 2), split_heads(frames, 2), full)
+    return linear(merge_heads(o), vocab) as head
+  }
+}
+model captions = Captions()
+"""
+
+
+def test_a_decoder_of_frames_is_not_timed_on_tokens(tmp_path: Path) -> None:
+    spec = tmp_path / "captions.arch"
+    spec.write_text(CAPTIONS)
+    tasks, (skipped,) = model_run(spec, "captions", tmp_path).tasks()
+    assert not tasks
+    assert "does not turn tokens into logits" in skipped.reason
+
+
 @pytest.fixture(scope="module")
 def result() -> Result:
     """A run in which nothing is too long for the budget but what has to be compiled."""
