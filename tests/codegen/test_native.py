@@ -21,7 +21,16 @@ from torch.nn.utils import parametrize
 from archc.ir.ops import experts as ops
 from tests.codegen.fused_ops import fused_ops, inputs, results, widened
 from tests.codegen.kernel_cases import CASES, rule_of_case, spec_of_case
-from tests.support import SPECS, build, distance, few, needs_compiler, scramble, shared_folder
+from tests.support import (
+    SPECS,
+    build,
+    compile_quickly,
+    distance,
+    few,
+    needs_compiler,
+    scramble,
+    shared_folder,
+)
 
 DTYPES = [torch.float32, torch.bfloat16]
 LEVEL = {torch.float32: 1e-7, torch.bfloat16: 2e-4}  # below this all are as good
@@ -42,9 +51,15 @@ def _package(spec: str, model: str) -> ModuleType:
 
 
 @pytest.fixture(autouse=True)
-def _shared_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Native code is compiled once for all test processes of a run."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(shared_folder(tmp_path_factory, "native")))
+def _compiler(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Native code is compiled once for all test processes of a run, fully optimised for two models."""
+    folder = shared_folder(tmp_path_factory, "native")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    full = {"package", "experts"} & {*request.fixturenames} or "[smollm2" in request.node.name
+    if not full and request.node.get_closest_marker("slow") is None:
+        compile_quickly(folder, monkeypatch)
 
 
 def _native(package: ModuleType) -> ModuleType:
@@ -445,16 +460,17 @@ def test_compilers_see_plain_pytorch(package: ModuleType, calls: list[str]) -> N
 
 
 @needs_compiler
-def test_compiled_once(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    native = _native(package)
+def test_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = _native(_package("smollm2", "smollm2_tiny"))
+    monkeypatch.setenv("XDG_CACHE_HOME", mkdtemp())
     commands: list[list[str]] = []
     run = native._run
     monkeypatch.setattr(native, "_run", lambda command: commands.append(command) or run(command))
-    assert native.build()
-    assert not any("-shared" in command for command in commands)
-    monkeypatch.setenv("XDG_CACHE_HOME", mkdtemp())
-    assert native.build()
-    assert any("-shared" in command for command in commands)
+    for compiled in (True, False):
+        assert native.build()
+        assert any("-shared" in command for command in commands) is compiled
+        commands.clear()
+    native._functions.clear()
 
 
 @pytest.mark.parametrize(("compiler", "reason"), [("no-such-compiler", "no-such-compiler"), ("false", "")])

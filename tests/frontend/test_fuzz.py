@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
 
 from archc import compiler
 from archc.codegen.emit import Origin
@@ -174,6 +175,16 @@ def check_places(error: SpecError, text: str) -> None:
                 assert 1 <= span.line <= text.count("\n") + 1
                 assert span.column >= 1
     assert "Traceback" not in str(error)
+
+
+@pytest.fixture(autouse=True)
+def _no_constants_of_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn depends on no test that ran before.
+
+    Hypothesis would take constants from every module there is, and read all packages that other tests have
+    imported for them: the better part of a minute.
+    """
+    monkeypatch.setattr(providers, "_get_local_constants", lambda: providers._local_constants, raising=False)
 
 
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}

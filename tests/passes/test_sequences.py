@@ -9,7 +9,7 @@ import torch
 
 from archc.ir.rule import rule_of
 from tests.passes.stages import program_of, staged
-from tests.support import build, distance, needs_compiler
+from tests.support import build, compile_quickly, distance, needs_compiler
 
 # In the second a loop starts with what all share and goes on with what they share, in the third it does not.
 BODIES = {
@@ -71,7 +71,11 @@ def test_no_kernel_reads_both(name: str, kept: list[str], fused: set[str]) -> No
 
 @needs_compiler
 @pytest.mark.parametrize("name", BODIES)
-def test_native_code_reads_rows_that_are_there(name: str, tmp_path: Path) -> None:
+def test_native_code_reads_rows_that_are_there(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_quickly(tmp_path, monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = f"arch A(d = 24) {{ forward(tokens: [B, T]) {{ {BODIES[name]} }} }}\nmodel a = A()"
     package = build(text, "a", tmp_path)
     assert package.native.build()
