@@ -167,7 +167,8 @@ def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype) -> None:
 def test_gradients_by_chunks(form: str, dtype: torch.dtype) -> None:
     """Of three chunks, of which memory holds the states of one at a time; padding, decays to nothing.
 
-    In bfloat16 they are as exact as those of PyTorch's products in float32.
+    In bfloat16 they are as exact as those of PyTorch's products in float32.  That of a decay which all tokens
+    share is a sum over them, which may nearly cancel: it is held to the size of its terms.
     """
     kernels = _kernels(_package(form, "few"))
     heads, _, keys, values = SIZES["few"]
@@ -177,6 +178,8 @@ def test_gradients_by_chunks(form: str, dtype: torch.dtype) -> None:
     _pad_and_forget(given)
     leaves = [x.requires_grad_() for x in given.values() if x.is_floating_point()]
     wide = {name: x.detach().double() if x.is_floating_point() else x for name, x in given.items()}
+    if form == "fixed_decay":
+        wide["log_decay"] = wide["log_decay"].repeat(*wide["v"].shape[:2], 1)
     exact = [x.requires_grad_() for x in wide.values() if x.is_floating_point()]
     o = kernels.linear_attention(**given, state=None)
     change = torch.randn_like(o)
@@ -184,10 +187,12 @@ def test_gradients_by_chunks(form: str, dtype: torch.dtype) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_runs_triton", lambda _: False)
         plain = torch.autograd.grad(kernels.linear_attention(**given, state=None), leaves, change)
-    for found, unfused, truth in zip(torch.autograd.grad(o, leaves, change), plain, truths, strict=True):
+    for found, unfused, terms in zip(torch.autograd.grad(o, leaves, change), plain, truths, strict=True):
         assert found.dtype is unfused.dtype
+        truth, size = terms.sum_to_size(found.shape), terms.abs().sum_to_size(found.shape)
         few_bits = 5e-7 if dtype is torch.float32 else 1e-5  # products of 16 bits
-        assert distance(found, truth) < max(few_bits, 1.02 * distance(unfused, truth))
+        limit = few_bits * float(size.norm() / truth.norm())
+        assert distance(found, truth) < max(limit, 1.02 * distance(unfused, truth))
 
 
 @pytest.mark.parametrize(("form", "chunk"), [("decay", 64), ("delta", 32)])
