@@ -24,7 +24,7 @@ BATCH, LENGTH = 3, 24
 MASKS = (Causal(), Full(), Sliding(6), Sliding(50), Chunked(6), Chunked(50))
 
 
-@pytest.mark.parametrize("model", few(MODELS, 40))
+@pytest.mark.parametrize("model", few(MODELS, 24))
 def test_the_cache_is_what_new_cache_allocates(model: str) -> None:
     module = built(model).Model(device="meta", dtype=torch.bfloat16)
     size = cache_size(compiled(model).reference, BATCH, LENGTH, element=2)
