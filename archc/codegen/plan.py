@@ -33,6 +33,7 @@ class Module:
     constants: tuple[Constant, ...]
     helpers: tuple[str, ...]
     classes: tuple[Class, ...]
+    uses_functional: bool  # torch.nn.functional
 
     @property
     def uses_math(self) -> bool:

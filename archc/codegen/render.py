@@ -172,6 +172,7 @@ def _kernels(package: Package) -> str:
     if reads_past:
         keeps = package.generates and any(kernel.keeps for kernel in reads_past)
         imports.append(f"from .runtime import {'Past, ' if keeps else ''}Span")
+    differentiates = any("_op(" in kernel or "_differentiable(" in kernel for kernel in kernels)
     helpers = [h for k in package.kernels if isinstance(k, _WITH_HELPERS) for h in k.helpers]
     return _fill(
         "kernels.py.jinja",
@@ -179,7 +180,8 @@ def _kernels(package: Package) -> str:
         kernels=kernels,
         imports=imports,
         uses_triton=any(_runs_triton(kernel) for kernel in package.kernels),
-        differentiates=any("_op(" in kernel or "_differentiable(" in kernel for kernel in kernels),
+        differentiates=differentiates,
+        differentiates_once=differentiates or any("@once_differentiable" in kernel for kernel in kernels),
         uses_callables=any("Callable[" in kernel for kernel in kernels),
         uses_cache=any("@cache" in kernel for kernel in kernels),
         uses_shares=any(_has_step(kernel) for kernel in package.kernels),

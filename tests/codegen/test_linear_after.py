@@ -80,7 +80,7 @@ def _plans(model: str) -> tuple[LinearAfterKernel, ...]:
 
 
 def _operands(plan: LinearAfterKernel, rows: int = 1) -> Iterator[list[Tensor | None]]:
-    """Tensors in float64, rows apart from one another: all, then without those that may be None."""
+    """Tensors in float64, of any strides: all, then without those that may be None."""
     given: list[Tensor | None] = []
     for operand in plan.op.operands:
         *lead, width = operand.shape
@@ -89,7 +89,7 @@ def _operands(plan: LinearAfterKernel, rows: int = 1) -> Iterator[list[Tensor | 
         else:
             given.append(torch.randn(int(width), dtype=torch.float64))
     for (outputs, inputs), biased in plan.maps:
-        weights = [torch.randn(outputs, inputs, dtype=torch.float64) / inputs**0.5]
+        weights = [torch.randn(inputs, outputs, dtype=torch.float64).t() / inputs**0.5]
         bias = [torch.randn(outputs, dtype=torch.float64) if biased else None] if plan.biased else []
         yield [*given, *weights, *bias]
         if any(operand.optional for operand in plan.op.operands):

@@ -244,6 +244,16 @@ def test_a_graph_that_is_kept_gives_its_gradients_again(tmp_path: Path) -> None:
     torch.testing.assert_close(second, tuple(gradient * (2 / 3) for gradient in kept))
 
 
+def test_a_gradient_of_a_gradient_is_refused(tmp_path: Path) -> None:
+    """Gradients that were computed with the loss do not know of it: that of them would be wrong."""
+    model, _ = _pair("bias", tmp_path, torch.float64)
+    tokens, labels, _ = _batch()
+    for value in (model.loss(tokens, labels), model.log_probs(tokens).sum()):
+        gradients = torch.autograd.grad(value.square(), list(model.parameters()), create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            sum(gradient.sum() for gradient in gradients).backward()
+
+
 def test_rows_whose_logits_are_no_larger_than_a_wide_sum_are_one_chunk(tmp_path: Path) -> None:
     """Then the weight's gradient is one product, and nothing as large as the weight is ever wider than it."""
     model, _ = _pair("plain", tmp_path, torch.bfloat16)

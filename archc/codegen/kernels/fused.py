@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from archc.codegen.layout import LINE_LENGTH
 from archc.codegen.modules.class_plan import Line, Operand
 from archc.codegen.modules.lines import Emitter
 from archc.codegen.modules.style import Style, no_loop
@@ -44,8 +46,8 @@ class Fused:
 
     @property
     def equation(self) -> tuple[str, ...]:
-        """The decomposition, with the attributes' values."""
-        return tuple(_statements(self.form))
+        """The decomposition, with the attributes' values, on lines that fit into a docstring."""
+        return tuple(line for text in _statements(self.form) for line in _folded(text))
 
     @property
     def layout(self) -> str:
@@ -131,6 +133,10 @@ def _statements(form: Graph) -> list[str]:
         else:
             texts[node.outputs[0]] = text
     return lines
+
+
+def _folded(text: str) -> list[str]:
+    return textwrap.wrap(text, LINE_LENGTH - 8, subsequent_indent=" " * 4, break_long_words=False)
 
 
 def _expression(node: Node, operands: list[str]) -> str:

@@ -86,7 +86,8 @@ def plan_module(
     if runtime:
         imports.append(f"from .runtime import {', '.join(runtime)}")
     used = tuple(constant for constant in constants if mentions(text, constant.name))
-    return Module(title, tuple(imports), used, helpers, tuple(classes))
+    functional = mentions(code, "F", r"\.")
+    return Module(title, tuple(imports), used, helpers, tuple(classes), functional)
 
 
 def class_text(classes: Sequence[Class]) -> str:

@@ -96,6 +96,7 @@ class Variables:
         results = [name for name, result in self.graph.outputs if result == value]
         name = self.graph.name_of(value) or (results[0] if results and self.style.comments else "")
         rule = rule_of(node)
+        name = name or self._as_operand(value)
         if not name and rule:
             inner = _maker(rule, value.output).name
             name = _SHORT.get(inner, rule.output_names[value.output].removesuffix("_out"))
@@ -103,6 +104,15 @@ class Variables:
             weight = self.style.weights.get(node.inputs[1].node, "x")
             name = weight.removeprefix("self.").removesuffix("_proj")
         return name or _SHORT.get(node.op.name, node.op.name)
+
+    def _as_operand(self, value: Value) -> str:
+        """The word that an op of the language has for a value that only it reads; "" for a mere letter."""
+        users = self.graph.users(value)
+        if len(users) != 1 or rule_of(users[0][0]):
+            return ""
+        user, place = users[0]
+        operands = [operand.name for operand in user.op.operands]
+        return operands[place] if len(user.inputs) == len(operands) and len(operands[place]) > 1 else ""
 
     def _last_uses(self, kept: KeptPart) -> dict[Value, int]:
         last: dict[Value, int] = {}

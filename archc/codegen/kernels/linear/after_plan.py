@@ -103,7 +103,15 @@ class LinearAfterKernel:
 
     @property
     def kernel_arguments(self) -> tuple[str, ...]:
-        return (*self.row.arguments, *self.row.others, *self.weights, self.product, "outputs")
+        weight, *bias = self.weights
+        return (
+            *self.row.arguments,
+            *self.row.others,
+            f"{weight}.contiguous()",
+            *bias,
+            self.product,
+            "outputs",
+        )
 
     @property
     def anchor_width(self) -> int:
