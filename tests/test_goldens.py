@@ -42,7 +42,7 @@ def test_the_models_are_there() -> None:
     assert set(MODELS) <= {path.name for path in GENERATED.iterdir()}
 
 
-@pytest.mark.parametrize("seed", ["1", "20261122"])
+@pytest.mark.parametrize("seed", few(["1", "20261122"], 1))
 def test_goldens_are_up_to_date_under_a_hash_seed(seed: str) -> None:
     result = _archc("build", "--check", seed=seed)
     assert result.returncode == 0, result.stderr

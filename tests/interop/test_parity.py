@@ -47,7 +47,7 @@ from tests.interop.parity import (
     sizes,
     through_cache,
 )
-from tests.support import SPECS, build, distance
+from tests.support import SPECS, build, distance, few
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -351,27 +351,30 @@ def test_steps_have_limits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "setting"),
-    [
-        ("llama", {"eps": "0.0201"}),
-        ("llama", {"rope": "rope(theta = 10000, pairing = interleaved)"}),
-        ("llama_scaled_tied", {"rope": "rope(theta = 500000)"}),
-        ("mistral", {"window": "6"}),
-        ("qwen2_windows", {"full_layers": "2"}),
-        ("smollm3", {"nope_every": "3"}),
-        ("gemma2", {"softcap": "4.2"}),
-        ("gemma2", {"logit_softcap": "6.1"}),
-        ("gemma2", {"window": "4"}),
-        ("gemma3", {"local_rope": "rope(theta = 11000)"}),
-        ("gemma3", {"rope": "rope(theta = 1000000)"}),
-        ("gemma3", {"full_every": "2"}),
-        ("llama4", {"rope": "rope(theta = 500000, pairing = half)"}),
-        ("llama4", {"chunk": "7"}),
-        ("gpt_oss", {"window": "6"}),
-        ("qwen3_next", {"normed": "false"}),
-        ("qwen3_next", {"rope": "rope(theta = 10000, width = 6)"}),
-        ("gpt2", {"act": "gelu"}),
-        ("bloom", {"residual_normed": "true"}),
-    ],
+    few(
+        [
+            ("llama", {"eps": "0.0201"}),
+            ("llama", {"rope": "rope(theta = 10000, pairing = interleaved)"}),
+            ("llama_scaled_tied", {"rope": "rope(theta = 500000)"}),
+            ("mistral", {"window": "6"}),
+            ("qwen2_windows", {"full_layers": "2"}),
+            ("smollm3", {"nope_every": "3"}),
+            ("gemma2", {"softcap": "4.2"}),
+            ("gemma2", {"logit_softcap": "6.1"}),
+            ("gemma2", {"window": "4"}),
+            ("gemma3", {"local_rope": "rope(theta = 11000)"}),
+            ("gemma3", {"rope": "rope(theta = 1000000)"}),
+            ("gemma3", {"full_every": "2"}),
+            ("llama4", {"rope": "rope(theta = 500000, pairing = half)"}),
+            ("llama4", {"chunk": "7"}),
+            ("gpt_oss", {"window": "6"}),
+            ("qwen3_next", {"normed": "false"}),
+            ("qwen3_next", {"rope": "rope(theta = 10000, width = 6)"}),
+            ("gpt2", {"act": "gelu"}),
+            ("bloom", {"residual_normed": "true"}),
+        ],
+        8,
+    ),
 )
 def test_a_wrong_parameter_shows(name: str, setting: dict[str, str], tmp_path: Path) -> None:
     pair = make_pair(name, tmp_path, setting)

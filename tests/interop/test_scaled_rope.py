@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from archc.importer import import_model
 from tests.interop.parity import EPS, LOGITS, both, random_tokens, save_random, sizes
-from tests.support import build, distance
+from tests.support import build, distance, few
 
 ORIGINAL = 16
 TOKENS = 160  # ten times the original context
@@ -94,7 +94,7 @@ def test_tables_are_exact_a_million_tokens_on(name: str, tmp_path: Path) -> None
 Built: TypeAlias = tuple[Path, ModuleType]
 
 
-@pytest.fixture(scope="module", params=ROPES)
+@pytest.fixture(scope="module", params=few(ROPES, 6))
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A random checkpoint and its package."""
     folder = tmp_path_factory.mktemp(request.param)

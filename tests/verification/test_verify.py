@@ -19,7 +19,7 @@ from tests.support import ROOT, SPECS, compile_model, few
 
 ODD, ATTENTION = (Path(__file__).with_name(f"{name}.arch") for name in ("odd", "attention"))
 TINY = sorted(path.stem for path in SPECS.glob("*.arch") if f"model {path.stem}_tiny" in path.read_text())
-MODELS = few([(SPECS / f"{family}.arch", f"{family}_tiny") for family in TINY], 8)
+MODELS = few([(SPECS / f"{family}.arch", f"{family}_tiny") for family in TINY], 4)
 MODELS += [(path, model) for path in (ODD, ATTENTION) for model in compiler.read_spec_file(path).models]
 
 
