@@ -48,6 +48,13 @@ def test_goldens_are_up_to_date_under_a_hash_seed(seed: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_modules_import_what_they_use_on_lines_that_fit() -> None:
+    rules = ["--isolated", "--no-cache", "--select", "F,E501", "--line-length", "120"]
+    command = [sys.executable, "-m", "ruff", "check", *rules, str(GENERATED)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
 def test_a_stale_golden_is_found(tmp_path: Path) -> None:
     assert _archc("build", "specs/gpt2.arch", "--model", "gpt2_tiny", "-o", str(tmp_path)).returncode == 0
     assert _archc("build", "--check", "-o", str(tmp_path)).returncode == 0
