@@ -238,7 +238,7 @@ def test_a_conditional_fit_is_told_written_and_used(folder: Path, tmp_path: Path
 
 
 def test_predictions_outside_of_the_runs_must_be_asked_for(folder: Path) -> None:
-    runs = [str(folder / "runs.csv"), "--bootstrap", "12"]
+    runs = [str(folder / "runs.csv"), "--bootstrap", "20"]
     inside = run(*runs, "--params", "1B", "--tokens", "20B", "--json")
     predicted = json.loads(inside.stdout)["prediction"]
     assert predicted["low"] < predicted["value"] < predicted["high"]
