@@ -144,13 +144,14 @@ TILE_CASES = [
 def test_tiles_that_are_tried_for_linear_maps(rows: int, every: bool, chip: str, tmp_path: Path) -> None:
     """The likeliest one for all chips, every one for one: other chips may have too little shared memory."""
     compilation = compile_model(MODELS["gpt2_medium"], "gpt2_medium")
-    problem = dataclasses.replace(problems(compilation, "bfloat16")[0], rows=rows)
+    after_attention = next(each for each in problems(compilation, "bfloat16") if each.outputs == each.inputs)
+    problem = dataclasses.replace(after_attention, rows=rows)
     source = Provenance("a GPU", "3.9.0", "2.13.0", "2026-11-25")
     for tile in tiles(problem)[: None if every else 1]:
         tuned = Tuned((Entry(problem, tile, 1.0, 2.0, source),))
         found = launches(dataclasses.replace(compilation, tuned=tuned), tmp_path, torch.bfloat16)
         own = [launch for launch in found if launch.name.startswith("_linear_row")]
-        assert len(own) == 2, "with a bias and without"
+        assert len(own) == 1, "with the bias that it has"
         assert not breaches(own, chip)
 
 
