@@ -5,8 +5,10 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from archc.codegen.kernels.kernel_plan import Kernel
 from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.linear_kernel import linear_maps
+from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.modules.head import cut_head
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
@@ -23,22 +25,24 @@ def problems(compilation: Compilation, dtype: str) -> list[Problem]:
 
 def problems_after(compilation: Compilation, dtype: str) -> dict[Problem, LinearAfterKernel]:
     """Those of one row that the kernel of an op before them could compute, and that kernel."""
-    package = plan_package(
-        compilation.program, compilation.fused, compilation.reference, tuned=compilation.tuned
-    )
-    kernels = [kernel for kernel in package.kernels if isinstance(kernel, LinearAfterKernel)]
+    kernels = [kernel for kernel in _kernels(compilation) if isinstance(kernel, LinearAfterKernel)]
     shapes = ((kernel, shape) for kernel in kernels for shape, _ in kernel.maps)
     return {Problem(1, *shape, dtype, kernel.after): kernel for kernel, shape in shapes}
 
 
 def measured(compilation: Compilation) -> list[Entry]:
     """The measurements by which linear maps of a model have kernels."""
-    if "linear" not in compilation.context.target.families:
-        return []
-    tuned = compilation.tuned
-    alone = [entry for shape in _shapes(compilation) for entry in tuned.choices(*shape)]
-    after = [tuned.find(problem) for dtype in DTYPES for problem in problems_after(compilation, dtype)]
-    return [*alone, *(entry for entry in after if entry)]
+    kernels = [kernel for kernel in _kernels(compilation) if isinstance(kernel, LinearKernel)]
+    choices = [choice for kernel in kernels for choice in kernel.choices]
+    asked = [Problem(each.rows, each.outputs, each.inputs, each.dtype) for each in choices]
+    asked += [problem for dtype in DTYPES for problem in problems_after(compilation, dtype)]
+    return [entry for problem in asked if (entry := compilation.tuned.find(problem))]
+
+
+def _kernels(compilation: Compilation) -> tuple[Kernel, ...]:
+    """Those of a model's package."""
+    graphs, target = (compilation.fused, compilation.reference), compilation.context.target
+    return plan_package(compilation.program, *graphs, target, compilation.tuned).kernels
 
 
 def _shapes(compilation: Compilation) -> list[tuple[int, int]]:

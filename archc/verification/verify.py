@@ -41,7 +41,7 @@ def verify(path: Path, model: str | None, settings: tuple[str, ...], each_pass: 
             continue
         if count < _SMALL:
             torch.set_num_threads(1)
-        outcomes = list(outcomes_of(program, compilation, each_pass))
+        outcomes = _told(outcomes_of(program, compilation, each_pass), program.name)
         _print(program.name, outcomes, console)
         holds &= all(outcome.holds for outcome in outcomes)
         verified += 1
@@ -55,6 +55,17 @@ def outcomes_of(program: Program, compilation: Compilation, each_pass: bool) -> 
     context = Context(compilation.context.rules, compilation.context.target)
     yield from check_stages(program, context, each_pass)
     yield from check_package(compilation)
+
+
+def _told(outcomes: Iterator[Outcome], name: str) -> list[Outcome]:
+    """All outcomes, the last one shown on a terminal meanwhile: a large model takes minutes."""
+    found: list[Outcome] = []
+    with Console(stderr=True).status(Text(name)) as status:
+        for outcome in outcomes:
+            found.append(outcome)
+            told = f"{name}: {len(found)} comparisons, {outcome.subject}, {outcome.check}"
+            status.update(Text(told))
+    return found
 
 
 def _print(name: str, outcomes: list[Outcome], console: Console) -> None:

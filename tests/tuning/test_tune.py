@@ -18,7 +18,7 @@ from archc.errors import ArchcError
 from archc.tuned import SHIPPED, Entry, Problem, Provenance, Tile, Tuned, read_table, read_tables, write_table
 from archc.tuning import choice
 from archc.tuning.after import AfterRuns
-from archc.tuning.choice import problems, problems_after
+from archc.tuning.choice import measured, problems, problems_after
 from archc.tuning.gpu import LinearRuns, Meter, linear_function
 from archc.tuning.room import notes_on
 from archc.tuning.search import LIBRARY, Contender, Found, after_tiles, search, tiles
@@ -139,6 +139,14 @@ def test_maps_in_the_kernels_of_ops_before_them_are_measured_too() -> None:
         assert {tile.inputs for tile in tried} == {kernel.row.block}
 
 
+def test_what_no_call_uses_is_not_told() -> None:
+    """A map that is always in the kernel of the op before it has no tile of its own for one row."""
+    compilation = compile_model(SPECS / "llama3.arch", "llama3_8b")
+    told = {(each.problem.outputs, each.problem.inputs) for each in measured(compilation)}
+    assert (4096, 4096) in told
+    assert {(each.outputs, each.inputs) for each in problems_after(compilation, "bfloat16")}.isdisjoint(told)
+
+
 @pytest.mark.parametrize("columns", [1, 48, 16384])
 def test_any_row_has_a_tile(columns: int) -> None:
     width = 1 << (columns - 1).bit_length()
@@ -162,8 +170,8 @@ def test_a_table_divides_maps_after_ops_or_parts_them(tmp_path: Path) -> None:
     told = " ".join(CliRunner().invoke(main, ["explain", *spec]).output.split())
     assert f"{large.outputs} x {large.inputs}" in told
     assert "8 x 64, 2 warps" in told
-    measured = problems_after(replace(compilation, tuned=read_table(table)), "float16").values()
-    kernel = next(each for each in measured if "norm" in each.name)
+    divided = problems_after(replace(compilation, tuned=read_table(table)), "float16").values()
+    kernel = next(each for each in divided if "norm" in each.name)
     assert (kernel.outputs, kernel.row.warps) == (8, 2)
     assert str(HERE) in kernel.remark
     slower = replace(entries[0], microseconds=3.0)
