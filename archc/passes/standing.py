@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from archc.ir.graph import Graph
@@ -9,6 +10,9 @@ from archc.ir.node import Node, Value
 from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.program import positions_in
+
+Holds = Callable[[Value], bool]
+Made = Callable[[Graph, Node, Holds], bool]
 
 ADD, SUB, MUL = OPS["add"], OPS["sub"], OPS["mul"]
 MAXIMUM, MINIMUM, QUOTIENT = OPS["maximum"], OPS["minimum"], OPS["whole_quotient"]
@@ -38,58 +42,56 @@ class Standing:
 
     def never_before(self, place: Place) -> bool:
         """Whether positions are the tokens' own or later ones."""
-        return self._never_before(place, set())
+        return self._always(place, _made_later, set())
 
     def never_after(self, place: Place) -> bool:
         """Whether positions are the tokens' own or earlier ones."""
-        return self._never_after(place, set())
+        return self._always(place, _made_earlier, set())
 
-    def _never_before(self, place: Place, seen: set[Place]) -> bool:
-        """As told; `seen` are those that are being looked at."""
+    def _always(self, place: Place, made: Made, seen: set[Place]) -> bool:
+        """Whether positions are the tokens' own, or `made` of such; `seen` are being looked at."""
         graph, value = place
         if self.is_own(place) or place in seen:
             return True
         node, seen = graph.node(value), {*seen, place}
         if node.op is INPUT:
             entered = self.entered.get(place, [])
-            return bool(entered) and all(self._never_before(each, seen) for each in entered)
-        made_of = [each for each in node.inputs if each is not None and not _at_least_0(graph.node(each))]
-        later = [self._never_before(Place(graph, each), seen) for each in made_of]
-        return (node.op is ADD and all(later)) or (node.op is MAXIMUM and any(later))
+            return bool(entered) and all(self._always(each, made, seen) for each in entered)
+        return made(graph, node, lambda each: self._always(Place(graph, each), made, seen))
 
-    def _never_after(self, place: Place, seen: set[Place]) -> bool:
-        """As told; `seen` are those that are being looked at."""
-        graph, value = place
-        if self.is_own(place) or place in seen:
-            return True
-        node, seen = graph.node(value), {*seen, place}
-        if node.op is INPUT:
-            entered = self.entered.get(place, [])
-            return bool(entered) and all(self._never_after(each, seen) for each in entered)
-        made_of = [Place(graph, each) for each in node.inputs if each is not None]
-        if node.op is SUB:
-            return _at_least_0(graph.node(made_of[1].value)) and self._never_after(made_of[0], seen)
-        if node.op is MUL:
-            return self._is_rounded_down(graph, node, seen)
-        if node.op is QUOTIENT:
-            return self._never_after(made_of[0], seen)
-        numbers = [_at_most_0(graph.node(each.value)) for each in made_of]
-        earlier = [
-            number or self._never_after(each, seen) for number, each in zip(numbers, made_of, strict=True)
-        ]
-        if node.op is ADD:
-            return any(numbers) and all(earlier)
-        return (node.op is MAXIMUM and all(earlier)) or (node.op is MINIMUM and any(earlier))
 
-    def _is_rounded_down(self, graph: Graph, node: Node, seen: set[Place]) -> bool:
-        """Whether a product is a multiple of n below a position: n times its quotient by n, or by more."""
-        for part, by in (node.inputs, node.inputs[::-1]):
-            if part is None or by is None or graph.node(part).op is not QUOTIENT:
-                continue
-            factor = graph.node(by)
-            if factor.op is CONSTANT and 0 <= factor.attributes["value"] <= graph.node(part).attributes["by"]:
-                return self._never_after(Place(graph, part), seen)
-        return False
+def _made_later(graph: Graph, node: Node, holds: Holds) -> bool:
+    """Whether a node's positions are no earlier than those it is made of, for which that `holds`."""
+    made_of = [each for each in node.inputs if each is not None and not _at_least_0(graph.node(each))]
+    if node.op is ADD:
+        return all(map(holds, made_of))
+    return node.op is MAXIMUM and any(map(holds, made_of))
+
+
+def _made_earlier(graph: Graph, node: Node, holds: Holds) -> bool:
+    """Whether a node's positions are no later than those it is made of, for which that `holds`."""
+    made_of = [each for each in node.inputs if each is not None]
+    if node.op is SUB:
+        return _at_least_0(graph.node(made_of[1])) and holds(made_of[0])
+    if node.op is MUL:
+        return _is_rounded_down(graph, node, holds)
+    if node.op is QUOTIENT:
+        return holds(made_of[0])
+    earlier = (_at_most_0(graph.node(each)) or holds(each) for each in made_of)
+    if node.op is ADD:
+        return any(_at_most_0(graph.node(each)) for each in made_of) and all(earlier)
+    return (node.op is MAXIMUM and all(earlier)) or (node.op is MINIMUM and any(earlier))
+
+
+def _is_rounded_down(graph: Graph, node: Node, holds: Holds) -> bool:
+    """Whether a product is a multiple of n below a position: n times its quotient by n, or by more."""
+    for part, by in (node.inputs, node.inputs[::-1]):
+        if part is None or by is None or graph.node(part).op is not QUOTIENT:
+            continue
+        factor = graph.node(by)
+        if factor.op is CONSTANT and 0 <= factor.attributes["value"] <= graph.node(part).attributes["by"]:
+            return holds(part)
+    return False
 
 
 def _at_least_0(node: Node) -> bool:

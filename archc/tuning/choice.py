@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,21 +26,25 @@ def problems(compilation: Compilation, dtype: str) -> list[Problem]:
 
 def problems_after(compilation: Compilation, dtype: str) -> dict[Problem, LinearAfterKernel]:
     """Those of one row that the kernel of an op before them could compute, and that kernel."""
-    kernels = [kernel for kernel in _kernels(compilation) if isinstance(kernel, LinearAfterKernel)]
-    shapes = ((kernel, shape) for kernel in kernels for shape, _ in kernel.maps)
-    return {Problem(1, *shape, dtype, kernel.after): kernel for kernel, shape in shapes}
+    return _after(kernels_of(compilation), dtype)
 
 
 def measured(compilation: Compilation) -> list[Entry]:
     """The measurements by which linear maps of a model have kernels."""
-    kernels = [kernel for kernel in _kernels(compilation) if isinstance(kernel, LinearKernel)]
-    choices = [choice for kernel in kernels for choice in kernel.choices]
+    kernels = kernels_of(compilation)
+    choices = [choice for kernel in kernels if isinstance(kernel, LinearKernel) for choice in kernel.choices]
     asked = [Problem(each.rows, each.outputs, each.inputs, each.dtype) for each in choices]
-    asked += [problem for dtype in DTYPES for problem in problems_after(compilation, dtype)]
+    asked += [problem for dtype in DTYPES for problem in _after(kernels, dtype)]
     return [entry for problem in asked if (entry := compilation.tuned.find(problem))]
 
 
-def _kernels(compilation: Compilation) -> tuple[Kernel, ...]:
+def _after(kernels: Sequence[Kernel], dtype: str) -> dict[Problem, LinearAfterKernel]:
+    joined = [kernel for kernel in kernels if isinstance(kernel, LinearAfterKernel)]
+    shapes = ((kernel, shape) for kernel in joined for shape, _ in kernel.maps)
+    return {Problem(1, *shape, dtype, kernel.after): kernel for kernel, shape in shapes}
+
+
+def kernels_of(compilation: Compilation) -> tuple[Kernel, ...]:
     """Those of a model's package."""
     graphs, target = (compilation.fused, compilation.reference), compilation.context.target
     return plan_package(compilation.program, *graphs, target, compilation.tuned).kernels

@@ -39,7 +39,9 @@ def tune(
     found: list[Found] = []
     with (
         linear_function(owner, first, source) as function,
-        AfterRuns(compilations, lambda: Tuned((*known.entries, *shipped.entries)), source, device) as after,
+        AfterRuns(
+            compilations, dtype, lambda: Tuned((*known.entries, *shipped.entries)), source, device
+        ) as after,
         own_stream(device),
     ):
         alone = LinearRuns(function, device)

@@ -81,15 +81,17 @@ def _operands(
     operands: Sequence[Operand], dtype: torch.dtype, length: int
 ) -> Iterator[tuple[Tensor | None, ...]]:
     """Tensors for a fused op: all of them, then all but those that may be None."""
-    sizes = defaultdict(lambda: length, B=1)
-    tensors = []
-    for operand in operands:
-        shape = [sizes[dim] if isinstance(dim, str) else dim for dim in operand.shape]
-        kind = torch.float32 if operand.dtype == "f32" else dtype
-        tensors.append(torch.zeros(shape, dtype=kind, requires_grad=True))
+    tensors = [make_operand(torch.zeros, operand, dtype, length).requires_grad_() for operand in operands]
     yield tuple(tensors)
     if any(operand.optional for operand in operands):
         yield tuple(None if o.optional else t for o, t in zip(operands, tensors, strict=True))
+
+
+def make_operand(make: Callable[..., Tensor], operand: Operand, dtype: torch.dtype, length: int) -> Tensor:
+    """A tensor for an operand of a fused op, of one sequence of `length` tokens; `make`: as torch.zeros."""
+    sizes = defaultdict(lambda: length, B=1)
+    shape = [sizes[dim] if isinstance(dim, str) else dim for dim in operand.shape]
+    return make(shape, dtype=torch.float32 if operand.dtype == "f32" else dtype)
 
 
 def _run(function: Callable[..., Any], operands: tuple[Tensor | None, ...]) -> None:

@@ -303,7 +303,7 @@ def test_maps_after_ops_are_timed_beside_the_two_kernels() -> None:
     """Each contender by a package of its own, whose results are those of the two kernels."""
     compilation = compile_model(SPECS / "gpt2.arch", "gpt2_tiny")
     device = torch.get_default_device()
-    with AfterRuns([compilation], Tuned, HERE, device) as runs:
+    with AfterRuns([compilation], "float32", Tuned, HERE, device) as runs:
         for problem, kernel in problems_after(compilation, "float32").items():
             tile = after_tiles(kernel.row.block)[0]
             calls = runs(problem, [LIBRARY, tile])
