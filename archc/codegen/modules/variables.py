@@ -103,6 +103,8 @@ class Variables:
         if not name and node.op.has(Trait.LINEAR) and node.inputs[1] is not None:
             weight = self.style.weights.get(node.inputs[1].node, "x")
             name = weight.removeprefix("self.").removesuffix("_proj")
+        if not name and node.op.has(Trait.VIEW) and (viewed := node.inputs[0]) is not None:
+            return self._wanted(viewed)
         return name or _SHORT.get(node.op.name, node.op.name)
 
     def _as_operand(self, value: Value) -> str:
