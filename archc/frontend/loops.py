@@ -93,12 +93,14 @@ class _Loop:
                 # What this iteration leaves differs from what it entered with: it is a segment of its own.
                 values = self._finish(segment, values)
                 segment = Segment(tensors_of(values))
+            if _poisoned(values):
+                break  # the segment before was at fault: this iteration's operands are not of this graph
             segment.add(variant, step)
             values = dict(variant.results)
             if alone:
                 values = self._finish(segment, values)
                 segment = Segment({})
-            if any(isinstance(value, Poison) for value in values.values()):
+            if _poisoned(values):
                 break
         left = together(self._finish(segment, values))
         self.env.names.update({name: left[name] for name in self.names})
@@ -208,7 +210,7 @@ class _Loop:
             name, before, after = change
             if not isinstance(after, Poison):
                 self.lowerer.report(changed_type(_header(self.statement), name, before, after))
-            return {**values, **dict.fromkeys(self.names, POISON)}
+            return dict.fromkeys(self.names, POISON)
         return {**values, **self._build(segment)}
 
     def _build(self, segment: Segment) -> dict[str, Handle]:
@@ -249,6 +251,10 @@ class _Loop:
         for body, step in zip(bodies, segment.indices, strict=True):
             values = unrolled(outer, body, [*values, *segment.captures], self.variable, step)
         return [Handle(outer, value) for value in values]
+
+
+def _poisoned(values: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, Poison) for value in values.values())
 
 
 def _at_step(source: LoopValue, variable: str, step: int, indices: Mapping[str, int]) -> Any:

@@ -20,8 +20,9 @@ from torch import Tensor
 from archc import compiler
 from archc.codegen.emit import Origin, write_package
 from archc.compiler import Compilation
+from archc.ir.graph import Graph
 from archc.ir.interpreter import Interpreter
-from archc.ir.program import KEY_POSITIONS, POSITIONS, are_positions, front_of, sequences
+from archc.ir.program import KEY_POSITIONS, POSITIONS, are_positions, front_of, sequences, vocabulary_of
 from archc.verification.cases import Case, cases, depends_on_length, random_weights
 from archc.verification.outcome import Outcome, distance, furthest, unequal
 from archc.verification.stages import CHANCE, EXACT, FLOOR, cast, is_finite
@@ -225,7 +226,7 @@ def _check_checkpoint(name: str, model: Any, weights: dict[str, Tensor], folder:
 def _check_training(compilation: Compilation, model: Any, reference: Any) -> Iterator[Outcome]:
     """Loss and the gradients of all tensors of the checkpoint."""
     case = _first_given(compilation)
-    labels = case.given[-1].clone()
+    labels = _labels(compilation.program.graph, case)
     labels[:, : labels.shape[1] // 3] = -100
     losses, gradients = [], []
     for each in (model, reference):
@@ -244,6 +245,11 @@ def _check_training(compilation: Compilation, model: Any, reference: Any) -> Ite
     yield Outcome("Model", "gradients", worst, errors[worst], GRADIENT)
 
 
+def _labels(graph: Graph, case: Case) -> Tensor:
+    """A case's tokens as labels: of more rows than are predicted, those beyond are others."""
+    return case.given[-1] % vocabulary_of(graph)
+
+
 def _check_terms(
     compilation: Compilation, weights: dict[str, Tensor], models: dict[str, Any]
 ) -> Iterator[Outcome]:
@@ -259,7 +265,7 @@ def _check_terms(
         with torch.no_grad():
             interpreter.run(graph, full.inputs)
             for name, model in models.items():
-                terms = model.loss(*case.given, case.given[-1], apart=True, **case.options)
+                terms = model.loss(*case.given, _labels(graph, case), apart=True, **case.options)
                 del terms["cross_entropy"]
                 yield Outcome(
                     name, "terms of the loss", case.name, furthest(terms, interpreter.losses), EXACT
