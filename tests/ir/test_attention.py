@@ -11,7 +11,7 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding, attend
-from archc.ir.ops.attention_bias import alibi_bias, distance_bias, relative_bias
+from archc.ir.ops.attention_bias import alibi_bias, distance_bias, query_bias, relative_bias, table_bias
 from archc.ir.ops.attention_total import log_total
 from archc.ir.ops.key_choice import rank_keys
 from archc.ir.ops.weights_of_keys import hide_keys, score_keys, sum_so_far, weighted_values
@@ -154,3 +154,13 @@ def test_a_bias_is_the_value_of_its_distance(of_queries: bool, beyond: str) -> N
         row = values[:, query, :, inside] if of_queries else values[None, :, inside]
         wanted = row if beyond == "nearest" or place == inside else torch.zeros_like(row)
         assert torch.equal(bias[:, :, query, key], wanted), (query, key)
+
+
+def test_a_number_of_each_query_and_a_row_of_each_pair() -> None:
+    """Places outside of the table, as padding may have, are those of its first and last rows."""
+    table, gate = torch.randn(3, 4), torch.randn(2, 5, 4)
+    places = torch.randint(-1, 4, (2, 1, 5, 6))
+    bias = query_bias(gate) * table_bias(places, table)
+    for b, head, t, s in torch.cartesian_prod(*map(torch.arange, (2, 4, 5, 6))).tolist():
+        row = min(max(int(places[b, 0, t, s]), 0), 2)
+        assert bias[b, head, t, s] == gate[b, t, head] * table[row, head]

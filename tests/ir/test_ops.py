@@ -142,6 +142,8 @@ EXAMPLES: dict[str, list[Example]] = {
     "expand_heads": [([((2, 3, 1, 6), "float")], {"heads": 4})],
     "squeeze": [([((2, 3, 1), "float")], {}), ([((2, 3, 1), "i64")], {})],
     "transpose": [([HEADS], {})],
+    "table_bias": [([((2, 1, 3, 5), "i64"), ((7, 4), "float")], {})],
+    "query_bias": [([X], {})],
     "pair_positions": [([POSITIONS, ((2, 5), "i64")], {})],
     "end_of": [([x, POSITIONS], {"last": last}) for x in (X, POSITIONS) for last in (False, True)],
     "reverse_tokens": [([x, POSITIONS], {}) for x in (X, POSITIONS)],

@@ -12,7 +12,7 @@ position        rope frequencies, tables and rotation, sinusoids; `scaling` besi
 attention       masks, attend
 attention_total what attention's softmax divides by
 key_choice      the few keys that a query sees
-attention_bias  what is added to scores by distance: ALiBi, T5's buckets; the positions of pairs
+attention_bias  what is added to scores: ALiBi, T5's buckets, tables; the positions of pairs
 weights_of_keys scores of keys and sums by other weights than attention's softmax
 router          top_k, group_mask, gather
 convolution     causal convolutions over tokens, `group_convolution` those that mix values

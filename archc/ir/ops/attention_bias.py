@@ -30,6 +30,37 @@ def pair_positions(positions: Tensor, key_positions: Tensor) -> tuple[Tensor, Te
     return positions[:, None, :, None], key_positions[:, None, None, :]
 
 
+def _table_bias_type(call: Any) -> TensorType:
+    places, table = call.places, float_type(call, "table")
+    if places.dtype is not DType.I64 or len(places.shape) != 4 or places.shape[1] != 1:
+        raise TypeMistake(f"needs a whole number for each pair, [B, 1, T, S], not {places}", "places")
+    if len(table.shape) != 2 or not isinstance(table.width, int):
+        raise TypeMistake(f"needs a table [rows, heads], not {table}", "table")
+    return TensorType((places.shape[0], table.width, *places.shape[2:]), table.dtype)
+
+
+@declare(infer=_table_bias_type, traits=(Trait.PER_TOKEN,))
+def table_bias(places: Tensor, table: Tensor) -> Tensor:
+    """Each pair's row of a table [rows, heads], by its place: [B, 1, T, S] -> [B, heads, T, S].
+
+    A place outside of the table, as padding may have, is that of the first row or the last.
+    """
+    return table[places[:, 0].clamp(0, table.shape[0] - 1)].permute(0, 3, 1, 2)
+
+
+def _query_bias_type(call: Any) -> TensorType:
+    x = float_type(call, "x")
+    if len(x.shape) != 3 or not isinstance(x.width, int):
+        raise TypeMistake(f"needs a number for each query and head, [B, T, heads], not {x}", "x")
+    return TensorType((x.shape[0], x.width, x.shape[1], 1), x.dtype)
+
+
+@declare(infer=_query_bias_type, traits=(Trait.PER_TOKEN,))
+def query_bias(x: Tensor) -> Tensor:
+    """A number of each query and head as a term or a factor of a bias: [B, T, heads] -> [B, heads, T, 1]."""
+    return x.transpose(1, 2)[..., None]
+
+
 # In float32 whatever the model's dtype: at far positions half precision would merge neighbours.
 @declare(
     infer=lambda call: _pairs(call, call.heads, DType.F32),
