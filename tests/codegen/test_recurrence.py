@@ -22,6 +22,7 @@ PLACES = torch.arange(TOKENS)[None]
 DECAY = "log_decay = -softplus(upcast(linear(x, heads) as g))"
 CHANNELS = "log_decay = -softplus(upcast(split_heads(linear(x, heads * dk) as channels, heads)))"
 FIXED = "log_decay = -exp(upcast(parameter([heads]) as a_log))"
+FIXED_CHANNELS = "log_decay = -exp(upcast(parameter([heads, dk]) as channels))"
 BETA = "beta = sigmoid(linear(x, heads) as b)"
 ERASED = "-rms_norm(split_heads(linear(x, heads * dk) as erased, heads), 1e-6, weight = false) * dk ** -0.5"
 
@@ -31,8 +32,10 @@ FORMS = {
     "decay": DECAY,
     "decay_by_channel": CHANNELS,
     "fixed_decay": FIXED,
+    "fixed_by_channel": f"{FIXED_CHANNELS}, reads = before",
     "delta": f"{DECAY}, {BETA}, scale = dk ** -0.5",
-    "delta_by_channel": f"{CHANNELS}, {BETA}",
+    "delta_by_channel": f"{CHANNELS}, {BETA}, scale = dk ** -0.5",
+    "delta_by_channel_before": f"{CHANNELS}, {BETA}, reads = before",
     "erase": f"{CHANNELS}, erase = {ERASED}, renew = split_heads(sigmoid(linear(x, heads * dk) as r), heads)",
     "before": f"{DECAY}, reads = before",
     "delta_before": f"{DECAY}, {BETA}, reads = before",

@@ -59,8 +59,8 @@ def _operands(form: str, size: str, tokens: int, dtype: torch.dtype) -> dict[str
     given["positions"] = positions
     if "log_decay" in text:
         fixed, rows = "parameter" in text, "channels" in text
-        decay = -torch.rand((heads,) if fixed else (*shape, keys) if rows else shape)
-        given["log_decay"] = 3 * decay
+        of_token = (heads, keys) if rows else (heads,)
+        given["log_decay"] = -3 * torch.rand(of_token if fixed else (2, tokens, *of_token))
     if "beta" in text:
         given["beta"] = torch.rand(shape).to(dtype)
     if "erase" in text:
@@ -72,7 +72,7 @@ def _operands(form: str, size: str, tokens: int, dtype: torch.dtype) -> dict[str
 def _pad_and_forget(given: dict[str, Tensor]) -> None:
     """Padding on the right too, and decays to nothing: of a head, or of a channel of each."""
     given["positions"][1, -3:] = -1
-    if "log_decay" in given and given["log_decay"].dim() > 1:
+    if "log_decay" in given and given["log_decay"].dim() > 2:
         given["log_decay"][:, 9:60:17, ..., 0] = -torch.inf
 
 
@@ -111,32 +111,43 @@ def test_kernel(form: str, size: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     ("form", "size"),
-    few(
-        [
-            ("decay", "columns"),
-            ("plain", "tiles"),
-            ("fixed_decay", "tiles"),
-            ("before", "tiles"),
-            ("delta", "columns"),
-            ("delta", "tiles"),
-        ],
-        3,
-    ),
+    [
+        *few(
+            [
+                ("decay", "columns"),
+                ("plain", "tiles"),
+                ("fixed_decay", "tiles"),
+                ("before", "tiles"),
+                ("delta", "columns"),
+                ("delta", "tiles"),
+            ],
+            3,
+        ),
+        *few(
+            [
+                ("decay_by_channel", "columns"),
+                ("fixed_by_channel", "few"),
+                ("delta_by_channel", "columns"),
+                ("delta_by_channel_before", "few"),
+            ],
+            2,
+        ),
+    ],
 )
 @interpreted
 def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype) -> None:
     """A prompt in two parts, of chunks, some of them not full; padding on both sides, decays to nothing.
 
-    At one size memory holds the states of a chunk at a time.
+    At two sizes memory holds the states of a chunk at a time.
     """
     kernels = _kernels(_package(form, size))
     heads, _, keys, values = SIZES[size]
-    if size == "tiles":
+    if size != "columns":
         held = f"max({2**24 // (heads * keys * values)} // batch, 1)"
         kernels = changed_module(kernels, held, "1")
     state = torch.randn(2, heads, keys, values)
     exact = state.double()
-    for tokens in (70, 64):
+    for tokens in (40, 32) if "channel" in form else (70, 64):
         given = _operands(form, size, tokens, dtype)
         _pad_and_forget(given)
         with torch.no_grad():
@@ -213,6 +224,27 @@ def test_bytes_of_a_chunk(form: str, chunk: int) -> None:
     if form == "delta":  # a token's key, gates, row of the inverse, and what it stores in place of its value
         a_token += 2 * keys + gates + 4 * chunk * (1 + shares) + (2 * 4 - 2) * values
     moved = sum(entry.first for entry in traffic.moved.values())
+    assert moved == pytest.approx(heads * (chunk * a_token + states), rel=0.01)
+
+
+@pytest.mark.skipif(is_on(), reason="Triton's interpreter is what counts bytes")
+@interpreted
+def test_bytes_of_a_chunk_by_channel() -> None:
+    """A head's queries, keys and decays are read for products with states, and again for pairs of tokens."""
+    kernels = _kernels(_package("decay_by_channel", "few"))
+    heads, _, keys, values = SIZES["few"]
+    chunk, shares = 32, -(-values // 16)
+    given = {name: x[1:] for name, x in _operands("decay_by_channel", "few", chunk, torch.bfloat16).items()}
+    state = torch.zeros(1, heads, keys, values)
+    with torch.no_grad():
+        traffic = measure(lambda: kernels._linear_attention.launch(*given.values(), state))
+    operands = 2 * 2 * keys + 4 * keys + 8  # query, key, log_decay, position
+    between = 2 * 4 * keys + 4 * chunk  # of float32: the first two with decays, and weights of tokens
+    adds = shares * (4 * keys + 8) + 2 * values
+    results = 4 * keys + 4 * chunk + 8 + 2 * 2 * values
+    states = (2 + 2) * 4 * keys * values + (1 + shares) * 4 * keys  # with what decays leave of them
+    moved = sum(entry.first for entry in traffic.moved.values())
+    a_token = 2 * operands + between + adds + results
     assert moved == pytest.approx(heads * (chunk * a_token + states), rel=0.01)
 
 

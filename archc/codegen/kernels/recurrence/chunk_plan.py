@@ -24,16 +24,18 @@ class ChunkTiles:
     """Tiles for a head's state [keys, values], as large as registers of all chips can hold.
 
     solves: whether what a token stores follows from what the chunk's earlier ones store, as by the delta rule
+    by_row: whether each row of the state has a decay of its own, so that no product takes pairs of tokens
     """
 
     keys: int
     values: int
     solves: bool
+    by_row: bool
 
     @property
     def tokens(self) -> int:
         """Tokens of a chunk."""
-        return 32 if self.solves else 64
+        return 32 if self.solves or self.by_row else 64
 
     @property
     def key_tile(self) -> int:

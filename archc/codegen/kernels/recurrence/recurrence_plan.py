@@ -98,15 +98,15 @@ class RecurrenceKernel:
 
     @property
     def tiles(self) -> ChunkTiles | None:
-        """Those in which kernels multiply chunks, where a token changes all rows of a large state alike."""
-        if self.decay == "row" or self.erase or not fits_tiles(self.keys, self.values):
+        """Those in which kernels multiply chunks, where states are large and no `erase` is given."""
+        if self.erase or not fits_tiles(self.keys, self.values):
             return None
-        return ChunkTiles(self.keys, self.values, self.beta)
+        return ChunkTiles(self.keys, self.values, self.beta, self.decay == "row")
 
     @property
     def trains(self) -> bool:
         """Whether kernels have its gradient, by chunks as well."""
-        return self.tiles is not None
+        return self.tiles is not None and self.decay != "row"
 
     @property
     def kept_chunks(self) -> int:
