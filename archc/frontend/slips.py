@@ -98,6 +98,7 @@ _SLIPS: tuple[tuple[Callable[[_Error], bool], str], ...] = (
     (lambda e: e.found == "'", 'strings stand in double quotes: "..."'),
     (lambda e: e.found in _QUOTES, 'strings stand in plain double quotes: "..."'),
     (lambda e: not e.found.isascii(), "names have letters a to z, A to Z, digits and `_`; signs are ASCII"),
+    (lambda e: e.found == "(" and e.before[-2:-1] == ["scan"], "a `scan` runs over a name"),
     (lambda e: e.found == "@", "`matmul(x, y)` multiplies matrices"),
     (lambda e: e.found == "^", "a power is written `x ** 2`"),
     (lambda e: e.found.isdigit() and e.previous == ".", 'a path with numbers is a string here: "layers.0"'),

@@ -195,7 +195,8 @@ def _table_rows(graph: Graph, value: Value) -> Iterator[int]:
             continue  # which is small wherever the value lies
         elif user.op.has(Trait.ELEMENTWISE) or user.op.has(Trait.SHAPE):  # as in `positions(x) + 2`
             for output in user.outputs:
-                yield from (rows - _added(graph, user) for rows in _table_rows(graph, output))
+                bounds = (_before(graph, user, rows) for rows in _table_rows(graph, output))
+                yield from (bound for bound in bounds if bound is not None)
 
 
 def _is_remainder(graph: Graph, node: Node) -> bool:
@@ -206,11 +207,20 @@ def _is_remainder(graph: Graph, node: Node) -> bool:
     return any(value is not None and graph.node(value).op.name == "whole_quotient" for value in factors)
 
 
-def _added(graph: Graph, node: Node) -> int:
-    """The number that a sum adds to a tensor, 0 for all else."""
+def _before(graph: Graph, node: Node, rows: int) -> int | None:
+    """Below what an op's operand must be for its result to be below `rows`; None where it always is."""
+    if node.op.name == "whole_quotient":
+        return rows * int(node.attributes["by"])
     terms = [graph.node(value) for value in node.inputs if value is not None]
-    numbers = [term.attributes["value"] for term in terms if term.op is CONSTANT]
-    return int(sum(numbers)) if node.op.name == "add" else 0
+    for number in (term.attributes["value"] for term in terms if term.op is CONSTANT):
+        match node.op.name:
+            case "add":
+                return int(rows - number)
+            case "mul":
+                return -int(-rows // number) if number > 0 else None
+            case "minimum":
+                return rows if number >= rows else None
+    return rows
 
 
 def _position_rows(graph: Graph) -> int | None:

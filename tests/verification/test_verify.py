@@ -85,6 +85,33 @@ def test_experts_in_turn_do_not_shorten_sequences(tmp_path: Path) -> None:
     assert max(lengths) == 19
 
 
+@pytest.mark.parametrize(
+    "place", ["minimum(positions(x), 2)", "0 * positions(x) + 2", "whole_quotient(positions(x), 9)"]
+)
+def test_positions_that_stay_within_a_table_do_not_shorten_sequences(place: str, tmp_path: Path) -> None:
+    path = tmp_path / "within.arch"
+    path.write_text(f"""arch Within(d = 8) {{ forward(tokens: [B, T]) {{
+        x = embedding(tokens, 9, d) as embed
+        return linear(x + embedding({place}, 3, d) as places, 9) as head
+      }} }}
+      model within = Within()""")
+    lengths = [case.given[0].shape[1] for case in cases(compile_model(path, "within").program.graph)]
+    assert max(lengths) == 19
+
+
+@pytest.mark.parametrize(("most", "checked"), [(1, set()), (5, {"loss", "greedy tokens"})])
+def test_a_table_of_few_positions_holds(most: int, checked: set[str], tmp_path: Path) -> None:
+    path = tmp_path / "few.arch"
+    path.write_text(f"""arch Few(d = 8) {{ forward(tokens: [B, T]) {{
+        x = embedding(tokens, 9, d) as embed
+        return linear(x + embedding(positions(x), {most}, d) as places, 9) as head
+      }} }}
+      model few = Few()""")
+    outcomes = list(check_package(compile_model(path, "few")))
+    assert all(outcome.holds for outcome in outcomes)
+    assert {outcome.check for outcome in outcomes} & {"loss", "greedy tokens"} == checked
+
+
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
 def test_both_targets_hold(target: str) -> None:
     outcomes = list(check_package(compile_model(SPECS / "qwen3.arch", "qwen3_tiny", target=target)))
