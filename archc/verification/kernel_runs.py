@@ -61,7 +61,7 @@ def run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, sizes: Sizes) -> No
         for choices in plan.choices:
             _run_capacity(kernels, plan, choices, dtype, sizes.keys)
     elif isinstance(plan, RecurrenceKernel):
-        for tokens in (sizes.length, 1, *([plan.tiles.tokens] if plan.tiles else [])):
+        for tokens in (sizes.length, 1, *([plan.tiles.tokens + sizes.length] if plan.tiles else [])):
             _run_recurrence(kernels, plan, dtype, tokens)
     elif isinstance(plan, RunningMaximumKernel):
         for tokens in (sizes.length, 1):
@@ -150,7 +150,7 @@ def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch
 
 
 def _run_recurrence(kernels: Any, plan: RecurrenceKernel, dtype: torch.dtype, tokens: int) -> None:
-    """For some tokens of a sequence: few, one after a cache, or a chunk; backward too where kernels can.
+    """For tokens of a sequence: few, one after a cache, or more than a chunk; backward too where kernels can.
 
     Nothing is learned from single tokens.
     """

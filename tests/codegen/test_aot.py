@@ -11,6 +11,7 @@ and the masked blocks, and compiles what has changed since compiled.txt was writ
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,17 @@ from archc.verification.chips import CHIPS
 from archc.verification.launch import Launch
 from archc.verification.launches import launches
 from tests.codegen import compiled
-from tests.codegen.compiled import ALL, DEFAULT, FIRST_MODELS, MAIN, MODELS, breaches, of_fusion, of_model
+from tests.codegen.compiled import (
+    ALL,
+    DEFAULT,
+    FIRST_MODELS,
+    MAIN,
+    MODELS,
+    breaches,
+    by_digest,
+    of_fusion,
+    of_model,
+)
 from tests.codegen.kernel_cases import FIRST, RULES
 from tests.codegen.test_compiling import crowded_kernel, sum_kernel
 from tests.codegen.test_router import router_spec
@@ -120,17 +131,30 @@ def test_running_maxima(chip: str, tmp_path: Path) -> None:
     assert not breaches(running, chip)
 
 
+_BY_CHUNKS = ("mamba2_130m", "qwen3_next_80b_a3b")  # recurrences, whose chunks have loads along tokens
+
+
 @pytest.mark.parametrize(
     ("model", "length"),
     [
         _case(model == FIRST_MODELS[0], model, length)
-        for model in sorted(path.name for path in (ROOT / "generated").iterdir())
+        for model in (*sorted(path.name for path in (ROOT / "generated").iterdir()), *_BY_CHUNKS)
         for length in (1, 16)
     ],
 )
 def test_lengths_that_launches_are_specialised_for(model: str, length: int) -> None:
     """One token, which is a constant for the compiler, and a number of them that is divisible by 16."""
     assert not breaches(of_model(model, torch.bfloat16, length), MAIN)
+
+
+def test_kernels_are_compiled_once_for_numbers_that_make_no_difference() -> None:
+    """How many programs share the keys of a step, and rows whose number 16 divides or not."""
+    found = by_digest(of_model("qwen3_next_80b_a3b", torch.bfloat16), MAIN).values()
+    times = Counter(launch.name for launch in found)
+    chunks = {launch.name for launch in found if "CHUNK" in dict(launch.constants)}
+    assert len(chunks) == 7
+    assert all(times[name] == 1 for name in (*chunks, "_embedding_gradient_kernel"))
+    assert times["_attention_step_kernel"] == 2  # with padding and without
 
 
 TILE_CASES = [
