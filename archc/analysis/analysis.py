@@ -15,7 +15,7 @@ from archc.analysis.kernels import Kernel, Shape, Work, kernels
 from archc.analysis.memory import ELEMENT_BYTES, TrainingMemory, training_memory, weight_bytes
 from archc.analysis.parameters import Parameters, count_parameters, roles_by_path
 from archc.analysis.roofline import Phase, phase
-from archc.ir.fixed import decodes
+from archc.ir.decoding import decodes
 from archc.ir.graph import Graph
 
 

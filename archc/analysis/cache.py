@@ -49,5 +49,5 @@ def cache_size(root: Graph, batch: int, context: int, element: int) -> CacheSize
 def _elements(node: Node, length: int) -> int:
     """Elements kept of `length` tokens of one sequence, or of the last of them."""
     kept = min(length, node.attributes.get("length") or length)
-    _, *dims = node.types[0].shape
+    dims = node.types[0].shape[1:]
     return prod(kept if isinstance(dim, str) else int(dim) for dim in dims)

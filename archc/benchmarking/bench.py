@@ -26,7 +26,7 @@ from archc.benchmarking.timing import Clock, Timer, own_stream, timer_for
 from archc.benchmarking.turn import Bench
 from archc.compiler import Compilation, Spec
 from archc.errors import ArchcError, did_you_mean
-from archc.ir.program import Program, given_inputs, vocabulary_of
+from archc.ir.program import Program, given_inputs, sequences, vocabulary_of
 from archc.ir.types import DType
 from archc.peer import read_peer_config, with_layers
 from archc.settings import parse_settings
@@ -148,8 +148,8 @@ class ModelRun:
         graph = self.compilation.reference
         types = [graph.type(value) for value in given_inputs(graph)]
         tokens = all(type_.dtype is DType.I64 and len(type_.shape) == 2 for type_ in types)
-        if not (tokens and vocabulary_of(graph)):
-            reason = "it does not turn tokens into logits over their vocabulary"
+        if not (tokens and vocabulary_of(graph) and len(types) == len(sequences(graph))):
+            reason = "it does not turn tokens alone into logits over their vocabulary"
             return [], [Skip("prefill, decode and training step", "", reason)]
         models = self._models(self.layers)
         tasks = list(model_tasks(models, inference(models, self.scale, self.bench), self.bench))

@@ -17,7 +17,7 @@ from archc.benchmarking.hugging_face import Compiled, HuggingFace, Liger, load
 from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.results import OURS
 from archc.compiler import Compilation
-from archc.ir.fixed import decodes
+from archc.ir.decoding import decodes
 from archc.ir.program import sequences, vocabulary_of
 from archc.peer import Peer, find_peer
 from archc.verification.packages import import_package, stored_tensors

@@ -25,12 +25,24 @@ _LOCALS = frozenset(
     | {"kernels", "experts", "torch", "nn", "F", "sizes", "model"}
 )
 
+# Arguments and variables of a language model's methods, which take its inputs besides.
+_IN_METHODS = frozenset("""
+    apart batch count decoder ends eos first h labels length logits losses max_new_tokens sampler seed shares
+    targets temperature terms token top_p weights z_loss
+    """.split())  # noqa: SIM905
+
 
 def identifier(text: str) -> str:
     """A Python identifier close to a text."""
     name = _word(text)
     own = name in _LOCALS or name.endswith(("_span", "_padding"))
     return f"{name}_" if keyword.iskeyword(name) or own else name
+
+
+def argument(text: str) -> str:
+    """A name for an input where methods take it, close to a text."""
+    name = identifier(text)
+    return f"{name}_" if name in _IN_METHODS else name
 
 
 def attribute(text: str) -> str:

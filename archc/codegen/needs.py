@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from archc.codegen.names import identifier
+from archc.codegen.names import argument
 from archc.codegen.plan import Constant, Input, Tokens
 from archc.ir.graph import Graph
 from archc.ir.node import Value
 from archc.ir.op import REQUIRED
 from archc.ir.ops.linear import EMBEDDING
 from archc.ir.ops.structure import APPEND
-from archc.ir.program import POSITIONS, given_inputs, positions_named, sequences
+from archc.ir.program import POSITIONS, given_inputs, grows, positions_named, sequences, tokens_of
 from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import Dim, DType, shape_text
 
@@ -21,26 +21,23 @@ _DTYPES = {DType.I64: "(torch.int64,)", DType.BOOL: "(torch.bool,)"}  # what is 
 
 def token_sequences(graph: Graph) -> tuple[Tokens, ...]:
     """The sequences of tokens that a model takes; the last is the one that grows."""
-    inputs = [(graph.type(value).shape[:2], graph.name_of(value)) for value in given_inputs(graph)]
     return tuple(
-        Tokens(next(name for dims, name in inputs if dims == s.dims), shape_text(s.dims), s.called("padding"))
-        for s in sequences(graph)
+        Tokens(argument(graph.name_of(tokens_of(graph, each))), shape_text(each.dims), each.called("padding"))
+        for each in sequences(graph)
     )
 
 
 def model_inputs(graph: Graph, cached: bool) -> tuple[Input, ...]:
-    """What a model is called with; with a cache, tokens of sequences that do not grow may be left out."""
-    given, known = given_inputs(graph), sequences(graph)
-    fixed = given[:-1] if cached and len(known) > 1 else []
+    """What a model is called with; with a cache, what is not of the tokens that grow may be left out."""
     return (
-        *(_input(graph, value, optional=value in fixed) for value in given),
-        *(Input(each.called("padding"), "(torch.bool,)", _dims(each.dims), True) for each in known),
+        *(_input(graph, v, optional=cached and not grows(graph, v)) for v in given_inputs(graph)),
+        *(Input(s.called("padding"), "(torch.bool,)", _dims(s.dims), True) for s in sequences(graph)),
     )
 
 
 def _input(graph: Graph, value: Value, optional: bool) -> Input:
     type_ = graph.type(value)
-    name = identifier(graph.name_of(value))
+    name = argument(graph.name_of(value))
     return Input(name, _DTYPES.get(type_.dtype, "_FLOATS"), _dims(type_.shape), optional)
 
 

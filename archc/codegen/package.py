@@ -48,7 +48,7 @@ from archc.codegen.needs import (
 )
 from archc.codegen.plan import Constant, Module, Package
 from archc.codegen.semantics import Semantics, use_of
-from archc.ir.fixed import decodes
+from archc.ir.decoding import decodes, no_generation
 from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.ops.experts import OF_EXPERT
@@ -99,7 +99,7 @@ class _Planner:
 
     @cached_property
     def cached(self) -> bool:
-        """Whether the model decodes with a cache."""
+        """Whether the model reads tokens in pieces, with a cache."""
         return decodes(self.reference)
 
     @cached_property
@@ -218,9 +218,7 @@ class _Planner:
 
     def _modules(self) -> tuple[Module, Module]:
         """model.py and reference.py, which has the reference functions that either calls."""
-        name, base = self.program.name, (
-            "LanguageModel" if vocabulary_of(self.reference) else "CheckpointModule"
-        )
+        name, base = self.program.name, self._base
         plain, model = self._reference_classes(), self._model_classes()
         helpers = called_functions(self.semantics, plain, self.kernels, model)
         unfused = f"The unfused model {name}, op by op as its spec says it."
@@ -228,6 +226,13 @@ class _Planner:
             plan_module(f"The fused model {name}.", model, self.semantics, self.constants, base, ()),
             plan_module(unfused, plain, self.semantics, self.constants, base, helpers),
         )
+
+    @property
+    def _base(self) -> str:
+        """The class that a model is one of."""
+        if vocabulary_of(self.reference):
+            return "LanguageModel"
+        return "CachedModel" if self.cached else "CheckpointModule"
 
     def _doc(self, graph: Graph, manner: str) -> tuple[str, ...]:
         inputs = ", ".join(f"{graph.name_of(v)} {_type(graph, v)}" for v in given_inputs(graph))
@@ -241,8 +246,10 @@ class _Planner:
         fused, plain = list(self.fused.walk()), list(self.reference.walk())
         return Package(
             name=self.program.name,
-            generates=self.cached,
+            cached=self.cached,
+            generates=self.cached and not no_generation(self.reference),
             loss=vocabulary > 0,
+            base=self._base,
             vocabulary=vocabulary,
             sequences=token_sequences(self.fused),
             inputs=model_inputs(self.reference, self.cached),

@@ -77,8 +77,10 @@ class Package:
     """A generated package."""
 
     name: str
-    generates: bool  # whether it is a language model with a cache: loss, new_cache, generate
+    cached: bool  # whether tokens can come in pieces: new_cache
+    generates: bool  # whether it writes them one by one, too: generate
     loss: bool  # whether its output is logits over the tokens' vocabulary
+    base: str  # the class that either model is one of
     vocabulary: int
     sequences: tuple[Tokens, ...]  # the last is the one that grows
     inputs: tuple[Input, ...]  # all that a model is called with
@@ -202,9 +204,19 @@ class Package:
         return tuple(each.name for each in self.sequences[:-1])
 
     @property
+    def given(self) -> tuple[Input, ...]:
+        """What a model is called with besides options."""
+        return self.inputs[: len(self.inputs) - len(self.sequences)]
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The inputs that a cache takes in once: those that are not of the tokens added to it."""
+        return tuple(each.name for each in self.given if each.optional)
+
+    @property
     def prompt(self) -> tuple[str, ...]:
         """What `generate` goes on from: its tokens too, unless they begin with one of the spec."""
-        return self.fixed_tokens if self.start is not None else (*self.fixed_tokens, self.grows)
+        return tuple(each.name for each in self.given if self.start is None or each.name != self.grows)
 
     @property
     def shape_letters(self) -> str:
@@ -215,14 +227,18 @@ class Package:
         return f"{told}, N choices of experts: B * {grown} * choices" if self.experts else told
 
     @property
-    def token_signature(self) -> str:
-        """The tokens that a language model takes, as parameters."""
-        kind = "Tensor | None" if self.generates else "Tensor"
-        return ", ".join([*(f"{name}: {kind}" for name in self.fixed_tokens), f"{self.grows}: Tensor"])
+    def given_signature(self) -> str:
+        """What a model is called with, as parameters."""
+        return ", ".join(map(str, self.given))
 
     @property
-    def token_arguments(self) -> str:
-        return ", ".join(each.name for each in self.sequences)
+    def given_arguments(self) -> str:
+        return ", ".join(each.name for each in self.given)
+
+    @property
+    def next_arguments(self) -> str:
+        """What a model is called with for one `token` more."""
+        return ", ".join("None" if each.optional else "token" for each in self.given)
 
     @property
     def input_signature(self) -> str:
@@ -262,15 +278,15 @@ class Package:
     def about_options(self) -> str:
         """What a model's options mean."""
         told = [f"{each.padding} is bool {each.dims}" for each in self.sequences]
-        cache = "; a cache is filled and read" if self.generates else ""
-        if self.generates and len(self.sequences) > 1:
-            cache += f", and {' and '.join(self.fixed_tokens)} may be None once it has been"
+        cache = "; a cache is filled and read" if self.cached else ""
+        if self.kept:
+            cache += f", and {' and '.join(self.kept)} may be None once it has been"
         return f"{', '.join(told)}, False where a token is padding{cache}."
 
     @property
     def in_steps(self) -> str:
         """A condition for masks: whether a span's keys include those of tokens still to come."""
-        if not self.generates:
+        if not self.cached:
             return ""
         return (
             " or (self.steps is not None and not self.fixed)"

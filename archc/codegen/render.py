@@ -97,6 +97,8 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
         "inputs.py": _fill("inputs.py.jinja", package=package),
     }
     called = _called(sources.values())
+    if package.cached and not package.loss:
+        sources["cached_model.py"] = _fill("cached_model.py.jinja", package=package)
     if package.loss:
         sources["language_model.py"] = _fill("language_model.py.jinja", package=package)
     if package.generates:
@@ -152,10 +154,7 @@ def _module(package: Package, module: Module) -> str:
 
 
 def _class(package: Package, plan: Class) -> str:
-    base = "nn.Module"
-    if plan.is_model:
-        base = "LanguageModel" if package.loss else "CheckpointModule"
-    return _fill("class.jinja", c=plan, base=base, package=package)
+    return _fill("class.jinja", c=plan, base=package.base if plan.is_model else "nn.Module", package=package)
 
 
 def _kernels(package: Package) -> str:
@@ -170,7 +169,7 @@ def _kernels(package: Package) -> str:
         k for k in package.kernels if isinstance(k, AttentionKernel | CapacityKernel | ConvolutionKernel)
     ]
     if reads_past:
-        keeps = package.generates and any(kernel.keeps for kernel in reads_past)
+        keeps = package.cached and any(kernel.keeps for kernel in reads_past)
         imports.append(f"from .runtime import {'Past, ' if keeps else ''}Span")
     differentiates = any("_op(" in kernel or "_differentiable(" in kernel for kernel in kernels)
     helpers = [h for k in package.kernels if isinstance(k, _WITH_HELPERS) for h in k.helpers]

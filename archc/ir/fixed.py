@@ -1,6 +1,7 @@
-"""What stays the same while a sequence grows: everything that depends only on the model's other sequences.
+"""What stays the same while a sequence grows: everything that depends only on the model's other inputs.
 
-That is the encoder's side of a model, and the keys and values that a decoder's cross attention makes of it.
+That is the encoder's side of a model, the keys and values that a decoder's cross attention makes of it, and
+what is made of a number or a vector for each sequence.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.structure import BRANCH, CONSTANT, INPUT, LOOP, WEIGHT
-from archc.ir.program import captured_in, positions_named, sequences, vocabulary_of
+from archc.ir.program import captured_in, grows, positions_named, sequences
 
 
 class Fixed:
@@ -59,28 +60,8 @@ class Fixed:
 
 
 def _is_fixed_input(root: Graph, value: Value) -> bool:
-    """Whether an input belongs to a sequence that does not grow."""
-    *others, last = sequences(root)
+    """Whether an input has no rows of the tokens that are added."""
     known = positions_named(root.node(value).attributes["name"])
     if known is not None:
-        return known[0] != last.name
-    return root.type(value).shape[:2] in [sequence.dims for sequence in others]
-
-
-def decodes(root: Graph) -> bool:
-    """Whether tokens can be made one by one: what is read of earlier ones is kept, or fixed."""
-    if not vocabulary_of(root):
-        return False
-    fixed = Fixed(root)
-    return all(
-        fixed.has_all(graph, node.past) or _reads_kept(graph, node)
-        for graph in root.walk()
-        for node in graph.nodes()
-        if node.past
-    )
-
-
-def _reads_kept(graph: Graph, reader: Node) -> bool:
-    mask = reader.attributes.get("mask")
-    kept = all(graph.type(value).shape[1] == "S" for value in reader.past)
-    return kept and (mask is None or mask.causal)
+        return known[0] != sequences(root)[-1].name
+    return not grows(root, value)

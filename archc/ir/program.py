@@ -12,7 +12,7 @@ from archc.ir.node import Node, Value
 from archc.ir.ops.front import IN_FRONT
 from archc.ir.ops.structure import RECENT
 from archc.ir.paths import Path
-from archc.ir.types import Dim, DType
+from archc.ir.types import Dim, DType, TensorType
 
 T = TypeVar("T")
 
@@ -67,6 +67,18 @@ def sequences(graph: Graph) -> list[Sequence]:
         if not found or (len(dims) == 2 and all(isinstance(dim, str) for dim in dims)):
             found.setdefault(dims, Sequence(name, dims))
     return list(found.values())
+
+
+def grows(graph: Graph, value: Value) -> bool:
+    """Whether a value has a row for each token of the last sequence, which grows with a cache."""
+    return graph.type(value).shape[:2] == sequences(graph)[-1].dims
+
+
+def tokens_of(graph: Graph, sequence: Sequence) -> Value:
+    """The input that has a sequence's tokens: whole numbers of its dims, or the first that begins so."""
+    own = [value for value in given_inputs(graph) if graph.type(value).shape[:2] == sequence.dims]
+    whole = TensorType(sequence.dims, DType.I64)
+    return next((value for value in own if graph.type(value) == whole), own[0])
 
 
 @dataclass(frozen=True)
@@ -142,15 +154,15 @@ def captured_in(body: Graph, node: Node, outside: Mapping[Value, T]) -> dict[Val
 def vocabulary_of(graph: Graph) -> int:
     """The vocabulary of a language model, 0 for all else.
 
-    Tokens of the last sequence go in, with an input of each other one, and logits over them come out: one for
-    each row of the tokens' table, or, of what is called `logits`, for its first rows.
+    Tokens of the last sequence go in, whatever else does, and logits over them come out: one for each row of
+    the tokens' table, or, of what is called `logits`, for its first rows.
     """
-    given, rows = given_inputs(graph), token_rows(graph)
-    if not rows or len(given) != len(sequences(graph)) or len(graph.outputs) != 1:
+    rows = token_rows(graph)
+    if not rows or len(graph.outputs) != 1:
         return 0
     name, value = graph.outputs[0]
     logits = graph.type(value)
-    if len(logits.shape) != 3 or logits.shape[:2] != sequences(graph)[-1].dims:
+    if len(logits.shape) != 3 or not grows(graph, value):
         return 0
     width = logits.width if isinstance(logits.width, int) else 0
     return int(width) if width == rows or (name == LOGITS and width < rows) else 0
@@ -158,10 +170,11 @@ def vocabulary_of(graph: Graph) -> int:
 
 def token_rows(graph: Graph) -> int:
     """The rows of the table that the tokens of the last sequence are looked up in; 0 where there is none."""
-    dims = [each.dims for each in sequences(graph)[-1:]]
-    tokens = [value for value in given_inputs(graph) if graph.type(value).shape in dims]
-    if not tokens or graph.type(tokens[0]).dtype is not DType.I64:
-        return 0
-    tables = [user.inputs[1] for user, _ in graph.users(tokens[0]) if user.op.name == "embedding"]
-    rows = graph.type(tables[0]).shape[0] if tables and tables[0] is not None else 0
-    return int(rows) if isinstance(rows, int) else 0
+    for sequence in sequences(graph)[-1:]:
+        tokens = tokens_of(graph, sequence)
+        if graph.type(tokens) != TensorType(sequence.dims, DType.I64):
+            break
+        tables = [user.inputs[1] for user, _ in graph.users(tokens) if user.op.name == "embedding"]
+        rows = graph.type(tables[0]).shape[0] if tables and tables[0] is not None else 0
+        return int(rows) if isinstance(rows, int) else 0
+    return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from archc.ir.decoding import no_generation
 from archc.ir.fixed import Fixed
 from archc.ir.graph import Graph
 from archc.ir.names import unique
@@ -12,7 +13,7 @@ from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, SCAN
-from archc.ir.program import LOGITS, given_inputs, sequences, token_rows, vocabulary_of
+from archc.ir.program import given_inputs, grows, sequences, vocabulary_of
 from archc.ir.scan_form import scan_form
 from archc.ir.types import Dim
 from archc.passes.cache_report import describe
@@ -49,6 +50,8 @@ def plan_cache(graph: Graph, context: Context) -> None:
     for part, times in parts:
         _carry(part, times, fixed, context)
     keep_fixed(graph, fixed)
+    if reason := no_generation(graph):
+        context.report.remark("cache", f"no `generate`: {reason}")
 
 
 def _carry(graph: Graph, times: int, fixed: Fixed, context: Context) -> None:
@@ -92,9 +95,9 @@ def _remark(graph: Graph, node: Node, states: Sequence[Value], times: int, conte
 
 def _obstacle(graph: Graph) -> str:
     """Why a token cannot be computed from the past alone, or need not be; "" if it can."""
-    if not vocabulary_of(graph):
-        return f"what the model returns is not logits over its tokens{_if_they_are(graph)}"
-    fixed, standing = Fixed(graph), Standing(graph)
+    if reason := _not_by_token(graph):
+        return reason
+    fixed, standing, looks = Fixed(graph), Standing(graph), bool(vocabulary_of(graph))
     for part in graph.walk():
         unread = read_by_losses(part)
         for node in part.nodes():
@@ -108,6 +111,19 @@ def _obstacle(graph: Graph) -> str:
             keeps = node.op.past or node.op.carries or node.op is SCAN
             if not (node.op.internal or keeps or node.op.has(Trait.PER_TOKEN)):
                 return f"`{node.op.name}` looks at other tokens and declares no state ({place_of(node)})"
+            looks = looks or bool(keeps)
+    return "" if looks else "no token looks at others: there is nothing to keep"
+
+
+def _not_by_token(graph: Graph) -> str:
+    """What goes in or comes out that is neither of each token nor of all; "" if nothing is."""
+    tokens = sequences(graph)[-1].dims[1]
+    for name, value in [*((graph.name_of(v), v) for v in given_inputs(graph)), *graph.outputs]:
+        type_ = graph.type(value)
+        if tokens in (type_.shape[2:] if grows(graph, value) else type_.shape):
+            return f"`{name}` is {type_.shape_code}, which is more than a row for each token"
+        if graph.is_output(value) and not grows(graph, value):
+            return f"the model returns `{name}`, {type_.shape_code}, which is not a row for each token"
     return ""
 
 
@@ -119,16 +135,6 @@ def _sees_later(graph: Graph, reader: Node, standing: Standing) -> str:
     if keys is not None and not standing.never_before(Place(graph, keys)):
         return "keys may stand before their tokens, and are then seen by earlier ones"
     return ""
-
-
-def _if_they_are(graph: Graph) -> str:
-    """How a spec says that its result is logits over the first rows of the tokens' table, where it may be."""
-    shapes = [graph.type(value).shape for _, value in graph.outputs]
-    width, rows = shapes[0][-1] if [len(shape) for shape in shapes] == [3] else 0, token_rows(graph)
-    alone = len(given_inputs(graph)) == len(sequences(graph))
-    if not (alone and isinstance(width, int) and 0 < width < rows):
-        return ""
-    return f"; if they are, of the first {width} of {rows}, write `return {LOGITS} = ...`"
 
 
 def _tidy(graph: Graph, cut: Cut, context: Context) -> None:

@@ -21,7 +21,9 @@ from archc.ir.program import (
     are_positions,
     front_of,
     given_inputs,
+    grows,
     sequences,
+    tokens_of,
 )
 from archc.ir.types import DType
 from archc.ir.weights import enumerate_weights
@@ -34,6 +36,7 @@ _BATCH = 2
 class Case:
     """One set of inputs for a graph, positions included.
 
+    grown:   the inputs with rows of the tokens that a cache takes in pieces, those tokens first
     options: what a model takes besides them, such as the padding of each sequence: bool [B, T]
     padding: that of the sequence that the outputs belong to, or None
     shifted: positions do not start at 0: only a graph can be given them
@@ -41,14 +44,26 @@ class Case:
 
     name: str
     inputs: dict[str, Tensor]
+    grown: tuple[str, ...]
     options: dict[str, Tensor] = field(default_factory=dict)
     padding: Tensor | None = None
     shifted: bool = False
 
     @property
     def given(self) -> list[Tensor]:
-        """The inputs that a model is called with; the last are the tokens that a cache takes one by one."""
+        """The inputs that a model is called with."""
         return [value for name, value in self.inputs.items() if not are_positions(name)]
+
+    @property
+    def tokens(self) -> Tensor:
+        """Those that a cache takes in pieces: [B, T, ...]."""
+        return self.inputs[self.grown[0]]
+
+    def piece(self, start: int, end: int) -> list[Tensor | None]:
+        """What a model with a cache is called with for some of the tokens; None for what it has taken in."""
+        rows = {name: self.inputs[name][:, start:end] for name in self.grown}
+        names = (name for name in self.inputs if not are_positions(name))
+        return [rows.get(name, None if start else self.inputs[name]) for name in names]
 
 
 def random_weights(graph: Graph, outliers: bool = False, seed: int = 0) -> dict[str, Tensor]:
@@ -120,7 +135,15 @@ def _case(
         inputs |= _positions(each, lengths[each], padding, start)
     inputs |= _without_learned(graph, inputs)
     options = {each.called("padding"): padding for each, padding in paddings.items() if padding is not None}
-    return Case(name, inputs, options, paddings[last], shifted=start > 0)
+    return Case(name, inputs, _grown(graph, last), options, paddings[last], shifted=start > 0)
+
+
+def _grown(graph: Graph, last: Sequence) -> tuple[str, ...]:
+    """The inputs with rows of the last sequence's tokens, those tokens first."""
+    tokens = tokens_of(graph, last)
+    found = [value for value in given_inputs(graph) if grows(graph, value)]
+    found.sort(key=lambda value: value != tokens)
+    return tuple(graph.node(value).attributes["name"] for value in found)
 
 
 def _without_learned(graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from archc import compiler
 from archc.codegen.emit import Origin, write_package
+from archc.codegen.names import argument
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.interpreter import Interpreter
@@ -98,6 +99,11 @@ def _call(model: Any, case: Case, dtype: torch.dtype, **options: Any) -> dict[st
     """The model's outputs for a case, numbered."""
     with torch.no_grad():
         result = model(*(v.to(dtype) if v.is_floating_point() else v for v in case.given), **options)
+    return outputs(result)
+
+
+def outputs(result: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """What a model returns, numbered."""
     return _numbered(result if isinstance(result, tuple) else (result,))
 
 
@@ -139,13 +145,13 @@ def _numbered(outputs: Iterable[Tensor]) -> dict[str, Tensor]:
 def in_dtype(case: Case, dtype: torch.dtype) -> Case:
     """A case whose inputs with fractions are in a dtype."""
     inputs = {n: v.to(dtype) if v.is_floating_point() else v for n, v in case.inputs.items()}
-    return Case(case.name, inputs, case.options, case.padding)
+    return Case(case.name, inputs, case.grown, case.options, case.padding)
 
 
 def _check_cache(
     compilation: Compilation, weights: dict[str, Tensor], name: str, model: Any
 ) -> Iterator[Outcome]:
-    """In pieces and one by one with a cache: the same logits as all at once.
+    """In pieces and one by one with a cache: the same outputs as all at once.
 
     Where positions mean something else in a longer sequence, they are those of the interpreter in pieces.
     """
@@ -153,58 +159,57 @@ def _check_cache(
     by_length, front = depends_on_length(graph), front_of(graph)
     for full in cases(graph):
         case = _given(full, front)
-        length = case.given[-1].shape[1]
+        length = case.tokens.shape[1]
         if case.shifted or length < 4:
             continue
         with torch.no_grad():
-            whole = model(*case.given, **case.options)
+            whole = _call(model, case, torch.float64, **case.options)
             several = tuple(filter(None, (length // 2, 1, 1, length - length // 2 - 2)))
             for pieces in (several, (1,) * length):
                 parts = through_cache(model, case, pieces)
                 manner = "in pieces" if len(set(pieces)) > 1 else "one by one"
                 truth = _interpret_pieces(compilation, weights, full, pieces) if by_length else whole
-                error = furthest({"": parts}, {"": truth}, case.padding)
+                error = furthest(parts, truth, case.padding)
                 yield Outcome(name, "cache", f"{case.name}, {manner}", error, EXACT)
 
 
-def through_cache(model: Any, case: Case, pieces: Sequence[int]) -> Tensor:
-    """The outputs for tokens that reach the cache in pieces, told of padding where there is some.
-
-    An encoder's tokens are given with the first piece alone.
-    """
-    *others, tokens = case.given
+def through_cache(model: Any, case: Case, pieces: Sequence[int]) -> dict[str, Tensor]:
+    """The outputs, numbered, for tokens that reach the cache in pieces, with the padding in each."""
     options: dict[str, Tensor | None] = dict(case.options)
-    cache = model.new_cache(len(tokens), tokens.shape[1])
-    parts, start = [], 0
-    for size in pieces:
-        end = start + size
+    cache = model.new_cache(*case.tokens.shape[:2])
+    parts: list[dict[str, Tensor]] = []
+    for start, end in _ends(pieces):
         for name, padding in case.options.items():
             if padding is case.padding:
                 options[name] = None if bool(padding[:, start:end].all()) else padding[:, start:end]
-        given = others if start == 0 else [None] * len(others)
-        parts.append(model(*given, tokens[:, start:end], cache=cache, **options))
-        start = end
-    return torch.cat(parts, 1)
+        parts.append(outputs(model(*case.piece(start, end), cache=cache, **options)))
+    return joined(parts)
+
+
+def _ends(pieces: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where pieces of so many tokens start and end."""
+    return itertools.pairwise(itertools.accumulate(pieces, initial=0))
+
+
+def joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Outputs for all tokens, of those for pieces."""
+    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
 
 def _interpret_pieces(
     compilation: Compilation, weights: dict[str, Tensor], case: Case, pieces: Sequence[int]
-) -> Tensor:
+) -> dict[str, Tensor]:
     """The reference graph's outputs for tokens that come in pieces, the first with those learned in front."""
-    interpreter, start, front = Interpreter(weights, state={}), 0, front_of(compilation.reference)
+    interpreter, front = Interpreter(weights, state={}), front_of(compilation.reference)
     last = sequences(compilation.reference)[-1]
-    *_, tokens = (name for name in case.inputs if not are_positions(name))
-    parts: list[Tensor] = []
-    for size in pieces:
-        end = start + size + (front if start == 0 else 0)
-        inputs = dict(case.inputs)
-        for name in (tokens, last.called(POSITIONS)):
+    positions, keys = last.called(POSITIONS), last.called(KEY_POSITIONS)
+    parts: list[dict[str, Tensor]] = []
+    for start, end in _ends((pieces[0] + front, *pieces[1:])):
+        inputs = {**case.inputs, keys: case.inputs[keys][:, :end]}
+        for name in (*case.grown, positions):
             inputs[name] = case.inputs[name][:, start:end]
-        keys = last.called(KEY_POSITIONS)
-        inputs[keys] = case.inputs[keys][:, :end]
-        parts += interpreter.run(compilation.reference, inputs).values()
-        start = end
-    return torch.cat(parts, 1)[:, front:]
+        parts.append(_numbered(interpreter.run(compilation.reference, inputs).values()))
+    return {name: output[:, front:] for name, output in joined(parts).items()}
 
 
 def _first_given(compilation: Compilation) -> Case:
@@ -249,7 +254,7 @@ def _check_training(compilation: Compilation, model: Any, reference: Any) -> Ite
 
 def _labels(graph: Graph, case: Case) -> Tensor:
     """A case's tokens as labels: of more rows than are predicted, those beyond are others."""
-    return case.given[-1] % vocabulary_of(graph)
+    return case.tokens % vocabulary_of(graph)
 
 
 def _check_terms(
@@ -261,7 +266,7 @@ def _check_terms(
         return
     for full in cases(graph):
         case = _given(full, front_of(graph))
-        if case.shifted or case.given[-1].shape[1] == 1:
+        if case.shifted or case.tokens.shape[1] == 1:
             continue
         interpreter = Interpreter(weights)
         with torch.no_grad():
@@ -297,13 +302,15 @@ def stored_tensors(model: Any, gradients: bool = False) -> Iterator[tuple[str, T
 
 def _check_greedy(compilation: Compilation, model: Any, reference: Any) -> Iterator[Outcome]:
     case = _first_given(compilation)
-    *others, tokens = case.given
-    prompt = tokens[:, : max(1, tokens.shape[1] // 2)]
-    new = min(8, tokens.shape[1] - prompt.shape[1])  # a learned table may have no more positions
+    length = case.tokens.shape[1]
+    half = max(1, length // 2)
+    new = min(8, length - half)  # a learned table may have no more positions
     if new == 0:
         return
-    *_, grows = (name for name in case.inputs if not are_positions(name))
-    options = {grows: prompt} if others else {}
-    given = others or [prompt]
+    prompt = {name: value for name, value in case.inputs.items() if not are_positions(name)}
+    prompt |= {name: prompt[name][:, :half] for name in case.grown}
+    name = case.grown[0]
+    options = {} if compilation.program.start is None else {argument(name): prompt[name]}
+    given = [value for each, value in prompt.items() if each != name or not options]
     chosen = [each.generate(*given, max_new_tokens=new, **options) for each in (model, reference)]
     yield Outcome("Model", "greedy tokens", f"{new} new tokens", unequal(*chosen), 0.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from archc import compiler
 from archc.compiler import standard_rules
 from archc.ir.graph import Graph
 from archc.ir.node import Node, stored_in
@@ -272,17 +273,47 @@ def test_a_cache_where_no_position_lets_tokens_see_later_ones(place: str) -> Non
     assert all(node.attributes["length"] is None for node in kept)
 
 
-def test_no_cache_where_no_tokens_come_out(tmp_path: Path) -> None:
-    """A causal model of hidden states generates nothing: its package has no cache, and keeps nothing."""
+def test_a_cache_for_whatever_comes_out(tmp_path: Path) -> None:
+    """A causal model of hidden states reads in pieces, and generates nothing."""
     body = """x = embedding(tokens, 9, d) as wte
     q = split_heads(x, 3)
     return merge_heads(attention(q, q, q, mask = causal))"""
     graphs, context = staged(program_of(body))
-    assert "append" not in ops(graphs["cache"])
-    assert any("not logits over its tokens" in remark.text for remark in context.report.remarks)
+    assert "append" in ops(graphs["cache"])
+    assert any("no `generate`: what the model returns is not" in each.text for each in context.report.remarks)
     text = f"arch A(d = 24) {{ forward(tokens: [B, T]) {{ {body} }} }}\nmodel a = A()"
     model = build(text, "a", tmp_path).Model()
-    assert model(torch.zeros(2, 3, dtype=torch.long)).shape == (2, 3, 24)
+    assert hasattr(model, "new_cache")
+    assert not hasattr(model, "generate")
+
+
+NO_CACHE = {
+    "tokens: [B, T], mask: float[B, T, T]": (
+        "x",
+        "`mask` is [B, T, T], which is more than a row for each token",
+    ),
+    "tokens: [B, T], places: [T]": ("x", "`places` is [T], which is more than a row for each token"),
+    "tokens: [B, T], speaker: float[B, d]": (
+        "x, speaker",
+        "the model returns `speaker`, [B, 24], which is not a row for each token",
+    ),
+    "tokens: [B, T], text: [B, N]": ("embedding(text, 9, d) as wte", "no token looks at others"),
+}
+
+
+@pytest.mark.parametrize("inputs", NO_CACHE)
+def test_no_cache_where_not_all_is_by_token(inputs: str) -> None:
+    result, reason = NO_CACHE[inputs]
+    text = f"""arch A(d = 24) {{ forward({inputs}) {{
+      x = embedding(tokens, 9, d) as wte
+      q = split_heads(x, 3)
+      x = merge_heads(attention(q, q, q, mask = causal))
+      return {result} }} }}
+    model a = A()"""
+    (program,) = compiler.lower_models(compiler.read_spec_text(text), ["a"])
+    graphs, context = staged(program)
+    assert "append" not in ops(graphs["cache"])
+    assert [reason in each.text for each in context.report.remarks if each.pass_name == "cache"] == [True]
 
 
 def test_layout_turns_weights_round() -> None:
@@ -311,7 +342,7 @@ def test_pack_joins_a_gate_with_what_it_opens(heads: int, packed: bool) -> None:
     """Where rows of all of them begin at 16 bytes; the MLP beside it reads the same, and stays apart."""
     body = f"""x = embedding(tokens, 9, d) as wte
     q, k, v = linear(x, d) as q, linear(x, d) as k, linear(x, d) as v
-    o = attention(split_heads(q, {heads}), split_heads(k, {heads}), split_heads(v, {heads}), mask = causal)
+    o = attention(split_heads(q, {heads}), split_heads(k, {heads}), split_heads(v, {heads}), mask = full)
     o = merge_heads(o * unsqueeze(sigmoid(cast_like(upcast(linear(x, {heads}) as gate), o))))
     return linear(o, d) as o + linear(silu(linear(x, 4 * d) as up), d) as down"""
     graphs, _ = staged(program_of(body))

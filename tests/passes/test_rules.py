@@ -173,7 +173,7 @@ RULES = {rule.name: rule for rule in standard_rules()}
 
 def _program(body: str) -> Program:
     forward = f"forward(tokens: [B, T]) {{ x = embedding(tokens, 50, d) as wte\n{body}\nreturn x }}"
-    text = f"arch A(d = 24) {{ {forward} }}\nmodel a = A()"
+    text = f"arch A(d = 44) {{ {forward} }}\nmodel a = A()"
     (program,) = compiler.lower_models(compiler.read_spec_text(text), ["a"])
     return program
 

@@ -25,7 +25,14 @@ from archc.cli import main
 from archc.compiler import Compilation
 from archc.verification.cases import Case, cases, depends_on_length, random_weights
 from archc.verification.outcome import Outcome, furthest
-from archc.verification.packages import import_package, in_dtype, stored_tensors, through_cache
+from archc.verification.packages import (
+    import_package,
+    in_dtype,
+    joined,
+    outputs,
+    stored_tensors,
+    through_cache,
+)
 from archc.verification.verify import outcomes_of
 
 CHANCE = {torch.float32: 8.0, torch.bfloat16: 4.0}
@@ -126,7 +133,7 @@ class _Roads:
         case = in_dtype(case, self.dtype)
         wide = in_dtype(case, torch.float64)
         ways: dict[str, Callable[[Any, Case], dict[str, Tensor]]] = {"whole": _whole}
-        if hasattr(model, "new_cache") and case.given[-1].shape[1] > 1:
+        if hasattr(model, "new_cache") and case.tokens.shape[1] > 1:
             ways |= {"in pieces": _in_pieces, "in steps": _in_steps}
         for name, way in ways.items():
             with torch.no_grad():
@@ -156,33 +163,31 @@ class _Roads:
 
 
 def _whole(model: Any, case: Case) -> dict[str, Tensor]:
-    result = model(*case.given, **case.options)
-    return {str(place): each for place, each in enumerate(result if isinstance(result, tuple) else (result,))}
+    return outputs(model(*case.given, **case.options))
 
 
 def _in_pieces(model: Any, case: Case) -> dict[str, Tensor]:
     """A prompt, then single tokens, then some at once."""
-    length = case.given[-1].shape[1]
+    length = case.tokens.shape[1]
     some, single = length // 3, length // 3
-    return {"0": through_cache(model, case, (some, *[1] * single, length - some - single))}
+    return through_cache(model, case, (some, *[1] * single, length - some - single))
 
 
 def _in_steps(model: Any, case: Case) -> dict[str, Tensor]:
     """A prompt, then single tokens with all state on the device."""
-    *others, tokens = case.given
-    some = max(1, tokens.shape[1] // 2)
+    length = case.tokens.shape[1]
+    some = max(1, length // 2)
     options = {name: each[:, :some] if each is case.padding else each for name, each in case.options.items()}
-    cache = model.new_cache(*tokens.shape)
-    parts = [model(*others, tokens[:, :some], cache=cache, **options)]
+    cache = model.new_cache(*case.tokens.shape[:2])
+    parts = [outputs(model(*case.piece(0, some), cache=cache, **options))]
     cache.start_steps()
-    for token in tokens[:, some:].split(1, 1):
-        parts.append(model(*[None] * len(others), token, cache=cache))
-    return {"0": torch.cat(parts, 1)}
+    parts += [outputs(model(*case.piece(place, place + 1), cache=cache)) for place in range(some, length)]
+    return joined(parts)
 
 
 def _gradients(model: Any, case: Case) -> dict[str, Tensor]:
     """Gradients of the loss by the names of the checkpoint."""
-    labels = case.given[-1].clone()
+    labels = case.tokens.clone()
     labels[:, : labels.shape[1] // 3] = -100
     model.loss(*case.given, labels).backward()
     return dict(stored_tensors(model, gradients=True))

@@ -59,7 +59,7 @@ def _padded(graph: Graph, case: Case, where: str, seed: int) -> Case:
         real = torch.rand(batch, length, generator=generator) < 0.6 if where == "between" else places < cuts
         real[~real.any(1), -1] = True
         options[sequence.called("padding")] = real = real.flip(1) if where == "left" else real
-    return Case(where, case.inputs, options, real)
+    return Case(where, case.inputs, case.grown, options, real)
 
 
 def _alone(graph: Graph, case: Case, row: int) -> list[Tensor]:
@@ -94,11 +94,12 @@ def _whole(graph: Graph, model: Any, case: Case, rows: list[tuple[Tensor, ...]],
 
 def _pieces(model: Any, case: Case, rows: list[tuple[Tensor, ...]], name: str) -> Iterator[str]:
     """A prompt, single tokens, some more: with padding in each."""
-    length = case.given[-1].shape[1]
+    length = case.tokens.shape[1]
     some = length // 3
     assert case.padding is not None
     found = through_cache(model, case, (some, *[1] * some, length - 2 * some) if some else (length,))
     for row, alone in enumerate(rows):
-        error = distance(found[row : row + 1, case.padding[row]], alone[0])
-        if not error <= EXACT:
-            yield f"{name}, in pieces, sequence {row}: {error:.1e}"
+        for place, truth in enumerate(alone):
+            error = distance(found[str(place)][row : row + 1, case.padding[row]], truth)
+            if not error <= EXACT:
+                yield f"{name}, in pieces, output {place} of sequence {row}: {error:.1e}"

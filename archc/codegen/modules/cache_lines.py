@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from archc.codegen.modules.class_plan import Line
 from archc.codegen.modules.spans import with_spans
 from archc.ir.node import Node, Value
-from archc.ir.ops.structure import APPEND
+from archc.ir.ops.structure import APPEND, KEEP
 
 if TYPE_CHECKING:
     from archc.codegen.modules.lines import Emitter
@@ -57,6 +57,9 @@ def write_kept(emitter: Emitter, _node: Node) -> None:
         return
     arguments = with_spans([emitter.variables.names[value] for value in part.inputs])
     arguments += ["losses"] if part.trains else []
+    for value in part.inputs:
+        if all(user in part or user.op is KEEP for user, _ in emitter.graph.users(value)):
+            emitter.variables.end(value)
     targets = [emitter.variables.bind(value) for value in part.values]
     code = f"{', '.join(targets)} = once({', '.join(['cache', 'self.fixed', *arguments])})"
     emitter.lines.append(Line(code, emitter.shape_comment(part.values)))

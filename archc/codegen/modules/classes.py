@@ -27,7 +27,7 @@ from archc.ir.names import unique
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.paths import path_text
 from archc.ir.program import Sequence as Tokens
-from archc.ir.program import captured_in, front_of, sequences
+from archc.ir.program import captured_in, front_of, given_inputs, grows, sequences, tokens_of
 
 # Given a class's name, its doc, its graph, and what it calls the graph's inputs and weights.
 PlanNative = Callable[[str, str, Graph, Mapping[Value, str], Mapping[int, str]], NativeLayer | None]
@@ -63,7 +63,7 @@ class ClassWriter:
         known = sequences(graph)
         body, weights = cut.body if cut else graph, held_weights(graph)
         built = self._class(name, doc, body, (), read_off_spans(graph), weights, cached)
-        arguments = _optional_once([a for a in built.arguments if not is_span(a.name)], known, cached)
+        arguments = _optional_once(graph, [a for a in built.arguments if not is_span(a.name)], cached)
         names = [argument.name for argument in arguments]
         start = [*front_lines(graph, names, cached), *span_lines(graph, names, cached)]
         advance = f"    cache.advance({known[-1].called('span')})"
@@ -71,7 +71,7 @@ class ClassWriter:
         self.classes[name] = replace(
             built,
             arguments=(*arguments, *_options(graph, known, cached)),
-            lines=(_check(arguments, known), *start, *built.lines, *end),
+            lines=(_check(arguments, known), *_check_kept(graph, names, cached), *start, *built.lines, *end),
             result=without_front(body, built.result) if front_of(graph) else built.result,
             result_type=result_type(len(graph.outputs)),
             head=self._head(cut, weights, loss, built.result) if cut and loss else None,
@@ -183,6 +183,14 @@ def _check(arguments: Sequence[Argument], known: Sequence[Tokens]) -> Line:
     return Line(f"check_inputs({', '.join(['self', *names])})")
 
 
+def _check_kept(graph: Graph, names: Sequence[str], cached: bool) -> list[Line]:
+    """The refusal of None for what a cache has not taken in yet; `fixed_span` refuses it for tokens."""
+    tokens = [tokens_of(graph, each) for each in sequences(graph)]
+    inputs = zip(names, given_inputs(graph), strict=True)
+    kept = [name for name, value in inputs if cached and value not in tokens and not grows(graph, value)]
+    return [Line(f"check_kept({', '.join(['cache', *(f'{name}={name}' for name in kept)])})")] if kept else []
+
+
 def _options(graph: Graph, known: Sequence[Tokens], cached: bool) -> list[Argument]:
     """What a model takes by keyword: the padding of each sequence, a cache, and what collects losses."""
     options = [Argument("*", ""), *(Argument(s.called("padding"), "Tensor | None = None") for s in known)]
@@ -193,10 +201,8 @@ def _options(graph: Graph, known: Sequence[Tokens], cached: bool) -> list[Argume
     return options
 
 
-def _optional_once(
-    arguments: Sequence[Argument], known: Sequence[Tokens], cached: bool
-) -> tuple[Argument, ...]:
-    """A language model's arguments; tokens that a cache has taken in once may be None afterwards."""
-    if not cached or len(known) == 1:
-        return tuple(arguments)
-    return (*(Argument(a.name, "Tensor | None") for a in arguments[:-1]), arguments[-1])
+def _optional_once(graph: Graph, arguments: Sequence[Argument], cached: bool) -> tuple[Argument, ...]:
+    """A model's arguments; what a cache takes in once may be None afterwards."""
+    once = [cached and not grows(graph, value) for value in given_inputs(graph)]
+    told = zip(arguments, once, strict=True)
+    return tuple(Argument(a.name, "Tensor | None") if optional else a for a, optional in told)

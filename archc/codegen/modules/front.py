@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from archc.codegen.modules.class_plan import Line
 from archc.ir.graph import Graph
-from archc.ir.node import Value
-from archc.ir.program import front_of, given_inputs, sequences
+from archc.ir.program import front_of, given_inputs, grows
 
 
 def front_lines(graph: Graph, arguments: Sequence[str], cached: bool) -> list[Line]:
@@ -21,7 +20,7 @@ def front_lines(graph: Graph, arguments: Sequence[str], cached: bool) -> list[Li
         return []
     times = f"0 if cache is not None and cache.length else {count}" if cached else str(count)
     inputs = zip(arguments, given_inputs(graph), strict=True)
-    given = ", ".join(name for name, value in inputs if _of_tokens(graph, value))
+    given = ", ".join(name for name, value in inputs if grows(graph, value))
     put = f"padding, {given} = with_front(front, padding, {given})"
     return [Line(f"front = {times}  # learned tokens"), Line(put)]
 
@@ -32,13 +31,8 @@ def without_front(graph: Graph, results: str) -> str:
     assert isinstance(elements, ast.Tuple)
     texts = [ast.unparse(element) for element in elements.elts]
     told = zip(texts, graph.outputs, strict=True)
-    return ", ".join(_cut(text) if _of_tokens(graph, value) else text for text, (_, value) in told)
+    return ", ".join(_cut(text) if grows(graph, value) else text for text, (_, value) in told)
 
 
 def _cut(text: str) -> str:
     return f"{text}[:, front:]" if text.isidentifier() else f"({text})[:, front:]"
-
-
-def _of_tokens(graph: Graph, value: Value) -> bool:
-    (tokens,) = sequences(graph)
-    return graph.type(value).shape[:2] == tokens.dims

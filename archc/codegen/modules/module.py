@@ -23,6 +23,7 @@ _RUNTIME = (
     "Span",
     "Wide",
     "carried",
+    "check_kept",
     "fixed_span",
     "once",
     "past",
@@ -70,7 +71,8 @@ def plan_module(
     parameters = [parameter for each in classes for parameter in each.parameters]
     stored = {"Stored", base} | ({"per_expert"} if any(p.per_expert for p in parameters) else set())
     stored |= {"at_least_float32"} if any(p.wide for p in parameters) else set()
-    imports = [f"from .checkpoint import {', '.join(sorted(stored - {'LanguageModel'}))}"]
+    imports = ["from .cached_model import CachedModel"] if base == "CachedModel" else []
+    imports.append(f"from .checkpoint import {', '.join(sorted(stored - {'CachedModel', 'LanguageModel'}))}")
     imports.append("from .inputs import check_inputs")
     if base == "LanguageModel":
         imports.append("from .language_model import LanguageModel")

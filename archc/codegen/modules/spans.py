@@ -8,7 +8,7 @@ from archc.codegen.modules.class_plan import Line
 from archc.ir.graph import Graph
 from archc.ir.node import Value
 from archc.ir.program import Sequence as Tokens
-from archc.ir.program import given_inputs, positions_named, sequences
+from archc.ir.program import given_inputs, positions_named, sequences, tokens_of
 
 
 def read_off_spans(graph: Graph) -> dict[Value, str]:
@@ -24,10 +24,10 @@ def read_off_spans(graph: Graph) -> dict[Value, str]:
 def span_lines(graph: Graph, arguments: Sequence[str], cached: bool) -> list[Line]:
     """Where the tokens of each sequence stand; `arguments` are what the given inputs are called."""
     *others, last = sequences(graph)
-    inputs = [graph.type(value).shape[:2] for value in given_inputs(graph)]
+    called = dict(zip(given_inputs(graph), arguments, strict=True))
     lines: list[Line] = []
     for each in (*others, last):
-        tokens = arguments[inputs.index(each.dims)]
+        tokens = called[tokens_of(graph, each)]
         make = "fixed_span" if cached and each is not last else "spans"
         cache = ", cache" if cached else ""
         lines.append(Line(f"{each.called('span')} = {make}({tokens}, {each.called('padding')}{cache})"))

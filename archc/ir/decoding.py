@@ -1,0 +1,53 @@
+"""What a model can do with a sequence that grows: read it in pieces with a cache, and write it itself."""
+
+from __future__ import annotations
+
+from archc.ir.fixed import Fixed
+from archc.ir.graph import Graph
+from archc.ir.node import Node
+from archc.ir.op import Trait
+from archc.ir.ops.recurrence import CARRIED
+from archc.ir.ops.structure import APPEND, KEEP, SCAN
+from archc.ir.program import LOGITS, given_inputs, grows, sequences, token_rows, tokens_of, vocabulary_of
+
+
+def decodes(root: Graph) -> bool:
+    """Whether a cache has been planned: tokens can come in pieces, or one by one."""
+    if any(node.op in (APPEND, CARRIED, KEEP) for graph in root.walk() for node in graph.nodes()):
+        return True
+    return bool(vocabulary_of(root)) and _is_by_token(root)
+
+
+def _is_by_token(root: Graph) -> bool:
+    """Whether no token looks at others; a language model writes one by one without that, too."""
+    fixed = Fixed(root)
+    return all(
+        fixed.has_all(graph, node.past or node.outputs)
+        for graph in root.walk()
+        for node in graph.nodes()
+        if _looks_at_others(node)
+    )
+
+
+def _looks_at_others(node: Node) -> bool:
+    keeps = node.past or node.op.carries or node.op is SCAN
+    return bool(keeps) or not (node.op.internal or node.op.has(Trait.PER_TOKEN))
+
+
+def no_generation(graph: Graph) -> str:
+    """Why a model that has a cache does not write tokens by itself; "" if it does."""
+    if not vocabulary_of(graph):
+        return f"what the model returns is not logits over its tokens{_if_they_are(graph)}"
+    tokens = tokens_of(graph, sequences(graph)[-1])
+    others = [v for v in given_inputs(graph) if grows(graph, v) and v != tokens]
+    names = " and ".join(f"`{graph.name_of(value)}`" for value in others)
+    return f"each token has its own {names}, which the model does not say of those to come" if others else ""
+
+
+def _if_they_are(graph: Graph) -> str:
+    """How a spec says that its result is logits over the first rows of the tokens' table, where it may be."""
+    shapes = [graph.type(value).shape for _, value in graph.outputs]
+    width, rows = shapes[0][-1] if [len(shape) for shape in shapes] == [3] else 0, token_rows(graph)
+    if not (isinstance(width, int) and 0 < width < rows):
+        return ""
+    return f"; if they are, of the first {width} of {rows}, write `return {LOGITS} = ...`"

@@ -1,0 +1,108 @@
+"""Models that take more than tokens, or say something else than logits: in pieces, and as writers."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.architectures.test_architectures import SPECS
+from tests.random_specs.checks import compiled, roads
+from tests.random_specs.ragged import ragged
+from tests.support import build, distance, scramble
+
+MODELS = ("axes", "codebooks", "observed", "spoken")
+NAMES = """
+arch Names(d = 16, heads = 2) {
+  forward(labels: [B, T], seed: float[B, d], weights: float[B, T, 3]) {
+    x = embedding(labels, 30, d) as words + linear(weights, d) as weights + transpose(unsqueeze(seed))
+    q, k, v = split(split_heads(linear(x, 3 * d) as qkv, heads), 3)
+    return linear(x + merge_heads(attention(q, k, v, causal)), 30) as head
+  }
+}
+model names = Names()
+"""
+MEAN = """
+arch Mean(d = 16) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, 30, d) as words
+    return linear(x + cast_like(transpose(unsqueeze(token_mean(x, over = sequence))), x), 30) as head
+  }
+}
+model mean = Mean()
+"""
+
+
+def made(name: str, folder: Path) -> Any:
+    model = build(SPECS / f"{name}.arch", name, folder).Model(dtype=torch.float64)
+    scramble(model)
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_pieces_are_the_whole(name: str) -> None:
+    """In float32, bfloat16 and, for ragged batches, float64; with all state on the device, too."""
+    text = (SPECS / f"{name}.arch").read_text()
+    assert [*roads(text), *ragged(compiled(text))] == []
+
+
+def test_no_cache_for_what_reads_all_tokens(tmp_path: Path) -> None:
+    model = build(MEAN, "mean", tmp_path).Model()
+    assert not hasattr(model, "new_cache")
+
+
+def test_what_generates_says_so(tmp_path: Path) -> None:
+    """Where each token has further inputs, or no tokens come out, there is a cache but no `generate`."""
+    generates = {name: hasattr(made(name, tmp_path), "generate") for name in MODELS}
+    assert generates == {"axes": False, "codebooks": False, "observed": False, "spoken": True}
+
+
+@torch.no_grad()
+def test_a_vector_of_each_sequence_goes_through_all_steps(tmp_path: Path) -> None:
+    """As it does without a cache, and for texts of two lengths, padded, as for each alone."""
+    model = made("spoken", tmp_path)
+    text, speaker = torch.randint(30, (2, 6)), torch.randn(2, 7, dtype=torch.float64)
+    codes = torch.full((2, 1), 3)
+    for _ in range(5):
+        codes = torch.cat([codes, model(text, speaker, codes)[:, -1:].argmax(-1)], 1)
+    assert torch.equal(model.generate(text, speaker, 5), codes)
+    real = torch.ones(2, 6, dtype=torch.bool)
+    real[1, :2] = False
+    found = model.generate(text, speaker, 5, padding=real)
+    assert torch.equal(found[:1], codes[:1])
+    assert torch.equal(found[1:], model.generate(text[1:, 2:], speaker[1:], 5))
+    assert not torch.equal(model.generate(text, speaker.flip(0), 5), codes)
+
+
+@torch.no_grad()
+def test_what_a_cache_has_not_seen_is_asked_for(tmp_path: Path) -> None:
+    model, speaker = made("spoken", tmp_path), torch.randn(2, 7, dtype=torch.float64)
+    text, codes, cache = torch.randint(30, (2, 6)), torch.randint(40, (2, 3)), model.new_cache(2, 4)
+    for given in (None, cache):
+        with pytest.raises(ValueError, match="speaker must be given, unless the cache has already seen it"):
+            model(text, None, codes, cache=given)
+    with pytest.raises(ValueError, match="text must be given"):
+        model(None, speaker, codes, cache=cache)
+    whole = model(text, speaker, codes)
+    model(text, speaker, codes[:, :2], cache=cache)
+    assert distance(model(None, None, codes[:, 2:], cache=cache), whole[:, 2:]) < 1e-12
+
+
+@torch.no_grad()
+def test_frames_come_with_their_tokens(tmp_path: Path) -> None:
+    model = made("observed", tmp_path)
+    actions, aim = torch.randint(20, (2, 3)), torch.randn(2, dtype=torch.float64)
+    frames = torch.randn(2, 4, 5, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"frames must be .* \[2, 3, 5\], not float64 \[2, 4, 5\]"):
+        model(actions, aim, frames, cache=model.new_cache(2, 4))
+
+
+def test_inputs_may_have_the_names_of_arguments(tmp_path: Path) -> None:
+    model = build(NAMES, "names", tmp_path).Model(dtype=torch.float64)
+    tokens, seed = torch.randint(30, (2, 5)), torch.randn(2, 16, dtype=torch.float64)
+    loss = model.loss(tokens, seed, torch.randn(2, 5, 3, dtype=torch.float64), tokens, weights=tokens + 1)
+    assert bool(torch.isfinite(loss))
+    assert [*inspect.signature(model.loss).parameters][:4] == ["labels_", "seed_", "weights_", "labels"]
