@@ -17,6 +17,7 @@ from archc.frontend.lower import lower, lower_parameters
 from archc.frontend.lowerer import Budget
 from archc.frontend.names import check_names
 from archc.frontend.resolve import Loader, Module
+from archc.ir.decoding import decodes, no_generation
 from archc.ir.graph import Graph
 from archc.ir.program import Expectation, Program
 from archc.ir.rule import Rule
@@ -185,6 +186,8 @@ def compile_program(
     fused = run_passes(program.graph, context)
     _check_expectations(program.expectations, context)
     reference = run_reference_passes(program.graph, context)
+    if decodes(reference) and (reason := no_generation(reference, program.following)):
+        context.report.remark("cache", f"no `generate`: {reason}")
     return Compilation(program, fused, reference, context, read_tables() if tuned is None else tuned)
 
 

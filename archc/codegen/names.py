@@ -13,7 +13,7 @@ from archc.ir.paths import Path, Stored
 # What modules of PyTorch answer to: a parameter of such a name would hide it.
 _MODULE_NAMES = frozenset("""
     add_module apply bfloat16 bool buffers call_super_init checkpoint children compile complete cpu
-    cross_entropy cuda device double dtype dump_patches eval extra_repr fixed float forward generate
+    cross_entropy cuda device double dtype dump_patches eval extra_repr fixed float following forward generate
     get_buffer get_extra_state get_parameter get_submodule half head hidden ipu load_state_dict
     log_probs loss modules mtia named_buffers named_children named_modules named_parameters NATIVE_INPUTS
     new_cache number parameters register_buffer register_module register_parameter requires_grad_
@@ -27,8 +27,8 @@ _LOCALS = frozenset(
 
 # Arguments and variables of a language model's methods, which take its inputs besides.
 _IN_METHODS = frozenset("""
-    apart batch count decoder ends eos first h labels length logits losses max_new_tokens sampler seed shares
-    targets temperature terms token top_p weights z_loss
+    after apart batch count decoder ends eos first h labels length logits losses max_new_tokens sampler seed
+    shares targets temperature terms token top_p weights z_loss
     """.split())  # noqa: SIM905
 
 

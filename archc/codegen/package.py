@@ -36,6 +36,7 @@ from archc.codegen.modules.module import TAKEN, called_functions, plan_module
 from archc.codegen.modules.optional_values import OptionalInputs, may_be_none, optional_inputs
 from archc.codegen.modules.parameters import path_code
 from archc.codegen.modules.style import LinearAfter, Style, no_loop
+from archc.codegen.names import argument
 from archc.codegen.native.native_layer import plan_native_layer
 from archc.codegen.needs import (
     expert_operands,
@@ -103,6 +104,16 @@ class _Planner:
         return decodes(self.reference)
 
     @cached_property
+    def _generates(self) -> bool:
+        """Whether it writes tokens."""
+        return self.cached and not no_generation(self.reference, self.program.following)
+
+    @property
+    def _following(self) -> Graph | None:
+        """What comes with the tokens that it writes."""
+        return self.program.following if self._generates else None
+
+    @cached_property
     def cut(self) -> Cut | None:
         return cut_head(self.fused)
 
@@ -124,7 +135,8 @@ class _Planner:
 
     @cached_property
     def semantics(self) -> Semantics:
-        graphs = (self.fused, self.reference, *self.table.decompositions())
+        graphs = [self.fused, self.reference, *self.table.decompositions()]
+        graphs += [self._following] if self._following else []
         return Semantics([use for graph in graphs for use in _uses(graph)])
 
     @cached_property
@@ -193,7 +205,8 @@ class _Planner:
 
     def _reference_classes(self) -> list[Class]:
         writer = ClassWriter(self._style)
-        writer.model("Reference", self._doc(self.reference, "op by op"), self.reference, self.cached)
+        doc, graph = self._doc(self.reference, "op by op"), self.reference
+        writer.model("Reference", doc, graph, self.cached, self._following)
         return list(writer.classes.values())
 
     def _model_classes(self) -> list[Class]:
@@ -205,7 +218,8 @@ class _Planner:
             self.optional.inputs,
             partial(plan_native_layer, self._plan_of),
         )
-        writer.model("Model", self._doc(self.fused, "fused"), self.fused, self.cached, self.cut, self.loss)
+        doc, graph = self._doc(self.fused, "fused"), self.fused
+        writer.model("Model", doc, graph, self.cached, self._following, self.cut, self.loss)
         return list(writer.classes.values())
 
     def _linears_after(self, graph: Graph) -> dict[int, LinearAfter]:
@@ -247,7 +261,8 @@ class _Planner:
         return Package(
             name=self.program.name,
             cached=self.cached,
-            generates=self.cached and not no_generation(self.reference),
+            generates=self._generates,
+            following=tuple(argument(name) for name, _ in self._following.outputs) if self._following else (),
             loss=vocabulary > 0,
             base=self._base,
             vocabulary=vocabulary,

@@ -79,6 +79,7 @@ class Package:
     name: str
     cached: bool  # whether tokens can come in pieces: new_cache
     generates: bool  # whether it writes them one by one, too: generate
+    following: tuple[str, ...]  # what comes with those that it writes, each made of the last one's
     loss: bool  # whether its output is logits over the tokens' vocabulary
     base: str  # the class that either model is one of
     vocabulary: int
@@ -238,7 +239,8 @@ class Package:
     @property
     def next_arguments(self) -> str:
         """What a model is called with for one `token` more."""
-        return ", ".join("None" if each.optional else "token" for each in self.given)
+        named = {self.grows: "token", **dict.fromkeys(self.kept, "None")}
+        return ", ".join(named.get(each.name, each.name) for each in self.given)
 
     @property
     def input_signature(self) -> str:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from archc.errors import Mistake, Note, Reporter
 from archc.frontend import mistakes, syntax
+from archc.frontend.defaults import Defaults
 from archc.frontend.limits import MAX_NESTING, MAX_STEPS
 from archc.frontend.lowerer import Budget, ExhaustedError
 from archc.frontend.model_arguments import check_overrides, match_model, unknown_arch, with_origin
 from archc.frontend.repeat import repeat_sequences
 from archc.frontend.resolve import Module
-from archc.frontend.scans import Scans
 from archc.frontend.scopes import Scopes, constant
 from archc.frontend.values import POISON, BlockValue, Builtin, Env, Handle, Poison, describe
 from archc.frontend.weight_names import check_weight_names
-from archc.ir.attributes import kind_of
 from archc.ir.graph import Graph
 from archc.ir.paths import Path, path_text
 from archc.ir.program import (
@@ -37,7 +36,7 @@ T = TypeVar("T")
 _KEY_DIM = "S"
 
 
-class ModelLowerer(Scans):
+class ModelLowerer(Defaults):
     """Lowers one model."""
 
     def __init__(self, module: Module, model: syntax.Model, reporter: Reporter, budget: Budget):
@@ -62,8 +61,8 @@ class ModelLowerer(Scans):
             return None
         root = () if self.model.root is None else self.path_of(self.model.root, self.scopes.of(self.module))
         with self.within(root):
-            start = self._forward(forward, env)
-        return None if self.reporter else self._program(arch, parameters, root, start)
+            self._forward(forward, env)
+        return None if self.reporter else self._program(arch, parameters, root)
 
     def report(self, mistake: Mistake) -> Any:
         """Report a mistake; where a spec has several models, with the first one that led to it."""
@@ -88,9 +87,7 @@ class ModelLowerer(Scans):
             self.report(unknown_arch(self.module, self.model))
         return found
 
-    def _program(
-        self, arch: syntax.Arch, parameters: dict[str, Any], root: Path, start: int | None
-    ) -> Program | None:
+    def _program(self, arch: syntax.Arch, parameters: dict[str, Any], root: Path) -> Program | None:
         graph = self.frame.graph
         names = check_weight_names(graph, self.weight_calls, self.reporter)
         if self.reporter:
@@ -109,7 +106,8 @@ class ModelLowerer(Scans):
                 path_text((*root, each.pattern)) for each in arch.members if isinstance(each, syntax.Ignore)
             ),
             expectations=tuple(self.expectations),
-            start=start,
+            start=self.start,
+            following=self.following,
             tied=tuple((tuple(alias.split(".")), tuple(target.split("."))) for alias, target in tied.items()),
         )
 
@@ -161,22 +159,20 @@ class ModelLowerer(Scans):
                 self._statement(member, env)
         return forward
 
-    def _forward(self, forward: syntax.Block, env: Env) -> int | None:
-        """Trace the model; the token that its last input begins with, if it says one."""
+    def _forward(self, forward: syntax.Block, env: Env) -> None:
+        """Trace the model."""
         inner = Env(env, is_block=True)
-        start = None
         for param in forward.params:
             inner.names[param.name] = self._input(param, inner)
-            start = self._start(param, forward.params, env)
         self._check_tokens(forward, inner)
+        self.defaults(forward.params, inner, env)
         results = self.run(forward.body, inner)
         if results is None:
             self.report(mistakes.MissingReturn(forward.span, name="forward"))
-            return None
+            return
         for result in results:
             self._output(result, self.evaluate(result.value, inner))
         self._check_front()
-        return start
 
     def _check_front(self) -> None:
         """Learned tokens come first in the only sequence, as many wherever they are put there."""
@@ -198,17 +194,6 @@ class ModelLowerer(Scans):
         if isinstance(first, Handle) and len(first.type.shape) < 2:
             reason = f"its first input begins with the batch and the tokens, [B, T], but this is {first.type}"
             self.report(mistakes.WrongShape(forward.params[0].span, op="forward", reason=reason))
-
-    def _start(self, param: syntax.Param, params: Sequence[syntax.Param], env: Env) -> int | None:
-        """The token that an input begins with: its default."""
-        if param.default is None:
-            return None
-        if param is not params[-1] or len(params) == 1:
-            self.report(mistakes.NoStart(param.span, name=param.name))
-            return None
-        what = f"the token that `{param.name}` begins with"
-        value = self.convert(self.evaluate(param.default, env), kind_of(int | None), what, param.default.span)
-        return value if isinstance(value, int) else None
 
     def _input(self, param: syntax.Param, env: Env) -> Any:
         if param.shape is None:

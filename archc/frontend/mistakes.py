@@ -38,8 +38,13 @@ class ReservedName(Mistake):
     message = "`{name}` cannot name {kind}: {reason}"
 
 
-class NoStart(Mistake):
-    message = "`{name}` has no default: only the last of several inputs says which token it begins with"
+class NoDefault(Mistake):
+    message = "`{name}` has no default: only a decoder's tokens have one, and what comes with each token"
+
+
+class NotFollowing(Mistake):
+    message = "{what} is more than arithmetic on that of the last one"
+    hint = "say what it is by itself, such as `{name} + 1`"
 
 
 class MissingImport(Mistake):

@@ -105,7 +105,7 @@ class _Checker(StatementNames):
     def _block(self, block: syntax.Block, outer: Env) -> None:
         env = Env(outer, is_block=True)
         is_forward = block.name == "forward"
-        self._params(block.params, env)
+        self._params(block.params, env, see_themselves=is_forward)
         self._unique([(param.name, param.span) for param in block.params], "parameter")
         for param in block.params:
             if is_forward and param.shape is None:
@@ -115,12 +115,14 @@ class _Checker(StatementNames):
         if not may_return(block.body):
             self._report(mistakes.MissingReturn(block.span, name=block.name))
 
-    def _params(self, params: Sequence[syntax.Param], env: Env) -> None:
+    def _params(self, params: Sequence[syntax.Param], env: Env, see_themselves: bool = False) -> None:
+        """Parameters with their defaults, which see those before them, and inputs' also themselves."""
         self.hints = {param.name: "a parameter sees only those before it" for param in params}
         for param in params:
             self._declare(param.name, param.span, "a parameter")
             self._shape(param.shape, env)
             if param.default is not None:
-                self._expr(param.default, env)
+                own = {param.name: ANY} if see_themselves else {}
+                self._expr(param.default, Env(env, own))
             env.names[param.name] = ANY
         self.hints.clear()

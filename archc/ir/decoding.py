@@ -34,14 +34,18 @@ def _looks_at_others(node: Node) -> bool:
     return bool(keeps) or not (node.op.internal or node.op.has(Trait.PER_TOKEN))
 
 
-def no_generation(graph: Graph) -> str:
-    """Why a model that has a cache does not write tokens by itself; "" if it does."""
+def no_generation(graph: Graph, following: Graph | None) -> str:
+    """Why a model that has a cache does not write tokens by itself; "" if it does.
+
+    following: as in `Program`
+    """
     if not vocabulary_of(graph):
         return f"what the model returns is not logits over its tokens{_if_they_are(graph)}"
     tokens = tokens_of(graph, sequences(graph)[-1])
-    others = [v for v in given_inputs(graph) if grows(graph, v) and v != tokens]
-    names = " and ".join(f"`{graph.name_of(value)}`" for value in others)
-    return f"each token has its own {names}, which the model does not say of those to come" if others else ""
+    known = [name for name, _ in following.outputs] if following else []
+    others = [graph.name_of(v) for v in given_inputs(graph) if grows(graph, v) and v != tokens]
+    unknown = [f"`{name}`" for name in others if name not in known]
+    return f"no default says what comes with a token to come: {' and '.join(unknown)}" if unknown else ""
 
 
 def _if_they_are(graph: Graph) -> str:

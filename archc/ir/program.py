@@ -94,6 +94,7 @@ class Program:
     """What a `model` line stands for.  `parameters` are its arch's, in order, with their values.
 
     `root`: the path that all its tensors have in front; those of a checkpoint elsewhere are another model's.
+    `following`: what inputs are for the next token, by what they are for the last one
     """
 
     name: str
@@ -107,6 +108,7 @@ class Program:
     expectations: tuple[Expectation, ...] = field(default=())
     tied: tuple[tuple[Path, Path], ...] = ()  # (what a checkpoint may repeat, what it is tied to)
     start: int | None = None  # the token that a decoder's sequence begins with
+    following: Graph | None = None
 
 
 def fronts_in(root: Graph) -> list[tuple[Graph, Node]]:

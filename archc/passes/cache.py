@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from archc.ir.decoding import no_generation
 from archc.ir.fixed import Fixed
 from archc.ir.graph import Graph
 from archc.ir.names import unique
@@ -50,8 +49,6 @@ def plan_cache(graph: Graph, context: Context) -> None:
     for part, times in parts:
         _carry(part, times, fixed, context)
     keep_fixed(graph, fixed)
-    if reason := no_generation(graph):
-        context.report.remark("cache", f"no `generate`: {reason}")
 
 
 def _carry(graph: Graph, times: int, fixed: Fixed, context: Context) -> None:

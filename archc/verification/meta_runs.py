@@ -15,7 +15,7 @@ from torch._library.custom_ops import CustomOpDef
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
-from archc.ir.program import given_inputs
+from archc.ir.program import given_inputs, sequences, tokens_of
 from archc.ir.types import DType, size_of
 from archc.verification.kernel_runs import Sizes, run_backward, run_plan
 
@@ -50,12 +50,14 @@ def run_model(package: Any, compilation: Compilation, dtype: torch.dtype, sizes:
     for name, layers in list(model.named_children()):
         if isinstance(layers, nn.ModuleList):
             setattr(model, name, nn.ModuleList({type(layer): layer for layer in layers}.values()))
+    graph = compilation.program.graph
+    labels = given_inputs(graph).index(tokens_of(graph, sequences(graph)[-1]))
     for shape, training in itertools.product(((1, sizes.length), sizes.many), (False, True)):
-        given = list(_inputs(compilation.program.graph, dtype, *shape))
+        given = list(_inputs(graph, dtype, *shape))
         model.train(training)
         if training:
             has_loss = hasattr(model, "loss")
-            run_backward(model.loss(*given, given[-1]) if has_loss else model(*given))
+            run_backward(model.loss(*given, given[labels]) if has_loss else model(*given))
         else:
             with torch.no_grad():
                 model(*given)

@@ -25,6 +25,16 @@ arch Names(d = 16, heads = 2) {
 }
 model names = Names()
 """
+RULES = """
+arch Rules(d = 16, heads = 2) {
+  forward(tokens: [B, T], kinds: [B, T] = 4 - kinds, seen: float[B, T, 3] = 0.5 * seen, bias: float[B, 30]) {
+    x = (embedding(tokens, 30, d) as words) + (embedding(kinds, 5, d) as kinds) + (linear(seen, d) as seen)
+    q, k, v = split(split_heads(linear(x, 3 * d) as qkv, heads), 3)
+    return linear(x + merge_heads(attention(q, k, v, causal)), 30) as head + transpose(unsqueeze(bias))
+  }
+}
+model rules = Rules()
+"""
 MEAN = """
 arch Mean(d = 16) {
   forward(tokens: [B, T]) {
@@ -54,10 +64,19 @@ def test_no_cache_for_what_reads_all_tokens(tmp_path: Path) -> None:
     assert not hasattr(model, "new_cache")
 
 
-def test_what_generates_says_so(tmp_path: Path) -> None:
-    """Where each token has further inputs, or no tokens come out, there is a cache but no `generate`."""
+def test_what_generates(tmp_path: Path) -> None:
+    """Where no tokens come out there is a cache, but no `generate`."""
     generates = {name: hasattr(made(name, tmp_path), "generate") for name in MODELS}
-    assert generates == {"axes": False, "codebooks": False, "observed": False, "spoken": True}
+    assert generates == {"axes": True, "codebooks": False, "observed": False, "spoken": True}
+
+
+def test_no_tokens_are_written_where_nothing_says_what_comes_with_them(tmp_path: Path) -> None:
+    text = (SPECS / "axes.arch").read_text().replace(" = places + 1", "")
+    model = build(text, "axes", tmp_path).Model()
+    assert hasattr(model, "new_cache")
+    assert not hasattr(model, "generate")
+    told = [remark.text for remark in compiled(text).report.remarks if remark.pass_name == "cache"]
+    assert "no default says what comes with a token to come: `places`" in told[-1]
 
 
 @torch.no_grad()
@@ -106,3 +125,32 @@ def test_inputs_may_have_the_names_of_arguments(tmp_path: Path) -> None:
     loss = model.loss(tokens, seed, torch.randn(2, 5, 3, dtype=torch.float64), tokens, weights=tokens + 1)
     assert bool(torch.isfinite(loss))
     assert [*inspect.signature(model.loss).parameters][:4] == ["labels_", "seed_", "weights_", "labels"]
+
+
+def without_cache(model: Any, given: list[torch.Tensor], count: int) -> torch.Tensor:
+    """The likeliest tokens, and what comes with each made of what comes with the one before."""
+    tokens, kinds, frames, bias = given
+    for _ in range(count):
+        tokens = torch.cat([tokens, model(tokens, kinds, frames, bias)[:, -1:].argmax(-1)], 1)
+        kinds = torch.cat([kinds, 4 - kinds[:, -1:]], 1)
+        frames = torch.cat([frames, 0.5 * frames[:, -1:]], 1)
+    return tokens
+
+
+@torch.no_grad()
+def test_what_comes_with_written_tokens_follows_from_the_last(tmp_path: Path) -> None:
+    """Of each sequence's last token that is none of padding; what was given stays as it was."""
+    model = build(RULES, "rules", tmp_path).Model(dtype=torch.float64)
+    scramble(model)
+    given = [torch.randint(30, (2, 6)), torch.randint(5, (2, 6)), torch.randn(2, 6, 3), torch.randn(2, 30)]
+    given = [each.double() if each.is_floating_point() else each for each in given]
+    kept = [each.clone() for each in given]
+    expected = without_cache(model, given, 5)
+    assert torch.equal(model.generate(*given, max_new_tokens=5), expected)
+    real = torch.ones(2, 6, dtype=torch.bool)
+    real[1, 4:] = False
+    found = model.generate(*given, max_new_tokens=5, padding=real)
+    alone = without_cache(model, [*(each[1:, :4] for each in given[:3]), given[3][1:]], 5)
+    assert torch.equal(found[:1], expected[:1])
+    assert torch.equal(found[1:, 6:], alone[:, 4:])
+    assert all(map(torch.equal, given, kept))

@@ -171,6 +171,7 @@ class Class:
     result_type: str
     head: Head | None = None  # of a language model, when `lines` end at what the head reads
     fixed: Fixed | None = None  # where it reads what does not follow from the tokens that are added
+    following: Method | None = None  # where a model says what comes with the tokens that it writes
     native: NativeLayer | None = None  # a layer whose ops all have native code
     native_inputs: str = ""  # the layer's tensors that this code reads
     native_call: str = ""  # the call of this code for the layer alone

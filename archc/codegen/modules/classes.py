@@ -56,10 +56,14 @@ class ClassWriter:
         doc: tuple[str, ...],
         graph: Graph,
         cached: bool,
+        following: Graph | None = None,
         cut: Cut | None = None,
         loss: LossKernel | None = None,
     ) -> None:
-        """The model's own class, after those of its layers; with a head of its own where there is a cut."""
+        """The model's own class, after those of its layers; with a head of its own where there is a cut.
+
+        following: as in `Program`
+        """
         known = sequences(graph)
         body, weights = cut.body if cut else graph, held_weights(graph)
         built = self._class(name, doc, body, (), read_off_spans(graph), weights, cached)
@@ -75,6 +79,7 @@ class ClassWriter:
             result=without_front(body, built.result) if front_of(graph) else built.result,
             result_type=result_type(len(graph.outputs)),
             head=self._head(cut, weights, loss, built.result) if cut and loss else None,
+            following=write_method(Emitter(following, self.style), {}, ()) if following else None,
         )
 
     def _head(self, cut: Cut, weights: Sequence[Held], loss: LossKernel, hidden: str) -> Head:

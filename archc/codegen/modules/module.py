@@ -112,6 +112,8 @@ def class_text(classes: Sequence[Class]) -> str:
             ]
         if each.fixed:
             parts += [*map(str, each.fixed.lines), *map(str, each.fixed.arguments), each.fixed.result]
+        if each.following:
+            parts += [*map(str, each.following.lines), each.following.result]
         if each.head:
             parts += [f"kernels.{each.head.loss.name}", each.head.linear]
             parts += [*map(str, each.head.tail), each.head.result]
