@@ -38,7 +38,9 @@ arch A(d, f, vocab = 40) {
       y = rms_norm(x, 1e-6, offset = 1.0) as third
       g, u = split_interleaved(linear(y, 2 * f, bias = true) as gated, 2)
       g, u = minimum(g, 7.0), maximum(minimum(u, 7.0), -7.0)
-      x = x + linear((u + 1) * g * sigmoid(1.702 * g), d) as left
+      x = x + 0.3 * (linear((u + 1) * g * sigmoid(1.702 * g), d) as left)
+      x = x + 0.3 * linear(rms_norm(x, 1e-6) as fourth, d) as right
+      x = x + linear((rms_norm(x, 1e-6) as fifth) / (parameter([d]) as waves), d) as back
     }
     return linear(rms_norm(x, 1e-6, offset = 1.0) as end, vocab) as head
   }
@@ -52,6 +54,8 @@ KERNELS = {
     "add_rms_norm_linear",
     "rms_norm_add_rms_norm_linear",
     "clamped_swiglu_linear",
+    "mul_add_rms_norm_linear",
+    "mul_add_rms_norm_div_linear",
 }
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LEVEL = {torch.float32: 3e-7, torch.float16: 2e-4, torch.bfloat16: 2e-3}  # below this all are as good

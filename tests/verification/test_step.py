@@ -132,6 +132,17 @@ def test_what_is_not_fused_has_launches_of_its_own() -> None:
     assert fused < plain
 
 
+@pytest.mark.parametrize(
+    ("family", "launches"),
+    [("granite", (6,)), ("gpt_neox", (6,)), ("bitnet", (6,)), ("dory", (12, 12))],
+)
+def test_linear_maps_begin_with_any_fusion_of_rows(family: str, launches: tuple[int, ...]) -> None:
+    """Residuals with a factor, two norms of one sum, a normed activation, products with square sums."""
+    path = ROOT / "tests" / "interop" / "families" / f"{family}.arch"
+    layers = _layers(compile_model(path, family).fused)
+    assert tuple(map(layer_launches, layers)) == launches
+
+
 def test_the_plan_counts_weights_and_keys() -> None:
     """By hand: the bytes of a small model's matmuls and cache are the most of what a step moves."""
     graph = compile_model(SPECS / "llama2.arch", "llama2_7b").fused

@@ -12,6 +12,8 @@ from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.one_row import OneRow
 from archc.codegen.kernels.norms.norm_plan import NormKernel
 from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
+from archc.codegen.kernels.rows.row_plan import RowKernel
+from archc.codegen.kernels.rows.row_writer import names_in
 from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node
@@ -32,12 +34,12 @@ def plan_linears_after(
 ) -> dict[str, LinearAfterKernel]:
     """The kernels of fused ops with the linear maps after them, by the names of the ops' own."""
     maps: dict[str, dict[Map, None]] = {}
-    plans: dict[str, tuple[str, NormKernel | PointwiseKernel]] = {}
+    plans: dict[str, tuple[str, NormKernel | PointwiseKernel | RowKernel]] = {}
     for part in parts:
         for number, after in pairs(part).items():
             node, map_ = part.node(number), linear_map(part, after)
             before = plan(part, node)
-            assert isinstance(before, NormKernel | PointwiseKernel)
+            assert isinstance(before, NormKernel | PointwiseKernel | RowKernel)
             assert map_ is not None
             plans[before.name] = node.op.name, before
             maps.setdefault(before.name, {})[map_] = None
@@ -53,7 +55,7 @@ def plan_linears_after(
 def _plan(
     name: str,
     op: str,
-    before: NormKernel | PointwiseKernel,
+    before: NormKernel | PointwiseKernel | RowKernel,
     maps: tuple[Map, ...],
     linear: LinearKernel | None,
     tuned: Tuned,
@@ -62,7 +64,7 @@ def _plan(
     assert row is not None
     best = _measured(op, maps, tuned)
     own = linear is not None and any(linear.has(shape) for shape, _ in maps)
-    product = unique("z", {*before.op.names, *before.op.outputs})
+    product = unique("z", {*before.op.names, *before.op.outputs}.union(*map(names_in, row.lines)))
     weights = "linear_weight, linear_bias" if any(biased for _, biased in maps) else "linear_weight"
     return LinearAfterKernel(
         name=name,
@@ -87,9 +89,9 @@ def _measured(op: str, maps: Sequence[Map], tuned: Tuned) -> Entry | None:
     return max(entries, key=lambda entry: entry.problem.elements, default=None)
 
 
-def _outputs(before: NormKernel | PointwiseKernel, row: OneRow, maps: Sequence[Map]) -> int:
+def _outputs(before: NormKernel | PointwiseKernel | RowKernel, row: OneRow, maps: Sequence[Map]) -> int:
     """How many outputs a program computes at a time."""
-    if isinstance(before, NormKernel):
+    if not isinstance(before, PointwiseKernel):
         return 2 if row.block <= _NORMED else 1
     fewest = min(outputs for (outputs, _), _ in maps)
     return next((each for each in _AFTER_POINTWISE if fewest // each >= _PROGRAMS), _AFTER_POINTWISE[-1])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from archc.codegen.kernels.fused import decomposition
 from archc.codegen.kernels.linear.linear_kernel import Shape, linear_shape
+from archc.codegen.kernels.rows.last_row import last_row
 from archc.codegen.modules.head import cut_head
 from archc.codegen.modules.kept import KeptPart
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
-from archc.ir.rule import rule_of
+from archc.ir.row_form import row_form
+from archc.ir.rule import Rule, rule_of
 from archc.tuned import LAUNCH, NOTHING, Problem, Tuned
 
 MAX_NORMED = 1 << 14  # columns of a row in registers, which leave some for those of a weight beside it
@@ -22,7 +25,7 @@ def linears_after(graph: Graph, tuned: Tuned = NOTHING) -> dict[int, Node]:
     hidden = cut.body.outputs[0][1] if cut else None  # the head is a method of its own
     found: dict[int, Node] = {}
     for node in graph.nodes():
-        row = None if node in kept else _row(node)
+        row = None if node in kept else _row(graph, node)
         readers = graph.users(row) if row and row != hidden and not graph.is_output(row) else []
         if len(readers) != 1 or readers[0][1] != 0:
             continue
@@ -46,13 +49,21 @@ def _pays(before: Node, shape: Shape, tuned: Tuned) -> bool:
     return all(entry.microseconds < entry.library + LAUNCH for entry in entries if entry)
 
 
-def _row(node: Node) -> Value | None:
+def _row(graph: Graph, node: Node) -> Value | None:
     """What a linear map may read of a fused node."""
     rule = rule_of(node)
-    if rule is None or rule.family not in ("norm", "pointwise"):
+    if rule is None or rule.family not in ("norm", "pointwise", "row"):
         return None
+    if rule.family == "row":
+        last = _last_row(graph, node, rule)
+        return None if last is None else node.outputs[last]
     if rule.family == "pointwise":
         return node.outputs[0] if len(node.outputs) == 1 else None
     assert rule.norm_form is not None
     ends = [place for place, ref in enumerate(rule.outputs) if ref.step == rule.norm_form.outer]
     return node.outputs[ends[0]] if ends and int(node.types[ends[0]].width) <= MAX_NORMED else None
+
+
+def _last_row(graph: Graph, node: Node, rule: Rule) -> int | None:
+    form = row_form(decomposition(graph, node))
+    return last_row(form, (*rule.operands, *rule.weights, *rule.output_names)) if form else None

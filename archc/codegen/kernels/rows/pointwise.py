@@ -21,9 +21,10 @@ from archc.ir.ops.structure import CONSTANT, INPUT
 
 _STRENGTH = {"add": 1, "sub": 1, "mul": 2, "div": 2}  # how tightly they bind
 _CALL = re.compile(r"[\w.]+\([^()]*\)")
-_OF_LINEARS = ("output", "outputs", "rows", "start", "total")  # that begin with a function
+# Those of linear maps that begin with a function.
+OF_LINEARS = frozenset({"apart", "following", "output", "outputs", "place", "rows", "start", "total"})
 # Names of a kernels module and of every kernel, which a variable must not hide.
-KERNEL_NAMES = (*MATH, "tl", "row", "column", "inside", "lane", "lane_inside", *_OF_LINEARS)
+KERNEL_NAMES = (*MATH, "tl", "row", "column", "inside", "lane", "lane_inside", *OF_LINEARS)
 
 
 @dataclass

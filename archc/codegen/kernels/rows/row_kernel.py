@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused
 from archc.codegen.kernels.helpers import helpers_in
+from archc.codegen.kernels.linear.one_row import OneRow
+from archc.codegen.kernels.rows.last_row import last_row
 from archc.codegen.kernels.rows.row_gradient import RowGradient
 from archc.codegen.kernels.rows.row_memory import RowMemory
 from archc.codegen.kernels.rows.row_plan import Columns, RowKernel
@@ -98,6 +100,7 @@ class _Planner:
             gradient_tensors=back.tensors,
             gradient_sums=back.sums,
             native=self._native(back.op),
+            one_row=self._one_row(),
         )
 
     def _used(self, lines: Sequence[str]) -> tuple[Columns, ...]:
@@ -106,11 +109,16 @@ class _Planner:
         return tuple(columns for columns in self.memory.widths.values() if columns.column in names)
 
     @cached_property
-    def _forward_body(self) -> tuple[list[str], list[tuple[RowOperand, str, int]]]:
-        """The statements, and the values that they read: of which operand, and where in its row."""
+    def _writer(self) -> RowWriter:
+        """It has written the forward pass."""
         writer = RowWriter(self.steps, self.memory.masks)
         writer.forward()
-        lines, names = needed_lines(writer.lines, {value for _, value in self.outputs})
+        return writer
+
+    @cached_property
+    def _forward_body(self) -> tuple[list[str], list[tuple[RowOperand, str, int]]]:
+        """The statements, and the values that they read: of which operand, and where in its row."""
+        lines, names = needed_lines(self._writer.lines, {value for _, value in self.outputs})
         values = [(o, name, offset) for o in self.form.operands for name, offset in self.memory.values(o)]
         return lines, [value for value in values if value[1] in names]
 
@@ -120,6 +128,33 @@ class _Planner:
         results = zip(self.outputs, self.form.results, strict=True)
         stores = [self.memory.store(name, value, result.columns) for (name, value), result in results]
         return (*loads, *lines, *stores)
+
+    def _one_row(self) -> OneRow | None:
+        """The same for one row, the last of which a linear map reads."""
+        names = [name for name, _ in self.outputs]
+        last = last_row(self.form, (*self.operands, *names))
+        if last is None:
+            return None
+        lines, values = self._forward_body
+        alone = replace(self.memory, alone=True)
+        named = [f"{name} = {value}" for name, value in self.outputs if name != value]
+        result, value = self.outputs[last]
+        mask = "" if self._writer.is_clean(value) else self.memory.masks[self.form.width]
+        # What is beside the row may be no finite number, and what it is multiplied by is zero.
+        beside = [f"{result} = tl.where({mask}, {result}, 0.0)"] if mask else []
+        return OneRow(
+            width=self.form.width,
+            block=self.form.block,
+            warps=_warps(self.form.block),
+            result=result,
+            others=tuple(names[:last]),
+            row_lines=tuple(filter(None, map(self.memory.row_line, self.form.operands))),
+            pointers=tuple(self.operands),
+            arguments=tuple(map(self.memory.argument, self.form.operands)),
+            lines=(*(alone.load(*value) for value in values), *lines, *named, *beside),
+            interleaved=False,
+            template="linear_after_norm",
+        )
 
     def _native(self, op: CustomOp) -> NativeRows | None:
         lines, values = self._forward_body

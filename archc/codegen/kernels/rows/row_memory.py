@@ -14,10 +14,15 @@ from archc.ir.row_form import RowForm, RowOperand
 
 @dataclass(frozen=True)
 class RowMemory:
-    """The operands of a form.  `parts`: the values that one is split into, by its name."""
+    """The operands of a form.
+
+    parts: the values that one is split into, by its name
+    alone: whether there is a single row
+    """
 
     form: RowForm
     parts: Mapping[str, Sequence[str]]
+    alone: bool = False
 
     @cached_property
     def widths(self) -> dict[int, Columns]:
@@ -49,6 +54,8 @@ class RowMemory:
 
     def _row_terms(self, operand: RowOperand) -> list[str]:
         """Where a row of an operand starts, as terms of a sum."""
+        if self.alone:
+            return []
         if operand.is_own and self.form.heads > 1:
             heads = self.form.heads
             return [f"row // {heads} * {operand.name}_stride", f"row % {heads} * {operand.name}_head"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.kernels.custom_op import CustomOp
+from archc.codegen.kernels.linear.one_row import OneRow
 from archc.codegen.kernels.masks import store_where
 from archc.codegen.native.native_plan import NativeRows
 
@@ -52,6 +53,7 @@ class RowKernel:
     gradient_tensors: tuple[tuple[str, str], ...]  # what the backward kernel writes, and how it is made
     gradient_sums: tuple[tuple[str, str], ...]  # gradients of what several rows read
     native: NativeRows | None
+    one_row: OneRow | None
     template: str = "row"
 
     @property

@@ -42,6 +42,10 @@ class RowWriter:
                 self._step(step)
             self._clean |= {step.name} if step.name in but else set()
 
+    def is_clean(self, name: str) -> bool:
+        """Whether a value is 0 beside the row."""
+        return name in self._clean
+
     def _step(self, step: RowStep) -> None:
         if step.op in ALONG:
             self.lines.append(f"{step.name} = {self._along(step)}")
