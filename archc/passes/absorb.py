@@ -101,6 +101,9 @@ class Absorption:
     def obstacle(self, target: Target) -> str:
         """Why keeping keys and values is better on the target; "" if it is not."""
         if self.absorbed is None:
+            reader = _reader(self.whole).op
+            if reader.name != "attend":
+                return f"what `{reader.name}` reads would be made of it again with each token"
             return "keys and values are made of it in a way that attention cannot take over"
         width = self.absorbed.type(_reader(self.absorbed).inputs[0] or Value(0)).width
         if isinstance(width, int) and width > target.max_head:

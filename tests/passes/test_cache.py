@@ -276,6 +276,19 @@ def test_heads_without_positions_keep_their_input_where_the_roofline_says_so() -
     assert "fewer bytes would do, but a token of context would take" in remarks(on_cpu)
 
 
+def test_a_convolution_is_told_of_in_its_own_words() -> None:
+    text = """import std
+    arch A(d = 8) {
+      forward(tokens: [B, T]) {
+        x = rms_norm(embedding(tokens, 9, d) as wte, 1e-6) as norm
+        return linear(CausalConv(linear(x, 3 * d) as wide, taps = 4) as conv, 9) as head
+      }
+    }
+    model a = A()"""
+    told = "fewer bytes would do, but what `causal_conv` reads would be made of it again with each token"
+    assert told in remarks(compile_model(text, "a"))
+
+
 def test_ties_go_to_the_later_value() -> None:
     """Two heads of 5 on a width of 20: keys and values are no more than their input."""
     assert slots(compiled(Design(PLAIN, {}, False, sizes="heads = 2, n = 5")).fused) == {
