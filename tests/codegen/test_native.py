@@ -574,6 +574,37 @@ def test_a_loop_that_leaves_what_did_not_enter_it(tmp_path: Path) -> None:
 
 
 @needs_compiler
+def test_heads_that_hold_their_parts_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each head has its queries, keys and values side by side, as in GPT-NeoX; a step takes them apart."""
+    spec = """
+    arch A(d = 16) {
+      forward(tokens: [B, T]) {
+        x = embedding(tokens, 40, d) as embed
+        for i in 0..2 as layers {
+          q, k, v = split(split_heads(linear(rms_norm(x, 1e-6) as norm, 3 * d) as qkv, 2), 3)
+          x = x + linear(merge_heads(attention(q, k, v, mask = causal)), d) as o
+        }
+        return linear(rms_norm(x, 1e-6) as norm, 40) as head
+      }
+    }
+    model a = A()
+    """
+    package = build(spec, "a", tmp_path)
+    native = _native(package)
+    assert native.build()
+    called: list[str] = []
+    call = native.call
+    monkeypatch.setattr(native, "call", lambda name, *rest: (called.append(name), call(name, *rest)))
+    model, tokens = package.Model(), torch.arange(12).view(2, 6)
+    scramble(model)
+    with torch.no_grad():
+        whole, cache = model(tokens), model.new_cache(2, 6)
+        steps = torch.cat([model(token, cache=cache) for token in tokens.split(1, 1)], 1)
+    assert called.count("decode_layers") == 6
+    assert distance(steps, whole) < 1e-5
+
+
+@needs_compiler
 def test_rows_of_one_number(tmp_path: Path) -> None:
     """Heads of width 1 are rows of a single value, over which there is no loop."""
     spec = """

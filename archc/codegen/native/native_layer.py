@@ -222,11 +222,14 @@ class _Writer:
         """Copies the columns of each part: they are not contiguous where there are several rows."""
         (source,) = node.inputs
         assert source is not None
-        first = 0
+        width, first = int(self.graph.type(source).width), 0
+        many = self.layer.width(source) // width  # rows for a token: its heads
+        rows = "rows" if many == 1 else f"{many} * rows"
         for value in node.outputs:
-            given = [self._read(source), self._make(value), self.layer.width(source), first]
-            self._add("copy_columns", [*map(str, given), str(self.layer.width(value)), "rows"])
-            first += self.layer.width(value)
+            part = int(self.graph.type(value).width)
+            given = [self._read(source), self._make(value), width, first, part, rows]
+            self._add("copy_columns", list(map(str, given)))
+            first += part
 
     def _add(self, function: str, arguments: list[str]) -> None:
         self.lines.append(f"{function}_kernel<T>({', '.join(['team', *arguments])});")
