@@ -29,6 +29,7 @@ from archc.verification.compiling import KernelError, compile_launch
 from archc.verification.launch import Launch
 from archc.verification.launches import launches
 from tests.codegen.kernel_cases import FIRST, spec_of_case
+from tests.codegen.test_recurrence import spec
 from tests.support import SPECS, compile_model
 
 FILE = Path(__file__).with_name("compiled.txt")
@@ -40,6 +41,7 @@ FIRST_MODELS = [*{model.arch: model.name for model in reversed(_DECLARED)}.value
 USUAL = (torch.bfloat16, MAIN)
 OTHERS = [*((torch.bfloat16, chip) for chip in CHIPS if chip != MAIN), (torch.float32, MAIN)]
 ALL = [(model, *target) for model in MODELS for target in (USUAL, *OTHERS)]
+BY_CHANNEL = ("decay_by_channel", "delta_by_channel")  # forms of recurrences that no spec has
 # The first model of every architecture for what is usual and, in turn, for one of the others.
 DEFAULT = [
     (model, *target)
@@ -59,6 +61,14 @@ def of_fusion(name: str) -> list[Launch]:
     """Of a small model in which it fires, whose blocks are masked."""
     with tempfile.TemporaryDirectory() as folder:
         return launches(compile_model(spec_of_case(name), "a"), Path(folder), torch.bfloat16)
+
+
+def of_recurrence(form: str, dtype: torch.dtype) -> list[Launch]:
+    """Of heads as wide as those of published models."""
+    with tempfile.TemporaryDirectory() as folder:
+        compilation = compile_model(spec(form), "recurrent", {"dk": "128", "dv": "128"})
+        found = launches(compilation, Path(folder), dtype)
+        return [launch for launch in found if launch.name.startswith("_linear_attention")]
 
 
 def breaches(found: Iterable[Launch], chip: str) -> list[str]:
@@ -101,6 +111,8 @@ def _toolchain() -> str:
 def _recorded() -> Iterator[tuple[list[Launch], str]]:
     for name in FIRST:
         yield of_fusion(name), MAIN
+    for form in BY_CHANNEL:
+        yield of_recurrence(form, torch.bfloat16), MAIN
     for model, dtype, chip in DEFAULT:
         yield of_model(model, dtype), chip
 
@@ -112,7 +124,7 @@ def _record() -> None:
     """
     kept: set[str] = set()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found, chip in track(_recorded(), "Compiling", total=len(FIRST) + len(DEFAULT)):
+        for found, chip in track(_recorded(), "Compiling", total=len(FIRST) + len(BY_CHANNEL) + len(DEFAULT)):
             new = {digest: launch for digest, launch in unknown(found, chip).items() if digest not in kept}
             judged = pool.map(functools.partial(_judge, chip=chip), new.values())
             for digest, texts in zip(new, judged, strict=True):

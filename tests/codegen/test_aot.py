@@ -29,14 +29,18 @@ from archc.verification.launches import launches
 from tests.codegen import compiled
 from tests.codegen.compiled import (
     ALL,
+    BY_CHANNEL,
     DEFAULT,
     FIRST_MODELS,
     MAIN,
     MODELS,
+    OTHERS,
+    USUAL,
     breaches,
     by_digest,
     of_fusion,
     of_model,
+    of_recurrence,
 )
 from tests.codegen.kernel_cases import FIRST, RULES
 from tests.codegen.test_compiling import crowded_kernel, sum_kernel
@@ -72,6 +76,16 @@ def test_kernels_of_every_rule(name: str, chip: str) -> None:
 def test_kernels_of_every_model(model: str, dtype: torch.dtype, chip: str) -> None:
     found = of_model(model, dtype)
     assert found
+    assert not breaches(found, chip)
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "chip"),
+    [_case(way == USUAL, form, *way) for form in BY_CHANNEL for way in (USUAL, *OTHERS)],
+)
+def test_recurrences_whose_decays_differ_by_channel(form: str, dtype: torch.dtype, chip: str) -> None:
+    found = of_recurrence(form, dtype)
+    assert "_linear_attention_channel_gradients_kernel" in {launch.name for launch in found}
     assert not breaches(found, chip)
 
 

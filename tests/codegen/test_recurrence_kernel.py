@@ -163,12 +163,16 @@ def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype) -> None:
         ("decay", torch.bfloat16),
         ("delta", torch.bfloat16),
         ("delta_before", torch.float32),
+        ("decay_by_channel", torch.bfloat16),
+        ("delta_by_channel_before", torch.float32),
         *few(
             [
                 ("plain", torch.float32),
                 ("fixed_decay", torch.float32),
                 ("before", torch.float32),
                 ("plain_delta", torch.float32),
+                ("fixed_by_channel", torch.float32),
+                ("delta_by_channel", torch.bfloat16),
             ],
             1,
         ),
@@ -185,12 +189,13 @@ def test_gradients_by_chunks(form: str, dtype: torch.dtype) -> None:
     heads, _, keys, values = SIZES["few"]
     held = f"max({2**24 // (heads * keys * values)} // max(batch, 1), int(count**0.5))"
     kernels = changed_module(kernels, held, "1")
-    given = _operands(form, "few", 70 if "delta" in form else 140, dtype)
+    given = _operands(form, "few", 70 if "delta" in form or "channel" in form else 140, dtype)
     _pad_and_forget(given)
     leaves = [x.requires_grad_() for x in given.values() if x.is_floating_point()]
     wide = {name: x.detach().double() if x.is_floating_point() else x for name, x in given.items()}
-    if form == "fixed_decay":
-        wide["log_decay"] = wide["log_decay"].repeat(*wide["v"].shape[:2], 1)
+    if "fixed" in form:
+        decay = wide["log_decay"]
+        wide["log_decay"] = decay.repeat(*wide["v"].shape[:2], *[1] * decay.dim())
     exact = [x.requires_grad_() for x in wide.values() if x.is_floating_point()]
     o = kernels.linear_attention(**given, state=None)
     change = torch.randn_like(o)

@@ -106,7 +106,7 @@ class RecurrenceKernel:
     @property
     def trains(self) -> bool:
         """Whether kernels have its gradient, by chunks as well."""
-        return self.tiles is not None and self.decay != "row"
+        return self.tiles is not None
 
     @property
     def kept_chunks(self) -> int:
