@@ -168,9 +168,11 @@ def _kernels(package: Package) -> str:
     reads_past = [
         k for k in package.kernels if isinstance(k, AttentionKernel | CapacityKernel | ConvolutionKernel)
     ]
-    if reads_past:
-        keeps = package.cached and any(kernel.keeps for kernel in reads_past)
-        imports.append(f"from .runtime import {'Past, ' if keeps else ''}Span")
+    keeps = package.cached and any(kernel.keeps for kernel in reads_past)
+    runtime = ["Past"] * keeps + ["Span"] * bool(reads_past)
+    runtime += ["autocast"] * any("= autocast(" in kernel for kernel in kernels)
+    if runtime:
+        imports.append(f"from .runtime import {', '.join(runtime)}")
     differentiates = any("_op(" in kernel or "_differentiable(" in kernel for kernel in kernels)
     helpers = [h for k in package.kernels if isinstance(k, _WITH_HELPERS) for h in k.helpers]
     return _fill(

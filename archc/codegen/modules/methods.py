@@ -12,6 +12,7 @@ from archc.codegen.modules.spans import is_span, with_spans
 from archc.codegen.modules.style import Style
 from archc.ir.graph import Graph
 from archc.ir.node import Value
+from archc.ir.ops.structure import WEIGHT
 
 # Inputs that may be None, as (graph, input).
 Optional = Collection[tuple[int, int]]
@@ -21,7 +22,8 @@ def write_method(emitter: Emitter, given: Mapping[Value, str], optional: Optiona
     """The method that computes an emitter's graph; inputs that are `given` a text are read off a span."""
     emitter.arguments(given)
     arguments = _arguments(emitter.graph, emitter.called, optional)
-    results = emitter.run()
+    outputs = zip(emitter.graph.outputs, emitter.run(), strict=True)
+    results = [_result(emitter.graph, value, text) for (_, value), text in outputs]
     return Method(arguments, _tidy(emitter.lines), ", ".join(results), result_type(len(results)))
 
 
@@ -39,6 +41,11 @@ def write_fixed(graph: Graph, style: Style, given: Mapping[Value, str], optional
         result_type=method.result_type,
         shapes=shapes_text([graph.type(value).shape for value in part.values]),
     )
+
+
+def _result(graph: Graph, value: Value, text: str) -> str:
+    """A result's text; a weight that the next layer reads, as of a norm, must outlast its layer's call."""
+    return f"lasting({text})" if graph.node(value).op is WEIGHT else text
 
 
 def _arguments(graph: Graph, called: Mapping[Value, str], optional: Optional) -> tuple[Argument, ...]:

@@ -25,6 +25,7 @@ _RUNTIME = (
     "carried",
     "check_kept",
     "fixed_span",
+    "lasting",
     "once",
     "past",
     "remember",

@@ -1,0 +1,98 @@
+"""Mixed precision: weights in float32 under torch.autocast, in training and in decoding."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from statistics import median
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+import torch
+
+from tests.codegen.attention_steps import module_beside
+from tests.codegen.interpreter import interpreted
+from tests.support import SPECS, build, distance, few, scramble
+
+TINY = {
+    "gemma2_tiny": "gemma2",  # windows, so rings; scores under a soft cap
+    "deepseek_v3_tiny": "deepseek_v3",  # latents, absorbed; experts
+    "qwen3_next_tiny": "qwen3_next",  # states and convolutions
+    "bloom_tiny": "bloom",  # slopes
+}
+ROUNDED = 0.05  # more than bfloat16's rounding through the layers of a tiny model, far less than a fault
+every = pytest.mark.parametrize("name", TINY)
+
+
+@functools.cache
+def _model(name: str) -> Any:
+    made = build(SPECS / f"{TINY[name]}.arch", name, Path(mkdtemp())).Model()
+    scramble(made, 0)
+    return made
+
+
+def _tokens() -> torch.Tensor:
+    return torch.randint(0, 160, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+def _typical(value: torch.Tensor, truth: torch.Tensor) -> float:
+    """The median token's distance: rounding may send one to another expert."""
+    return median(distance(*both) for both in zip(value.flatten(0, 1), truth.flatten(0, 1), strict=True))
+
+
+def _check_decoding(name: str) -> None:
+    """A prompt and then token by token is as near to float32 as all at once, whatever the cache's dtype."""
+    model, tokens = _model(name), _tokens()
+    wide = model.new_cache(2, 9)
+    with torch.no_grad():
+        exact = model(tokens)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        rounded = _typical(model(tokens), exact)
+        assert 0 < rounded < ROUNDED
+        half = model.new_cache(2, 9)
+        assert any(store.dtype == torch.bfloat16 for layer in half.layers for store in layer.values())
+        for cache in (half, wide):
+            pieces = [model(piece, cache=cache) for piece in tokens.split([6, 1, 1, 1], 1)]
+            assert _typical(torch.cat(pieces, 1), exact) < 2 * rounded
+        assert model.generate(tokens, 3).shape == (2, 12)
+
+
+@every
+def test_decoding(name: str) -> None:
+    _check_decoding(name)
+
+
+@pytest.mark.parametrize("name", few(reversed(TINY), 1))
+@interpreted
+def test_decoding_with_kernels(name: str) -> None:
+    _check_decoding(name)
+
+
+@every
+def test_training(name: str) -> None:
+    """The loss is that of float32 but for rounding, and gradients are in the weights' dtype."""
+    model, tokens = _model(name), _tokens()
+    expected = model.loss(tokens, tokens).item()
+    model.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(tokens, tokens)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert abs(loss.item() - expected) < ROUNDED * expected
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in trained)
+
+
+def test_products_of_experts_are_in_its_dtype() -> None:
+    """As PyTorch's own products are: on a GPU they would not use the tensor cores otherwise."""
+    experts = module_beside(_model("deepseek_v3_tiny"), "experts")
+    x, weight, ends = torch.randn(8, 12), torch.randn(2, 5, 12, requires_grad=True), torch.tensor([3, 8])
+    with torch.autocast("cpu", torch.bfloat16):
+        y = experts.grouped_linear(x, weight, ends)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    exact = torch.cat([x[:3] @ weight[0].T, x[3:] @ weight[1].T])
+    assert distance(y, exact) < ROUNDED
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32

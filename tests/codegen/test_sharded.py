@@ -1,0 +1,72 @@
+"""A model whose weights are sharded over processes by FSDP: the loss and gradients of the whole model."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.support import SPECS, build, scramble
+
+TINY = {
+    "gemma3_tiny": "gemma3",  # a layer's last norm is computed in the next layer
+    "qwen3_moe_tiny": "qwen3_moe",
+    "qwen3_next_tiny": "qwen3_next",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recomputed", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("name", TINY)
+def test_two_processes(name: str, recomputed: bool, tmp_path: Path) -> None:
+    package = build(SPECS / f"{TINY[name]}.arch", name, tmp_path)
+    model = package.Model(dtype=torch.float64)
+    scramble(model)
+    tokens = torch.randint(0, 160, (4, 9))
+    model.loss(tokens, tokens).backward()
+    torch.save((model.state_dict(), _gradients(model), tokens), tmp_path / "expected.pt")
+    torch.multiprocessing.spawn(_run, (package.__name__, recomputed, tmp_path), nprocs=2)
+
+
+def _run(rank: int, package: str, recomputed: bool, folder: Path) -> None:
+    """One of two processes, which has half of the sequences."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    meeting = f"file://{folder / 'meeting'}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    sys.path.insert(0, str(folder))
+    weights, expected, tokens = torch.load(folder / "expected.pt")
+    model = importlib.import_module(package).Model(dtype=torch.float64)
+    model.load_state_dict(weights)
+    _shard(model, recomputed)
+    mine = tokens.chunk(2)[rank]
+    model.loss(mine, mine).backward()
+    found = {path.replace("_checkpoint_wrapped_module.", ""): g for path, g in _gradients(model).items()}
+    assert found.keys() == expected.keys()
+    for path, gradient in expected.items():
+        torch.testing.assert_close(found[path], gradient, msg=path)
+    torch.distributed.destroy_process_group()
+
+
+def _shard(model: Any, recomputed: bool) -> None:
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    if recomputed:
+        kinds = {type(layer) for layer in model.layers}
+        apply_activation_checkpointing(model, check_fn=lambda module: type(module) in kinds)
+    for layer in model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    register_fsdp_forward_method(model, "loss")
+
+
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    gradients = {path: weight.grad for path, weight in model.named_parameters() if weight.grad is not None}
+    return {path: getattr(g, "full_tensor", lambda g=g: g)() for path, g in gradients.items()}
