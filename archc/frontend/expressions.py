@@ -295,6 +295,8 @@ _ELSEWHERE = {
     "True": "write `true`",
     "False": "write `false`",
     "None": "write `none`",
+    "yes": "write `true`",
+    "no": "write `false`",
     "null": "write `none`",
     "range": "a range is written `0..n`",
     "zeros": "write `fill(0)`",

@@ -127,9 +127,18 @@ def broadcast(left: TensorType, right: TensorType, names: tuple[str, str] = ("x"
     rank = max(len(a), len(b))
     for x, y in zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True):
         if x != y and 1 not in (x, y):
-            raise TypeMistake(f"shapes {shape_text(a)} and {shape_text(b)} do not match", *names)
+            text = f"shapes {shape_text(a)} and {shape_text(b)} do not match"
+            raise TypeMistake(text, *names, hint=_of_sequences(a, b))
         shape.append(y if x == 1 else x)
     return TensorType(tuple(shape), promote(left.dtype, right.dtype))
+
+
+def _of_sequences(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> str:
+    """How a vector of each sequence, [B, d], meets its tokens [B, T, d]; "" for other shapes."""
+    short, long = sorted((a, b), key=len)
+    if len(short) == 2 and len(long) == 3 and isinstance(short[0], str) and short == (long[0], long[2]):
+        return f"`transpose(unsqueeze(...))` of {shape_text(short)} is {shape_text((short[0], 1, short[1]))}"
+    return ""
 
 
 ROWS = "N"  # the dim of the tokens that an expert is given, or all of them are
