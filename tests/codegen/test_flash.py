@@ -85,7 +85,7 @@ def _spec(name: str) -> str:
         options = options.replace(word, str(size))
     return f"""
         arch A(heads = {heads}) {{
-          forward(x: float[B, T, 16]) {{
+          forward(x: float[B, T, 160]) {{
             q = split_heads(linear(x, {heads * width}) as q, {heads})
             k = split_heads(linear(x, {kv_heads * width}) as k, {kv_heads})
             v = split_heads(linear(x, {kv_heads * value_width}) as v, {kv_heads})

@@ -162,7 +162,6 @@ def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype) -> None:
         ("decay", torch.float32),
         ("decay", torch.bfloat16),
         ("delta", torch.bfloat16),
-        ("delta_before", torch.float32),
         ("decay_by_channel", torch.bfloat16),
         ("delta_by_channel_before", torch.float32),
         *few(
@@ -171,6 +170,7 @@ def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype) -> None:
                 ("fixed_decay", torch.float32),
                 ("before", torch.float32),
                 ("plain_delta", torch.float32),
+                ("delta_before", torch.float32),
                 ("fixed_by_channel", torch.float32),
                 ("delta_by_channel", torch.bfloat16),
             ],
