@@ -76,7 +76,8 @@ def plain_function(place: Place) -> Function:
     if isinstance(plan, ConvolutionKernel):
         return partial(_convolution, node, plan)
     if isinstance(plan, LinearAfterKernel):
-        return _then_linear(plan, _by_name(node, rule, plan.op.names), F.linear)
+        linear = WIDE_LINEAR.reference if plan.reading.wide else F.linear
+        return _then_linear(plan, _by_name(node, rule, plan.op.names), linear)
     assert isinstance(plan, OpKernel | RouterKernel)
     return _by_name(node, rule, plan.op.names)
 
@@ -93,13 +94,17 @@ def _by_name(node: Node, rule: Rule, names: Sequence[str]) -> Function:
 
 
 def _then_linear(plan: LinearAfterKernel, before: Function, linear: Function) -> Function:
-    """A fused op, then the linear map of one of its results, in whose place the product is."""
+    """A fused op, then the linear map of one of its results, in whose place or after which the product is."""
     count, row = len(plan.op.names), plan.op.outputs.index(plan.row.result)
 
     def run(*operands: Any) -> Any:
         made = before(*operands[:count])
         results = list(made) if isinstance(made, tuple) else [made]
-        results[row] = linear(results[row], *operands[count:])
+        product = linear(results[row], *operands[count:])
+        if plan.reading.kept:
+            results.append(product)
+        else:
+            results[row] = product
         return tuple(results) if len(results) > 1 else results[0]
 
     return run

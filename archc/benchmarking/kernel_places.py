@@ -88,19 +88,20 @@ class Place:
         assert self.node is not None
         sizes = shape.sizes(self.graph)
         works = [
-            node_flops(self.graph, node, sizes)
-            + Work(bytes=node_bytes(self.graph, node, sizes, element) - self._unwritten(shape, element))
+            node_flops(self.graph, node, sizes) + Work(bytes=node_bytes(self.graph, node, sizes, element))
             for node in (self.node, self.linear)
             if node is not None
         ]
-        return sum(works[1:], works[0])
+        return sum(works[1:], works[0]) + Work(bytes=-self._in_registers(shape, element))
 
-    def _unwritten(self, shape: Shape, element: int) -> int:
-        """The bytes of the row that goes from the node to its linear map in registers."""
+    def _in_registers(self, shape: Shape, element: int) -> int:
+        """The bytes of the row that the linear map does not read, and that the node may not write."""
         if self.linear is None or self.linear.inputs[0] is None:
             return 0
+        assert isinstance(self.plan, LinearAfterKernel)
         row = self.graph.type(self.linear.inputs[0])
-        return type_bytes(row.bind(shape.sizes(self.graph)), element)
+        moved = type_bytes(row.bind(shape.sizes(self.graph)), element)
+        return moved if self.plan.reading.kept else 2 * moved
 
     def backward(self, shape: Shape, element: int) -> Work:
         """What its gradient computes, and moves by its plan: what comes in, was kept, and goes out."""
@@ -159,13 +160,13 @@ def places(compilation: Compilation) -> list[Place]:
     recurrences = plan_recurrences(list(graph.walk()), package.semantics)
     recurs = {recurrences.function(*place): place for place in reversed(everything)}
     with_linear = {
-        table.name(part, part.node(number)): (part, part.node(number), linear)
+        (table.name(part, part.node(number)), pair.reading): (part, part.node(number), pair.linear)
         for part in reversed(list(graph.walk()))
-        for number, linear in linears_after(part, compilation.tuned).items()
+        for number, pair in linears_after(part, compilation.tuned).items()
     }
     for plan in package.kernels:
         if isinstance(plan, LinearAfterKernel):
-            part, node, linear = with_linear[plan.before]
+            part, node, linear = with_linear[plan.before, plan.reading]
             found.append(Place(plan.name, plan, part, node, linear=linear))
         elif isinstance(plan, GroupedKernel):
             found += [Place(name, plan, *of_op[name]) for name in _OF_EXPERTS if name in of_op]

@@ -9,13 +9,13 @@ from typing import Any
 
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.kernel_plan import Kernel
-from archc.codegen.kernels.linear.after_kernel import plan_linears_after
+from archc.codegen.kernels.linear.after_kernel import Key, plan_linears_after
 from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.linear_kernel import linear_maps, plan_linear
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.loss_kernel import plan_loss
 from archc.codegen.kernels.linear.loss_plan import LossKernel
-from archc.codegen.kernels.linear.pairs import linears_after
+from archc.codegen.kernels.linear.pairs import Pair, linears_after
 from archc.codegen.kernels.recurrence.recurrence_kernel import Recurrences, plan_recurrences
 from archc.codegen.kernels.table import KernelTable
 from archc.codegen.kernels.unfused_kernels import (
@@ -150,17 +150,17 @@ class _Planner:
         alone = linear_maps(self.parts, self.cut, self._called_after)
         return plan_linear(maps, alone, self.tuned, self.target, self._names)
 
-    def _pairs(self, graph: Graph) -> dict[int, Node]:
+    def _pairs(self, graph: Graph) -> dict[int, Pair]:
         """By fused nodes the linear maps called with them, where single rows come, as in decoding."""
         joins = self.cached and "linear" in self.target.families
         return linears_after(graph, self.tuned) if joins else {}
 
     def _called_after(self, graph: Graph) -> set[int]:
         """The linear maps that are called with the fused ops before them."""
-        return {linear.id for linear in self._pairs(graph).values()}
+        return {pair.linear.id for pair in self._pairs(graph).values()}
 
     @cached_property
-    def linears_after(self) -> dict[str, LinearAfterKernel]:
+    def linears_after(self) -> dict[Key, LinearAfterKernel]:
         """Linear maps of one row with the fused ops before them, by the names of these."""
         return plan_linears_after(
             self.parts, self._pairs, self._plan_of, self.linear, self.tuned, self._names
@@ -225,9 +225,9 @@ class _Planner:
     def _linears_after(self, graph: Graph) -> dict[int, LinearAfter]:
         """Those of a graph, by the numbers of the fused nodes before them."""
         found = {}
-        for number, linear in self._pairs(graph).items():
-            plan = self.linears_after[self.table.name(graph, graph.node(number))]
-            found[number] = LinearAfter(linear, f"kernels.{plan.name}")
+        for number, pair in self._pairs(graph).items():
+            plan = self.linears_after[self.table.name(graph, graph.node(number)), pair.reading]
+            found[number] = LinearAfter(pair.linear, f"kernels.{plan.name}", pair.reading.kept)
         return found
 
     def _modules(self) -> tuple[Module, Module]:

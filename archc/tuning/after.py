@@ -86,7 +86,7 @@ class AfterRuns:
             function: Callable[..., Any] = getattr(kernels, plan.name)
             return function
         own = (kernel.name for kernel in kernels_of(tried) if isinstance(kernel, LinearKernel))
-        return two_kernels(plan, kernels, next(own, "native.linear"))
+        return two_kernels(plan, kernels, plan.linear if plan.reading.wide else next(own, "native.linear"))
 
     def _package(self, compilation: Compilation, contender: Contender) -> tuple[ModuleType, Compilation]:
         """The kernels.py whose maps after ops are all divided by one tile, or all apart."""

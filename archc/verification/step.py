@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from archc.analysis.kernels import choices_of
-from archc.codegen.kernels.linear.pairs import linears_after
+from archc.codegen.kernels.linear.pairs import Pair, linears_after
 from archc.codegen.modules.kept import KeptPart, kept_by_readers
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
@@ -116,8 +116,8 @@ class _Planner:
         made: dict[Value, Any] = {}
         by_readers = kept_by_readers(graph)
         pairs = linears_after(graph).items()
-        after = {number: linear for number, linear in pairs if self._is_one_row(graph, linear)}
-        inside = {each.id for each in after.values()}
+        after = {number: pair for number, pair in pairs if self._is_one_row(graph, pair.linear)}
+        inside = {pair.linear.id for pair in after.values()}
         for node in graph.nodes():
             if node in kept or node.op.fixed(node.attributes) or node.id in inside:
                 continue
@@ -148,11 +148,13 @@ class _Planner:
         row = self._meta(type_, self.sizes)
         return isinstance(row, Tensor) and row.numel() == row.shape[-1]
 
-    def _add_to_kernel(self, graph: Graph, linear: Node, times: int) -> None:
-        """A linear map in the kernel of the op before it, which does not write what the map reads."""
+    def _add_to_kernel(self, graph: Graph, pair: Pair, times: int) -> None:
+        """A linear map in the kernel of the op before it, which does not write what the map alone reads."""
+        linear = pair.linear
         row, *weights = (self._meta(graph.type(v), self.sizes) for v in linear.inputs if v is not None)
         product = self._meta(linear.types[0], self.sizes)
-        self.work.add(linear.op.name, 0, sum(map(_bytes, (*weights, product))) - _bytes(row), times)
+        unwritten = 0 if pair.reading.kept else _bytes(row)
+        self.work.add(linear.op.name, 0, sum(map(_bytes, (*weights, product))) - unwritten, times)
 
     def _add_states(self, graph: Graph, scan: Node, times: int) -> None:
         """What takes states that are not float32 out of a cache, what puts all back, and the result."""

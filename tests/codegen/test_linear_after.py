@@ -40,6 +40,14 @@ arch A(d, f, vocab = 40) {
       g, u = minimum(g, 7.0), maximum(minimum(u, 7.0), -7.0)
       x = x + 0.3 * (linear((u + 1) * g * sigmoid(1.702 * g), d) as left)
       x = x + 0.3 * linear(rms_norm(x, 1e-6) as fourth, d) as right
+      y = gelu(linear(x, d, bias = true) as acted)
+      x = x + y * linear(y, d) as thrice
+      y = rms_norm(x, 1e-6) as sixth
+      x = x + y * linear(y, d) as twice
+      y = layer_norm(x, 1e-5, bias = true) as seventh
+      x = x + y * cast_like(sigmoid(linear(upcast(y), d, bias = true, wide = true) as wider), y)
+      x = x + rms_norm(linear(tanh(x), d) as curved, 1e-6) as after
+      x = x + rms_norm(linear(x, d) as of_sum, 1e-6) as last
       x = x + linear((rms_norm(x, 1e-6) as fifth) / (parameter([d]) as waves), d) as back
     }
     return linear(rms_norm(x, 1e-6, offset = 1.0) as end, vocab) as head
@@ -55,7 +63,14 @@ KERNELS = {
     "rms_norm_add_rms_norm_linear",
     "clamped_swiglu_linear",
     "mul_add_rms_norm_linear",
-    "mul_add_rms_norm_div_linear",
+    "rms_norm_add_rms_norm_div_linear",
+    "sigmoid_mul_tanh_linear",
+    # Others read the row, too.
+    "mul_add_and_linear",
+    "bias_gelu_2_and_linear",
+    "mul_add_rms_norm_2_and_linear",
+    "mul_add_layer_norm_and_wide_linear",
+    "rms_norm_add_and_linear",
 }
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LEVEL = {torch.float32: 3e-7, torch.float16: 2e-4, torch.bfloat16: 2e-3}  # below this all are as good
@@ -130,7 +145,7 @@ def test_accuracy(model: str, dtype: torch.dtype) -> None:
             kernels._runs_triton = runs
             for mine, its, true in zip(found, plain, truth, strict=True):
                 assert mine.shape == true.shape
-                assert mine.dtype == dtype
+                assert mine.dtype == its.dtype
                 assert distance(mine, true) <= 1.05 * distance(its, true) + LEVEL[dtype], plan.name
 
 

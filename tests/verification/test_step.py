@@ -34,35 +34,35 @@ FURTHER = 4  # of attention over another sequence: the queries, attention, the m
 # attention, the product of its result, and SwiGLU with its product.
 LAUNCHES = {
     "bloom_560m": (5,),
-    "deepseek_v2": (9, 14),
-    "deepseek_v3": (9, 14),
+    "deepseek_v2": (9, 13),
+    "deepseek_v3": (9, 13),
     "gemma2_2b": (6, 6),
     "gemma3_1b": (6, 6),
-    "glam_64b_64e": (5, 10),
+    "glam_64b_64e": (5, 9),
     "gpt2": (5,),
     "gpt3_175b": (5,),
-    "gpt_oss_20b": (11, 11),
-    "kimi_k2": (9, 14),
+    "gpt_oss_20b": (10, 10),
+    "kimi_k2": (9, 13),
     "latent_1b": (8,),
     "llama2_7b": (6,),
     "llama3_8b": (6,),
-    "llama4_scout": (12, 12),
+    "llama4_scout": (11, 11),
     "mamba2_130m": (7,),
     "mistral_7b": (6,),
-    "mixtral_8x7b": (11,),
-    "olmo2_1b": (8,),
-    "palm_8b": (7,),
+    "mixtral_8x7b": (10,),
+    "olmo2_1b": (7,),
+    "palm_8b": (6,),
     "qwen2_5_0_5b": (6,),
     "qwen3_0_6b": (6,),
-    "qwen3_30b_a3b": (11,),
-    "qwen3_next_80b_a3b": (15, 13),
+    "qwen3_30b_a3b": (10,),
+    "qwen3_next_80b_a3b": (14, 12),
     "recurrent_gemma_2b": (12, 6),
     "smollm2_135m": (6,),
     "smollm3_3b": (6, 5),
     "panda_1b": (6,),
-    "switch_base_8": (6, 11, 12, 17),
-    "t5_small": (6, 12),
-    "transformer_base": (7, 13),
+    "switch_base_8": (6, 11, 11, 16),
+    "t5_small": (6, 11),
+    "transformer_base": (6, 11),
 }
 NEAR, SMALL = 0.05, 1 << 15  # of a tiny model bookkeeping moves more than that share, some KB
 
@@ -134,7 +134,7 @@ def test_what_is_not_fused_has_launches_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("family", "launches"),
-    [("granite", (6,)), ("gpt_neox", (6,)), ("bitnet", (6,)), ("dory", (12, 12))],
+    [("granite", (6,)), ("gpt_neox", (6,)), ("bitnet", (6,)), ("dory", (10, 10))],
 )
 def test_linear_maps_begin_with_any_fusion_of_rows(family: str, launches: tuple[int, ...]) -> None:
     """Residuals with a factor, two norms of one sum, a normed activation, products with square sums."""

@@ -136,8 +136,10 @@ class Emitter:
         return self.variables.names[value]
 
     def _results(self, node: Node) -> list[Value]:
-        """What the call of a node makes: the product in place of what a linear map in it reads."""
+        """What the call of a node makes: the product in place of what a linear map in it alone reads."""
         after = self.linears_after.get(node.id)
+        if after and after.kept:
+            return [*node.outputs, after.node.outputs[0]]
         products = {after.node.inputs[0]: after.node.outputs[0]} if after else {}
         return [products.get(value, value) for value in node.outputs]
 
@@ -217,9 +219,9 @@ class Emitter:
         self.lines.append(Line(f"{name} = {code}", self.shape_comment([value])))
 
     def _is_inline(self, node: Node) -> bool:
-        if len(node.outputs) != 1 or self.graph.name_of(self._results(node)[0]):
+        value, *others = self._results(node)
+        if others or self.graph.name_of(value):
             return False
-        (value,) = self._results(node)
         users = self.graph.users(value)
         if self.style.comments and self.graph.is_output(value):
             return False

@@ -13,10 +13,14 @@ from archc.ir.node import Node
 
 @dataclass(frozen=True)
 class LinearAfter:
-    """A linear map that is called together with the fused op before it, and the function that does both."""
+    """A linear map that is called together with the fused op before it, and the function that does both.
+
+    kept: whether that also returns what the map reads
+    """
 
     node: Node
     function: str
+    kept: bool
 
 
 @dataclass(frozen=True)

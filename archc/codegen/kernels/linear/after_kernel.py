@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from archc.codegen.kernels.kernel_plan import Kernel
 from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
-from archc.codegen.kernels.linear.linear_kernel import Map, linear_map
+from archc.codegen.kernels.linear.linear_kernel import Map, map_of_row
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
-from archc.codegen.kernels.linear.one_row import OneRow
+from archc.codegen.kernels.linear.one_row import OneRow, Reading
+from archc.codegen.kernels.linear.pairs import Pair
 from archc.codegen.kernels.norms.norm_plan import NormKernel
 from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
 from archc.codegen.kernels.rows.row_plan import RowKernel
@@ -19,6 +20,9 @@ from archc.ir.names import unique
 from archc.ir.node import Node
 from archc.tuned import Entry, Tuned
 
+Before = NormKernel | PointwiseKernel | RowKernel
+Key = tuple[str, Reading]  # the name of the fused op's kernel, and how its row is read
+
 _NORMED = 4096  # columns of a row beside which a program holds two rows of the weight, and the next two
 _AFTER_POINTWISE = (4, 2, 1)  # the most of which
 _PROGRAMS = 512  # are left for the multiprocessors of a GPU
@@ -26,43 +30,46 @@ _PROGRAMS = 512  # are left for the multiprocessors of a GPU
 
 def plan_linears_after(
     parts: Sequence[Graph],
-    pairs: Callable[[Graph], Mapping[int, Node]],
+    pairs: Callable[[Graph], Mapping[int, Pair]],
     plan: Callable[[Graph, Node], Kernel],
     linear: LinearKernel | None,
     tuned: Tuned,
     taken: Sequence[str],
-) -> dict[str, LinearAfterKernel]:
+) -> dict[Key, LinearAfterKernel]:
     """The kernels of fused ops with the linear maps after them, by the names of the ops' own."""
-    maps: dict[str, dict[Map, None]] = {}
-    plans: dict[str, tuple[str, NormKernel | PointwiseKernel | RowKernel]] = {}
+    maps: dict[Key, dict[Map, None]] = {}
+    plans: dict[Key, tuple[str, Before]] = {}
     for part in parts:
-        for number, after in pairs(part).items():
-            node, map_ = part.node(number), linear_map(part, after)
+        for number, pair in pairs(part).items():
+            node, map_ = part.node(number), map_of_row(part, pair.linear)
             before = plan(part, node)
             assert isinstance(before, NormKernel | PointwiseKernel | RowKernel)
             assert map_ is not None
-            plans[before.name] = node.op.name, before
-            maps.setdefault(before.name, {})[map_] = None
+            key = before.name, pair.reading
+            plans[key] = node.op.name, before
+            maps.setdefault(key, {})[map_] = None
     names = {*taken, *([linear.name] if linear else [])}
     found = {}
     for key, (op, before) in plans.items():
-        name = unique(f"{key}_linear", names)
+        name = unique(key[0] + key[1].suffix, names)
         names.add(name)
-        found[key] = _plan(name, op, before, tuple(maps[key]), linear, tuned)
+        found[key] = _plan(name, op, before, key[1], tuple(maps[key]), linear, tuned)
     return found
 
 
 def _plan(
     name: str,
     op: str,
-    before: NormKernel | PointwiseKernel | RowKernel,
+    before: Before,
+    reading: Reading,
     maps: tuple[Map, ...],
     linear: LinearKernel | None,
     tuned: Tuned,
 ) -> LinearAfterKernel:
     row = before.one_row
     assert row is not None
-    best = _measured(op, maps, tuned)
+    after = reading.after(op)
+    best = _measured(after, maps, tuned)
     own = linear is not None and any(linear.has(shape) for shape, _ in maps)
     product = unique("z", {*before.op.names, *before.op.outputs}.union(*map(names_in, row.lines)))
     weights = "linear_weight, linear_bias" if any(biased for _, biased in maps) else "linear_weight"
@@ -71,12 +78,13 @@ def _plan(
         equation=(*before.equation, f"{product} = linear({row.result}, {weights})"),
         before=before.name,
         op=before.op,
-        linear=linear.name if linear and own else "native.linear",
+        linear="wide_linear" if reading.wide else linear.name if linear and own else "native.linear",
+        reading=reading,
         row=replace(row, warps=best.tile.warps) if best else row,
         product=product,
         outputs=best.tile.outputs if best else _outputs(before, row, maps),
         maps=maps,
-        after=op,
+        after=after,
         remark=(
             f"{best.microseconds:.1f} us, two kernels {best.library:.1f}; {best.provenance}" if best else ""
         ),
@@ -89,7 +97,7 @@ def _measured(op: str, maps: Sequence[Map], tuned: Tuned) -> Entry | None:
     return max(entries, key=lambda entry: entry.problem.elements, default=None)
 
 
-def _outputs(before: NormKernel | PointwiseKernel | RowKernel, row: OneRow, maps: Sequence[Map]) -> int:
+def _outputs(before: Before, row: OneRow, maps: Sequence[Map]) -> int:
     """How many outputs a program computes at a time."""
     if not isinstance(before, PointwiseKernel):
         return 2 if row.block <= _NORMED else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.kernels.custom_op import CustomOp
-from archc.codegen.kernels.linear.one_row import OneRow
+from archc.codegen.kernels.linear.one_row import OneRow, Reading
 from archc.codegen.kernels.norms.norm_lines import if_there
 from archc.codegen.literals import result_type
 from archc.codegen.modules.class_plan import Argument
@@ -15,7 +15,7 @@ _WARPS = 32  # of a multiprocessor, all of which have loads under way
 
 @dataclass(frozen=True)
 class LinearAfterKernel:
-    """A fused op and the linear map that alone reads its result: for one row one kernel.
+    """A fused op and a linear map that reads its result: for one row one kernel.
 
     before:  the function of the fused op, and `op`, how that is registered
     linear:  the function of the linear map for all else
@@ -31,6 +31,7 @@ class LinearAfterKernel:
     before: str
     op: CustomOp
     linear: str
+    reading: Reading
     row: OneRow
     product: str
     outputs: int
@@ -74,31 +75,50 @@ class LinearAfterKernel:
 
     @property
     def results(self) -> tuple[str, ...]:
-        """Those of the fused op, with the product in place of what the linear map reads."""
-        return tuple(self.product if name == self.row.result else name for name in self.op.outputs)
+        """Those of the fused op, and the product: after them, or in place of what only the map reads."""
+        return self._with_product(self.product)
+
+    def _with_product(self, product: str) -> tuple[str, ...]:
+        if self.reading.kept:
+            return (*self.op.outputs, product)
+        return tuple(product if name == self.row.result else name for name in self.op.outputs)
 
     @property
     def result_type(self) -> str:
         return result_type(len(self.results))
 
-    def product_like(self, outputs: str) -> str:
-        """An empty tensor for the product."""
-        return f"_like({self.op.anchor}, *{self.op.anchor}.shape[:-1], {outputs})"
+    def like(self, name: str, outputs: str) -> str:
+        """An empty tensor for a result; `outputs`: columns of the product."""
+        anchor = self.op.anchor
+        if name != self.product:
+            return dict(zip(self.op.outputs, self.op.fakes, strict=True))[name]
+        if self.reading.wide:
+            return f"{anchor}.new_empty(*{anchor}.shape[:-1], {outputs}, dtype=torch.float32)"
+        return f"_like({anchor}, *{anchor}.shape[:-1], {outputs})"
 
     @property
     def apart(self) -> tuple[str, ...]:
         """The statements of both ops one after the other."""
         call = f"{self.before}({', '.join(self.op.names)})"
         weights = ", ".join(self.weights)
-        if len(self.op.outputs) == 1:
+        if len(self.results) == 1:
             return (f"return {self.linear}({call}, {weights})",)
-        product = f"{self.linear}({self.row.result}, {weights})"
-        results = [product if name == self.row.result else name for name in self.op.outputs]
+        results = self._with_product(f"{self.linear}({self.row.result}, {weights})")
         return (f"{', '.join(self.op.outputs)} = {call}", f"return {', '.join(results)}")
 
     @property
+    def written(self) -> tuple[str, ...]:
+        """The results that are not the product."""
+        return (*self.row.others, *((self.row.result,) if self.reading.kept else ()))
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The results in the order of the kernel's parameters."""
+        return (*self.written, self.product)
+
+    @property
     def kernel_parameters(self) -> tuple[str, ...]:
-        tensors = (*self.row.pointers, *self.row.others, *self.weights, self.product)
+        tensors = (*self.row.pointers, *self.written, *self.weights, self.product)
         return (*(f"{name}_ptr" for name in tensors), "outputs")
 
     @property
@@ -106,7 +126,7 @@ class LinearAfterKernel:
         weight, *bias = self.weights
         return (
             *self.row.arguments,
-            *self.row.others,
+            *self.written,
             f"{weight}.contiguous()",
             *bias,
             self.product,

@@ -9,6 +9,7 @@ from archc.codegen.modules.head import Cut
 from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node
+from archc.ir.ops.linear import WIDE_LINEAR
 from archc.ir.ops.structure import WEIGHT
 from archc.ir.rule import rule_of
 from archc.target import Target
@@ -22,8 +23,11 @@ def linear_shape(graph: Graph, node: Node) -> Shape | None:
     """The shape of the weight of a linear map that kernels may take; None for any other node."""
     if node.op.name != "linear" or rule_of(node) or node.attributes["layout"] != "out_in":
         return None
-    if node.attributes["wide"]:
-        return None
+    return None if node.attributes["wide"] else _weight_shape(graph, node)
+
+
+def _weight_shape(graph: Graph, node: Node) -> Shape | None:
+    """None where a weight is computed."""
     weights = [graph.node(value) for value in node.inputs[1:] if value is not None]
     if any(weight.op is not WEIGHT for weight in weights):
         return None
@@ -33,7 +37,15 @@ def linear_shape(graph: Graph, node: Node) -> Shape | None:
 
 def linear_map(graph: Graph, node: Node) -> Map | None:
     """The same, and whether the map has a bias."""
-    shape = linear_shape(graph, node)
+    return _with_bias(linear_shape(graph, node), node)
+
+
+def map_of_row(graph: Graph, node: Node) -> Map | None:
+    """The same where the kernel of the op before it may compute it, so also of a map into float32."""
+    return _with_bias(_weight_shape(graph, node), node) if node.op is WIDE_LINEAR else linear_map(graph, node)
+
+
+def _with_bias(shape: Shape | None, node: Node) -> Map | None:
     return None if shape is None else (shape, any(value is not None for value in node.inputs[2:]))
 
 

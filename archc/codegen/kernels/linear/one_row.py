@@ -6,6 +6,27 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a linear map reads the row of the op before it.
+
+    kept: whether others read the row too, so that it is written
+    wide: whether the product is float32 whatever the row is
+    """
+
+    kept: bool = False
+    wide: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """Of the function for both, after the name of the op's own."""
+        return ("_and" if self.kept else "") + ("_wide_linear" if self.wide else "_linear")
+
+    def after(self, op: str) -> str:
+        """What measurements call the op before the map."""
+        return ", ".join([op, *(["kept"] if self.kept else []), *(["wide"] if self.wide else [])])
+
+
+@dataclass(frozen=True)
 class OneRow:
     """The statements for a single row of a fused op, in registers.
 

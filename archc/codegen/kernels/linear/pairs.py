@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from archc.codegen.kernels.fused import decomposition
-from archc.codegen.kernels.linear.linear_kernel import Shape, linear_shape
+from archc.codegen.kernels.linear.linear_kernel import map_of_row
+from archc.codegen.kernels.linear.one_row import Reading
 from archc.codegen.kernels.rows.last_row import last_row
 from archc.codegen.modules.head import cut_head
 from archc.codegen.modules.kept import KeptPart
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
+from archc.ir.ops.linear import WIDE_LINEAR
 from archc.ir.row_form import row_form
 from archc.ir.rule import Rule, rule_of
 from archc.tuned import LAUNCH, NOTHING, Problem, Tuned
@@ -16,33 +20,48 @@ from archc.tuned import LAUNCH, NOTHING, Problem, Tuned
 MAX_NORMED = 1 << 14  # columns of a row in registers, which leave some for those of a weight beside it
 
 
-def linears_after(graph: Graph, tuned: Tuned = NOTHING) -> dict[int, Node]:
-    """By the number of a fused node the linear map that alone reads its row, but for a model's head.
+@dataclass(frozen=True)
+class Pair:
+    """The linear map that is computed with a fused op, and how it reads the op's row."""
+
+    linear: Node
+    reading: Reading
+
+
+def linears_after(graph: Graph, tuned: Tuned = NOTHING) -> dict[int, Pair]:
+    """By the number of a fused node the first linear map that reads its row, but for a model's head.
 
     tuned: what was measured of linear maps by themselves
     """
     kept, cut = KeptPart(graph), cut_head(graph)
     hidden = cut.body.outputs[0][1] if cut else None  # the head is a method of its own
-    found: dict[int, Node] = {}
+    found: dict[int, Pair] = {}
     for node in graph.nodes():
         row = None if node in kept else _row(graph, node)
-        readers = graph.users(row) if row and row != hidden and not graph.is_output(row) else []
-        if len(readers) != 1 or readers[0][1] != 0:
-            continue
-        reader = readers[0][0]
-        shape = linear_shape(graph, reader)
-        if shape is not None and reader not in kept and _pays(node, shape, tuned):
-            found[node.id] = reader
+        readers = graph.users(row) if row and row != hidden else []
+        also = len(readers) > 1 or (row is not None and graph.is_output(row))
+        pairs = (
+            Pair(reader, Reading(also, reader.op is WIDE_LINEAR))
+            for reader, place in readers
+            if place == 0 and reader not in kept
+        )
+        first = next((pair for pair in pairs if _pays(graph, node, pair, tuned)), None)
+        if first is not None:
+            found[node.id] = first
     return found
 
 
-def _pays(before: Node, shape: Shape, tuned: Tuned) -> bool:
-    """Whether nothing is known against a kernel for both.
+def _pays(graph: Graph, before: Node, pair: Pair, tuned: Tuned) -> bool:
+    """Whether there is a kernel for both, and nothing is known against it.
 
     Where both were not measured together, the library's linear map is not faster by more than a launch.
     """
-    together = tuned.after(before.op.name, *shape)
-    if together:
+    map_ = map_of_row(graph, pair.linear)
+    if map_ is None:
+        return False
+    shape, _ = map_
+    together = tuned.after(pair.reading.after(before.op.name), *shape)
+    if together or pair.reading.wide:
         return all(entry.is_chosen for entry in together)
     dtypes = {entry.problem.dtype for entry in tuned.entries}
     entries = [tuned.find(Problem(1, *shape, dtype)) for dtype in sorted(dtypes)]
@@ -60,8 +79,8 @@ def _row(graph: Graph, node: Node) -> Value | None:
     if rule.family == "pointwise":
         return node.outputs[0] if len(node.outputs) == 1 else None
     assert rule.norm_form is not None
-    ends = [place for place, ref in enumerate(rule.outputs) if ref.step == rule.norm_form.outer]
-    return node.outputs[ends[0]] if ends and int(node.types[ends[0]].width) <= MAX_NORMED else None
+    ends = [place for place, ref in enumerate(rule.outputs) if ref.step == rule.norm_form.outer] or [0]
+    return node.outputs[ends[0]] if int(node.types[ends[0]].width) <= MAX_NORMED else None
 
 
 def _last_row(graph: Graph, node: Node, rule: Rule) -> int | None:

@@ -112,22 +112,21 @@ class _Planner(NormParts):
         """The norm of the sum."""
         return (*scale_lines(outer, row), *result_lines(outer, row, self.result, "="))
 
-    def _one_row(self) -> OneRow | None:
-        """The same for one row whose norm a linear map reads; None where the sum has none."""
-        if not self.outer:
-            return None
+    def _one_row(self) -> OneRow:
+        """The same for one row, whose norm a linear map reads, or whose sum where that has none."""
         row = replace(self.row, alone=True)
         operands = [addend.name for addend in (*self.form.plain, *self.form.inner)]
+        normed = self._result_lines(self.outer, row) if self.outer else ()
         return OneRow(
             width=row.width,
             block=row.block,
             warps=_warps(row.block),
-            result=self.result,
-            others=(self.total,) if self.form.total else (),
+            result=self.result if self.outer else self.total,
+            others=(self.total,) if self.outer and self.form.total else (),
             row_lines=tuple(self._rows(name) for name in operands),
             pointers=(*operands, *self.weights),
             arguments=(*(f"{name}_rows" for name in operands), *self.weights),
-            lines=(*self._sum_lines(row), *self._result_lines(self.outer, row)),
+            lines=(*self._sum_lines(row), *normed),
             interleaved=False,
             template="linear_after_norm",
         )
