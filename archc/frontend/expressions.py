@@ -29,7 +29,8 @@ from archc.ir.types import shape_text, taken_type
 
 TENSOR_OPS = {sign: op for op, sign in INFIX.items()}
 _COMPARED = "`step(x - y)` is 1 where x > y, else 0"
-_TENSOR_HINTS = {"**": "write `x ** 2 * x`, `sqrt(x)` or `exp(n * log(x))`", ">": _COMPARED, "<": _COMPARED}
+_POWER = "write `x ** 2 * x`, `sqrt(x)` or `exp(n * log(x))`; a number to the power of x is `exp(x * log(2))`"
+_TENSOR_HINTS = {"**": _POWER, ">": _COMPARED, "<": _COMPARED}
 _NO_VALUE = "nothing before this place gave it a value; what a loop hands on needs one before the loop"
 _TABLE = "a list of numbers is a tensor beside another tensor; lists in it have equal lengths"
 _PLAIN = (int, float, str, tuple, range, Record, type(None))
@@ -162,7 +163,8 @@ class Expressions(Lowerer):
         if isinstance(plain, Poison):
             return POISON
         if not isinstance(plain, Record):
-            return self.report(mistakes.NoFields(expr.span, what=describe(plain), name=expr.name))
+            hint = f"an op is called: `{expr.name}(x)`" if isinstance(plain, Handle) else None
+            return self.report(mistakes.NoFields(expr.span, what=describe(plain), name=expr.name, hint=hint))
         known = readable(plain)
         if expr.name in known:
             return self._guarded(expr, lambda record: _field(record, expr.name), target)
@@ -250,8 +252,8 @@ class Expressions(Lowerer):
             if isinstance(argument, Poison):
                 return POISON
             if isinstance(argument, Handle):
-                what = f"`{source_text(expr)}`"
-                return self.report(mistakes.TensorCondition(expr.span, what=what))
+                what, hint = f"`{source_text(expr)}`", _of_tensors(expr)
+                return self.report(mistakes.TensorCondition(expr.span, what=what, hint=hint))
         result = self._guarded(expr, function, *arguments)
         if isinstance(result, Quotient):
             result.expr = expr
@@ -269,6 +271,13 @@ class Expressions(Lowerer):
 def table_hint(value: Any) -> str:
     """How a list can stand for a tensor, where one does not."""
     return _TABLE if isinstance(value, tuple | range) else ""
+
+
+def _of_tensors(expr: syntax.Expr) -> str | None:
+    """The op that does for tensors what a function of values is called for; None where there is none."""
+    name = expr.callee.name if isinstance(expr, syntax.Call) and isinstance(expr.callee, syntax.Name) else ""
+    op = {"max": "maximum", "min": "minimum"}.get(name)
+    return f"of two tensors, or of a tensor and a number, it is `{op}(x, y)`" if op else None
 
 
 def _is_expert(index: Any, region: Region) -> bool:
@@ -299,8 +308,7 @@ _ELSEWHERE = {
     "no": "write `false`",
     "null": "write `none`",
     "range": "a range is written `0..n`",
-    "zeros": "write `fill(0)`",
-    "ones": "write `fill(1)`",
+    "zeros": "write `0 * x`, or `init = fill(0)` for a parameter",
     **dict.fromkeys(("clamp", "clip"), "write `minimum(maximum(x, low), high)`"),
     **dict.fromkeys(("cat", "stack"), "write `concat(x, y)`, side by side along the last dim"),
     **dict.fromkeys(("chunk", "unbind"), "write `split(x, parts)`"),
@@ -316,7 +324,7 @@ _ELSEWHERE = {
         ("cumsum", "cumulative_sum"), "`linear_recurrence(x)` sums over tokens, `sum_so_far(x)` along rows"
     ),
     **dict.fromkeys(
-        ("lstm", "gru", "rnn"), "states follow linearly from one another: `linear_recurrence(x, log_decay)`"
+        ("lstm", "gru", "rnn"), "write the step of one token: `scan x from (h: [width] = 0) { ... }`"
     ),
     **dict.fromkeys(("einsum", "bmm"), "`matmul(x, y)` multiplies matrices of the last two dims"),
     **dict.fromkeys(("l2norm", "l2_norm", "normalize"), "write `x * rsqrt(sum(x ** 2) + eps)`"),

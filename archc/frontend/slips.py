@@ -75,6 +75,12 @@ class _Error:
         return last is not None and last.type == "COMPARISON"
 
     @property
+    def begins(self) -> bool:
+        """Whether a statement begins with the token before."""
+        first, *earlier = reversed(self.before[-2:] or [Token("", "")])
+        return first.type == "NAME" and all(t == "{" or t.line != first.line for t in earlier)
+
+    @property
     def is_inside(self) -> bool:
         """Whether a parenthesis is open that was opened on this line."""
         inner = open_brackets(self.before)[-1:]
@@ -99,6 +105,7 @@ _SLIPS: tuple[tuple[Callable[[_Error], bool], str], ...] = (
     (lambda e: e.found in _QUOTES, 'strings stand in plain double quotes: "..."'),
     (lambda e: not e.found.isascii(), "names have letters a to z, A to Z, digits and `_`; signs are ASCII"),
     (lambda e: e.found == "(" and e.before[-2:-1] == ["scan"], "a `scan` runs over a name"),
+    (lambda e: e.found == "(" and e.begins, "write `y = {previous}(...)` or `return {previous}(...)`"),
     (lambda e: e.found == "@", "`matmul(x, y)` multiplies matrices"),
     (lambda e: e.found == "^", "a power is written `x ** 2`"),
     (lambda e: e.found.isdigit() and e.previous == ".", 'a path with numbers is a string here: "layers.0"'),

@@ -12,7 +12,7 @@ from archc.frontend.elsewhere import import_hint
 from archc.frontend.expressions import unknown_name
 from archc.frontend.paths import dotted
 from archc.frontend.resolve import Module
-from archc.frontend.statements import may_return, unknown_dtype
+from archc.frontend.statements import assigned_names, may_return, unknown_dtype
 from archc.frontend.syntax import RESERVED_WORDS
 from archc.frontend.values import Env
 
@@ -27,6 +27,7 @@ class StatementNames:
         self.fusions = fusions
         self.reporter = reporter
         self.hints: dict[str, str] = {}  # why a name that is written somewhere is not known here
+        self.sizes: set[str] = set()  # names in shapes
         self.loops: list[str] = []  # variables of the loops around a statement
         self.notes = [name for each in module.with_imports() for name in each.notes()]
 
@@ -104,6 +105,8 @@ class StatementNames:
         self._expr(statement.items, env)
         inner = Env(env, {statement.variable: ANY})
         self._path(statement.path, inner)
+        for name in assigned_names(statement.body):
+            self.hints[name] = f"a loop carries what has a value before it: write `{name} = none` there"
         self.loops.append(statement.variable)
         self._body(statement.body, inner)
         self.loops.pop()
@@ -124,6 +127,8 @@ class StatementNames:
         for dim in shape.dims:
             if not isinstance(dim, syntax.Name):
                 self._expr(dim, env)
+            else:
+                self.sizes.add(dim.name)
 
     def _expr(self, expr: syntax.Expr, env: Env) -> None:
         match expr:
@@ -193,6 +198,8 @@ class StatementNames:
         """Why a name that is written somewhere is not known here, or where it would be."""
         if name not in self.hints and self.module.find_arch(name):
             return "it is an arch, which only a `model` can be of"
+        if name not in self.hints and name in self.sizes:
+            return "it is a size that only the running model knows"
         return self.hints.get(name) or import_hint(name, self.module)
 
     def _call(self, call: syntax.Call, env: Env) -> None:

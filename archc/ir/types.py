@@ -128,14 +128,16 @@ def broadcast(left: TensorType, right: TensorType, names: tuple[str, str] = ("x"
     for x, y in zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True):
         if x != y and 1 not in (x, y):
             text = f"shapes {shape_text(a)} and {shape_text(b)} do not match"
-            raise TypeMistake(text, *names, hint=_of_sequences(a, b))
+            raise TypeMistake(text, *names, hint=_of_parts(a, b))
         shape.append(y if x == 1 else x)
     return TensorType(tuple(shape), promote(left.dtype, right.dtype))
 
 
-def _of_sequences(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> str:
-    """How a vector of each sequence, [B, d], meets its tokens [B, T, d]; "" for other shapes."""
+def _of_parts(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> str:
+    """How a vector of each sequence, [B, d], meets tokens [B, T, d], or a number of a token its vector."""
     short, long = sorted((a, b), key=len)
+    if short and short == long[:-1]:
+        return f"`unsqueeze(...)` of {shape_text(short)} is {shape_text((*short, 1))}"
     if len(short) == 2 and len(long) == 3 and isinstance(short[0], str) and short == (long[0], long[2]):
         return f"`transpose(unsqueeze(...))` of {shape_text(short)} is {shape_text((short[0], 1, short[1]))}"
     return ""

@@ -28,6 +28,7 @@ CROSSING = """
     arch A(width) {{
       forward(tokens: [B, T], decoder_tokens: [B, U] = 0) {{
         h = embedding(tokens, 160, 24) as encoder
+        h = linear(rms_norm(h, 1e-6) as norm, 24) as encoded  # a norm that the encoder alone has
         x = embedding(decoder_tokens, 160, 24) as decoder
         for i in 0..2 as layers {{
           q = split_heads(linear(x, 2 * width) as q, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from archc.codegen.literals import result_type, shapes_text
 from archc.codegen.modules.class_plan import Argument, Fixed, Line, Method
@@ -28,10 +29,14 @@ def write_method(emitter: Emitter, given: Mapping[Value, str], optional: Optiona
 
 
 def write_fixed(graph: Graph, style: Style, given: Mapping[Value, str], optional: Optional) -> Fixed | None:
-    """The method for what a graph keeps while tokens are added; None where it keeps nothing."""
+    """The method for what a graph keeps while tokens are added; None where it keeps nothing.
+
+    It is called once, with all that is kept, and has no kernels of one row.
+    """
     part = KeptPart(graph)
     if not part.keeps:
         return None
+    style = replace(style, linears_after=Style.linears_after)
     method = write_method(Emitter(part.alone(), style), given, optional)
     losses = (Argument("losses", "Losses | None"),) if part.trains else ()
     return Fixed(

@@ -118,7 +118,8 @@ def demand_heads(call: Any, *operands: str) -> None:
     given = {name: getattr(call, name) for name in operands}
     for name, type_ in given.items():
         if len(type_.shape) != 4:
-            raise TypeMistake(f"`{name}` must be [B, T, heads, head_dim], not {type_}", name)
+            hint = "`split_heads` makes them" if len(type_.shape) == 3 else ""
+            raise TypeMistake(f"`{name}` must be [B, T, heads, head_dim], not {type_}", name, hint=hint)
     if len({type_.dtype for type_ in given.values()}) > 1:
         names, dtypes = (_SPOKEN[name] for name in operands), (each.dtype.value for each in given.values())
         text = f"{_listed(*names)} must have one dtype, not {_listed(*dtypes)}"

@@ -39,6 +39,8 @@ def map_dtype(call: Any) -> DType:
         return DType.F32
     if call.x.dtype is not DType.FLOAT:
         hint = "`wide = true` multiplies in float32; `cast_like` takes a tensor back to the dtype of another"
+        if not call.x.dtype.is_floating:
+            hint = "`embedding` looks whole numbers up; an input of other numbers says `float[...]`"
         raise TypeMistake(f"needs a tensor of the model's dtype, not {call.x}", "x", hint=hint)
     return DType.FLOAT
 
