@@ -16,6 +16,7 @@ from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Trait
+from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import CONSTANT, ONES, ZEROS
 from archc.ir.row_form import is_row_op
 from archc.ir.types import DType
@@ -60,11 +61,10 @@ def _obstacle(tail: Tail) -> str:
         return "layers end in more than one kernel computes"
     sums = all(nodes[0].op is ADD or nodes[0].op.has(Trait.NORM) for nodes in tail.steps)
     later = [number for number in range(len(tail.bodies)) if not (sums and _adds_nothing(tail, number))]
-    readers = [_first_readers(tail, number) for number in later]
-    if not later or not all(readers):
+    if later and sums and all(_takes_in(tail, number) for number in later):
+        return ""
+    if not later or not all(_first_readers(tail, number) for number in later):
         return "no op on rows reads it at a layer's start"
-    if sums and all(any(reader.op.has(Trait.NORM) for reader in found) for found in readers):
-        return ""  # a kernel of norms takes in sums for nothing
     rows = all(_ends_with_rows(tail, number) for number in range(len(tail.bodies)))
     return "other ops on rows, which stay, end a layer" if rows else ""
 
@@ -76,10 +76,25 @@ def _adds_nothing(tail: Tail, number: int) -> bool:
     return plain and schedule[0] == number and schedule.count(number) == 1
 
 
+def _takes_in(tail: Tail, number: int) -> bool:
+    """Whether a kernel at a body's start takes in sums for nothing.
+
+    One of a norm does, and one of a linear map, for a single row, if a norm is among what moves.
+    """
+    norms = any(nodes[0].op.has(Trait.NORM) for nodes in tail.steps)
+    maps = norms and any(user.op is LINEAR for user, _ in tail.bodies[number].users(_enters(tail, number)))
+    return maps or any(reader.op.has(Trait.NORM) for reader in _first_readers(tail, number))
+
+
+def _enters(tail: Tail, number: int) -> Value:
+    """What stands for the carried value at a body's start."""
+    place: int = tail.loop.attributes["entering"].index(tail.name)
+    return tail.bodies[number].inputs[place]
+
+
 def _first_readers(tail: Tail, number: int) -> list[Node]:
     """Ops on rows in a body that need what enters, and nothing else that is made of it."""
-    body = tail.bodies[number]
-    enters = body.inputs[tail.loop.attributes["entering"].index(tail.name)]
+    body, enters = tail.bodies[number], _enters(tail, number)
     moving = {nodes[number].id for nodes in tail.steps}
     later = body.depends_on(enters.node)
     return [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from archc.compiler import standard_rules
@@ -35,8 +37,22 @@ def test_the_norm_of_the_addend_is_with_its_weight() -> None:
     assert sum(each.count for each in fired) == 2 * 2 + 1  # two layers, and the norm after them
 
 
-def test_a_loop_stays_where_linear_maps_alone_read_what_enters() -> None:
+def test_a_norm_moves_to_the_linear_map_that_reads_the_sum() -> None:
+    """Its kernel begins with both for one row; after the last layer a norm follows."""
     graphs, context = staged(tiny("olmo2"))
+    assert graphs["loop_edge"].loops()[0].attributes["carried"] == ("x", "x_delta", "x_delta_weight")
+    fired = Counter[str]()
+    for each in context.report.fired:
+        fired[each.rule] += each.count
+    assert fired["rms_norm_add"] == 2 * 2  # in two layers
+    assert fired["rms_norm_add_rms_norm"] == 1
+
+
+def test_a_mere_sum_stays_where_linear_maps_alone_read_what_enters() -> None:
+    body = """x = embedding(tokens, 9, d) as wte
+    for i in 0..4 as layers { x = x + linear(silu(linear(x, d) as up), d) as down }
+    return linear(rms_norm(x, 1e-6) as last, 9) as head"""
+    graphs, context = staged(program_of(body))
     assert graphs["loop_edge"].loops()[0].attributes["carried"] == ("x",)
     assert any("no op on rows reads it" in remark.text for remark in context.report.remarks)
 

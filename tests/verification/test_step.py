@@ -50,7 +50,7 @@ LAUNCHES = {
     "mamba2_130m": (7,),
     "mistral_7b": (6,),
     "mixtral_8x7b": (10,),
-    "olmo2_1b": (7,),
+    "olmo2_1b": (6,),
     "palm_8b": (6,),
     "qwen2_5_0_5b": (6,),
     "qwen3_0_6b": (6,),
