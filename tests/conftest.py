@@ -10,7 +10,7 @@ import torch
 
 from tests import gpu
 from tests.codegen import hazards
-from tests.codegen.interpreter_time import collect_rarely, keep_ends_of_kernels
+from tests.import_time import collect_rarely, save_import_time
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     collect_rarely()
-    keep_ends_of_kernels()
+    save_import_time()
     if config.getoption(gpu.OPTION):
         gpu.enter()
     if config.getoption(hazards.OPTION):

@@ -19,7 +19,8 @@ import pytest
 
 from tests import gpu
 from tests.codegen import hazards
-from tests.codegen.interpreter_time import collect_rarely, save_time
+from tests.codegen.interpreter_time import save_time
+from tests.import_time import collect_rarely, save_import_time
 
 
 def interpreted(test: Callable[..., None]) -> Callable[..., None]:
@@ -49,6 +50,7 @@ def _interpret(finds_hazards: bool) -> None:
     """What the process does first: nothing has imported Triton yet."""
     os.environ["TRITON_INTERPRET"] = "1"
     collect_rarely()
+    save_import_time()
     if finds_hazards:
         hazards.enter()
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
-import inspect
-import tokenize
 from types import FunctionType
 from typing import Any
 
@@ -21,41 +18,6 @@ def save_time() -> None:
     _keep_numpy_types()
     _keep_common_types()
     _seek_overflow_where_it_is_told()
-
-
-def collect_rarely() -> None:
-    """A million objects live to the end, modules mostly: going through them took a tenth of the time."""
-    gc.set_threshold(20_000, 20, 100)
-
-
-def keep_ends_of_kernels() -> None:
-    """Find where a kernel's source ends once for all packages that have it.
-
-    Triton tokenises the source of each kernel that is imported: a fifth of the time that a package took.
-    """
-    find = inspect.getblock
-
-    @functools.cache
-    def length(lines: tuple[str, ...]) -> int:
-        return len(find(lines))
-
-    def block(lines: list[str]) -> list[str]:
-        """The lines of the function that they start with: what follows it starts at the margin."""
-        if lines[0][:1].isspace():
-            return find(lines)
-        end, named = len(lines), False
-        for place, line in enumerate(lines):
-            if line[:1] == "@" or line[:1].isidentifier():
-                if named:
-                    end = place
-                    break
-                named = line.startswith("def ")
-        try:
-            return lines[: length(tuple(lines[:end]))]
-        except tokenize.TokenError:  # a text at the margin that belongs to the function
-            return find(lines)
-
-    inspect.getblock = block
 
 
 def _keep_language_patched() -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from archc.analysis.fitting.bootstrap import Interval, Vector, interval, resamples
 from archc.analysis.fitting.identification import spread_problems, undetermined
@@ -107,9 +106,10 @@ def _law(runs: Runs, point: Vector, covariance: tuple[tuple[float, ...], ...] | 
 def _fit_from_grid(runs: Runs) -> Vector:
     """The best point, as (E, ln A, ln B, alpha, beta)."""
     objective, centred = _objective(runs), _centres(runs)
-    starts = [_to_centred(start, centred) for start in _STARTS]
-    values = np.array([objective(start)[0] for start in starts])
-    ends = [_minimise(objective, starts[i], 100) for i in np.argsort(values)[:_FOLLOWED]]
+    starts = _to_centred(_STARTS.T, centred)
+    losses = [_losses(runs, some) for some in np.array_split(starts, 50, axis=1)]
+    likeliest = np.argsort(np.concatenate(losses))[:_FOLLOWED]
+    ends = [_minimise(objective, starts[:, i], 100) for i in likeliest]
     best = min(ends, key=lambda end: objective(end)[0])
     return _from_centred(_minimise(objective, best), centred)
 
@@ -134,29 +134,46 @@ def _minimise(
 
 def _objective(runs: Runs) -> Callable[[Vector], tuple[float, Vector]]:
     """Huber loss over its width, and its gradient, of a point about the runs' middle."""
-    sizes, data = (np.log(runs[name]) - np.log(runs[name]).mean() for name in ("parameters", "tokens"))
+    sizes, data = _about_middle(runs)
     measured = np.log(runs["loss"])
 
     def value(point: Vector) -> tuple[float, Vector]:
-        predicted, jacobian = _predicted(point, sizes, data)
+        predicted, shares = _predicted(point[:, None], sizes, data)
         error = predicted - measured
-        small = np.abs(error) <= HUBER
-        losses = np.where(small, error**2 / (2 * HUBER), np.abs(error) - HUBER / 2)
-        slopes = np.where(small, error / HUBER, np.sign(error))
-        return float(losses.sum()), slopes @ jacobian
+        by_term = shares * np.clip(error / HUBER, -1, 1)
+        slopes = (by_term.sum(1), [-(by_term[1] @ sizes), -(by_term[2] @ data)])
+        return float(_huber(error).sum()), np.concatenate(slopes)
 
     return value
 
 
+def _losses(runs: Runs, points: Vector) -> Vector:
+    """The objective's value at each of many points: [5, points]."""
+    predicted, _ = _predicted(points[:, :, None], *_about_middle(runs))
+    losses: Vector = _huber(predicted - np.log(runs["loss"])).sum(-1)
+    return losses
+
+
+def _huber(error: Vector) -> Vector:
+    size = np.abs(error)
+    return np.where(size <= HUBER, size**2 / (2 * HUBER), size - HUBER / 2)
+
+
+def _about_middle(runs: Runs) -> tuple[Vector, Vector]:
+    """ln of parameters and of tokens, less their means."""
+    sizes, data = (np.log(runs[name]) - centre for name, centre in zip(COLUMNS, _centres(runs), strict=False))
+    return sizes, data
+
+
 def _predicted(point: Vector, sizes: Vector, data: Vector) -> tuple[Vector, Vector]:
-    """ln L of each run, and its derivative by each coefficient: [runs, 5]."""
+    """ln L of each run, and the share of each of the law's three terms in L: [3, ..., runs]."""
     e, a, b, alpha, beta = point
-    terms = np.stack([np.full_like(sizes, e), a - alpha * sizes, b - beta * data])
+    sized = a - alpha * sizes
+    terms = np.stack([np.broadcast_to(e, sized.shape), sized, b - beta * data])
     largest = terms.max(0)
     powers = np.exp(terms - largest)
     total = powers.sum(0)
-    predicted, shares = largest + np.log(total), powers / total
-    return predicted, np.column_stack([*shares, -shares[1] * sizes, -shares[2] * data])
+    return largest + np.log(total), powers / total
 
 
 def _centres(runs: Runs) -> tuple[float, float]:
@@ -188,9 +205,10 @@ def _held_out_rank(runs: Runs) -> float | None:
 
 def _problems(runs: Runs, point: Vector) -> list[str]:
     found = list(spread_problems({"parameters": runs["parameters"], "tokens": runs["tokens"]}, least=3))
-    sizes, data = (np.log(runs[name]) - np.log(runs[name]).mean() for name in ("parameters", "tokens"))
+    sizes, data = _about_middle(runs)
     at = _to_centred(np.array([math.log(max(point[0], 1e-6)), *point[1:]]), _centres(runs))
-    jacobian: NDArray[np.float64] = _predicted(at, sizes, data)[1]
+    _, shares = _predicted(at[:, None], sizes, data)
+    jacobian = np.column_stack([*shares, -shares[1] * sizes, -shares[2] * data])
     if names := undetermined(jacobian, COEFFICIENTS, _LIMIT):
         found.append(f"the runs do not determine {', '.join(names)}: other values fit as well")
     return found
