@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._library.custom_ops import CustomOpDef
 
+from archc.codegen.needs import most_tokens
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
@@ -52,7 +53,8 @@ def run_model(package: Any, compilation: Compilation, dtype: torch.dtype, sizes:
             setattr(model, name, nn.ModuleList({type(layer): layer for layer in layers}.values()))
     graph = compilation.program.graph
     labels = given_inputs(graph).index(tokens_of(graph, sequences(graph)[-1]))
-    for shape, training in itertools.product(((1, sizes.length), sizes.many), (False, True)):
+    shapes = (1, sizes.length), _many(compilation, sizes)
+    for shape, training in itertools.product(shapes, (False, True)):
         given = list(_inputs(graph, dtype, *shape))
         model.train(training)
         if training:
@@ -61,6 +63,13 @@ def run_model(package: Any, compilation: Compilation, dtype: torch.dtype, sizes:
         else:
             with torch.no_grad():
                 model(*given)
+
+
+def _many(compilation: Compilation, sizes: Sizes) -> tuple[int, int]:
+    """As many tokens in all as `sizes` has, in sequences no longer than there are positions for."""
+    batch, length = sizes.many
+    most = min(length, most_tokens(compilation.reference) or length)
+    return batch * length // most, most
 
 
 def _inputs(graph: Graph, dtype: torch.dtype, batch: int, length: int) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,8 +21,9 @@ from archc.verification.compiling import (
     lacking_registers,
 )
 from archc.verification.launch import Launch
+from archc.verification.launches import launches
 from archc.verification.machine_code import MachineCode, Tile
-from tests.support import few
+from tests.support import compile_model, few
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -214,6 +216,22 @@ def test_products_may_be_stored_as_matrix_instructions_leave_them() -> None:
         usage = compile_launch(launch, CHIPS[chip])
         assert sorted(tile.beside for tile in usage.code.tiles) == sorted((most, 16, 16))
         assert not usage.breaches()
+
+
+_FEW_POSITIONS = """
+arch A(d = 64) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, 9, d) as wte + embedding(positions(tokens), 20, d) as wpe
+    return linear(rms_norm(x, 1e-6) as norm, 9) as head
+  }
+}
+model a = A()
+"""
+
+
+def test_kernels_of_models_with_few_positions_are_found(tmp_path: Path) -> None:
+    found = launches(compile_model(_FEW_POSITIONS, "a"), tmp_path, torch.bfloat16)
+    assert "_rms_norm_backward_kernel" in {launch.name for launch in found}
 
 
 def test_launches_differ_by_what_they_are_specialised_for() -> None:
