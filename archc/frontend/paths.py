@@ -21,6 +21,11 @@ _SEGMENT = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_\-]{{0,{MAX_NAME - 1}}}")
 _JOINED = (
     'in a string, braces end a segment after other characters: "layer_{i}"; else `{name + "_bias"}`, unquoted'
 )
+# Why a path of a loop is not found, and how layers are shared that run several times.
+IN_LOOPS = (
+    "what a loop or `experts` holds can be shared only inside of it; layers that run several times have "
+    'their paths as strings, such as `as {"layers." + i}`'
+)
 _UNQUOTED = re.compile(r"(\w+|\{\w+\})(\.(\w+|\{\w+\}))*")  # a path that needs no quotes
 _COUNTED = re.compile(r"([^{}]+)\{([A-Za-z_]\w*)\}")
 
@@ -151,13 +156,22 @@ class Paths(Expressions):
             path = self.prefix[:depth] + names
             if any(known[: len(path)] == path for known in self.weights):
                 return path
-        in_loops = {tuple(s for s in path if isinstance(s, str))[: len(names)] for path in self.weights}
         known = [path_text(path[:-1]) for path in self.weights if not any(isinstance(s, Index) for s in path)]
         hint = did_you_mean(".".join(names), known)
-        if names in in_loops:
-            hint = "what an iteration of a loop holds can be shared only within the iteration"
+        if any(_is_in_loop(path, names) for path in self.weights):
+            hint = IN_LOOPS
         self.report(mistakes.UnknownTie(span, path=".".join(names), hint=hint))
         return POISON
+
+
+def _is_in_loop(path: Path, names: Sequence[str]) -> bool:
+    """Whether names are those of a path with loop variables, left out or with numbers in their place."""
+    plain = [segment for segment in path if isinstance(segment, str)]
+    pairs = zip(path, names, strict=False)
+    return plain[: len(names)] == list(names) or (
+        len(path) >= len(names)
+        and all(name.isdigit() if isinstance(each, Index) else each == name for each, name in pairs)
+    )
 
 
 def _prefixed(prefix: str, found: Sequence[str | Index]) -> list[str | Index]:

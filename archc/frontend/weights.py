@@ -12,7 +12,7 @@ from typing import Literal
 from archc.errors import Span, did_you_mean
 from archc.frontend import mistakes
 from archc.frontend.lowerer import Frame, Tie
-from archc.frontend.paths import UNKNOWN, Paths
+from archc.frontend.paths import IN_LOOPS, UNKNOWN, Paths
 from archc.frontend.values import Handle
 from archc.ir.inits import Init, Normal
 from archc.ir.node import Value
@@ -103,12 +103,7 @@ class Weights(Paths):
         found = self.weights.get(target)
         need = TensorType(shape, DType.FLOAT)
         if found is None or not _encloses(self.frame, found):
-            hint = (
-                "what a loop or `experts` holds can be shared only inside of it; layers that run several "
-                'times have their paths as strings, such as `as {"layers." + i}`'
-            )
-            if found is None:
-                hint = self._untied_hint(tie, path, shape)
+            hint = self._untied_hint(tie, path, shape) if found is None else IN_LOOPS
             self.report(mistakes.UnknownTie(span, path=path_text(target), hint=hint))
         elif found.type.shape != shape:
             have = shape_text(found.type.shape)

@@ -210,7 +210,9 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "new_positions": [([((1, 2), "i64"), ((1, 5), "i64")], {})],
     "loads": [([CHOSEN, X], {})],
-    "average": [([X, POSITIONS], {"over": over}) for over in ("batch", "sequence")],
+    "average": [
+        ([x, POSITIONS], {"over": over}) for over in ("batch", "sequence") for x in (X, ((2, 3), "float"))
+    ],
     "logsumexp": [([X], {})],
     "exclusive_or": [([POSITIONS, POSITIONS], {})],
     "whole": [([X], {})],

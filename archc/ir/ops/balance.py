@@ -25,7 +25,7 @@ def loads(chosen: Tensor, scores: Tensor) -> Tensor:
 
 def _average_type(call: Any) -> TensorType:
     x = float_type(call)
-    if len(x.shape) < 3 or call.key_positions.dtype is not DType.I64:
+    if len(x.shape) < 2 or call.key_positions.dtype is not DType.I64:
         raise TypeMistake(f"needs values of tokens [B, T, ...], and their positions, not {x}", "x")
     kept = x.shape[2:] if call.over == "batch" else (x.shape[0], *x.shape[2:])
     return TensorType(kept, DType.F32)

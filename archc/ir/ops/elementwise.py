@@ -92,7 +92,7 @@ def _share(x: Expr, y: Expr) -> Expr:
     scalar=max,
 )
 def maximum(x: Tensor, y: Tensor) -> Tensor:
-    """The larger of x and y."""
+    """The larger of x and y; where they are equal, each has half of the gradient."""
     return torch.maximum(x, torch.as_tensor(y, dtype=x.dtype, device=x.device))
 
 
@@ -105,7 +105,7 @@ def maximum(x: Tensor, y: Tensor) -> Tensor:
     scalar=min,
 )
 def minimum(x: Tensor, y: Tensor) -> Tensor:
-    """The smaller of x and y."""
+    """The smaller of x and y; where they are equal, each has half of the gradient."""
     return torch.minimum(x, torch.as_tensor(y, dtype=x.dtype, device=x.device))
 
 
