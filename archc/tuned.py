@@ -60,7 +60,8 @@ class Tile:
 class Problem:
     """A linear map of `rows` rows by a weight [outputs, inputs] of a dtype.
 
-    after: the fused op that alone makes what it reads, where one kernel computes both
+    after: the fused op that makes what it reads, where one kernel computes both; then `kept` where others
+        read that too, and `wide` where the product is float32
     """
 
     rows: int
