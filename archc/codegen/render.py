@@ -6,7 +6,7 @@ import re
 import string
 import textwrap
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
@@ -129,15 +129,20 @@ def _called(texts: Iterable[str]) -> frozenset[str]:
 
 
 def format_python(text: str) -> str:
-    """A module's text as black lays it out."""
+    """A module's text as black lays it out; its parts, which two blank lines divide, are laid out apart."""
+    return "\n\n".join(_laid_out(part) for part in text.split("\n\n\n"))
+
+
+def _laid_out(part: str) -> str:
     try:
-        return lay_out(text)
+        return lay_out(part)
     except UnknownShapeError:
-        return by_black(text)
+        return by_black(part)
 
 
+@lru_cache(maxsize=1024)
 def by_black(text: str) -> str:
-    """A module's text, formatted by black."""
+    """A text's statements, formatted by black: kernels recur from package to package."""
     import black
     from black.mode import Mode, TargetVersion
 

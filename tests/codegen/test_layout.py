@@ -90,6 +90,17 @@ def test_inputs_that_have_sizes_need_no_black(monkeypatch: pytest.MonkeyPatch) -
     assert by_black(text) == text
 
 
+def test_only_the_part_with_an_unknown_shape_is_left_to_black(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole is as black lays it out."""
+    long = "    return x[" + " + ".join(["name"] * 30) + "]"
+    parts = ['"""A module."""\n\nimport a', "@a.b\ndef f(x):\n    return x", f"def g(x):\n{long}", "Y = f(1)"]
+    text = "\n\n\n".join(parts) + "\n"
+    given: list[str] = []
+    monkeypatch.setattr(render, "by_black", lambda part: given.append(part) or by_black(part))
+    assert render.format_python(text) == by_black(text)
+    assert given == [parts[2]]
+
+
 def _no_black(text: str) -> str:
     long = [line for line in text.splitlines() if len(line) > LINE_LENGTH]
     raise AssertionError(f"black is needed for one of these: {long}")
