@@ -121,9 +121,9 @@ def render_package(package: Package, report: ReportPlan) -> dict[str, str]:
 
 
 def _called(texts: Iterable[str]) -> frozenset[str]:
-    """The names that texts call, or read of something."""
+    """The names that texts call, decorate with, or read of something."""
     text = "\n".join(texts)
-    read = re.findall(r"\.(\w+)", text)
+    read = re.findall(r"[.@](\w+)", text)
     called = [before[len(before.rstrip(_IN_NAMES)) :] for before in text.split("(")[:-1]]
     return frozenset((*read, *called))
 
@@ -170,15 +170,17 @@ def _kernels(package: Package) -> str:
     modules = [name for name in ("native", "reference") if any(f"{name}." in kernel for kernel in kernels)]
     if modules:
         imports.append(f"from . import {', '.join(modules)}")
+    differentiates = any("_op(" in kernel or "differentiable(" in kernel for kernel in kernels)
     reads_past = [
         k for k in package.kernels if isinstance(k, AttentionKernel | CapacityKernel | ConvolutionKernel)
     ]
     keeps = package.cached and any(kernel.keeps for kernel in reads_past)
     runtime = ["Past"] * keeps + ["Span"] * bool(reads_past)
     runtime += ["autocast"] * any("= autocast(" in kernel for kernel in kernels)
+    runtime += ["differentiable"] * differentiates
+    runtime += ["differentiated_once"] * any("@differentiated_once" in kernel for kernel in kernels)
     if runtime:
         imports.append(f"from .runtime import {', '.join(runtime)}")
-    differentiates = any("_op(" in kernel or "_differentiable(" in kernel for kernel in kernels)
     helpers = [h for k in package.kernels if isinstance(k, _WITH_HELPERS) for h in k.helpers]
     return _fill(
         "kernels.py.jinja",
@@ -186,8 +188,6 @@ def _kernels(package: Package) -> str:
         kernels=kernels,
         imports=imports,
         uses_triton=any(_runs_triton(kernel) for kernel in package.kernels),
-        differentiates=differentiates,
-        differentiates_once=differentiates or any("@once_differentiable" in kernel for kernel in kernels),
         uses_callables=any("Callable[" in kernel for kernel in kernels),
         uses_cache=any("@cache" in kernel for kernel in kernels),
         uses_shares=any(_has_step(kernel) for kernel in package.kernels),

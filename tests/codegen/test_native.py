@@ -460,6 +460,21 @@ def test_compilers_see_plain_pytorch(package: ModuleType, calls: list[str]) -> N
 
 
 @needs_compiler
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # PyTorch loops over attention
+def test_transforms_see_plain_pytorch(package: ModuleType, calls: list[str]) -> None:
+    """Under torch.func.vmap tensors have no address."""
+    model = package.Model()
+    tokens = torch.randint(0, 60, (3, 1, 5))
+    with torch.no_grad():
+        truth = torch.stack([model(each) for each in tokens])
+        assert calls
+        calls.clear()
+        found = torch.func.vmap(model)(tokens)
+    assert not calls
+    assert distance(found, truth) <= 1e-6
+
+
+@needs_compiler
 def test_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     native = _native(_package("smollm2", "smollm2_tiny"))
     monkeypatch.setenv("XDG_CACHE_HOME", mkdtemp())

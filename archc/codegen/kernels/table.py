@@ -47,11 +47,11 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
 
 # What a kernels.py calls its own functions, with `_` in front or without, and what else it reads by name.
 _TAKEN = NAMES.union(dir(builtins)).union("""
-    add_product cache Callable differentiable dispatched_linear F grouped_linear grouped_outer grouped_sum
-    heads jit LIBRARY like linear_cross_entropy linear_log_probs log1p merge_shares native on_device
-    once_differentiable op Op os outer_tile parts Past processors products_of_choices programs reference
-    room rows runs_triton shares sort_choices Span sum_of_choices sums_of_products tanh Tensor tile
-    tile_of_expert tl torch triton weighted_combine wraps
+    add_product cache Callable differentiable differentiated_once dispatched_linear F grouped_linear
+    grouped_outer grouped_sum heads jit LIBRARY like linear_cross_entropy linear_log_probs log1p
+    merge_shares native on_device op Op os outer_tile parts Past processors products_of_choices programs
+    reference room rows runs_triton shares sort_choices Span sum_of_choices sums_of_products tanh Tensor
+    tile tile_of_expert tl torch triton weighted_combine wraps
     """.split())  # noqa: SIM905 - a list of this length is easier to read as words
 
 
