@@ -196,8 +196,6 @@ def test_kernels_tells_what_each_takes_on_a_chip(tmp_path: Path, monkeypatch: py
     names = {each["kernel"] for each in told}
     assert {"_add_rms_norm_kernel", "_attention_step_kernel", "_swiglu_backward_kernel"} <= names
     assert all(each["registers"] and each["breaches"] == [] for each in told)
-    dynamo = sys.modules.get("torch._dynamo")
-    assert dynamo is None or hasattr(dynamo, "__file__")  # no stand-in stays
     assert {"x_ptr": None} in [each["variant"] for each in told if each["kernel"] == "_add_rms_norm_kernel"]
     small = dataclasses.replace(CHIPS["sm_80"], shared=0)
     monkeypatch.setitem(CHIPS, "sm_80", small)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -73,11 +69,7 @@ def kernels(
     good = True
     for program in compiler.lower_models(spec, compiler.choose_models(spec, model), parse_settings(settings)):
         compilation = compiler.compile_program(program, spec.rules, tuned=tuned)
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            _light_torch(),
-            Compiling(CHIPS[name] for name in chips) as compiling,
-        ):
+        with tempfile.TemporaryDirectory() as folder, Compiling(CHIPS[name] for name in chips) as compiling:
             find_launches(compilation, Path(folder), getattr(torch, dtype), compiling.add)
             for name in chips:
                 compiled = _with_variants(compiling.results(CHIPS[name]), CHIPS[name])
@@ -89,27 +81,6 @@ def kernels(
     if as_json:
         console.print(json.dumps(told, indent=2), soft_wrap=True)
     return good
-
-
-@contextmanager
-def _light_torch() -> Iterator[None]:
-    """Let Torch cost less than compiling does beside it.
-
-    What it is made of is no garbage, and is not looked through for any again and again.  Its own compiler
-    stays out, which takes two seconds of a processor to import and compiles nothing here: Torch does so to
-    hide operators written in Python from it, as many are for tensors without memory, when one is called.
-    """
-    name = "torch._dynamo"
-    stand_in = ModuleType(name)
-    stand_in.__dict__["disable"] = lambda function, *_, **__: function
-    is_out = sys.modules.setdefault(name, stand_in) is stand_in
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if is_out:
-            del sys.modules[name]
 
 
 def _with_variants(results: Sequence[tuple[Launch, Usage | KernelError]], chip: Chip) -> list[_Compiled]:

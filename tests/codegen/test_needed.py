@@ -24,6 +24,7 @@ FOR_OTHERS = {
     "build",
 }
 FOR_OTHERS |= {"counted", "balance", "forward", "backward", "STATE", "__all__", "__init__", "__call__", "_"}
+FOR_OTHERS.add("generate_vmap_rule")
 OPTIONS_FOR_OTHERS = {
     "Model",
     "__init__",
