@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
 Arguments = tuple[Any, ...]
 _MOST = 64  # calls of a function that are kept
@@ -56,8 +57,14 @@ class Calls:
 
 
 def missing(arguments: Arguments) -> int:
-    """How many arguments are None."""
-    return sum(argument is None for argument in arguments)
+    """How many arguments are None or zeros, as the first layer has them in place of an earlier one's."""
+    return sum(argument is None or _is_zero(argument) for argument in arguments)
+
+
+def _is_zero(argument: Any) -> bool:
+    if not isinstance(argument, Tensor) or isinstance(argument, Parameter):
+        return False
+    return argument.is_floating_point() and not argument.any()
 
 
 def tensor_bytes(arguments: Arguments) -> int:

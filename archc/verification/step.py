@@ -227,7 +227,9 @@ def _with(sizes: Mapping[str, int], **others: int) -> Mapping[str, int]:
 def _unread(node: Node, operands: list[Any]) -> int:
     """Bytes of operands that are passed but not read: where keys stand, without padding; idle experts."""
     if node.op.past:
-        return sum(_bytes(t) for t in operands if isinstance(t, Tensor) and t.dtype == torch.int64)
+        pairs = zip(node.op.operands, operands, strict=False)
+        others = [value for operand, value in pairs if operand.name not in node.op.past]
+        return sum(_bytes(t) for t in others if isinstance(t, Tensor) and t.dtype == torch.int64)
     if node.op.module != "experts" or not node.op.has(Trait.MATRIX):
         return 0
     named = dict(zip((operand.name for operand in node.op.operands), operands, strict=False))

@@ -341,9 +341,10 @@ def test_calls_with_all_operands_are_kept_and_no_more_than_enough() -> None:
     module.f = lambda *arguments: len(arguments)  # type: ignore[attr-defined]
     original = module.f  # type: ignore[attr-defined]
     calls = Calls(enough=3 * 8)
-    one = torch.zeros(1, dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
     with recorded(module, ["f", "absent"], calls):
         assert module.f(None, one) == 2  # type: ignore[attr-defined]
+        module.f(0 * one, one)  # type: ignore[attr-defined]
         for _ in range(5):
             module.f(one, one)  # type: ignore[attr-defined]
         module.f(None, one)  # type: ignore[attr-defined]

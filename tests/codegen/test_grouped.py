@@ -224,7 +224,7 @@ CONTROLS = [
     ("(first + tl.sum(mine", "(tl.sum(mine"),
     ("// CHOICES\n", "// CHOICES * 0\n"),
     ("(tile - before) * ROWS", "0 * ROWS"),
-    ("for first in range(0, IN, STEP):", "for first in range(0, IN - STEP, STEP):"),
+    ("for first in range(0, width, STEP):", "for first in range(0, width - STEP, STEP):"),
     ("y *= tl.load(weights_ptr", "y += tl.load(weights_ptr"),
     ("order, places.shape[-1], factors)", "order, 1, factors)"),
     ("y *= tl.load(factors_ptr + choice", "y *= tl.load(factors_ptr + row"),
