@@ -49,10 +49,12 @@ class Calls:
     def add(self, name: str, arguments: Arguments, keywords: Mapping[str, Any]) -> None:
         """Keep a call: those with all operands rather than those with some left out."""
         kept = self.kept.setdefault(self.key(name, arguments, keywords), [])
-        if kept and missing(kept[0]) > missing(arguments):
+        lacks = missing(arguments)
+        least = missing(kept[0]) if kept else lacks
+        if least > lacks:
             kept.clear()
         full = len(kept) >= _MOST or sum(map(tensor_bytes, kept)) >= self.enough
-        if not kept or (missing(kept[0]) == missing(arguments) and not full):
+        if not kept or (least == lacks and not full):
             kept.append(arguments)
 
 

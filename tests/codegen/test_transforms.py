@@ -47,6 +47,11 @@ def _weights(model: Any) -> dict[str, Tensor]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
+def _detached(model: Any) -> dict[str, Tensor]:
+    """As torch.func takes them, which alone differentiates by them."""
+    return {name: weight.detach() for name, weight in _weights(model).items()}
+
+
 def _gradients(model: Any, tokens: Tensor) -> dict[str, Tensor]:
     weights = _weights(model)
     return dict(
@@ -57,8 +62,7 @@ def _gradients(model: Any, tokens: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", TINY)
 def test_gradients(name: str) -> None:
     model = _model(name)
-    weights = {key: weight.detach() for key, weight in _weights(model).items()}
-    found = torch.func.grad(lambda given: _loss(model, given, TOKENS))(weights)
+    found = torch.func.grad(lambda given: _loss(model, given, TOKENS))(_detached(model))
     for key, truth in _gradients(model, TOKENS).items():
         assert distance(found[key], truth) <= 1e-12, key
 
@@ -75,9 +79,8 @@ def test_gradients_of_each_example_by_kernels() -> None:
 
 
 def _check_each_example(model: Any, tokens: Tensor, bound: float) -> None:
-    weights = {key: weight.detach() for key, weight in _weights(model).items()}
     of_one = torch.func.grad(lambda given, example: _loss(model, given, example[None]))
-    found = torch.func.vmap(of_one, (None, 0))(weights, tokens)
+    found = torch.func.vmap(of_one, (None, 0))(_detached(model), tokens)
     for row, example in enumerate(tokens):
         for key, truth in _gradients(model, example[None]).items():
             assert distance(found[key][row], truth) <= bound, key
