@@ -30,6 +30,7 @@ DECODERS = (
     "retrieval",
     "retro",
     "rotating_states",
+    "rwkv7",
     "slstm",
     "spoken",
     "streams",

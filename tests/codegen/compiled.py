@@ -41,7 +41,8 @@ FIRST_MODELS = [*{model.arch: model.name for model in reversed(_DECLARED)}.value
 USUAL = (torch.bfloat16, MAIN)
 OTHERS = [*((torch.bfloat16, chip) for chip in CHIPS if chip != MAIN), (torch.float32, MAIN)]
 ALL = [(model, *target) for model in MODELS for target in (USUAL, *OTHERS)]
-BY_CHANNEL = ("decay_by_channel", "delta_by_channel")  # forms of recurrences that no spec has
+# Forms of recurrences that no spec has, with the width of a head's keys and values in published models.
+BY_CHANNEL = {"decay_by_channel": "128", "delta_by_channel": "128", "erase": "64"}
 # The first model of every architecture for what is usual and, in turn, for one of the others.
 DEFAULT = [
     (model, *target)
@@ -64,9 +65,9 @@ def of_fusion(name: str) -> list[Launch]:
 
 
 def of_recurrence(form: str, dtype: torch.dtype) -> list[Launch]:
-    """Of heads as wide as those of published models."""
+    """Of one of these forms."""
     with tempfile.TemporaryDirectory() as folder:
-        compilation = compile_model(spec(form), "recurrent", {"dk": "128", "dv": "128"})
+        compilation = compile_model(spec(form), "recurrent", dict.fromkeys(("dk", "dv"), BY_CHANNEL[form]))
         found = launches(compilation, Path(folder), dtype)
         return [launch for launch in found if launch.name.startswith("_linear_attention")]
 

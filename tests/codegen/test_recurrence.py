@@ -25,6 +25,7 @@ FIXED = "log_decay = -exp(upcast(parameter([heads]) as a_log))"
 FIXED_CHANNELS = "log_decay = -exp(upcast(parameter([heads, dk]) as channels))"
 BETA = "beta = sigmoid(linear(x, heads) as b)"
 ERASED = "-rms_norm(split_heads(linear(x, heads * dk) as erased, heads), 1e-6, weight = false) * dk ** -0.5"
+ERASE = f"erase = {ERASED}, renew = split_heads(sigmoid(linear(x, heads * dk) as r), heads)"
 
 # What the spec below gives `linear_attention` besides queries, keys and values.
 FORMS = {
@@ -36,7 +37,8 @@ FORMS = {
     "delta": f"{DECAY}, {BETA}, scale = dk ** -0.5",
     "delta_by_channel": f"{CHANNELS}, {BETA}, scale = dk ** -0.5",
     "delta_by_channel_before": f"{CHANNELS}, {BETA}, reads = before",
-    "erase": f"{CHANNELS}, erase = {ERASED}, renew = split_heads(sigmoid(linear(x, heads * dk) as r), heads)",
+    "erase": f"{CHANNELS}, {ERASE}",
+    "erase_before": f"{FIXED_CHANNELS}, {ERASE}, scale = dk ** -0.5, reads = before",
     "before": f"{DECAY}, reads = before",
     "delta_before": f"{DECAY}, {BETA}, reads = before",
     "plain_delta": BETA,

@@ -132,6 +132,7 @@ def test_kernel(form: str, size: str, dtype: torch.dtype) -> None:
             ],
             2,
         ),
+        *few([("erase", "few"), ("erase_before", "few"), ("erase", "columns")], 1),
     ],
 )
 @interpreted
@@ -147,7 +148,7 @@ def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype) -> None:
         kernels = changed_module(kernels, held, "1")
     state = torch.randn(2, heads, keys, values)
     exact = state.double()
-    for tokens in (40, 32) if "channel" in form else (70, 64):
+    for tokens in (40, 32) if "channel" in FORMS[form] else (70, 64):
         given = _operands(form, size, tokens, dtype)
         _pad_and_forget(given)
         with torch.no_grad():

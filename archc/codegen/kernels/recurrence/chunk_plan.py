@@ -23,7 +23,7 @@ class StateSlice:
 class ChunkTiles:
     """Tiles for a head's state [keys, values], as large as registers of all chips can hold.
 
-    solves: whether what a token stores follows from what the chunk's earlier ones store, as by the delta rule
+    solves: whether what a token changes follows from what earlier ones of its chunk do, as by the delta rule
     by_row: whether each row of the state has a decay of its own, so that no product takes pairs of tokens
     """
 

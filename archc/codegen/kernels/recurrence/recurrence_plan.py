@@ -98,15 +98,16 @@ class RecurrenceKernel:
 
     @property
     def tiles(self) -> ChunkTiles | None:
-        """Those in which kernels multiply chunks, where states are large and no `erase` is given."""
-        if self.erase or not fits_tiles(self.keys, self.values):
+        """Those in which kernels multiply chunks: of large states, with `erase` if decays differ by row."""
+        by_row = self.decay == "row"
+        if not self.has_chunks or (self.erase and not by_row) or not fits_tiles(self.keys, self.values):
             return None
-        return ChunkTiles(self.keys, self.values, self.beta, self.decay == "row")
+        return ChunkTiles(self.keys, self.values, self.beta or self.erase, by_row)
 
     @property
     def trains(self) -> bool:
         """Whether kernels have its gradient, by chunks as well."""
-        return self.tiles is not None
+        return self.tiles is not None and not self.erase
 
     @property
     def kept_chunks(self) -> int:
@@ -116,5 +117,5 @@ class RecurrenceKernel:
     @property
     def helpers(self) -> tuple[str, ...]:
         """Functions that its kernels and their launches call."""
-        products = ("wide_dot", *("inverse_of_one_plus",) * self.beta) if self.tiles else ()
+        products = ("wide_dot", *("inverse_of_one_plus",) * self.tiles.solves) if self.tiles else ()
         return ("batch_stride", *products)
