@@ -53,8 +53,7 @@ def run_model(package: Any, compilation: Compilation, dtype: torch.dtype, sizes:
             setattr(model, name, nn.ModuleList({type(layer): layer for layer in layers}.values()))
     graph = compilation.program.graph
     labels = given_inputs(graph).index(tokens_of(graph, sequences(graph)[-1]))
-    shapes = (1, sizes.length), _many(compilation, sizes)
-    for shape, training in itertools.product(shapes, (False, True)):
+    for shape, training in itertools.product(_shapes(compilation, sizes), (False, True)):
         given = list(_inputs(graph, dtype, *shape))
         model.train(training)
         if training:
@@ -65,11 +64,12 @@ def run_model(package: Any, compilation: Compilation, dtype: torch.dtype, sizes:
                 model(*given)
 
 
-def _many(compilation: Compilation, sizes: Sizes) -> tuple[int, int]:
-    """As many tokens in all as `sizes` has, in sequences no longer than there are positions for."""
-    batch, length = sizes.many
-    most = min(length, most_tokens(compilation.reference) or length)
-    return batch * length // most, most
+def _shapes(compilation: Compilation, sizes: Sizes) -> Iterator[tuple[int, int]]:
+    """Few tokens and many, all of them in sequences no longer than there are positions for."""
+    most = most_tokens(compilation.reference)
+    for batch, length in ((1, sizes.length), sizes.many):
+        own = min(length, most or length)
+        yield batch * length // own, own
 
 
 def _inputs(graph: Graph, dtype: torch.dtype, batch: int, length: int) -> Iterator[Tensor]:

@@ -229,8 +229,9 @@ model a = A()
 """
 
 
-def test_kernels_of_models_with_few_positions_are_found(tmp_path: Path) -> None:
-    found = launches(compile_model(_FEW_POSITIONS, "a"), tmp_path, torch.bfloat16)
+@pytest.mark.parametrize("length", [2, 30])  # of a sequence; there are positions for 20
+def test_kernels_of_models_with_few_positions_are_found(length: int, tmp_path: Path) -> None:
+    found = launches(compile_model(_FEW_POSITIONS, "a"), tmp_path, torch.bfloat16, length)
     assert "_rms_norm_backward_kernel" in {launch.name for launch in found}
 
 
