@@ -8,11 +8,13 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from archc.cli import main
+from archc.verification import kernels
 from archc.verification.chips import CHIPS
 from tests.support import ROOT, SPECS
 
@@ -100,6 +102,12 @@ def test_binary_rubbish_is_no_spec(tmp_path: Path) -> None:
     result = run("check", str(tmp_path / "rubbish.arch"))
     assert result.exit_code == 1
     assert "not a text file" in result.output
+
+
+def test_a_link_to_nothing_is_no_suggestion_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "link.arch").symlink_to("nowhere")
+    result = run("check", str(tmp_path / "link.arch"))
+    assert result.output.strip() == f"no such spec: {tmp_path / 'link.arch'}"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -202,6 +210,14 @@ def test_kernels_tells_what_each_takes_on_a_chip(tmp_path: Path, monkeypatch: py
     result = run(*asked, "--chip", "sm_80")
     assert result.exit_code == 1
     assert "bytes of shared memory, there are 0" in result.output
+
+
+def test_a_process_that_compiles_nothing_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends while a thread of it is in Triton was aborted, after its message."""
+    started: list[Any] = []
+    monkeypatch.setattr(kernels, "Thread", lambda **options: started.append(options))
+    assert run("kernels", "nowhere.arch").exit_code == 1
+    assert started == []
 
 
 def test_a_model_of_vectors_without_kernels(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def read_spec(path: Path, name: str | None = None) -> Source:
         text = raw.decode("utf-8-sig", "strict" if len(raw) < _MAX_BYTES else "ignore")
     except FileNotFoundError:
         own = resources.resource_dir("specs") / path.name
-        near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.arch")))
+        near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.arch") if p.is_file()))
         near = f"archc's own is {own}" if own.is_file() else near
         raise ArchcError(f"no such spec: {path}" + (f" ({near})" if near else "")) from None
     except UnicodeDecodeError:

@@ -61,8 +61,8 @@ def kernels(
 ) -> bool:
     """Compile all kernels of a spec's models for chips, and print what each takes; whether nothing is off."""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 wants to be told its own default
-    Thread(target=hash_triton, daemon=True).start()
     spec = compiler.read_spec_file(path)
+    Thread(target=hash_triton).start()  # a daemon's end would abort a process that ends first
     tuned = read_tables(table)
     console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
     told: list[dict[str, Any]] = []

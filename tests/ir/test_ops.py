@@ -274,6 +274,21 @@ def test_inferred_types_are_those_of_the_results(name: str, number: int) -> None
     assert [RUN_DTYPES[type_.dtype] for type_ in inferred] == [result.dtype for result in results]
 
 
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("name", "number"), CASES)
+def test_pytorchs_default_dtype_changes_nothing(name: str, number: int, default: torch.dtype) -> None:
+    """What a program sets with `torch.set_default_dtype`, for a model's weights or for other code."""
+    operands, attributes = example(name, number)
+    given = [operand(*o) if o else None for o in operands]
+    expected = OPS[name].reference(*given, **attributes)
+    torch.set_default_dtype(default)
+    try:
+        found = OPS[name].reference(*given, **attributes)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
 WRONG: list[tuple[str, list[TensorType | None], Mapping[str, Any], str]] = [
     ("add", [TensorType((2, 3), DType.FLOAT), TensorType((2, 4), DType.FLOAT)], {}, "do not match"),
     ("silu", [TensorType((2,), DType.I64)], {}, "floating-point"),

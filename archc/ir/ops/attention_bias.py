@@ -75,7 +75,7 @@ def alibi_bias(positions: Tensor, key_positions: Tensor, *, heads: Width, scale:
     whole = 2 ** int(math.log2(heads))
     exponents = [-8 * head / whole for head in range(1, whole + 1)]
     exponents += [-4 * head / whole for head in range(1, 2 * (heads - whole), 2)]
-    slopes = scale * 2.0 ** torch.tensor(exponents, device=positions.device)
+    slopes = scale * 2.0 ** torch.tensor(exponents, dtype=torch.float32, device=positions.device)
     distances = key_positions[:, None, :] - positions[:, :, None]
     return slopes[:, None, None] * distances[:, None]
 

@@ -82,7 +82,7 @@ def rope_frequencies(positions: Tensor, *, rope: Rope, width: Width) -> Tensor:
     periods = rope.theta**exponents
     scaling = rope.scaling
     if isinstance(scaling, Dynamic):
-        length = positions.amax(-1)[:, None, None] + 1
+        length = positions.amax(-1)[:, None, None].float() + 1
         stretch = scaling.factor * length.clamp(min=scaling.original) / scaling.original - (
             scaling.factor - 1
         )
@@ -103,7 +103,7 @@ def rope_frequencies(positions: Tensor, *, rope: Rope, width: Width) -> Tensor:
         frequencies = torch.where(turns > scaling.high, frequencies, slow)
     if isinstance(scaling, Yarn):
         first, last = scaling.ramp(rope.theta, rotated)
-        pairs = torch.arange(rotated // 2, device=positions.device)
+        pairs = torch.arange(rotated // 2, device=positions.device).float()
         kept = 1 - ((pairs - first) / (last - first)).clamp(0, 1)
         frequencies = 1.0 / (scaling.factor * periods) * (1 - kept) + frequencies * kept
     return frequencies
