@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import inspect
 import itertools
 import sys
-import tokenize
 from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType
 
 
 def save_import_time() -> None:
     """For a process that imports many packages."""
-    _keep_ends_of_kernels()
+    _find_ends_of_kernels_quickly()
     _keep_code()
-    _tell_lines_quickly()
+    _tell_places_quickly()
 
 
 def collect_rarely() -> None:
@@ -24,34 +22,33 @@ def collect_rarely() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-def _keep_ends_of_kernels() -> None:
-    """Find where a kernel's source ends once for all packages that have it.
-
-    Triton tokenises the source of each kernel that is imported: a fifth of the time that a package took.
-    """
+def _find_ends_of_kernels_quickly() -> None:
+    """Find where a function ends by its margin; Triton has the source of each kernel tokenised for that."""
     find = inspect.getblock
 
-    @functools.cache
-    def length(lines: tuple[str, ...]) -> int:
-        return len(find(lines))
-
     def block(lines: list[str]) -> list[str]:
-        """The lines of the function that they start with: what follows it starts at the margin."""
-        if lines[0][:1].isspace():
-            return find(lines)
-        end, named = len(lines), False
-        for place, line in enumerate(lines):
-            if line[:1] == "@" or line[:1].isidentifier():
-                if named:
-                    end = place
-                    break
-                named = line.startswith("def ")
-        try:
-            return lines[: length(tuple(lines[:end]))]
-        except tokenize.TokenError:  # a text at the margin that belongs to the function
-            return find(lines)
+        """The lines of the function that they start with."""
+        end = _end_of_function(lines)
+        return find(lines) if end is None else lines[:end]
 
     inspect.getblock = block
+
+
+def _end_of_function(lines: list[str]) -> int | None:
+    """How many lines the function that they start with has at the margin; none if that takes more."""
+    starts = (place for place, line in enumerate(lines) if line.startswith("def "))
+    start = next(starts, len(lines))
+    if any(not line.startswith("@") for line in lines[:start]):
+        return None
+    after = (place for place, line in enumerate(lines) if place > start and line[0] not in _WITHIN)
+    end = next(after, len(lines))
+    while lines[end - 1][0] in "#\n":
+        end -= 1
+    within_text = sum(line.count('"""') for line in lines[:end]) % 2
+    return None if within_text else end
+
+
+_WITHIN = " )#\n"  # how lines of a function start, below its first
 
 
 def _keep_code() -> None:
@@ -86,12 +83,18 @@ def _placed(code: CodeType, path: str, lines: int) -> CodeType:
     return code.replace(co_filename=path, co_firstlineno=first, co_consts=tuple(constants))
 
 
-def _tell_lines_quickly() -> None:
+def _tell_places_quickly() -> None:
     """Where an op is registered, by its frame alone: PyTorch looks for its module among all."""
     from torch._library import utils
+
+    find = inspect.getmodule
 
     def line(level: int) -> str:
         frame = sys._getframe(level)
         return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
+    def module(thing: object, file: str | None = None) -> ModuleType | None:
+        return sys.modules.get(thing.f_globals["__name__"]) if inspect.isframe(thing) else find(thing, file)
+
     utils.get_source = line
+    inspect.getmodule = module
