@@ -35,6 +35,7 @@ from tests.support import (
 DTYPES = [torch.float32, torch.bfloat16]
 LEVEL = {torch.float32: 1e-7, torch.bfloat16: 2e-4}  # below this all are as good
 _SOME = (
+    "add_layer_norm/wide",
     "add_rms_norm/none",
     "qk_norm_rope_qkv/interleaved",
     "rope_qk_norm_qkv/block",
