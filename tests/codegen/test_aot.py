@@ -85,7 +85,7 @@ def test_kernels_of_every_model(model: str, dtype: torch.dtype, chip: str) -> No
 )
 def test_recurrences_whose_decays_differ_by_channel(form: str, dtype: torch.dtype, chip: str) -> None:
     found = of_recurrence(form, dtype)
-    assert "_linear_attention_pairs_kernel" in {launch.name for launch in found}
+    assert "_linear_attention_channel_gradients_kernel" in {launch.name for launch in found}
     assert not breaches(found, chip)
 
 

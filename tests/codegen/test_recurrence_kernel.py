@@ -165,6 +165,7 @@ def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype) -> None:
         ("delta", torch.bfloat16),
         ("decay_by_channel", torch.bfloat16),
         ("delta_by_channel_before", torch.float32),
+        ("erase", torch.bfloat16),
         *few(
             [
                 ("plain", torch.float32),
@@ -174,6 +175,8 @@ def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype) -> None:
                 ("delta_before", torch.float32),
                 ("fixed_by_channel", torch.float32),
                 ("delta_by_channel", torch.bfloat16),
+                ("erase", torch.float32),
+                ("erase_before", torch.float32),
             ],
             1,
         ),
@@ -190,11 +193,11 @@ def test_gradients_by_chunks(form: str, dtype: torch.dtype) -> None:
     heads, _, keys, values = SIZES["few"]
     held = f"max({2**24 // (heads * keys * values)} // max(batch, 1), int(count**0.5))"
     kernels = changed_module(kernels, held, "1")
-    given = _operands(form, "few", 70 if "delta" in form or "channel" in form else 140, dtype)
+    given = _operands(form, "few", 70 if "beta" in FORMS[form] or "channel" in FORMS[form] else 140, dtype)
     _pad_and_forget(given)
     leaves = [x.requires_grad_() for x in given.values() if x.is_floating_point()]
     wide = {name: x.detach().double() if x.is_floating_point() else x for name, x in given.items()}
-    if "fixed" in form:
+    if "parameter" in FORMS[form]:
         decay = wide["log_decay"]
         wide["log_decay"] = decay.repeat(*wide["v"].shape[:2], *[1] * decay.dim())
     exact = [x.requires_grad_() for x in wide.values() if x.is_floating_point()]
@@ -233,14 +236,15 @@ def test_bytes_of_a_chunk(form: str, chunk: int) -> None:
     assert moved == pytest.approx(heads * (chunk * a_token + states), rel=0.01)
 
 
+@pytest.mark.parametrize("form", ["decay_by_channel", "erase"])
 @pytest.mark.skipif(is_on(), reason="Triton's interpreter is what counts bytes")
 @interpreted
-def test_bytes_of_a_chunk_by_channel() -> None:
+def test_bytes_of_a_chunk_by_channel(form: str) -> None:
     """A head's queries, keys and decays are read for products with states, and again for pairs of tokens."""
-    kernels = _kernels(_package("decay_by_channel", "few"))
+    kernels = _kernels(_package(form, "few"))
     heads, _, keys, values = SIZES["few"]
     chunk, shares = 32, -(-values // 16)
-    given = {name: x[1:] for name, x in _operands("decay_by_channel", "few", chunk, torch.bfloat16).items()}
+    given = {name: x[1:] for name, x in _operands(form, "few", chunk, torch.bfloat16).items()}
     state = torch.zeros(1, heads, keys, values)
     with torch.no_grad():
         traffic = measure(lambda: kernels._linear_attention.launch(*given.values(), state))
@@ -249,6 +253,11 @@ def test_bytes_of_a_chunk_by_channel() -> None:
     adds = shares * (4 * keys + 8) + 2 * values
     results = 4 * keys + 4 * chunk + 8 + 2 * 2 * values
     states = (2 + 2) * 4 * keys * values + (1 + shares) * 4 * keys  # with what decays leave of them
+    if form == "erase":  # two more vectors, three more weights of tokens, and what a token finds
+        operands += 2 * 2 * keys
+        between += 2 * 4 * keys + 3 * 4 * chunk
+        adds += shares * (2 * 4 * keys + 2 * 4 * chunk) + 4 * values
+        results += 4 * chunk + 4 * values
     moved = sum(entry.first for entry in traffic.moved.values())
     a_token = 2 * operands + between + adds + results
     assert moved == pytest.approx(heads * (chunk * a_token + states), rel=0.01)

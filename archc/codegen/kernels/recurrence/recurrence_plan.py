@@ -107,7 +107,7 @@ class RecurrenceKernel:
     @property
     def trains(self) -> bool:
         """Whether kernels have its gradient, by chunks as well."""
-        return self.tiles is not None and not self.erase
+        return self.tiles is not None
 
     @property
     def kept_chunks(self) -> int:
