@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -12,12 +14,33 @@ import numpy as np
 @functools.cache
 def save_time() -> None:
     """For a process that interprets all of its kernels."""
+    _call_builtins_directly()
     _keep_language_patched()
     _keep_block_types()
     _keep_shapes()
+    _keep_sizes()
     _keep_numpy_types()
     _keep_common_types()
     _seek_overflow_where_it_is_told()
+    _keep_steps_of_operators()
+
+
+def _call_builtins_directly() -> None:
+    """Give the language's functions their semantic in one call, not in three."""
+    from triton.runtime import interpreter
+
+    semantic = interpreter.interpreter_semantic
+
+    def patch(owner: Any, name: str, member: Any, _: Any, scope: Any) -> None:
+        function = getattr(member, "__wrapped__", member)
+
+        def called(*arguments: Any, **named: Any) -> Any:
+            named["_semantic"] = semantic
+            return function(*arguments, **named)
+
+        scope.set_attr(owner, name, called)
+
+    interpreter._patch_attr = patch
 
 
 def _keep_language_patched() -> None:
@@ -33,15 +56,17 @@ def _keep_block_types() -> None:
     """Check a block's shape and compose its type's name once for all blocks alike."""
     import triton.language as tl
 
-    known: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
     describe = tl.block_type.__init__
 
     def described(self: Any, element_ty: Any, shape: Any) -> None:
-        key = (element_ty.name, tuple(int(getattr(size, "value", size)) for size in shape))
+        key = (element_ty.name, *shape)
         if key not in known:
+            key = (element_ty.name, *(int(getattr(size, "value", size)) for size in shape))
             describe(self, element_ty, shape)
             known[key] = dict(vars(self))
-        vars(self).update(known[key], element_ty=element_ty)
+        vars(self).update(known[key])
+        self.element_ty = element_ty
 
     tl.block_type.__init__ = described
 
@@ -50,16 +75,34 @@ def _keep_shapes() -> None:
     """Derive a tensor's shape, size and dtype from its type once for all tensors of that type."""
     import triton.language as tl
 
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[str, tuple[Any, Any, Any]] = {}
     make = tl.tensor.__init__
 
     def made(self: Any, handle: Any, type: Any) -> None:
         if type.name not in known:
             make(self, handle, type)
-            known[type.name] = {name: vars(self)[name] for name in ("shape", "numel", "dtype")}
-        vars(self).update(known[type.name], handle=handle, type=type)
+            known[type.name] = (self.shape, self.numel, self.dtype)
+        self.handle, self.type = handle, type
+        self.shape, self.numel, self.dtype = known[type.name]
 
     tl.tensor.__init__ = made
+
+
+def _keep_sizes() -> None:
+    """Check once that values of a type of NumPy's fit into one of Triton's."""
+    from triton.runtime.interpreter import TensorHandle
+
+    known: set[tuple[Any, str]] = set()
+    check = TensorHandle.__post_init__
+
+    def made(self: Any, data: Any, dtype: Any, attr: dict[str, Any] | None = None) -> None:
+        self.data, self.dtype, self.attr = data, dtype, {} if attr is None else attr
+        key = (data.dtype, dtype.name)
+        if key not in known:
+            check(self)
+            known.add(key)
+
+    TensorHandle.__init__ = made
 
 
 def _keep_numpy_types() -> None:
@@ -100,6 +143,74 @@ def _seek_overflow_where_it_is_told() -> None:
             seek(self, lhs, rhs, operator)
 
     TritonSemantic.binary_op_sanitize_overflow_impl = sought
+
+
+def _keep_steps_of_operators() -> None:
+    """Find what an operator comes to once for all operands alike: mostly one step of the builder's."""
+    import triton.language as tl
+
+    both = ("add", "sub", "mul", "truediv", "and", "or")
+    for name in (*both, *(f"r{each}" for each in both), "lt", "le", "gt", "ge", "eq", "ne"):
+        setattr(tl.tensor, f"__{name}__", _in_one_step(getattr(tl.tensor, f"__{name}__")))
+
+
+def _in_one_step(operator: Any) -> Any:
+    import triton.language as tl
+
+    known: dict[tuple[str, str], Callable[[Any, Any], Any] | None] = {}
+
+    def operated(self: Any, other: Any) -> Any:
+        key = (self.type.name, _kind(other))
+        if key in known:
+            step = known[key]
+            return operator(self, other) if step is None else step(self, other)
+        with _steps() as steps:
+            result = operator(self, other)
+        known[key] = _repeated(steps, self, other, result.type) if isinstance(result, tl.tensor) else None
+        return result
+
+    return operated
+
+
+@contextmanager
+def _steps() -> Iterator[list[tuple[Any, tuple[Any, ...]]]]:
+    """What the builder is asked for meanwhile that leaves operands as they are."""
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    steps = []
+
+    def noted(step: Any, *arguments: Any) -> Any:
+        steps.append((step, arguments))
+        return step(*arguments)
+
+    names = ("binary_op", "create_addptr")
+    vars(builder).update({name: functools.partial(noted, getattr(builder, name)) for name in names})
+    try:
+        yield steps
+    finally:
+        for name in names:
+            delattr(builder, name)
+
+
+def _repeated(steps: list[Any], left: Any, right: Any, type: Any) -> Callable[[Any, Any], Any] | None:
+    """The only step, of other operands; none if there were more, or one of the operands was converted."""
+    import triton.language as tl
+
+    given = [left.handle, getattr(right, "handle", None)]
+    if len(steps) != 1 or given[0] is given[1]:
+        return None
+    ((step, (first, second, *others)),) = steps
+    if first is given[0] and second is given[1]:
+        return lambda a, b: tl.tensor(step(a.handle, b.handle, *others), type)
+    if first is given[1] and second is given[0]:
+        return lambda a, b: tl.tensor(step(b.handle, a.handle, *others), type)
+    if given[1] is not None:
+        return None
+    if first is given[0]:
+        return lambda a, _: tl.tensor(step(a.handle, second, *others), type)
+    if second is given[0]:
+        return lambda a, _: tl.tensor(step(first, a.handle, *others), type)
+    return None
 
 
 def _agreed(agree: Any, broadcasts: bool) -> Any:
