@@ -134,42 +134,41 @@ def _minimise(
 
 def _objective(runs: Runs) -> Callable[[Vector], tuple[float, Vector]]:
     """Huber loss over its width, and its gradient, of a point about the runs' middle."""
-    sizes, data = _about_middle(runs)
-    measured = np.log(runs["loss"])
+    terms, measured = _terms(runs), np.log(runs["loss"])
+    columns = terms.reshape(-1, len(COEFFICIENTS))
 
     def value(point: Vector) -> tuple[float, Vector]:
-        predicted, shares = _predicted(point[:, None], sizes, data)
-        error = predicted - measured
-        by_term = shares * np.clip(error / HUBER, -1, 1)
-        slopes = (by_term.sum(1), [-(by_term[1] @ sizes), -(by_term[2] @ data)])
-        return float(_huber(error).sum()), np.concatenate(slopes)
+        predicted, shares = _predicted(terms @ point)
+        losses, slopes = _huber(predicted - measured)
+        return float(losses.sum()), (shares * slopes).reshape(-1) @ columns
 
     return value
 
 
 def _losses(runs: Runs, points: Vector) -> Vector:
     """The objective's value at each of many points: [5, points]."""
-    predicted, _ = _predicted(points[:, :, None], *_about_middle(runs))
-    losses: Vector = _huber(predicted - np.log(runs["loss"])).sum(-1)
+    predicted, _ = _predicted(_terms(runs) @ points)
+    losses: Vector = _huber(predicted - np.log(runs["loss"])[:, None])[0].sum(0)
     return losses
 
 
-def _huber(error: Vector) -> Vector:
-    size = np.abs(error)
-    return np.where(size <= HUBER, size**2 / (2 * HUBER), size - HUBER / 2)
+def _huber(error: Vector) -> tuple[Vector, Vector]:
+    """The loss of each error, over its width, and its slope."""
+    slope = np.minimum(np.maximum(error / HUBER, -1), 1)
+    return slope * (error - slope * (HUBER / 2)), slope
 
 
-def _about_middle(runs: Runs) -> tuple[Vector, Vector]:
-    """ln of parameters and of tokens, less their means."""
+def _terms(runs: Runs) -> Vector:
+    """The logarithms of the law's terms about the runs' middle, as maps of a point: [3, runs, 5]."""
     sizes, data = (np.log(runs[name]) - centre for name, centre in zip(COLUMNS, _centres(runs), strict=False))
-    return sizes, data
+    terms = np.zeros((3, len(runs), len(COEFFICIENTS)))
+    terms[[0, 1, 2], :, [0, 1, 2]] = 1
+    terms[1, :, 3], terms[2, :, 4] = -sizes, -data
+    return terms
 
 
-def _predicted(point: Vector, sizes: Vector, data: Vector) -> tuple[Vector, Vector]:
-    """ln L of each run, and the share of each of the law's three terms in L: [3, ..., runs]."""
-    e, a, b, alpha, beta = point
-    sized = a - alpha * sizes
-    terms = np.stack([np.broadcast_to(e, sized.shape), sized, b - beta * data])
+def _predicted(terms: Vector) -> tuple[Vector, Vector]:
+    """ln L of each run, and the share of each term in L, of the terms' logarithms: [3, runs, ...]."""
     largest = terms.max(0)
     powers = np.exp(terms - largest)
     total = powers.sum(0)
@@ -205,10 +204,10 @@ def _held_out_rank(runs: Runs) -> float | None:
 
 def _problems(runs: Runs, point: Vector) -> list[str]:
     found = list(spread_problems({"parameters": runs["parameters"], "tokens": runs["tokens"]}, least=3))
-    sizes, data = _about_middle(runs)
     at = _to_centred(np.array([math.log(max(point[0], 1e-6)), *point[1:]]), _centres(runs))
-    _, shares = _predicted(at[:, None], sizes, data)
-    jacobian = np.column_stack([*shares, -shares[1] * sizes, -shares[2] * data])
+    terms = _terms(runs)
+    _, shares = _predicted(terms @ at)
+    jacobian = (shares[..., None] * terms).sum(0)
     if names := undetermined(jacobian, COEFFICIENTS, _LIMIT):
         found.append(f"the runs do not determine {', '.join(names)}: other values fit as well")
     return found
