@@ -17,6 +17,7 @@ from archc.frontend.lower import lower, lower_parameters
 from archc.frontend.lowerer import Budget
 from archc.frontend.names import check_names
 from archc.frontend.resolve import Loader, Module
+from archc.ir.blind import blind_attentions
 from archc.ir.decoding import decodes, no_generation
 from archc.ir.graph import Graph
 from archc.ir.program import Expectation, Program
@@ -116,6 +117,7 @@ def lower_models(
         if not (budget.is_spent or reporter.is_full):
             programs.append(lower(spec.module, name, reporter, overrides, budget))
             _check_weights(programs[-1], reporter)
+            _check_sight(programs[-1], reporter)
     reporter.raise_if_any()
     return [program for program in programs if program is not None]
 
@@ -137,6 +139,13 @@ def _check_weights(program: Program | None, reporter: Reporter) -> None:
         found.setdefault(node.span, name)
     for span, name in found.items():
         reporter.report(mistakes.UnreadParameter(span, path=name))
+
+
+def _check_sight(program: Program | None, reporter: Reporter) -> None:
+    """Report attention of which a token would see no key, and so be let see all."""
+    for node in blind_attentions(program.graph) if program is not None else ():
+        assert node.span is not None
+        reporter.report(mistakes.BlindQuery(node.span))
 
 
 def check(spec: Spec) -> int:

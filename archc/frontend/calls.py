@@ -39,7 +39,7 @@ from archc.ir.op import Op
 from archc.ir.paths import Path
 from archc.ir.program import KEY_POSITIONS, sequences
 from archc.ir.records import Record
-from archc.ir.types import DType, TensorType, shape_text
+from archc.ir.types import DType, TensorType, apart, shape_text
 
 
 class Calls(Applications):
@@ -101,7 +101,12 @@ class Calls(Applications):
         if own is None:
             must = " or ".join(shape_text(sequence.dims) for sequence in known)
             reason = f"{x.type} has no tokens: it must begin with {must}"
-            return self.report(mistakes.WrongShape(span, op=name, reason=reason))
+            interleaved = any(isinstance(dim, str) and apart(dim)[0] > 1 for dim in x.type.shape[1:2])
+            hint = (
+                "what `interleave` makes has no positions: give these tokens as an input, one after another"
+            )
+            hint = hint if interleaved else ""
+            return self.report(mistakes.WrongShape(span, op=name, reason=reason, hint=hint))
         if not all(isinstance(dim, str) for dim in own.dims):
             reason = f"batch and tokens must be open, as in `[B, T]`, not {shape_text(own.dims)}"
             return self.report(mistakes.WrongShape(span, op=name, reason=reason))

@@ -192,6 +192,11 @@ class UnreadParameter(Mistake):
     hint = "use it, or leave it out; tensors that only a checkpoint holds are named by `ignore`"
 
 
+class BlindQuery(Mistake):
+    message = "the first token's query stands before all keys, and would see none"
+    hint = "`maximum(..., 0)` around its position lets it see the first key"
+
+
 class UnindexedPath(Mistake):
     message = "every iteration would have the same parameter `{path}`"
     hint = "name the loop, `for {variable} in ... as layers`, or put `{{{variable}}}` into the path"
@@ -199,7 +204,10 @@ class UnindexedPath(Mistake):
 
 class BadPathIndex(Mistake):
     message = "a path index must be the loop variable times a constant plus a constant"
-    hint = "such as `{{i}}`, `{{i + 1}}` or `{{2 * i}}` in a `for` over a range"
+    hint = (
+        "such as `{{i}}`, `{{i + 1}}` or `{{2 * i}}` in a `for` over a range; "
+        'a string, as in `{{"uses." + i // 2}}`, unrolls the loop'
+    )
 
 
 class UnknownTie(Mistake):

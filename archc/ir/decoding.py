@@ -39,6 +39,8 @@ def no_generation(graph: Graph, following: Graph | None) -> str:
 
     following: as in `Program`
     """
+    if len(graph.outputs) > 1:
+        return f"the model returns {len(graph.outputs)} results, and `generate` is for logits alone"
     if not vocabulary_of(graph):
         return f"what the model returns is not logits over its tokens{_if_they_are(graph)}"
     tokens = tokens_of(graph, sequences(graph)[-1])

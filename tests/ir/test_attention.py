@@ -56,7 +56,18 @@ def test_attention_taken_apart_is_attention(mask: Mask) -> None:
     keys = torch.where(POSITIONS < 5, -1, POSITIONS)  # padding on the left
     scores = hide_keys(score_keys(q, k, keys, scale=0.3), POSITIONS, keys, mask=mask)
     expected = attend(q, k, v, POSITIONS, keys, mask=mask, scale=0.3)
-    torch.testing.assert_close(weighted_values(scores.softmax(-1), v), expected)
+    found = weighted_values(scores.softmax(-1), v)
+    torch.testing.assert_close(found[:, 5:], expected[:, 5:])
+    assert bool(found.isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_what_sees_no_key_has_no_weight_and_a_softmax(dtype: torch.dtype) -> None:
+    """Keys before a query's own: of the first token's there are none, and none of later ones either."""
+    scores = torch.zeros(2, TOKENS, 3, TOKENS, dtype=dtype)
+    scores = hide_keys(scores, POSITIONS - 1, POSITIONS, mask=Causal())
+    assert torch.equal(scores.exp()[0, :, 0], torch.ones(TOKENS, TOKENS, dtype=dtype).tril(-1))
+    assert bool(scores.softmax(-1).isfinite().all())
 
 
 @pytest.mark.parametrize("mask", [Causal(), Full(), Sliding(7), Chunked(8)], ids=str)

@@ -240,7 +240,7 @@ def test_no_cache_where_tokens_see_later_ones() -> None:
 
 
 PLACES = {
-    "positions(x) - 1": "",
+    "maximum(positions(x) - 1, 0)": "",
     "maximum(positions(x) - 2, 0)": "",
     "minimum(positions(x), 5)": "",
     "4 * whole_quotient(positions(x), 4)": "",

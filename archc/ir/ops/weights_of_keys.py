@@ -60,10 +60,13 @@ def _masked_type(call: Any) -> TensorType:
     return scores
 
 
-# A query that sees no key (a padding token) is let see all, as in `attend`.
+# Scores of a query that sees no key, such as one of padding, are finite: their softmax is a number.
 @declare(infer=_masked_type, traits=(Trait.PER_TOKEN,), flops=lambda call: int(call.scores.numel()))
 def hide_keys(scores: Tensor, positions: Tensor, key_positions: Tensor, *, mask: Mask) -> Tensor:
-    """Scores [B, T, heads, S], -infinity for keys that the mask does not let a query see."""
+    """Scores [B, T, heads, S], -infinity for keys that the mask does not let a query see.
+
+    Of a query that sees none they are finite, and so low that e^score is 0.
+    """
     query = positions[:, :, None]
     key = key_positions[:, None, :]
     visible = (key >= 0).expand(-1, query.shape[1], -1)
@@ -73,8 +76,10 @@ def hide_keys(scores: Tensor, positions: Tensor, key_positions: Tensor, *, mask:
         visible = visible & (key > query - mask.window)
     if isinstance(mask, Chunked):
         visible = visible & (key // mask.chunk == query // mask.chunk)
-    visible = visible | ~visible.any(-1, keepdim=True)
-    return scores.masked_fill(~visible[:, :, None], float("-inf"))
+    hidden = ~visible[:, :, None]
+    blind = hidden.all(-1, keepdim=True)
+    scores = scores.masked_fill(hidden & ~blind, float("-inf"))
+    return scores.masked_fill(blind, -(torch.finfo(scores.dtype).max ** 0.5))
 
 
 def _sum_type(call: Any) -> TensorType:
