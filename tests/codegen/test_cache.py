@@ -125,6 +125,65 @@ def test_steps_with_all_state_on_the_device(mixed: Any, prompt: int, padded: boo
     assert distance(torch.cat(parts, 1), whole[:, prompt:]) < 1e-12
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("padded", [False, True])
+def test_going_back_and_on(mixed: Any, padded: bool) -> None:
+    """Drafted tokens are forgotten, as long as no ring has overwritten any; a cache begins anew."""
+    real = torch.ones(2, LENGTH).bool()
+    real[0, :2] = not padded
+    cache = mixed.new_cache(2, LENGTH)
+
+    def call(given: Tensor, start: int, end: int) -> Tensor:
+        mask = real[:, start:end] if padded else None
+        return mixed(given[:, start:end], padding=mask, cache=cache)
+
+    drafted = tokens().roll(1, 1)
+    call(tokens(), 0, 3)
+    call(drafted, 3, WINDOW)
+    cache.rewind(3)
+    whole = mixed(tokens(), padding=real if padded else None)
+    assert distance(call(tokens(), 3, LENGTH), whole[:, 3:]) < 1e-12
+    with pytest.raises(ValueError, match=f"only the last {WINDOW} tokens: go on from an earlier `take`"):
+        cache.rewind(LENGTH - 1)
+    with pytest.raises(ValueError, match=f"{LENGTH} tokens are in the cache: it cannot go back to"):
+        cache.rewind(LENGTH + 1)
+    cache.rewind(0)
+    assert distance(mixed(drafted, cache=cache), mixed(drafted)) < 1e-12
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["mixed", "mamba2_tiny"])
+def test_sequences_taken_from_a_cache(name: str, kind: str, tmp_path: Path) -> None:
+    """In another order, one twice; each goes on as it would have, and the cache it was taken from too."""
+    model = made(kind, MIXED if name == "mixed" else SPECS / "mamba2.arch", name, tmp_path)
+    real = torch.ones(3, LENGTH).bool()
+    real[1, 2:4] = False
+    cache, rows, begun = model.new_cache(3, LENGTH), torch.tensor([2, 1, 1, 0]), 11
+    model(tokens(3)[:, :begun], padding=real[:, :begun], cache=cache)
+    taken = cache.take(rows)
+    given = tokens(4)
+    given[:, :begun] = tokens(3)[rows, :begun]
+    whole = model(given, padding=real[rows])
+    assert distance(model(given[:, begun:], cache=taken), whole[:, begun:]) < 1e-12
+    whole = model(tokens(3), padding=real)
+    assert distance(model(tokens(3)[:, begun:], cache=cache), whole[:, begun:]) < 1e-12
+    if name == "mamba2_tiny":
+        with pytest.raises(ValueError, match="their state after all tokens so far"):
+            cache.rewind(begun)
+        cache.rewind(0)
+        assert distance(model(given[:3], cache=cache), model(given[:3])) < 1e-12
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cached", [False, True])
+def test_no_tokens_are_no_mistake(mixed: Any, cached: bool) -> None:
+    cache = mixed.new_cache(2, LENGTH) if cached else None
+    for before in (0, 9) if cached else (0,):
+        mixed(tokens()[:, :before], cache=cache)
+        assert mixed(tokens()[:, :0], cache=cache).shape == (2, 0, 50)
+
+
 WIDE = """arch Wide(d = 24) {
   forward(tokens: [B, T]) {
     x = embedding(tokens, 50, d) as wte
