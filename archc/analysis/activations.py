@@ -9,6 +9,7 @@ from typing import Any
 
 from archc.analysis.kernels import Shape, growing_dim, type_bytes
 from archc.ir.expr import Expr, Formula, leaf
+from archc.ir.first_layer import may_be_none
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
@@ -48,9 +49,9 @@ def activations(root: Graph, shape: Shape, element: int) -> Activations:
         for loop in graph.loops()
     )
     absent = sum(
-        times * size(body, kept[id(body)] & starts)
+        times * size(body, kept[id(body)] & none)
         for graph, times in root.runs(new=inf)
-        for body, starts in _zeros_at_first(graph)
+        for body, none in _none_at_first(graph)
     )
     leaving = sum(times * size(graph, _leaving(graph, kept)) for graph, times in root.runs(new=inf))
     return Activations(
@@ -83,13 +84,17 @@ def _take_apart(graph: Graph, node: Node, rule: Rule) -> None:
     graph.remove(node)
 
 
-def _zeros_at_first(graph: Graph) -> Iterator[tuple[Graph, set[Value]]]:
-    """The first body of each loop, and what enters it as zeros, which are not there at all."""
+def _none_at_first(graph: Graph) -> Iterator[tuple[Graph, set[Value]]]:
+    """The first body of each loop, and what enters it as zeros that are not there at all."""
     for loop in graph.loops():
         if loop.attributes["schedule"]:
             body = loop.bodies[loop.attributes["schedule"][0]]
             pairs = zip(body.inputs, loop.inputs, strict=True)
-            yield body, {inner for inner, outer in pairs if outer and graph.node(outer).op is ZEROS}
+            yield body, {inner for inner, outer in pairs if outer and _is_none(graph, graph.node(outer))}
+
+
+def _is_none(graph: Graph, node: Node) -> bool:
+    return node.op is ZEROS and may_be_none(graph, node)
 
 
 def _leaving(graph: Graph, kept: Mapping[int, set[Value]]) -> set[Value]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.ir.first_layer import may_be_none
 from archc.ir.graph import Graph
-from archc.ir.node import Node, Value
-from archc.ir.ops.structure import LOOP, ZEROS
-from archc.ir.rule import rule_of
+from archc.ir.node import Node
+from archc.ir.ops.structure import ZEROS
 
 
 @dataclass(frozen=True)
@@ -31,34 +31,3 @@ def optional_inputs(graph: Graph) -> OptionalInputs:
                         inputs.add((id(body), value.node))
                         readers += [(body, reader) for reader, _ in body.users(value)]
     return OptionalInputs(frozenset(inputs), readers)
-
-
-def may_be_none(graph: Graph, zeros: Node) -> bool:
-    """Whether every reader of zeros is a loop whose bodies only ever add them inside of a norm kernel."""
-    users = graph.users(zeros.outputs[0])
-    return all(
-        loop.op is LOOP
-        and any(body.users(body.inputs[place]) for body in loop.bodies)
-        and all(_only_added(body, body.inputs[place]) for body in loop.bodies)
-        for loop, place in users
-    )
-
-
-def _only_added(body: Graph, value: Value) -> bool:
-    return all(_adds(body, reader, place) for reader, place in body.users(value))
-
-
-def _adds(body: Graph, reader: Node, place: int) -> bool:
-    """Whether an operand is one that a norm kernel adds to the residual stream, or the weight of its norm."""
-    rule = rule_of(reader)
-    if rule is None or rule.family != "norm" or len(rule.outputs) == 1:
-        return False
-    rows = [name for name in rule.operands if name != "residual"]
-    if place < len(rule.operands):
-        return rule.operands[place] in rows
-    names = (*rule.operands, *rule.weights)
-    normed = [name for name in rows if names[place] in rule.norms_of([name])]
-    values = [reader.inputs[rule.operands.index(name)] for name in normed]
-    return bool(values) and all(
-        value in body.inputs and _only_added(body, value) for value in values if value
-    )

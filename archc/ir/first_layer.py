@@ -1,0 +1,39 @@
+"""Zeros that enter a first layer: whether they need not be there, as kernels can do without them."""
+
+from __future__ import annotations
+
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
+from archc.ir.ops.structure import LOOP
+from archc.ir.rule import rule_of
+
+
+def may_be_none(graph: Graph, zeros: Node) -> bool:
+    """Whether every reader of zeros is a loop whose bodies only ever add them inside of a norm kernel."""
+    users = graph.users(zeros.outputs[0])
+    return all(
+        loop.op is LOOP
+        and any(body.users(body.inputs[place]) for body in loop.bodies)
+        and all(_only_added(body, body.inputs[place]) for body in loop.bodies)
+        for loop, place in users
+    )
+
+
+def _only_added(body: Graph, value: Value) -> bool:
+    return all(_adds(body, reader, place) for reader, place in body.users(value))
+
+
+def _adds(body: Graph, reader: Node, place: int) -> bool:
+    """Whether an operand is one that a norm kernel adds to the residual stream, or the weight of its norm."""
+    rule = rule_of(reader)
+    if rule is None or rule.family != "norm" or len(rule.outputs) == 1:
+        return False
+    rows = [name for name in rule.operands if name != "residual"]
+    if place < len(rule.operands):
+        return rule.operands[place] in rows
+    names = (*rule.operands, *rule.weights)
+    normed = [name for name in rows if names[place] in rule.norms_of([name])]
+    values = [reader.inputs[rule.operands.index(name)] for name in normed]
+    return bool(values) and all(
+        value in body.inputs and _only_added(body, value) for value in values if value
+    )
