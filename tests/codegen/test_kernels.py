@@ -382,3 +382,17 @@ def _check_tracing(model: str, folder: Path) -> None:
     torch.testing.assert_close(*gradients)
     exported = torch.export.export(fused, (tokens,)).module()
     torch.testing.assert_close(exported(tokens), expected)
+
+
+@torch.no_grad()
+def test_lengths_are_dynamic(tmp_path: Path) -> None:
+    """One export and one compiled graph for prompts of any length."""
+    fused, _ = _models("llama3_tiny", tmp_path)
+    tokens = torch.randint(0, 160, (2, 12))
+    lengths = {"tokens": {1: torch.export.Dim("length", min=2, max=64)}}
+    exported = torch.export.export(fused, (tokens,), dynamic_shapes=lengths).module()
+    compiled = torch.compile(fused, fullgraph=True, dynamic=True, backend="eager")
+    for length in (12, 7):
+        expected = fused(tokens[:, :length])
+        torch.testing.assert_close(exported(tokens[:, :length]), expected)
+        torch.testing.assert_close(compiled(tokens[:, :length]), expected)

@@ -22,6 +22,8 @@ FOR_OTHERS = {
     "save_pretrained",
     "from_pretrained",
     "build",
+    "rewind",
+    "take",
 }
 FOR_OTHERS |= {"counted", "balance", "forward", "backward", "STATE", "__all__", "__init__", "__call__", "_"}
 FOR_OTHERS.add("generate_vmap_rule")
