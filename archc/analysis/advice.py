@@ -16,7 +16,7 @@ from archc.ir.types import Dim
 _HEAD_DIMS = (64, 128, 256)
 _ALIGNED = 8  # elements of 2 bytes in the 16 that one load takes
 _VOCABULARY_STEP = 128
-_USUAL_GROUP = 4
+_GROUPS = (4, 3, 2)  # heads that share keys and values: as many as usual, or as the number of heads allows
 
 
 def advice(root: Graph, device: Device) -> list[str]:
@@ -68,11 +68,17 @@ def _attention_notes(graph: Graph, node: Node) -> Iterator[str]:
         if width not in _HEAD_DIMS:
             yield f"heads of {width} values: attention kernels are made for 64, 128 and 256"
         is_kept = graph.node(value).op is APPEND  # and not made anew from something smaller
-        if is_kept and heads == kv_heads and isinstance(heads, int) and heads > 1:
-            yield (
-                f"each of {heads} heads has keys and values of its own: sharing them between {_USUAL_GROUP} "
-                f"heads makes the cache, and what decoding reads of it, {_USUAL_GROUP} times smaller"
-            )
+        if is_kept and heads == kv_heads and isinstance(heads, int):
+            yield from _sharing_notes(heads)
+
+
+def _sharing_notes(heads: int) -> Iterator[str]:
+    group = next((group for group in _GROUPS if heads % group == 0), None)
+    if group is not None:
+        yield (
+            f"each of {heads} heads has keys and values of its own: sharing them between {group} "
+            f"heads makes the cache, and what decoding reads of it, {group} times smaller"
+        )
 
 
 def _round_up(number: int, step: int) -> int:

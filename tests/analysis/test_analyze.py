@@ -223,3 +223,23 @@ def test_learned_positions_bound_the_context() -> None:
     result = run(str(SPECS / "gpt2.arch"), "--model", "gpt2", "--context", "1025")
     assert result.exit_code == 1
     assert result.output.strip() == "gpt2 has learned positions for 1,024 tokens, not for 1,025"
+
+
+@pytest.mark.parametrize(("heads", "group"), [(1, None), (2, 2), (6, 3), (8, 4), (25, None)])
+def test_heads_are_told_to_share_only_what_their_number_allows(
+    heads: int, group: int | None, tmp_path: Path
+) -> None:
+    spec = tmp_path / "heads.arch"
+    spec.write_text(f"""import std
+arch A(d = {64 * heads}, heads = {heads}) {{
+  forward(tokens: [B, T]) {{
+    x = embedding(tokens, 128, d) as embed
+    q, k, v = split(split_heads(linear(x, 3 * d) as qkv, heads), 3)
+    x = merge_heads(attention(q, k, v, mask = causal))
+    return linear(x, 128) as head
+  }}
+}}
+model a = A()
+""")
+    found = re.search(r"sharing them between (\d+) heads", " ".join(run(str(spec)).output.split()))
+    assert (int(found[1]) if found else None) == group
