@@ -13,7 +13,7 @@ from archc.ir.first_layer import may_be_none
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
-from archc.ir.ops.structure import APPEND, CONSTANT, KEEP, WEIGHT, ZEROS
+from archc.ir.ops.structure import APPEND, CONSTANT, KEEP, WEIGHT
 from archc.ir.rule import Rule, as_value, rule_of
 from archc.ir.scan_form import scan_form
 
@@ -90,11 +90,7 @@ def _none_at_first(graph: Graph) -> Iterator[tuple[Graph, set[Value]]]:
         if loop.attributes["schedule"]:
             body = loop.bodies[loop.attributes["schedule"][0]]
             pairs = zip(body.inputs, loop.inputs, strict=True)
-            yield body, {inner for inner, outer in pairs if outer and _is_none(graph, graph.node(outer))}
-
-
-def _is_none(graph: Graph, node: Node) -> bool:
-    return node.op is ZEROS and may_be_none(graph, node)
+            yield body, {inner for inner, outer in pairs if outer and may_be_none(graph, graph.node(outer))}
 
 
 def _leaving(graph: Graph, kept: Mapping[int, set[Value]]) -> set[Value]:

@@ -41,6 +41,8 @@ from archc.ir.program import KEY_POSITIONS, sequences
 from archc.ir.records import Record
 from archc.ir.types import DType, TensorType, apart, shape_text
 
+_INTERLEAVED = "what `interleave` makes has no positions: give these tokens as an input, one after another"
+
 
 class Calls(Applications):
     """Evaluation of calls."""
@@ -102,10 +104,7 @@ class Calls(Applications):
             must = " or ".join(shape_text(sequence.dims) for sequence in known)
             reason = f"{x.type} has no tokens: it must begin with {must}"
             interleaved = any(isinstance(dim, str) and apart(dim)[0] > 1 for dim in x.type.shape[1:2])
-            hint = (
-                "what `interleave` makes has no positions: give these tokens as an input, one after another"
-            )
-            hint = hint if interleaved else ""
+            hint = _INTERLEAVED if interleaved else ""
             return self.report(mistakes.WrongShape(span, op=name, reason=reason, hint=hint))
         if not all(isinstance(dim, str) for dim in own.dims):
             reason = f"batch and tokens must be open, as in `[B, T]`, not {shape_text(own.dims)}"

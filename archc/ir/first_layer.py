@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
-from archc.ir.ops.structure import LOOP
+from archc.ir.ops.structure import LOOP, ZEROS
 from archc.ir.rule import rule_of
 
 
-def may_be_none(graph: Graph, zeros: Node) -> bool:
-    """Whether every reader of zeros is a loop whose bodies only ever add them inside of a norm kernel."""
-    users = graph.users(zeros.outputs[0])
-    return all(
+def may_be_none(graph: Graph, node: Node) -> bool:
+    """Whether these are zeros that bodies of loops read, only ever to add them inside of a norm kernel."""
+    return node.op is ZEROS and all(
         loop.op is LOOP
         and any(body.users(body.inputs[place]) for body in loop.bodies)
         and all(_only_added(body, body.inputs[place]) for body in loop.bodies)
-        for loop, place in users
+        for loop, place in graph.users(node.outputs[0])
     )
 
 

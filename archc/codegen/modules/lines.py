@@ -38,7 +38,6 @@ from archc.ir.ops.structure import (
     RECENT,
     SCAN,
     WEIGHT,
-    ZEROS,
 )
 from archc.ir.ops.training import IN_TRAINING
 from archc.ir.paths import path_text
@@ -163,7 +162,7 @@ class Emitter:
             return self._of_iteration(node)
         if node.op is NOTED:
             return f'losses.noted("{node.attributes["name"]}")'
-        if node.op is ZEROS and self.style.none_for_zeros(self.graph, node):
+        if self.style.none_for_zeros(self.graph, node):
             return "None"
         if function := self.style.function(self.graph, node):
             return f"{function}({', '.join(operands)})"
@@ -272,7 +271,7 @@ class Emitter:
             self.lines += [Line(""), Line("", heading)]
 
     def comment_of(self, node: Node) -> str:
-        if node.op is ZEROS and self.style.none_for_zeros(self.graph, node):
+        if self.style.none_for_zeros(self.graph, node):
             return "nothing to add before the first layer"
         return self.shape_comment(self._results(node))
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from archc.ir.first_layer import may_be_none
 from archc.ir.graph import Graph
 from archc.ir.node import Node
-from archc.ir.ops.structure import ZEROS
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ def optional_inputs(graph: Graph) -> OptionalInputs:
     readers: list[tuple[Graph, Node]] = []
     for part in graph.walk():
         for node in part.nodes():
-            if node.op is ZEROS and may_be_none(part, node):
+            if may_be_none(part, node):
                 for loop, place in part.users(node.outputs[0]):
                     for body in loop.bodies:
                         value = body.inputs[place]
