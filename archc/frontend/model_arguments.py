@@ -10,8 +10,8 @@ from archc.frontend import mistakes, syntax
 from archc.frontend.arguments import ArgumentMistake, Parameter, match, signature
 from archc.frontend.callees import wrong_arguments
 from archc.frontend.elsewhere import import_hint
-from archc.frontend.expressions import SLIP
 from archc.frontend.resolve import Module
+from archc.frontend.unknown_names import SLIP
 from archc.ir.sizes import NamedFloat, Size
 
 # Names that generated modules import, and so no constant may have.

@@ -9,11 +9,11 @@ from archc.errors import Note, Reporter, Span, did_you_mean
 from archc.frontend import mistakes, syntax
 from archc.frontend.callees import NOTED, is_callee, match_call
 from archc.frontend.elsewhere import import_hint
-from archc.frontend.expressions import unknown_name
 from archc.frontend.paths import dotted
 from archc.frontend.resolve import Module
 from archc.frontend.statements import assigned_names, may_return, unknown_dtype
 from archc.frontend.syntax import RESERVED_WORDS
+from archc.frontend.unknown_names import unknown_name
 from archc.frontend.values import Env
 
 ANY = object()  # what stands for a name whose value only lowering knows

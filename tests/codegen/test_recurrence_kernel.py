@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from archc.ir.op import OPS
+from archc.verification.counted_step import counted_step
 from archc.verification.packages import import_package
-from archc.verification.step import Count, counted_step, planned_step
+from archc.verification.planned_step import planned_step
 from archc.verification.traffic import measure
+from archc.verification.work import Count
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
 from tests.codegen.test_recurrence import FORMS, spec

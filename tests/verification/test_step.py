@@ -17,8 +17,9 @@ from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS, RECUR
 from archc.ir.ops.structure import BRANCH, EXPERTS, INPUT, WEIGHT
+from archc.verification.counted_step import counted_step
 from archc.verification.packages import import_package
-from archc.verification.step import counted_step, layer_launches, planned_step
+from archc.verification.planned_step import layer_launches, planned_step
 from tests.support import ROOT, SPECS, compile_model
 
 MODELS = {

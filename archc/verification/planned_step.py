@@ -1,23 +1,13 @@
-"""What one decoding step does on a GPU, planned from the graph and counted in the package.
-
-Nothing is computed: the package's model runs on tensors without memory, with its kernels switched on, so that
-whatever would wait for the device raises.
-"""
+"""What one decoding step does on a GPU, planned from the graph."""
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import ModuleType
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from archc.analysis.kernels import choices_of
 from archc.codegen.kernels.linear.pairs import Pair, linears_after
@@ -44,32 +34,14 @@ from archc.ir.program import sequences
 from archc.ir.rule import rule_of
 from archc.ir.scan_form import scan_form
 from archc.ir.types import ROWS, DType, TensorType, size_of
-from archc.verification.packages import given_tokens
+from archc.verification.work import Count, Work, bytes_of, idle_bytes
 
 # Launches beside the graph's: the token's place among the keys and two counts of the cache, the choice of the
 # likeliest token, its two copies and their count.
 _BOOKKEEPING = 7
 _RING = 2  # the token's place in rings of one length, and its position there
-_GROUPED = {"grouped": 1, "dispatched": 3}  # where ops of such names take the weights of all experts
 # Launches of what is several: which rows, then they themselves; scores of keys, the best, and their places.
 _SEVERAL = {"dispatch": 2, "select_keys": 3}
-_NO_LAUNCH = ("_unsafe_view", "empty", "promote_types")
-
-
-@dataclass
-class Work:
-    """Launches by the name of what is launched, and bytes read and written."""
-
-    launches: dict[str, int] = field(default_factory=dict)
-    bytes: int = 0
-
-    @property
-    def count(self) -> int:
-        return sum(self.launches.values())
-
-    def add(self, name: str, launches: int, moved: int, times: int = 1) -> None:
-        self.launches[name] = self.launches.get(name, 0) + launches * times
-        self.bytes += moved * times
 
 
 def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = torch.bfloat16) -> Work:
@@ -133,9 +105,9 @@ class _Planner:
                 made.update((value, inner[result]) for value, (_, result) in results if result in inner)
             elif node.op is APPEND and node.id not in by_readers:
                 (new,) = (self._meta(graph.type(v), self.sizes) for v in node.inputs if v is not None)
-                self.work.add(node.op.name, 1, 2 * _bytes(new), times)
+                self.work.add(node.op.name, 1, 2 * bytes_of(new), times)
             elif node.op is ZEROS and node.attributes["shape"] is not None:
-                self.work.add(node.op.name, 1, _bytes(self._meta(node.types[0], self.sizes)), times)
+                self.work.add(node.op.name, 1, bytes_of(self._meta(node.types[0], self.sizes)), times)
             elif node.op not in _FREE:
                 self._add_node(graph, node, made, times)
                 if node.id in after:
@@ -153,8 +125,8 @@ class _Planner:
         linear = pair.linear
         row, *weights = (self._meta(graph.type(v), self.sizes) for v in linear.inputs if v is not None)
         product = self._meta(linear.types[0], self.sizes)
-        unwritten = 0 if pair.reading.kept else _bytes(row)
-        self.work.add(linear.op.name, 0, sum(map(_bytes, (*weights, product))) - unwritten, times)
+        unwritten = 0 if pair.reading.kept else bytes_of(row)
+        self.work.add(linear.op.name, 0, sum(map(bytes_of, (*weights, product))) - unwritten, times)
 
     def _add_states(self, graph: Graph, scan: Node, times: int) -> None:
         """What takes states that are not float32 out of a cache, what puts all back, and the result."""
@@ -165,10 +137,10 @@ class _Planner:
                 self.work.add(
                     scan.op.name,
                     1 + casts,
-                    (1 + casts) * 2 * _bytes(self._meta(graph.type(state), self.sizes)),
+                    (1 + casts) * 2 * bytes_of(self._meta(graph.type(state), self.sizes)),
                     times,
                 )
-        self.work.add(scan.op.name, 1, 2 * _bytes(self._meta(scan.types[0], self.sizes)), times)
+        self.work.add(scan.op.name, 1, 2 * bytes_of(self._meta(scan.types[0], self.sizes)), times)
 
     def _add_node(self, graph: Graph, node: Node, made: dict[Value, Any], times: int) -> None:
         sizes = _with(self.sizes, **{ROWS: self.sizes["B"] * choices_of(graph)})
@@ -182,9 +154,9 @@ class _Planner:
         operands = [None if value is None else operand(value) for value in node.inputs]
         if rule_of(node) or node.op.module or node.op.carries:
             results = [self._meta(type_, sizes) for type_ in node.types]
-            moved = sum(map(_bytes, (*operands, *results))) - _unread(node, operands)
+            moved = sum(map(bytes_of, (*operands, *results))) - _unread(node, operands)
             if node.op.carries:
-                moved += _bytes(operands[-1])  # the state, which is written too
+                moved += bytes_of(operands[-1])  # the state, which is written too
             self.work.add(node.op.name, _launches(node, operands), moved, times)
             return
         with Count() as count:
@@ -229,83 +201,9 @@ def _unread(node: Node, operands: list[Any]) -> int:
     if node.op.past:
         pairs = zip(node.op.operands, operands, strict=False)
         others = [value for operand, value in pairs if operand.name not in node.op.past]
-        return sum(_bytes(t) for t in others if isinstance(t, Tensor) and t.dtype == torch.int64)
+        return sum(bytes_of(t) for t in others if isinstance(t, Tensor) and t.dtype == torch.int64)
     if node.op.module != "experts" or not node.op.has(Trait.MATRIX):
         return 0
     named = dict(zip((operand.name for operand in node.op.operands), operands, strict=False))
     rows = named.get("order", named["x"])
-    return _idle(named["weight"], len(rows))
-
-
-def _idle(weight: Tensor, rows: int) -> int:
-    """Bytes of the experts to which none of so many rows can have come."""
-    return max(len(weight) - rows, 0) * (_bytes(weight) // len(weight))
-
-
-def counted_step(package: ModuleType, batch: int, context: int, dtype: torch.dtype = torch.bfloat16) -> Work:
-    """The work of one step of a package's `Model`; raises where it waits for the device."""
-    module = package.Model.__module__.rpartition(".")[0]
-    kernels, decoding = (sys.modules[f"{module}.{name}"] for name in ("kernels", "decoding"))
-    model = package.Model(dtype=dtype, device="meta")
-    tokens = torch.empty(batch, context, dtype=torch.int64, device="meta")
-    cache = model.new_cache(batch, context + 2)
-    sampler = decoding.Sampler(0.0, 1.0, 0, torch.device("cpu"))
-    with torch.no_grad(), _kernels_on(kernels), Count() as count:
-        model.hidden(*given_tokens(model, tokens, tokens), cache=cache)
-        cache.start_steps()
-
-        def logits(token: Tensor) -> Tensor:
-            found: Tensor = model.head(model.hidden(*given_tokens(model, token, None), cache=cache))[:, 0]
-            return found
-
-        decoder = decoding.Decoder(logits, cache, sampler, None, tokens[:, 0], 3)
-        decoder.step()  # what is made once is made now
-        count.work = Work()
-        decoder.step()
-        work: Work = count.work
-    return work
-
-
-@contextmanager
-def _kernels_on(kernels: ModuleType) -> Iterator[None]:
-    """Let tensors without memory take the road of those on a GPU."""
-    original = vars(kernels)["_runs_triton"]
-    vars(kernels)["_runs_triton"] = lambda _x: True
-    try:
-        yield
-    finally:
-        vars(kernels)["_runs_triton"] = original
-
-
-class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what ops launch and move; views and new memory are neither."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.work = Work()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        name = function.overloadpacket.__name__
-        if not function.is_view and name not in _NO_LAUNCH:
-            self.work.add(name, 1, _moved(name, args, result))
-        return result
-
-
-def _moved(name: str, args: Any, result: Any) -> int:
-    """Bytes read and written; ops that pick or place rows touch only those."""
-    if name == "embedding":
-        return 2 * _bytes(result)
-    if name == "index_copy_":
-        return 2 * _bytes(args[3])
-    if name == "index_put_":
-        return 2 * _bytes(args[2])
-    moved = sum(_bytes(leaf) for leaf in (*tree_leaves(args), *tree_leaves(result)))
-    if name.startswith(("linear_attention", "running_maximum")):
-        moved += _bytes(args[-1])  # the state, which is written too
-    place = _GROUPED.get(name.partition("_")[0])
-    return moved if place is None else moved - _idle(args[place], len(tree_leaves(result)[0]))
-
-
-def _bytes(value: Any) -> int:
-    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
+    return idle_bytes(named["weight"], len(rows))
