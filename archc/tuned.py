@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,12 @@ class Tuned:
 
     entries: tuple[Entry, ...] = ()
 
+    @cached_property
+    def _by_problem(self) -> dict[Problem, Entry]:
+        return {entry.problem: entry for entry in reversed(self.entries)}
+
     def find(self, problem: Problem) -> Entry | None:
-        return next((entry for entry in self.entries if entry.problem == problem), None)
+        return self._by_problem.get(problem)
 
     def choices(self, outputs: int, inputs: int) -> Iterator[Entry]:
         """The entries by which a weight has a kernel of its own."""
@@ -224,13 +229,17 @@ def read_tables(own: Path | None = None) -> Tuned:
 def read_table(path: Path) -> Tuned:
     """The table in a file; raises `ArchcError` where it is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Tuned(tuple(Entry.from_json(entry) for entry in found["entries"]))
+        return _table(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArchcError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ArchcError(f"{path} is no table of `archc tune`: {reason}") from None
+
+
+@lru_cache(maxsize=4)
+def _table(text: str) -> Tuned:
+    return Tuned(tuple(Entry.from_json(entry) for entry in json.loads(text)["entries"]))
 
 
 def write_table(path: Path, table: Tuned) -> None:

@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 LINE_LENGTH = 120
 _INDENT = 4
@@ -36,8 +37,9 @@ class UnknownShapeError(Exception):
     """A long statement that is left to black."""
 
 
+@lru_cache(maxsize=4096)
 def lay_out(text: str) -> str:
-    """A module's text with its long statements on several lines; raises `UnknownShapeError`."""
+    """A text's long statements on several lines; raises `UnknownShapeError`.  Packages are alike in parts."""
     lines: list[str] = []
     in_string = False  # in one of several lines, as a docstring is
     for line in text.rstrip().splitlines():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 
 from archc.ir.names import unique
@@ -52,6 +53,7 @@ def attribute(text: str) -> str:
     return f"{name}_" if keyword.iskeyword(name) or name in _MODULE_NAMES else name
 
 
+@lru_cache(maxsize=4096)
 def _word(text: str) -> str:
     """Letters, digits and underscores, but no `__` in front: Python changes such names inside of classes."""
     word = re.sub(r"^__+", "_", re.sub(r"\W", "_", text))

@@ -63,6 +63,7 @@ def _environment() -> Environment:
     return environment
 
 
+@lru_cache(maxsize=1024)
 def _wrapped(text: str, indent: int = 4) -> str:
     """The text on lines that fit, for a docstring at an indent; a shape stays whole, beside its name."""
     whole = re.sub(r" ?\[[^]]*\]", lambda shape: shape[0].replace(" ", "\0"), text)
@@ -70,6 +71,7 @@ def _wrapped(text: str, indent: int = 4) -> str:
     return lines.replace("\0", " ")
 
 
+@lru_cache(maxsize=4096)
 def _folded(text: str, indent: int = 8) -> str:
     """A statement of C++ on lines that fit, of which those after the first have an indent."""
     joined = re.sub(r"(?<!,) ", "\0", text)  # only after commas

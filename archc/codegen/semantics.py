@@ -9,9 +9,9 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from archc.codegen.specialise import Specialised, specialise
@@ -20,6 +20,7 @@ from archc.ir.op import Op
 from archc.ir.records import Record
 
 _MAX_INLINE = 80
+_KEPT = 1024  # of what is found once for all models: they use the same ops, mostly in the same way
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Semantics:
             if use not in self._inline:
                 groups.setdefault(_group_key(use), []).append(use)
         names = {key: _function_name(key, list(groups)) for key in groups}
-        self._functions = {key: _function(names[key], members) for key, members in groups.items()}
+        self._functions = {key: _function(names[key], tuple(members)) for key, members in groups.items()}
 
     @property
     def sources(self) -> dict[str, str]:
@@ -123,8 +124,7 @@ class Semantics:
         """For each operand, whether a call writes it more than once: it had better be a name then."""
         if use not in self._inline or use.op.variadic:
             return (False,) * len(use.parameters)
-        tree = ast.parse(self._inline[use], mode="eval").body
-        names = [name for _, _, name, _ in _places(tree, dict.fromkeys(use.parameters, ""), 0)]
+        names = [name for _, _, name, _ in _places_in(self._inline[use], use.parameters)]
         return tuple(names.count(parameter) > 1 for parameter in use.parameters)
 
 
@@ -149,13 +149,15 @@ def _kinds(key: Any) -> tuple[str, ...]:
     return tuple(value.kind for _, value in key[2] if isinstance(value, Record))
 
 
+@lru_cache(maxsize=_KEPT)
 def _inlined(use: Use) -> str | None:
     """The use as an expression over its parameters, where it is a short one."""
     expression = use.specialised(dict(use.attributes)).expression
     return expression if expression is not None and len(expression) <= _MAX_INLINE else None
 
 
-def _function(name: str, uses: Sequence[Use]) -> Function:
+@lru_cache(maxsize=_KEPT)
+def _function(name: str, uses: tuple[Use, ...]) -> Function:
     """One function for several uses: what is the same in all of them is written into it."""
     first = uses[0]
     fixed = {
@@ -210,26 +212,25 @@ _ATOM = 9
 
 def _substitute(expression: str, operands: Mapping[str, str]) -> str:
     """The expression with operands in place of parameters, in parentheses where they need them."""
-    tree = ast.parse(expression, mode="eval").body
-    places = sorted(_places(tree, operands, 0), reverse=True)
-    for start, end, name, binding in places:
+    for start, end, name, binding in reversed(_places_in(expression, tuple(operands))):
         operand = operands[name]
-        if _strength(ast.parse(operand, mode="eval").body) < binding:
+        if _strength(operand) < binding:
             operand = f"({operand})"
         expression = expression[:start] + operand + expression[end:]
     return expression
 
 
-def _places(
-    node: ast.expr | ast.AST, operands: Mapping[str, str], binding: int
-) -> list[tuple[int, int, str, int]]:
+@lru_cache(maxsize=_KEPT)
+def _places_in(expression: str, parameters: tuple[str, ...]) -> list[tuple[int, int, str, int]]:
     """Where parameters stand: start, end, name, and how tightly their surroundings bind."""
-    if isinstance(node, ast.Name) and node.id in operands:
-        return [(node.col_offset, node.col_offset + len(node.id), node.id, binding)]
-    found: list[tuple[int, int, str, int]] = []
+    return sorted(_places(ast.parse(expression, mode="eval").body, parameters, 0))
+
+
+def _places(node: ast.AST, parameters: tuple[str, ...], binding: int) -> Iterator[tuple[int, int, str, int]]:
+    if isinstance(node, ast.Name) and node.id in parameters:
+        yield node.col_offset, node.col_offset + len(node.id), node.id, binding
     for child in ast.iter_child_nodes(node):
-        found += _places(child, operands, _binding(node, child))
-    return found
+        yield from _places(child, parameters, _binding(node, child))
 
 
 def _binding(node: ast.AST, child: ast.AST) -> int:
@@ -244,7 +245,10 @@ def _binding(node: ast.AST, child: ast.AST) -> int:
     return _STRENGTH[ast.Compare] + 1 if isinstance(node, ast.Compare) else 0
 
 
-def _strength(node: ast.expr) -> int:
+@lru_cache(maxsize=_KEPT)
+def _strength(expression: str) -> int:
+    """How tightly an expression binds."""
+    node = ast.parse(expression, mode="eval").body
     if isinstance(node, ast.BinOp):
         return _STRENGTH[type(node.op)]
     return _STRENGTH.get(type(node), _ATOM)

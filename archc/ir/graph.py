@@ -46,7 +46,7 @@ class Graph:
         return len(self._nodes)
 
     def type(self, value: Value) -> TensorType:
-        return self.node(value).types[value.output]
+        return self._nodes[value.node].types[value.output]
 
     def name_of(self, value: Value) -> str:
         names = self.node(value).names
@@ -56,11 +56,15 @@ class Graph:
         """Nodes that read a value, with the operand's place, in program order."""
         found = [
             (user, place)
-            for user in map(self.node, self._net.successors(value.node))
+            for user in map(self._nodes.__getitem__, self._net.successors(value.node))
             for place, operand in enumerate(user.inputs)
             if operand == value
         ]
-        return sorted(found, key=lambda use: (use[0].order, use[0].id, use[1]))
+        return sorted(found, key=lambda use: (use[0].order, use[0].id, use[1])) if len(found) > 1 else found
+
+    def is_read(self, value: Value) -> bool:
+        """Whether a node reads a value."""
+        return any(value in self._nodes[user].inputs for user in self._net.successors(value.node))
 
     def is_output(self, value: Value) -> bool:
         return any(output == value for _, output in self.outputs)
@@ -243,7 +247,7 @@ class Graph:
     def remove_unread(self, nodes: Sequence[Node]) -> None:
         """Remove those of some nodes, given in order, that nothing reads, or only others of them."""
         for node in reversed(nodes):
-            if not any(self.users(value) or self.is_output(value) for value in node.outputs):
+            if not any(self.is_read(value) or self.is_output(value) for value in node.outputs):
                 self.remove(node)
 
     def copy(self) -> Graph:

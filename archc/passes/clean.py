@@ -141,4 +141,4 @@ def _drop_unscanned(graph: Graph, scan: Node) -> None:
 
 
 def _is_read(graph: Graph, value: Value) -> bool:
-    return bool(graph.users(value)) or graph.is_output(value)
+    return graph.is_read(value) or graph.is_output(value)

@@ -79,7 +79,7 @@ def read_by_losses(graph: Graph, counts: Callable[[Node], bool] = lambda _: True
     """Nodes that nothing but statements needs, of whichever group; `counts` says of which to tell."""
     statements = {each.id for each in graph.losses()}
     found = set(statements)
-    for node in reversed(graph.nodes()):
+    for node in reversed(graph.nodes() if statements else ()):
         users = [user for value in node.outputs for user, _ in graph.users(value)]
         read_here = users and all(user.id in found for user in users)
         is_result = any(graph.is_output(value) for value in node.outputs)

@@ -26,7 +26,7 @@ class KeptPart:
         self.graph = graph
         self.keeps = [node for node in graph.nodes() if node.op is KEEP]
         self._numbers = _only_kept(graph) if self.keeps else set()
-        self.inputs = [value for value in graph.inputs if self._reads(value)]
+        self.inputs = [value for value in graph.inputs if self.keeps and self._reads(value)]
 
     def __contains__(self, node: Node) -> bool:
         return node.id in self._numbers

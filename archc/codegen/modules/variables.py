@@ -88,7 +88,8 @@ class Variables:
 
     def _is_mentioned(self, name: str) -> bool:
         """Whether a text that is still to be written in place reads a name."""
-        return any(re.search(rf"(?<![\w.]){name}\b", code) for code in self.pending.values())
+        texts = (text for text in self.pending.values() if name in text)
+        return any(re.search(rf"(?<![\w.]){name}\b", text) for text in texts)
 
     def _wanted(self, value: Value) -> str:
         """The name a value would like to have."""
