@@ -28,8 +28,8 @@ _LOCALS = frozenset(
 
 # Arguments and variables of a language model's methods, which take its inputs besides.
 _IN_METHODS = frozenset("""
-    after apart batch count decoder ends eos first h labels length logits losses max_new_tokens sampler seed
-    shares targets temperature terms token top_p weights z_loss
+    after ahead apart batch count decoder ends eos first h labels length logits losses max_new_tokens sampler
+    seed shares targets temperature terms token top_p weights z_loss
     """.split())  # noqa: SIM905
 
 

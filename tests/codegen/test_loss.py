@@ -216,6 +216,16 @@ def test_without_gradients_none_are_computed(head: str, tmp_path: Path) -> None:
     assert count.products == 2 + math.ceil(2 * 8 / ROWS)
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_labels_are_so_far_ahead(ahead: int, tmp_path: Path) -> None:
+    """At 0 a model fills in tokens; otherwise it tells which will come."""
+    model, _ = _pair("plain", tmp_path, torch.float64)
+    tokens, labels, _ = _batch()
+    logits, targets = model(tokens)[:, : 9 - ahead], labels[:, ahead:]
+    truth = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(model.loss(tokens, labels, ahead=ahead), truth)
+
+
 @pytest.mark.parametrize("head", few(["tied", "bias", "capped"], 1))
 def test_a_loss_is_compiled_whole(head: str, tmp_path: Path) -> None:
     model, _ = _pair(head, tmp_path, torch.float32)

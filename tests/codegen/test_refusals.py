@@ -145,9 +145,13 @@ def test_labels_and_weights(models: dict[str, Any], kind: str, labels: Any, weig
         models[kind].loss(TOKENS, labels, weights=weights)
 
 
-def test_a_loss_needs_two_tokens(models: dict[str, Any]) -> None:
+def test_a_loss_needs_as_many_tokens_as_it_looks_ahead_and_one(models: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least 2 tokens"):
         models["Model"].loss(TOKENS[:, :1], TOKENS[:, :1])
+    with pytest.raises(ValueError, match="at least 4 tokens"):
+        models["Model"].loss(TOKENS[:, :3], TOKENS[:, :3], ahead=3)
+    with pytest.raises(ValueError, match=r"ahead must be a whole number, at least 0, not -1"):
+        models["Model"].loss(TOKENS, TOKENS, ahead=-1)
 
 
 @pytest.mark.parametrize(
