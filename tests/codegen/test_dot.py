@@ -65,3 +65,14 @@ def test_a_number_of_each_sequence(tmp_path: Path) -> None:
     package = import_package(compile_model(spec, "m"), tmp_path)
     x, number = torch.randn(2, 3, 24), torch.randn(2)
     torch.testing.assert_close(package.Model()(x, number), package.Reference()(x, number))
+
+
+@interpreted
+def test_numbers_of_rows_before_rows_of_one(tmp_path: Path) -> None:
+    """The gradient comes in for what has no dim of a row's length, too."""
+    spec = """arch A(d = 24) { forward(x: float[B, T, d]) {
+      h = linear(x, 4) as a
+      return 3 * h, concat(unsqueeze(h), -unsqueeze(h)) } } model m = A()"""
+    (op,) = fused_ops(spec, "m", tmp_path).values()
+    check_float32(op)
+    check_bfloat16(op)

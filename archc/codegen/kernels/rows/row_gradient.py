@@ -202,9 +202,11 @@ class RowGradient:
 
     def _shape(self, operand: RowOperand) -> str:
         """A tensor's dims; those that are open as a result's gradient has them."""
-        leading, given = self.memory.form.leading, f"{self.like}.shape"
-        if operand.is_own:  # after a head there are rows alone, [B * T, width]
-            return ", ".join([f"*{given}[:-1]", *map(str, operand.shape[len(leading) :])])
+        form, given = self.memory.form, f"{self.like}.shape"
+        leading, is_row = form.leading, bool(form.results[form.whole].dims)
+        if operand.is_own:  # after a head there are rows alone, [B * T, width]; a row of one may be a number
+            outer = f"*{given}[:-1]" if is_row else f"*{given}"
+            return ", ".join([outer, *map(str, operand.shape[len(leading) :])])
         dims = [
             f"{given}[{leading.index(dim)}]" if isinstance(dim, str) else str(dim) for dim in operand.shape
         ]
