@@ -109,10 +109,20 @@ def test_windows_of_keys_wider_than_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("chip", [_case(chip == MAIN, chip) for chip in CHIPS])
-def test_experts_whose_rows_have_odd_lengths(chip: str) -> None:
+def test_rows_of_odd_lengths(chip: str) -> None:
     """Where each value has its own address and mask, products of many rows need most registers."""
-    found = [launch for launch in of_model("switch_tiny", torch.bfloat16) if "_grouped_linear" in launch.name]
-    assert not breaches([launch for launch in found if dict(launch.constants)["ROWS"] > 16], chip)
+    of_all = of_model("switch_tiny", torch.bfloat16)
+    found = [launch for launch in of_all if dict(launch.constants).get("ROWS", 0) > 16]
+    assert {"_grouped_linear_kernel", "_wide_linear_kernel"} <= {launch.name for launch in found}
+    assert not breaches(found, chip)
+
+
+@pytest.mark.parametrize("chip", [_case(chip == MAIN, chip) for chip in CHIPS])
+def test_states_of_few_keys(chip: str) -> None:
+    """Where one product takes all keys, gradients of values have all of their operands at once."""
+    found = [each for each in of_model("mamba2_tiny", torch.bfloat16) if "_value_gradients" in each.name]
+    assert found
+    assert not breaches(found, chip)
 
 
 @pytest.mark.parametrize("chip", [_case(chip == MAIN, chip) for chip in CHIPS])

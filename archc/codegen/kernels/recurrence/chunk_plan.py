@@ -34,8 +34,8 @@ class ChunkTiles:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a chunk."""
-        return 32 if self.solves or self.by_row else 64
+        """Tokens of a chunk: fewer where pairs of them take most registers, or most of the time by far."""
+        return 32 if self.solves or self.by_row or self.keys <= _LEAST_SIDE else 64
 
     @property
     def key_tile(self) -> int:
