@@ -92,9 +92,13 @@ def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
 
 
 def compile_quickly(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Let native code be compiled in a third of the time: not optimised, which changes its speed alone."""
+    """Let native code be compiled in a third of the time: not optimised, which changes its speed alone.
+
+    It is kept in the folder.
+    """
     script = folder / f"c++-{os.getpid()}"
     script.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "c++")} "$@" -O0\n')
     script.chmod(0o700)
     os.replace(script, folder / "c++")  # at once, for other processes may be using it
     patch.setenv("CXX", str(folder / "c++"))
+    patch.setenv("XDG_CACHE_HOME", str(folder))

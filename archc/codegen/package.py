@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
@@ -151,10 +151,11 @@ class _Planner:
         alone = linear_maps(self.parts, self.cut, self._called_after)
         return plan_linear(maps, alone, self.tuned, self.target, self._names)
 
-    def _pairs(self, graph: Graph) -> dict[int, Pair]:
+    @cached_property
+    def _pairs(self) -> Callable[[Graph], dict[int, Pair]]:
         """By fused nodes the linear maps called with them, where single rows come, as in decoding."""
         joins = self.cached and "linear" in self.target.families
-        return linears_after(graph, self.tuned) if joins else {}
+        return cache(lambda graph: linears_after(graph, self.tuned) if joins else {})
 
     def _called_after(self, graph: Graph) -> set[int]:
         """The linear maps that are called with the fused ops before them."""

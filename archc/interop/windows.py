@@ -51,6 +51,11 @@ def windowed(usual: Callable[[int, Known], bool]) -> Reader:
     return Setting(read, write)
 
 
+def write_rotated(value: tuple[bool, ...] | None, _known: Known) -> dict[str, Any]:
+    """For each layer whether it rotates, where a model says it."""
+    return {} if value is None else {"no_rope_layers": [int(each) for each in value]}
+
+
 def every_other(layer: int, _known: Known) -> bool:
     """Windows on every other layer, from the first."""
     return layer % 2 == 0

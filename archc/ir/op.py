@@ -24,6 +24,8 @@ REQUIRED: Any = object()
 class Trait(Enum):
     """What passes may assume of an op."""
 
+    __hash__ = object.__hash__  # that of its name takes several times as long, and is asked for all the time
+
     ELEMENTWISE = auto()  # each output element depends on the operands' elements at the same place
     COMMUTATIVE = auto()  # the two operands may change places
     PER_TOKEN = auto()  # tokens do not look at each other

@@ -151,6 +151,12 @@ class Rule:
         return graph
 
 
+def on_tensors(op: Op, values: list[Any], given: dict[str, Any]) -> Sequence[Any]:
+    """Apply a step's op to tensors."""
+    result = op.reference(*values, **given)
+    return result if isinstance(result, tuple | list) else (result,)
+
+
 def as_value(graph: Graph, value: Any) -> Value | None:
     """A value of a graph; a number becomes a constant."""
     if isinstance(value, int | float):
@@ -183,12 +189,7 @@ def _fused_op(rule: Rule) -> FusedOp:
     names = [operand.name for operand in operands]
 
     def reference(*tensors: Any, **attributes: Any) -> Any:
-        def apply(op: Op, values: list[Any], given: dict[str, Any]) -> Sequence[Any]:
-            result = op.reference(*values, **given)
-            return result if isinstance(result, tuple | list) else (result,)
-
-        outputs = rule.run(dict(zip(names, tensors, strict=True)), attributes, apply)
-        return tuple(outputs)
+        return tuple(rule.run(dict(zip(names, tensors, strict=True)), attributes, on_tensors))
 
     def form(call: Any) -> Graph:
         given = vars(call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
@@ -49,17 +49,17 @@ class TensorType:
         return self.shape[-1]
 
     def with_shape(self, *shape: Dim) -> TensorType:
-        return replace(self, shape=shape)
+        return TensorType(shape, self.dtype)
 
     def with_width(self, width: Dim) -> TensorType:
-        return replace(self, shape=(*self.shape[:-1], width))
+        return TensorType((*self.shape[:-1], width), self.dtype)
 
     def with_dtype(self, dtype: DType) -> TensorType:
-        return replace(self, dtype=dtype)
+        return TensorType(self.shape, dtype)
 
     def bind(self, sizes: Mapping[str, int]) -> TensorType:
         """The same type with numbers for symbolic dims."""
-        return replace(self, shape=tuple(size_of(dim, sizes) for dim in self.shape))
+        return TensorType(tuple(size_of(dim, sizes) for dim in self.shape), self.dtype)
 
     def numel(self) -> int:
         """Elements; every dim must be a number."""
@@ -120,7 +120,7 @@ def promote(left: DType, right: DType) -> DType:
     return max(left, right, key=order.index)
 
 
-def broadcast(left: TensorType, right: TensorType, names: tuple[str, str] = ("x", "y")) -> TensorType:
+def broadcast(left: TensorType, right: TensorType) -> TensorType:
     """The type of an elementwise op on two values; raises `TypeMistake` where their shapes do not meet."""
     shape: list[Dim] = []
     a, b = left.shape, right.shape
@@ -128,7 +128,7 @@ def broadcast(left: TensorType, right: TensorType, names: tuple[str, str] = ("x"
     for x, y in zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True):
         if x != y and 1 not in (x, y):
             text = f"shapes {shape_text(a)} and {shape_text(b)} do not match"
-            raise TypeMistake(text, *names, hint=_of_parts(a, b))
+            raise TypeMistake(text, "x", "y", hint=_of_parts(a, b))
         shape.append(y if x == 1 else x)
     return TensorType(tuple(shape), promote(left.dtype, right.dtype))
 

@@ -92,7 +92,10 @@ class Rows:
 
     def _joining(self, node: Node, inside: Mapping[int, Node]) -> list[Node]:
         """What joins a group with a node: what makes its float32 operands too, the node alone, or nothing."""
-        for taken in (self._in_registers(node), [node]) if node.id not in inside else ():
+        if node.id in inside:
+            return []
+        held = self._in_registers(node)
+        for taken in (held, [node]) if len(held) > 1 else (held,):
             if all(map(is_on_rows, taken)) and self.is_one_kernel(self.sorted((*inside.values(), *taken))):
                 return taken
         return []

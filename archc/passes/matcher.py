@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from archc.ir.decomposition import AttributeVar, OperandRef, Ref, Step, StepRef
@@ -113,7 +113,7 @@ class Matcher:
         elif name in self.rule.weights and value is not None and not self._is_weight(value):
             self.failure.note(match, f"`{name}` is computed, not a parameter")
         elif value is not None or name in self.rule.weights or name in self.rule.optional:
-            yield replace(match, operands={**match.operands, name: value})
+            yield Match(match.nodes, {**match.operands, name: value}, match.attributes)
 
     def _is_weight(self, value: Value) -> bool:
         """Whether a value is a parameter, given from outside, or the parameter of a loop's last layer."""
@@ -147,7 +147,7 @@ class Matcher:
         if len(node.inputs) != len(pattern.inputs):
             self.failure.note(match, f"`{node.op.name}` has {len(node.inputs)} operands")
             return
-        begun = replace(match, nodes={**match.nodes, step: number})
+        begun = Match({**match.nodes, step: number}, match.operands, match.attributes)
         for bound in self._attributes(pattern.attributes, node, begun):
             for order in _operand_orders(pattern):
                 inputs = [node.inputs[place] for place in order]
@@ -176,7 +176,7 @@ class Matcher:
                     f"`{name}` of `{node.op.name}` is {attribute_text(value)}, not {attribute_text(pattern)}",
                 )
                 return
-        yield replace(match, attributes=bound)
+        yield Match(match.nodes, match.operands, bound)
 
     def _is_legal(self, match: Match) -> bool:
         """Inner values have no reader outside, and nothing outside lies between matched nodes."""

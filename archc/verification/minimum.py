@@ -12,7 +12,7 @@ from torch import Tensor
 
 from archc.ir.decomposition import AttributeVar, OperandRef, StepRef
 from archc.ir.op import Op
-from archc.ir.rule import Rule
+from archc.ir.rule import Rule, on_tensors
 
 Tensors = Mapping[str, Tensor | None]
 
@@ -77,7 +77,7 @@ def _parts(rule: Rule, name: str, width: int, attributes: Mapping[str, Any]) -> 
 def _saved(rule: Rule, leaves: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> dict[str, Tensor]:
     """The outputs that later steps read, and what was chosen."""
     inner = {ref for step in rule.steps for ref in step.inputs if isinstance(ref, StepRef)}
-    outputs = rule.run(leaves, attributes, _apply)
+    outputs = rule.run(leaves, attributes, on_tensors)
     named = zip(rule.outputs, rule.output_names, outputs, strict=True)
     return {
         name: value.detach() for ref, name, value in named if ref in inner or not value.is_floating_point()
@@ -97,7 +97,7 @@ def _pieces(
 
     def apply(op: Op, values: list[Any], given: dict[str, Any]) -> Sequence[Any]:
         number = next(numbers)
-        made = list(_apply(op, values, given))
+        made = list(on_tensors(op, values, given))
         for place, value in enumerate(made):
             if (ref := StepRef(number, place)) in names:
                 ends.extend([value] if value.is_floating_point() else [])
@@ -116,7 +116,7 @@ def _written(
     rule: Rule, operands: Tensors, attributes: Mapping[str, Any], wanted: Sequence[str]
 ) -> frozenset[str]:
     inputs = {name: t.detach().clone().requires_grad_() for name, t in operands.items() if t is not None}
-    outputs = [value for value in rule.run(inputs, attributes, _apply) if value.is_floating_point()]
+    outputs = [value for value in rule.run(inputs, attributes, on_tensors) if value.is_floating_point()]
     known = _incoming(outputs)
     grads = torch.autograd.grad(outputs, [inputs[name] for name in wanted], known)
     written = set()
@@ -134,8 +134,3 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 def _incoming(values: Sequence[Tensor]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(2)
     return [torch.randn(v.shape, generator=generator, dtype=v.dtype) for v in values]
-
-
-def _apply(op: Op, values: list[Any], given: dict[str, Any]) -> Sequence[Any]:
-    result = op.reference(*values, **given)
-    return result if isinstance(result, tuple | list) else (result,)

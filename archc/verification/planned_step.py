@@ -44,15 +44,15 @@ _RING = 2  # the token's place in rings of one length, and its position there
 _SEVERAL = {"dispatch": 2, "select_keys": 3}
 
 
-def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = torch.bfloat16) -> Work:
-    """The work of one step after `context` tokens, by a fused graph.
+def planned_step(graph: Graph, batch: int, context: int) -> Work:
+    """The work of one step in bfloat16 after `context` tokens, by a fused graph.
 
     A kernel is one launch that reads its operands and writes its results once; an op of its own launches what
     its reference function does.
     """
     *others, _ = sequences(graph)
     known = {str(other.dims[1]): context for other in others}  # an encoder's tokens
-    planner = _Planner(_with({}, B=batch, S=context + 1, **known), dtype)
+    planner = _Planner(_with({}, B=batch, S=context + 1, **known))
     planner.add(graph)
     work = planner.work
     kept = [node for part in graph.walk() for node in part.nodes() if node.op is APPEND]
@@ -64,7 +64,7 @@ def planned_step(graph: Graph, batch: int, context: int, dtype: torch.dtype = to
 
 def layer_launches(layer: Graph) -> int:
     """The launches of a layer of a fused graph for one new token of one sequence."""
-    planner = _Planner(_with({}, S=2), torch.bfloat16)
+    planner = _Planner(_with({}, S=2))
     planner.add(layer)
     return planner.work.count
 
@@ -77,9 +77,8 @@ _FREE = (INPUT, WEIGHT, CONSTANT, ZEROS, APPEND, KEEP, RECENT, LOSSES, CARRIED, 
 class _Planner:
     """Adds up the work of graphs, with `sizes` for open dims."""
 
-    def __init__(self, sizes: Mapping[str, int], dtype: torch.dtype):
+    def __init__(self, sizes: Mapping[str, int]):
         self.sizes = sizes
-        self.dtype = dtype
         self.work = Work()
 
     def add(self, graph: Graph, times: int = 1) -> dict[Value, Any]:
@@ -170,7 +169,7 @@ class _Planner:
             return 1  # whole, so that positions stay whole with it
         kinds = {DType.F32: torch.float32, DType.I64: torch.int64, DType.BOOL: torch.bool}
         shape = [int(size_of(dim, sizes)) for dim in type_.shape]
-        return torch.empty(shape, dtype=kinds.get(type_.dtype, self.dtype), device="meta")
+        return torch.empty(shape, dtype=kinds.get(type_.dtype, torch.bfloat16), device="meta")
 
 
 def _launches(node: Node, operands: list[Any]) -> int:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from archc import compiler
 from archc.analysis.devices import find_device
@@ -18,6 +18,7 @@ from archc.analysis.serving import Workload, serving_rate
 from archc.cli import main
 from archc.exploration.granularity import GranularitySearch, Mixture, search_granularity
 from archc.ir.graph import Graph
+from tests.analysis.test_search import run
 from tests.support import SPECS
 
 LOAD = Workload(16, 256, 128, "bfloat16", find_device("h200"))
@@ -141,10 +142,6 @@ def test_the_front_is_a_front(spec: str) -> None:
     ]
     assert list(found.front) == sorted(unbeaten, key=lambda point: point.loss)
     assert len(unbeaten) > 1
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["search", *arguments], env={"COLUMNS": "160"})
 
 
 def test_what_is_written_builds(tmp_path: Path) -> None:

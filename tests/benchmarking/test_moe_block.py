@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import click
@@ -33,10 +32,7 @@ def script() -> ModuleType:
 
 
 @pytest.mark.filterwarnings("ignore:decoding on a CPU")  # without a compiler
-def test_every_case_is_timed_against_every_peer(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_every_case_is_timed_against_every_peer(script: ModuleType) -> None:
     scale = script.Scale(torch.float32, SMALL, (("decode", 2, 1), ("prefill", 1, 5)))
     result = script.measure(0.0, torch.device("cpu"), scale)
     found = pairs(result.findings)

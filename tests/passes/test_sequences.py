@@ -75,7 +75,6 @@ def test_native_code_reads_rows_that_are_there(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compile_quickly(tmp_path, monkeypatch)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = f"arch A(d = 24) {{ forward(tokens: [B, T]) {{ {BODIES[name]} }} }}\nmodel a = A()"
     package = build(text, "a", tmp_path)
     assert package.native.build()

@@ -16,6 +16,7 @@ from archc.interop.family import (
 )
 from archc.interop.rope import rotary
 from archc.interop.routing import ROUTER_TRAINING, choices, experts
+from archc.interop.windows import write_rotated
 
 _FULL, _CHUNKED = "full_attention", "chunked_attention"
 
@@ -48,10 +49,6 @@ def _rotated(config: Config, known: Known) -> tuple[bool, ...] | None:
             "layer_types", "supported is chunked attention where, and only where, a layer rotates"
         )
     return None if rotates == usual else rotates
-
-
-def _write_rotated(value: tuple[bool, ...] | None, _known: Known) -> dict[str, Any]:
-    return {} if value is None else {"no_rope_layers": [int(each) for each in value]}
 
 
 def _sparse(config: Config, known: Known) -> tuple[bool, ...] | None:
@@ -93,7 +90,7 @@ LLAMA4 = Family(
         "rope": rotary(theta=500000.0, context=131072, pairing="interleaved"),
         "chunk": Setting(_chunk, _write_chunk),
         "nope_every": whole("no_rope_layer_interval", 4),
-        "rotated": Setting(_rotated, _write_rotated),
+        "rotated": Setting(_rotated, write_rotated),
         "qk_norm": flag("use_qk_norm", True),
         "tuned": flag("attn_temperature_tuning", True),
         "tuning": number("attn_scale", 0.1),

@@ -16,7 +16,7 @@ from archc.interop.family import (
     whole,
 )
 from archc.interop.rope import rotary
-from archc.interop.windows import FULL, SLIDING, Windows, read_windows
+from archc.interop.windows import FULL, SLIDING, Windows, read_windows, write_rotated
 
 
 def _rotates(config: Config, known: Known) -> tuple[bool, ...]:
@@ -45,10 +45,6 @@ def _windowed(config: Config, known: Known) -> tuple[bool, ...] | None:
     return windowed if any(windowed) else None
 
 
-def _write_rotated(value: tuple[bool, ...] | None, _known: Known) -> dict[str, Any]:
-    return {} if value is None else {"no_rope_layers": [int(each) for each in value]}
-
-
 def _write_windows(value: int | None, known: Known) -> dict[str, Any]:
     if value is None:
         return {"use_sliding_window": False, "sliding_window": None}
@@ -72,7 +68,7 @@ SMOLLM3 = Family(
         "eps": number("rms_norm_eps", 1e-6),
         "rope": rotary(theta=2000000.0, context=32768),
         "nope_every": whole("no_rope_layer_interval", 4),
-        "rotated": Setting(_rotated, _write_rotated),
+        "rotated": Setting(_rotated, write_rotated),
         "window": Setting(lambda config, known: _windows(config, known).window, _write_windows),
         "windowed": _windowed,
         "act": activation("hidden_act", "silu"),

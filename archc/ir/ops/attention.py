@@ -138,7 +138,7 @@ def _listed(*words: str) -> str:
 
 def demand_sight(call: Any) -> None:
     """Raise `TypeMistake` unless positions, a bias and chosen keys are those of queries and keys."""
-    demand_positions(call.positions, call.q, "positions")
+    demand_positions(call.positions, call.q)
     if call.bias is not None:
         _demand_bias(call)
     if call.among is not None:

@@ -45,9 +45,9 @@ def map_dtype(call: Any) -> DType:
     return DType.FLOAT
 
 
-def demand_positions(type_: TensorType, tokens: TensorType, operand: str) -> None:
-    """Raise `TypeMistake` unless an operand holds a whole number for each token of [B, T, ...]."""
+def demand_positions(type_: TensorType, tokens: TensorType) -> None:
+    """Raise `TypeMistake` unless `positions` holds a whole number for each token of [B, T, ...]."""
     if type_.dtype is not DType.I64 or len(type_.shape) != 2 or type_.shape[1] != tokens.shape[1]:
         wanted = f"a whole number for each token of {tokens}"
         hint = "`squeeze` leaves out a last dim of length 1" if type_.shape[2:] == (1,) else ""
-        raise TypeMistake(f"needs {wanted}, not {type_}", operand, hint=hint)
+        raise TypeMistake(f"needs {wanted}, not {type_}", "positions", hint=hint)

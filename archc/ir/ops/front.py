@@ -12,7 +12,7 @@ def _front_type(call: Any) -> TensorType:
     x: TensorType = call.x
     if len(x.shape) < 3:
         raise TypeMistake(f"needs values of tokens [B, T, ...], not {x}", "x")
-    demand_positions(call.positions, x, "positions")
+    demand_positions(call.positions, x)
     count, *shape = call.rows.shape or (0,)
     if tuple(shape) != x.shape[2:] or not isinstance(count, int) or call.rows.dtype is not x.dtype:
         wanted = TensorType(("count", *x.shape[2:]), x.dtype)

@@ -12,7 +12,7 @@ from archc.ir.types import TensorType, TypeMistake
 def _end_type(call: Any) -> TensorType:
     if len(call.x.shape) < 2:
         raise TypeMistake(f"needs values of tokens [B, T, ...], not {call.x}", "x")
-    demand_positions(call.positions, call.x, "positions")
+    demand_positions(call.positions, call.x)
     type_: TensorType = call.x.with_shape(call.x.shape[0], *call.x.shape[2:])
     return type_
 

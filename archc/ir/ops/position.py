@@ -110,7 +110,7 @@ def rope_frequencies(positions: Tensor, *, rope: Rope, width: Width) -> Tensor:
 
 
 def _table_type(call: Any) -> tuple[TensorType, TensorType]:
-    demand_positions(call.positions, call.positions, "positions")
+    demand_positions(call.positions, call.positions)
     type_ = TensorType((*call.positions.shape, call.frequencies.width), DType.F32)
     return type_, type_
 

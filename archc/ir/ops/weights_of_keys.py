@@ -53,7 +53,7 @@ def score_keys(q: Tensor, k: Tensor, key_positions: Tensor, *, scale: float, wid
 
 def _masked_type(call: Any) -> TensorType:
     scores = float_type(call, "scores")
-    demand_positions(call.positions, scores, "positions")
+    demand_positions(call.positions, scores)
     if len(scores.shape) != 4 or scores.width != call.key_positions.shape[1]:
         hint = "`attention_scores` gives them"
         raise TypeMistake(f"needs scores of keys [B, T, heads, S], not {scores}", "scores", hint=hint)
