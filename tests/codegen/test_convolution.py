@@ -23,7 +23,7 @@ from archc.verification.chips import CHIPS
 from archc.verification.compiling import compile_launch
 from archc.verification.counted_step import counted_step
 from archc.verification.launches import launches
-from archc.verification.packages import import_package
+from archc.verification.packages import import_package, stored_tensors
 from archc.verification.planned_step import layer_launches, planned_step
 from archc.verification.traffic import measure
 from tests.codegen.fused_ops import changed_module, distance
@@ -340,3 +340,19 @@ def test_one_reads_another_in_an_encoder(tmp_path: Path) -> None:
         scramble(model)
         results.append(model(tokens, padding=real).detach()[real])
     assert distance(*results) < EXACT
+
+
+@pytest.mark.parametrize("taps", [4, 5])
+def test_a_convolution_of_both_sides_is_pytorchs(taps: int, tmp_path: Path) -> None:
+    spec = """import std
+    arch A(d = 12, taps) { forward(x: float[B, T, d]) { return Conv(x, taps, bias = true) as conv } }
+    model m = A(taps = TAPS)"""
+    model = build(spec.replace("TAPS", str(taps)), "m", tmp_path).Model(dtype=torch.float64)
+    scramble(model)
+    theirs = torch.nn.Conv1d(12, 12, taps, groups=12, padding="same", dtype=torch.float64)
+    theirs.load_state_dict({name.removeprefix("conv."): x for name, x in stored_tensors(model)})
+    x, real = torch.randn(2, 9, 12, dtype=torch.float64), torch.ones(2, 9, dtype=torch.bool)
+    real[1, :3] = False
+    y = model(x, padding=real)
+    torch.testing.assert_close(y[0], theirs(x[0].T).T)
+    torch.testing.assert_close(y[1, 3:], theirs(x[1, 3:].T).T)
