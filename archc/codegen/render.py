@@ -161,7 +161,9 @@ def _module(package: Package, module: Module) -> str:
 
 
 def _class(package: Package, plan: Class) -> str:
-    return _fill("class.jinja", c=plan, base=package.base if plan.is_model else "nn.Module", package=package)
+    return _fill(
+        "class.jinja", c=plan, base=package.base if plan.is_model else "StoredModule", package=package
+    )
 
 
 def _kernels(package: Package) -> str:

@@ -68,11 +68,10 @@ class Outline:
         )
 
     def _free_name(self, name: str, others: Iterable[str] = ()) -> str:
-        """A name for an operand or a result that is no other's, nor that of a gradient."""
-        taken = [*self.operands.values(), *others]
+        """A name for an operand or a result: no other's, nor a kernel's own, nor that of a gradient."""
+        taken = [*self.operands.values(), *others, *RESERVED]
         if self.whole_rows:
-            gradients = [f"d{other}" for other in taken]
-            taken += [*RESERVED, *gradients, *(other.removeprefix("d") for other in taken)]
+            taken += [*(f"d{other}" for other in taken), *(other.removeprefix("d") for other in taken)]
         return unique(name, taken)
 
     def _enter(self, node: Node) -> None:

@@ -118,18 +118,24 @@ def _statements(text: str) -> Iterator[str]:
     """Each statement, of a compound one what opens it, in a class for each block that it stands in."""
     lines = text.splitlines()
     for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.stmt) or isinstance(node, ast.Try):
+        if not isinstance(node, ast.stmt) or isinstance(node, ast.Try) or _is_beside(node, lines):
             continue
         first, depth = _first_line(node), node.col_offset // 4
         indent = "    " * depth
         code = [f"{'    ' * level}class A:" for level in range(depth)]
         if lines[first].lstrip().startswith("elif "):
             code += [f"{indent}if x:", f"{indent}    pass"]
-        if body := getattr(node, "body", []):
+        body = getattr(node, "body", [])
+        if body and not _is_beside(body[0], lines):
             code += [*lines[first : _first_line(body[0])], f"{indent}    pass"]
         else:
             code += lines[first : node.end_lineno]
         yield "\n".join(code) + "\n"
+
+
+def _is_beside(node: ast.stmt, lines: list[str]) -> bool:
+    """Whether it stands on the line of what it is the body of, as `...` does."""
+    return bool(lines[node.lineno - 1][: node.col_offset].strip())
 
 
 def _first_line(node: ast.stmt) -> int:

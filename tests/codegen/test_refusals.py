@@ -186,6 +186,26 @@ def test_sizes_of_a_cache(models: dict[str, Any], sizes: tuple[Any, Any]) -> Non
         models["Model"].new_cache(*sizes)
 
 
+@both
+def test_caches(package: ModuleType, models: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    """Of another dtype, device, batch or model; one of the same model with other weights is as good."""
+    model, make = models[kind], getattr(package, kind)
+    mamba = getattr(build(SPECS / "mamba2.arch", "mamba2_tiny", tmp_path), kind)
+    half = make(dtype=torch.bfloat16).new_cache(2, 9)
+    for taker, wrong, said in [
+        (model, half, "cache must be in torch.float32 as the model is, not in torch.bfloat16"),
+        (model, make(device="meta").new_cache(2, 9), "cache must be on cpu as the model is, not on meta"),
+        (model, model.new_cache(3, 9), "the cache is for a batch of 3, not of 2"),
+        (model, mamba().new_cache(2, 9), "cache must be one of this model's new_cache"),
+        (model, [], "cache must be one of this model's new_cache"),
+        (mamba(), mamba(dtype=torch.float64).new_cache(2, 9), "cache must be in torch.float32"),
+        (mamba(), mamba().new_cache(3, 9), "the cache is for a batch of 3, not of 2"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            taker(TOKENS, cache=wrong)
+    torch.testing.assert_close(model(TOKENS, cache=make().new_cache(2, 9)), model(TOKENS))
+
+
 def test_more_tokens_than_positions(tmp_path: Path) -> None:
     """Told before anything is written: on a GPU, a look-up outside of a table would end the process."""
     model = build(SPECS / "gpt2.arch", "gpt2_tiny", tmp_path, {"context": "12"}).Model()

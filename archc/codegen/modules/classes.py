@@ -75,7 +75,13 @@ class ClassWriter:
         self.classes[name] = replace(
             built,
             arguments=(*arguments, *_options(graph, known, cached)),
-            lines=(_check(arguments, known), *_check_kept(graph, names, cached), *start, *built.lines, *end),
+            lines=(
+                *_check(arguments, known, cached),
+                *_check_kept(graph, names, cached),
+                *start,
+                *built.lines,
+                *end,
+            ),
             result=without_front(body, built.result) if front_of(graph) else built.result,
             result_type=result_type(len(graph.outputs)),
             head=self._head(cut, weights, loss, built.result) if cut and loss else None,
@@ -182,10 +188,11 @@ def _names(weights: Sequence[Held], indices: Sequence[str]) -> list[str]:
     return parameter_names([stored_in(held.weight) for held in weights], indices)
 
 
-def _check(arguments: Sequence[Argument], known: Sequence[Tokens]) -> Line:
-    """The refusal of inputs that a model does not take."""
+def _check(arguments: Sequence[Argument], known: Sequence[Tokens], cached: bool) -> list[Line]:
+    """The refusal of inputs, and of a cache, that a model does not take."""
     names = [*(argument.name for argument in arguments), *(each.called("padding") for each in known)]
-    return Line(f"check_inputs({', '.join(['self', *names])})")
+    inputs = Line(f"check_inputs({', '.join(['self', *names])})")
+    return [inputs, Line("check_cache(self, cache)")] if cached else [inputs]
 
 
 def _check_kept(graph: Graph, names: Sequence[str], cached: bool) -> list[Line]:

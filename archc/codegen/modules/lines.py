@@ -257,7 +257,13 @@ class Emitter:
         targets = [
             "_" if skip else self.variables.bind(value) for value, skip in zip(results, unread, strict=True)
         ]
-        self.lines.append(Line(f"{', '.join(targets)} = {code}", self.comment_of(node)))
+        target = ", ".join(targets)
+        if self.style.none_for_zeros(self.graph, node) and not self._is_declared(target):
+            target += ": Any"  # what layers add to it comes from `nn.Module.__call__`
+        self.lines.append(Line(f"{target} = {code}", self.comment_of(node)))
+
+    def _is_declared(self, name: str) -> bool:
+        return any(line.code.startswith(f"{name}: ") for line in self.lines)
 
     def enter(self, node: Node) -> None:
         """A blank line and a heading where another block of the spec begins."""

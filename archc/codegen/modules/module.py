@@ -23,6 +23,7 @@ _RUNTIME = (
     "Span",
     "Wide",
     "carried",
+    "check_cache",
     "check_kept",
     "fixed_span",
     "lasting",
@@ -51,6 +52,7 @@ TAKEN = frozenset(
         "decode_layers",
         "decoded",
         "Stored",
+        "StoredModule",
         "at_least_float32",
         "per_expert",
     )
@@ -71,6 +73,7 @@ def plan_module(
     runtime = sorted(name for name in _RUNTIME if _needs(code, name))
     parameters = [parameter for each in classes for parameter in each.parameters]
     stored = {"Stored", base} | ({"per_expert"} if any(p.per_expert for p in parameters) else set())
+    stored |= {"StoredModule"} if any(not each.is_model or each.stack for each in classes) else set()
     stored |= {"at_least_float32"} if any(p.wide for p in parameters) else set()
     imports = ["from .cached_model import CachedModel"] if base == "CachedModel" else []
     imports.append(f"from .checkpoint import {', '.join(sorted(stored - {'CachedModel', 'LanguageModel'}))}")

@@ -86,7 +86,7 @@ class _Writer:
         )
 
     def _result(self, place: int, result: NativeResult) -> str:
-        return f"layers[-1].{result.weight}" if result.weight else f"{self.names[place]}_out"
+        return f"last.{result.weight}" if result.weight else f"{self.names[place]}_out"
 
     def _step(self, kind: NativeLayer) -> NativeStep:
         given = ["team", *(self.names[each.place] for each in kind.inputs)]

@@ -20,7 +20,7 @@ def _row_parts(call: Any) -> tuple[TensorType, ...]:
 @declare(infer=_row_parts, traits=(Trait.PER_TOKEN, Trait.SHAPE, Trait.VIEW), internal=True)
 def split_rows(weight: Tensor, *, sizes: tuple[Width, ...]) -> tuple[Tensor, ...]:
     """Split a weight by rows: [..., rows, columns]."""
-    return torch.split(weight, sizes, -2)  # type: ignore[arg-type]
+    return torch.split_with_sizes(weight, sizes, -2)
 
 
 def _head_rows_type(call: Any) -> TensorType:

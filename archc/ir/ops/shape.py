@@ -25,7 +25,7 @@ def _split_types(call: Any) -> tuple[TensorType, ...]:
 @declare(infer=_split_types, traits=_TRAITS)
 def split(x: Tensor, *, sizes: Width | tuple[Width, ...]) -> tuple[Tensor, ...]:
     """Parts of the last dim: a list of widths, or a number of equal parts."""
-    return torch.chunk(x, sizes, -1) if isinstance(sizes, int) else torch.split(x, sizes, -1)  # type: ignore[arg-type]
+    return torch.chunk(x, sizes, -1) if isinstance(sizes, int) else torch.split_with_sizes(x, sizes, -1)
 
 
 def _split_interleaved_types(call: Any) -> tuple[TensorType, ...]:

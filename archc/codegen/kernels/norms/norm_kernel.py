@@ -201,7 +201,7 @@ class _Planner(NormParts):
 
     def _stride(self, name: str) -> str:
         stride = f"{name}_rows.stride(0)"
-        return f"0 if {name} is None else {stride}" if name in self.fused.optional else stride
+        return f"0 if {name}_rows is None else {stride}" if name in self.fused.optional else stride
 
     def _custom_op(self) -> CustomOp:
         fused, optional = self.fused, self.fused.optional
