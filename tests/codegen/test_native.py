@@ -384,6 +384,20 @@ def test_a_cache_of_another_dtype(package: ModuleType, calls: list[str]) -> None
     assert not calls
 
 
+@needs_compiler
+def test_a_cache_under_autocast(package: ModuleType, calls: list[str]) -> None:
+    """It is in bfloat16, what native code has computed in float32: attention would write past its end."""
+    model, tokens = package.Model(dtype=torch.float32), torch.randint(160, (1, 3))
+    expected = _step_by_step(model, tokens)
+    calls.clear()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        cache = model.new_cache(1, 8)
+        found = torch.cat([model(piece, cache=cache) for piece in tokens.split([2, 1], 1)], 1)
+    assert cache.layers[0]["k"].dtype == torch.bfloat16
+    assert "linear" in calls
+    assert distance(found, expected) < 0.02
+
+
 @torch.no_grad()
 def _step_by_step(model: torch.nn.Module, tokens: Tensor) -> Tensor:
     cache = model.new_cache(*tokens.shape)
@@ -458,6 +472,30 @@ def test_compilers_see_plain_pytorch(package: ModuleType, calls: list[str]) -> N
         assert distance(traced, model(tokens)) < 1e-5
         assert distance(compiled, model(tokens)) < 1e-5
     assert calls
+
+
+def _check_trace(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """torch.jit.trace gives what is right for other tokens too; returns the native calls meanwhile."""
+    called = _called(_native(package), monkeypatch)
+    model = package.Model(dtype=torch.float32).requires_grad_(False)
+    scramble(model)
+    tokens, others = torch.randint(160, (2, 2, 3))
+    traced, meanwhile = torch.jit.trace(model, (tokens,), check_trace=False), called.copy()
+    assert distance(traced(others), model(others)) < 1e-5
+    assert len(called) > len(meanwhile)
+    return meanwhile
+
+
+_tracing = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
+
+
+@needs_compiler
+@_tracing
+def test_traces_see_plain_pytorch(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a trace sizes are tensors, whose addresses would be taken for numbers."""
+    assert not _check_trace(package, monkeypatch)
 
 
 @needs_compiler
@@ -556,6 +594,14 @@ def test_what_native_code_does_not_take_of_experts(experts: ModuleType) -> None:
     truth = ops.grouped_linear(x, weight.mT, ends)
     torch.testing.assert_close(experts._product_on_cpu(x, weight.mT, ends, None), truth)
     torch.testing.assert_close(y, truth)
+
+
+@needs_compiler
+@_tracing
+@pytest.mark.usefixtures("experts")
+def test_traces_see_products_of_experts_as_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which rows an expert has is not traced, and within an op nothing is: sizes are numbers there."""
+    assert {*_check_trace(_package("mixtral", "mixtral_tiny"), monkeypatch)} == {"grouped_linear"}
 
 
 @needs_compiler
