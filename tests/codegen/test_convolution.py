@@ -342,6 +342,7 @@ def test_one_reads_another_in_an_encoder(tmp_path: Path) -> None:
     assert distance(*results) < EXACT
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("taps", [4, 5])
 def test_a_convolution_of_both_sides_is_pytorchs(taps: int, tmp_path: Path) -> None:
     spec = """import std
