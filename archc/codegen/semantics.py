@@ -221,9 +221,9 @@ def _substitute(expression: str, operands: Mapping[str, str]) -> str:
 
 
 @lru_cache(maxsize=_KEPT)
-def _places_in(expression: str, parameters: tuple[str, ...]) -> list[tuple[int, int, str, int]]:
+def _places_in(expression: str, parameters: tuple[str, ...]) -> tuple[tuple[int, int, str, int], ...]:
     """Where parameters stand: start, end, name, and how tightly their surroundings bind."""
-    return sorted(_places(ast.parse(expression, mode="eval").body, parameters, 0))
+    return tuple(sorted(_places(ast.parse(expression, mode="eval").body, parameters, 0)))
 
 
 def _places(node: ast.AST, parameters: tuple[str, ...], binding: int) -> Iterator[tuple[int, int, str, int]]:
