@@ -86,9 +86,11 @@ class _Trace:
         self.found.update(((id(graph), value), origin) for value, origin in known.items())
 
     def _origin(self, node: Node, known: Mapping[Value, Origin]) -> Origin:
+        if node.op in self.free:
+            return Origin.FREE
         alike = [node.operand(name) for name in (*node.op.models, *node.op.widths)]
         read = [value for value in node.inputs if value is not None and value not in alike]
-        if node.op in self.free or (alike and not read):
+        if alike and not read:
             return Origin.FREE
         if node.bodies or not read:
             return Origin.OTHER

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
 from archc.errors import Span
@@ -191,9 +191,14 @@ def _fused_op(rule: Rule) -> FusedOp:
     def reference(*tensors: Any, **attributes: Any) -> Any:
         return tuple(rule.run(dict(zip(names, tensors, strict=True)), attributes, on_tensors))
 
+    @lru_cache(maxsize=16)
+    def form_of(types: tuple[TensorType | None, ...], attributes: tuple[Any, ...]) -> Graph:
+        given = zip(rule.attributes, attributes, strict=True)
+        return rule.decompose(dict(zip(names, types, strict=True)), dict(given))
+
     def form(call: Any) -> Graph:
         given = vars(call)
-        return rule.decompose({name: given[name] for name in names}, given)
+        return form_of(tuple(map(given.get, names)), tuple(map(given.get, rule.attributes)))
 
     def infer(call: Any) -> tuple[TensorType, ...]:
         graph = form(call)

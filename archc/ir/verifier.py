@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from archc.ir.graph import Graph
 from archc.ir.node import Node, shared_in, stored_in
 from archc.ir.ops.structure import BRANCH, EXPERTS, LOOP, LOSSES, SCAN, WEIGHT
@@ -24,70 +22,64 @@ def verify_graph(graph: Graph) -> None:
     if not graph.is_acyclic():
         raise MalformedGraphError(f"{graph.name} has a cycle")
     for node in graph.nodes():
-        if node.id in graph.unverified or node.bodies or node.op is LOSSES:
-            _check_node(graph, node)
+        if node.id in graph.unverified:
+            _check_types(graph, node)
+        if node.op in _INSIDE:
+            _INSIDE[node.op](graph, node)
     graph.unverified.clear()
     for name, value in graph.outputs:
         if value.node not in graph:
             raise MalformedGraphError(f"{graph.name}: output {name} does not exist")
 
 
-def _check_node(graph: Graph, node: Node) -> None:
-    def wrong(reason: str) -> MalformedGraphError:
-        place = f" ({node.span})" if node.span else ""
-        return MalformedGraphError(f"{graph.name}: {node.op.name} {node.id}{place}: {reason}")
+def _wrong(graph: Graph, node: Node, reason: str) -> MalformedGraphError:
+    place = f" ({node.span})" if node.span else ""
+    return MalformedGraphError(f"{graph.name}: {node.op.name} {node.id}{place}: {reason}")
 
+
+def _check_types(graph: Graph, node: Node) -> None:
     for value in node.inputs:
         if value is not None and (value.node not in graph or value.output >= len(graph.node(value).types)):
-            raise wrong(f"operand {value} does not exist")
+            raise _wrong(graph, node, f"operand {value} does not exist")
     types = [graph.type(value) if value is not None else None for value in node.inputs]
     try:
         inferred = node.op.infer_types(types, node.attributes)
     except TypeMistake as mistake:
-        raise wrong(str(mistake)) from mistake
+        raise _wrong(graph, node, str(mistake)) from mistake
     if inferred != node.types:
-        raise wrong(f"is {list(map(str, node.types))}, but its op infers {list(map(str, inferred))}")
+        found = f"is {list(map(str, node.types))}, but its op infers {list(map(str, inferred))}"
+        raise _wrong(graph, node, found)
     if node.op is WEIGHT:
-        _check_weight(node, wrong)
-    if node.op is LOOP:
-        _check_loop(graph, node, wrong)
-    if node.op is EXPERTS:
-        _check_experts(graph, node, wrong)
-    if node.op is SCAN:
-        _check_scan(graph, node, wrong)
-    if node.op is BRANCH:
-        _check_bodies(graph, node, wrong)
-    if node.op is LOSSES:
-        _check_losses(graph, node, wrong)
+        _check_weight(graph, node)
 
 
-def _check_weight(node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
+def _check_weight(graph: Graph, node: Node) -> None:
     shapes = [stored.held_shape for stored in stored_in(node)]
     rows = sum(shape[0] for shape in shapes) if shapes else 0
     experts, shared = experts_of(node), shared_in(node)
     if shared and [stored.held_shape for stored in shared.sources] != shapes:
-        raise wrong("a shared expert's tensors have other shapes than those of the others")
+        raise _wrong(graph, node, "a shared expert's tensors have other shapes than those of the others")
     held = ((experts[1] + (shared.count if shared else 0),) if experts else ()) + (rows, *shapes[0][1:])
     if held != node.types[0].shape or len({shape[1:] for shape in shapes}) != 1:
-        raise wrong(f"{node.types[0]} is not made up of {shapes}")
+        raise _wrong(graph, node, f"{node.types[0]} is not made up of {shapes}")
 
 
-def _check_loop(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
+def _check_loop(graph: Graph, node: Node) -> None:
     entering = node.attributes["entering"]
     operands = [graph.type(value) for value in node.inputs if value is not None]
     if len(node.attributes["indices"]) != len(node.attributes["schedule"]):
-        raise wrong("indices and schedule differ in length")
-    _check_bodies(graph, node, wrong)
+        raise _wrong(graph, node, "indices and schedule differ in length")
+    _check_bodies(graph, node)
     for body in node.bodies:
         if [name for name, _ in body.outputs] != list(node.attributes["carried"]):
-            raise wrong("a body's outputs are not what the loop carries")
+            raise _wrong(graph, node, "a body's outputs are not what the loop carries")
     carried = dict(zip(node.attributes["carried"], node.types, strict=True))
     for name, type_ in zip(entering, operands, strict=False):
         if len(node.attributes["schedule"]) > 1 and carried.get(name, type_) != type_:
-            raise wrong(f"`{name}` changes type from {type_} to {carried[name]}")
+            raise _wrong(graph, node, f"`{name}` changes type from {type_} to {carried[name]}")
 
 
-def _check_experts(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
+def _check_experts(graph: Graph, node: Node) -> None:
     """The body takes rows of what tokens and choices have, and gives one row for each."""
     (body,) = node.bodies
     verify_graph(body)
@@ -95,14 +87,14 @@ def _check_experts(graph: Graph, node: Node, wrong: Callable[[str], MalformedGra
     kinds = node.attributes["taken"]
     expected = [taken_type(type_, kind) for type_, kind in zip(captured, kinds, strict=True)]
     if [body.type(value) for value in body.inputs] != expected:
-        raise wrong("the body's inputs are not what it takes")
+        raise _wrong(graph, node, "the body's inputs are not what it takes")
     result = body.type(body.outputs[0][1])
     places = chosen.shape if node.attributes["apart"] else chosen.shape[:2]
     if [result.with_shape(*places, *result.shape[1:])] != list(node.types):
-        raise wrong("the body's output differs in type from the result")
+        raise _wrong(graph, node, "the body's output differs in type from the result")
 
 
-def _check_scan(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
+def _check_scan(graph: Graph, node: Node) -> None:
     """The body takes states and what it reads of outside, and gives the result and the states after it."""
     (body,) = node.bodies
     verify_graph(body)
@@ -110,25 +102,35 @@ def _check_scan(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphE
     starts = [graph.type(value) for value in form.starts]
     states = [start.with_shape(*tokens, *start.shape) for start in starts]
     if [body.type(value) for value in body.inputs] != states + [graph.type(value) for value in form.taken]:
-        raise wrong("the body's inputs are not the states and what it takes")
+        raise _wrong(graph, node, "the body's inputs are not the states and what it takes")
     if [body.type(value) for _, value in body.outputs] != [*node.types, *states]:
-        raise wrong("the body's outputs are not the result and the states")
+        raise _wrong(graph, node, "the body's outputs are not the result and the states")
 
 
-def _check_losses(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
+def _check_losses(graph: Graph, node: Node) -> None:
     body: Graph = node.attributes["body"]
     verify_graph(body)
     if [body.type(value) for value in body.inputs] != [graph.type(v) for v in node.inputs if v is not None]:
-        raise wrong("the body's inputs are not its operands")
+        raise _wrong(graph, node, "the body's inputs are not its operands")
     if len(body.outputs) != len(node.attributes["kinds"]):
-        raise wrong("the body's outputs are not one of each kind")
+        raise _wrong(graph, node, "the body's outputs are not one of each kind")
 
 
-def _check_bodies(graph: Graph, node: Node, wrong: Callable[[str], MalformedGraphError]) -> None:
+def _check_bodies(graph: Graph, node: Node) -> None:
     operands = [graph.type(value) for value in node.inputs if value is not None]
     for body in node.bodies:
         verify_graph(body)
         if [body.type(value) for value in body.inputs] != operands:
-            raise wrong(f"a body's inputs are not the {node.op.name}'s operands")
+            raise _wrong(graph, node, f"a body's inputs are not the {node.op.name}'s operands")
         if tuple(body.type(value) for _, value in body.outputs) != node.types:
-            raise wrong(f"a body's outputs differ in type from the {node.op.name}'s")
+            raise _wrong(graph, node, f"a body's outputs differ in type from the {node.op.name}'s")
+
+
+# What lies within an op is looked into each time: a graph does not know of changes in its bodies.
+_INSIDE = {
+    LOOP: _check_loop,
+    EXPERTS: _check_experts,
+    SCAN: _check_scan,
+    BRANCH: _check_bodies,
+    LOSSES: _check_losses,
+}

@@ -72,6 +72,9 @@ class Rows:
 
     def join(self, last: Node, times: int, context: Context) -> None:
         """Compute an op and what leads to it together, where that needs a kernel of whole rows."""
+        makers = self._makers(self.graph.node(last.id))
+        if not any(is_on_rows(self.graph.node(number)) for _, number in makers):
+            return
         group = self._group(last)
         if len(group) > 1 and not self._is_left(group):
             outline = Outline(self.graph, group, "y", operand_name, whole_rows=True)

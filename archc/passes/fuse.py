@@ -29,8 +29,10 @@ def fuse(graph: Graph, context: Context) -> None:
     known = Known.of(graph)
     for part, times in graph.runs():
         attempts: dict[int, list[_Attempt]] = {}
+        there = {node.op for node in part.nodes()}
         for rule in rules:
-            _apply_everywhere(rule, part, times, context, attempts, known)
+            if rule.steps[rule.root].op in there:
+                _apply_everywhere(rule, part, times, context, attempts, known)
         _report_missed(part, attempts, context)
     context.report.sort()
 
