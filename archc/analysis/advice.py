@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from archc.analysis.devices import Device
 from archc.ir.graph import Graph
 from archc.ir.head import last_linear
+from archc.ir.logits import logits_of
 from archc.ir.node import Node
 from archc.ir.op import Trait
 from archc.ir.ops.structure import APPEND
-from archc.ir.program import vocabulary_of
 from archc.ir.types import Dim
 
 _HEAD_DIMS = (64, 128, 256)
@@ -21,11 +21,12 @@ _GROUPS = (4, 3, 2)  # heads that share keys and values: as many as usual, or as
 
 def advice(root: Graph, device: Device) -> list[str]:
     """Notes on a model's sizes, none of them an error; `root` is the graph before linears are packed."""
-    heads = [last_linear(root, value) for _, value in root.outputs] if vocabulary_of(root) else []
+    logits = logits_of(root)
+    head = last_linear(root, root.outputs[logits.place][1]) if logits and not logits.books else None
     notes: list[str] = []
     for graph in root.walk():
         for node in graph.nodes():
-            if node in heads:
+            if node == head:
                 notes += _vocabulary_notes(node.types[0].width)
             elif node.op.has(Trait.LINEAR):
                 notes += _width_notes(node.types[0].width, device)

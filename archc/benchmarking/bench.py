@@ -26,7 +26,8 @@ from archc.benchmarking.timing import Clock, Timer, own_stream, timer_for
 from archc.benchmarking.turn import Bench
 from archc.compiler import Compilation, Spec
 from archc.errors import ArchcError, did_you_mean
-from archc.ir.program import Program, given_inputs, sequences, vocabulary_of
+from archc.ir.logits import vocabulary_of
+from archc.ir.program import Program, given_inputs, sequences
 from archc.ir.types import DType
 from archc.peer import read_peer_config, with_layers
 from archc.settings import parse_settings

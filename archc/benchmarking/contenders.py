@@ -75,7 +75,7 @@ class Package:
         self.model = model
 
     def logits(self, tokens: Tensor) -> Tensor:
-        found: Tensor = self.model(*given_tokens(self.model, tokens, tokens))
+        found: Tensor = self.model.head(self.model.hidden(*given_tokens(self.model, tokens, tokens)))
         return found
 
     def prefill(self, tokens: Tensor) -> Run:

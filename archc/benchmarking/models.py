@@ -18,7 +18,8 @@ from archc.benchmarking.plan import SkippedError
 from archc.benchmarking.results import OURS
 from archc.compiler import Compilation
 from archc.ir.decoding import decodes
-from archc.ir.program import sequences, vocabulary_of
+from archc.ir.logits import vocabulary_of
+from archc.ir.program import sequences
 from archc.peer import Peer, find_peer
 from archc.verification.packages import import_package, stored_tensors
 

@@ -52,6 +52,7 @@ from archc.codegen.semantics import Semantics, use_of
 from archc.ir.decoding import decodes, no_generation
 from archc.ir.first_layer import may_be_none
 from archc.ir.graph import Graph
+from archc.ir.logits import logits_of
 from archc.ir.node import Node
 from archc.ir.ops.experts import OF_EXPERT
 from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
@@ -70,7 +71,7 @@ from archc.ir.ops.structure import (
     WEIGHT,
 )
 from archc.ir.ops.training import IN_TRAINING
-from archc.ir.program import Program, front_of, given_inputs, vocabulary_of
+from archc.ir.program import Program, front_of, given_inputs
 from archc.ir.rule import rule_of
 from archc.ir.types import DType
 from archc.target import CUDA, Target
@@ -246,7 +247,7 @@ class _Planner:
     @property
     def _base(self) -> str:
         """The class that a model is one of."""
-        if vocabulary_of(self.reference):
+        if logits_of(self.reference):
             return "LanguageModel"
         return "CachedModel" if self.cached else "CheckpointModule"
 
@@ -258,16 +259,15 @@ class _Planner:
 
     def package(self) -> Package:
         model, reference = self._modules()
-        vocabulary = vocabulary_of(self.reference)
         fused, plain = list(self.fused.walk()), list(self.reference.walk())
         return Package(
             name=self.program.name,
             cached=self.cached,
             generates=self._generates,
             following=tuple(argument(name) for name, _ in self._following.outputs) if self._following else (),
-            loss=vocabulary > 0,
+            logits=logits_of(self.reference),
+            results=len(self.reference.outputs),
             base=self._base,
-            vocabulary=vocabulary,
             sequences=token_sequences(self.fused),
             inputs=model_inputs(self.reference, self.cached),
             front=front_of(self.reference),

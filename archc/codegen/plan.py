@@ -14,6 +14,7 @@ from archc.codegen.modules.class_plan import Class, Parameter, Stored
 from archc.codegen.native.native_plan import NativeLayers
 from archc.codegen.semantics import Semantics
 from archc.codegen.sight import Sight, sight_of
+from archc.ir.logits import Logits
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ class Package:
     cached: bool  # whether tokens can come in pieces: new_cache
     generates: bool  # whether it writes them one by one, too: generate
     following: tuple[str, ...]  # what comes with those that it writes, each made of the last one's
-    loss: bool  # whether its output is logits over the tokens' vocabulary
+    logits: Logits | None  # over the tokens' vocabulary
+    results: int  # how many there are, logits included
     base: str  # the class that either model is one of
-    vocabulary: int
     sequences: tuple[Tokens, ...]  # the last is the one that grows
     inputs: tuple[Input, ...]  # all that a model is called with
     front: int  # learned tokens that come first in a sequence
@@ -193,6 +194,30 @@ class Package:
     def dispatched(self) -> tuple[DispatchedKernel, ...]:
         """Products of experts with activations after them."""
         return tuple(kernel for kernel in self.kernels if isinstance(kernel, DispatchedKernel))
+
+    @property
+    def loss(self) -> bool:
+        """Whether there is a loss: of logits over the tokens' vocabulary."""
+        return self.logits is not None
+
+    @property
+    def vocabulary(self) -> int:
+        return self.logits.vocabulary if self.logits else 0
+
+    @property
+    def books(self) -> int:
+        """How many numbers a token consists of, each of a codebook; 0 where it is one number."""
+        return self.logits.books if self.logits else 0
+
+    @property
+    def which(self) -> str:
+        """What takes logits from all that a model returns."""
+        return f"[{self.logits.place}]" if self.logits and self.results > 1 else ""
+
+    @property
+    def book_dim(self) -> str:
+        """What follows the other dims of tokens in shapes."""
+        return f", {self.books}" if self.books else ""
 
     @property
     def grows(self) -> str:

@@ -17,17 +17,9 @@ from archc.frontend.scopes import Scopes, constant
 from archc.frontend.values import POISON, BlockValue, Builtin, Env, Handle, Poison, describe
 from archc.frontend.weight_names import check_weight_names
 from archc.ir.graph import Graph
+from archc.ir.logits import LOGITS, token_rows
 from archc.ir.paths import Path, path_text
-from archc.ir.program import (
-    LOGITS,
-    POSITIONS,
-    Program,
-    are_positions,
-    front_of,
-    fronts_in,
-    sequences,
-    token_rows,
-)
+from archc.ir.program import POSITIONS, Program, are_positions, front_of, fronts_in, sequences
 from archc.ir.types import DType, TensorType
 
 T = TypeVar("T")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from archc.ir.fixed import Fixed
 from archc.ir.graph import Graph
+from archc.ir.logits import LOGITS, could_be_logits, token_rows, vocabulary_of
 from archc.ir.node import Node
 from archc.ir.op import Trait
 from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, KEEP, SCAN
-from archc.ir.program import LOGITS, given_inputs, grows, sequences, token_rows, tokens_of, vocabulary_of
+from archc.ir.program import given_inputs, grows, sequences, tokens_of
 
 
 def decodes(root: Graph) -> bool:
@@ -39,10 +40,9 @@ def no_generation(graph: Graph, following: Graph | None) -> str:
 
     following: as in `Program`
     """
-    if len(graph.outputs) > 1:
-        return f"the model returns {len(graph.outputs)} results, and `generate` is for logits alone"
     if not vocabulary_of(graph):
-        return f"what the model returns is not logits over its tokens{_if_they_are(graph)}"
+        what = "no result of the model is" if len(graph.outputs) > 1 else "what the model returns is not"
+        return f"{what} logits over its tokens{_if_they_are(graph)}"
     tokens = tokens_of(graph, sequences(graph)[-1])
     known = [name for name, _ in following.outputs] if following else []
     others = [graph.name_of(v) for v in given_inputs(graph) if grows(graph, v) and v != tokens]
@@ -51,9 +51,10 @@ def no_generation(graph: Graph, following: Graph | None) -> str:
 
 
 def _if_they_are(graph: Graph) -> str:
-    """How a spec says that its result is logits over the first rows of the tokens' table, where it may be."""
-    shapes = [graph.type(value).shape for _, value in graph.outputs]
-    width, rows = shapes[0][-1] if [len(shape) for shape in shapes] == [3] else 0, token_rows(graph)
-    if not (isinstance(width, int) and 0 < width < rows):
+    """How a spec says that a result is logits, where one may be."""
+    found, rows = could_be_logits(graph), token_rows(graph)
+    if not found:
         return ""
-    return f"; if they are, of the first {width} of {rows}, write `return {LOGITS} = ...`"
+    first = f", of the first {found[0][1]} of {rows}" if found[0][1] < rows else ""
+    subject = "one is" if len(graph.outputs) > 1 else "they are"
+    return f"; if {subject}{first}, write `return {LOGITS} = ...`"

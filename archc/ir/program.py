@@ -20,8 +20,6 @@ T = TypeVar("T")
 POSITIONS = "positions"  # [B, T]: each token's position
 KEY_POSITIONS = "key_positions"  # [B, S]: the same for all keys, -1 where padding
 
-LOGITS = "logits"  # what a language model's result is called
-
 
 @dataclass(frozen=True)
 class Sequence:
@@ -151,32 +149,3 @@ def captured_in(body: Graph, node: Node, outside: Mapping[Value, T]) -> dict[Val
     start = len(node.attributes.get("entering", ()))
     pairs = list(zip(body.inputs, node.inputs, strict=True))[start:]
     return {inner: outside[outer] for inner, outer in pairs if outer is not None and outer in outside}
-
-
-def vocabulary_of(graph: Graph) -> int:
-    """The vocabulary of a language model, 0 for all else.
-
-    Tokens of the last sequence go in, whatever else does, and logits over them come out: one for each row of
-    the tokens' table, or, of what is called `logits`, for its first rows.
-    """
-    rows = token_rows(graph)
-    if not rows or len(graph.outputs) != 1:
-        return 0
-    name, value = graph.outputs[0]
-    logits = graph.type(value)
-    if len(logits.shape) != 3 or not grows(graph, value):
-        return 0
-    width = logits.width if isinstance(logits.width, int) else 0
-    return int(width) if width == rows or (name == LOGITS and width < rows) else 0
-
-
-def token_rows(graph: Graph) -> int:
-    """The rows of the table that the tokens of the last sequence are looked up in; 0 where there is none."""
-    for sequence in sequences(graph)[-1:]:
-        tokens = tokens_of(graph, sequence)
-        if graph.type(tokens) != TensorType(sequence.dims, DType.I64):
-            break
-        tables = [user.inputs[1] for user, _ in graph.users(tokens) if user.op.name == "embedding"]
-        rows = graph.type(tables[0]).shape[0] if tables and tables[0] is not None else 0
-        return int(rows) if isinstance(rows, int) else 0
-    return 0

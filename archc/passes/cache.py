@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from archc.ir.fixed import Fixed
 from archc.ir.graph import Graph
+from archc.ir.logits import vocabulary_of
 from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, SCAN
-from archc.ir.program import given_inputs, grows, sequences, vocabulary_of
+from archc.ir.program import given_inputs, grows, sequences
 from archc.ir.scan_form import scan_form
 from archc.ir.types import Dim
 from archc.passes.cache_report import describe

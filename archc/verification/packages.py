@@ -23,7 +23,8 @@ from archc.codegen.names import argument
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.interpreter import Interpreter
-from archc.ir.program import KEY_POSITIONS, POSITIONS, are_positions, front_of, sequences, vocabulary_of
+from archc.ir.logits import vocabulary_of
+from archc.ir.program import KEY_POSITIONS, POSITIONS, are_positions, front_of, sequences
 from archc.verification.cases import Case, cases, depends_on_length, random_weights
 from archc.verification.outcome import Outcome, distance, furthest, unequal
 from archc.verification.stages import CHANCE, EXACT, FLOOR, cast, is_finite

@@ -115,7 +115,10 @@ class Operand:
 class Head:
     """The model's last linear map, and the statements of what follows it, if anything does.
 
-    `hidden` is what the linear map reads; `result` is the text of the logits after the tail.
+    hidden:  what the linear map reads
+    result:  the text of the logits after the tail
+    place:   of logits among the model's results
+    results: the texts of these, if there are others, of `before`, which has what is hidden in their place
     """
 
     hidden: str
@@ -127,6 +130,8 @@ class Head:
     loss: LossKernel
     tail: tuple[Line, ...]
     result: str
+    place: int
+    results: tuple[str, ...]
 
     @property
     def operands(self) -> str:

@@ -9,7 +9,7 @@ from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.literals import result_type
 from archc.codegen.modules import schedule
 from archc.codegen.modules.class_plan import Argument, Class, Head, Layers, Line
-from archc.codegen.modules.front import front_lines, without_front
+from archc.codegen.modules.front import front_lines, texts_of, without_front
 from archc.codegen.modules.functions import Functions
 from archc.codegen.modules.head import Cut, write_head
 from archc.codegen.modules.kept import appends, slot_code, trains
@@ -84,13 +84,13 @@ class ClassWriter:
             ),
             result=without_front(body, built.result) if front_of(graph) else built.result,
             result_type=result_type(len(graph.outputs)),
-            head=self._head(cut, weights, loss, built.result) if cut and loss else None,
+            head=self._head(cut, weights, loss, texts_of(built.result)) if cut and loss else None,
             following=write_method(Emitter(following, self.style), {}, ()) if following else None,
         )
 
-    def _head(self, cut: Cut, weights: Sequence[Held], loss: LossKernel, hidden: str) -> Head:
+    def _head(self, cut: Cut, weights: Sequence[Held], loss: LossKernel, results: list[str]) -> Head:
         style = replace(self.style, weights=weight_texts(weights, _names(weights, ())))
-        return write_head(cut, loss, hidden, style, self.functions.of_weight(cut.weight_shape))
+        return write_head(cut, loss, results, style, self.functions.of_weight(cut.weight_shape))
 
     def _class(
         self,

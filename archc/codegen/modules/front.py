@@ -27,11 +27,15 @@ def front_lines(graph: Graph, arguments: Sequence[str], cached: bool) -> list[Li
 
 def without_front(graph: Graph, results: str) -> str:
     """Results of a graph, of those tokens that were given; `results` are their texts."""
+    told = zip(texts_of(results), graph.outputs, strict=True)
+    return ", ".join(_cut(text) if grows(graph, value) else text for text, (_, value) in told)
+
+
+def texts_of(results: str) -> list[str]:
+    """The texts of single results, of what a method returns."""
     elements = ast.parse(f"({results},)", mode="eval").body
     assert isinstance(elements, ast.Tuple)
-    texts = [ast.unparse(element) for element in elements.elts]
-    told = zip(texts, graph.outputs, strict=True)
-    return ", ".join(_cut(text) if grows(graph, value) else text for text, (_, value) in told)
+    return [ast.unparse(element) for element in elements.elts]
 
 
 def _cut(text: str) -> str:

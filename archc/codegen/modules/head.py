@@ -10,26 +10,33 @@ from archc.codegen.modules.lines import Emitter
 from archc.codegen.modules.style import Style
 from archc.ir.graph import Graph
 from archc.ir.head import last_linear
-from archc.ir.node import Node
+from archc.ir.logits import logits_of
+from archc.ir.node import Node, Value
 from archc.ir.ops.linear import LINEAR
 from archc.ir.ops.structure import WEIGHT
-from archc.ir.program import vocabulary_of
 
 
 @dataclass(frozen=True)
 class Cut:
     """A graph in three parts, whose nodes keep their numbers.
 
-    body:   up to what the head reads, its only output
+    body:   up to what the head reads, which takes the place of logits among its outputs
+    place:  which of the outputs that is
     weight: of the linear map to raw logits
     bias:   of the same, if it has one
     tail:   from raw logits to logits, such as a soft cap; None where they are the same
     """
 
     body: Graph
+    place: int
     weight: Node
     bias: Node | None
     tail: Graph | None
+
+    @property
+    def hidden(self) -> Value:
+        """What the head reads."""
+        return self.body.outputs[self.place][1]
 
     @property
     def weight_shape(self) -> tuple[int, int]:
@@ -45,9 +52,10 @@ class Cut:
 
 def cut_head(graph: Graph) -> Cut | None:
     """The cut of a language model; None where its logits come from more than a linear map."""
-    if not vocabulary_of(graph):
+    found = logits_of(graph)
+    if found is None or found.books:  # those of several codebooks are few
         return None
-    name, logits = graph.outputs[0]
+    name, logits = graph.outputs[found.place]
     linear = last_linear(graph, logits)
     if linear is None or not _is_plain(graph, linear):
         return None
@@ -55,8 +63,11 @@ def cut_head(graph: Graph) -> Cut | None:
     assert hidden is not None
     assert weight is not None
     raw = linear.outputs[0]
+    outputs = list(graph.outputs)
+    outputs[found.place] = (graph.name_of(hidden) or "h", hidden)
     return Cut(
-        body=graph.part([(graph.name_of(hidden) or "h", hidden)], losses=True),
+        body=graph.part(outputs, losses=True),
+        place=found.place,
         weight=graph.node(weight),
         bias=None if bias is None else graph.node(bias),
         tail=None if raw == logits else graph.part([(name, logits)], [("logits", raw)]),
@@ -71,18 +82,18 @@ def _is_plain(graph: Graph, linear: Node) -> bool:
     return held and plain and not linear.attributes["wide"]
 
 
-def write_head(cut: Cut, loss: LossKernel, hidden: str, style: Style, linear: str) -> Head:
-    """The head's statements; `hidden` is the name of what it reads, `linear` the function that it calls."""
+def write_head(cut: Cut, loss: LossKernel, results: list[str], style: Style, linear: str) -> Head:
+    """The head's statements; `results` are the body's, by name, `linear` is the function that it calls."""
     lines: tuple[Line, ...] = ()
     logits = "logits"
-    shape = cut.body.type(cut.body.outputs[0][1])
+    shape = cut.body.type(cut.hidden)
     if cut.tail is not None:
         emitter = Emitter(cut.tail, style)
         emitter.arguments()
         (logits,) = emitter.run()
         lines = tuple(emitter.lines)
     return Head(
-        hidden=hidden,
+        hidden=results[cut.place],
         hidden_shape=shape.shape_code,
         logits_shape=shape.with_width(cut.weight_shape[0]).shape_code,
         weight=style.weights[cut.weight.id],
@@ -91,4 +102,9 @@ def write_head(cut: Cut, loss: LossKernel, hidden: str, style: Style, linear: st
         loss=loss,
         tail=lines,
         result=logits,
+        place=cut.place,
+        results=tuple(
+            f"self.head(before[{place}])" if place == cut.place else f"before[{place}]"
+            for place in range(len(results) if len(results) > 1 else 0)
+        ),
     )

@@ -34,7 +34,7 @@ def linears_after(graph: Graph, tuned: Tuned = NOTHING) -> dict[int, Pair]:
     tuned: what was measured of linear maps by themselves
     """
     kept, cut = KeptPart(graph), cut_head(graph)
-    hidden = cut.body.outputs[0][1] if cut else None  # the head is a method of its own
+    hidden = cut.hidden if cut else None  # the head is a method of its own
     found: dict[int, Pair] = {}
     for node in graph.nodes():
         row = None if node in kept else _row(graph, node)
