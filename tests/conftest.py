@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+def _seed(request: pytest.FixtureRequest) -> None:
+    seed = torch.manual_seed if request.config.getoption(gpu.OPTION) else torch.default_generator.manual_seed
+    seed(0)  # where no GPU is used, torch.manual_seed would keep a stack trace for the first one
     torch.set_num_threads(1)  # tensors are small, and as many tests run at once as there are cores

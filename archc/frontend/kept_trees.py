@@ -16,7 +16,7 @@ from archc.errors import ArchcError, Reporter, Source
 from archc.files import write_whole
 from archc.frontend import syntax
 
-_MOST = 64  # trees on disk
+_MOST = 256  # trees on disk, of some 30 KB
 
 
 def tree_of(source: Source, reporter: Reporter, *, keep: bool) -> syntax.Spec | None:
@@ -24,29 +24,28 @@ def tree_of(source: Source, reporter: Reporter, *, keep: bool) -> syntax.Spec | 
 
     keep: whether it is that of a file, which will be read again
     """
-    tree = _recall(source) if keep else None
-    if tree is None:
-        from archc.frontend.parse import parse
+    known = _recall(source) if keep else []
+    if known:
+        return known[0]
+    from archc.frontend.parse import parse
 
-        tree = parse(source, reporter)
-        if keep and tree is not None:
-            _keep(source, tree)
+    tree = parse(source, reporter)
+    if keep and tree is not None:
+        known.append(tree)
+        _keep(source, tree)
     return tree
 
 
 @lru_cache(maxsize=_MOST)
-def _recall(source: Source) -> syntax.Spec | None:
-    """The tree of this very text by this very compiler, if it was kept."""
+def _recall(source: Source) -> list[syntax.Spec]:
+    """The tree of this very text by this very compiler, if it was kept; who parses it enters it here."""
     path = _place(source)
     try:
         kept = path.read_bytes() if path else b""
         digest = _digest(source)
-        if not kept.startswith(digest):
-            return None
-        tree: syntax.Spec = pickle.loads(kept[len(digest) :])
-        return tree
+        return [pickle.loads(kept[len(digest) :])] if kept.startswith(digest) else []
     except (OSError, EOFError, pickle.UnpicklingError):
-        return None
+        return []
 
 
 def _keep(source: Source, tree: syntax.Spec) -> None:
@@ -57,7 +56,8 @@ def _keep(source: Source, tree: syntax.Spec) -> None:
     try:
         path.parent.mkdir(exist_ok=True)
         write_whole(path, _digest(source) + pickle.dumps(tree))
-        for old in sorted(path.parent.iterdir(), key=os.path.getmtime)[:-_MOST]:
+        kept = list(path.parent.iterdir())
+        for old in sorted(kept, key=os.path.getmtime)[:-_MOST] if len(kept) > _MOST else ():
             old.unlink(missing_ok=True)
     except (OSError, ArchcError):
         return  # the next run parses again

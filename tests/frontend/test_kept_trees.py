@@ -44,6 +44,16 @@ def test_a_text_is_parsed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_process_parses_a_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the one that finds it nowhere, or can keep it nowhere."""
+    monkeypatch.setattr(kept_trees, "_place", lambda _: None)
+    first = _read()
+    monkeypatch.delattr(parse, "parse")
+    assert first is not None
+    assert kept_trees.tree_of(Source("a.arch", TEXT), Reporter(), keep=True) is first
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_changed_file_takes_the_place_of_what_it_was() -> None:
     before, after = _read(), _read(TEXT.replace("8", "16"))
     assert before != after == parse.parse(Source("a.arch", TEXT.replace("8", "16")), Reporter())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -78,6 +78,34 @@ class Pair:
     def ours(self, kind: str, dtype: torch.dtype | None = None) -> Any:
         """`Model` or `Reference` with the checkpoint's weights."""
         return getattr(self.package, kind).from_pretrained(self.folder, dtype=dtype)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Theirs for `random_tokens()`."""
+        with torch.no_grad():
+            logits: Tensor = self.theirs(random_tokens()).logits
+        return logits
+
+    @cached_property
+    def exact_logits(self) -> Tensor:
+        """Theirs for `random_tokens()`, in float64."""
+        with torch.no_grad():
+            logits: Tensor = self.theirs.double()(random_tokens()).logits
+        self.theirs.float()
+        return logits
+
+    @cached_property
+    def gradients(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Their loss for `labels()`, and its gradients by the names in the checkpoint.
+
+        Some classes return no loss of their own: all are given the one that most have.
+        """
+        logits = self.theirs(random_tokens()).logits
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels()[:, 1:].flatten())
+        loss.backward()
+        found = dict(stored_gradients(self))
+        self.theirs.zero_grad()
+        return loss.detach(), found
 
 
 def sizes(**changes: Any) -> dict[str, Any]:
@@ -158,6 +186,13 @@ def random_tokens(batch: int = 2, length: int = TOKENS) -> Tensor:
     return 3 + torch.stack(rows).view(batch, -1)[:, :length]
 
 
+def labels() -> Tensor:
+    """The tokens themselves, of which the first few of one sequence are no labels."""
+    tokens = random_tokens()
+    tokens[0, :4] = -100
+    return tokens
+
+
 class ParityTests:
     """What holds for every pair: a subclass is collected where a module-wide fixture `pair` provides them."""
 
@@ -165,28 +200,25 @@ class ParityTests:
     def test_logits(self, pair: Pair, kind: str) -> None:
         tokens, model = random_tokens(), pair.ours(kind)
         with torch.no_grad():
-            truth = pair.theirs(tokens).logits
-            assert distance(model(tokens), truth) < LOGITS
-            assert distance(through_cache(model, tokens), truth) < LOGITS
+            assert distance(model(tokens), pair.logits) < LOGITS
+            assert distance(through_cache(model, tokens), pair.logits) < LOGITS
 
     @both
     def test_logits_in_float64(self, pair: Pair, kind: str) -> None:
-        tokens = random_tokens()
         with torch.no_grad():
-            truth = pair.theirs.double()(tokens).logits
-            pair.theirs.float()
-            assert distance(pair.ours(kind, torch.float64)(tokens), truth) < pair.float64
+            found = pair.ours(kind, torch.float64)(random_tokens())
+        assert distance(found, pair.exact_logits) < pair.float64
 
     @fused_by_default
     def test_greedy_tokens(self, pair: Pair, kind: str) -> None:
         tokens = random_tokens(length=6)
-        theirs = pair.theirs.generate(tokens, max_new_tokens=10, do_sample=False)
-        assert torch.equal(pair.ours(kind).generate(tokens, max_new_tokens=10), theirs)
+        theirs = pair.theirs.generate(tokens, max_new_tokens=6, do_sample=False)
+        assert torch.equal(pair.ours(kind).generate(tokens, max_new_tokens=6), theirs)
 
     @fused_by_default
     def test_padding_changes_nothing(self, pair: Pair, kind: str) -> None:
         """What follows prompts of several lengths in one batch, padded on the left, follows each alone."""
-        model, lengths, new = pair.ours(kind), (4, 9, 7), 6
+        model, lengths, new = pair.ours(kind), (4, 9, 7), 4
         prompts = random_tokens(len(lengths), max(lengths))
         real = torch.stack([torch.arange(max(lengths)) >= max(lengths) - length for length in lengths])
         together = model.generate(prompts * real, max_new_tokens=new, padding=real)
@@ -196,17 +228,10 @@ class ParityTests:
 
     @both
     def test_loss_and_gradients(self, pair: Pair, kind: str) -> None:
-        tokens, model = random_tokens(), pair.ours(kind)
-        labels = tokens.clone()
-        labels[0, :4] = -100
-        pair.theirs.zero_grad()
-        # Some classes return no loss of their own: all are given the one that most have.
-        theirs = _next_token_loss(pair.theirs(tokens).logits, labels)
-        theirs.backward()
-        loss = model.loss(tokens, labels)
+        model, (theirs, wanted) = pair.ours(kind), pair.gradients
+        loss = model.loss(random_tokens(), labels())
         loss.backward()
         assert distance(loss, theirs) < LOGITS
-        wanted = dict(stored_gradients(pair))
         found = dict(stored_tensors(model, gradients=True))
         assert set(found) >= set(wanted)  # weights that share a tensor have a gradient if one has: of zeros
         assert not any(found[name].any() for name in set(found) - set(wanted))
@@ -237,10 +262,6 @@ def through_cache(model: nn.Module, tokens: Tensor) -> Tensor:
     """Logits of a sequence that reaches the cache in pieces: a prefill, single steps, several at once."""
     cache = model.new_cache(tokens.shape[0], tokens.shape[1])
     return torch.cat([model(piece, cache=cache) for piece in tokens.split(PIECES, 1)], 1)
-
-
-def _next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
 def _stored_parameters(pair: Pair) -> dict[str, Tensor]:
