@@ -19,6 +19,7 @@ DECODERS = (
     "blocks",
     "codebooks",
     "delta_product",
+    "filters",
     "gru",
     "in_front",
     "joined",

@@ -1,7 +1,8 @@
-"""Attention over joined and over chosen keys as papers write it: query by query, head by head."""
+"""Attention over joined and over chosen keys, and weights by position, as papers write them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -127,9 +128,37 @@ def nsa(weights: Weights, x: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
+def hyena(weights: Weights, x: Tensor) -> Tensor:
+    """A convolution over all tokens so far, by Fourier's transform."""
+    n = torch.arange(64, dtype=x.dtype)[:, None] / 64
+    waves = torch.cat([n, torch.cos(2 * 3.14159265 * torch.arange(1, 4) * n)], 1)
+    hidden = waves @ weights["features.weight"].T + weights["features.bias"]
+    filters = torch.sin(hidden) @ weights["taps.weight"].T
+    gate, y = (x @ weights["in.weight"].T).chunk(2, -1)
+    size = 2 * len(filters)
+    spectrum = torch.fft.rfft(y, size, 0) * torch.fft.rfft(filters, size, 0)
+    return gate * torch.fft.irfft(spectrum, size, 0)[: len(x)]
+
+
+def spatial_gate(weights: Weights, x: Tensor) -> Tensor:
+    """Earlier tokens with a learned weight for each pair of places."""
+    u, v = (x @ weights["in.weight"].T).chunk(2, -1)
+    return u * (weights["places"].view(64, 64)[: len(x), : len(x)].tril() @ v)
+
+
+def sigmoid_attention(weights: Weights, x: Tensor) -> Tensor:
+    """Attention whose weights need not add up to 1."""
+    q, k, v = _heads(x, weights["in.weight"], 3 * WIDTH).chunk(3, -1)
+    place = torch.arange(len(x), dtype=x.dtype)
+    slopes = 2.0 ** -torch.tensor([2, 4, 6, 8], dtype=x.dtype)[:, None, None]
+    scores = torch.einsum("thd,shd->hts", q, k) * WIDTH**-0.5 + slopes * (place - place[:, None])
+    return torch.einsum("hts,shd->thd", torch.sigmoid(scores - math.log(64)).tril(), v).flatten(1)
+
+
 MODELS: Mapping[str, Layers] = {
     "joined": [joined] * 2,
     "blocks": [moba, nsa],
+    "filters": [hyena, spatial_gate, sigmoid_attention],
 }
 
 

@@ -61,6 +61,20 @@ def query_bias(x: Tensor) -> Tensor:
     return x.transpose(1, 2)[..., None]
 
 
+def _by_query_type(call: Any) -> TensorType:
+    bias: TensorType = call.bias
+    if len(bias.shape) != 4 or not isinstance(bias.shape[1], int):
+        raise TypeMistake(f"needs a bias [B, heads, T, S], not {bias}", "bias")
+    batch, heads, queries, keys = bias.shape
+    return bias.with_shape(batch, queries, heads, keys)
+
+
+@declare(infer=_by_query_type, traits=(Trait.PER_TOKEN,))
+def by_query(bias: Tensor) -> Tensor:
+    """A bias in the order of scores, to add to them or as weights: [B, heads, T, S] -> [B, T, heads, S]."""
+    return bias.transpose(1, 2)
+
+
 # In float32 whatever the model's dtype: at far positions half precision would merge neighbours.
 @declare(
     infer=lambda call: _pairs(call, call.heads, DType.F32),
