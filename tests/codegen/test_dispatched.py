@@ -37,6 +37,12 @@ BODIES = {
         36,
     ),
     "weighted before, by tanh": ("h = GatedMLP(weights[e] * x, 20, gelu_tanh)", "dispatched_geglu_tanh", 20),
+    "names that its kernel uses": (
+        """inside, lane = split_interleaved(linear(x, 40) as gate_up, 2)
+           h = linear(silu(inside) * lane, 24) as down""",
+        "dispatched_activation",
+        20,
+    ),
     "a fusion and more": (
         """gate, up = split(linear(x, 40) as gate_up, 2)
            h = linear(0.5 * tanh(silu(gate) * up), 24) as down""",

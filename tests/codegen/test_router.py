@@ -26,6 +26,9 @@ _CHOSEN = "weights = gather(scores, chosen)\nweights = weights / (sum(weights) +
 ROUTERS = {
     "softmax, normed": """weights, chosen = top_k(softmax(upcast(linear(x, EXPERTS) as gate)), 3)
         weights = weights / sum(weights)""",
+    "names that its kernel uses": """left, best = top_k(linear(x, EXPERTS) as gate, 3)
+        n = softmax(left)
+        weights, chosen = n * n, best""",
     "softmax, scaled": """weights, chosen = top_k(softmax(linear(x, EXPERTS) as gate), 2)
         weights = weights * 16""",
     "softmax of the chosen": """scores, chosen = top_k(linear(x, EXPERTS, bias = true) as gate, 4)
@@ -178,6 +181,27 @@ def test_many_experts(name: str, count: int) -> None:
     router = Router(name, count)
     router.compare(torch.randn(1, 3, count))
     router.compare_gradients(torch.randn(1, 3, count))
+
+
+@interpreted
+def test_whole_numbers_stay_whole() -> None:
+    """Those that a choice looks up, as places among many rows are."""
+    spec = """
+        arch A() {
+          forward(x: float[B, T, 4], rows: [B, T, 4]) {
+            scores, best = top_k(linear(x, 4) as gate, 2)
+            return weights = softmax(scores), chosen = gather(rows, best)
+          }
+        }
+        model a = A()
+    """
+    package = import_package(compile_model(spec, "a"), Path(mkdtemp()))
+    rows = 2**40 + torch.arange(24).view(2, 3, 4)
+    x, model = torch.randn(2, 3, 4), package.Model(dtype=torch.float32)
+    kernels = importlib.import_module(f"{package.__name__}.kernels")
+    scores = x @ model.gate.T
+    _, chosen = kernels._route(scores, rows)
+    assert torch.equal(chosen, rows.gather(-1, scores.topk(2, -1).indices))
 
 
 @interpreted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.fused import Fused, width_of
 from archc.codegen.kernels.helpers import helpers_in
-from archc.codegen.kernels.rows.pointwise import Writer, analyse
+from archc.codegen.kernels.rows.pointwise import KERNEL_NAMES, Writer, analyse
 from archc.ir.family import SPLITS
 from archc.ir.graph import Graph
 from archc.ir.node import Node
@@ -28,7 +28,7 @@ def activation_of(form: Graph) -> Node:
 
 def plan_dispatched(name: str, node: Node, x: TensorType, activation: Fused) -> DispatchedKernel:
     """The kernel of a node of the family of experts, given its tokens and the activation by itself."""
-    formulas = analyse(activation.form)
+    formulas = analyse(activation.form, [*KERNEL_NAMES, *_KERNEL.split()])
     (operand,), ((result, formula),) = activation.types, formulas.outputs.items()
     product, output = (
         other if name in _LOCALS.split() else name

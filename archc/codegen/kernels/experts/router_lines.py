@@ -24,6 +24,8 @@ _SHORT = {
     "add": "shifted",
 }
 _LEAST = 'float("-inf")'
+# What the statements below call their own: a value of a spec with such a name gets another one.
+_OWN = "row float32 tl n left best place group own grouped judged largest first ahead kept"
 CASTS = ("upcast", "cast_like", "upcast_like")  # in registers all is float32 already
 
 
@@ -47,7 +49,7 @@ class RouterWriter:
     seen: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.taken |= {"row", "float32", "tl", *MATH}
+        self.taken |= {*_OWN.split(), *MATH}
         self.arithmetic = Writer(self.lines, self.taken)
         for node in self.fused.form.nodes():
             if node.op is CONSTANT:
@@ -78,7 +80,8 @@ class RouterWriter:
             place = block if len(type_.shape) == 1 else f"row * {type_.width} + {block}"
             loaded = self._fresh(name)
             mask = self._mask(type_, ", other=0.0")
-            self.lines.append(f"{loaded} = tl.load({name}_ptr + {place}{mask}).to(tl.float32)")
+            widened = ".to(tl.float32)" if type_.dtype.is_floating else ""
+            self.lines.append(f"{loaded} = tl.load({name}_ptr + {place}{mask}){widened}")
             self.loaded.append(name)
             self.names[value] = loaded
         return self.names[value]
@@ -176,8 +179,8 @@ class RouterWriter:
 
     def _gathered(self, x: str, index: str, type_: TensorType) -> str:
         """The values of a row at places."""
-        lane = self._block(type_)
-        return f"tl.sum(tl.where({index}[:, None] == {lane}[None, :], {x}[None, :], 0.0), 1)"
+        lane, zero = self._block(type_), "0.0" if type_.dtype.is_floating else "0"
+        return f"tl.sum(tl.where({index}[:, None] == {lane}[None, :], {x}[None, :], {zero}), 1)"
 
     def _of_group_mask(self, node: Node) -> None:
         """A group's rank is how many are better; groups along rows, scores along columns."""

@@ -6,7 +6,7 @@ The backward pass is derived from the ops' derivatives, by the chain rule over t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from keyword import kwlist
 
@@ -133,8 +133,11 @@ class Pointwise:
     gradients: dict[str, Formula]
 
 
-def analyse(graph: Graph) -> Pointwise:
-    """The formulas of a decomposition: inputs, splits of inputs and elementwise ops."""
+def analyse(graph: Graph, taken: Iterable[str] = KERNEL_NAMES) -> Pointwise:
+    """The formulas of a decomposition: inputs, splits of inputs and elementwise ops.
+
+    The parts of a split get other names than those that are `taken`, whatever a spec calls them.
+    """
     leaves: dict[Value, str] = {}
     formulas: dict[Value, Formula] = {}
     for node in graph.nodes():
@@ -143,7 +146,9 @@ def analyse(graph: Graph) -> Pointwise:
             if not all(user.op.name in SPLITS for user, _ in graph.users(value)):
                 leaves[value] = graph.name_of(value)
         elif node.op.name in SPLITS:
-            leaves.update({value: graph.name_of(value) or f"part{value.output}" for value in node.outputs})
+            for value in node.outputs:
+                name = graph.name_of(value) or f"part{value.output}"
+                leaves[value] = unique(name, [*taken, *leaves.values()])
         elif node.op is CONSTANT:
             formulas[node.outputs[0]] = node.attributes["value"]
         else:
