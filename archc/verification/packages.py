@@ -7,7 +7,7 @@ import inspect
 import itertools
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -24,10 +24,11 @@ from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.interpreter import Interpreter
 from archc.ir.logits import vocabulary_of
-from archc.ir.program import KEY_POSITIONS, POSITIONS, are_positions, front_of, sequences
+from archc.ir.program import POSITIONS, are_positions, front_of
 from archc.verification.cases import Case, cases, depends_on_length, random_weights
 from archc.verification.outcome import Outcome, distance, furthest, unequal
-from archc.verification.stages import CHANCE, EXACT, FLOOR, cast, is_finite
+from archc.verification.stages import CHANCE, EXACT, FLOOR, is_finite
+from archc.verification.truths import Truths, ends, joined, numbered
 
 GRADIENT = 1e-9  # float64: longer sums than the forward pass has
 SMALL = 1e-3  # of the largest gradient: what is smaller is held to that size
@@ -40,6 +41,7 @@ def check_package(compilation: Compilation) -> Iterator[Outcome]:
         folder = Path(name)
         package = import_package(compilation, folder)
         weights = random_weights(compilation.program.graph)
+        truths = Truths(compilation, weights)
         checkpoint = folder / "checkpoint.safetensors"
         _save(weights, checkpoint)
         models = {
@@ -50,10 +52,10 @@ def check_package(compilation: Compilation) -> Iterator[Outcome]:
             for name in ("Model", "Reference")
         }
         for name, (exact, rounded) in models.items():
-            yield from _check_forward(compilation, weights, name, exact, rounded)
+            yield from _check_forward(truths, name, exact, rounded)
             yield _check_checkpoint(name, exact, weights, folder / f"saved_{name}")
             if hasattr(exact, "new_cache"):
-                yield from _check_cache(compilation, weights, name, exact)
+                yield from _check_cache(truths, name, exact)
         if hasattr(models["Model"][0], "loss"):
             yield from _check_training(compilation, models["Model"][0], models["Reference"][0])
             yield from _check_terms(
@@ -105,21 +107,16 @@ def _call(model: Any, case: Case, dtype: torch.dtype, **options: Any) -> dict[st
 
 def outputs(result: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
     """What a model returns, numbered."""
-    return _numbered(result if isinstance(result, tuple) else (result,))
+    return numbered(result if isinstance(result, tuple) else (result,))
 
 
-def _check_forward(
-    compilation: Compilation, weights: dict[str, Tensor], name: str, exact: Any, rounded: Any
-) -> Iterator[Outcome]:
-    graph = compilation.program.graph
-    front = front_of(graph)
-    narrow = cast(weights, torch.float32)
-    for case in cases(graph):
+def _check_forward(truths: Truths, name: str, exact: Any, rounded: Any) -> Iterator[Outcome]:
+    for case in cases(truths.graph):
         if case.shifted:
             continue
-        given = _given(case, front)
-        truth = _interpret(compilation, weights, case)
-        plain = furthest(_interpret(compilation, narrow, in_dtype(case, torch.float32)), truth, given.padding)
+        given = _given(case, truths.front)
+        truth = truths.whole(case)
+        plain = furthest(truths.whole(case, torch.float32), truth, given.padding)
         value = _call(exact, given, torch.float64, **given.options)
         yield Outcome(name, "float64", case.name, furthest(value, truth, given.padding), EXACT)
         if not isfinite(plain) and is_finite(truth, given):
@@ -129,37 +126,14 @@ def _check_forward(
         yield Outcome(name, "float32", case.name, furthest(value, truth, given.padding), limit)
 
 
-def _interpret(compilation: Compilation, weights: dict[str, Tensor], case: Case) -> dict[str, Tensor]:
-    graph = compilation.program.graph
-    front, (tokens, *_) = front_of(graph), sequences(graph)
-    with torch.no_grad():
-        outputs = Interpreter(weights).run(graph, case.inputs)
-    of_tokens = [graph.type(value).shape[:2] == tokens.dims for _, value in graph.outputs]
-    told = zip(outputs.values(), of_tokens, strict=True)
-    return _numbered(output[:, front:] if front and of else output for output, of in told)
-
-
-def _numbered(outputs: Iterable[Tensor]) -> dict[str, Tensor]:
-    return {str(place): output for place, output in enumerate(outputs)}
-
-
-def in_dtype(case: Case, dtype: torch.dtype) -> Case:
-    """A case whose inputs with fractions are in a dtype."""
-    inputs = {n: v.to(dtype) if v.is_floating_point() else v for n, v in case.inputs.items()}
-    return Case(case.name, inputs, case.grown, case.options, case.padding)
-
-
-def _check_cache(
-    compilation: Compilation, weights: dict[str, Tensor], name: str, model: Any
-) -> Iterator[Outcome]:
+def _check_cache(truths: Truths, name: str, model: Any) -> Iterator[Outcome]:
     """In pieces and one by one with a cache: the same outputs as all at once.
 
     Where positions mean something else in a longer sequence, they are those of the interpreter in pieces.
     """
-    graph = compilation.program.graph
-    by_length, front = depends_on_length(graph), front_of(graph)
-    for full in cases(graph):
-        case = _given(full, front)
+    by_length = depends_on_length(truths.graph)
+    for full in cases(truths.graph):
+        case = _given(full, truths.front)
         length = case.tokens.shape[1]
         if case.shifted or length < 4:
             continue
@@ -169,7 +143,7 @@ def _check_cache(
             for pieces in (several, (1,) * length):
                 parts = through_cache(model, case, pieces)
                 manner = "in pieces" if len(set(pieces)) > 1 else "one by one"
-                truth = _interpret_pieces(compilation, weights, full, pieces) if by_length else whole
+                truth = truths.in_pieces(full, pieces) if by_length else whole
                 error = furthest(parts, truth, case.padding)
                 yield Outcome(name, "cache", f"{case.name}, {manner}", error, EXACT)
 
@@ -179,38 +153,12 @@ def through_cache(model: Any, case: Case, pieces: Sequence[int]) -> dict[str, Te
     options: dict[str, Tensor | None] = dict(case.options)
     cache = model.new_cache(*case.tokens.shape[:2])
     parts: list[dict[str, Tensor]] = []
-    for start, end in _ends(pieces):
+    for start, end in ends(pieces):
         for name, padding in case.options.items():
             if padding is case.padding:
                 options[name] = None if bool(padding[:, start:end].all()) else padding[:, start:end]
         parts.append(outputs(model(*case.piece(start, end), cache=cache, **options)))
     return joined(parts)
-
-
-def _ends(pieces: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Where pieces of so many tokens start and end."""
-    return itertools.pairwise(itertools.accumulate(pieces, initial=0))
-
-
-def joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Outputs for all tokens, of those for pieces."""
-    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
-
-
-def _interpret_pieces(
-    compilation: Compilation, weights: dict[str, Tensor], case: Case, pieces: Sequence[int]
-) -> dict[str, Tensor]:
-    """The reference graph's outputs for tokens that come in pieces, the first with those learned in front."""
-    interpreter, front = Interpreter(weights, state={}), front_of(compilation.reference)
-    last = sequences(compilation.reference)[-1]
-    positions, keys = last.called(POSITIONS), last.called(KEY_POSITIONS)
-    parts: list[dict[str, Tensor]] = []
-    for start, end in _ends((pieces[0] + front, *pieces[1:])):
-        inputs = {**case.inputs, keys: case.inputs[keys][:, :end]}
-        for name in (*case.grown, positions):
-            inputs[name] = case.inputs[name][:, start:end]
-        parts.append(_numbered(interpreter.run(compilation.reference, inputs).values()))
-    return {name: output[:, front:] for name, output in joined(parts).items()}
 
 
 def _first_given(compilation: Compilation) -> Case:

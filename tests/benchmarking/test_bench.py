@@ -123,6 +123,7 @@ def result() -> Result:
     clock = Ticking(0.05)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_TIMING", 0.0)
+        patch.setattr(module, "_PROBES", 0.0)
         for cases in (model_cases, kernel_cases):
             patch.setattr(cases, "_COMPILING", 1e9)
         return bench_model(

@@ -28,6 +28,7 @@ from archc.verification.chips import CHIPS
 from archc.verification.compiling import KernelError, compile_launch
 from archc.verification.launch import Launch
 from archc.verification.launches import launches
+from tests.codegen.hard_kernels import HARD
 from tests.codegen.kernel_cases import FIRST, spec_of_case
 from tests.codegen.test_recurrence import spec
 from tests.support import SPECS, compile_model
@@ -114,6 +115,8 @@ def _recorded() -> Iterator[tuple[list[Launch], str]]:
         yield of_fusion(name), MAIN
     for form in BY_CHANNEL:
         yield of_recurrence(form, torch.bfloat16), MAIN
+    for made in HARD.values():
+        yield made(), MAIN
     for model, dtype, chip in DEFAULT:
         yield of_model(model, dtype), chip
 
@@ -125,7 +128,8 @@ def _record() -> None:
     """
     kept: set[str] = set()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found, chip in track(_recorded(), "Compiling", total=len(FIRST) + len(BY_CHANNEL) + len(DEFAULT)):
+        total = len(FIRST) + len(BY_CHANNEL) + len(HARD) + len(DEFAULT)
+        for found, chip in track(_recorded(), "Compiling", total=total):
             new = {digest: launch for digest, launch in unknown(found, chip).items() if digest not in kept}
             judged = pool.map(functools.partial(_judge, chip=chip), new.values())
             for digest, texts in zip(new, judged, strict=True):

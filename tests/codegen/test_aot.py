@@ -43,10 +43,9 @@ from tests.codegen.compiled import (
     of_model,
     of_recurrence,
 )
+from tests.codegen.hard_kernels import HARD
 from tests.codegen.kernel_cases import FIRST, RULES
 from tests.codegen.test_compiling import crowded_kernel, sum_kernel
-from tests.codegen.test_router import router_spec
-from tests.codegen.test_running_maximum_kernel import SPEC as RUNNING
 from tests.support import ROOT, compile_model, shared_folder
 
 
@@ -90,77 +89,13 @@ def test_recurrences_whose_decays_differ_by_channel(form: str, dtype: torch.dtyp
     assert not breaches(found, chip)
 
 
-_WINDOW = """
-arch A(heads = 4, keys = 192, values = 128) {
-  forward(x: float[B, T, 64]) {
-    q, k = split_heads(linear(x, heads * keys) as q, heads), split_heads(linear(x, 2 * keys) as k, 2)
-    o = attention(q, k, split_heads(linear(x, 2 * values) as v, 2), mask = sliding(129))
-    return linear(merge_heads(o), 64) as o
-  }
-}
-model a = A()
-"""
-
-
-def test_windows_of_keys_wider_than_values(tmp_path: Path) -> None:
-    """Where keys of 192 and values of 128 meet a window, their gradient needs most registers."""
-    found = launches(compile_model(_WINDOW, "a"), tmp_path, torch.bfloat16)
-    gradient = next(launch for launch in found if launch.name.endswith("_key_gradient_kernel"))
-    assert not breaches([gradient], MAIN)
-
-
-@pytest.mark.parametrize("chip", [_case(chip == MAIN, chip) for chip in CHIPS])
-def test_rows_of_odd_lengths(chip: str) -> None:
-    """Where each value has its own address and mask, products of many rows need most registers."""
-    of_all = of_model("switch_tiny", torch.bfloat16)
-    found = [launch for launch in of_all if dict(launch.constants).get("ROWS", 0) > 16]
-    assert {"_grouped_linear_kernel", "_wide_linear_kernel"} <= {launch.name for launch in found}
-    assert not breaches(found, chip)
-
-
-@pytest.mark.parametrize("chip", [_case(chip == MAIN, chip) for chip in CHIPS])
-def test_states_of_few_keys(chip: str) -> None:
-    """Where one product takes all keys, gradients of values have all of their operands at once."""
-    found = [each for each in of_model("mamba2_tiny", torch.bfloat16) if "_value_gradients" in each.name]
+@pytest.mark.parametrize(
+    ("name", "chip"), [_case(chip == MAIN, name, chip) for name in HARD for chip in CHIPS]
+)
+def test_hard_kernels(name: str, chip: str) -> None:
+    found = HARD[name]()
     assert found
     assert not breaches(found, chip)
-
-
-@pytest.mark.parametrize("chip", [_case(chip == MAIN, chip) for chip in CHIPS])
-@pytest.mark.parametrize(
-    ("router", "count"), [("a bias for the choice", 512), ("the two largest of groups", 510)]
-)
-def test_choices_among_many_experts(router: str, count: int, chip: str, tmp_path: Path) -> None:
-    found = launches(compile_model(router_spec(router, count), "a"), tmp_path, torch.bfloat16)
-    choices = [launch for launch in found if launch.name in ("_route_kernel", "_route_backward_kernel")]
-    assert len(choices) == 2
-    assert not breaches(choices, chip)
-
-
-_CHOSEN = """
-import deepseek_v32
-model a = DeepseekV32(
-  d = 64, layers = 1, dense = 1, heads = 128, q_rank = 64, d_ff = 64, experts = 8, expert_d_ff = 8, vocab = 9,
-)
-"""
-
-
-@pytest.mark.parametrize("chip", [_case(chip == MAIN, chip) for chip in CHIPS])
-def test_chosen_keys_of_a_latent(chip: str, tmp_path: Path) -> None:
-    """Where keys lie takes registers, beside those for 512 values of each head; with padding most."""
-    found = launches(compile_model(_CHOSEN, "a"), tmp_path, torch.bfloat16)
-    steps = [launch for launch in found if launch.name == "_latent_attention_step_kernel"]
-    assert steps
-    assert not breaches(steps[:1], chip)
-
-
-@pytest.mark.parametrize("chip", [_case(chip == MAIN, chip) for chip in CHIPS])
-def test_running_maxima(chip: str, tmp_path: Path) -> None:
-    text = RUNNING.replace("DECAY", "-exp(parameter([d]) as decline)").replace("FIRST", "none")
-    found = launches(compile_model(text, "running", {"d": "300"}), tmp_path, torch.bfloat16)
-    running = [launch for launch in found if launch.name == "_running_maximum_kernel"]
-    assert len(running) == 2  # for many tokens and for one
-    assert not breaches(running, chip)
 
 
 _BY_CHUNKS = ("mamba2_130m", "qwen3_next_80b_a3b")  # recurrences, whose chunks have loads along tokens

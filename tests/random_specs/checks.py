@@ -25,14 +25,8 @@ from archc.cli import main
 from archc.compiler import Compilation
 from archc.verification.cases import Case, cases, depends_on_length, random_weights
 from archc.verification.outcome import Outcome, furthest
-from archc.verification.packages import (
-    import_package,
-    in_dtype,
-    joined,
-    outputs,
-    stored_tensors,
-    through_cache,
-)
+from archc.verification.packages import import_package, outputs, stored_tensors, through_cache
+from archc.verification.truths import in_dtype, joined
 from archc.verification.verify import outcomes_of
 
 CHANCE = {torch.float32: 8.0, torch.bfloat16: 4.0}

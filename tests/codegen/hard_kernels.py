@@ -1,0 +1,94 @@
+"""Kernels that need most of a chip, at sizes and in places that no spec's first model has."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from archc.verification.launch import Launch
+from archc.verification.launches import launches
+from tests.codegen.test_router import router_spec
+from tests.codegen.test_running_maximum_kernel import SPEC as RUNNING
+from tests.support import SPECS, compile_model
+
+_WINDOW = """
+arch A(heads = 4, keys = 192, values = 128) {
+  forward(x: float[B, T, 64]) {
+    q, k = split_heads(linear(x, heads * keys) as q, heads), split_heads(linear(x, 2 * keys) as k, 2)
+    o = attention(q, k, split_heads(linear(x, 2 * values) as v, 2), mask = sliding(129))
+    return linear(merge_heads(o), 64) as o
+  }
+}
+model a = A()
+"""
+_CHOSEN = """
+import deepseek_v32
+model a = DeepseekV32(
+  d = 64, layers = 1, dense = 1, heads = 128, q_rank = 64, d_ff = 64, experts = 8, expert_d_ff = 8, vocab = 9,
+)
+"""
+
+
+def windows_of_keys_wider_than_values() -> list[Launch]:
+    """Where keys of 192 and values of 128 meet a window, their gradient needs most registers."""
+    found = _launches(_WINDOW, "a")
+    return [next(launch for launch in found if launch.name.endswith("_key_gradient_kernel"))]
+
+
+def rows_of_odd_lengths() -> list[Launch]:
+    """Where each value has its own address and mask, products of many rows need most registers."""
+    found = _launches(SPECS / "switch.arch", "switch_tiny")
+    found = [launch for launch in found if dict(launch.constants).get("ROWS", 0) > 16]
+    assert {"_grouped_linear_kernel", "_wide_linear_kernel"} <= {launch.name for launch in found}
+    return found
+
+
+def states_of_few_keys() -> list[Launch]:
+    """Where one product takes all keys, gradients of values have all of their operands at once."""
+    found = _launches(SPECS / "mamba2.arch", "mamba2_tiny")
+    return [launch for launch in found if "_value_gradients" in launch.name]
+
+
+def choices_among_many_experts() -> list[Launch]:
+    """With a bias for the choice among 512, and groups of which the two largest count among 510."""
+    routers = {"a bias for the choice": 512, "the two largest of groups": 510}
+    found = [each for router, count in routers.items() for each in _launches(router_spec(router, count), "a")]
+    found = [launch for launch in found if launch.name in ("_route_kernel", "_route_backward_kernel")]
+    assert len(found) == 4
+    return found
+
+
+def chosen_keys_of_a_latent() -> list[Launch]:
+    """Where keys lie takes registers, beside those for 512 values of each head; with padding most."""
+    found = _launches(_CHOSEN, "a")
+    return [next(launch for launch in found if launch.name == "_latent_attention_step_kernel")]
+
+
+def running_maxima() -> list[Launch]:
+    """For many tokens and for one."""
+    text = RUNNING.replace("DECAY", "-exp(parameter([d]) as decline)").replace("FIRST", "none")
+    found = _launches(text, "running", {"d": "300"})
+    found = [launch for launch in found if launch.name == "_running_maximum_kernel"]
+    assert len(found) == 2
+    return found
+
+
+HARD: dict[str, Callable[[], list[Launch]]] = {
+    made.__name__: made
+    for made in (
+        windows_of_keys_wider_than_values,
+        rows_of_odd_lengths,
+        states_of_few_keys,
+        choices_among_many_experts,
+        chosen_keys_of_a_latent,
+        running_maxima,
+    )
+}
+
+
+def _launches(spec: Path | str, model: str, settings: Mapping[str, str] | None = None) -> list[Launch]:
+    with tempfile.TemporaryDirectory() as folder:
+        return launches(compile_model(spec, model, settings), Path(folder), torch.bfloat16)
