@@ -16,7 +16,7 @@ from _pytest.mark import ParameterSet
 from torch import Tensor, nn
 
 from archc import compiler
-from archc.compiler import Compilation
+from archc.compiler import Compilation, Spec
 from archc.target import TARGETS
 from archc.verification.packages import import_package
 
@@ -36,7 +36,7 @@ def compile_model(
 
 
 def _compile(spec: Path | str, model: str, settings: Mapping[str, str] | None, target: str) -> Compilation:
-    read = compiler.read_spec_text(spec) if isinstance(spec, str) else compiler.read_spec_file(spec)
+    read = compiler.read_spec_text(spec) if isinstance(spec, str) else read_spec(spec)
     (program,) = compiler.lower_models(read, [model], settings)
     return compiler.compile_program(program, read.rules, TARGETS[target])
 
@@ -45,6 +45,16 @@ def _compile(spec: Path | str, model: str, settings: Mapping[str, str] | None, t
 def _compile_own(spec: Path, model: str, target: str) -> Compilation:
     """A spec of archc's own, which many tests compile."""
     return _compile(spec, model, None, target)
+
+
+def read_spec(path: Path) -> Spec:
+    """A spec file; those of this repository, which many tests read, are read once."""
+    return _read_own(path) if ROOT in path.parents else compiler.read_spec_file(path)
+
+
+@functools.cache
+def _read_own(path: Path) -> Spec:
+    return compiler.read_spec_file(path)
 
 
 def build(

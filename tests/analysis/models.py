@@ -7,14 +7,11 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from archc import compiler
 from archc.compiler import Compilation
 from archc.verification.packages import import_package
-from tests.support import SPECS, compile_model
+from tests.support import SPECS, compile_model, read_spec
 
-MODELS = {
-    model: path for path in sorted(SPECS.glob("*.arch")) for model in compiler.read_spec_file(path).models
-}
+MODELS = {model: path for path in sorted(SPECS.glob("*.arch")) for model in read_spec(path).models}
 TINY = [model for model in MODELS if model.endswith("_tiny")]
 _FOLDER = tempfile.TemporaryDirectory()
 

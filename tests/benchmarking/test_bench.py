@@ -32,14 +32,12 @@ from archc.benchmarking.turn import Bench
 from archc.cli import main
 from archc.verification.packages import import_package
 from tests.benchmarking.clocks import Ticking
-from tests.support import SPECS, compile_model, few
+from tests.support import SPECS, compile_model, few, read_spec
 
 DEVICE = torch.device("cpu")
 TINY = Scale(prompt=8, batches=(1, 2), context=8, rows=(2, 8), share=0.3)
 SPEC_FILES = [path for path in sorted(SPECS.glob("*.arch")) if "\nmodel " in path.read_text()]
-DECLARED = [
-    (path, model) for path in SPEC_FILES for model in compiler.read_spec_file(path).module.models.values()
-]
+DECLARED = [(path, model) for path in SPEC_FILES for model in read_spec(path).module.models.values()]
 FIRST = {model.arch: (path, model.name) for path, model in reversed(DECLARED)}.values()
 
 
@@ -47,7 +45,7 @@ def model_run(path: Path, name: str, folder: Path, **options: int) -> ModelRun:
     """The run of a model, nothing of it timed or allocated."""
     clock = Ticking()
     bench = Bench(DEVICE, torch.float32, ClockTimer(clock), clock, Rates(1e10, 1e11), 0.1)
-    return ModelRun(compiler.read_spec_file(path), name, Options({}, 60.0, **options), CPU, bench, folder)
+    return ModelRun(read_spec(path), name, Options({}, 60.0, **options), CPU, bench, folder)
 
 
 @pytest.mark.parametrize(("path", "name"), few(FIRST, 8), ids=lambda value: getattr(value, "stem", value))

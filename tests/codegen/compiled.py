@@ -22,7 +22,6 @@ import torch
 import triton
 from rich.progress import track
 
-from archc import compiler
 from archc.verification import chips, compiling, machine_code
 from archc.verification.chips import CHIPS
 from archc.verification.compiling import KernelError, compile_launch
@@ -31,11 +30,11 @@ from archc.verification.launches import launches
 from tests.codegen.hard_kernels import HARD
 from tests.codegen.kernel_cases import FIRST, spec_of_case
 from tests.codegen.test_recurrence import spec
-from tests.support import SPECS, compile_model
+from tests.support import SPECS, compile_model, read_spec
 
 FILE = Path(__file__).with_name("compiled.txt")
 MAIN = "sm_90"
-_MODULES = {path: compiler.read_spec_file(path).module for path in sorted(SPECS.glob("*.arch"))}
+_MODULES = {path: read_spec(path).module for path in sorted(SPECS.glob("*.arch"))}
 MODELS = {model: path for path, module in _MODULES.items() for model in module.models}
 _DECLARED = [model for module in _MODULES.values() for model in module.models.values()]
 FIRST_MODELS = [*{model.arch: model.name for model in reversed(_DECLARED)}.values()]  # of each architecture

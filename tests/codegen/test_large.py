@@ -10,18 +10,17 @@ import torch
 import triton
 import triton.language as tl
 
-from archc import compiler
 from archc.verification.kernel_runs import Sizes
 from archc.verification.meta_runs import run_kernels, run_model
 from archc.verification.packages import import_package
 from tests.codegen.far_tensors import far_tensors
 from tests.codegen.interpreter import interpreted
 from tests.gpu import is_on
-from tests.support import SPECS, compile_model
+from tests.support import SPECS, compile_model, read_spec
 
 pytestmark = pytest.mark.skipif(is_on(), reason="Triton's interpreter runs the corners of a grid alone")
 
-MODULES = {path: compiler.read_spec_file(path).module for path in sorted(SPECS.glob("*.arch"))}
+MODULES = {path: read_spec(path).module for path in sorted(SPECS.glob("*.arch"))}
 FIRST = {next(iter(module.models)): path for path, module in MODULES.items() if module.models}
 MILLION = 2**20 + 3  # tokens of a sequence
 SIZES = Sizes(MILLION, MILLION, MILLION, (2, MILLION))

@@ -18,7 +18,6 @@ from types import ModuleType
 import pytest
 import torch
 
-from archc import compiler
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.norms.norm_plan import NormKernel
 from archc.codegen.kernels.rope.rope_plan import RopeKernel
@@ -35,7 +34,7 @@ from tests.codegen.fused_ops import changed
 from tests.codegen.interpreter import interpreted
 from tests.codegen.kernel_cases import FIRST, RULES, spec_of_case
 from tests.gpu import is_on
-from tests.support import SPECS, compile_model, few
+from tests.support import SPECS, compile_model, few, read_spec
 
 pytestmark = pytest.mark.skipif(is_on(), reason="Triton's interpreter is what counts bytes")
 
@@ -135,13 +134,11 @@ def _beyond(cost: Cost, more: int, again: int) -> list[str]:
 
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "spec", few(sorted(p.stem for p in SPECS.glob("*.arch") if compiler.read_spec_file(p).models), 12)
-)
+@pytest.mark.parametrize("spec", few(sorted(p.stem for p in SPECS.glob("*.arch") if read_spec(p).models), 12))
 @interpreted
 def test_kernels_of_every_model_move_no_more_than_their_ops_demand(spec: str, every: bool) -> None:
     path = SPECS / f"{spec}.arch"
-    models = [*compiler.read_spec_file(path).models]
+    models = [*read_spec(path).models]
     for model in models if every else models[:1]:
         with TemporaryDirectory() as folder:
             for op in _priced(compile_model(path, model), Path(folder)):

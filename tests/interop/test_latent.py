@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 from transformers import DeepseekV2Config
 
-from tests.interop.parity import EPS, ROUNDED, VOCABULARY, Pair, ParityTests, save_random, sizes
+from tests.interop.parity import (
+    EPS,
+    ROUNDED,
+    VOCABULARY,
+    CloserTests,
+    Pair,
+    ParityTests,
+    both,
+    save_random,
+    sizes,
+)
 from tests.support import SPECS, build
 
 
@@ -30,4 +40,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 class TestLatent(ParityTests):
+    pass
+
+
+@both
+class TestLatentCloser(CloserTests):
     pass

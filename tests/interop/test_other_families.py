@@ -20,8 +20,10 @@ from tests.interop.parity import (
     FAMILIES,
     ROUNDED,
     VOCABULARY,
+    CloserTests,
     Pair,
     ParityTests,
+    fused_by_default,
     gpt,
     ln,
     rms,
@@ -283,6 +285,12 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 class TestOtherFamilies(ParityTests):
+    pass
+
+
+# A reference's gradients and files are PyTorch's own; tests of `archc verify` hold fused ones to them.
+@fused_by_default
+class TestOtherFamiliesCloser(CloserTests):
     pass
 
 

@@ -40,8 +40,10 @@ from tests.interop.parity import (
     LOGITS,
     ROUNDED,
     VOCABULARY,
+    CloserTests,
     Pair,
     ParityTests,
+    both,
     random_tokens,
     save_random,
     sizes,
@@ -333,6 +335,11 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 class TestParity(ParityTests):
+    pass
+
+
+@both
+class TestParityCloser(CloserTests):
     pass
 
 

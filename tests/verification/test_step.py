@@ -20,11 +20,9 @@ from archc.ir.ops.structure import BRANCH, EXPERTS, INPUT, WEIGHT
 from archc.verification.counted_step import counted_step
 from archc.verification.packages import import_package
 from archc.verification.planned_step import layer_launches, planned_step
-from tests.support import ROOT, SPECS, compile_model
+from tests.support import ROOT, SPECS, compile_model, read_spec
 
-MODELS = {
-    model: path for path in sorted(SPECS.glob("*.arch")) for model in compiler.read_spec_file(path).models
-}
+MODELS = {model: path for path in sorted(SPECS.glob("*.arch")) for model in read_spec(path).models}
 # The default suite has the first model of every spec.
 FIRST = {*{path: model for model, path in reversed(MODELS.items())}.values()}
 CASES = [pytest.param(model, marks=() if model in FIRST else pytest.mark.slow) for model in MODELS]
@@ -75,7 +73,7 @@ def _layers(graph: Graph) -> list[Graph]:
 
 
 def _few_layers(model: str) -> dict[str, str]:
-    layers = compiler.model_parameters(compiler.read_spec_file(MODELS[model]), model).get("layers", 0)
+    layers = compiler.model_parameters(read_spec(MODELS[model]), model).get("layers", 0)
     return {"layers": "6"} if layers > 6 else {}
 
 
