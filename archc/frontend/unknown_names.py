@@ -18,7 +18,7 @@ _ELSEWHERE = {
     "null": "write `none`",
     "range": "a range is written `0..n`",
     "zeros": "write `0 * x`, or `init = fill(0)` for a parameter",
-    **dict.fromkeys(("clamp", "clip"), "write `minimum(maximum(x, low), high)`"),
+    "clip": "write `clamp(x, low, high)`",
     **dict.fromkeys(("cat", "stack"), "write `concat(x, y)`, side by side along the last dim"),
     **dict.fromkeys(("chunk", "unbind"), "write `split(x, parts)`"),
     **dict.fromkeys(("view", "reshape", "flatten", "permute"), "`split_heads` and `merge_heads` shape heads"),

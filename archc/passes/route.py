@@ -49,26 +49,37 @@ def _around(graph: Graph, choice: Node) -> list[Node]:
     before = graph.needed_by(choice.id)
     inside = {choice.id}
     for node in reversed(order):  # what nothing else reads of the way to the scores
-        if node.id in before and _is_routing(graph, node) and _reads_inside(graph, node, inside, before):
+        if (
+            node.id in before
+            and _is_routing(graph, node, choice)
+            and _reads_inside(graph, node, inside, before)
+        ):
             inside.add(node.id)
     for node in order:  # what follows from the choice and from what is inside already
         sources = {value.node for value in node.inputs if value is not None}
-        follows = node.id not in before and sources & inside and _is_routing(graph, node)
+        follows = node.id not in before and sources & inside and _is_routing(graph, node, choice)
         if follows and not _reached_outside(graph, node, inside, choice):
             inside.add(node.id)
     for node in reversed(order):  # what is read inside alone, and reads no more than it gives
-        if node.id not in inside and _is_routing(graph, node) and _gives_inside(graph, node, inside, choice):
+        if (
+            node.id not in inside
+            and _is_routing(graph, node, choice)
+            and _gives_inside(graph, node, inside, choice)
+        ):
             inside.add(node.id)
     inside = _without_shared(graph, inside, choice)
     return [node for node in order if node.id in inside]
 
 
-def _is_routing(graph: Graph, node: Node) -> bool:
-    """Whether an op works on one token's few values."""
+def _is_routing(graph: Graph, node: Node, choice: Node) -> bool:
+    """Whether an op works on one token's few values, and on vectors that are the same for all tokens."""
     computed = node.op.name in ROUTING or bool(node.op.has(Trait.ELEMENTWISE) and node.op.triton)
     types = [graph.type(value) for value in node.inputs[:1] if value is not None]
     narrow = all(not type_.shape or _is_narrow(type_) for type_ in (*types, *node.types))
-    return computed and node.op is not CONSTANT and bool(types) and narrow
+    rows = choice.types[0].shape[:-1]
+    read = [graph.type(value).shape for value in node.inputs if value is not None]
+    meets = all(len(shape) < 2 or shape[:-1] == rows for shape in read)
+    return computed and node.op is not CONSTANT and bool(types) and narrow and meets
 
 
 def _is_narrow(type_: TensorType) -> bool:

@@ -40,7 +40,13 @@ DECODERS = (
     "titans",
     "weighted",
 )
-OTHERS = ("both_ways", "classifier", "patches", "reward")  # which say something else than what comes next
+OTHERS = (
+    "both_ways",
+    "classifier",
+    "funnel",
+    "patches",
+    "reward",
+)  # which say something else than what comes next
 
 
 @pytest.mark.parametrize("model", [*DECODERS, *OTHERS])
@@ -51,6 +57,21 @@ def test_a_spec_is_all_that_they_need(model: str) -> None:
     assert [outcome for outcome in outcomes if not outcome.holds] == []
     cached = {outcome.subject for outcome in outcomes if outcome.check == "cache"}
     assert cached == ({"Model", "Reference"} if model in DECODERS else set())
+
+
+@torch.no_grad()
+def test_a_shorter_sequence_has_means_of_neighbours(tmp_path: Path) -> None:
+    """Layers that add nothing leave the tokens, their means, and the mean that each token reads."""
+    model = build(SPECS / "funnel.arch", "funnel", tmp_path).Model(dtype=torch.float64)
+    scramble(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith("out"):
+            parameter.zero_()
+    tokens, means = torch.randint(50, (2, 8)), torch.zeros(2, 3, dtype=torch.int64)
+    x = model.embed[tokens]
+    parts = [part.mean(1, keepdim=True).expand_as(part) for part in x.split(3, 1)]
+    expected = (x + torch.cat(parts, 1) + model.means) @ model.head_.T
+    torch.testing.assert_close(model(means, tokens), expected)
 
 
 def test_learned_tokens_are_tokens_in_front(tmp_path: Path) -> None:

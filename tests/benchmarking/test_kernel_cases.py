@@ -366,3 +366,9 @@ def test_what_experts_can_take_is_timed_beside_counting(tmp_path: Path) -> None:
             results.append(values(_prepare(case, name, recordings)()))
         for value, true in zip(*results, strict=True):
             assert torch.equal(value, true)
+
+
+def test_the_row_that_a_head_reads_may_be_read_by_another_linear_map() -> None:
+    """As that of values beside logits is: its kernel is one of the places that are measured."""
+    found = places(compile_model(SPECS.parent / "tests/architectures/judged.arch", "judged"))
+    assert "add_rms_norm_and_linear" in {place.name for place in found}

@@ -47,6 +47,8 @@ ROUTERS = {
         scores = scores * exp(parameter([EXPERTS]) as factor)
         weights, chosen = top_k(scores, 3)
         weights = weights / sum(weights)""",
+    "a factor of each choice": """weights, chosen = top_k(softmax(linear(x, EXPERTS) as gate), 2)
+        weights = weights * gather(exp(parameter([EXPERTS]) as factor), chosen)""",
     "shares of all": """scores = exp(upcast(linear(x, EXPERTS) as gate) / 8)
         weights, chosen = top_k(scores, 2)
         weights = weights / sum(scores)""",
@@ -162,6 +164,27 @@ class Router:
 
 
 _router = functools.cache(Router)
+
+
+@pytest.mark.parametrize(
+    "weights", ["scores * parameter([1, 6]) as row", "transpose(parameter([6, 1]) as column)"]
+)
+def test_a_router_reads_rows_of_tokens_and_vectors(weights: str) -> None:
+    """A row [1, experts] was read as if each token had one, past its end."""
+    text = f"""
+        arch A() {{
+          forward(x: float[B, T, 12]) {{
+            scores = softmax(linear(x, 6) as gate)
+            _, chosen = top_k(scores, 2)
+            return gather({weights}, chosen), chosen
+          }}
+        }}
+        model a = A()
+    """
+    graph = compile_model(text, "a").fused
+    (node,) = (node for node in graph.nodes() if node.op.name == "route")
+    shapes = [graph.type(value).shape for value in node.inputs if value is not None]
+    assert all(len(shape) == 1 or shape[:2] == ("B", "T") for shape in shapes)
 
 
 @pytest.mark.parametrize("rows", ROWS)

@@ -37,6 +37,7 @@ EXAMPLES: dict[str, list[Example]] = {
     "div": [([X, X], {})],
     "maximum": [([X, X], {})],
     "minimum": [([X, X], {})],
+    "clamp": [([X, ((), "scalar"), ((), "scalar")], {})],
     "linear": [
         ([X, ((5, 8), "float"), None], {"layout": "out_in", "wide": False}),
         ([X, ((8, 5), "float"), ((5,), "float")], {"layout": "in_out", "wide": False}),
@@ -158,7 +159,12 @@ EXAMPLES: dict[str, list[Example]] = {
         ([X], {"groups": 4, "keep": 2, "score": score, "fill": fill})
         for score, fill in (("largest", "zero"), ("sum_top_two", "minus_infinity"))
     ],
-    "gather": [([X, CHOSEN], {})],
+    "gather": [
+        ([X, CHOSEN], {}),
+        ([((8,), "float"), CHOSEN], {}),
+        ([HEADS, ((2, 3, 1, 2), "i64")], {}),
+        ([((2, 1, 8), "float"), ((3, 5), "i64")], {}),
+    ],
     "drop": [([((2, 3, 2), "float"), CHOSEN, POSITIONS], {"count": 6, "factor": 1.5})],
     "sampled": [([X], {"surely": 1, "factor": 2.0})],
     "jitter": [([X], {"amount": 0.1})],
@@ -444,17 +450,23 @@ def test_every_elementwise_op_can_be_fused() -> None:
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
 def test_derivatives_are_those_of_autograd(op: Op) -> None:
     names = [each.name for each in op.operands]
+    varying = [name not in ("low", "high") for name in names]  # bounds are numbers
     # Away from 0, where some have a kink, and positive, where some are not defined otherwise.
     spreads = [torch.linspace(0.1, 2.1, 24), torch.linspace(-2.0, 1.9, 24)]
     for spread in spreads[: 1 if op.name in ("log", "sqrt", "rsqrt") else 2]:
-        operands = [(spread * (1 + 0.37 * place)).double().requires_grad_() for place in range(len(names))]
+        operands = [
+            (spread * (1 + 0.37 * place)).double().requires_grad_(varies)
+            for place, varies in enumerate(varying)
+        ]
         incoming = torch.randn(24, dtype=torch.float64)
         result = op.reference(*operands)
-        truth = [None] * len(operands)  # of a function that is constant wherever it has a slope
+        inputs = [operand for operand in operands if operand.requires_grad]
+        truth = [None] * len(inputs)  # of a function that is constant wherever it has a slope
         if result.requires_grad:
-            truth = torch.autograd.grad(result, operands, incoming, allow_unused=True)
+            truth = torch.autograd.grad(result, inputs, incoming, allow_unused=True)
         assert op.derivative is not None
-        formulas = op.derivative(leaf("g"), *map(leaf, names))
+        parts = zip(op.derivative(leaf("g"), *map(leaf, names)), varying, strict=True)
+        formulas = [formula for formula, varies in parts if varies]
         values = {"g": incoming, **dict(zip(names, operands, strict=True))}
         for formula, gradient in zip(formulas, truth, strict=True):
             expected = gradient if gradient is not None else torch.zeros(24, dtype=torch.float64)
@@ -473,10 +485,23 @@ def test_equal_values_share_the_gradient_as_autograd_has_it(name: str) -> None:
         torch.testing.assert_close(found, gradient)
 
 
+def test_what_is_clamped_has_its_gradient_at_the_bounds() -> None:
+    """As torch.clamp has it; the larger and the smaller of two numbers would each keep half of it."""
+    x = torch.tensor([-2.0, -1.0, 0.5, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    (truth,) = torch.autograd.grad(torch.clamp(x, -1, 1).sum(), x)
+    derivative = OPS["clamp"].derivative
+    assert derivative is not None
+    formula, *_ = derivative(leaf("g"), leaf("x"), leaf("low"), leaf("high"))
+    one = torch.ones((), dtype=torch.float64)
+    found = evaluate(formula, {"g": one, "x": x, "low": -one, "high": one}).detach()
+    torch.testing.assert_close(found, truth)
+    assert truth.tolist() == [0, 1, 1, 1, 0]
+
+
 @pytest.mark.parametrize("op", [op for op in OPS.values() if op.scalar], ids=lambda op: op.name)
 def test_numbers_known_now_are_computed_as_tensors_are(op: Op) -> None:
     assert op.scalar is not None
-    numbers = [0.7, 0.4][: len(op.operands)]
+    numbers = [0.7, 0.4, 0.6][: len(op.operands)]
     tensors = [torch.tensor(number, dtype=torch.float64) for number in numbers]
     assert op.scalar(*numbers) == pytest.approx(float(op.reference(*tensors)), rel=1e-14)
 

@@ -109,6 +109,31 @@ def minimum(x: Tensor, y: Tensor) -> Tensor:
     return torch.minimum(x, torch.as_tensor(y, dtype=x.dtype, device=x.device))
 
 
+def _clamp_type(call: Any) -> TensorType:
+    for bound in ("low", "high"):
+        if (type_ := getattr(call, bound)).dtype is not DType.SCALAR:
+            hint = "`minimum(maximum(x, low), high)` takes tensors"
+            raise TypeMistake(f"needs a number as `{bound}`, not {type_}", bound, hint=hint)
+    return float_type(call)
+
+
+@declare(
+    infer=_clamp_type,
+    traits=ELEMENTWISE,
+    flops=per_element(2),
+    triton="tl.minimum(tl.maximum({x}, {low}), {high})",
+    derivative=lambda g, x, low, high: (
+        g * (1.0 - (low - x).step()) * (1.0 - (x - high).step()),
+        g * 0.0,
+        g * 0.0,
+    ),
+    scalar=lambda x, low, high: min(max(x, low), high),
+)
+def clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """x, but at least the number `low` and at most `high`; an x equal to one has its whole gradient."""
+    return torch.clamp(x, low, high)
+
+
 @declare(
     infer=float_type,
     traits=ELEMENTWISE,

@@ -10,7 +10,7 @@ from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import Trait, declare
 from archc.ir.ops.common import float_type, known_width
-from archc.ir.types import DType, TensorType, TypeMistake
+from archc.ir.types import DType, TensorType, TypeMistake, broadcast
 
 
 def _top_k_types(call: Any) -> tuple[TensorType, ...]:
@@ -66,13 +66,23 @@ def group_mask(
 
 
 def _gather_type(call: Any) -> TensorType:
-    if call.index.dtype is not DType.I64 or call.index.shape[:-1] != call.x.shape[:-1]:
-        raise TypeMistake(f"needs whole numbers for each row of {call.x}, not {call.index}", "index")
-    type_: TensorType = call.x.with_width(call.index.width)
+    known_width(call.index, "index")
+    try:
+        if call.index.dtype is not DType.I64:
+            raise TypeMistake("")
+        rows = broadcast(call.x.with_width(1), call.index.with_width(1))
+    except TypeMistake:
+        raise TypeMistake(
+            f"needs whole numbers for each row of {call.x}, not {call.index}", "index"
+        ) from None
+    type_: TensorType = call.x.with_shape(*rows.shape[:-1], call.index.width)
     return type_
 
 
 @declare(infer=_gather_type, traits=(Trait.PER_TOKEN,))
 def gather(x: Tensor, index: Tensor) -> Tensor:
-    """The values of the last dim at places `index`."""
-    return x.gather(-1, index)
+    """The values of the last dim at places `index`; the dims before broadcast."""
+    if x.shape[:-1] == index.shape[:-1]:
+        return x.gather(-1, index)
+    rank = max(x.dim(), index.dim())
+    return x[(None,) * (rank - x.dim())].take_along_dim(index[(None,) * (rank - index.dim())], -1)

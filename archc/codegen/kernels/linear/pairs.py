@@ -34,16 +34,16 @@ def linears_after(graph: Graph, tuned: Tuned = NOTHING) -> dict[int, Pair]:
     tuned: what was measured of linear maps by themselves
     """
     kept, cut = KeptPart(graph), cut_head(graph)
-    hidden = cut.hidden if cut else None  # the head is a method of its own
+    head = (cut.hidden, cut.weight.outputs[0]) if cut else None  # which is a method of its own
     found: dict[int, Pair] = {}
     for node in graph.nodes():
         row = None if node in kept else _row(graph, node)
-        readers = graph.users(row) if row and row != hidden else []
+        readers = graph.users(row) if row else []
         also = len(readers) > 1 or (row is not None and graph.is_output(row))
         pairs = (
             Pair(reader, Reading(also, reader.op is WIDE_LINEAR))
             for reader, place in readers
-            if place == 0 and reader not in kept
+            if place == 0 and reader not in kept and reader.inputs[:2] != head
         )
         first = next((pair for pair in pairs if _pays(graph, node, pair, tuned)), None)
         if first is not None:

@@ -79,9 +79,9 @@ class Writer:
         return f"({text})" if binding > strength else text
 
     def _function(self, formula: Expr) -> str:
-        template = OPS[formula.op].triton
+        op = OPS[formula.op]
+        template, names = op.triton, [operand.name for operand in op.operands]
         assert template is not None
-        names = ("x", "y")
         arguments = {
             n: self._argument(_formula(a), template, n) for n, a in zip(names, formula.args, strict=False)
         }
