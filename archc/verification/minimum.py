@@ -116,9 +116,10 @@ def _written(
     rule: Rule, operands: Tensors, attributes: Mapping[str, Any], wanted: Sequence[str]
 ) -> frozenset[str]:
     inputs = {name: t.detach().clone().requires_grad_() for name, t in operands.items() if t is not None}
-    outputs = [value for value in rule.run(inputs, attributes, on_tensors) if value.is_floating_point()]
+    outputs = [value for value in rule.run(inputs, attributes, on_tensors) if value.requires_grad]
     known = _incoming(outputs)
-    grads = torch.autograd.grad(outputs, [inputs[name] for name in wanted], known)
+    leaves = [inputs[name] for name in wanted]
+    grads = torch.autograd.grad(outputs, leaves, known, allow_unused=True, materialize_grads=True)
     written = set()
     for name, gradient in zip(wanted, grads, strict=True):
         if not any(_equal(gradient, other) for other in known):

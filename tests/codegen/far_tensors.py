@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from archc.verification.watched import Access, extent, watched
-from tests.codegen.hazards import GRID, HazardError
+from tests.codegen.hazards import GRID, HazardError, rest
 
 _LOOP = 300  # turns that a loop may have to be run as a whole: those over experts, and over heads
 _WITHOUT_RESERVE = 0x4000  # Linux's MAP_NORESERVE
@@ -82,6 +82,7 @@ def far_tensors() -> Iterator[Collection[str]]:
     import triton.language as tl
     from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, interpreter_builder
 
+    rest()  # `_Bounds` looks at these launches
     found: dict[Any, list[dict[str, Any]]] = {}
 
     def launch(self: Any, *given: Any, grid: tuple[int, ...], **named: Any) -> None:

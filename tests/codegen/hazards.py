@@ -52,7 +52,7 @@ def watch() -> None:
 
 
 def rest() -> None:
-    """Look away until the next test: what this one runs is wrong on purpose, and its results tell so."""
+    """Look away until the next test: what this one runs is wrong on purpose, or others watch it."""
     _watch.close()
 
 

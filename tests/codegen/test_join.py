@@ -41,6 +41,25 @@ def test_a_joined_op_is_its_decomposition(name: str, tmp_path: Path) -> None:
     check_bfloat16(op)
 
 
+STOPPED = """arch A(d = 24) { forward(x: float[B, T, d]) {
+  return linear(GATE * linear(x, d) as b, d) as c } } model m = A()"""
+
+
+@pytest.mark.parametrize("gate", ["stop_gradient(sqrt(A))", "step(A)", "floor(exp(sqrt(A)))"])
+@pytest.mark.parametrize("width", ["1", "d"])
+@interpreted
+def test_no_gradient_is_nothing_where_a_slope_has_no_end(width: str, gate: str, tmp_path: Path) -> None:
+    """A stopped gradient is a zero; times the slope of a root at 0 it would be no number."""
+    text = STOPPED.replace("GATE", gate.replace("A", f"linear(x, {width}) as a"))
+    (op,) = fused_ops(text, "m", tmp_path).values()
+    x, y = (torch.randn(2, 5, op.operands[place].shape[-1]) for place in (0, 1))
+    given = [x.relu().requires_grad_(), torch.ones_like(y).requires_grad_()]
+    (result,) = op.fused(*given)
+    dx, dy = torch.autograd.grad(result, given, torch.ones_like(result))
+    assert not dx.any()
+    assert torch.equal(dy, result)
+
+
 def test_casts_by_themselves_are_an_op_with_a_name() -> None:
     ops = _ops(
         "arch A() { forward(tokens: [B, T]) { h = embedding(tokens, 9, 24) as e"

@@ -42,7 +42,8 @@ _SOME = (
     "scaled_turns",
     "waves",
 )
-_PYTORCHS = ("latent_rope", "latent_rope_qkv", "position_scale")  # ops that have no native code
+# Ops that have no native code, some as they mix dtypes.
+_PYTORCHS = ("latent_rope", "latent_rope_qkv", "position_scale", "decay", "decayed")
 _WITHOUT_GRADIENT = ("gated_heads", "gated_norm", "mixed_norm")  # ops of rows: PyTorch's is used
 
 

@@ -153,7 +153,7 @@ class GradientWriter(RouterWriter):
         marks = [f"operand {place}" for place in range(len(node.inputs))]
         formulas = node.op.derivative(leaf(gradient), *map(leaf, marks))
         for value, formula in zip(node.inputs, formulas, strict=True):
-            if value is not None and self.fused.form.node(value).op is not CONSTANT:
+            if value is not None and self.fused.form.node(value).op is not CONSTANT and formula != 0.0:
                 read = {
                     mark: v for mark, v in zip(marks, node.inputs, strict=True) if mark in _leaves(formula)
                 }

@@ -192,7 +192,7 @@ def _gradients(
         incoming = _as_expr(gradient[node.outputs[0]])
         operands = [_lookup(value, formulas, leaves) for value in node.inputs if value is not None]
         for operand, part in zip(node.inputs, _derivative(node, incoming, operands), strict=True):
-            if operand is not None and graph.node(operand).op is not CONSTANT:
+            if operand is not None and graph.node(operand).op is not CONSTANT and part != 0.0:
                 _accumulate(gradient, operand, part)
     return {name: gradient.get(value, 0.0) for value, name in leaves.items()}
 

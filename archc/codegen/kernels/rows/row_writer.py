@@ -99,7 +99,7 @@ class RowWriter:
                 self.assign(name, incoming)
                 incoming = leaf(name)
             for ref, part in self._parts(step, incoming):
-                if isinstance(ref, str):
+                if isinstance(ref, str) and part != 0.0:
                     self._accumulate(gradients, ref, self._summed(ref, step, part))
         return gradients
 
