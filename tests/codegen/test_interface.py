@@ -200,8 +200,17 @@ def test_a_tied_tensor_may_be_repeated_but_not_differ(
 
 
 def test_files_that_are_not_there_are_named(package: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no safetensors file"):
+    with pytest.raises(FileNotFoundError, match=f"no safetensors file in {tmp_path}, which is empty"):
         package.Model.from_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"only pytorch_model\.bin; save weights of another format as"
+    ):
+        package.Model.from_pretrained(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match="there is no file or folder some/model, and nothing is downloaded"
+    ):
+        package.Model.from_pretrained("some/model")
     index = {"weight_map": {"a": "absent.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(FileNotFoundError, match=r"absent\.safetensors"):

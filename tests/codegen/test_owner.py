@@ -1,0 +1,73 @@
+"""What the owner of a package does with it besides: looks at it, shares what is saved, trains adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from tests.support import SPECS, build
+
+TOKENS = torch.arange(18).view(2, 9)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    return build(SPECS / "llama3.arch", "llama3_tiny", tmp_path_factory.mktemp("owner"))
+
+
+def test_whoever_may_read_the_folder_may_read_what_is_saved(package: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    package.Model().save_pretrained(tmp_path)
+    assert {file.stat().st_mode for file in tmp_path.iterdir()} == {(tmp_path / "mine").stat().st_mode}
+    assert {file.name for file in tmp_path.iterdir()} == {"mine", "model.safetensors"}
+
+
+def test_print_shows_parameters_and_what_a_cache_holds(package: ModuleType) -> None:
+    model = package.Model(device="meta")
+    assert "(embed_tokens): [160, 72]" in repr(model)
+    assert repr(model).count("(down_proj): [") == 1  # layers that are equal stand together
+    assert repr(model.new_cache(2, 9)) == "<Cache: 2 sequences, 0 of 9 tokens, torch.float32, meta>"
+
+
+class LowRank(nn.Module):
+    """A weight with a low-rank sum of its own, as adapters are."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.down = nn.Parameter(torch.randn(2, weight.shape[1]))
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], 2))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.up @ self.down
+
+
+def test_adapters_are_parametrizations(package: ModuleType, tmp_path: Path) -> None:
+    """They train alone, decode with the model, and are merged into what is saved."""
+    model = package.Model().requires_grad_(False)
+    before = model(TOKENS)
+    for layer in model.layers:
+        for name in ("qkv_proj", "down_proj"):
+            parametrize.register_parametrization(layer, name, LowRank(getattr(layer, name)))
+    assert torch.equal(model(TOKENS), before)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.SGD(trained, lr=1.0)
+    for _ in range(2):  # in the first, up is zero, and down has no part
+        optimiser.zero_grad()
+        model.loss(TOKENS, TOKENS).backward()
+        assert len(trained) == 4 * len(model.layers)
+        optimiser.step()
+    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in trained)
+    logits, text = model(TOKENS), model.generate(TOKENS, 4)
+    assert not torch.equal(logits, before)
+    for layer in model.layers:
+        for name in ("qkv_proj", "down_proj"):
+            parametrize.remove_parametrizations(layer, name)
+    model.save_pretrained(tmp_path)
+    loaded = package.Model.from_pretrained(tmp_path)
+    assert torch.equal(loaded(TOKENS), logits)
+    assert torch.equal(loaded.generate(TOKENS, 4), text)
