@@ -26,7 +26,7 @@ FOR_OTHERS = {
     "take",
 }
 FOR_OTHERS |= {"counted", "balance", "forward", "backward", "STATE", "__all__", "__init__", "__call__", "_"}
-FOR_OTHERS.add("generate_vmap_rule")
+FOR_OTHERS |= {"generate_vmap_rule", "extra_repr", "__repr__"}  # Python and PyTorch read these
 OPTIONS_FOR_OTHERS = {
     "Model",
     "__init__",

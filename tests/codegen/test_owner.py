@@ -34,6 +34,22 @@ def test_print_shows_parameters_and_what_a_cache_holds(package: ModuleType) -> N
     assert repr(model.new_cache(2, 9)) == "<Cache: 2 sequences, 0 of 9 tokens, torch.float32, meta>"
 
 
+@pytest.mark.parametrize("name", ["embed_tokens", "layers.0.qkv_proj"])
+def test_what_the_checkpoint_has_no_place_for_is_not_lost(
+    package: ModuleType, tmp_path: Path, name: str
+) -> None:
+    """Such as rows for new tokens: sizes are a package's own."""
+    model = package.Model()
+    module, _, own = name.rpartition(".")
+    weight = model.get_parameter(name)
+    setattr(model.get_submodule(module), own, nn.Parameter(torch.cat([weight, weight[:8]]).detach()))
+    with pytest.raises(
+        ValueError, match=rf"{own} \[{len(weight) + 8}, 72\] is larger than its tensors in the checkpoint"
+    ):
+        model.save_pretrained(tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
 class LowRank(nn.Module):
     """A weight with a low-rank sum of its own, as adapters are."""
 
