@@ -8,6 +8,7 @@ from archc.ir.decomposition import Step, StepRef
 from archc.ir.op import Op
 from archc.ir.ops.convolution import CAUSAL_CONV
 from archc.ir.ops.shift import SHIFT
+from archc.ir.row_form import HOST
 
 LOOKS = (CAUSAL_CONV, SHIFT)
 # Names of a kernel's own, which no other operand or result may have; nor may gradients, with a d before them.
@@ -15,7 +16,7 @@ RESERVED = frozenset("""
     ahead back batch begin blocks channel column conv earlier factor here inside kept key key_positions keys
     later length n new offset own_slot part past place position positions programs ring row runs seen sequence
     slot span start tanh tap tl token tokens torch total triton weight weight_part x
-    """.split())  # noqa: SIM905 - a list of this length is easier to read as words
+    """.split()) | HOST  # noqa: SIM905 - a list of this length is easier to read as words
 
 
 def is_convolution(steps: Sequence[Step], outputs: Sequence[StepRef]) -> bool:

@@ -70,8 +70,7 @@ class Outline:
     def _free_name(self, name: str, others: Iterable[str] = ()) -> str:
         """A name for an operand or a result: no other's, nor a kernel's own, nor that of a gradient."""
         taken = [*self.operands.values(), *others, *RESERVED]
-        if self.whole_rows:
-            taken += [*(f"d{other}" for other in taken), *(other.removeprefix("d") for other in taken)]
+        taken += [*(f"d{other}" for other in taken), *(other.removeprefix("d") for other in taken)]
         return unique(name, taken)
 
     def _enter(self, node: Node) -> None:
