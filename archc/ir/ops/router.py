@@ -66,9 +66,8 @@ def group_mask(
 
 
 def _gather_type(call: Any) -> TensorType:
-    known_width(call.index, "index")
     try:
-        if call.index.dtype is not DType.I64:
+        if call.index.dtype is not DType.I64 or not call.index.shape or not call.x.shape:
             raise TypeMistake("")
         rows = broadcast(call.x.with_width(1), call.index.with_width(1))
     except TypeMistake:
