@@ -42,7 +42,8 @@ def _run(rank: int, package: str, recomputed: bool, folder: Path) -> None:
     torch.set_num_threads(1)
     sys.path.insert(0, str(folder))
     weights, expected, tokens = torch.load(folder / "expected.pt")
-    model = importlib.import_module(package).Model(dtype=torch.float64)
+    kind = importlib.import_module(package).Model
+    model = kind(dtype=torch.float64)
     model.load_state_dict(weights)
     _shard(model, recomputed)
     mine = tokens.chunk(2)[rank]
@@ -51,6 +52,7 @@ def _run(rank: int, package: str, recomputed: bool, folder: Path) -> None:
     assert found.keys() == expected.keys()
     for path, gradient in expected.items():
         torch.testing.assert_close(found[path], gradient, msg=path)
+    _save(model, kind, weights, folder / "saved")
     torch.distributed.destroy_process_group()
 
 
@@ -65,6 +67,21 @@ def _shard(model: Any, recomputed: bool) -> None:
         fully_shard(layer)
     fully_shard(model)
     register_fsdp_forward_method(model, "loss")
+
+
+def _save(model: Any, kind: Any, weights: dict[str, Tensor], folder: Path) -> None:
+    """A sharded model is saved by the way that its refusal tells."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    with pytest.raises(ValueError, match="get_model_state_dict"):
+        model.save_pretrained(folder)
+    gathered = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if torch.distributed.get_rank() == 0:
+        whole = kind(dtype=torch.float64, device="meta")
+        whole.load_state_dict(gathered, assign=True)
+        whole.save_pretrained(folder)
+        saved = kind.from_pretrained(folder).state_dict()
+        torch.testing.assert_close(saved, weights, rtol=0, atol=0)
 
 
 def _gradients(model: nn.Module) -> dict[str, Tensor]:
