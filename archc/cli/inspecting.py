@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from pathlib import Path
 
@@ -111,8 +110,6 @@ def kernels(
       archc kernels specs/llama3.arch --model llama3_8b
       archc kernels specs/gpt_oss.arch --model gpt_oss_20b --chip sm_100 --chip gfx942
     """
-    gc.set_threshold(10_000)  # most objects live long, and were looked through again and again
     from archc.verification.kernels import kernels as run
 
-    gc.freeze()  # those of PyTorch live to the end
     sys.exit(0 if run(spec, model, settings, table, chips, dtype, as_json) else 1)

@@ -138,14 +138,12 @@ class ModelLowerer(Defaults):
         return value
 
     def _members(self, arch: syntax.Arch, env: Env, home: Module) -> syntax.Block | None:
-        """Enter an arch's blocks and constants into its scope; its `forward`."""
-        forward = None
+        """Enter an arch's blocks, then its constants into its scope; its `forward`."""
+        blocks = {member.name: member for member in arch.members if isinstance(member, syntax.Block)}
+        forward = blocks.pop("forward", None)
+        env.names.update({name: BlockValue(block, env, home.source) for name, block in blocks.items()})
         for member in arch.members:
-            if isinstance(member, syntax.Block) and member.name == "forward":
-                forward = member
-            elif isinstance(member, syntax.Block):
-                env.names[member.name] = BlockValue(member, env, home.source)
-            elif isinstance(member, syntax.Define):
+            if isinstance(member, syntax.Define):
                 env.names[member.name] = constant(self, member.name, member.value, env)
             elif isinstance(member, syntax.Expect):
                 self._statement(member, env)

@@ -87,19 +87,19 @@ class _Checker(StatementNames):
             self._report(mistakes.MissingForward(arch.span, name=arch.name))
 
     def _members(self, members: Sequence[syntax.Block | syntax.Define], env: Env) -> None:
-        """Constants see what stands before them; blocks are run later and see everything."""
-        constants = [member.name for member in members if isinstance(member, syntax.Define)]
-        self.hints = dict.fromkeys(constants, "constants are computed in order, and it comes further down")
-        for member in members:
-            if isinstance(member, syntax.Define):
-                self._declare(member.name, member.span, "a constant")
-                self._expr(member.value, env)
-                env.names[member.name] = ANY
-            elif member.name != "forward":
-                self._declare(member.name, member.span, "a block")
-                env.names.update(
-                    blocks_of(Module(self.module.source, None, blocks={member.name: member}), env)
-                )
+        """Constants see blocks, and constants before them; blocks are run later and see everything."""
+        blocks = [m for m in members if isinstance(m, syntax.Block) and m.name != "forward"]
+        constants = [m for m in members if isinstance(m, syntax.Define)]
+        named = {block.name: block for block in blocks}
+        env.names.update(blocks_of(Module(self.module.source, None, blocks=named), env))
+        for block in blocks:
+            self._declare(block.name, block.span, "a block")
+        hint = "constants are computed in order, and it comes further down"
+        self.hints = {constant.name: hint for constant in constants}
+        for constant in constants:
+            self._declare(constant.name, constant.span, "a constant")
+            self._expr(constant.value, env)
+            env.names[constant.name] = ANY
         self.hints.clear()
 
     def _block(self, block: syntax.Block, outer: Env) -> None:
