@@ -47,25 +47,18 @@ def _around(graph: Graph, choice: Node) -> list[Node]:
     """The choice and the ops before and after it that can be computed with it, in the order of the graph."""
     order = graph.nodes()
     before = graph.needed_by(choice.id)
+    routing = {node.id for node in order if _is_routing(graph, node, choice)}
     inside = {choice.id}
     for node in reversed(order):  # what nothing else reads of the way to the scores
-        if (
-            node.id in before
-            and _is_routing(graph, node, choice)
-            and _reads_inside(graph, node, inside, before)
-        ):
+        if node.id in before and node.id in routing and _reads_inside(graph, node, inside, before):
             inside.add(node.id)
     for node in order:  # what follows from the choice and from what is inside already
         sources = {value.node for value in node.inputs if value is not None}
-        follows = node.id not in before and sources & inside and _is_routing(graph, node, choice)
+        follows = node.id not in before and sources & inside and node.id in routing
         if follows and not _reached_outside(graph, node, inside, choice):
             inside.add(node.id)
     for node in reversed(order):  # what is read inside alone, and reads no more than it gives
-        if (
-            node.id not in inside
-            and _is_routing(graph, node, choice)
-            and _gives_inside(graph, node, inside, choice)
-        ):
+        if node.id not in inside and node.id in routing and _gives_inside(graph, node, inside, choice):
             inside.add(node.id)
     inside = _without_shared(graph, inside, choice)
     return [node for node in order if node.id in inside]
