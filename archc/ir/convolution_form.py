@@ -15,7 +15,7 @@ LOOKS = (CAUSAL_CONV, SHIFT)
 RESERVED = frozenset("""
     ahead back batch begin blocks channel column conv earlier factor here inside kept key key_positions keys
     later length n new offset own_slot part past place position positions programs ring row runs seen sequence
-    slot span start tanh tap tl token tokens torch total triton weight weight_part x
+    slot span start tanh tap tl token tokens total triton weight weight_part x
     """.split()) | HOST  # noqa: SIM905 - a list of this length is easier to read as words
 
 

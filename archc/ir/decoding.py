@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.ir.fixed import Fixed
 from archc.ir.graph import Graph
-from archc.ir.logits import LOGITS, could_be_logits, token_rows, vocabulary_of
+from archc.ir.logits import LOGITS, possible_vocabulary, token_rows, vocabulary_of
 from archc.ir.node import Node
 from archc.ir.op import Trait
 from archc.ir.ops.recurrence import CARRIED
@@ -52,9 +52,9 @@ def no_generation(graph: Graph, following: Graph | None) -> str:
 
 def _if_they_are(graph: Graph) -> str:
     """How a spec says that a result is logits, where one may be."""
-    found, rows = could_be_logits(graph), token_rows(graph)
-    if not found:
+    width, rows = possible_vocabulary(graph), token_rows(graph)
+    if not width:
         return ""
-    first = f", of the first {found[0][1]} of {rows}" if found[0][1] < rows else ""
+    first = f", of the first {width} of {rows}" if width < rows else ""
     subject = "one is" if len(graph.outputs) > 1 else "they are"
     return f"; if {subject}{first}, write `return {LOGITS} = ...`"

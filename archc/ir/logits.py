@@ -59,11 +59,11 @@ def token_rows(graph: Graph) -> int:
     return int(rows) if isinstance(rows, int) else 0
 
 
-def could_be_logits(graph: Graph) -> list[tuple[str, int]]:
-    """Results that would be logits if they were called so, each with its width."""
-    tokens = _tokens(graph)
-    widths = [(name, _choices(tokens.shape, graph.type(v)) if tokens else 0) for name, v in graph.outputs]
-    return [(name, width) for name, width in widths if 0 < width <= (token_rows(graph) or width)]
+def possible_vocabulary(graph: Graph) -> int:
+    """The width of the first result that would be logits if it were called so; 0 where none would."""
+    tokens, rows = _tokens(graph), token_rows(graph)
+    widths = [_choices(tokens.shape, graph.type(value)) for _, value in graph.outputs] if tokens else []
+    return next((width for width in widths if 0 < width <= (rows or width)), 0)
 
 
 def _tokens(graph: Graph) -> TensorType | None:

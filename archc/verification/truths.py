@@ -19,8 +19,7 @@ class Truths:
     """What a program's graph itself makes of cases: the same for every model that is held to it."""
 
     def __init__(self, compilation: Compilation, weights: dict[str, Tensor]):
-        self.compilation = compilation
-        self.graph = compilation.program.graph
+        self.graph, self.reference = compilation.program.graph, compilation.reference
         self.front = front_of(self.graph)
         self._weights = {torch.float64: weights, torch.float32: cast(weights, torch.float32)}
         self._found: dict[tuple[str, object], dict[str, Tensor]] = {}
@@ -29,41 +28,35 @@ class Truths:
         """The outputs for all tokens at once."""
         if (case.name, dtype) not in self._found:
             given = case if dtype is torch.float64 else in_dtype(case, dtype)
-            self._found[case.name, dtype] = _interpret(self.compilation, self._weights[dtype], given)
+            self._found[case.name, dtype] = self._interpret(given, self._weights[dtype])
         return self._found[case.name, dtype]
 
     def in_pieces(self, case: Case, pieces: tuple[int, ...]) -> dict[str, Tensor]:
         """The outputs for tokens that come in pieces."""
         if (case.name, pieces) not in self._found:
-            weights = self._weights[torch.float64]
-            self._found[case.name, pieces] = _interpret_pieces(self.compilation, weights, case, pieces)
+            self._found[case.name, pieces] = self._interpret_pieces(case, pieces)
         return self._found[case.name, pieces]
 
+    def _interpret(self, case: Case, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        tokens = sequences(self.graph)[0]
+        with torch.no_grad():
+            outputs = Interpreter(weights).run(self.graph, case.inputs)
+        of_tokens = [self.graph.type(value).shape[:2] == tokens.dims for _, value in self.graph.outputs]
+        told = zip(outputs.values(), of_tokens, strict=True)
+        return numbered(output[:, self.front :] if self.front and of else output for output, of in told)
 
-def _interpret(compilation: Compilation, weights: dict[str, Tensor], case: Case) -> dict[str, Tensor]:
-    graph = compilation.program.graph
-    front, (tokens, *_) = front_of(graph), sequences(graph)
-    with torch.no_grad():
-        outputs = Interpreter(weights).run(graph, case.inputs)
-    of_tokens = [graph.type(value).shape[:2] == tokens.dims for _, value in graph.outputs]
-    told = zip(outputs.values(), of_tokens, strict=True)
-    return numbered(output[:, front:] if front and of else output for output, of in told)
-
-
-def _interpret_pieces(
-    compilation: Compilation, weights: dict[str, Tensor], case: Case, pieces: Sequence[int]
-) -> dict[str, Tensor]:
-    """The reference graph's outputs for tokens that come in pieces, the first with those learned in front."""
-    interpreter, front = Interpreter(weights, state={}), front_of(compilation.reference)
-    last = sequences(compilation.reference)[-1]
-    positions, keys = last.called(POSITIONS), last.called(KEY_POSITIONS)
-    parts: list[dict[str, Tensor]] = []
-    for start, end in ends((pieces[0] + front, *pieces[1:])):
-        inputs = {**case.inputs, keys: case.inputs[keys][:, :end]}
-        for name in (*case.grown, positions):
-            inputs[name] = case.inputs[name][:, start:end]
-        parts.append(numbered(interpreter.run(compilation.reference, inputs).values()))
-    return {name: output[:, front:] for name, output in joined(parts).items()}
+    def _interpret_pieces(self, case: Case, pieces: Sequence[int]) -> dict[str, Tensor]:
+        """The first piece comes with the tokens that are learned in front."""
+        interpreter = Interpreter(self._weights[torch.float64], state={})
+        last = sequences(self.reference)[-1]
+        positions, keys = last.called(POSITIONS), last.called(KEY_POSITIONS)
+        parts: list[dict[str, Tensor]] = []
+        for start, end in ends((pieces[0] + self.front, *pieces[1:])):
+            inputs = {**case.inputs, keys: case.inputs[keys][:, :end]}
+            for name in (*case.grown, positions):
+                inputs[name] = case.inputs[name][:, start:end]
+            parts.append(numbered(interpreter.run(self.reference, inputs).values()))
+        return {name: output[:, self.front :] for name, output in joined(parts).items()}
 
 
 def in_dtype(case: Case, dtype: torch.dtype) -> Case:

@@ -27,16 +27,15 @@ from archc.verification.chips import CHIPS
 from archc.verification.compiling import KernelError, compile_launch
 from archc.verification.launch import Launch
 from archc.verification.launches import launches
+from tests.analysis.models import MODELS
 from tests.codegen.hard_kernels import HARD
 from tests.codegen.kernel_cases import FIRST, spec_of_case
 from tests.codegen.test_recurrence import spec
-from tests.support import SPECS, compile_model, read_spec
+from tests.support import compile_model, read_spec
 
 FILE = Path(__file__).with_name("compiled.txt")
 MAIN = "sm_90"
-_MODULES = {path: read_spec(path).module for path in sorted(SPECS.glob("*.arch"))}
-MODELS = {model: path for path, module in _MODULES.items() for model in module.models}
-_DECLARED = [model for module in _MODULES.values() for model in module.models.values()]
+_DECLARED = [read_spec(path).module.models[model] for model, path in MODELS.items()]
 FIRST_MODELS = [*{model.arch: model.name for model in reversed(_DECLARED)}.values()]  # of each architecture
 USUAL = (torch.bfloat16, MAIN)
 OTHERS = [*((torch.bfloat16, chip) for chip in CHIPS if chip != MAIN), (torch.float32, MAIN)]

@@ -27,6 +27,7 @@ from archc.verification.chips import CHIPS
 from archc.verification.compiling import compile_launch
 from archc.verification.launch import Launch
 from archc.verification.launches import launches
+from tests.analysis.models import MODELS
 from tests.codegen import compiled
 from tests.codegen.compiled import (
     ALL,
@@ -34,7 +35,6 @@ from tests.codegen.compiled import (
     DEFAULT,
     FIRST_MODELS,
     MAIN,
-    MODELS,
     OTHERS,
     USUAL,
     breaches,

@@ -20,9 +20,9 @@ from archc.ir.ops.structure import BRANCH, EXPERTS, INPUT, WEIGHT
 from archc.verification.counted_step import counted_step
 from archc.verification.packages import import_package
 from archc.verification.planned_step import layer_launches, planned_step
+from tests.analysis.models import MODELS
 from tests.support import ROOT, SPECS, compile_model, read_spec
 
-MODELS = {model: path for path in sorted(SPECS.glob("*.arch")) for model in read_spec(path).models}
 # The default suite has the first model of every spec.
 FIRST = {*{path: model for model, path in reversed(MODELS.items())}.values()}
 CASES = [pytest.param(model, marks=() if model in FIRST else pytest.mark.slow) for model in MODELS]

@@ -103,8 +103,12 @@ def write_head(cut: Cut, loss: LossKernel, results: list[str], style: Style, lin
         tail=lines,
         result=logits,
         place=cut.place,
-        results=tuple(
-            f"self.head(before[{place}])" if place == cut.place else f"before[{place}]"
-            for place in range(len(results) if len(results) > 1 else 0)
-        ),
+        results=_returned(len(results), cut.place),
     )
+
+
+def _returned(count: int, place: int) -> tuple[str, ...]:
+    """The texts of all results, logits at their place; none where these are alone."""
+    if count == 1:
+        return ()
+    return tuple(f"self.head(before[{n}])" if n == place else f"before[{n}]" for n in range(count))
