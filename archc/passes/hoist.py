@@ -123,7 +123,16 @@ def capture(graph: Graph, loop_id: int, body: Graph, value: Value) -> Value:
     loop = graph.node(loop_id)
     carried = len(loop.attributes["entering"])
     if value not in loop.inputs[carried:]:
+        name = _name(graph, value)
         for each in loop.bodies:
-            each.add_input(graph.name_of(value), graph.type(value), graph.node(value).span)
+            each.add_input(name, graph.type(value), graph.node(value).span)
         loop = graph.update(loop, inputs=(*loop.inputs, value))
     return body.inputs[loop.inputs.index(value, carried)]
+
+
+def _name(graph: Graph, value: Value) -> str:
+    """What a value is called in loops: its name, or that of what it was computed from."""
+    name, node = graph.name_of(value), graph.node(value)
+    while name in ("", "_") and node.inputs and (source := node.inputs[0]) is not None:
+        name, node = graph.name_of(source), graph.node(source)
+    return "" if name == "_" or (node.op is INPUT and name != graph.name_of(value)) else name

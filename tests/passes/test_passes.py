@@ -132,6 +132,18 @@ def test_hoist_moves_tables_out_of_the_loop() -> None:
     assert "rope_table" not in ops(loop.bodies[0])
 
 
+def test_what_is_hoisted_is_called_after_what_it_comes_from() -> None:
+    body = """
+  x = embedding(tokens, 9, d) as wte
+  shift = parameter([d]) as shift
+  for i in 0..2 as layers { x = x + linear(x, d) as f * -shift }
+  return x
+"""
+    graphs, _ = staged(program_of(body))
+    (layer,) = graphs["hoist"].loops()[0].bodies
+    assert [layer.name_of(value) for value in layer.inputs] == ["x", "shift", "shift"]  # the last is -shift
+
+
 TUNED = """
   x = embedding(tokens, 9, d) as wte
   for i in 0..2 as layers {

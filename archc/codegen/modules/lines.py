@@ -251,8 +251,11 @@ class Emitter:
 
     def _assign(self, node: Node) -> None:
         code = self._call(node)  # which may write statements of other blocks first
-        self.enter(node)
         results = self._results(node)
+        if len(code) <= _MAX_INLINE and code in self.style.weights.values():  # a parameter has a name
+            self.variables.names[results[0]] = code
+            return
+        self.enter(node)
         unread = [not self.graph.users(v) and not self.graph.is_output(v) for v in results]
         targets = [
             "_" if skip else self.variables.bind(value) for value, skip in zip(results, unread, strict=True)

@@ -19,12 +19,19 @@ _SHORT = {
     "rms_norm": "h",
     "layer_norm": "h",
     "attend": "o",
+    "recur": "o",
+    "softmax": "weights",
+    "score_keys": "scores",
+    "weighted_values": "o",
+    "distance_bias": "bias",
+    "key_distance_bias": "bias",
     "add": "x",
     "mul": "h",
     "dispatch": "rows",
     "experts": "y",
     "combine": "y",
 }
+_CASTS = ("upcast", "upcast_like", "cast_like")
 
 
 class Variables:
@@ -104,9 +111,11 @@ class Variables:
         if not name and node.op.has(Trait.LINEAR) and node.inputs[1] is not None:
             weight = self.style.weights.get(node.inputs[1].node, "x")
             name = weight.removeprefix("self.").removesuffix("_proj")
-        if not name and node.op.has(Trait.VIEW) and (viewed := node.inputs[0]) is not None:
-            return self._wanted(viewed)
-        return name or _SHORT.get(node.op.name, node.op.name)
+        same = node.op.has(Trait.VIEW) or node.op.name in _CASTS
+        if not name and same and (source := node.inputs[0]) is not None:
+            return self._wanted(source)
+        own = "h" if node.op.name in self.style.reserved else node.op.name  # that of a function
+        return name or _SHORT.get(node.op.name, own)
 
     def _as_operand(self, value: Value) -> str:
         """The word that an op of the language has for a value that only it reads; "" for a mere letter."""
