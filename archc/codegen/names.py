@@ -23,7 +23,7 @@ _MODULE_NAMES = frozenset("""
     training type xpu zero_grad
     """.split())  # noqa: SIM905 - a list of this length is easier to read as words
 _LOCALS = frozenset(
-    {"self", "cache", "span", "padding", "factory", "layer", "super", "zip"}
+    {"self", "cache", "documents", "span", "padding", "factory", "layer", "super", "zip"}
     | {"kernels", "experts", "torch", "nn", "F", "sizes", "model"}
 )
 

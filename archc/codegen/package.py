@@ -71,7 +71,7 @@ from archc.ir.ops.structure import (
     WEIGHT,
 )
 from archc.ir.ops.training import IN_TRAINING
-from archc.ir.program import Program, front_of, given_inputs
+from archc.ir.program import Program, front_of, given_inputs, packs_documents
 from archc.ir.rule import rule_of
 from archc.ir.types import DType
 from archc.target import CUDA, Target
@@ -270,6 +270,7 @@ class _Planner:
             base=self._base,
             sequences=token_sequences(self.fused),
             inputs=model_inputs(self.reference, self.cached),
+            documents=packs_documents(self.reference),
             front=front_of(self.reference),
             most_tokens=most_tokens(self.reference),
             start=self.program.start,

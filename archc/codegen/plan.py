@@ -86,6 +86,7 @@ class Package:
     base: str  # the class that either model is one of
     sequences: tuple[Tokens, ...]  # the last is the one that grows
     inputs: tuple[Input, ...]  # all that a model is called with
+    documents: bool  # whether several may share a row
     front: int  # learned tokens that come first in a sequence
     most_tokens: int  # that a table of positions has rows for, or 0
     start: int | None  # the token that it begins with
@@ -294,21 +295,33 @@ class Package:
         return self.sequences[-1].dims.strip("[]").split(", ")[-1]
 
     @property
-    def padding_signature(self) -> str:
-        return ", ".join(f"{each.padding}: Tensor | None = None" for each in self.sequences)
+    def options_signature(self) -> str:
+        """What may be given besides what a model is called with."""
+        return ", ".join(f"{name}: Tensor | None = None" for name in self._options)
+
+    @property
+    def options_arguments(self) -> str:
+        """What is handed on besides what a model is called with."""
+        return ", ".join(f"{name}={name}" for name in self._options)
 
     @property
     def padding_arguments(self) -> str:
         return ", ".join(f"{each.padding}={each.padding}" for each in self.sequences)
 
     @property
+    def _options(self) -> list[str]:
+        return [*(each.padding for each in self.sequences), *["documents"] * self.documents]
+
+    @property
     def about_options(self) -> str:
         """What a model's options mean."""
         told = [f"{each.padding} is bool {each.dims}" for each in self.sequences]
+        numbers = "the number of each token's document where several share a row"
+        numbers = f"; documents is int64 {self.sequences[-1].dims}, {numbers}"
         cache = "; a cache is filled and read" if self.cached else ""
         if self.kept:
             cache += f", and {' and '.join(self.kept)} may be None once it has been"
-        return f"{', '.join(told)}, False where a token is padding{cache}."
+        return f"{', '.join(told)}, False where a token is padding{numbers * self.documents}{cache}."
 
     @property
     def in_steps(self) -> str:

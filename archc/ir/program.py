@@ -79,6 +79,14 @@ def tokens_of(graph: Graph, sequence: Sequence) -> Value:
     return next((value for value in own if graph.type(value) == whole), own[0])
 
 
+def packs_documents(graph: Graph) -> bool:
+    """Whether documents may share a row: all that is given and returned is by the tokens of one sequence."""
+    sequence, *others = sequences(graph)
+    values = [*given_inputs(graph), *(value for _, value in graph.outputs)]
+    by_token = all(graph.type(value).shape[:2] == sequence.dims for value in values)
+    return by_token and not others and all(isinstance(dim, str) for dim in sequence.dims)
+
+
 @dataclass(frozen=True)
 class Expectation:
     """`expect fuse(rule)`, and where it stands."""

@@ -1,4 +1,4 @@
-"""A generated package against the interpreter: full, cached, padded, gradients, tokens, checkpoints."""
+"""A package against the interpreter: full, cached, padded, packed, gradients, tokens, checkpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.interpreter import Interpreter
 from archc.ir.logits import vocabulary_of
-from archc.ir.program import POSITIONS, are_positions, front_of
+from archc.ir.program import POSITIONS, are_positions, front_of, packs_documents
 from archc.verification.cases import Case, cases, depends_on_length, random_weights
 from archc.verification.outcome import Outcome, distance, furthest, unequal
 from archc.verification.stages import CHANCE, EXACT, FLOOR, is_finite
@@ -53,6 +53,8 @@ def check_package(compilation: Compilation) -> Iterator[Outcome]:
         }
         for name, (exact, rounded) in models.items():
             yield from _check_forward(truths, name, exact, rounded)
+            if packs_documents(compilation.program.graph):
+                yield _check_documents(compilation, name, exact)
             yield _check_checkpoint(name, exact, weights, folder / f"saved_{name}")
             if hasattr(exact, "new_cache"):
                 yield from _check_cache(truths, name, exact)
@@ -124,6 +126,22 @@ def _check_forward(truths: Truths, name: str, exact: Any, rounded: Any) -> Itera
         value = _call(rounded, given, torch.float32, **given.options)
         limit = max(CHANCE * plain, FLOOR)
         yield Outcome(name, "float32", case.name, furthest(value, truth, given.padding), limit)
+
+
+def _check_documents(compilation: Compilation, name: str, model: Any) -> Outcome:
+    """Documents that share a row: the same outputs as each has in a row by itself."""
+    case = _first_given(compilation)
+    batch, length = case.tokens.shape[:2]
+    documents = (torch.arange(length) + torch.arange(batch)[:, None]) // max(length // 3, 1)
+    packed = _call(model, case, torch.float64, documents=documents)
+    worst = 0.0
+    for row, numbers in enumerate(documents):
+        for number in numbers.unique():
+            own = numbers == number
+            alone = replace(case, inputs={n: v[row : row + 1, own] for n, v in case.inputs.items()})
+            parts = {n: output[row : row + 1, own] for n, output in packed.items()}
+            worst = max(worst, furthest(parts, _call(model, alone, torch.float64)))
+    return Outcome(name, "documents", case.name, worst, EXACT)
 
 
 def _check_cache(truths: Truths, name: str, model: Any) -> Iterator[Outcome]:

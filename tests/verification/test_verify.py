@@ -129,6 +129,7 @@ def test_both_targets_hold(target: str) -> None:
         ("model.py", "attention(q, k, v,", "attention(q, k, k,", {"float64"}),
         ("runtime.py", "self.length = span.key_positions.shape[1]", "self.length += 0", {"refused"}),
         ("runtime.py", "(seen + real.cumsum(1) - 1)", "(real.cumsum(1) - 1)", {"cache"}),
+        ("runtime.py", "documents != documents.roll(1, 1)", "documents < 0", {"documents"}),
         ("runtime.py", "(key >= 0)", "(key >= -1)", {"float64", "float32"}),
         ("model.py", "q_proj.weight", "k_proj.weight", {"refused"}),
     ],

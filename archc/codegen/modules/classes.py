@@ -27,7 +27,15 @@ from archc.ir.names import unique
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.paths import path_text
 from archc.ir.program import Sequence as Tokens
-from archc.ir.program import captured_in, front_of, given_inputs, grows, sequences, tokens_of
+from archc.ir.program import (
+    captured_in,
+    front_of,
+    given_inputs,
+    grows,
+    packs_documents,
+    sequences,
+    tokens_of,
+)
 
 # Given a class's name, its doc, its graph, and what it calls the graph's inputs and weights.
 PlanNative = Callable[[str, str, Graph, Mapping[Value, str], Mapping[int, str]], NativeLayer | None]
@@ -69,6 +77,7 @@ class ClassWriter:
         built = self._class(name, doc, body, (), read_off_spans(graph), weights, cached)
         arguments = _optional_once(graph, [a for a in built.arguments if not is_span(a.name)], cached)
         names = [argument.name for argument in arguments]
+        head = self._head(cut, weights, loss, texts_of(built.result)) if cut and loss else None
         start = [*front_lines(graph, names, cached), *span_lines(graph, names, cached)]
         advance = f"    cache.advance({known[-1].called('span')})"
         end = [Line("if cache is not None:"), Line(advance)] if cached else []
@@ -76,7 +85,8 @@ class ClassWriter:
             built,
             arguments=(*arguments, *_options(graph, known, cached)),
             lines=(
-                *_check(arguments, known, cached),
+                *_check(graph, arguments, cached),
+                *_in_rows(graph, names, head),
                 *_check_kept(graph, names, cached),
                 *start,
                 *built.lines,
@@ -84,7 +94,7 @@ class ClassWriter:
             ),
             result=without_front(body, built.result) if front_of(graph) else built.result,
             result_type=result_type(len(graph.outputs)),
-            head=self._head(cut, weights, loss, texts_of(built.result)) if cut and loss else None,
+            head=head,
             following=write_method(Emitter(following, self.style), {}, ()) if following else None,
         )
 
@@ -188,11 +198,22 @@ def _names(weights: Sequence[Held], indices: Sequence[str]) -> list[str]:
     return parameter_names([stored_in(held.weight) for held in weights], indices)
 
 
-def _check(arguments: Sequence[Argument], known: Sequence[Tokens], cached: bool) -> list[Line]:
+def _check(graph: Graph, arguments: Sequence[Argument], cached: bool) -> list[Line]:
     """The refusal of inputs, and of a cache, that a model does not take."""
-    names = [*(argument.name for argument in arguments), *(each.called("padding") for each in known)]
-    inputs = Line(f"check_inputs({', '.join(['self', *names])})")
-    return [inputs, Line("check_cache(self, cache)")] if cached else [inputs]
+    names = [*(a.name for a in arguments), *(each.called("padding") for each in sequences(graph))]
+    documents = ["documents"] if packs_documents(graph) else []
+    inputs = Line(f"check_inputs({', '.join(['self', *names, *documents])})")
+    return [inputs, Line(f"check_cache({', '.join(['self', 'cache', *documents])})")] if cached else [inputs]
+
+
+def _in_rows(graph: Graph, names: Sequence[str], head: Head | None) -> list[Line]:
+    """The method's call of itself for documents that share rows; `names` are those of its arguments."""
+    if not packs_documents(graph):
+        return []
+    method = "forward" if head is None else "before_head" if head.results else "hidden"
+    losses = ["losses=losses"] if trains(graph) else []
+    call = f"in_rows({', '.join([f'self.{method}', 'documents', *names, *losses])})"
+    return [Line("if documents is not None:"), Line(f"    return {call}")]
 
 
 def _check_kept(graph: Graph, names: Sequence[str], cached: bool) -> list[Line]:
@@ -204,8 +225,10 @@ def _check_kept(graph: Graph, names: Sequence[str], cached: bool) -> list[Line]:
 
 
 def _options(graph: Graph, known: Sequence[Tokens], cached: bool) -> list[Argument]:
-    """What a model takes by keyword: the padding of each sequence, a cache, and what collects losses."""
+    """What a model takes by keyword: paddings, documents, a cache, and what collects losses."""
     options = [Argument("*", ""), *(Argument(s.called("padding"), "Tensor | None = None") for s in known)]
+    if packs_documents(graph):
+        options.append(Argument("documents", "Tensor | None = None"))
     if cached:
         options.append(Argument("cache", "Cache | None = None"))
     if trains(graph):

@@ -26,6 +26,7 @@ _RUNTIME = (
     "check_cache",
     "check_kept",
     "fixed_span",
+    "in_rows",
     "lasting",
     "once",
     "past",
