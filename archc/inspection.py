@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from archc import compiler
+from archc.codegen.kernels.attention.attention_plan import AttentionKernel
+from archc.codegen.kernels.kernel_plan import Kernel
+from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.errors import ArchcError, did_you_mean
+from archc.ir.op import Trait
 from archc.ir.printer import print_graph
 from archc.ir.program import Program
 from archc.ir.rule import Rule, rule_of
@@ -84,9 +89,24 @@ def _without_kernels(compilation: Compilation) -> list[str]:
     """What reads other tokens in PyTorch's own ops though the target has kernels."""
     if "recurrence" not in compilation.context.target.families:
         return []
-    nodes = (node for part in compilation.fused.walk() for node in part.nodes())
-    plain = (node for node in nodes if node.op.past and not (rule_of(node) or node.op.module))
-    return list(dict.fromkeys(f"`{node.op.name}` ({place_of(node)}) is PyTorch's own ops" for node in plain))
+    nodes = [node for part in compilation.fused.walk() for node in part.nodes() if node.op.past]
+    plain = [node for node in nodes if not (rule_of(node) or node.op.module or node.op.has(Trait.VIEW))]
+    told = [f"`{node.op.name}` ({place_of(node)}) is PyTorch's own ops" for node in plain]
+    in_pieces = {kernel.name for kernel in _planned(compilation) if _is_in_pieces(kernel)}
+    how = "of whole sequences is PyTorch's own ops, for some queries at a time"
+    told += [f"`{node.op.name}` ({place_of(node)}) {how}" for node in nodes if node.op.name in in_pieces]
+    return list(dict.fromkeys(told))
+
+
+def _planned(compilation: Compilation) -> Sequence[Kernel]:
+    return plan_package(
+        compilation.program, compilation.fused, compilation.reference, tuned=compilation.tuned
+    ).kernels
+
+
+def _is_in_pieces(kernel: Kernel) -> bool:
+    """Whether whole sequences have no kernel for an attention that PyTorch's own has not either."""
+    return isinstance(kernel, AttentionKernel) and bool(kernel.plain) and kernel.flash is None
 
 
 def _explain_measured(compilation: Compilation, console: Console) -> None:

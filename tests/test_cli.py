@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -195,6 +196,32 @@ def test_explain_tells_reasons_and_relaxations() -> None:
     assert "rms_norm_add" in output
     output = run("explain", str(SPECS / "t5.arch"), "--model", "t5_tiny").output
     assert "bias_relu" in output.partition("missed")[2]
+
+
+@pytest.mark.parametrize(
+    ("bias", "told"),
+    [
+        (
+            "absolute(upcast(query - key))",
+            ["`attention` (spec.arch:5) of whole sequences is PyTorch's own ops"],
+        ),
+        ("key_bias(linear(x, 4) as b)", []),
+    ],
+)
+def test_explain_tells_where_attention_has_no_kernel(
+    bias: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("spec.arch").write_text(f"""arch A() {{
+          forward(x: float[B, T, 32]) {{
+            h = split_heads(x, 4)
+            query, key = pairs(x)
+            return merge_heads(attention(h, h, 2 * h, mask = causal, bias = {bias}))
+          }}
+        }}
+        model a = A()""")
+    output = " ".join(run("explain", "spec.arch").output.split())
+    assert re.findall(r"no kernel: (.*?), for some queries", output) == told
 
 
 def test_kernels_tells_what_each_takes_on_a_chip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

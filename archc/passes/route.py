@@ -11,7 +11,7 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.op import OPS, Trait
 from archc.ir.ops.structure import CONSTANT
-from archc.ir.types import TensorType
+from archc.ir.types import DType, TensorType
 from archc.passes.context import Context
 from archc.passes.outline import Outline, replace_by_one
 
@@ -66,7 +66,8 @@ def _around(graph: Graph, choice: Node) -> list[Node]:
 
 def _is_routing(graph: Graph, node: Node, choice: Node) -> bool:
     """Whether an op works on one token's few values, and on vectors that are the same for all tokens."""
-    computed = node.op.name in ROUTING or bool(node.op.has(Trait.ELEMENTWISE) and node.op.triton)
+    of_scores = node.op.has(Trait.ELEMENTWISE) and all(type_.dtype is not DType.I64 for type_ in node.types)
+    computed = node.op.name in ROUTING or bool(of_scores and node.op.triton)
     types = [graph.type(value) for value in node.inputs[:1] if value is not None]
     narrow = all(not type_.shape or _is_narrow(type_) for type_ in (*types, *node.types))
     rows = choice.types[0].shape[:-1]

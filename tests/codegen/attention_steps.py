@@ -55,6 +55,7 @@ BIASES = {
     "given": """t = parameter([8, 6], init = normal(std = 1)) as table
         b = 2 * relative_bias(positions(x), key_positions(x), t, bidirectional = false, distance = 12)""",
     "for all keys": "query, _ = pairs(x)\n        b = sin(upcast(query))",
+    "of keys": "b = key_bias(linear(x, 6) as b)",
     "for all heads": "query, key = pairs(x)\n        b = -0.3 * absolute(upcast(query - key))",
 }
 

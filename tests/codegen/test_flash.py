@@ -64,11 +64,20 @@ CASES: dict[str, tuple[int, int, int, int, str]] = {
         12,
         "mask = sliding(20), softcap = 3.0, bias = DISTANCES, sinks = parameter([HEADS]) as sinks",
     ),
+    "what keys have": (6, 2, 12, 12, "mask = causal, bias = KEYS"),
+    "what keys have and all of it": (
+        6,
+        2,
+        8,
+        12,
+        "mask = sliding(20), softcap = 3.0, bias = KEYS, sinks = parameter([HEADS]) as sinks",
+    ),
 }
 # What options stand for; a table of 8 rows, whose last is for distances from 11 on.
 MADE = {
     "SLOPES": "alibi_bias(positions(x), key_positions(x), heads = HEADS, scale = 0.5)",
     "DISTANCES": "relative_bias(positions(x), key_positions(x), parameter([8, HEADS]) as table, false, 11)",
+    "KEYS": "key_bias(linear(x, HEADS) as b)",
     "CHOSEN": "chosen_keys(q, split_heads(linear(x, WIDTH) as key, 1), linear(x, HEADS) as weights, 9)",
     "BY_HEADS": "best_keys(attention_scores(k, k, wide = true), k, 9)",
     "BOTH_WAYS": "relative_bias(positions(x), key_positions(x), parameter([8, HEADS]) as table, true, 11)",
@@ -109,14 +118,15 @@ class Flash:
         self.sizes = CASES[name][:4]
         operands = zip(self.node.op.operands, self.node.inputs, strict=True)
         given = {operand.name for operand, value in operands if value is not None}
-        self.further = [each for each in ("sinks", "table") if each in given]
+        self.further = [each for each in ("sinks", "table", "bias") if each in given]
         among = self.node.operand("among") if "among" in given else None
         self.choosers = None if among is None else compilation.fused.type(among).shape[2:-1]
 
     def operands(self, queries: int, keys: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         heads, kv_heads, width, value_width = self.sizes
         shapes = [(2, queries, heads, width), (2, keys, kv_heads, width), (2, keys, kv_heads, value_width)]
-        shapes += [(heads,) if each == "sinks" else (8, heads) for each in self.further]
+        sizes = {"sinks": (heads,), "table": (8, heads), "bias": (2, heads, 1, keys)}
+        shapes += [sizes[each] for each in self.further]
         return [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
 
     def places(self, operands: list[Tensor]) -> Tensor | None:
@@ -146,7 +156,7 @@ class Flash:
         given = {
             name: self.node.attributes.get(name) for name in ("bidirectional", "distance", "slope_scale")
         }
-        bias = None
+        bias = named.get("bias")
         if "table" in named:
             table = named["table"]
             bias = relative_bias(

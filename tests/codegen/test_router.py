@@ -228,6 +228,23 @@ def test_whole_numbers_stay_whole() -> None:
 
 
 @interpreted
+def test_places_are_multiplied_as_whole_numbers() -> None:
+    """As those of pairs are, of which product keys (Lample et al. 2019) choose some."""
+    spec = """
+        arch A() {
+          forward(x: float[B, T, 8]) {
+            scores, best = top_k(linear(x, 900) as gate, 2)
+            return weights = softmax(scores), places = 100_003 * best + 1
+          }
+        }
+        model a = A()
+    """
+    package = import_package(compile_model(spec, "a"), Path(mkdtemp()))
+    x, model = torch.randn(2, 3, 8), package.Model(dtype=torch.float32)
+    assert torch.equal(model(x)[1], 100_003 * (x @ model.gate.T).topk(2, -1).indices + 1)
+
+
+@interpreted
 def test_a_gradient_is_the_same_to_the_bit() -> None:
     router = _router("a factor for each expert")
     operands = [operand.requires_grad_() for operand in router.operands(torch.randn(2, 40, 6))]

@@ -61,6 +61,19 @@ def query_bias(x: Tensor) -> Tensor:
     return x.transpose(1, 2)[..., None]
 
 
+def _bias_of_keys_type(call: Any) -> TensorType:
+    x = float_type(call, "x")
+    if len(x.shape) != 3 or not isinstance(x.width, int):
+        raise TypeMistake(f"needs a number for each key and head, [B, S, heads], not {x}", "x")
+    return TensorType((x.shape[0], x.width, 1, call.key_positions.shape[1]), x.dtype)
+
+
+@declare(infer=_bias_of_keys_type, traits=(Trait.VIEW,), past=("x",))
+def bias_of_keys(x: Tensor, key_positions: Tensor) -> Tensor:
+    """A number of each key and head as a term or a factor of a bias: [B, S, heads] -> [B, heads, 1, S]."""
+    return x.transpose(1, 2)[:, :, None]
+
+
 def _by_query_type(call: Any) -> TensorType:
     bias: TensorType = call.bias
     if len(bias.shape) != 4 or not isinstance(bias.shape[1], int):

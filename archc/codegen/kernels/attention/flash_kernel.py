@@ -62,9 +62,8 @@ def plan_flash(fused: Fused, attention: Attention) -> FlashKernel | None:
 
 def _is_known(fused: Fused, bias: FlashBias | None) -> bool:
     """Whether the kernel knows the mask, and all that is done to scores."""
-    further = set(further_operands(fused)) <= {"sinks", "table", "among"} and (
-        bias is not None or not makes_bias(fused)
-    )
+    biased = bias is not None or not (makes_bias(fused) or "bias" in fused.types)
+    further = set(further_operands(fused)) <= {"sinks", "table", "bias", "among"} and biased
     masked = isinstance(fused.node.attributes["mask"], Causal | Full | Sliding | Chunked)
     return further and masked and not form_of(fused).one_slot
 
@@ -78,8 +77,8 @@ def _suits_pytorch(mask: Mask, attention: Attention) -> bool:
 def _tiles(width: int, bias: FlashBias | None, bounded: bool) -> Tiles | None:
     """The tiles for keys and values of a width together; None where none are small enough.
 
-    What is added to scores lies beside them in registers: slopes leave room for 32 keys, or in float32 for
-    32 queries; with a table tiles of the next width do, by more warps and of 16 keys.
+    What is added to scores lies beside them in registers: slopes and what keys have leave room for 32 keys,
+    or in float32 for 32 queries; with a table tiles of the next width do, by more warps and of 16 keys.
     """
     fitting = [
         _with_warps(tiles, _BOUNDED_WARPS.get(most)) if bounded else tiles

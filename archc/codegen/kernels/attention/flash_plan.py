@@ -73,9 +73,21 @@ class FlashKernel(Attention):
         return self.bias is not None and self.bias.table
 
     @property
+    def of_keys(self) -> bool:
+        """Whether the bias is a number that each key has for each head."""
+        return self.bias is not None and self.bias.vector is None
+
+    def bias_at(self, query: str, key: str) -> str:
+        """The bias of a tile of scores; `query` and `key`: how each lies along it."""
+        assert self.bias is not None
+        if self.of_keys:
+            return f"_{self.name}_bias(place{key}, keys, sequence * {self.heads} + head, bias_ptr)"
+        return f"_{self.name}_bias(query{query}, key{key}, head, {self.bias.pointers})"
+
+    @property
     def tensors(self) -> tuple[str, ...]:
         """The operands besides queries, keys and values that have gradients."""
-        return ("sinks",) * self.sinks + ("table",) * self.has_table
+        return ("sinks",) * self.sinks + ("table",) * self.has_table + ("bias",) * self.of_keys
 
     @property
     def chooses(self) -> bool:
