@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from archc.errors import ArchcError
 from archc.verification.chips import Chip
 from archc.verification.launch import Launch
-from archc.verification.machine_code import MachineCode, read_machine_code
+from archc.verification.machine_code import MachineCode, read_cubin, read_machine_code
 
 _MAX_THREADS = 1024  # of a program, on every chip
 _REGISTERS, _MOST = 1 << 16, 255  # of a program, and of one of its threads, where they can be set
@@ -104,7 +106,7 @@ def compile_launch(launch: Launch, chip: Chip) -> Usage:
     threads = launch.warps * chip.warp
     if threads > _MAX_THREADS:
         raise _error(launch, chip, f"{threads} threads, a program has {_MAX_THREADS} at most")
-    code = _machine_code(launch, chip, launch.options)
+    code = read_machine_code(_compiled(launch, chip), chip.backend, threads)
     if code.shared > chip.shared:
         raise _error(launch, chip, f"{code.shared:,} bytes of shared memory, there are {chip.shared:,}")
     return Usage(launch.name, chip.name, launch.adjacent, code, lacking_registers(launch, chip, code))
@@ -120,10 +122,12 @@ def lacking_registers(launch: Launch, chip: Chip, code: MachineCode) -> int:
     most = min(_MOST, _REGISTERS // code.threads)
     if chip.backend != "cuda" or not 0 < code.spilled <= _CHOSEN or code.registers >= most:
         return code.spilled
-    return _machine_code(launch, chip, {**launch.options, "maxnreg": most}).spilled
+    _, spilled = read_cubin(_assembled(_compiled(launch, chip).asm["ptx"], most, launch, chip))
+    return spilled
 
 
-def _machine_code(launch: Launch, chip: Chip, options: dict[str, int]) -> MachineCode:
+def _compiled(launch: Launch, chip: Chip) -> Any:
+    """What Triton compiles, or finds in its cache."""
     import triton
     from triton.compiler import ASTSource
     from triton.errors import TritonError
@@ -131,10 +135,19 @@ def _machine_code(launch: Launch, chip: Chip, options: dict[str, int]) -> Machin
     signature, constants, facts = launch.specialise(chip)
     source = ASTSource(launch.kernel, signature, constants, facts)
     try:
-        compiled = triton.compile(source, target=chip.target, options=options)
+        return triton.compile(source, target=chip.target, options=launch.options)
     except (TritonError, RuntimeError) as error:
         raise _error(launch, chip, str(error)) from error
-    return read_machine_code(compiled, chip.backend, launch.warps * chip.warp)
+
+
+def _assembled(assembly: str, registers: int, launch: Launch, chip: Chip) -> bytes:
+    """NVIDIA's assembler alone run again, told how many registers a thread may have."""
+    from triton.compiler.compiler import make_backend
+
+    backend = make_backend(chip.target)
+    limited, places = re.subn(r"(?m)^\.reqntid .*", rf"\g<0>\n.maxnreg {registers}", assembly)
+    assert places == 1, "a kernel says once how many threads it has"
+    return bytes(backend.make_cubin(limited, {}, backend.parse_options(launch.options), chip.target.arch))
 
 
 def _error(launch: Launch, chip: Chip, text: str) -> KernelError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -28,10 +29,7 @@ _PTX_COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\.global.*?, *(?:0x)?([0-9a-f
 _GCN_ACCESS = re.compile(r"\b(?:global|buffer|flat)_(?:load|store)_(?:lds_)?([a-z0-9]+)")
 _GCN_BYTES = {"dword": 4, "dwordx2": 8, "dwordx3": 12, "dwordx4": 16, "short": 2, "ushort": 2, "sshort": 2}
 _GCN_BYTES |= {"byte": 1, "ubyte": 1, "sbyte": 1, "b32": 4, "b64": 8, "b96": 12, "b128": 16}
-_TENSOR_CORES = {
-    "cuda": re.compile(r"\b(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)"),
-    "hip": re.compile(r"\bv_s?mfma"),
-}
+_TENSOR_CORES = {"cuda": ("wgmma.mma_async", "mma.sync", "tcgen05.mma"), "hip": ("v_mfma", "v_smfma")}
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def read_machine_code(compiled: Any, backend: str, threads: int) -> MachineCode:
     """What Triton compiled for a "cuda" or "hip" chip."""
     source = compiled.asm["ttir"]
     assembly = compiled.asm["ptx" if backend == "cuda" else "amdgcn"]
-    registers, spilled = _of_cubin(compiled) if backend == "cuda" else _of_hsaco(assembly)
+    registers, spilled = read_cubin(compiled.asm["cubin"]) if backend == "cuda" else _of_hsaco(assembly)
     return MachineCode(
         registers=registers,
         spilled=spilled,
@@ -105,17 +103,19 @@ def read_machine_code(compiled: Any, backend: str, threads: int) -> MachineCode:
         tiles=tuple(_as_stored(_tiles(source), compiled.asm["ttgir"] if backend == "hip" else "")),
         accesses=Counter(_ptx_widths(assembly) if backend == "cuda" else _gcn_widths(assembly)),
         dots=tuple(int(rows) for kind, rows in _DOT.findall(source) if kind != "f32"),
-        tensor_cores=_TENSOR_CORES[backend].search(assembly) is not None,
+        tensor_cores=any(name in assembly for name in _TENSOR_CORES[backend]),
     )
 
 
-def _of_cubin(compiled: Any) -> tuple[int, int]:
+def read_cubin(cubin: bytes) -> tuple[int, int]:
     """Registers, and the stack that spilled ones lie in, by the disassembler that Triton brings."""
     from triton import knobs
 
-    path = next(path for name, path in compiled.metadata_group.items() if name.endswith(".cubin"))
-    command = [knobs.nvidia.cuobjdump.path, "-res-usage", str(path)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return _number(r"REG:(\d+)", text), _number(r"STACK:(\d+)", text)
 
 
@@ -176,9 +176,10 @@ def _values(dims: str) -> int:
 
 
 def _ptx_widths(assembly: str) -> Iterable[int]:
-    for match in _PTX_ACCESS.finditer(assembly):
+    moves = "\n".join(line for line in assembly.splitlines() if ".global" in line)  # far fewer to match
+    for match in _PTX_ACCESS.finditer(moves):
         yield int(match[1] or 1) * int(match[2]) // 8
-    for match in _PTX_COPY.finditer(assembly):
+    for match in _PTX_COPY.finditer(moves):
         yield int(match[1], 16)
 
 
