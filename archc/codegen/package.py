@@ -49,7 +49,7 @@ from archc.codegen.needs import (
 )
 from archc.codegen.plan import Constant, Module, Package
 from archc.codegen.semantics import Semantics, use_of
-from archc.ir.decoding import decodes, no_generation
+from archc.ir.decoding import decodes, depends_on_length, no_generation
 from archc.ir.first_layer import may_be_none
 from archc.ir.graph import Graph
 from archc.ir.logits import logits_of
@@ -271,6 +271,7 @@ class _Planner:
             sequences=token_sequences(self.fused),
             inputs=model_inputs(self.reference, self.cached),
             documents=packs_documents(self.reference),
+            by_length=depends_on_length(self.reference),
             front=front_of(self.reference),
             most_tokens=most_tokens(self.reference),
             start=self.program.start,

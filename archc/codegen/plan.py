@@ -87,6 +87,7 @@ class Package:
     sequences: tuple[Tokens, ...]  # the last is the one that grows
     inputs: tuple[Input, ...]  # all that a model is called with
     documents: bool  # whether several may share a row
+    by_length: bool  # whether positions mean something else in a longer sequence
     front: int  # learned tokens that come first in a sequence
     most_tokens: int  # that a table of positions has rows for, or 0
     start: int | None  # the token that it begins with
@@ -229,6 +230,11 @@ class Package:
     def fixed_tokens(self) -> tuple[str, ...]:
         """The names of the tokens of sequences that do not grow, such as an encoder's."""
         return tuple(each.name for each in self.sequences[:-1])
+
+    @property
+    def sees_later(self) -> bool:
+        """Whether what comes after a token matters to it, so that it must be known for padding."""
+        return not self.cached or self.by_length or self.trains
 
     @property
     def given(self) -> tuple[Input, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from archc.ir.fixed import Fixed
 from archc.ir.graph import Graph
 from archc.ir.logits import LOGITS, possible_vocabulary, token_rows, vocabulary_of
@@ -33,6 +35,18 @@ def _is_by_token(root: Graph) -> bool:
 def _looks_at_others(node: Node) -> bool:
     keeps = node.past or node.op.carries or node.op is SCAN
     return bool(keeps) or not (node.op.internal or node.op.has(Trait.PER_TOKEN))
+
+
+def depends_on_length(graph: Graph) -> bool:
+    """Whether some token's position means something else in a longer sequence."""
+    return bool(scalings_by_length(graph))
+
+
+def scalings_by_length(graph: Graph) -> list[Any]:
+    """The scalings of rotations that do so."""
+    ropes = [node.attributes.get("rope") for part in graph.walk() for node in part.nodes()]
+    scalings = [rope.scaling for rope in ropes if rope is not None and rope.scaling is not None]
+    return [scaling for scaling in scalings if scaling.by_length]
 
 
 def no_generation(graph: Graph, following: Graph | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archc.ir.decoding import scalings_by_length
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import Trait
@@ -260,16 +261,5 @@ def _longest_window(graph: Graph) -> int:
         for node in part.nodes()
         if (mask := node.attributes.get("mask")) is not None
     ]
-    windows += [int(scaling.original) for scaling in _scalings_by_length(graph)]
+    windows += [int(scaling.original) for scaling in scalings_by_length(graph)]
     return max(windows, default=0) or 8
-
-
-def depends_on_length(graph: Graph) -> bool:
-    """Whether some token's position means something else in a longer sequence."""
-    return bool(_scalings_by_length(graph))
-
-
-def _scalings_by_length(graph: Graph) -> list[Any]:
-    ropes = [node.attributes.get("rope") for part in graph.walk() for node in part.nodes()]
-    scalings = [rope.scaling for rope in ropes if rope is not None and rope.scaling is not None]
-    return [scaling for scaling in scalings if scaling.by_length]

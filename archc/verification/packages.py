@@ -21,11 +21,12 @@ from archc import compiler
 from archc.codegen.emit import Origin, write_package
 from archc.codegen.names import argument
 from archc.compiler import Compilation
+from archc.ir.decoding import depends_on_length
 from archc.ir.graph import Graph
 from archc.ir.interpreter import Interpreter
 from archc.ir.logits import vocabulary_of
 from archc.ir.program import POSITIONS, are_positions, front_of, packs_documents
-from archc.verification.cases import Case, cases, depends_on_length, random_weights
+from archc.verification.cases import Case, cases, random_weights
 from archc.verification.outcome import Outcome, distance, furthest, unequal
 from archc.verification.stages import CHANCE, EXACT, FLOOR, is_finite
 from archc.verification.truths import Truths, ends, joined, numbered

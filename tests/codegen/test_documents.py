@@ -8,11 +8,12 @@ from types import ModuleType
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tests.support import SPECS, build, distance, scramble
 
 both = pytest.mark.parametrize("kind", ["Model", "Reference"])
-LENGTHS = (5, 1, 7, 3)
+LENGTHS = (5, 1, 7, 3)  # of which two are computed together
 NUMBERS = (4, 0, 4, 9)  # a number that comes again is another document's
 
 
@@ -90,6 +91,35 @@ def test_what_documents_do_not_go_with(package: ModuleType, kind: str) -> None:
         model(tokens, documents=documents, cache=model.new_cache(2, 16))
     with pytest.raises(ValueError, match=r"documents must be int64 \[2, 16\], not int64 \[2, 15\]"):
         model.loss(tokens, tokens, documents=documents[:, 1:])
+
+
+@both
+def test_terms_of_the_loss_are_of_all_documents(kind: str, tmp_path: Path) -> None:
+    package = build(SPECS / "qwen3_moe.arch", "qwen3_moe_tiny", tmp_path, {"balance": "0.1"})
+    model = getattr(package, kind)(dtype=torch.float64)
+    scramble(model)
+    tokens, documents = packed()
+    alone = [tokens[piece] for piece in pieces()]
+    rows = pad_sequence(alone, batch_first=True)
+    labels = pad_sequence(alone, batch_first=True, padding_value=-100)
+    truth = model.loss(rows, labels, padding=labels >= 0, apart=True)
+    terms = model.loss(tokens, tokens, documents=documents, apart=True)
+    assert len(terms) > 1
+    assert all(distance(terms[name], truth[name]) < 1e-12 for name in truth)
+
+
+def test_no_row_is_twice_as_long_as_its_document(
+    package: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = package.Model()
+    shapes = []
+    real = package.model.spans
+    monkeypatch.setattr(
+        package.model, "spans", lambda x, *rest: shapes.append(tuple(x.shape)) or real(x, *rest)
+    )
+    tokens, documents = packed()
+    model(tokens, documents=documents)
+    assert sorted(shapes) == [(2, 1), (2, 3), (4, 7)]
 
 
 @both

@@ -23,7 +23,8 @@ from torch import Tensor
 from archc import compiler
 from archc.cli import main
 from archc.compiler import Compilation
-from archc.verification.cases import Case, cases, depends_on_length, random_weights
+from archc.ir.decoding import depends_on_length
+from archc.verification.cases import Case, cases, random_weights
 from archc.verification.outcome import Outcome, furthest
 from archc.verification.packages import import_package, outputs, stored_tensors, through_cache
 from archc.verification.truths import in_dtype, joined

@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from archc.compiler import Compilation
+from archc.ir.decoding import depends_on_length
 from archc.ir.graph import Graph
 from archc.ir.node import Value
 from archc.ir.program import given_inputs, sequences
-from archc.verification.cases import Case, cases, depends_on_length, random_weights
+from archc.verification.cases import Case, cases, random_weights
 from archc.verification.outcome import distance
 from archc.verification.packages import import_package, through_cache
 
