@@ -13,35 +13,22 @@ from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, Stric
 
 from archc import resources
 from archc.codegen.kernels.attention.attention_plan import AttentionKernel
-from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
-from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
-from archc.codegen.kernels.experts.router_plan import RouterKernel
-from archc.codegen.kernels.kernel_plan import (
-    AbsorptionKernel,
-    CapacityKernel,
-    EmbeddingKernel,
-    GroupedKernel,
-    Kernel,
-    OpKernel,
-    WideLinearKernel,
-)
-from archc.codegen.kernels.key_choice.key_choice_plan import KeyChoiceKernel
-from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
-from archc.codegen.kernels.linear.linear_plan import LinearKernel
-from archc.codegen.kernels.linear.loss_plan import LossKernel
-from archc.codegen.kernels.norms.norm_plan import NormKernel
-from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
-from archc.codegen.kernels.recurrence.running_maximum_plan import RunningMaximumKernel
-from archc.codegen.kernels.rope.latent_rope_plan import LatentRopeKernel
-from archc.codegen.kernels.rope.rope_plan import RopeKernel
-from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
-from archc.codegen.kernels.rows.row_plan import RowKernel
+from archc.codegen.kernels.helpers import helpers_in
+from archc.codegen.kernels.kernel_plan import Kernel, OpKernel
 from archc.codegen.layout import LINE_LENGTH, UnknownShapeError, lay_out
 from archc.codegen.modules.class_plan import Class
 from archc.codegen.native.native_helpers import plan_native_helpers
 from archc.codegen.native.native_plan import FEW_ROWS, GROUPED_LINEAR, LINEAR, MOST_ROWS, NativeFunction
 from archc.codegen.plan import Module, Package, ReportPlan
 
+# What kernels use of runtime.py, and how.
+_FROM_RUNTIME = {
+    "Past": r"\bPast\b",
+    "Span": r"\bSpan\b",
+    "autocast": r"= autocast\(",
+    "differentiable": r"_op\(|differentiable\(",
+    "differentiated_once": "@differentiated_once",
+}
 _IN_NAMES = string.ascii_letters + string.digits + "_"
 
 
@@ -170,38 +157,21 @@ def _kernels(package: Package) -> str:
     kernels = [
         _fill(f"kernels/{kernel.template}.jinja", k=kernel, package=package) for kernel in package.kernels
     ]
+    text = "\n".join(kernels)
+    helpers = helpers_in(text)
+    helpers = helpers_in("\n".join([text, *(_fill(f"kernels/{name}.jinja") for name in helpers)]))
     imports = []
-    modules = [name for name in ("native", "reference") if any(f"{name}." in kernel for kernel in kernels)]
-    if modules:
+    if modules := [name for name in ("native", "reference") if f"{name}." in text]:
         imports.append(f"from . import {', '.join(modules)}")
-    differentiates = any("_op(" in kernel or "differentiable(" in kernel for kernel in kernels)
-    reads_past = [
-        k for k in package.kernels if isinstance(k, AttentionKernel | CapacityKernel | ConvolutionKernel)
-    ]
-    keeps = package.cached and any(kernel.keeps for kernel in reads_past)
-    runtime = ["Past"] * keeps + ["Span"] * bool(reads_past)
-    runtime += ["autocast"] * any("= autocast(" in kernel for kernel in kernels)
-    runtime += ["differentiable"] * differentiates
-    runtime += ["differentiated_once"] * any("@differentiated_once" in kernel for kernel in kernels)
-    if runtime:
+    if runtime := [name for name, use in _FROM_RUNTIME.items() if re.search(use, text)]:
         imports.append(f"from .runtime import {', '.join(runtime)}")
-    helpers = [h for k in package.kernels if isinstance(k, _WITH_HELPERS) for h in k.helpers]
     return _fill(
         "kernels.py.jinja",
         package=package,
         kernels=kernels,
         imports=imports,
-        uses_triton=any(_runs_triton(kernel) for kernel in package.kernels),
-        uses_callables=any("Callable[" in kernel for kernel in kernels),
-        uses_cache=any("@cache" in kernel for kernel in kernels),
-        uses_shares=any(_has_step(kernel) for kernel in package.kernels),
-        uses_room=any(
-            isinstance(kernel, AttentionKernel) and kernel.step and kernel.step.large
-            for kernel in package.kernels
-        ),
-        uses_heads=any("= _heads(" in kernel for kernel in kernels),
-        uses_programs=any(_reduces(kernel) for kernel in package.kernels),
-        helpers=list(dict.fromkeys(helpers)),
+        text=text,
+        helpers=helpers,
     )
 
 
@@ -247,58 +217,3 @@ def _native(package: Package) -> dict[str, str]:
     return {
         f"native.{kind}": _fill(f"native.{kind}.jinja", package=package, **context) for kind in ("py", "cpp")
     }
-
-
-_WITH_HELPERS = (
-    PointwiseKernel
-    | RowKernel
-    | AttentionKernel
-    | DispatchedKernel
-    | ConvolutionKernel
-    | RouterKernel
-    | RecurrenceKernel
-    | RunningMaximumKernel
-    | CapacityKernel
-    | KeyChoiceKernel
-)
-_ALWAYS = (
-    OpKernel
-    | LinearKernel
-    | LinearAfterKernel
-    | GroupedKernel
-    | RouterKernel
-    | CapacityKernel
-    | ConvolutionKernel
-    | WideLinearKernel
-    | EmbeddingKernel
-    | RecurrenceKernel
-    | RunningMaximumKernel
-    | KeyChoiceKernel
-)
-
-
-def _runs_triton(kernel: Kernel) -> bool:
-    always = isinstance(kernel, _ALWAYS)
-    in_place = isinstance(kernel, AbsorptionKernel) and kernel.in_place
-    return always or in_place or _has_step(kernel) or _has_flash(kernel) or _has_loss(kernel)
-
-
-def _has_step(kernel: Kernel) -> bool:
-    return isinstance(kernel, AttentionKernel) and kernel.step is not None
-
-
-def _has_flash(kernel: Kernel) -> bool:
-    return isinstance(kernel, AttentionKernel) and kernel.flash is not None
-
-
-def _has_loss(kernel: Kernel) -> bool:
-    return isinstance(kernel, LossKernel) and kernel.triton
-
-
-def _reduces(kernel: Kernel) -> bool:
-    """Whether a fixed number of programs shares the rows of its gradient, or blocks of them."""
-    return (
-        isinstance(kernel, NormKernel | LatentRopeKernel | RowKernel)
-        or (isinstance(kernel, RopeKernel) and bool(kernel.template == "qk_norm_rope"))
-        or _has_loss(kernel)
-    )

@@ -52,6 +52,14 @@ model choosing = Choosing()
 """
 
 
+def test_a_package_for_a_cpu_reads_the_chosen_keys_alone_too(tmp_path: Path) -> None:
+    model = build(CHOOSING.replace("MASK", "causal"), "choosing", tmp_path, target="cpu").Model()
+    scramble(model)
+    tokens = torch.randint(50, (2, TOKENS))
+    with torch.no_grad():
+        assert distance(logits_in_steps(model, tokens, None), model(tokens)[:, 7:]) < 1e-5
+
+
 @pytest.mark.parametrize("mask", [Causal(), Full()], ids=str)
 @interpreted
 def test_the_kernel_chooses_as_the_reference_does(mask: Mask) -> None:

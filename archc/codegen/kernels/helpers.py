@@ -1,14 +1,21 @@
-"""Functions that kernels call and Triton lacks, or has less accurate: each has a template of its name."""
+"""Functions that kernels and their launches call: each has a template of its name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
-MATH = ("log1p", "tanh")
+MATH = ("log1p", "tanh")  # which Triton lacks, or has less accurate
+_HELPERS = (
+    *MATH,
+    "batch_stride",
+    "flash_strides",
+    "take_keys",
+    "chosen_keys",
+    "wide_dot",
+    "inverse_of_one_plus",
+)
 
 
-def helpers_in(lines: Iterable[str]) -> tuple[str, ...]:
-    """Those of the functions that some statements call."""
-    text = "\n".join(lines)
-    return tuple(name for name in MATH if re.search(rf"\b{name}\(", text))
+def helpers_in(text: str) -> list[str]:
+    """Those that a text calls."""
+    return [name for name in _HELPERS if re.search(rf"(?<![\w.])_?{name}\(", text)]

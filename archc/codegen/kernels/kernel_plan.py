@@ -79,11 +79,6 @@ class CapacityKernel:
         """The op of the language that it stands for."""
         return {"within_capacity": "within", "drop_crowded": "drop"}[self.name]
 
-    @property
-    def helpers(self) -> tuple[str, ...]:
-        """Functions that its launches call."""
-        return ("batch_stride",) * (self.name == "within_capacity" and self.keeps)
-
 
 ExpertsKernel = GroupedKernel | DispatchedKernel
 # Kernels of fused ops, which are registered with PyTorch alike.

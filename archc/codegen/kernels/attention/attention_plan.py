@@ -39,16 +39,6 @@ class AttentionKernel(Attention):
     template: str = "attention"
 
     @property
-    def helpers(self) -> tuple[str, ...]:
-        """Functions that the kernels and their launches call."""
-        take = ("take_keys",) * self.chooses
-        if not (self.flash or self.step):
-            return take
-        chosen = ("chosen_keys",) * (self.flash is not None and self.flash.chooses)
-        tanh, strides = ("tanh",) * (self.softcap is not None), ("flash_strides",) * (self.flash is not None)
-        return (*tanh, "batch_stride", *strides, *take, *chosen)
-
-    @property
     def bias_by_key(self) -> bool:
         """Whether a bias that is given has a number for each key, of which those of chosen ones are taken."""
         return any(name == "bias" and "keys" in piece for name, piece in self.extra)

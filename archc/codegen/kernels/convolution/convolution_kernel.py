@@ -10,7 +10,6 @@ from typing import Any
 
 from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.fused import Fused, plain_form, width_of
-from archc.codegen.kernels.helpers import helpers_in
 from archc.codegen.kernels.rows.pointwise import Pointwise, Writer, analyse
 from archc.codegen.modules.class_plan import Line
 from archc.codegen.semantics import use_of
@@ -129,7 +128,6 @@ class _Planner:
             reference=self._reference(),
             plain=self._plain(),
             keeps=self.fused.keeps,
-            helpers=helpers_in((*self.forward, *self.backward)),
         )
 
     def _reference(self) -> str:

@@ -49,7 +49,6 @@ class ConvolutionKernel:
     reference: str
     plain: tuple[Line, ...]
     keeps: bool
-    helpers: tuple[str, ...]
     template: str = "convolution"
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.fused import Fused, width_of
-from archc.codegen.kernels.helpers import helpers_in
 from archc.codegen.kernels.rows.pointwise import KERNEL_NAMES, Writer, analyse
 from archc.ir.family import SPLITS
 from archc.ir.graph import Graph
@@ -51,5 +50,4 @@ def plan_dispatched(name: str, node: Node, x: TensorType, activation: Fused) -> 
         output=output,
         width=width_of(node.types[0]),
         lines=tuple(writer.lines),
-        helpers=helpers_in(writer.lines),
     )

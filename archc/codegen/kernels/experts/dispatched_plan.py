@@ -27,7 +27,6 @@ class DispatchedKernel:
     output: str
     width: int
     lines: tuple[str, ...]
-    helpers: tuple[str, ...]
     template: str = "dispatched"
 
     @property

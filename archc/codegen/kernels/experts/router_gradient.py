@@ -5,6 +5,7 @@ The chosen experts are read, not searched for again: the gradient is that of the
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,18 @@ from archc.ir.ops.structure import CONSTANT, INPUT
 
 CONCAT, TOP_K = OPS["concat"], OPS["top_k"]
 _LONG = 96  # columns of a sum on one line
+
+
+def _without_unread(lines: list[str]) -> list[str]:
+    """Statements without those whose result no later one reads."""
+    kept: list[str] = []
+    words: set[str] = set()
+    for line in reversed(lines):
+        name, _, text = line.partition(" = ")
+        if not name.isidentifier() or name in words:
+            kept.append(line)
+            words.update(re.findall(r"\w+", text or line))
+    return kept[::-1]
 
 
 @dataclass
@@ -53,7 +66,7 @@ class GradientWriter(RouterWriter):
         for value in form.inputs:
             if value in self.parts:
                 self._store_gradient(value)
-        return self.lines
+        return _without_unread(self.lines)
 
     @property
     def _output_names(self) -> tuple[str, ...]:

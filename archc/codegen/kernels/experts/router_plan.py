@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.kernels.custom_op import CustomOp
-from archc.codegen.kernels.helpers import helpers_in
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,3 @@ class RouterKernel:
     sums: tuple[tuple[str, str], ...]
     native: None = None
     template: str = "router"
-
-    @property
-    def helpers(self) -> tuple[str, ...]:
-        return helpers_in((*self.forward.lines, *(self.backward.lines if self.backward else ())))

@@ -33,7 +33,6 @@ class KeyChoiceKernel:
     weights_are_wide: bool
     tile: int = _TILE
     template: str = "key_choice"
-    helpers: tuple[str, ...] = ("batch_stride",)
 
     @property
     def head_block(self) -> int:

@@ -113,9 +113,3 @@ class RecurrenceKernel:
     def kept_chunks(self) -> int:
         """Of how many chunks of a single sequence the states before them are in memory at a time."""
         return max(_KEPT // (self.heads * self.keys * self.values), 1)
-
-    @property
-    def helpers(self) -> tuple[str, ...]:
-        """Functions that its kernels and their launches call."""
-        products = ("wide_dot", *("inverse_of_one_plus",) * self.tiles.solves) if self.tiles else ()
-        return ("batch_stride", *products)

@@ -31,7 +31,6 @@ class RunningMaximumKernel:
     carries: bool
     plain: str
     template: str = "running_maximum"
-    helpers: tuple[str, ...] = ("batch_stride",)
 
     @property
     def columns(self) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused, block_of, power_of_two, width_of
-from archc.codegen.kernels.helpers import helpers_in
 from archc.codegen.kernels.linear.one_row import OneRow
 from archc.codegen.kernels.masks import load_where
 from archc.codegen.kernels.rows.pointwise import Pointwise, Writer, analyse
@@ -149,7 +148,6 @@ class _Planner:
             block=self.block,
             interleaved=any(item.interleaved for item in self.loads),
             warps=max(1, self.block // 512),  # 16 bytes of bfloat16 a thread
-            helpers=helpers_in((*self.forward, *self.backward)),
             load_lines=self._load_lines(self.block),
             forward=self.forward,
             backward=self.backward,

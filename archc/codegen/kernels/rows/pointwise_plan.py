@@ -21,7 +21,6 @@ class PointwiseKernel:
     block: int
     interleaved: bool  # whether pairs of values lie side by side in the rows of an operand
     warps: int
-    helpers: tuple[str, ...]
     load_lines: tuple[str, ...]
     forward: tuple[str, ...]
     backward: tuple[str, ...]

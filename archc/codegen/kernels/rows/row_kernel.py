@@ -8,7 +8,6 @@ from functools import cached_property
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused
-from archc.codegen.kernels.helpers import helpers_in
 from archc.codegen.kernels.linear.one_row import OneRow
 from archc.codegen.kernels.rows.last_row import last_row
 from archc.codegen.kernels.rows.row_gradient import RowGradient
@@ -89,7 +88,6 @@ class _Planner:
                 *outputs,
                 *(text for _, text in strides),
             ),
-            helpers=helpers_in((*forward, *back.lines)),
             row_lines=tuple(filter(None, map(self.memory.row_line, self.form.operands))),
             common_lines=back.common_lines,
             common=back.common,

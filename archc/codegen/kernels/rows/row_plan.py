@@ -41,7 +41,6 @@ class RowKernel:
     forward_lines: tuple[str, ...]
     forward_parameters: tuple[str, ...]
     forward_arguments: tuple[str, ...]
-    helpers: tuple[str, ...]
     row_lines: tuple[str, ...]
     common_lines: tuple[str, ...]  # what all rows read
     # What of it has gradients that programs add up; None for one number.
