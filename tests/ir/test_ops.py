@@ -35,8 +35,8 @@ EXAMPLES: dict[str, list[Example]] = {
     "sub": [([X, X], {})],
     "mul": [([X, X], {}), ([X, ((), "scalar")], {})],
     "div": [([X, X], {})],
-    "maximum": [([X, X], {})],
-    "minimum": [([X, X], {})],
+    "maximum": [([X, X], {}), ([X, ((8,), "f32")], {}), ([((2, 3, 8), "i64"), X], {})],
+    "minimum": [([X, X], {}), ([X, ((8,), "f32")], {})],
     "clamp": [([X, ((), "scalar"), ((), "scalar")], {})],
     "linear": [
         ([X, ((5, 8), "float"), None], {"layout": "out_in", "wide": False}),

@@ -93,7 +93,7 @@ def _share(x: Expr, y: Expr) -> Expr:
 )
 def maximum(x: Tensor, y: Tensor) -> Tensor:
     """The larger of x and y; where they are equal, each has half of the gradient."""
-    return torch.maximum(x, torch.as_tensor(y, dtype=x.dtype, device=x.device))
+    return torch.maximum(x, torch.as_tensor(y, dtype=getattr(y, "dtype", x.dtype), device=x.device))
 
 
 @declare(
@@ -106,7 +106,7 @@ def maximum(x: Tensor, y: Tensor) -> Tensor:
 )
 def minimum(x: Tensor, y: Tensor) -> Tensor:
     """The smaller of x and y; where they are equal, each has half of the gradient."""
-    return torch.minimum(x, torch.as_tensor(y, dtype=x.dtype, device=x.device))
+    return torch.minimum(x, torch.as_tensor(y, dtype=getattr(y, "dtype", x.dtype), device=x.device))
 
 
 def _clamp_type(call: Any) -> TensorType:
