@@ -279,10 +279,8 @@ class TreeBuilder:
         return syntax.Path(self._span(tree), tuple(self._segment_of(child) for child in tree.children))
 
     def _segment_of(self, child: Any) -> str | syntax.Expr:
-        if isinstance(child, Token):  # a quoted path
-            return str(child)[1:-1]
-        inner = child.children[0]
-        return str(inner) if isinstance(inner, Token) else cast(syntax.Expr, self._node(inner))
+        (inner,) = child.children
+        return str(inner).strip('"') if isinstance(inner, Token) else cast(syntax.Expr, self._node(inner))
 
 
 def _is(child: Any, rule: str) -> bool:

@@ -1,7 +1,7 @@
 """`experts` become straight-line ops: choices sorted by expert, grouped linears over all rows, one sum.
 
-The body is inlined into the graph around it, each op working on the rows of all experts at once.  An expert's
-weight becomes a stack of all experts' weights, [count, ...]; the tensors of checkpoints stay the same.
+The body is inlined into the graph around it, each op working on the rows of all experts at once.  The weights
+or tables of experts become a stack of all of them, [count, ...]; the tensors of checkpoints stay the same.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from archc.ir.ops.experts import (
     DISPATCH,
     GROUPED_LINEAR,
     OF_EXPERT,
+    ROW_OF_EXPERT,
     SORT_CHOICES,
     WITH_SHARED,
 )
@@ -38,9 +39,10 @@ def dispatch_experts(graph: Graph, context: Context) -> None:
                 context.report.remark("dispatch", f"experts ({place_of(node)}) run one by one: {obstacle}")
             else:
                 count, choices = node.attributes["count"], part.type(_chosen(node)).width
+                become = _what_they_become(node)
                 _Dispatch(part, node).run()
                 context.report.remark(
-                    "dispatch", f"{choices} of {count} experts ({place_of(node)}) are grouped linears"
+                    "dispatch", f"{choices} of {count} experts ({place_of(node)}) are {become}"
                 )
 
 
@@ -48,14 +50,19 @@ def dispatch_obstacle(node: Node) -> str:
     """Why a body cannot be computed for all experts together, or nothing."""
     (body,) = node.bodies
     for each in body.nodes():
-        if each.op is EMBEDDING and _weight(body, each.inputs[1]):
-            return f"each has a table of its own ({place_of(each)})"
         if each.op is LINEAR and _weight(body, each.inputs[1]):
             if each.attributes["layout"] != "out_in":
                 return f"a weight is read in two ways ({place_of(each)})"
             if each.attributes["wide"]:
                 return f"its product is in float32 ({place_of(each)})"
     return ""
+
+
+def _what_they_become(node: Node) -> str:
+    """Products or lookups of all experts at once, as a report tells it."""
+    (body,) = node.bodies
+    ops = {each.op for each in body.nodes()}
+    return "lookups in one table" if EMBEDDING in ops and LINEAR not in ops else "grouped linears"
 
 
 def _chosen(node: Node) -> Value:
@@ -123,6 +130,9 @@ class _Dispatch:
         elif node.op is LINEAR and _weight(self.body, node.inputs[1]):
             x, weight, offset = (self._value(value) for value in node.inputs)
             moved = self._add(node, GROUPED_LINEAR, [x, weight, self.ends, offset], {}, node.names)
+        elif node.op is EMBEDDING and _weight(self.body, node.inputs[1]):
+            index, table = (self._value(value) for value in node.inputs)
+            moved = self._add(node, ROW_OF_EXPERT, [index, table, self.ends, self.order], {}, node.names)
         elif choices := self._choices_of(node):
             before = self._copy(node, choices)
             moved = self._add(node, AT_CHOICE, [before.outputs[0], self.order], {})

@@ -63,6 +63,18 @@ BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
            }""",
         {"first.weight": (5, 12, 12), "gate.weight": (5, 1, 12), "second.weight": (5, 12, 12)},
     ),
+    "a table of each, read where the token says, and where the choice does": (
+        """values, places = top_k(x, 2)
+           at = squeeze(whole_table(places, 12, 1, below = 7) as rows)
+           parts = experts e in chosen of 5 apart {
+             return embedding(squeeze(at[e]), 7, 12) as table
+           }
+           y = experts e in chosen of 5 as experts {
+             own = merge_heads(embedding(places, 12, 6) as places."of-{e}")
+             return weights[e] * (parts[e] + linear(own, 12) as out)
+           }""",
+        {"table.weight": (5, 7, 12), "experts.4.places.of-4.weight": (12, 6)},
+    ),
     "an activation of several ops": (
         """y = experts e in chosen of 5 as experts {
              gate, up = split(linear(x, 40) as gate_up, 2)

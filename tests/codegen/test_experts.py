@@ -40,12 +40,21 @@ def test_sums_are_scaled_and_rounded_where_they_are_made(name: str) -> None:
 
 
 def test_what_cannot_be_grouped_runs_in_the_loop() -> None:
+    body = """y = experts e in chosen of 5 as experts {
+                return weights[e] * cast_like(linear(upcast(x), 12, wide = true) as up, x)
+              }"""
+    compilation = compile_model(spec_of(body), "a")
+    assert any("one by one" in remark.text for remark in compilation.report.remarks)
+    assert [str(outcome) for outcome in check_package(compilation) if not outcome.holds] == []
+
+
+def test_tables_of_experts_are_one() -> None:
     body = """values, places = top_k(x, 3)
               y = experts e in chosen of 5 as experts {
                 return weights[e] * merge_heads(embedding(places, 12, 4) as table)
               }"""
     compilation = compile_model(spec_of(body), "a")
-    assert any("one by one" in remark.text for remark in compilation.report.remarks)
+    assert any("lookups in one table" in remark.text for remark in compilation.report.remarks)
     assert [str(outcome) for outcome in check_package(compilation) if not outcome.holds] == []
 
 

@@ -7,11 +7,14 @@ from functools import partial
 import transformers as hf
 from transformers.models.inkling.configuration_inkling import InklingTextConfig
 from transformers.models.inkling.modeling_inkling import InklingForCausalLM
+from transformers.models.qwen4_exp.configuration_qwen4_exp import Qwen4ExpTextConfig
+from transformers.models.qwen4_exp.modeling_qwen4_exp import Qwen4ExpForCausalLM
 
 from tests.interop.parity import EPS, VOCABULARY, rms, rope, sizes
 
-# The text model of one that also sees and hears, which transformers loads as a whole alone.
+# The text models of some that also see and hear, which transformers loads as a whole alone.
 hf.AutoModelForCausalLM.register(InklingTextConfig, InklingForCausalLM, exist_ok=True)
+hf.AutoModelForCausalLM.register(Qwen4ExpTextConfig, Qwen4ExpForCausalLM, exist_ok=True)
 
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 3}
 LOCAL_EXPERTS = {"num_local_experts": 5, "num_experts_per_tok": 3}
@@ -176,6 +179,33 @@ WITH_EXPERTS = {
         shared_expert_intermediate_size=40,
         mlp_only_layers=[1],
         **EXPERTS,
+    ),
+    "qwen4_exp": lambda: Qwen4ExpTextConfig(
+        **{**sizes(rms_norm_eps=EPS, intermediate_size=None), "eos_token_id": 2},
+        head_dim=16,
+        layer_types=["linear_attention", "linear_attention", "indexed_attention"],
+        linear_key_head_dim=10,
+        linear_value_head_dim=12,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        hc_count=3,
+        hc_lowrank=20,
+        ple_layer_ids=[2],
+        ple_embed_dim=24,
+        heads_per_ngram=2,
+        ngram_vocab_size_base=40,
+        make_ngram_vocab_size_divisible_by=6,
+        split_ngram_parts=3,
+        seed=530,  # of hashes that are small enough for a spec: those of a real vocabulary are
+        indexer_n_heads=10,  # fewer often have no score above 0, and equal ones differ
+        indexer_kv_heads=1,
+        indexer_head_dim=12,
+        indexer_budget=6,
+        indexer_compress_ratio=3,
+        moe_intermediate_size=24,
+        shared_expert_intermediate_size=20,
+        **EXPERTS,
+        **rope(partial_rotary_factor=0.5),
     ),
     "zaya": rms(
         hf.ZayaConfig,

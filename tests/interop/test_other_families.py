@@ -258,7 +258,9 @@ def float64_distance(model: str) -> float:
 
 
 SLOW = (
-    "deepseek_v4",  # three kinds of layers, whose parts smaller specs have
+    # several kinds of layers, whose parts smaller specs have
+    "deepseek_v4",
+    "qwen4_exp",
     # other biases, norms and orders, in specs of which another model is held by default
     "gpt_bigcode_many",
     "gpt_neox_sequential",

@@ -75,6 +75,27 @@ def of_expert(table: Tensor, ends: Tensor, order: Tensor) -> Tensor:
     return table[torch.searchsorted(ends, rows, right=True)]
 
 
+def _looked_up_type(call: Any) -> TensorType:
+    type_: TensorType = call.table.with_shape(*call.index.shape, call.table.width)
+    return type_
+
+
+@declare(
+    infer=_looked_up_type,
+    traits=_TRAITS,
+    reads=lambda call: {"table": int(call.index.numel()) * int(call.table.width)},
+    internal=True,
+    module="experts",
+)
+def row_of_expert(index: Tensor, table: Tensor, ends: Tensor, order: Tensor) -> Tensor:
+    """Row `index` of the table of each row's expert: [N, ...] -> [N, ..., width].
+
+    table: [count, rows, width].
+    """
+    experts = torch.searchsorted(ends, torch.arange(len(order), device=ends.device), right=True)
+    return table[experts.view(-1, *[1] * (index.dim() - 1)), index]
+
+
 def _grouped_type(call: Any) -> TensorType:
     if call.x.width != call.weight.shape[2]:
         weights = shape_text(call.weight.shape)
@@ -192,8 +213,8 @@ def weighted_combine(
     return sums if beside is None else sums.to(beside.dtype) + beside
 
 
-SORT_CHOICES, DISPATCH, AT_CHOICE, OF_EXPERT = (
-    OPS[name] for name in ("sort_choices", "dispatch", "at_choice", "of_expert")
+SORT_CHOICES, DISPATCH, AT_CHOICE, OF_EXPERT, ROW_OF_EXPERT = (
+    OPS[name] for name in ("sort_choices", "dispatch", "at_choice", "of_expert", "row_of_expert")
 )
 WITH_SHARED, WITH_ONES = OPS["with_shared"], OPS["with_ones"]
 GROUPED_LINEAR, DISPATCHED_LINEAR, COMBINE, WEIGHTED_COMBINE, BY_CHOICE = (
