@@ -127,9 +127,18 @@ model bare = Bare()
 
 
 @needs_compiler
-def test_helpers_of_a_gradient_alone(tmp_path: Path) -> None:
+def test_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rotation's gradient works on rows, as norms do, but needs no norm in the model."""
-    assert _native(build(_BARE, "bare", tmp_path)).build()
+    native = _native(build(_BARE, "bare", tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    commands: list[list[str]] = []
+    run = native._run
+    monkeypatch.setattr(native, "_run", lambda command: commands.append(command) or run(command))
+    for compiled in (True, False):
+        assert native.build()
+        assert any("-shared" in command for command in commands) is compiled
+        commands.clear()
+    native._functions.clear()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -512,20 +521,6 @@ def test_transforms_see_plain_pytorch(package: ModuleType, calls: list[str]) -> 
         found = torch.func.vmap(model)(tokens)
     assert not calls
     assert distance(found, truth) <= 1e-6
-
-
-@needs_compiler
-def test_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    native = _native(_package("smollm2", "smollm2_tiny"))
-    monkeypatch.setenv("XDG_CACHE_HOME", mkdtemp())
-    commands: list[list[str]] = []
-    run = native._run
-    monkeypatch.setattr(native, "_run", lambda command: commands.append(command) or run(command))
-    for compiled in (True, False):
-        assert native.build()
-        assert any("-shared" in command for command in commands) is compiled
-        commands.clear()
-    native._functions.clear()
 
 
 @pytest.mark.parametrize(("compiler", "reason"), [("no-such-compiler", "no-such-compiler"), ("false", "")])
