@@ -26,6 +26,8 @@ def binary(symbol: str, left: Any, right: Any) -> Any:
     if symbol == "*" and isinstance(left, tuple):
         return _repeat(left, right)
     for value in (left, right):
+        if isinstance(value, tuple):
+            raise ArithmeticMistake(f"a list's items are computed one by one: `[2 {symbol} x for x in xs]`")
         if not is_number(value):
             raise ArithmeticMistake("both sides must be numbers")
     return _numbers(symbol, left, right)
