@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from typing import Any
 
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.kernel_plan import Kernel
@@ -48,12 +47,12 @@ from archc.codegen.needs import (
     token_sequences,
 )
 from archc.codegen.plan import Constant, Module, Package
-from archc.codegen.semantics import Semantics, use_of
+from archc.codegen.semantics import Semantics, Use, use_of
 from archc.ir.decoding import decodes, depends_on_length, no_generation
 from archc.ir.first_layer import may_be_none
 from archc.ir.graph import Graph
 from archc.ir.logits import logits_of
-from archc.ir.node import Node
+from archc.ir.node import Node, Value
 from archc.ir.ops.experts import OF_EXPERT
 from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
 from archc.ir.ops.structure import (
@@ -319,7 +318,7 @@ def _in_order(kernels: Sequence[Kernel], parts: Sequence[Graph], target: Target)
     yield from plan_embedding(parts, target)
 
 
-def _uses(graph: Graph) -> Iterable[Any]:
+def _uses(graph: Graph) -> Iterable[Use]:
     """The nodes of a graph, and of its loops, that are written as calls of reference functions."""
     regions = (LOOP, EXPERTS, SCAN, BRANCH, LOSSES, NOTED)
     structural = (INPUT, WEIGHT, APPEND, KEEP, RECENT, CARRIED, NEW_POSITIONS, OF_ITERATION, *regions)
@@ -335,7 +334,7 @@ def _is_elsewhere(node: Node) -> bool:
     return bool(node.op.module) or node.op in IN_TRAINING or rule_of(node) is not None
 
 
-def _type(graph: Graph, value: Any) -> str:
+def _type(graph: Graph, value: Value) -> str:
     type_ = graph.type(value)
     dims = ", ".join(str(int(dim)) if isinstance(dim, int) else dim for dim in type_.shape)
     return f"[{dims}]"

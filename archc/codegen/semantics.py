@@ -19,6 +19,8 @@ from archc.ir.node import Node
 from archc.ir.op import Op
 from archc.ir.records import Record
 
+_Key = tuple[Any, ...]  # of an op's name, and what else its function follows from
+
 _MAX_INLINE = 80
 _KEPT = 1024  # of what is found once for all models: they use the same ops, mostly in the same way
 
@@ -79,7 +81,7 @@ class Semantics:
 
     def __init__(self, uses: Sequence[Use]):
         self._inline = {use: text for use in dict.fromkeys(uses) if (text := _inlined(use)) is not None}
-        groups: dict[Any, list[Use]] = {}
+        groups: dict[_Key, list[Use]] = {}
         for use in dict.fromkeys(uses):
             if use not in self._inline:
                 groups.setdefault(_group_key(use), []).append(use)
@@ -128,13 +130,13 @@ class Semantics:
         return tuple(names.count(parameter) > 1 for parameter in use.parameters)
 
 
-def _group_key(use: Use) -> Any:
+def _group_key(use: Use) -> _Key:
     """Uses that can share a function: all attributes but numbers, and absent operands, must agree."""
     structured = tuple((name, value) for name, value in use.attributes if not isinstance(value, float))
     return use.op.name, use.present, structured
 
 
-def _function_name(key: Any, keys: Sequence[Any]) -> str:
+def _function_name(key: _Key, keys: Sequence[_Key]) -> str:
     """The op's name; where a model needs several functions for one op, what sets this one apart."""
     name: str = key[0]
     rivals = [other for other in keys if other[0] == name]
@@ -145,7 +147,7 @@ def _function_name(key: Any, keys: Sequence[Any]) -> str:
     return f"{name}_{rivals.index(key) + 1}"
 
 
-def _kinds(key: Any) -> tuple[str, ...]:
+def _kinds(key: _Key) -> tuple[str, ...]:
     return tuple(value.kind for _, value in key[2] if isinstance(value, Record))
 
 

@@ -6,8 +6,6 @@ one op, or several.
 
 from __future__ import annotations
 
-from typing import Any
-
 from archc.ir.decomposition import AttributeVar, OperandRef, Step, StepRef
 from archc.ir.family import SPLITS
 from archc.ir.graph import Graph
@@ -43,7 +41,8 @@ def _join(graph: Graph, linear: Node, times: int, context: Context) -> None:
         )
         return
     activation = _activation(graph, linear, nodes, results[0])
-    if activation.family != "pointwise" or not _is_even(activation, linear, graph.type(results[0]).width):
+    width = int(graph.type(results[0]).width)
+    if activation.family != "pointwise" or not _is_even(activation, linear, width):
         context.report.remark(
             "activate", f"`{activation.name}` ({place_of(nodes[-1])}) pairs no columns of its product"
         )
@@ -79,10 +78,10 @@ def _is_pointwise(node: Node) -> bool:
     )
 
 
-def _is_even(activation: Rule, linear: Node, width: Any) -> bool:
+def _is_even(activation: Rule, linear: Node, width: int) -> bool:
     """Whether each of an activation's results is made of a column, or of a pair of columns."""
     parts = max(activation.parts.values(), default=1)
-    return parts <= _MOST_PARTS and bool(linear.types[0].width == parts * width)
+    return parts <= _MOST_PARTS and linear.types[0].width == parts * width
 
 
 def _with_product(activation: Rule) -> Rule:

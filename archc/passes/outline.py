@@ -96,7 +96,9 @@ class Outline:
             results = rule.run(dict(given), node.attributes, apply)
         self._refs.update(zip(node.outputs, results, strict=False))
 
-    def _add(self, op: Op, inputs: Sequence[Ref], attributes: Any, names: tuple[str, ...]) -> Sequence[Ref]:
+    def _add(
+        self, op: Op, inputs: Sequence[Ref], attributes: Mapping[str, Any], names: tuple[str, ...]
+    ) -> Sequence[Ref]:
         self._steps.append(Step(op, tuple(inputs), attributes, names))
         return [StepRef(len(self._steps) - 1, place) for place in range(max(len(names), 1))]
 

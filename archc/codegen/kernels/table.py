@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from archc.codegen.kernels.attention.attention_kernel import plan_attention
@@ -30,6 +30,8 @@ from archc.ir.records import Record
 from archc.ir.rule import rule_of
 from archc.ir.types import TensorType
 from archc.target import Target
+
+_Key = tuple[Any, ...]  # of an op's name, and what else its kernel follows from
 
 # Which planner, and so which template, makes the kernels of a family of rules.
 PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
@@ -77,8 +79,8 @@ class KernelTable:
         branches = [branch for part in parts for branch in part.branches()]
         whole = {id(part) for branch in branches for part in branch.bodies[0].walk()}  # for many tokens alone
         self._in_steps = {_key(graph, node) for graph, node in nodes if id(graph) not in whole}
-        self._places: dict[Any, tuple[Graph, Node]] = {}
-        self._optional: set[Any] = set()
+        self._places: dict[_Key, tuple[Graph, Node]] = {}
+        self._optional: set[_Key] = set()
         self._keeping = {_key(graph, node) for graph, node in nodes if kept_by(graph, node)}
         for graph, node in nodes:
             self._places.setdefault(_key(graph, node), (graph, node))
@@ -111,7 +113,7 @@ class KernelTable:
             plans.append(PLANNERS[fused.rule.family](fused, suited))
         return tuple(plans)
 
-    def _plan_dispatched(self, key: Any, graph: Graph, node: Node, semantics: Semantics) -> DispatchedKernel:
+    def _plan_dispatched(self, key: _Key, graph: Graph, node: Node, semantics: Semantics) -> DispatchedKernel:
         form = decomposition(graph, node)
         activation = activation_of(form)
         assert node.inputs[0] is not None
@@ -122,7 +124,7 @@ class KernelTable:
             describe_fused(self.name(form, activation), form, activation, semantics, False, False),
         )
 
-    def _name(self, key: Any) -> str:
+    def _name(self, key: _Key) -> str:
         """The fusion's name; if a model needs several kernels for it, with a suffix that tells them apart."""
         rivals = [other for other in self._places if other[0] == key[0]]
         kinds = [self._kinds(other) for other in rivals]
@@ -132,12 +134,12 @@ class KernelTable:
         place = rivals.index(key) + 1 + (key[0] in _TAKEN)
         return identifier(key[0] if place == 1 else f"{key[0]}_{place}")
 
-    def _kinds(self, key: Any) -> tuple[str, ...]:
+    def _kinds(self, key: _Key) -> tuple[str, ...]:
         _, node = self._places[key]
         return tuple(value.kind for value in node.attributes.values() if isinstance(value, Record))
 
 
-def _key(graph: Graph, node: Node) -> Any:
+def _key(graph: Graph, node: Node) -> _Key:
     """Equal for nodes that share a kernel; the number of rows or tokens does not matter."""
     rule = rule_of(node)
     assert rule is not None
@@ -153,7 +155,7 @@ def _key(graph: Graph, node: Node) -> Any:
     return node.op.name, shapes, attributes, steps, keeps
 
 
-def _shape_key(type_: TensorType, family: str) -> Any:
+def _shape_key(type_: TensorType, family: str) -> Hashable:
     """What a kernel of a family follows from, of an operand's type."""
     if family == "row":  # its rows are of tensors of several shapes
         return type_

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from archc.codegen.kernels.fused import Fused, power_of_two
 from archc.codegen.kernels.norms.norm_lines import Gradient, Norm, Row
-from archc.ir.decomposition import AttributeVar, OperandRef
+from archc.ir.decomposition import AttributeVar, OperandRef, StepRef
 from archc.ir.norm_form import NormForm
 
 
@@ -30,7 +29,7 @@ class NormParts:
         return Row(width, power_of_two(width))
 
     @cached_property
-    def names(self) -> dict[Any, str]:
+    def names(self) -> dict[StepRef, str]:
         return dict(zip(self.fused.rule.outputs, self.fused.rule.output_names, strict=True))
 
     @cached_property

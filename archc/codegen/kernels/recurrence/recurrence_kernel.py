@@ -25,7 +25,7 @@ CarryingKernel = RecurrenceKernel | RunningMaximumKernel
 class Recurrences:
     """The ops of a model that carry a state, on a target that has kernels for them."""
 
-    kernels: dict[Any, CarryingKernel] = field(default_factory=dict)
+    kernels: dict[tuple[Any, ...], CarryingKernel] = field(default_factory=dict)
 
     def function(self, graph: Graph, node: Node) -> str:
         """The function for a node; "" where there is none."""
@@ -35,7 +35,7 @@ class Recurrences:
 
 def plan_recurrences(parts: Sequence[Graph], semantics: Semantics) -> Recurrences:
     """The kernels of all ops in some graphs that carry a state."""
-    kernels: dict[Any, CarryingKernel] = {}
+    kernels: dict[tuple[Any, ...], CarryingKernel] = {}
     for graph, node in _recurrences(parts):
         key = _key(graph, node)
         if key not in kernels:
@@ -49,7 +49,7 @@ def _recurrences(parts: Sequence[Graph]) -> Iterator[tuple[Graph, Node]]:
     return ((part, node) for part in parts for node in part.nodes() if node.op in _PLANS)
 
 
-def _key(graph: Graph, node: Node) -> Any:
+def _key(graph: Graph, node: Node) -> tuple[Any, ...]:
     """Equal for nodes that share a kernel: how many tokens there are does not matter."""
     shapes = tuple(value and tuple(map(str, graph.type(value).shape)) for value in node.inputs)
     return node.op.name, shapes, tuple(node.attributes.items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused, block_of, power_of_two, width_of
@@ -16,6 +15,7 @@ from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
 from archc.codegen.kernels.signature import Signature
 from archc.codegen.modules.class_plan import Argument
 from archc.codegen.native.native_kernel import plan_native_pointwise
+from archc.ir.expr import Formula
 
 _COLUMNS = (1024, 512, 256)  # at a time, before a linear map
 
@@ -108,7 +108,7 @@ class _Planner:
     @cached_property
     def twins(self) -> dict[str, str]:
         """For each vector the tensor of rows that has the same gradient row by row, "" for none."""
-        same: dict[Any, str] = {}
+        same: dict[Formula, str] = {}
         for item in self.loads:
             for name in item.names:
                 same.setdefault(self.formulas.gradients[name], f"d{name}" if name == item.source else "")
