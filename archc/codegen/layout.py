@@ -19,8 +19,10 @@ _OPENING, _CLOSING = "([{", ")]}"
 _DEFINITION = re.compile(r"def \w+\($")
 _ITEM = re.compile(r"[\w.]*\($")  # a call, or a tuple
 _IMPORT = re.compile(r"from [\w.]+ import ")
-_CALL = re.compile(r"(?:[\w.]+(?:, [\w.]+)* \+?= |return )?(?:[\w.]+ [-+*/] )?[\w.]+(?:\[[^\[\]]*\])?\($")
-_CAST = re.compile(r"\w+ = tl\.load\(.*\)\.to\($")
+_CALL = re.compile(
+    r"(?:[\w.]+(?:, [\w.]+)* \+?= |return |raise )?(?:[\w.]+ [-+*/] )?[\w.]+(?:\[[^\[\]]*\])?\($"
+)
+_CAST = re.compile(r"(?:\w+ = |return )tl\.load\(.*\)\.to\($")
 _ASSIGNMENT = re.compile(r"\s*\w+ = ")
 _OF_TABLE = re.compile(r" *\(\w+(?:, \w+)+\)\[[^\[\]]+\]\([^()]+\)")
 _TWO_TERMS = re.compile(r"\w+ = \(.*\) [-+*/] \($")  # where those are all brackets

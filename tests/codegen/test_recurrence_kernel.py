@@ -327,7 +327,7 @@ def test_kernel_reads_heads_where_they_lie() -> None:
     ("old", "new"),
     [
         (">= 0", ">= -1"),
-        ("s = s * tl.exp(log_decay)", "s = s"),
+        ("s = s * tl.exp(log_decay)[:, :, None]", "s = s"),
         ("head // 2", "head % 2"),
         ("k * s", "k * before"),
         ("tl.store(state_ptr, s", "tl.store(state_ptr, s * 0.5"),
