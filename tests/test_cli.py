@@ -27,6 +27,13 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
 
 
+def test_a_spec_may_be_called_as_the_one_that_it_imports(tmp_path: Path) -> None:
+    spec = tmp_path / "llama.arch"
+    spec.write_text("import llama\nmodel mine = Llama(d = 8, layers = 1, heads = 2, d_ff = 8, vocab = 9)\n")
+    result = run("check", str(spec))
+    assert (result.exit_code, result.output) == (0, f"{spec}: 1 model, no mistakes\n")
+
+
 def test_help_is_everywhere_with_an_example() -> None:
     assert "Example" in run("-h").output
     for name in main.commands:

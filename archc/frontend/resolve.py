@@ -171,10 +171,10 @@ class Loader:
             module.complete &= imported.complete
 
     def _find(self, module: Module, name: str) -> Path | None:
-        for folder in search_path(module):
-            if (folder / f"{name}.arch").is_file():
-                return folder / f"{name}.arch"
-        return None
+        """The spec of a name; a file that is called like a standard spec may import that one."""
+        paths = [folder / f"{name}.arch" for folder in search_path(module)]
+        found = [path for path in paths if path.is_file()]
+        return next((path for path in found if path != module.path), found[0] if found else None)
 
 
 def _notes_in(body: Iterable[syntax.Statement]) -> Iterator[str]:

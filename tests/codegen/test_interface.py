@@ -52,6 +52,14 @@ def test_a_meta_model_takes_no_memory_and_runs_on_shapes(package: ModuleType, ki
     logits = model(torch.empty(2, 5, dtype=torch.int64, device="meta"))
     assert logits.shape == (2, 5, VOCABULARY)
     assert logits.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="a model on meta has shapes but no weights"):
+        model.generate(torch.empty(2, 5, dtype=torch.int64, device="meta"))
+
+
+def test_a_meta_model_is_not_saved(package: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="weights on meta have shapes but no values"):
+        package.Model(device="meta").save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 @both

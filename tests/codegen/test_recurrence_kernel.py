@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from archc.ir.op import OPS
 from archc.verification.counted_step import counted_step
@@ -368,6 +369,37 @@ def test_chunks_and_their_gradients(form: str, size: str) -> None:
         rounded = kernels.linear_attention(**_spoilt(given), state=None)
         real = given["positions"] >= 0
         assert distance(rounded[real], _truth(form, given, size)[real]) < 2e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_some_chunks_after_others(form: str) -> None:
+    """A prompt takes what some chunks do, however many there are, and gives what all at once do."""
+    kernels = _kernels(_package(form, "some"))
+    kernels = changed_module(kernels, "// max(len(v), 1)", "// 2**40")  # one at a time
+    given = _operands(form, "some", 600, torch.float64)
+    _pad_and_forget(given)
+    state = torch.randn(2, *SIZES["some"][:1], *SIZES["some"][2:], dtype=torch.float64)
+    for start in (state, None):
+        states = [None if start is None else start.clone() for _ in range(2)]
+        with _Largest() as largest:
+            found = kernels.linear_attention(**given, state=states[0])
+        with _Largest() as at_once:
+            truth = kernels._linear_attention_chunks(**given, state=states[1])
+        assert distance(found, truth) < 1e-12
+        assert start is None or distance(*states) < 1e-12
+        assert largest.elements < at_once.elements / 4
+
+
+class _Largest(TorchDispatchMode):
+    """How many elements the largest tensor has that PyTorch makes; views are not made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and not func.is_view:
+            self.elements = max(self.elements, made.numel())
+        return made
 
 
 @pytest.mark.parametrize("form", ["decay", "delta_by_channel", "erase"])

@@ -35,6 +35,8 @@ class Rope(Record):
 
 def _frequencies_type(call: Any) -> TensorType:
     width, scaling = call.rope.width or call.width, call.rope.scaling
+    if call.rope.theta <= 0:
+        raise TypeMistake(f"`{call.rope}` needs a theta above 0")
     if width % 2:
         raise TypeMistake(f"cannot rotate {width} values: they are taken in pairs")
     if width > call.width:
@@ -168,6 +170,8 @@ def rotate_by(
 
 def _sinusoid_type(call: Any) -> TensorType:
     type_ = float_type(call)
+    if call.theta <= 0:
+        raise TypeMistake(f"theta must be above 0, not {call.theta:g}")
     if known_width(type_) % 2:
         raise TypeMistake(f"sine and cosine need an even width, not {type_}", "x")
     if tuple(type_.shape[:-1]) != tuple(call.positions.shape):

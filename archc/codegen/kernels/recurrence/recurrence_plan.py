@@ -11,6 +11,7 @@ from archc.codegen.names import camel_case
 _ELEMENTS = 4096  # of states in a program, in its registers
 _FEW = 1024  # at which it takes in further heads
 _KEPT = 1 << 24  # of states before chunks, in memory at a time: 64 MB
+_PAIRED = 1 << 22  # of decays between tokens, or of states, that PyTorch holds at a time: 16 MB
 
 
 @dataclass(frozen=True)
@@ -113,3 +114,10 @@ class RecurrenceKernel:
     def kept_chunks(self) -> int:
         """Of how many chunks of a single sequence the states before them are in memory at a time."""
         return max(_KEPT // (self.heads * self.keys * self.values), 1)
+
+    @property
+    def chunks_at_once(self) -> int:
+        """How many chunks of a single sequence PyTorch takes at a time where nothing asks for gradients."""
+        by_row = self.keys if self.decay == "row" else 1
+        largest = max(self.chunk * self.chunk * by_row, self.keys * self.values)
+        return max(_PAIRED // (self.heads * largest), 1)
