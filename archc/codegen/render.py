@@ -28,6 +28,7 @@ _FROM_RUNTIME = {
     "autocast": r"= autocast\(",
     "differentiable": r"_op\(|differentiable\(",
     "differentiated_once": "@differentiated_once",
+    "op_namespace": r"@jit|_op\(",
 }
 _IN_NAMES = string.ascii_letters + string.digits + "_"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -25,6 +27,21 @@ def test_whoever_may_read_the_folder_may_read_what_is_saved(package: ModuleType,
     package.Model().save_pretrained(tmp_path)
     assert {file.stat().st_mode for file in tmp_path.iterdir()} == {(tmp_path / "mine").stat().st_mode}
     assert {file.name for file in tmp_path.iterdir()} == {"mine", "model.safetensors"}
+
+
+def test_a_package_that_is_imported_again_has_ops_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a notebook, after it was built again; models of before still compute."""
+    old = build(SPECS / "qwen3_moe.arch", "qwen3_moe_tiny", tmp_path)
+    for name in [name for name in sys.modules if name.startswith(old.__name__)]:
+        monkeypatch.delitem(sys.modules, name)
+    new = importlib.import_module(old.__name__)
+    assert new is not old
+    model, again = old.Model(), new.Model()
+    again.load_state_dict(model.state_dict())
+    tokens = torch.tensor([[3, 1, 4]])
+    torch.testing.assert_close(model(tokens), again(tokens), rtol=0, atol=0)
 
 
 def test_print_shows_parameters_and_what_a_cache_holds(package: ModuleType) -> None:
