@@ -38,9 +38,11 @@ INERT: dict[str, tuple[str, ...]] = {
     "they are for training: dropout, and weights before they are loaded": (
         "initializer_range",
         "attention_dropout",
+        "gradient_checkpointing",
     ),
     "they choose how transformers runs the model, not what it computes": (
         "use_cache",
+        "cache_implementation",
         "attn_implementation",
         "_attn_implementation",
         "_attn_implementation_autoset",
@@ -60,6 +62,7 @@ INERT: dict[str, tuple[str, ...]] = {
         "id2label",
         "label2id",
         "num_labels",
+        "_num_labels",
         "problem_type",
         "finetuning_task",
         "task_specific_params",

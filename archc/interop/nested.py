@@ -20,8 +20,11 @@ def text_config(config: Config, known: Container[str]) -> tuple[Config, str]:
     Where a type is not among the `known` ones, but its config holds that of a text model, this is it.  Other
     keys of the outer config are about the parts beside it.
     """
-    kind, section = config.get("model_type"), config.get("text_config")
-    if (isinstance(kind, str) and kind in known) or not isinstance(section, dict):
+    kind = config.get("model_type")
+    if isinstance(kind, str) and kind in known:
+        return config, ""
+    section = config.get("text_config")
+    if not isinstance(section, dict):
         return config, ""
     shared = {key: config.get(key) for key in _SHARED if config.has(key)}
     return Config({**section, **shared}, "text_config."), ROOT

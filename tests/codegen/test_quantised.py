@@ -14,12 +14,14 @@ from transformers.integrations.mxfp4 import _convert_moe_packed_tensors
 from archc.verification.packages import stored_tensors
 from tests.support import SPECS, build, scramble
 
+SPARSE = {"deepseek_v3": {"kv_rank": "130"}, "qwen3_next": {"value_dim": "34"}}
 
-@pytest.fixture(scope="module")
-def sparse(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+
+@pytest.fixture(scope="module", params=SPARSE)
+def sparse(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """Widths that are no multiples of a block."""
-    settings = {"d": "136", "kv_rank": "130"}
-    return build(SPECS / "deepseek_v3.arch", "deepseek_v3_tiny", tmp_path_factory.mktemp("fp8"), settings)
+    name, settings = request.param, {"d": "136", **SPARSE[request.param]}
+    return build(SPECS / f"{name}.arch", f"{name}_tiny", tmp_path_factory.mktemp("fp8"), settings)
 
 
 @pytest.fixture(scope="module")

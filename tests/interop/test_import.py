@@ -11,9 +11,9 @@ import transformers
 from archc import compiler
 from archc.importer import import_model
 from archc.interop.families import FAMILIES
-from tests.interop.configs import FULL, LINEAR, SLIDING, imported, parameters
+from tests.interop.configs import FULL, LINEAR, SLIDING, imported, parameters, write
 from tests.interop.published import PUBLISHED
-from tests.support import SPECS
+from tests.support import SPECS, compile_model
 
 CLASSES = {
     "llama": transformers.LlamaConfig,
@@ -128,6 +128,7 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("mamba2", {"expand": 1, "num_heads": 64}, {"heads": 64}),
     ("recurrent_gemma", {"hidden_size": 40}, {"head_dim": 4, "inner": 40, "embedding_scale": 6.3125}),
     ("recurrent_gemma", {"block_types": ["attention"] * 40}, {"attends": (True,) * 26}),
+    ("recurrent_gemma", {"_block_types": ["attention"]}, {"attends": (True,)}),
     ("recurrent_gemma", {"lru_width": 30, "intermediate_size": 18}, {"inner": 30, "d_ff": 9}),
     ("deepseek_v2", {"q_lora_rank": None, "first_k_dense_replace": 0}, {"q_rank": None, "dense": 0}),
     (
@@ -166,6 +167,8 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("llama4_text", {"num_hidden_layers": 2, "no_rope_layers": [0, 1]}, {"rotated": (False, True)}),
     ("llama4_text", {"num_hidden_layers": 4, "moe_layers": [1, 3]}, {"sparse": (False, True) * 2}),
     ("llama4_text", {"attention_chunk_size": None, "use_qk_norm": False}, {"chunk": None, "qk_norm": False}),
+    ("llama4_text", {"attn_temperature_tuning": 4}, {"tuned": True}),
+    ("llama4_text", {"attn_temperature_tuning": False}, {"tuned": False}),
     (
         "t5",
         {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 3},
@@ -214,6 +217,39 @@ def test_keys_and_what_they_mean(
     assert {name: values[name] for name in meant} == meant
 
 
+_FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("llama", {"max_sequence_length": 2048, "cache_implementation": "static"}),
+        ("gpt2", {"gradient_checkpointing": False, "_num_labels": 1}),
+        ("marian", {"extra_pos_embeddings": 58101, "_num_labels": 3, "gradient_checkpointing": False}),
+        ("t5", {"architectures": ["T5WithLMHeadModel"], "gradient_checkpointing": False}),
+        ("llama4_text", {"for_llm_compressor": False, "cache_implementation": "hybrid"}),
+        ("deepseek_v2", {"auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV2Config"}}),
+        ("mixtral", {"quantization_config": _FP8}),
+        ("qwen3_moe", {"quantization_config": _FP8}),
+        ("qwen3_next", {"quantization_config": _FP8}),
+        ("deepseek_v2", {"quantization_config": _FP8}),
+    ],
+)
+def test_keys_of_published_configs_that_change_nothing(
+    kind: str, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = imported(tmp_path / "plain", model_type=kind)
+    assert imported(tmp_path / "x", model_type=kind, **keys) == plain
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3_text"])
+def test_models_narrower_than_their_keys_compile(kind: str, tmp_path: Path) -> None:
+    """What their layers read is kept in place of keys and values, so other fusions fire."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 99}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
+    compile_model(import_model(write(tmp_path / "x", {"model_type": kind, **sizes, **heads})).text, "x")
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
@@ -221,6 +257,8 @@ def test_keys_and_what_they_mean(
         ("swish", "silu"),
         ("gelu", "gelu"),
         ("gelu_new", "gelu_tanh"),
+        ("gelu_python", "gelu"),
+        ("gelu_fast", "gelu_tanh"),
         ("gelu_pytorch_tanh", "gelu_tanh"),
         ("relu", "relu"),
     ],

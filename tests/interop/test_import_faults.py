@@ -199,6 +199,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("bloom", {"slow_but_exact": True}, '"slow_but_exact" is true: supported is only false'),
     ("bloom", {"hidden_size": 64, "n_embed": 96}, '"hidden_size" is 64: must be what "n_embed" says, 96'),
     ("bloom", {"n_inner": 128}, '"n_inner" is 128: supported is only null'),
+    ("gpt2", {"text_config": {}}, '"text_config" is {}: type gpt2 has no such key'),
     ("gpt2", {"n_head": 7}, "float[B, T, 768] does not split into 7 heads"),
     ("gpt2", {"n_inner": "4x"}, '"n_inner" is "4x": must be a whole number from 1'),
 ]

@@ -68,5 +68,14 @@ DEEPSEEK_V2 = Family(
         "scoring_func": (("softmax",), "as in the class"),
         "moe_layer_freq": ((1,), "since all layers after the dense ones have experts"),
     },
-    inert=(*ROUTER_TRAINING, *FOLLOWING, "aux_loss_alpha", "seq_aux", "ep_size", "pretraining_tp"),
+    inert=(
+        *ROUTER_TRAINING,
+        *FOLLOWING,
+        "aux_loss_alpha",
+        "seq_aux",
+        "ep_size",
+        "pretraining_tp",
+        "auto_map",  # the code of its own that this arch was written after
+    ),
+    quantised="fp8",
 )

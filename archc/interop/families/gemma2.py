@@ -33,8 +33,7 @@ ENDS: Mapping[str, Reader] = {
     "tied": flag("tie_word_embeddings", True),
 }
 FIXED = {"use_bidirectional_attention": ((False, None), "since the arch is causal")}
-# Other keys say the activation and the window; caches are planned from the graph.
-INERT = ("hidden_act", "sliding_window_size", "cache_implementation")
+INERT = ("hidden_act", "sliding_window_size")  # other keys say the activation and the window
 
 GEMMA2 = Family(
     model_type="gemma2",

@@ -27,4 +27,5 @@ LLAMA = Family(
         "pretraining_tp": ((1, None), "since products are not split as in that training"),
         "rope_interleaved": ((False,), "since the arch's pairs are halves of a head"),
     },
+    inert=("max_sequence_length",),  # of Llama 1, whose context nothing depends on
 )

@@ -19,6 +19,7 @@ from archc.interop.routing import ROUTER_TRAINING, choices, experts
 from archc.interop.windows import write_rotated
 
 _FULL, _CHUNKED = "full_attention", "chunked_attention"
+_TUNING = "attn_temperature_tuning"
 
 
 def _chunk(config: Config, _known: Known) -> int | None:
@@ -29,6 +30,11 @@ def _chunk(config: Config, _known: Known) -> int | None:
 
 def _write_chunk(value: int | None, _known: Known) -> dict[str, Any]:
     return {"attention_chunk_size": None if value is None else int(value)}
+
+
+def _tuned(config: Config, _known: Known) -> bool:
+    """Whether queries grow with their position; the class's first version wrote 4 for true."""
+    return config.get(_TUNING) == 4 or config.flag(_TUNING, True)
 
 
 def _rotated(config: Config, known: Known) -> tuple[bool, ...] | None:
@@ -92,12 +98,12 @@ LLAMA4 = Family(
         "nope_every": whole("no_rope_layer_interval", 4),
         "rotated": Setting(_rotated, write_rotated),
         "qk_norm": flag("use_qk_norm", True),
-        "tuned": flag("attn_temperature_tuning", True),
+        "tuned": Setting(_tuned, lambda value, _known: {_TUNING: value}),
         "tuning": number("attn_scale", 0.1),
         "tuning_floor": whole("floor_scale", 8192),
         "act": activation("hidden_act", "silu"),
         "attention_bias": flag("attention_bias", False),
         "tied": flag("tie_word_embeddings", False),
     },
-    inert=ROUTER_TRAINING,
+    inert=(*ROUTER_TRAINING, "for_llm_compressor"),  # a mark of the tool that quantised it
 )

@@ -73,6 +73,7 @@ MARIAN = Family(
     },
     inert=(
         "max_position_embeddings",  # rows of a table of sinusoids
+        "extra_pos_embeddings",
         "add_bias_logits",  # there is a bias whatever it says
         "init_std",
         "dropout",  # for training
@@ -81,6 +82,5 @@ MARIAN = Family(
         "classif_dropout",
         "encoder_layerdrop",
         "decoder_layerdrop",
-        "gradient_checkpointing",
     ),
 )

@@ -28,4 +28,5 @@ MIXTRAL = Family(
         "noise": factor_or_none("router_jitter_noise", 0.0),
         "tied": flag("tie_word_embeddings", False),
     },
+    quantised="fp8",
 )

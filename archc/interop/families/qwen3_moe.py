@@ -76,4 +76,5 @@ QWEN3_MOE = Family(
         "tied": flag("tie_word_embeddings", False),
     },
     inert=("router_jitter_noise", "max_window_layers"),
+    quantised="fp8",
 )

@@ -78,4 +78,5 @@ QWEN3_NEXT = Family(
         "tied": flag("tie_word_embeddings", False),
     },
     inert=("router_jitter_noise", "use_sliding_window", "max_window_layers", "num_nextn_predict_layers"),
+    quantised="fp8",
 )

@@ -45,7 +45,8 @@ def _inner(config: Config, known: Known) -> int:
 
 def _attends(config: Config, known: Known) -> tuple[bool, ...]:
     """Of each period of layers, which are attention."""
-    kinds = config.get(_KINDS, [RECURRENT, RECURRENT, ATTENTION])
+    older = config.get(f"_{_KINDS}", [RECURRENT, RECURRENT, ATTENTION])  # as transformers 4 wrote the key
+    kinds = config.get(_KINDS, older)
     if not isinstance(kinds, list) or not kinds or any(kind not in (RECURRENT, ATTENTION) for kind in kinds):
         config.complain(_KINDS, f'must be a list, each "{RECURRENT}" or "{ATTENTION}"')
         return (False,)

@@ -49,7 +49,7 @@ T5 = Family(
     model_type="t5",
     spec="t5",
     arch="T5",
-    architectures=("T5ForConditionalGeneration",),
+    architectures=("T5ForConditionalGeneration", "T5WithLMHeadModel"),
     parameters={
         "d": whole("d_model", 512),
         "d_ff": whole("d_ff", 2048),
