@@ -191,7 +191,7 @@ class Applications(Weights):
         call = SimpleNamespace(**types, **attributes)
         wanted = [weight for weight in op.weights if weight.when is None or attributes[weight.when]]
         if wanted and self.tie is None and not self._is_placed(path, attributes):
-            self.report(mistakes.NeedsPath(span, op=op.name))
+            self._report_unnamed(op, span)
             raise _Reported
         made: dict[str, Value] = {}
         for weight in wanted:
@@ -205,6 +205,11 @@ class Applications(Weights):
             start = Start(init, attributes.get("trained", not weight.whole))
             made[weight.operand_name] = self.weight(place, type_, start, span)
         return [made.get(weight.operand_name) for weight in op.weights]
+
+    def _report_unnamed(self, op: Op, span: Span) -> None:
+        """Report that nothing says where an op's weights lie; in another file, its block is what is known."""
+        unknown = [block.name for block, called in self.calls[-1:] if called.source is not span.source]
+        self.report(mistakes.NeedsPath(span, op=unknown[0] if unknown else op.name))
 
     def _is_placed(self, path: Path | None, attributes: dict[str, Any]) -> bool:
         """Whether it is said where an op's weights lie: by itself, or by the call of the block around it."""

@@ -12,7 +12,7 @@ from typing import Literal
 from archc.errors import Span, did_you_mean
 from archc.frontend import mistakes
 from archc.frontend.lowerer import Frame, Tie
-from archc.frontend.paths import IN_LOOPS, UNKNOWN, Paths
+from archc.frontend.paths import IN_EXPERTS, IN_LOOPS, UNKNOWN, Paths
 from archc.frontend.values import Handle
 from archc.ir.inits import Init, Normal
 from archc.ir.node import Value
@@ -103,7 +103,8 @@ class Weights(Paths):
         found = self.weights.get(target)
         need = TensorType(shape, DType.FLOAT)
         if found is None or not _encloses(self.frame, found):
-            hint = self._untied_hint(tie, path, shape) if found is None else IN_LOOPS
+            elsewhere = IN_EXPERTS if self.region is not None else IN_LOOPS
+            hint = self._untied_hint(tie, path, shape) if found is None else elsewhere
             self.report(mistakes.UnknownTie(span, path=path_text(target), hint=hint))
         elif found.type.shape != shape:
             have = shape_text(found.type.shape)
