@@ -32,8 +32,9 @@ class Imported:
 def import_model(path: Path) -> Imported:
     """The spec of the model in a directory, or of a config.json; raises `ArchcError`."""
     file = config_file(path)
-    config, root = text_config(read_config(file), FAMILIES)
-    config.tensors = tensor_names(file.parent)
+    whole = read_config(file)
+    whole.tensors = tensor_names(file.parent)
+    config, root = text_config(whole, FAMILIES)
     family = _family(file, config)
     arguments = family.read(config)
     if config.problems:

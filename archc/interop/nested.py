@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from typing import Any
 
 from archc.interop.config import Config
 from archc.interop.inert import FIXED
@@ -11,7 +12,9 @@ from archc.interop.inert import FIXED
 ROOT = "language_model"
 
 # What the outer config says of the text model as well, and before the text's own config.
-_SHARED = ("quantization_config", "tie_word_embeddings", *FIXED)
+_SHARED = ("quantization_config", *FIXED)
+_TIED = "tie_word_embeddings"
+_HEADS = ("lm_head.weight", f"{ROOT}.lm_head.weight")
 
 
 def text_config(config: Config, known: Container[str]) -> tuple[Config, str]:
@@ -27,4 +30,18 @@ def text_config(config: Config, known: Container[str]) -> tuple[Config, str]:
     if not isinstance(section, dict):
         return config, ""
     shared = {key: config.get(key) for key in _SHARED if config.has(key)}
-    return Config({**section, **shared}, "text_config."), ROOT
+    inner = Config({**section, **shared, **_tied(config, section)}, "text_config.")
+    inner.tensors = config.tensors
+    return inner, ROOT
+
+
+def _tied(config: Config, section: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether the head is the embeddings' table, where both configs may say it, or neither.
+
+    Some classes heed the outer one alone, others either: where they do not agree, a checkpoint knows.
+    """
+    outer, inner = config.get(_TIED), section.get(_TIED)
+    if config.tensors is not None and (outer is None or outer != inner):
+        return {_TIED: all(map(config.lacks_tensor, _HEADS))}
+    given = [value for value in (outer, inner) if value is not None]
+    return {_TIED: next(filter(None, given), given[0])} if given else {}

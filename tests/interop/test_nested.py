@@ -134,9 +134,36 @@ def test_what_cannot_be_imported_is_told(changes: dict[str, Any], reason: str, t
         import_model(tmp_path)
 
 
-@pytest.mark.parametrize(("outer", "tied"), [({}, False), ({"tie_word_embeddings": True}, True)])
-def test_the_outer_config_ties(outer: dict[str, Any], tied: bool, tmp_path: Path) -> None:
-    text = {"model_type": "mistral", "tie_word_embeddings": False}
-    config = {"model_type": "mistral3", "text_config": text, **outer}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert ("tied = true" in import_model(tmp_path).text) is tied
+@pytest.mark.parametrize(
+    ("outer", "inner", "tied"),
+    [
+        (None, False, False),
+        (True, False, True),
+        (None, None, False),
+        (False, True, True),
+        (False, None, False),
+    ],
+)
+def test_either_config_ties(outer: bool | None, inner: bool | None, tied: bool, tmp_path: Path) -> None:
+    assert _imports_tied(outer, inner, tmp_path) is tied
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"), [(None, None), (None, False), (True, None), (True, False), (False, True)]
+)
+@pytest.mark.parametrize("head", ["lm_head.weight", "language_model.lm_head.weight", ""])
+def test_a_checkpoint_knows_what_its_configs_do_not(
+    outer: bool | None, inner: bool | None, head: str, tmp_path: Path
+) -> None:
+    """As of LLaVA-OneVision with Qwen 2, whose outer config says false and whose inner says true."""
+    tensors = {"embed": torch.ones(1), **({head: torch.ones(1)} if head else {})}
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert _imports_tied(outer, inner, tmp_path) is not bool(head)
+
+
+def _imports_tied(outer: bool | None, inner: bool | None, folder: Path) -> bool:
+    """Whether a model is imported as tied whose outer and inner configs say this, None nothing."""
+    said = [{} if value is None else {"tie_word_embeddings": value} for value in (outer, inner)]
+    config = {"model_type": "mistral3", "text_config": {"model_type": "mistral", **said[1]}, **said[0]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return "tied = true" in import_model(folder).text
