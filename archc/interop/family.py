@@ -113,7 +113,8 @@ class Family:
         if not known or given.get("weight_block_size", [128, 128]) != [128, 128]:
             read = {"fp8": "fp8 weights in blocks of 128 x 128", "mxfp4": "mxfp4 weights"}
             also = f" or {read[self.quantised]}" if self.quantised else ""
-            config.complain(key, f"supported is only null{also}, since no others are read")
+            instead = "save the weights as bfloat16, and a config without this key, first"
+            config.complain(key, f"supported is only null{also}, since no others are read: {instead}")
 
     def _check_fixed(self, config: Config, key: str, supported: tuple[Any, ...], why: str) -> None:
         value = config.get(key, supported[0])

@@ -48,7 +48,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     (
         "llama",
         {"quantization_config": {"bits": 4}},
-        '"quantization_config" is {"bits": 4}: supported is only null',
+        '"quantization_config" is {"bits": 4}: supported is only null, since no others are read: save the',
     ),
     (
         "llama",
