@@ -106,7 +106,7 @@ def _biased(activation: str, width: int) -> str:
 
 
 # Fusions of a spec's own: a function written for them, a vector whose gradient is its own, words of C++, an
-# operand that is called as a table of rotations is.
+# operand that is called as a table of rotations is, operands that no gradient reads.
 _OWN = """
 fuse tanh_gated(gate_up) {
   g, u = split(gate_up, 2)
@@ -129,6 +129,12 @@ fuse scaled_turns(gate_up, scale) {
   row = silu(g * scale)
   du = row * u
   return du
+}
+
+fuse silu_sum(gate_up, shift) {
+  g, u = split(gate_up, 2)
+  y = silu(g) + u + shift
+  return y
 }
 """
 _OWN += """
@@ -332,6 +338,11 @@ CASES = {
         60,
         _TURNS.replace("GATED", "silu(g * parameter(shape = [300]) as scale) * u").replace("WIDTH", "600"),
     ),
+    "silu_sum": (
+        60,
+        "g, u = split(linear(x, 66) as joined, 2)\n"
+        "x = x + linear(silu(g) + u + parameter(shape = [33]) as shift, d) as down",
+    ),
     "mixed_norm": (60, _MIXED),
     "gated_heads": (60, _heads(_GATED_HEADS, 5, 5, 12, "")),
     "gated_heads/block": (64, _heads(_GATED_HEADS, 4, 4, 16, "")),
@@ -345,7 +356,7 @@ CASES = {
 RULES = {
     rule.name: rule.family for rule in standard_rules() if rule.family not in ("attention", "key_choice")
 }
-RULES |= dict.fromkeys(("tanh_gated", "waves", "scaled_tanh", "scaled_turns"), "pointwise")
+RULES |= dict.fromkeys(("tanh_gated", "waves", "scaled_tanh", "scaled_turns", "silu_sum"), "pointwise")
 RULES |= dict.fromkeys(("mixed_norm", "gated_heads", "decay", "decayed", "gated_norm"), "row")
 FIRST = [name for name in CASES if "/" not in name]  # one case of each rule
 

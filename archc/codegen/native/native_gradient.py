@@ -8,6 +8,7 @@ from itertools import accumulate
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.norms.norm_lines import Gradient
+from archc.codegen.kernels.rows.row_writer import names_in
 from archc.codegen.native.native_lines import (
     TABLES,
     function_of_rows,
@@ -61,7 +62,8 @@ def plan_pointwise_gradient(
     """
     plan = _plan(name, op, width, dict.fromkeys(vectors, width))
     incoming = [(f"d{output}", f"d{output}_ptr[row * {width} + column]") for output in op.outputs]
-    lines = [*values_of([*loads, *incoming], statements)]
+    names = names_in(" ".join(statements))
+    lines = [*values_of([*(load for load in loads if load[0] in names), *incoming], statements)]
     lines += [f"d{place} = T({cpp_name(f'd{value}')});" for value, place in loads if value not in vectors]
     for vector, value in vectors.items():
         lines.append(f"{_element(plan.sum_of(vector), 'column')} += {cpp_name(value)};")

@@ -11,6 +11,7 @@ from typing import Any
 from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.fused import Fused, plain_form, width_of
 from archc.codegen.kernels.rows.pointwise import Pointwise, Writer, analyse
+from archc.codegen.kernels.rows.row_writer import names_in
 from archc.codegen.modules.class_plan import Line
 from archc.codegen.semantics import use_of
 from archc.ir.convolution_form import LOOKS, RESERVED, offsets
@@ -125,6 +126,7 @@ class _Planner:
             dims=len(shape),
             forward=self.forward,
             backward=self.backward,
+            again=frozenset(names_in(" ".join(self.backward)) & {self.look, *self.others}),
             reference=self._reference(),
             plain=self._plain(),
             keeps=self.fused.keeps,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from archc.codegen.kernels.fused import power_of_two
+from archc.codegen.kernels.signature import Signature
 from archc.codegen.literals import result_type
 from archc.codegen.modules.class_plan import Argument, Line
 
@@ -27,6 +29,7 @@ class ConvolutionKernel:
     others:     what is read besides, of which `rows` have values for each token
     width:      values of a token, `channels` of them have weights of their own
     forward, backward: the lines from `look` to the result, and from its gradient to all others
+    again:      of `look` and others, those that `backward` reads
     reference:  the look in PyTorch for tokens in any order; `plain` is what follows
     keeps:      whether some call of it keeps its own x
     """
@@ -46,6 +49,7 @@ class ConvolutionKernel:
     dims: int
     forward: tuple[str, ...]
     backward: tuple[str, ...]
+    again: frozenset[str]
     reference: str
     plain: tuple[Line, ...]
     keeps: bool
@@ -123,45 +127,47 @@ class ConvolutionKernel:
         return result_type(len(self.gradients))
 
     @property
-    def signature(self) -> tuple[str, ...]:
-        """The parameters of the kernel."""
-        pointers = ("x", *self.operands, "back", self.result)
-        return (*(f"{name}_ptr" for name in pointers), *self._sizes)
+    def signature(self) -> Signature:
+        """Of the kernel, and what it is given."""
+        return self._signature(("x", *self.operands), self.result)
 
     @property
-    def arguments(self) -> tuple[str, ...]:
-        return (*self._given, self.result, *self._given_sizes)
+    def backward_signature(self) -> Signature:
+        return self._signature(self.read_again, f"d{self.result}", *self._written)
+
+    def _signature(self, read: Sequence[str], *others: str) -> Signature:
+        """Of a kernel that reads some of the operands; with x goes what tells where its tokens are."""
+        rows = [name for name in read if name in self.with_rows]
+        given = [f"{name}_rows" if name in rows else f"{name}.contiguous()" for name in read]
+        strides = {f"{name}_stride": f"{name}_rows.stride(0)" for name in rows}
+        sizes, tables = {"tokens": "tokens"} | strides, ["back"] if "x" in read else []
+        if tables:
+            back = f"0 if back is None else tokens * (len(back) > 1) * {self.taps}"
+            sizes = {"tokens": "tokens", "keys": "keys"} | strides | {"back_stride": back}
+        pointers = [f"{name}_ptr" for name in (*read, *tables, *others)]
+        return Signature((*pointers, *sizes), (*given, *tables, *others, *sizes.values()))
 
     @property
-    def backward_signature(self) -> tuple[str, ...]:
-        pointers = ("x", *self.operands, "back", f"d{self.result}", *self._written)
-        return (*(f"{name}_ptr" for name in pointers), *self._sizes)
+    def looks_again(self) -> bool:
+        """Whether the kernel of gradients reads x: for those of weights, or to find `look` once more."""
+        return bool(self.weights) or self.look in self.again
 
     @property
-    def backward_arguments(self) -> tuple[str, ...]:
-        return (*self._given, f"d{self.result}", *self._written, *self._given_sizes)
+    def read_again(self) -> tuple[str, ...]:
+        """The operands that the kernel of gradients reads."""
+        x, weights = ("x",) * self.looks_again, self.weights if self.look in self.again else ()
+        return (*x, *weights, *(name for name in self.others if name in self.again))
+
+    @property
+    def reads_channels_again(self) -> bool:
+        """Whether it reads what there is for each channel."""
+        return any(name not in self.with_rows for name in self.read_again)
 
     @property
     def _written(self) -> tuple[str, ...]:
         """What the kernel of gradients writes."""
         rows = (f"d{name}" for name in (self.look, *self.rows)) if self.forward else ()
         return (*rows, *(f"{name}_parts" for name in (*self.weights[:1], *self.summed)))
-
-    @property
-    def _sizes(self) -> tuple[str, ...]:
-        return ("tokens", "keys", *(f"{name}_stride" for name in (*self.with_rows, "back")))
-
-    @property
-    def _given(self) -> tuple[str, ...]:
-        rows = self.with_rows
-        tensors = (f"{name}{'_rows' if name in rows else '.contiguous()'}" for name in ("x", *self.operands))
-        return (*tensors, "back")
-
-    @property
-    def _given_sizes(self) -> tuple[str, ...]:
-        strides = (f"{name}_rows.stride(0)" for name in self.with_rows)
-        back = f"0 if back is None else tokens * (len(back) > 1) * {self.taps}"
-        return ("tokens", "keys", *strides, back)
 
     @property
     def earlier_arguments(self) -> str:

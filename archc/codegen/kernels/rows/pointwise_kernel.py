@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from archc.codegen.kernels.linear.one_row import OneRow
 from archc.codegen.kernels.masks import load_where
 from archc.codegen.kernels.rows.pointwise import Pointwise, Writer, analyse
 from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
+from archc.codegen.kernels.rows.row_writer import names_in
 from archc.codegen.kernels.signature import Signature
 from archc.codegen.modules.class_plan import Argument
 from archc.codegen.native.native_kernel import plan_native_pointwise
@@ -148,11 +149,13 @@ class _Planner:
             block=self.block,
             interleaved=any(item.interleaved for item in self.loads),
             warps=max(1, self.block // 512),  # 16 bytes of bfloat16 a thread
-            load_lines=self._load_lines(self.block),
+            load_lines=self._load_lines(self.block, self.forward),
+            load_lines_back=self._load_lines(self.block, self.backward),
             forward=self.forward,
             backward=self.backward,
             store_lines=self._store_lines(),
-            row_lines=self.row_lines,
+            row_lines=self._row_lines(self.sources),
+            row_lines_back=self._row_lines({self.sources[0], *self._read(self.backward)}),
             gradient_tensors=self.gradient_tensors,
             vector_gradients=tuple((f"d{name}", self._sum_rows(name)) for name in self.vectors),
             forward_parameters=forward.parameters,
@@ -185,49 +188,54 @@ class _Planner:
             warps=max(1, block // 256),
             result=result,
             others=(),
-            row_lines=self.row_lines,
+            row_lines=self._row_lines(self.sources),
             pointers=(*self.sources, *self.vectors),
-            arguments=self._given,
-            lines=(*self._load_lines(block, alone=True), *self.forward, *beside),
+            arguments=tuple(map(self._given, (*self.sources, *self.vectors))),
+            lines=(*self._load_lines(block, self.forward, alone=True), *self.forward, *beside),
             interleaved=any(item.interleaved for item in self.loads),
             template="linear_after_pointwise",
         )
 
-    @property
-    def row_lines(self) -> tuple[str, ...]:
-        return tuple(f"{name}_rows = _rows({name}, {self.fused.width(name)})" for name in self.sources)
+    def _row_lines(self, names: Collection[str]) -> tuple[str, ...]:
+        sources = (name for name in self.sources if name in names)
+        return tuple(f"{name}_rows = _rows({name}, {self.fused.width(name)})" for name in sources)
 
-    @property
-    def _given(self) -> tuple[str, ...]:
-        """What launches pass for the operands."""
-        rows = (f"{name}_rows" for name in self.sources)
-        return (*rows, *(f"{name}.contiguous()" for name in self.vectors))
+    def _given(self, name: str) -> str:
+        """What launches pass for an operand."""
+        return f"{name}_rows" if name in self.sources else f"{name}.contiguous()"
+
+    def _read(self, statements: Sequence[str]) -> list[str]:
+        """The operands that some statements read, those with rows first."""
+        names = names_in(" ".join(statements))
+        sources = {item.source for item in self._loads_for(names)}
+        vectors = [name for name in self.vectors if name in names]
+        return [*(name for name in self.sources if name in sources), *vectors]
+
+    def _loads_for(self, names: set[str]) -> list[_Load]:
+        return [item for item in self.loads if not names.isdisjoint(item.names)]
 
     def _signature(self) -> Signature:
         outputs = list(self.outputs)
-        return self._with_operands([f"{name}_ptr" for name in outputs], outputs)
+        return self._with_operands(self.forward, [f"{name}_ptr" for name in outputs], outputs)
 
     def _signature_back(self) -> Signature:
         incoming = [f"d{name}" for name in self.outputs]
         written = [name for name, _ in self.gradient_tensors]
         return self._with_operands(
+            self.backward,
             [f"{name}_ptr" for name in (*incoming, *written)],
             [*(f"{name}.contiguous()" for name in incoming), *written],
         )
 
-    def _with_operands(self, parameters: list[str], arguments: list[str]) -> Signature:
-        """A signature that begins with the operands, and ends with the strides of their rows."""
+    def _with_operands(
+        self, statements: Sequence[str], parameters: list[str], arguments: list[str]
+    ) -> Signature:
+        """A signature: the operands that are read come first, the strides of their rows last."""
+        read = self._read(statements)
+        rows = [name for name in read if name in self.sources]
         return Signature(
-            (
-                *(f"{name}_ptr" for name in (*self.sources, *self.vectors)),
-                *parameters,
-                *(f"{name}_stride" for name in self.sources),
-            ),
-            (
-                *self._given,
-                *arguments,
-                *(f"{name}_rows.stride(0)" for name in self.sources),
-            ),
+            (*(f"{name}_ptr" for name in read), *parameters, *(f"{name}_stride" for name in rows)),
+            (*map(self._given, read), *arguments, *(f"{name}_rows.stride(0)" for name in rows)),
         )
 
     def _elements(self) -> Iterator[tuple[str, str]]:
@@ -240,14 +248,15 @@ class _Planner:
         for vector in self.vectors:
             yield vector, f"{vector}_ptr[column]"
 
-    def _load_lines(self, block: int, alone: bool = False) -> tuple[str, ...]:
-        """Interleaved values are loaded as they lie, so that accesses stay wide, and parted in registers.
+    def _load_lines(self, block: int, statements: Sequence[str], alone: bool = False) -> tuple[str, ...]:
+        """What some statements read; `alone`: the row is the only one.
 
-        `alone`: the row is the only one.
+        Interleaved values are loaded as they lie, so that accesses stay wide, and parted in registers.
         """
+        names = names_in(" ".join(statements))
         mask = load_where("inside" if self.width % block else "")
         lines: list[str] = []
-        for item in self.loads:
+        for item in self._loads_for(names):
             row = "" if alone else f"row * {item.source}_stride + "
             place = f"{item.source}_ptr + {row}{item.column}"
             name = item.source if item.interleaved else item.names[0]
@@ -255,7 +264,8 @@ class _Planner:
             if item.interleaved:
                 parts = f"tl.reshape({item.source}, {block}, {len(item.names)})"
                 lines.append(f"{', '.join(item.names)} = tl.split({parts})")
-        lines += [f"{name} = tl.load({name}_ptr + column{mask}).to(tl.float32)" for name in self.vectors]
+        vectors = (name for name in self.vectors if name in names)
+        lines += [f"{name} = tl.load({name}_ptr + column{mask}).to(tl.float32)" for name in vectors]
         return tuple(lines)
 
     def _store_lines(self) -> tuple[str, ...]:

@@ -22,10 +22,12 @@ class PointwiseKernel:
     interleaved: bool  # whether pairs of values lie side by side in the rows of an operand
     warps: int
     load_lines: tuple[str, ...]
+    load_lines_back: tuple[str, ...]
     forward: tuple[str, ...]
     backward: tuple[str, ...]
     store_lines: tuple[str, ...]
     row_lines: tuple[str, ...]
+    row_lines_back: tuple[str, ...]
     gradient_tensors: tuple[tuple[str, str], ...]  # what the backward kernel writes, and how it is made
     vector_gradients: tuple[tuple[str, str], ...]  # gradients of vectors, summed over rows
     forward_parameters: tuple[str, ...]

@@ -12,7 +12,7 @@ from archc.ir.expr import INFIX, Expr, Formula, leaf
 from archc.ir.names import unique
 from archc.ir.op import OPS
 
-_NAME = re.compile(r"[A-Za-z_]\w*")
+_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*\b(?!=)")
 _KEEPING_ZEROS = frozenset({"add", "sub", "mul", "neg"})
 
 
@@ -148,6 +148,7 @@ def _formula(ref: Ref) -> Formula:
 
 
 def names_in(text: str) -> set[str]:
+    """The variables of a statement: not what follows a dot, nor the names of arguments."""
     return set(_NAME.findall(text))
 
 
