@@ -97,11 +97,12 @@ def _judge(launch: Launch, chip: str) -> list[str]:
 @functools.cache
 def known() -> frozenset[str]:
     """The digests of kernels that were compiled and are within the limits."""
-    toolchain, *digests = FILE.read_text().splitlines()
-    return frozenset(digests) if toolchain == _toolchain() else frozenset()
+    noted, *digests = FILE.read_text().splitlines()
+    return frozenset(digests) if noted == toolchain() else frozenset()
 
 
-def _toolchain() -> str:
+def toolchain() -> str:
+    """The compiler, and a digest of how what it makes is judged."""
     judged = hashlib.sha256()
     for module in (chips, compiling, machine_code):
         judged.update(Path(module.__file__).read_bytes())
@@ -139,7 +140,7 @@ def _record() -> None:
 
 
 def write(digests: Iterable[str]) -> None:
-    FILE.write_text("\n".join([_toolchain(), *sorted(digests)]) + "\n")
+    FILE.write_text("\n".join([toolchain(), *sorted(digests)]) + "\n")
 
 
 if __name__ == "__main__":

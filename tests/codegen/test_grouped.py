@@ -215,7 +215,10 @@ def test_models_with_kernels_are_their_reference(body: str, tmp_path: Path) -> N
     wide = package.Model.from_pretrained(tmp_path / "weights", dtype=torch.float64)
     wide(x.double()).square().sum().backward()
     for found, expected in zip(model.parameters(), wide.parameters(), strict=True):
-        assert distance(found.grad, expected.grad) < 1e-4
+        if expected.grad is None:  # whole numbers are read of it
+            assert found.grad is None
+        else:
+            assert distance(found.grad, expected.grad) < 1e-4
 
 
 CONTROLS = [
