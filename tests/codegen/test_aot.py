@@ -214,8 +214,9 @@ def test_nothing_is_known_of_another_compiler(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_what_is_noted_was_judged_as_it_is_now() -> None:
-    """Else every run of these tests compiles everything; `make kernels` notes it again."""
+    """Else every run of these tests compiles everything; `make kernels` notes it again.
+
+    With another Triton than the noted one nothing is known either, but how it is judged is the same.
+    """
     noted, now = compiled.FILE.read_text().splitlines()[0], compiled.toolchain()
-    if noted.split(",")[0] != now.split(",")[0]:
-        pytest.skip("another Triton")
-    assert noted == now
+    assert noted.partition(", ")[2] == now.partition(", ")[2]

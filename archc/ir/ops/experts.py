@@ -71,8 +71,7 @@ def at_choice(x: Tensor, order: Tensor) -> Tensor:
 )
 def of_expert(table: Tensor, ends: Tensor, order: Tensor) -> Tensor:
     """The values of each row's expert: [count, ...] -> [N, ...]."""
-    rows = torch.arange(len(order), device=ends.device)
-    return table[torch.searchsorted(ends, rows, right=True)]
+    return table[_experts_of_rows(ends, order)]
 
 
 def _looked_up_type(call: Any) -> TensorType:
@@ -92,8 +91,13 @@ def row_of_expert(index: Tensor, table: Tensor, ends: Tensor, order: Tensor) -> 
 
     table: [count, rows, width].
     """
-    experts = torch.searchsorted(ends, torch.arange(len(order), device=ends.device), right=True)
+    experts = _experts_of_rows(ends, order)
     return table[experts.view(-1, *[1] * (index.dim() - 1)), index]
+
+
+def _experts_of_rows(ends: Tensor, order: Tensor) -> Tensor:
+    """The expert of each sorted row: [N]."""
+    return torch.searchsorted(ends, torch.arange(len(order), device=ends.device), right=True)
 
 
 def _grouped_type(call: Any) -> TensorType:

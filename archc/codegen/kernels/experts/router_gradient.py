@@ -5,13 +5,13 @@ The chosen experts are read, not searched for again: the gradient is that of the
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from archc.codegen.kernels.experts.router_lines import CASTS, RouterWriter
 from archc.codegen.kernels.fused import power_of_two
+from archc.codegen.kernels.rows.row_writer import needed_lines
 from archc.ir.expr import Expr, Formula, leaf
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS
@@ -20,18 +20,6 @@ from archc.ir.ops.structure import CONSTANT, INPUT
 
 CONCAT, TOP_K = OPS["concat"], OPS["top_k"]
 _LONG = 96  # columns of a sum on one line
-
-
-def _without_unread(lines: list[str]) -> list[str]:
-    """Statements without those whose result no later one reads."""
-    kept: list[str] = []
-    words: set[str] = set()
-    for line in reversed(lines):
-        name, _, text = line.partition(" = ")
-        if not name.isidentifier() or name in words:
-            kept.append(line)
-            words.update(re.findall(r"\w+", text or line))
-    return kept[::-1]
 
 
 @dataclass
@@ -66,7 +54,8 @@ class GradientWriter(RouterWriter):
         for value in form.inputs:
             if value in self.parts:
                 self._store_gradient(value)
-        return _without_unread(self.lines)
+        needed, _ = needed_lines(self.lines)
+        return needed
 
     @property
     def _output_names(self) -> tuple[str, ...]:

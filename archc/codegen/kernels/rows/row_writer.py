@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from archc.codegen.kernels.rows.pointwise import Writer
@@ -152,13 +152,16 @@ def names_in(text: str) -> set[str]:
     return set(_NAME.findall(text))
 
 
-def needed_lines(lines: Sequence[str], wanted: set[str]) -> tuple[list[str], set[str]]:
-    """The statements that some names follow from, in order, and all names that these read."""
+def needed_lines(lines: Sequence[str], wanted: Iterable[str] = ()) -> tuple[list[str], set[str]]:
+    """The statements that some names follow from, in order, and all names that these read.
+
+    Those that assign to no variable, such as stores, are needed in any case.
+    """
     kept: list[str] = []
     names = set(wanted)
     for line in reversed(lines):
-        name, text = line.split(" = ", 1)
-        if name in names:
+        name, _, text = line.partition(" = ")
+        if name in names or not name.isidentifier():
             kept.append(line)
-            names |= names_in(text)
+            names |= names_in(text or line)
     return kept[::-1], names
