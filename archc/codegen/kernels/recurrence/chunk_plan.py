@@ -81,6 +81,12 @@ class ChunkTiles:
         """How many columns of gradients a program has: of 16 bits, and of 32; few where each takes much."""
         return _LEAST_SIDE if self.solves else min(_side(self.values), 32), _LEAST_SIDE
 
+    @staticmethod
+    def by_width(sizes: tuple[int, int], name: str) -> str:
+        """A size for elements of 16 bits, or of 32, as the tensor of this name has."""
+        small, large = sizes
+        return str(small) if small == large else f"{large} if {name}.dtype == torch.float32 else {small}"
+
 
 def fits_tiles(keys: int, values: int) -> bool:
     """Whether a state is large enough for products of tiles to be worth it."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archc.codegen.kernels.fused import power_of_two
+from archc.codegen.kernels.recurrence.chunk_kernels import ChunkKernels, signature
 from archc.codegen.kernels.recurrence.chunk_plan import ChunkTiles, fits_tiles
+from archc.codegen.kernels.signature import Signature
 from archc.codegen.names import camel_case
 
 _ELEMENTS = 4096  # of states in a program, in its registers
@@ -104,6 +106,20 @@ class RecurrenceKernel:
         if not self.has_chunks or (self.erase and not by_row) or not fits_tiles(self.keys, self.values):
             return None
         return ChunkTiles(self.keys, self.values, self.beta or self.erase, by_row)
+
+    @property
+    def by_token(self) -> Signature:
+        """The kernel that takes one token after the other."""
+        tensors = ["q", "k", "v", "positions", *self.optional, "state", "o"]
+        options = {"num_warps": 4 if self.key_block * self.value_block * self.head_block >= 1024 else 1}
+        return signature(tensors, ["q", "k", "v"], ["tokens"], {}, options, {})
+
+    @property
+    def by_chunks(self) -> ChunkKernels | None:
+        """Those that take chunks."""
+        if self.tiles is None:
+            return None
+        return ChunkKernels(self.tiles, self.optional, self.decay == "row", self.group)
 
     @property
     def trains(self) -> bool:
