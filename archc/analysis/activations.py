@@ -126,6 +126,8 @@ def _collect(graph: Graph, captured: set[Value], found: dict[int, set[Value]]) -
             found[id(body)] -= _twice(loop, body, found[id(body)])
     for branch in graph.branches():
         kept |= {_base(graph, value) for value in _of_branch(branch, found)}
+    for node in graph.experts():
+        kept |= {_base(graph, value) for value in _of_experts(node, found)}
     for scan in graph.scans():
         kept |= {_base(graph, value) for value in _of_scan(scan, found)}
     kept = {value for value in kept if graph.node(value).op not in (WEIGHT, CONSTANT)}
@@ -143,6 +145,14 @@ def _of_branch(branch: Node, found: dict[int, set[Value]]) -> Iterator[Value]:
         if result in found[id(body)]:
             found[id(body)].remove(result)
             yield value
+
+
+def _of_experts(experts: Node, found: dict[int, set[Value]]) -> Iterator[Value]:
+    """What experts that run one by one keep of what they read whole; their rows are copies of their own."""
+    (body,), (_, *taken) = experts.bodies, experts.inputs
+    given = zip(body.inputs, taken, experts.attributes["taken"], strict=True)
+    outer = {inner: value for inner, value, kind in given if kind in ("whole", "expert") and value}
+    yield from (outer[inner] for inner in _collect(body, set(outer), found))
 
 
 def _of_scan(scan: Node, found: dict[int, set[Value]]) -> Iterator[Value]:

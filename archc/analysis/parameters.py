@@ -14,8 +14,9 @@ from archc.ir.graph import Graph
 from archc.ir.head import last_linear
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import Trait
-from archc.ir.ops.structure import LOOP
+from archc.ir.ops.structure import EXPERTS, LOOP
 from archc.ir.paths import Path
+from archc.ir.weights import experts_of
 
 EMBEDDING, HEAD, NORM = "embedding", "head", "norm"
 
@@ -99,12 +100,34 @@ def weights_of(graph: Graph) -> Iterator[Counted]:
     for body, times in _loop_runs(graph):
         for weight in body.weights():
             size = weight.types[0].numel()
-            yield Counted(weight, body, times, roles.get((id(body), weight.id), OTHER), size, size)
+            role = roles.get((id(body), weight.id), OTHER)
+            yield Counted(weight, body, times, role, size, _active(body, weight, size))
         for node in body.experts():
             count, choices = node.attributes["count"], body.choices(node)
             for weight in node.bodies[0].weights():
                 size = weight.types[0].numel()
                 yield Counted(weight, body, times, ROUTED, count * size, choices * size)
+
+
+def _active(graph: Graph, weight: Node, size: int) -> int:
+    """The elements of a weight that a token meets: of experts at most as many as it chooses in all runs."""
+    experts = experts_of(weight)
+    if experts is None or not (choices := _choices_among(graph, weight.outputs[0])):
+        return size
+    _, count = experts
+    return size * min(choices, count) // count
+
+
+def _choices_among(graph: Graph, weights: Value) -> int:
+    """How many experts a token chooses of those with these weights, in all places that read them."""
+    choices = 0
+    for user, place in graph.users(weights):
+        if user.op is EXPERTS:
+            choices += graph.choices(user)
+        elif user.op is LOOP:
+            inner = [_choices_among(body, body.inputs[place]) for body in user.bodies]
+            choices += sum(inner[number] for number in user.attributes["schedule"])
+    return choices
 
 
 def _loop_runs(graph: Graph, times: int = 1) -> Iterator[tuple[Graph, int]]:

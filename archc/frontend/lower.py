@@ -14,6 +14,7 @@ from archc.frontend.model_arguments import check_overrides, match_model, unknown
 from archc.frontend.repeat import repeat_sequences
 from archc.frontend.resolve import Module
 from archc.frontend.scopes import Scopes, constant
+from archc.frontend.tied_experts import join_tied_experts
 from archc.frontend.values import POISON, BlockValue, Builtin, Env, Handle, Poison, describe
 from archc.frontend.weight_names import check_weight_names
 from archc.ir.graph import Graph
@@ -81,6 +82,7 @@ class ModelLowerer(Defaults):
 
     def _program(self, arch: syntax.Arch, parameters: dict[str, Any], root: Path) -> Program | None:
         graph = self.frame.graph
+        join_tied_experts(graph)
         names = check_weight_names(graph, self.weight_calls, self.reporter)
         if self.reporter:
             return None

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from archc.errors import Mistake, Note, Reporter, Source, Span
 from archc.frontend import syntax
@@ -17,6 +17,9 @@ from archc.ir.node import Scope, Value
 from archc.ir.op import Op
 from archc.ir.paths import Path
 from archc.ir.types import Dim, TensorType, taken_type
+
+if TYPE_CHECKING:
+    from archc.frontend.tied_experts import OfExperts
 
 # Standard specs that hold blocks and nothing else; every spec sees the first.
 _PRELUDE = "specs/prelude.arch"
@@ -119,6 +122,7 @@ class Lowerer(ABC):
         self.steps: dict[str, Sequence[int]] = {}  # what each loop variable in scope runs over
         self.now: dict[str, int] = {}  # where each of those loops is
         self.weights: dict[Path, Handle] = {}
+        self.of_experts: dict[Path, OfExperts] = {}  # those of them in the bodies of `experts`
         # Through which calls each weight was reached, by its path and its node's number.
         self.weight_calls: dict[tuple[Path, int], list[Note]] = {}
         self.tie: Tie | None = None

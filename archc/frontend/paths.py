@@ -23,13 +23,8 @@ _JOINED = (
 )
 # Why a path of a loop is not found, and how layers are shared that run several times.
 IN_LOOPS = (
-    "what a loop or `experts` holds can be shared only inside of it; layers that run several times have "
+    "what a loop holds can be shared only inside of it; layers that run several times have "
     'their paths as strings, such as `as {"layers." + i}`'
-)
-# The same where `experts` of a layer that runs again would have those of its first run.
-IN_EXPERTS = (
-    "what a loop or `experts` holds can be shared only inside of it; a layer that runs several times can "
-    "have experts of its own each time: in a block that is called with `tied_to = false`, and another path"
 )
 _UNQUOTED = re.compile(r"(\w+|\{\w+\})(\.(\w+|\{\w+\}))*")  # a path that needs no quotes
 _COUNTED = re.compile(r"([^{}]+)\{([A-Za-z_]\w*)\}")

@@ -12,8 +12,10 @@ from typing import Literal
 from archc.errors import Span, did_you_mean
 from archc.frontend import mistakes
 from archc.frontend.lowerer import Frame, Tie
-from archc.frontend.paths import IN_EXPERTS, IN_LOOPS, UNKNOWN, Paths
+from archc.frontend.paths import IN_LOOPS, UNKNOWN, Paths
+from archc.frontend.tied_experts import of_experts, tied_weight
 from archc.frontend.values import Handle
+from archc.ir.graph import Graph
 from archc.ir.inits import Init, Normal
 from archc.ir.node import Value
 from archc.ir.ops.structure import WEIGHT
@@ -75,6 +77,8 @@ class Weights(Paths):
             path=full,
         )
         self.weights[full] = Handle(frame.graph, node.outputs[0])
+        if (known := of_experts(frame, node)) is not None:
+            self.of_experts[full] = known
         self.weight_calls[full, node.id] = self.call_notes(span)
         return self.resolve(self.weights[full])
 
@@ -100,11 +104,10 @@ class Weights(Paths):
 
     def _tied_weight(self, tie: Tie, path: Path, shape: tuple[Dim, ...], span: Span) -> Handle:
         target = tie.target + path[len(tie.prefix) :]
-        found = self.weights.get(target)
+        found = self._known(target, span)
         need = TensorType(shape, DType.FLOAT)
         if found is None or not _encloses(self.frame, found):
-            elsewhere = IN_EXPERTS if self.region is not None else IN_LOOPS
-            hint = self._untied_hint(tie, path, shape) if found is None else elsewhere
+            hint = self._untied_hint(tie, path, shape) if found is None else self._elsewhere(target)
             self.report(mistakes.UnknownTie(span, path=path_text(target), hint=hint))
         elif found.type.shape != shape:
             have = shape_text(found.type.shape)
@@ -115,6 +118,23 @@ class Weights(Paths):
         graph = self.frame.graph
         stand_in = graph.add(WEIGHT, (), {"type": need, "sources": (), "init": Normal(), "trained": True})
         return Handle(graph, stand_in.outputs[0])
+
+    def _known(self, target: Path, span: Span) -> Handle | None:
+        """The weight at a path; of other experts than those around this place, the same for these."""
+        found, known, region = self.weights.get(target), self.of_experts.get(target), self.region
+        if known is None or region is None or found is None or _encloses(self.frame, found):
+            return found
+        if known.count != region.count or not _lies_in(self.frame, known.around):
+            return found
+        frame = self._home(target, span)
+        return Handle(frame.graph, tied_weight(frame, known).outputs[0])
+
+    def _elsewhere(self, target: Path) -> str:
+        """Why a weight that exists cannot be shared here."""
+        known, region = self.of_experts.get(target), self.region
+        if known is None or (region is not None and known.count == region.count):
+            return IN_LOOPS
+        return f"it is of {known.count} experts, and only as many others can share it"
 
     def _untied_hint(self, tie: Tie, path: Path, shape: tuple[Dim, ...]) -> str:
         """What to write in place of a tie whose target lacks a weight, or whose path is wrong."""
@@ -149,9 +169,14 @@ def _stored(frame: Frame, path: Path, shape: tuple[int, ...]) -> Stored:
 
 def _encloses(frame: Frame, handle: Handle) -> bool:
     """Whether a tensor's graph is the frame's or one outside of it."""
+    return _lies_in(frame, handle.graph)
+
+
+def _lies_in(frame: Frame, graph: Graph) -> bool:
+    """Whether a graph is the frame's or one outside of it."""
     around: Frame | None = frame
     while around is not None:
-        if around.graph is handle.graph:
+        if around.graph is graph:
             return True
         around = around.outer
     return False

@@ -147,7 +147,7 @@ class Interpreter:
         for expert in range(node.attributes["count"]):
             places = (chosen == expert).nonzero(as_tuple=True)
             kinds = node.attributes["taken"]
-            rows = [_taken(x, kind, places) for x, kind in zip(captured, kinds, strict=True)]
+            rows = [_taken(x, kind, places, expert) for x, kind in zip(captured, kinds, strict=True)]
             (result,) = self._run(node.bodies[0], rows, {**indices, node.attributes["variable"]: expert})
             if results is None:
                 results = result.new_zeros(*chosen.shape, *result.shape[1:])
@@ -217,9 +217,11 @@ def _by_parts(rows: Tensor, stored: Stored) -> Tensor:
     return torch.cat([by_heads[:, end - size : end].flatten(0, 1) for size, end in ends])
 
 
-def _taken(x: Any, kind: str, places: tuple[Tensor, ...]) -> Any:
+def _taken(x: Any, kind: str, places: tuple[Tensor, ...], expert: int) -> Any:
     """What an expert's body takes of a value, for the choices at places (batch, token, choice)."""
     batch, token, choice = places
+    if kind == "expert":
+        return x[expert]
     if kind == "choice":
         return x[batch, token, choice] if x.dim() > 3 else x[batch, token, choice, None]
     return x[batch if len(x) > 1 else 0, token] if kind == "token" else x

@@ -147,11 +147,13 @@ ROWS = "N"  # the dim of the tokens that an expert is given, or all of them are
 
 
 def taken_type(type_: TensorType, kind: str) -> TensorType:
-    """The type of what an expert's body takes of a value: its tokens' rows, its choices', or all of it."""
+    """The type of what an expert's body takes of a value: its tokens' or choices' rows, its own, or all."""
     match kind:
         case "token":
             return type_.with_shape(ROWS, *type_.shape[2:])
         case "choice":
             return type_.with_shape(ROWS, *(type_.shape[3:] or (1,)))
+        case "expert":
+            return type_.with_shape(*type_.shape[1:])
         case _:
             return type_

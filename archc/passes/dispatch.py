@@ -49,10 +49,13 @@ def dispatch_experts(graph: Graph, context: Context) -> None:
 def dispatch_obstacle(node: Node) -> str:
     """Why a body cannot be computed for all experts together, or nothing."""
     (body,) = node.bodies
+    weights = _weights(node)
     for each in body.nodes():
-        if each.op is LINEAR and _weight(body, each.inputs[1]):
+        if each.op is LINEAR and each.inputs[1] in weights:
             if each.attributes["layout"] != "out_in":
-                return f"a weight is read in two ways ({place_of(each)})"
+                tied = body.node(each.inputs[1]).op is INPUT
+                why = "of several experts is stored as [in, out]" if tied else "is read in two ways"
+                return f"a weight {why} ({place_of(each)})"
             if each.attributes["wide"]:
                 return f"its product is in float32 ({place_of(each)})"
     return ""
@@ -71,8 +74,12 @@ def _chosen(node: Node) -> Value:
     return chosen
 
 
-def _weight(graph: Graph, value: Value | None) -> bool:
-    return value is not None and graph.node(value).op is WEIGHT
+def _weights(node: Node) -> set[Value]:
+    """What stands in a body for the weights of its expert: weights, and what is taken of those of all."""
+    (body,) = node.bodies
+    taken = zip(body.inputs, node.attributes["taken"], strict=True)
+    own = {value for weight in body.weights() for value in weight.outputs}
+    return own | {value for value, kind in taken if kind == "expert"}
 
 
 class _Dispatch:
@@ -85,6 +92,7 @@ class _Dispatch:
         self.chosen = _chosen(node)
         self.copier = Copier(graph)
         self.values = self.copier.values
+        self.weights = _weights(node)
         self.count = 0
 
     def run(self) -> None:
@@ -127,10 +135,10 @@ class _Dispatch:
         """Write a node of the body into the graph."""
         if node.op is WEIGHT:
             moved = self._add(node, WEIGHT, [], self._stacked(node))
-        elif node.op is LINEAR and _weight(self.body, node.inputs[1]):
+        elif node.op is LINEAR and node.inputs[1] in self.weights:
             x, weight, offset = (self._value(value) for value in node.inputs)
             moved = self._add(node, GROUPED_LINEAR, [x, weight, self.ends, offset], {}, node.names)
-        elif node.op is EMBEDDING and _weight(self.body, node.inputs[1]):
+        elif node.op is EMBEDDING and node.inputs[1] in self.weights:
             index, table = (self._value(value) for value in node.inputs)
             moved = self._add(node, ROW_OF_EXPERT, [index, table, self.ends, self.order], {}, node.names)
         elif choices := self._choices_of(node):
@@ -170,7 +178,7 @@ class _Dispatch:
 
     def _row_of(self, value: Value | None) -> Value | None:
         """A value for each row: of the weights of experts, each row's own."""
-        if value is None or not _weight(self.body, value):
+        if value is None or value not in self.weights:
             return self._value(value)
         return self._add(
             self.body.node(value), OF_EXPERT, [self.values[value], self.ends, self.order], {}

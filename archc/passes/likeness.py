@@ -37,8 +37,9 @@ class Likeness:
     def __post_init__(self) -> None:
         (self.body,) = self.experts.bodies
         self.given = dict(zip(self.body.inputs, self.experts.inputs[1:], strict=True))
-        kinds = zip(self.body.inputs, self.experts.attributes["taken"], strict=True)
+        kinds = list(zip(self.body.inputs, self.experts.attributes["taken"], strict=True))
         self.choices = {value for value, kind in kinds if kind == "choice"}
+        self.tied = {value for value, kind in kinds if kind == "expert"}
 
     def holds(self, value: Value) -> bool:
         """Whether a value of the graph is what the body gives, or a sum of what several experts give."""
@@ -49,6 +50,9 @@ class Likeness:
         if inner is None or outer is None:
             return inner is outer
         node, other = self.body.node(inner), self.graph.node(outer)
+        if inner in self.tied:
+            self.reason = "the experts' weights are those of others too"
+            return False
         if node.op is INPUT:
             return inner not in self.choices and self.given[inner] == outer
         if node.op is WEIGHT:

@@ -17,7 +17,7 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.program import given_inputs
 from tests.analysis.models import TINY, built, compiled
-from tests.support import few
+from tests.support import compile_model, few
 
 LENGTH = 24
 ZEROS = "olmo2_tiny"  # whose first layer is given zeros, as no norm before its blocks can do without
@@ -96,3 +96,26 @@ def test_activations_are_what_autograd_keeps(model: str, monkeypatch: pytest.Mon
     assert 0 < kept.recomputed < kept.all
     more = activations(compiled(model).fused, Shape(3, 2 * LENGTH, 2 * LENGTH, 2 * LENGTH), element=2)
     assert (more.all, more.recomputed) == (6 * kept.all, 6 * kept.recomputed)
+
+
+def test_experts_that_run_one_by_one_keep_their_rows() -> None:
+    """Each choice of a token keeps the row that an expert multiplies, its float32 result, and its weight."""
+    spec = """
+arch A(d = 8, choices, vocab = 20) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, vocab, d) as embed
+    weights, chosen = top_k(softmax(upcast(linear(x, 4) as gate)), choices)
+    y = experts e in chosen of 4 as experts {
+      return weights[e] * linear(upcast(x), d, wide = true) as w
+    }
+    return linear(cast_like(y, x), vocab) as head
+  }
+}
+model a = A(choices = 1)
+"""
+    kept = []
+    for choices in (1, 2, 3):
+        fused = compile_model(spec, "a", {"choices": str(choices)}).fused
+        assert fused.experts()
+        kept.append(activations(fused, Shape(1, LENGTH, LENGTH, LENGTH), element=2).all)
+    assert kept[2] - kept[1] == kept[1] - kept[0] == LENGTH * (2 * 8 + 4 * 8 + 4)

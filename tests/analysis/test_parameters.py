@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -124,3 +126,15 @@ def test_attention_is_what_has_a_mask(model: str, kinds: list[str]) -> None:
     counts = count_parameters(compiled(model).reference)
     assert [layer.kind for layer in counts.layers][:2] == kinds
     assert ("mixer" in counts.by_role) is ("recurrent" in kinds[0])
+
+
+def test_experts_of_a_layer_that_runs_again_count_once() -> None:
+    """Of theirs a token meets as many as it chooses in all runs, if there are so many."""
+    looped = compile_model(Path("tests/architectures/again.arch"), "again", {"count": "9"})
+    alone = compile_model(Path("tests/architectures/again.arch"), "again", {"count": "9", "times": "1"})
+    counts, once = count_parameters(looped.reference), count_parameters(alone.reference)
+    assert counts.by_role == once.by_role
+    experts = 2 * 9 * 3 * 24 * 16, 2 * 9 * 2 * 24 * 16  # of gated MLPs that run three times, of others twice
+    assert counts.by_role["experts"] == sum(experts)
+    assert counts.total - counts.active == (9 - 6) / 9 * experts[0] + (9 - 4) / 9 * experts[1]
+    assert once.total - once.active == (9 - 2) / 9 * experts[0] + (9 - 4) / 9 * experts[1]

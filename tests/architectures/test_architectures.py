@@ -14,6 +14,7 @@ from tests.support import build, compile_model, scramble
 
 SPECS = Path(__file__).parent
 DECODERS = (
+    "again",
     "ahead",
     "axes",
     "blocks",

@@ -239,6 +239,16 @@ def test_kernels_of_models_with_few_positions_are_found(length: int, tmp_path: P
     assert "_rms_norm_backward_kernel" in {launch.name for launch in found}
 
 
+def test_kernels_of_models_whose_experts_run_one_by_one_are_found(tmp_path: Path) -> None:
+    """Such experts ask which tokens are theirs, which tensors without memory do not tell."""
+    y = "cast_like(linear(upcast(x), 16, wide = true) as up, x) * x"
+    chosen = "_, chosen = top_k(linear(x, 4) as gate, 2)"
+    body = f"{chosen}  return experts e in chosen of 4 as experts {{ return {y} }}"
+    spec = f"arch A() {{ forward(x: float[B, T, 16]) {{ {body} }} }}\nmodel a = A()"
+    found = launches(compile_model(spec, "a"), tmp_path, torch.bfloat16)
+    assert any("mul" in launch.name for launch in found)
+
+
 def test_launches_differ_by_what_they_are_specialised_for() -> None:
     chip = CHIPS["sm_90"]
     x, y = torch.zeros(1024), torch.zeros(2)

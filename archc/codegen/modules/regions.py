@@ -30,13 +30,16 @@ class _Experts:
 
     @property
     def whole(self) -> dict[Value, str]:
-        """What it reads whole, by its own inputs."""
-        return {value: text for value, text, kind in self._inputs() if kind == "whole"}
+        """What it reads whole, or its own of all experts', by its own inputs."""
+        own = f"[{identifier(self.node.attributes['variable'])}]"
+        places = {"whole": "", "expert": own}
+        return {value: text + places[kind] for value, text, kind in self._inputs() if kind in places}
 
     @property
     def wanted(self) -> dict[Value, str]:
         """Names for its other inputs: those that they have outside."""
-        return {v: text for v, text, kind in self._inputs() if kind != "whole" and text.isidentifier()}
+        of_rows = [(v, text) for v, text, kind in self._inputs() if kind in ("token", "choice")]
+        return {value: text for value, text in of_rows if text.isidentifier()}
 
     def texts(self, kind: str) -> list[str]:
         """What it takes in one way."""
