@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
 import numpy as np
+
+from tests.codegen.interpreter_steps import keep_steps, kind_of
 
 
 @functools.cache
@@ -22,7 +22,8 @@ def save_time() -> None:
     _keep_numpy_types()
     _keep_common_types()
     _seek_overflow_where_it_is_told()
-    _keep_steps_of_operators()
+    keep_steps()
+    _index_at_once()
 
 
 def _call_builtins_directly() -> None:
@@ -145,94 +146,34 @@ def _seek_overflow_where_it_is_told() -> None:
     TritonSemantic.binary_op_sanitize_overflow_impl = sought
 
 
-def _keep_steps_of_operators() -> None:
-    """Find what an operator comes to once for all operands alike: mostly one step of the builder's."""
+def _index_at_once() -> None:
+    """Add a tensor's further dimensions in NumPy, whose indices are the same: Triton adds one at a time."""
     import triton.language as tl
 
-    both = ("add", "sub", "mul", "truediv", "and", "or")
-    for name in (*both, *(f"r{each}" for each in both), "lt", "le", "gt", "ge", "eq", "ne"):
-        setattr(tl.tensor, f"__{name}__", _in_one_step(getattr(tl.tensor, f"__{name}__")))
+    known: dict[tuple[str, str], Any] = {}
+    index = tl.tensor.__getitem__
 
+    def indexed(self: Any, places: Any) -> Any:
+        key = (self.type.name, repr(places))
+        if key not in known:
+            known[key] = index(self, places).type
+        handle = self.handle
+        return tl.tensor(type(handle)(handle.data[places], handle.dtype.scalar), known[key])
 
-def _in_one_step(operator: Any) -> Any:
-    """The operator, but where Triton is to look for overflow."""
-    import triton.language as tl
-    from triton.runtime.interpreter import interpreter_builder as builder
-
-    known: dict[tuple[str, str], Callable[[Any, Any], Any] | None] = {}
-
-    def operated(self: Any, other: Any) -> Any:
-        if builder.options.debug:
-            return operator(self, other)
-        key = (self.type.name, _kind(other))
-        if key in known:
-            step = known[key]
-            return operator(self, other) if step is None else step(self, other)
-        with _steps() as steps:
-            result = operator(self, other)
-        known[key] = _repeated(steps, self, other, result.type) if isinstance(result, tl.tensor) else None
-        return result
-
-    return operated
-
-
-@contextmanager
-def _steps() -> Iterator[list[tuple[Any, tuple[Any, ...]]]]:
-    """What the builder is asked for meanwhile that leaves operands as they are."""
-    from triton.runtime.interpreter import interpreter_builder as builder
-
-    steps = []
-
-    def noted(step: Any, *arguments: Any) -> Any:
-        steps.append((step, arguments))
-        return step(*arguments)
-
-    names = ("binary_op", "create_addptr")
-    vars(builder).update({name: functools.partial(noted, getattr(builder, name)) for name in names})
-    try:
-        yield steps
-    finally:
-        for name in names:
-            delattr(builder, name)
-
-
-def _repeated(steps: list[Any], left: Any, right: Any, type: Any) -> Callable[[Any, Any], Any] | None:
-    """The only step, of other operands; none if there were more, or one of the operands was converted."""
-    import triton.language as tl
-
-    given = [left.handle, getattr(right, "handle", None)]
-    if len(steps) != 1 or given[0] is given[1]:
-        return None
-    ((step, (first, second, *others)),) = steps
-    if first is given[0] and second is given[1]:
-        return lambda a, b: tl.tensor(step(a.handle, b.handle, *others), type)
-    if first is given[1] and second is given[0]:
-        return lambda a, b: tl.tensor(step(b.handle, a.handle, *others), type)
-    if given[1] is not None:
-        return None
-    if first is given[0]:
-        return lambda a, _: tl.tensor(step(a.handle, second, *others), type)
-    if second is given[0]:
-        return lambda a, _: tl.tensor(step(first, a.handle, *others), type)
-    return None
+    tl.tensor.__getitem__ = indexed
 
 
 def _agreed(agree: Any, broadcasts: bool) -> Any:
     known: dict[Any, tuple[Any, Any]] = {}
 
     def agreed(self: Any, lhs: Any, rhs: Any, *flags: bool, **named: bool) -> tuple[Any, Any]:
-        key = (_kind(lhs), _kind(rhs), flags, *named.items())
+        key = (kind_of(lhs), kind_of(rhs), flags, *named.items())
         if key not in known:
             known[key] = agree(self, lhs, rhs, *flags, **named)
         left, right = known[key]
         return _converted(self, lhs, left, broadcasts), _converted(self, rhs, right, broadcasts)
 
     return agreed
-
-
-def _kind(operand: Any) -> str:
-    """Equal for tensors of a type, and for numbers that are the same."""
-    return str(operand.type.name) if hasattr(operand, "handle") else repr(operand)
 
 
 def _converted(semantic: Any, operand: Any, example: Any, broadcasts: bool) -> Any:
