@@ -55,6 +55,7 @@ from archc.ir.logits import logits_of
 from archc.ir.node import Node, Value
 from archc.ir.ops.experts import OF_EXPERT
 from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
+from archc.ir.ops.router import UNLESS_ZERO
 from archc.ir.ops.structure import (
     APPEND,
     BRANCH,
@@ -280,6 +281,7 @@ class _Planner:
             states=has_op(fused, CARRIED),
             experts=any(part.experts() for part in plain),
             expert_operands=frozenset(expert_operands(self.parts)),
+            skips=has_op(plain, UNLESS_ZERO),
             of_expert=has_op(fused, OF_EXPERT),
             terms=loss_terms(self.reference),
             trains=trains(self.reference),

@@ -93,6 +93,7 @@ class Package:
     start: int | None  # the token that it begins with
     experts: bool  # whether tokens choose experts
     expert_operands: frozenset[str]  # what functions of experts are given besides what all are
+    skips: bool  # whether some choices may be no expert's
     of_expert: bool  # whether rows read what their expert has, besides products with it
     terms: tuple[str, ...]  # what the spec adds to the loss
     in_training: tuple[str, ...]  # ops that do more where a loss is computed in training

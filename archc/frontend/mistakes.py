@@ -86,7 +86,9 @@ class ExpertsDiffer(Mistake):
 
 class MissingExperts(Mistake):
     message = "tokens choose among {choices} experts, but there are only {count}"
-    hint = "as many as the router scores are needed"
+    hint = (
+        "as many as the router scores are needed; `unless_zero(chosen, weights)` leaves those of weight 0 out"
+    )
 
 
 class NotInExperts(Mistake):

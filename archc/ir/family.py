@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from archc.ir.rule import Rule
 
 # Ops besides elementwise ones that work on the few scores of one token.
-_CHOOSING = ("top_k", "group_mask", "gather", "concat", "loads", "with_shared", "with_ones")
+_CHOOSING = ("top_k", "group_mask", "gather", "concat", "loads", "with_shared", "with_ones", "unless_zero")
 ROUTING = frozenset({*_CHOOSING, "softmax", "sum", "cast_like", "upcast_like"})
 
 # Ops that take an operand apart, and their attribute that says into how many parts of equal width.

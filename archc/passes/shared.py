@@ -15,6 +15,7 @@ from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import OPS
 from archc.ir.ops.experts import WITH_ONES, WITH_SHARED
 from archc.ir.ops.linear import LINEAR
+from archc.ir.ops.router import UNLESS_ZERO
 from archc.ir.ops.shape import CONCAT
 from archc.ir.ops.structure import EXPERTS
 from archc.ir.paths import Index, Shared, Stored
@@ -103,7 +104,7 @@ def _join(graph: Graph, node: Node, total: Total, times: int, context: Context) 
 
 def _obstacle(graph: Graph, node: Node, total: Total, likeness: Likeness) -> str:
     """Why what stands beside experts cannot be one of them, or nothing."""
-    if made_by(graph, node.inputs[0], TOP_K) is None:
+    if all(made_by(graph, node.inputs[0], op) is None for op in (TOP_K, UNLESS_ZERO)):
         return "experts are not chosen by their scores alone"
     if obstacle := dispatch_obstacle(node):
         return f"they run one by one, as {obstacle}"

@@ -126,13 +126,14 @@ BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
 }
 
 
-def spec_of(body: str) -> str:
-    """A model of two experts in five, of which `body` makes y."""
+def spec_of(body: str, before: str = "") -> str:
+    """A model of two experts in five, of which `body` makes y; `before` may change weights and choices."""
     return f"""
         import std
         arch A() {{
           forward(x: float[B, T, 12]) {{
             weights, chosen = top_k(softmax(linear(x, 5) as router), 2)
+            {before}
             {body}
             return y
           }}

@@ -183,7 +183,7 @@ def test_kept_weights_and_gradients(size: str, padding: str, dtype: torch.dtype,
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("kept = earlier < CAPACITY", "kept = earlier <= CAPACITY"),
+        ("kept = (earlier < CAPACITY)", "kept = (earlier <= CAPACITY)"),
         ("key_position < 0", "key_position < -1"),
         ("key_position[None, :] < position", "key_position[None, :] <= position"),
         ("range(0, end, KEYS)", "range(0, KEYS, KEYS)"),

@@ -218,6 +218,7 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "new_positions": [([((1, 2), "i64"), ((1, 5), "i64")], {})],
     "loads": [([CHOSEN, X], {})],
+    "unless_zero": [([CHOSEN, ((2, 3, 2), "float")], {})],
     "average": [
         ([x, POSITIONS], {"over": over}) for over in ("batch", "sequence") for x in (X, ((2, 3), "float"))
     ],

@@ -186,6 +186,8 @@ def experts(w: Writer, x: str, d: int) -> str:
     if w.chance(0.25):
         limit = w.choose(f"within_capacity({{}}, {chosen}, {count}, {w.choose(3, 6)})", *_SPARING)
         weights = w.let(limit.format(weights, chosen, count), "weights")
+        if w.chance(0.5):
+            chosen = w.let(f"unless_zero({chosen}, {weights})", "chosen")
     _terms(w, chosen, scores, count)
     y = _mixture(w, x, d, count, weights, chosen)
     y = w.let(f"cast_like({y}, {x})", "y")

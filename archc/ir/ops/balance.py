@@ -77,8 +77,8 @@ def within(
         earlier = (same & before[..., None]).sum((1, 3))[:, None]
     else:
         loads = (so_far[..., None] == torch.arange(count, device=chosen.device)).sum(2) * real
-        earlier = (loads.cumsum(1) - loads)[:, -chosen.shape[1] :].gather(-1, chosen)
-    return weights.masked_fill(earlier >= capacity, 0.0)
+        earlier = (loads.cumsum(1) - loads)[:, -chosen.shape[1] :].gather(-1, chosen.clamp(min=0))
+    return weights.masked_fill((earlier >= capacity) & (chosen >= 0), 0.0)
 
 
 @declare(infer=lambda call: float_type(call, "weights"), past=("so_far",), internal=True, module="kernels")

@@ -1,7 +1,9 @@
 """What `experts` becomes: choices sorted by expert, one matrix product a group, the sum of each token's.
 
 N is the number of all choices, B * T * choices.  Row n belongs to choice `order[n]`, counted over
-[B, T, choices]; `places` says where a choice's row is; the rows of expert e end before `ends[e]`.  These
+[B, T, choices]; `places` says where a choice's row is; the rows of expert e end before `ends[e]`.  A choice
+that is no expert's has the number -1.  Its row comes after those of all experts, its place is ~row, below 0,
+and no sum reads it; what ops on rows make of it is any finite number, so that gradients of 0 stay 0.  These
 references are the plain meaning; a package has functions of these names in its module `experts`, where no
 shape depends on what was chosen.
 """
@@ -44,9 +46,10 @@ def sort_choices(chosen: Tensor, *, count: Width, shared: int = 0) -> tuple[Tens
 
     `shared`: how many of the experts, the last ones, were not chosen: every token goes through them.
     """
-    by_expert, order = torch.sort(chosen.flatten(), stable=True)
+    by_expert, order = torch.sort(chosen.flatten() % (count + 1), stable=True)
     rows = torch.arange(len(order), device=chosen.device)
     places = torch.empty_like(order).index_copy(0, order, rows).view(chosen.shape)
+    places = torch.where(chosen < 0, ~places, places)
     return order, places, torch.searchsorted(by_expert, rows.new_tensor(range(count)), right=True)
 
 
@@ -96,8 +99,9 @@ def row_of_expert(index: Tensor, table: Tensor, ends: Tensor, order: Tensor) -> 
 
 
 def _experts_of_rows(ends: Tensor, order: Tensor) -> Tensor:
-    """The expert of each sorted row: [N]."""
-    return torch.searchsorted(ends, torch.arange(len(order), device=ends.device), right=True)
+    """The expert of each sorted row, the last one for those of none: [N]."""
+    experts = torch.searchsorted(ends, torch.arange(len(order), device=ends.device), right=True)
+    return experts.clamp(max=len(ends) - 1)
 
 
 def _grouped_type(call: Any) -> TensorType:
@@ -123,13 +127,14 @@ def _matrix(call: Any) -> int:
     module="experts",
 )
 def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor, offset: Tensor | None = None) -> Tensor:
-    """Each expert's own x W^T + b on its rows: [N, in] -> [N, out].
+    """Each expert's own x W^T + b on its rows, 0 for those of none: [N, in] -> [N, out].
 
     weight: [count, out, in]; offset: [count, out].
     """
     rows = [x[start:end] for start, end in pairwise([0, *ends.tolist()])]
     offsets = [None] * len(rows) if offset is None else offset.unbind()
-    return torch.cat([F.linear(*each) for each in zip(rows, weight.unbind(), offsets, strict=True)])
+    results = torch.cat([F.linear(*each) for each in zip(rows, weight.unbind(), offsets, strict=True)])
+    return F.pad(results, (0, 0, 0, len(x) - len(results)))
 
 
 def _dispatched_type(call: Any) -> TensorType:
@@ -173,8 +178,8 @@ def dispatched_linear(
     module="experts",
 )
 def by_choice(y: Tensor, places: Tensor) -> Tensor:
-    """Each choice's row: [N, ...] -> [B, T, choices, ...]."""
-    return y[places]
+    """Each choice's row, 0 where it is no expert's: [N, ...] -> [B, T, choices, ...]."""
+    return y[places].masked_fill((places < 0).view(*places.shape, *[1] * (y.dim() - 1)), 0.0)
 
 
 @declare(
@@ -185,7 +190,7 @@ def by_choice(y: Tensor, places: Tensor) -> Tensor:
 )
 def combine(y: Tensor, places: Tensor, beside: Tensor | None = None) -> Tensor:
     """The sum of each token's rows, in the order of its choices, and `beside`: [N, ...] -> [B, T, ...]."""
-    sums = y[places].sum(2)
+    sums: Tensor = by_choice(y, places).sum(2)
     return sums if beside is None else sums + beside
 
 
@@ -212,7 +217,7 @@ def weighted_combine(
 
     `narrow`: in the dtype of y, whatever that of the weights.  `beside` [B, T, D] is added, in its own dtype.
     """
-    sums = (weights[..., None] * y[places]).sum(2)
+    sums: Tensor = (weights[..., None] * by_choice(y, places)).sum(2)
     sums = sums.to(y.dtype) if narrow else sums
     return sums if beside is None else sums.to(beside.dtype) + beside
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.op import Trait, declare
+from archc.ir.op import OPS, Trait, declare
+from archc.ir.ops.balance import choice_weights
 from archc.ir.ops.common import float_type, known_width
 from archc.ir.types import DType, TensorType, TypeMistake, broadcast
 
@@ -65,6 +66,18 @@ def group_mask(
     return filled.flatten(-2)
 
 
+def _unless_zero_type(call: Any) -> TensorType:
+    choice_weights(call)
+    type_: TensorType = call.chosen
+    return type_
+
+
+@declare(infer=_unless_zero_type, traits=(Trait.PER_TOKEN,))
+def unless_zero(chosen: Tensor, weights: Tensor) -> Tensor:
+    """The numbers of experts, but -1, which is none, for choices whose weight is 0."""
+    return chosen.masked_fill(weights == 0, -1)
+
+
 def _gather_type(call: Any) -> TensorType:
     try:
         if call.index.dtype is not DType.I64 or not call.index.shape or not call.x.shape:
@@ -85,3 +98,6 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
         return x.gather(-1, index)
     rank = max(x.dim(), index.dim())
     return x[(None,) * (rank - x.dim())].take_along_dim(index[(None,) * (rank - index.dim())], -1)
+
+
+UNLESS_ZERO = OPS["unless_zero"]

@@ -221,6 +221,10 @@ class RouterWriter:
             match = f"({match}) & ({self._block(type_)} < {type_.width})[:, None]"
         self._let(node.outputs[0], f"tl.sum(tl.where({match}, 1.0, 0.0), 0)")
 
+    def _of_unless_zero(self, node: Node) -> None:
+        chosen, weights = map(self._read, node.inputs)
+        self._let(node.outputs[0], f"tl.where({weights} != 0, {chosen}, -1)")
+
     def _of_concat(self, node: Node) -> None:
         """Rows side by side: each lane has the value of the row that it lies in."""
         type_ = node.types[0]
