@@ -23,7 +23,7 @@ from archc.ir.paths import Path
 from archc.ir.records import RECORDS
 from archc.ir.types import DType, TypeMistake, shape_text
 
-CAST_LIKE = OPS["cast_like"]
+CAST_LIKE, MATMUL, UPCAST = (OPS[name] for name in ("cast_like", "matmul", "upcast"))
 
 # How operators are written that are ops on tensors.
 _SYMBOLS = {**INFIX, "neg": "-", "square": "** 2"}
@@ -85,7 +85,7 @@ class Applications(Weights):
         """Add an op to the graph, with its weights; numbers among the operands become constants."""
         if not self.count_node(span):
             return [POISON]
-        values = self._stand_ins(operands, span)
+        values = self._stand_ins(self._widened(op, operands, span), span)
         try:
             values += self._weights(op, values, attributes, span, path)
             values += [None] if op.carries else []  # a state: the plan of the cache gives it one
@@ -102,7 +102,7 @@ class Applications(Weights):
             graph.remove(node)
             return [Handle(graph, value) for value in node.inputs if value is not None]
         results = [Handle(self.frame.graph, value) for value in node.outputs]
-        return self._rounded(results, operands, span) if op.scalar is not None else results
+        return self._rounded(results, operands, span) if op is MATMUL or op.scalar is not None else results
 
     def count_node(self, span: Span) -> bool:
         """Count one more op or traced body; False where there are too many, which is reported once."""
@@ -147,6 +147,14 @@ class Applications(Weights):
             return numbers
         settings = {"variable": table.variable, "first": table.first}
         return graph.add(OF_ITERATION, (numbers,), settings, **made).outputs[0]
+
+    def _widened(self, op: Op, operands: list[Any], span: Span) -> list[Any]:
+        """A product with a list of numbers is one in float32, as any arithmetic with it."""
+        if op is not MATMUL or not any(isinstance(operand, Table) for operand in operands):
+            return operands
+        return [
+            each if isinstance(each, Table) else self.apply(UPCAST, [each], {}, span)[0] for each in operands
+        ]
 
     def _rounded(self, results: list[Any], operands: list[Any], span: Span) -> list[Any]:
         """Results in the model's dtype where a list of numbers was all that its tensors met."""
