@@ -166,11 +166,7 @@ class StatementNames:
         self._all((expr.chosen, expr.count), env)
         inner = Env(env, {expr.variable: ANY})
         self._path(expr.path, inner)
-        outside, self.loops = self.loops, []  # a `return` in the body is the body's own
-        self._body(expr.body, inner)
-        self.loops = outside
-        if not may_return(expr.body):
-            self._report(mistakes.MissingReturn(expr.span, name="experts"))
+        self._own_body(expr, inner, "experts")
 
     def _scan(self, expr: syntax.Scan, env: Env) -> None:
         self._name(expr.over, env)
@@ -180,11 +176,15 @@ class StatementNames:
             self._shape(state.shape, env)
             self._all((state.default,) if state.default is not None else (), env)
         inner = Env(env, {state.name: ANY for state in expr.states})
-        outside, self.loops = self.loops, []  # a `return` in the body is the body's own
-        self._body(expr.body, inner)
+        self._own_body(expr, inner, "scan")
+
+    def _own_body(self, expr: syntax.Experts | syntax.Scan, env: Env, name: str) -> None:
+        """A body whose `return` is its own."""
+        outside, self.loops = self.loops, []
+        self._body(expr.body, env)
         self.loops = outside
         if not may_return(expr.body):
-            self._report(mistakes.MissingReturn(expr.span, name="scan"))
+            self._report(mistakes.MissingReturn(expr.span, name=name))
 
     def _all(self, exprs: Iterable[syntax.Expr], env: Env) -> None:
         for expr in exprs:

@@ -103,9 +103,7 @@ def _drop_unread_captures(graph: Graph, loop: Node) -> None:
     if len(kept) == len(loop.inputs):
         return
     for body in loop.bodies:
-        for place in set(range(len(loop.inputs))) - set(kept):
-            body.remove(body.node(body.inputs[place]))
-        body.inputs = [body.inputs[place] for place in kept]
+        _keep(body, [body.inputs[place] for place in kept])
     graph.update(loop, inputs=tuple(loop.inputs[place] for place in kept))
 
 
@@ -113,9 +111,7 @@ def _drop_untaken(graph: Graph, experts: Node) -> None:
     """Drop what the body of experts takes without reading it."""
     (body,) = experts.bodies
     kept = [place for place, value in enumerate(body.inputs) if _is_read(body, value)]
-    for place in set(range(len(body.inputs))) - set(kept):
-        body.remove(body.node(body.inputs[place]))
-    body.inputs = [body.inputs[place] for place in kept]
+    _keep(body, [body.inputs[place] for place in kept])
     chosen, *captured = experts.inputs
     taken = tuple(experts.attributes["taken"][place] for place in kept)
     graph.update(
@@ -133,11 +129,16 @@ def _drop_unscanned(graph: Graph, scan: Node) -> None:
     of_token = [inner for inner, _ in pairs if is_of_token(body.type(inner), scan.types[0].shape[:2])]
     read = [inner for inner in of_token if _is_read(body, inner)]
     kept = [pair for pair in pairs if _is_read(body, pair[0]) or pair[0] in (read or of_token)[:1]]
-    for inner, _ in pairs:
-        if inner not in dict(kept):
-            body.remove(body.node(inner))
-    body.inputs = [*states, *dict(kept)]
+    _keep(body, [*states, *dict(kept)])
     graph.update(scan, inputs=replace(form, taken=tuple(outer for _, outer in kept)).inputs)
+
+
+def _keep(body: Graph, inputs: list[Value]) -> None:
+    """Take the other inputs out of a body."""
+    for value in body.inputs:
+        if value not in inputs:
+            body.remove(body.node(value))
+    body.inputs = inputs
 
 
 def _is_read(graph: Graph, value: Value) -> bool:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from archc.codegen.kernels.attention.attention import Attention
 from archc.codegen.kernels.attention.flash_bias import FlashBias
+from archc.codegen.kernels.signature import Signature
 
 _LOG2_E = 1.4426950408889634
+_HEADS = ("q", "k", "v")
+_LENGTHS = ("queries=queries", "keys=keys", "**strides")
 
 
 @dataclass(frozen=True)
@@ -125,9 +128,61 @@ class FlashKernel(Attention):
         return "".join(f", torch.empty_like({name})" for name in self.tensors)
 
     @property
-    def bias_inputs(self) -> tuple[str, ...]:
-        """What the kernels read for the bias."""
-        return self.bias.inputs if self.bias else ()
+    def forward(self) -> Signature:
+        """The kernel of the results."""
+        read = (*_HEADS, *("sinks",) * self.sinks)
+        lengths = (
+            "queries=queries",
+            "keys=k.shape[1]",
+            "**_flash_strides(q, k, v, positions, key_positions)",
+        )
+        tile = self.tiles.forward
+        return self._signature(read, ("o", "level"), lengths, True, ("tile", tile.at("keys")), tile)
+
+    @property
+    def query_gradient(self) -> Signature:
+        """The kernel of the gradient of queries."""
+        read, written = ("do", "o", "level", *_HEADS), ("dq", "delta", *("dtable",) * self.has_table)
+        tile, ordered = self.tiles.query_gradient, self.window or self.chunk
+        return self._signature(read, written, _LENGTHS, bool(ordered), ("tile", tile.at("keys")), tile)
+
+    @property
+    def key_gradient(self) -> Signature:
+        """The kernel of the gradients of keys and values."""
+        read, written = ("do", "level", "delta", *_HEADS), ("dk", "dv", *("dbias",) * self.of_keys)
+        tile, ordered = self.tiles.key_gradient, self.window or self.chunk
+        return self._signature(read, written, _LENGTHS, bool(ordered), (tile.at("queries"), "tile"), tile)
+
+    def _signature(
+        self,
+        read: tuple[str, ...],
+        written: tuple[str, ...],
+        lengths: tuple[str, ...],
+        ordered: bool,
+        sizes: tuple[str, str],
+        tile: Tile,
+    ) -> Signature:
+        """`ordered`: whether the kernel asks if all keys are in order; `sizes`: those of a tile."""
+        chosen = ("chosen",) * self.chooses
+        bias = self.bias.inputs if self.bias else ()
+        tensors = (*read, *bias, *chosen, "positions", "key_positions", *written)
+        sight = {"words": "chosen.shape[-1]"} if self.chooses else {"ordered": "ordered"} if ordered else {}
+        strides = (f"{name}{of}_stride" for name in _HEADS for of in ("_batch", ""))
+        of_positions = ("positions_batch_stride", "key_positions_batch_stride")
+        return Signature(
+            (
+                *(f"{name}_ptr" for name in tensors),
+                *("queries", "keys", *strides, *of_positions, *sight),
+                *("QUERIES: tl.constexpr", "KEYS: tl.constexpr"),
+            ),
+            (
+                *(f"{name}_ptr={name}" for name in tensors),
+                *lengths,
+                *(f"{name}={value}" for name, value in sight.items()),
+                *(f"{name}={size}" for name, size in zip(("QUERIES", "KEYS"), sizes, strict=True)),
+                *tile.options,
+            ),
+        )
 
     @property
     def parts(self) -> int:
