@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, build
 
 PACKAGES = sorted(path.parent for path in (ROOT / "generated").glob("*/model.py"))
 
@@ -100,3 +100,23 @@ def test_every_option_is_given_somewhere(package: Path) -> None:
     calls = [node for tree in _trees(package) for node in ast.walk(tree) if isinstance(node, ast.Call)]
     options = {option for tree in _trees(package, but="kernels.py") for option in _options(tree)}
     assert {option for option in options if not any(_gives(call, *option) for call in calls)} == set()
+
+
+def _unread(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Parameters that a kernel, or the op of attention's gradient, does not read."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name.endswith(("_kernel", "_flash_backward")):
+            read = {name for statement in node.body for name in _mentioned(ast.Module([statement], []))}
+            yield from ((node.name, argument.arg) for argument in node.args.args if argument.arg not in read)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_kernels_read_what_they_take(package: Path) -> None:
+    assert list(_unread(ast.parse((package / "kernels.py").read_text()))) == []
+
+
+@pytest.mark.parametrize("name", ["both_ways", "slstm"])
+def test_kernels_take_no_row_that_is_there_for_its_shape_alone(name: str, tmp_path: Path) -> None:
+    """As one that only results of a constant are as long as, or whose gradient is that of a result."""
+    kernels = build(ROOT / "tests" / "architectures" / f"{name}.arch", name, tmp_path).kernels
+    assert list(_unread(ast.parse(Path(kernels.__file__).read_text()))) == []

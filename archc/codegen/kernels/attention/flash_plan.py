@@ -112,6 +112,11 @@ class FlashKernel(Attention):
         return "chosen" if self.chooses else "ordered"
 
     @property
+    def sight_back(self) -> str:
+        """The same for the gradient; "" where it passes over the same tiles whatever the order is."""
+        return self.sight if self.chooses or self.window or self.chunk else ""
+
+    @property
     def sight_type(self) -> str:
         return "Tensor" if self.chooses else "bool"
 
@@ -137,48 +142,48 @@ class FlashKernel(Attention):
             "**_flash_strides(q, k, v, positions, key_positions)",
         )
         tile = self.tiles.forward
-        return self._signature(read, ("o", "level"), lengths, True, ("tile", tile.at("keys")), tile)
+        return self._signature(read, ("o", "level"), lengths, self.sight, ("tile", tile.at("keys")), tile)
 
     @property
     def query_gradient(self) -> Signature:
         """The kernel of the gradient of queries."""
         read, written = ("do", "o", "level", *_HEADS), ("dq", "delta", *("dtable",) * self.has_table)
-        tile, ordered = self.tiles.query_gradient, self.window or self.chunk
-        return self._signature(read, written, _LENGTHS, bool(ordered), ("tile", tile.at("keys")), tile)
+        tile = self.tiles.query_gradient
+        return self._signature(read, written, _LENGTHS, self.sight_back, ("tile", tile.at("keys")), tile)
 
     @property
     def key_gradient(self) -> Signature:
         """The kernel of the gradients of keys and values."""
         read, written = ("do", "level", "delta", *_HEADS), ("dk", "dv", *("dbias",) * self.of_keys)
-        tile, ordered = self.tiles.key_gradient, self.window or self.chunk
-        return self._signature(read, written, _LENGTHS, bool(ordered), (tile.at("queries"), "tile"), tile)
+        tile = self.tiles.key_gradient
+        return self._signature(read, written, _LENGTHS, self.sight_back, (tile.at("queries"), "tile"), tile)
 
     def _signature(
         self,
         read: tuple[str, ...],
         written: tuple[str, ...],
         lengths: tuple[str, ...],
-        ordered: bool,
+        sight: str,
         sizes: tuple[str, str],
         tile: Tile,
     ) -> Signature:
-        """`ordered`: whether the kernel asks if all keys are in order; `sizes`: those of a tile."""
+        """Of a kernel that asks for `sight`, and has tiles of these sizes."""
         chosen = ("chosen",) * self.chooses
         bias = self.bias.inputs if self.bias else ()
         tensors = (*read, *bias, *chosen, "positions", "key_positions", *written)
-        sight = {"words": "chosen.shape[-1]"} if self.chooses else {"ordered": "ordered"} if ordered else {}
+        given = {"chosen": {"words": "chosen.shape[-1]"}, "ordered": {"ordered": "ordered"}, "": {}}[sight]
         strides = (f"{name}{of}_stride" for name in _HEADS for of in ("_batch", ""))
         of_positions = ("positions_batch_stride", "key_positions_batch_stride")
         return Signature(
             (
                 *(f"{name}_ptr" for name in tensors),
-                *("queries", "keys", *strides, *of_positions, *sight),
+                *("queries", "keys", *strides, *of_positions, *given),
                 *("QUERIES: tl.constexpr", "KEYS: tl.constexpr"),
             ),
             (
                 *(f"{name}_ptr={name}" for name in tensors),
                 *lengths,
-                *(f"{name}={value}" for name, value in sight.items()),
+                *(f"{name}={value}" for name, value in given.items()),
                 *(f"{name}={size}" for name, size in zip(("QUERIES", "KEYS"), sizes, strict=True)),
                 *tile.options,
             ),

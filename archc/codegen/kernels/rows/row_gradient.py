@@ -109,6 +109,12 @@ class RowGradient:
         return {value: name for value, name in self.cut.items() if value in names}
 
     @property
+    def _incoming_read(self) -> list[str]:
+        """What comes in and has a part in what is computed; the rest is handed on, if anything."""
+        _, names = self._body
+        return [name for name in self.incoming if name in names]
+
+    @property
     def common_lines(self) -> tuple[str, ...]:
         return tuple(self.memory.load(o, o.name, 0) for o in self.saved if not o.place)
 
@@ -123,7 +129,7 @@ class RowGradient:
             if name in names
         ]
         contiguous = [(value, name) for value, name in self.saved_outputs.items()]
-        contiguous += [(name, name) for name in self.incoming if name in names]
+        contiguous += [(name, name) for name in self._incoming_read]
         loads += [self.memory.load_result(name, value, self.columns[name]) for value, name in contiguous]
         return (*loads, *body)
 
@@ -137,7 +143,7 @@ class RowGradient:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        pointers = [*self.incoming, *self.saved_outputs.values(), *(o.name for o in self.saved)]
+        pointers = [*self._incoming_read, *self.saved_outputs.values(), *(o.name for o in self.saved)]
         pointers += [name for name, _ in self.tensors]
         strides = [name for operand in self.saved for name in self.memory.strides(operand)]
         return (*(f"{name}_ptr" for name in pointers), "rows", *strides)
@@ -146,7 +152,7 @@ class RowGradient:
     def arguments(self) -> tuple[str, ...]:
         strides = [text for operand in self.saved for text in self.memory.strides(operand).values()]
         return (
-            *(f"{name}.contiguous()" for name in self.incoming),
+            *(f"{name}.contiguous()" for name in self._incoming_read),
             *self.saved_outputs.values(),
             *map(self.memory.argument, self.saved),
             *(name for name, _ in self.tensors),

@@ -64,8 +64,9 @@ class _Planner:
         forward = self._forward()
         block = self.form.block
         wide = sum(operand.parts for operand in self.form.operands if operand.is_own and operand.columns > 1)
-        strides = [pair for operand in self.form.operands for pair in self.memory.strides(operand).items()]
-        names = [operand.name for operand in self.form.operands]
+        values = self._forward_body[1]
+        read = [operand for operand in self.form.operands if any(each is operand for each, *_ in values)]
+        strides = [pair for operand in read for pair in self.memory.strides(operand).items()]
         outputs = [name for name, _ in self.outputs]
         anchor = self.operands[self.anchor]
         return RowKernel(
@@ -82,13 +83,16 @@ class _Planner:
             warps_back=min(2 * _warps(block), _MOST_WARPS),
             stages=next((stages for most, stages in _STAGED if wide * block <= most), 1),
             forward_lines=forward,
-            forward_parameters=(*(f"{name}_ptr" for name in (*names, *outputs)), *(n for n, _ in strides)),
+            forward_parameters=(
+                *(f"{name}_ptr" for name in (*(operand.name for operand in read), *outputs)),
+                *(name for name, _ in strides),
+            ),
             forward_arguments=(
-                *(self.memory.argument(operand) for operand in self.form.operands),
+                *map(self.memory.argument, read),
                 *outputs,
                 *(text for _, text in strides),
             ),
-            row_lines=tuple(filter(None, map(self.memory.row_line, self.form.operands))),
+            row_lines=tuple(filter(None, map(self.memory.row_line, read))),
             common_lines=back.common_lines,
             common=back.common,
             backward_lines=back.lines,
