@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -91,6 +91,8 @@ def test_what_documents_do_not_go_with(package: ModuleType, kind: str) -> None:
         model(tokens, documents=documents, cache=model.new_cache(2, 16))
     with pytest.raises(ValueError, match=r"documents must be int64 \[2, 16\], not int64 \[2, 15\]"):
         model.loss(tokens, tokens, documents=documents[:, 1:])
+    with pytest.raises(ValueError, match="documents cannot be exported"):
+        torch.export.export(model, (tokens,), {"documents": documents})
 
 
 @both
@@ -120,6 +122,20 @@ def test_no_row_is_twice_as_long_as_its_document(
     tokens, documents = packed()
     model(tokens, documents=documents)
     assert sorted(shapes) == [(2, 1), (2, 3), (4, 7)]
+
+
+def test_processes_that_share_weights_compute_as_often(
+    package: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one has a document of more than 8 tokens; test_sharded.py has two processes."""
+    model = package.Model(dtype=torch.float64)
+    tokens, documents = packed()
+    alone, lengths = model(tokens, documents=documents), []
+    model.layers[0].o_proj.device_mesh = SimpleNamespace(get_all_groups=lambda: ["all"])
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda found, *_: found[4].fill_(1))
+    model.layers[0].register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+    assert distance(model(tokens, documents=documents), alone) < 1e-12
+    assert lengths == [1, 3, 7, 1]
 
 
 @both

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -82,6 +84,28 @@ def test_the_encoder_runs_once(package: ModuleType, kind: str) -> None:
                 tensor.fill_(float("nan"))
         parts += [model(None, target[:, 2:3], cache=cache), model(source, target[:, 3:], cache=cache)]
     assert distance(torch.cat(parts, 1), whole) < 1e-12
+
+
+@kinds
+@torch.no_grad()
+def test_a_copy_of_a_cache_goes_on(package: ModuleType, kind: str) -> None:
+    """It has what the first call computed."""
+    model, source, target = made(package, kind), tokens(9), tokens(6)
+    cache = model.new_cache(2, 6)
+    model(source, target[:, :2], cache=cache)
+    copies = copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))
+    rest = model(None, target[:, 2:], cache=cache)
+    for each in copies:
+        assert torch.equal(model(None, target[:, 2:], cache=each), rest)
+
+
+@torch.no_grad()
+def test_compiled_steps_read_what_the_first_call_computed(package: ModuleType) -> None:
+    model, source, target = made(package, "Model"), tokens(9), tokens(6)
+    whole, cache = model(source, target), model.new_cache(2, 6)
+    step = torch.compile(model, backend="eager", fullgraph=True)
+    parts = [step(source, target[:, :4], cache=cache), step(None, target[:, 4:5], cache=cache)]
+    assert distance(torch.cat(parts, 1), whole[:, :5]) < 1e-12
 
 
 @torch.no_grad()

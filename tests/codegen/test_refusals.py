@@ -206,6 +206,14 @@ def test_caches(package: ModuleType, models: dict[str, Any], kind: str, tmp_path
     torch.testing.assert_close(model(TOKENS, cache=make().new_cache(2, 9)), model(TOKENS))
 
 
+@both
+def test_weights_in_shards(package: ModuleType, kind: str) -> None:
+    model = getattr(package, kind)()
+    next(model.parameters()).device_mesh = None
+    with pytest.raises(ValueError, match=r"sharded.*register_fsdp_forward_method"):
+        model.loss(TOKENS, TOKENS)
+
+
 def test_more_tokens_than_positions(tmp_path: Path) -> None:
     """Told before anything is written: on a GPU, a look-up outside of a table would end the process."""
     model = build(SPECS / "gpt2.arch", "gpt2_tiny", tmp_path, {"context": "12"}).Model()

@@ -20,6 +20,9 @@ TINY = {
     "qwen3_next_tiny": "qwen3_next",
 }
 
+# Lengths differ between the two processes, the number of labels does not.
+DOCUMENTS = torch.tensor([[0] * 2 + [1] * 7, [0] * 1 + [1] * 8, [0] * 4 + [1] * 5, [0] * 5 + [1] * 4])
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recomputed", [False, True], ids=["kept", "recomputed"])
@@ -29,7 +32,7 @@ def test_two_processes(name: str, recomputed: bool, tmp_path: Path) -> None:
     model = package.Model(dtype=torch.float64)
     scramble(model)
     tokens = torch.randint(0, 160, (4, 9))
-    model.loss(tokens, tokens).backward()
+    (model.loss(tokens, tokens) + model.loss(tokens, tokens, documents=DOCUMENTS)).backward()
     torch.save((model.state_dict(), _gradients(model), tokens), tmp_path / "expected.pt")
     torch.multiprocessing.spawn(_run, (package.__name__, recomputed, tmp_path), nprocs=2)
 
@@ -46,8 +49,8 @@ def _run(rank: int, package: str, recomputed: bool, folder: Path) -> None:
     model = kind(dtype=torch.float64)
     model.load_state_dict(weights)
     _shard(model, recomputed)
-    mine = tokens.chunk(2)[rank]
-    model.loss(mine, mine).backward()
+    mine, documents = tokens.chunk(2)[rank], DOCUMENTS.chunk(2)[rank]
+    (model.loss(mine, mine) + model.loss(mine, mine, documents=documents)).backward()
     found = {path.replace("_checkpoint_wrapped_module.", ""): g for path, g in _gradients(model).items()}
     assert found.keys() == expected.keys()
     for path, gradient in expected.items():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.codegen.interpreter import interpreted
 from tests.support import SPECS, build, distance, scramble
@@ -64,6 +64,31 @@ def test_gradients(name: str) -> None:
     model = _model(name)
     found = torch.func.grad(lambda given: _loss(model, given, TOKENS))(_detached(model))
     for key, truth in _gradients(model, TOKENS).items():
+        assert distance(found[key], truth) <= 1e-12, key
+
+
+class _Training(nn.Module):
+    """A model whose loss is its call, as torch.func takes modules."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        loss: Tensor = self.model.loss(tokens, tokens, z_loss=0.01) + self.model.log_probs(tokens).sum()
+        return loss
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_gradients_of_the_loss(name: str) -> None:
+    """Which is computed in chunks otherwise, with their gradients."""
+    module = _Training(_model(name))
+    weights = _weights(module)
+    truths = torch.autograd.grad(module(TOKENS), list(weights.values()))
+    found = torch.func.grad(lambda given: torch.func.functional_call(module, given, (TOKENS,)))(
+        _detached(module)
+    )
+    for key, truth in zip(weights, truths, strict=True):
         assert distance(found[key], truth) <= 1e-12, key
 
 

@@ -61,5 +61,5 @@ def write_kept(emitter: Emitter, _node: Node) -> None:
         if all(user in part or user.op is KEEP for user, _ in emitter.graph.users(value)):
             emitter.variables.end(value)
     targets = [emitter.variables.bind(value) for value in part.values]
-    code = f"{', '.join(targets)} = once({', '.join(['cache', 'self.fixed', *arguments])})"
+    code = f"{', '.join(targets)} = kept({', '.join(['cache', 'self', *arguments])})"
     emitter.lines.append(Line(code, emitter.shape_comment(part.values)))

@@ -27,6 +27,7 @@ _RUNTIME = (
     "check_kept",
     "fixed_span",
     "in_rows",
+    "kept",
     "lasting",
     "once",
     "past",
@@ -34,6 +35,7 @@ _RUNTIME = (
     "scan",
     "spans",
     "states",
+    "transformed",
     "vector",
     "with_front",
 )
@@ -120,7 +122,7 @@ def class_text(classes: Sequence[Class]) -> str:
         if each.following:
             parts += [*map(str, each.following.lines), each.following.result]
         if each.head:
-            parts += [f"kernels.{each.head.loss.name}", each.head.linear]
+            parts += [f"kernels.{each.head.loss.name}", each.head.linear, "transformed()"]
             parts += [*map(str, each.head.tail), each.head.result]
     return "\n".join(parts)
 
