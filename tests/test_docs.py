@@ -98,7 +98,11 @@ def _blocks() -> Iterator[tuple[str, str]]:
         lines = module.source.lines
         for block in module.blocks.values():
             comment = lines[block.span.line - 2].removeprefix("# ")
-            yield lines[block.span.line - 1].removeprefix("block ").removesuffix(" {"), comment
+            head = lines[block.span.line - 1 :]
+            opening = next(number for number, line in enumerate(head) if line.endswith("{"))
+            text = " ".join(line.strip() for line in head[: opening + 1])
+            signature = text.replace("( ", "(").replace(", )", ")")
+            yield signature.removeprefix("block ").removesuffix(" {"), comment
 
 
 def _limits() -> Iterator[tuple[str, str]]:

@@ -25,9 +25,11 @@ from archc.ir.ops.experts import (
     WITH_SHARED,
 )
 from archc.ir.ops.linear import EMBEDDING, LINEAR
+from archc.ir.ops.shape import SPLIT_HEADS
 from archc.ir.ops.structure import CONSTANT, EXPERTS, INPUT, WEIGHT
 from archc.ir.types import TensorType
 from archc.passes.context import Context, made_by, place_of, remaining
+from archc.passes.own import dims_between, obstacle_of, own_values
 
 
 def dispatch_experts(graph: Graph, context: Context) -> None:
@@ -58,7 +60,7 @@ def dispatch_obstacle(node: Node) -> str:
                 return f"a weight {why} ({place_of(each)})"
             if each.attributes["wide"]:
                 return f"its product is in float32 ({place_of(each)})"
-    return ""
+    return obstacle_of(body, weights)
 
 
 def _what_they_become(node: Node) -> str:
@@ -93,6 +95,7 @@ class _Dispatch:
         self.copier = Copier(graph)
         self.values = self.copier.values
         self.weights = _weights(node)
+        self.own = own_values(self.body, self.weights)
         self.count = 0
 
     def run(self) -> None:
@@ -145,7 +148,7 @@ class _Dispatch:
             before = self._copy(node, choices)
             moved = self._add(node, AT_CHOICE, [before.outputs[0], self.order], {})
         else:
-            moved = self._copy(node, [self._row_of(value) for value in node.inputs])
+            moved = self._copy(node, [self._row_of(value, node) for value in node.inputs])
         self.copier.stand_for(node, moved)
 
     def _choices_of(self, node: Node) -> list[Value]:
@@ -176,13 +179,16 @@ class _Dispatch:
     def _value(self, value: Value | None) -> Value | None:
         return self.values[value] if value is not None else None
 
-    def _row_of(self, value: Value | None) -> Value | None:
-        """A value for each row: of the weights of experts, each row's own."""
-        if value is None or value not in self.weights:
+    def _row_of(self, value: Value | None, user: Node) -> Value | None:
+        """A value for each row that an op reads: of what experts have of their own, each row's."""
+        if value is None or value not in self.own:
             return self._value(value)
-        return self._add(
-            self.body.node(value), OF_EXPERT, [self.values[value], self.ends, self.order], {}
-        ).outputs[0]
+        origin, row = self.body.node(value), self.values[value]
+        if value in self.weights:
+            row = self._add(origin, OF_EXPERT, [row, self.ends, self.order], {}).outputs[0]
+        for _ in range(dims_between(self.body, user, value)):
+            row = self._add(origin, SPLIT_HEADS, [row], {"heads": 1}).outputs[0]
+        return row
 
     def _add(
         self,

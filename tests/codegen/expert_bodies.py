@@ -102,6 +102,15 @@ BODIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
            }""",
         {"experts.2.norm.weight": (12,), "experts.2.factor": (12,)},
     ),
+    "heads, with norms, vectors and a matrix of each expert": (
+        """y = experts e in chosen of 5 as experts {
+             h = rms_norm(split_heads(linear(x, 12) as up, 3), 1e-6) as norm
+             h = h * softmax(parameter([4]) as factor) + parameter([3, 4]) as offset
+             h = matmul(layer_norm(h, 1e-5) as layer_norm, parameter([4, 4]) as turn) + parameter([1]) as more
+             return weights[e] * linear(merge_heads(h), 12) as down
+           }""",
+        {"experts.2.norm.weight": (4,), "experts.2.offset": (3, 4), "experts.4.turn": (4, 4)},
+    ),
     "a value from outside, a weight that all share": (
         """scale = parameter([12]) as scale
            h = linear(x, 12) as first

@@ -48,6 +48,30 @@ def test_what_cannot_be_grouped_runs_in_the_loop() -> None:
     assert [str(outcome) for outcome in check_package(compilation) if not outcome.holds] == []
 
 
+@pytest.mark.parametrize(
+    ("value", "op"),
+    [
+        ("matmul(x, parameter([12, 12]) as w)", "matmul"),
+        ("merge_heads(linear(split_heads(x, 3), 4, bias = true) as w)", "linear"),
+        ("merge_heads(head_linear(split_heads(x, 3), 4) as w)", "head_linear"),
+        ("merge_heads(merge_heads(split_heads(split_heads(x, 3), 2) * parameter([2, 2]) as w))", "mul"),
+    ],
+)
+@torch.no_grad()
+def test_weights_that_are_no_vector_of_a_row_are_read_in_the_loop(
+    value: str, op: str, tmp_path: Path
+) -> None:
+    spec = spec_of(f"y = experts e in chosen of 5 as experts {{ return weights[e] * {value} }}")
+    (told,) = [r.text for r in compile_model(spec, "a").report.remarks if "one by one" in r.text]
+    assert f"`{op}` reads more than a vector" in told
+    package = build(spec, "a", tmp_path)
+    model, reference = (getattr(package, kind)(dtype=torch.float64) for kind in ("Model", "Reference"))
+    scramble(model)
+    reference.load_state_dict(model.state_dict())
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    torch.testing.assert_close(model(x), reference(x))
+
+
 def test_tables_of_experts_are_one() -> None:
     body = """values, places = top_k(x, 3)
               y = experts e in chosen of 5 as experts {

@@ -1,0 +1,55 @@
+"""What an expert has of its own, and how rows read it once those of all experts are computed together.
+
+A vector of each expert is then one of each row, [N, d].  Where rows have dims of their own, such as heads
+[N, heads, d], it needs as many between: [N, 1, d].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
+from archc.ir.ops.linear import EMBEDDING, LINEAR
+from archc.ir.types import ROWS
+from archc.passes.context import place_of
+
+
+def own_values(body: Graph, weights: set[Value]) -> set[Value]:
+    """The weights of the expert, and what is computed without its rows of these."""
+    own = set(weights)
+    for node in body.nodes():
+        if own.intersection(_given(node)) and not any(_has_rows(body, value) for value in _given(node)):
+            own.update(node.outputs)
+    return own
+
+
+def dims_between(body: Graph, node: Node, value: Value) -> int:
+    """How many dims the op needs before the first of a value of the expert's own, to read one of each row."""
+    rows = [len(body.type(other).shape) - 1 for other in _given(node) if _has_rows(body, other)]
+    ranks = rows or [len(body.type(other).shape) for other in _given(node)]
+    return max(ranks) - len(body.type(value).shape)
+
+
+def obstacle_of(body: Graph, weights: set[Value]) -> str:
+    """Why something of the body cannot be computed for the rows of all experts at once, or nothing."""
+    own = own_values(body, weights)
+    for node in body.nodes():
+        if node.op is LINEAR and node.inputs[1] in weights:
+            x = node.inputs[0]
+            if x is None or not _has_rows(body, x) or len(body.type(x).shape) != 2:
+                return f"`linear` reads more than a vector of each token ({place_of(node)})"
+        elif node.op is not EMBEDDING:
+            for value in own.intersection(_given(node)):
+                between = dims_between(body, node, value)
+                if between < 0 or (between and len(body.type(value).shape) > 1):
+                    return f"`{node.op.name}` reads more than a vector of each expert ({place_of(node)})"
+    return ""
+
+
+def _given(node: Node) -> Iterator[Value]:
+    return (value for value in node.inputs if value is not None)
+
+
+def _has_rows(body: Graph, value: Value) -> bool:
+    return body.type(value).shape[:1] == (ROWS,)
