@@ -61,6 +61,12 @@ def _word(text: str) -> str:
     return f"_{word}" if not word or word[0].isdigit() else word
 
 
+def mentions(text: str, name: str, end: str = r"\b") -> bool:
+    """Whether a text has a name that is no attribute, with what follows it."""
+    there = name in text  # mostly it is not; and a pattern that starts with a name finds it quickly
+    return there and re.search(rf"{name}(?<![\w.]{name}){end}", text) is not None
+
+
 def parameter_names(weights: Sequence[Sequence[Stored]], taken: Sequence[str] = ()) -> list[str]:
     """A name for each weight of a class: as much of its path's end as tells it from the others.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from archc.codegen.names import mentions
 
 MATH = ("log1p", "tanh")  # which Triton lacks, or has less accurate
 _HELPERS = (
@@ -18,4 +18,4 @@ _HELPERS = (
 
 def helpers_in(text: str) -> list[str]:
     """Those that a text calls."""
-    return [name for name in _HELPERS if re.search(rf"(?<![\w.])_?{name}\(", text)]
+    return [name for name in _HELPERS if any(mentions(text, x, r"\(") for x in (name, f"_{name}"))]

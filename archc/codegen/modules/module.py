@@ -9,6 +9,7 @@ from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import Kernel, OpKernel
 from archc.codegen.modules.class_plan import Class
+from archc.codegen.names import mentions
 from archc.codegen.plan import Constant, Module
 from archc.codegen.semantics import Semantics
 from archc.ir.ops.training import IN_TRAINING
@@ -150,9 +151,3 @@ def _used(semantics: Semantics, texts: Iterable[str]) -> tuple[str, ...]:
 def _needs(code: str, name: str) -> bool:
     """Whether code calls a function, or names a class."""
     return mentions(code, name, r"\(" if name.islower() else r"\b")
-
-
-def mentions(text: str, name: str, end: str = r"\b") -> bool:
-    """Whether a text has a name that is no attribute, with what follows it."""
-    there = name in text  # mostly it is not
-    return there and re.search(rf"(?<![\w.]){name}{end}", text) is not None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from archc.codegen.modules.kept import KeptPart, kept_by
 from archc.codegen.modules.style import Style
-from archc.codegen.names import identifier
+from archc.codegen.names import identifier, mentions
 from archc.ir.graph import Graph
 from archc.ir.names import unique
 from archc.ir.node import Node, Value
@@ -95,8 +94,7 @@ class Variables:
 
     def _is_mentioned(self, name: str) -> bool:
         """Whether a text that is still to be written in place reads a name."""
-        texts = (text for text in self.pending.values() if name in text)
-        return any(re.search(rf"(?<![\w.]){name}\b", text) for text in texts)
+        return any(mentions(text, name) for text in self.pending.values())
 
     def _wanted(self, value: Value) -> str:
         """The name a value would like to have."""
