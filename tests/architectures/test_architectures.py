@@ -31,6 +31,7 @@ DECODERS = (
     "observed",
     "pairs",
     "parler",
+    "patched",
     "retrieval",
     "retro",
     "rotating_states",
