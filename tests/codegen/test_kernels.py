@@ -7,7 +7,7 @@ import functools
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -331,9 +331,9 @@ def test_a_wrong_kernel_is_found(name: str, old: str, new: str) -> None:
         check_float32(wrong)
 
 
-def _models(model: str, folder: Path) -> tuple[Any, Any]:
+def _models(model: str, folder: Path, settings: Mapping[str, str] | None = None) -> tuple[Any, Any]:
     """A tiny model and its reference with the same random weights, in float32."""
-    package = build(SPECS / f"{model.removesuffix('_tiny')}.arch", model, folder)
+    package = build(SPECS / f"{model.removesuffix('_tiny')}.arch", model, folder, settings)
     reference = package.Reference()
     scramble(reference)
     checkpoint = folder / f"{package.__name__}.checkpoint"
@@ -387,7 +387,7 @@ def _check_tracing(model: str, folder: Path) -> None:
 @torch.no_grad()
 def test_lengths_are_dynamic(tmp_path: Path) -> None:
     """One export and one compiled graph for prompts of any length."""
-    fused, _ = _models("llama3_tiny", tmp_path)
+    fused, _ = _models("llama3_tiny", tmp_path, {"layers": "1"})
     tokens = torch.randint(0, 160, (2, 12))
     lengths = {"tokens": {1: torch.export.Dim("length", min=2, max=64)}}
     exported = torch.export.export(fused, (tokens,), dynamic_shapes=lengths).module()
