@@ -15,15 +15,12 @@ from archc import compiler
 from archc.analysis.analysis import Analysis, Setting, analyse
 from archc.analysis.context import longest_context, usual_context
 from archc.analysis.devices import Device, find_device
-from archc.analysis.memory import RUN_DTYPES
 from archc.analysis.roofline import Phase
 from archc.compiler import Compilation
 from archc.errors import ArchcError, did_you_mean
 from archc.ir.graph import Graph
 from archc.quantities import with_unit
 from archc.settings import parse_settings
-
-_MAX = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,7 @@ class Request:
     dtype: str = "bfloat16"
 
     def device(self) -> Device:
-        """The device; raises `ArchcError` where the request cannot be met by any model."""
-        for name, value in (("batch", self.batch), ("context", self.context)):
-            if value is not None and not 0 < value <= _MAX:
-                raise ArchcError(f"--{name} must be from 1 to {_MAX:,}, not {value:,}")
-        if self.dtype not in RUN_DTYPES:
-            raise ArchcError(f"--dtype must be one of {', '.join(RUN_DTYPES)}, not `{self.dtype}`")
+        """The device; raises `ArchcError` where there is none of that name."""
         return find_device(self.hardware, self.hardware_file)
 
 
@@ -164,7 +156,7 @@ def _per_token(analysis: Analysis) -> Table:
     table.add_row("  attention over its context", with_unit(flops.attention, "FLOP"))
     table.add_row("FLOPs in training", with_unit(flops.training_per_token, "FLOP"))
     table.add_row("elementwise, not counted above", with_unit(flops.elementwise, "FLOP"))
-    table.add_row("bytes it adds to the cache", f"{cache.bytes_per_token:,}")
+    table.add_row("bytes it puts into the cache", f"{cache.bytes_per_token:,}")
     return table
 
 

@@ -15,7 +15,9 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
             rows = [row for row in csv.reader(file, strict=True) if any(cell.strip() for cell in row)]
     except OSError as error:
         raise ArchcError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        raise ArchcError(f"{path} is not a text file in UTF-8") from None
+    except csv.Error as error:
         raise ArchcError(f"{path} is no CSV file: {error}") from None
     if not rows:
         raise ArchcError(f"{path} is empty: its first line must name its columns")

@@ -110,6 +110,7 @@ def test_binary_rubbish_is_no_spec(tmp_path: Path) -> None:
     result = run("check", str(tmp_path / "rubbish.arch"))
     assert result.exit_code == 1
     assert "not a text file" in result.output
+    assert "rubbish.arch is not a text file in UTF-8" in run("fit", str(tmp_path / "rubbish.arch")).output
 
 
 def test_a_link_to_nothing_is_no_suggestion_for_itself(tmp_path: Path) -> None:

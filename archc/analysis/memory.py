@@ -9,7 +9,6 @@ from archc.analysis.activations import Activations
 
 # Bytes of an element; those of fewer than 8 bits without the scales that go with them.
 ELEMENT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "float8": 1.0, "int4": 0.5}
-RUN_DTYPES = ("bfloat16", "float16", "float32")  # what packages run in
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,17 @@ import click
 from archc.cli import options
 
 _REQUEST = (
+    options.hardware,
+    options.hardware_file,
     click.option(
-        "--hardware", default="h200", show_default=True, metavar="NAME", help="The roofline's device."
+        "--batch", type=click.IntRange(1, 1 << 40), default=1, show_default=True, help="Sequences at a time."
     ),
     click.option(
-        "--hardware-file",
-        metavar="FILE",
-        type=click.Path(path_type=Path),
-        help="More devices, in TOML or JSON.",
+        "--context",
+        type=options.TOKENS,
+        help="Tokens of a sequence; K and M are powers of 1024 here.  [4096, or what the model takes]",
     ),
-    click.option("--batch", type=int, default=1, show_default=True, help="Sequences at a time."),
-    click.option("--context", type=int, help="Tokens of a sequence.  [4096, or what the model takes]"),
-    click.option("--dtype", default="bfloat16", show_default=True, help="The dtype the model runs in."),
+    options.dtype,
     click.option("--json", "as_json", is_flag=True, help="Print JSON; see docs/analyze.md."),
 )
 
@@ -70,7 +69,7 @@ def analyze(
     \b
     Examples:
       archc analyze specs/llama3.arch --model llama3_8b
-      archc analyze specs/llama3.arch:llama3_8b --hardware h100 --batch 64 --context 8192
+      archc analyze specs/llama3.arch:llama3_8b --hardware h100 --batch 64 --context 8K
       archc analyze specs/qwen3.arch:qwen3_8b --set layers=20 --json
       archc analyze specs/qwen3.arch --get parameters.total --get kv_cache.bytes_per_token
       archc analyze specs/qwen3.arch:qwen3_8b --plot roofline.svg

@@ -22,10 +22,8 @@ from archc.cli import options
 @click.option("--tokens", metavar="D", type=options.QUANTITY, help="Training tokens, for the predicted loss.")
 @click.option("--vocab", metavar="V", type=click.IntRange(1, 1 << 24), help="The tokenizer's vocabulary.")
 @click.option("--moe", is_flag=True, help="A mixture of experts; N counts all of them.")
-@click.option(
-    "--hardware", default="h200", show_default=True, metavar="NAME", help="The device to predict for."
-)
-@click.option("--hardware-file", type=click.Path(path_type=Path), help="Your own devices, in TOML or JSON.")
+@options.hardware
+@options.hardware_file
 @click.option("--name", default="designed", show_default=True, help="The model's name.")
 @options.spec_output
 @options.force

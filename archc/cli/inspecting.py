@@ -82,13 +82,7 @@ def verify(spec: Path, model: str | None, settings: tuple[str, ...], each_pass: 
     show_default=True,
     help="The chip to compile for; may be repeated.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["bfloat16", "float16", "float32"]),
-    default="bfloat16",
-    show_default=True,
-    help="The dtype the model runs in.",
-)
+@options.dtype
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def kernels(
     spec: Path,

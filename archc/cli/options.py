@@ -8,6 +8,7 @@ import click
 
 from archc.errors import ArchcError
 from archc.target import TARGETS
+from archc.tuned import DTYPES
 
 spec = click.argument("spec", type=click.Path(path_type=Path))
 specs = click.argument("specs", nargs=-1, type=click.Path(path_type=Path))
@@ -21,6 +22,22 @@ target = click.option(
 )
 settings = click.option(
     "--set", "settings", multiple=True, metavar="K=V", help="Set a parameter of the arch."
+)
+dtype = click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="bfloat16",
+    show_default=True,
+    help="The dtype the model runs in.",
+)
+hardware = click.option(
+    "--hardware", default="h200", show_default=True, metavar="NAME", help="The roofline's device."
+)
+hardware_file = click.option(
+    "--hardware-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="More devices, in TOML or JSON.",
 )
 table = click.option(
     "--table",

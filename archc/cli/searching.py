@@ -51,8 +51,8 @@ class _Outcome:
 @click.option(
     "--groups", type=click.IntRange(min=1), default=9, show_default=True, help="Most heads to a KV head."
 )
-@click.option("--hardware", default="h200", show_default=True, metavar="NAME", help="The roofline's device.")
-@click.option("--hardware-file", type=click.Path(path_type=Path), help="Your own devices, in TOML or JSON.")
+@options.hardware
+@options.hardware_file
 @click.option(
     "--batch", type=click.IntRange(1, 1 << 20), default=128, show_default=True, help="Requests at a time."
 )

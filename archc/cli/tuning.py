@@ -7,20 +7,13 @@ from pathlib import Path
 import click
 
 from archc.cli import options
-from archc.tuned import DTYPES
 
 
 @click.command()
 @options.spec
 @options.model
 @options.settings
-@click.option(
-    "--dtype",
-    type=click.Choice(DTYPES),
-    default="bfloat16",
-    show_default=True,
-    help="The dtype the model runs in.",
-)
+@options.dtype
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),

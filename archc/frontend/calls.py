@@ -142,16 +142,25 @@ class Calls(Applications):
             for tensor in (self._operands(op, name, argument, env) if argument else [None])
         ]
         settings = self._settings(op, given, env)
+        path = self.path_of(call.path, env) if call.path else None
         if isinstance(tie, Poison) or settings is None or any(isinstance(x, Poison) for x in tensors):
+            self._lose(op, path)
             return POISON
         tables = [tensor for tensor in tensors if isinstance(tensor, Table)]
         if tables and not any(isinstance(tensor, Handle) for tensor in tensors):
             return self._not_a_tensor(op.operands[0].name, op.name, tables[0].values, call.span)
         if op.scalar and all(not isinstance(tensor, Handle) for tensor in tensors):
             return self._compute(call, arithmetic.guarded(op.scalar), *tensors)
-        path = self.path_of(call.path, env) if call.path else None
         with self.tied(tie, self.prefix + (path or ())):
-            return self.apply(op, tensors, settings, call.span, path)
+            result = self.apply(op, tensors, settings, call.span, path)
+        if isinstance(result, Poison):
+            self._lose(op, path)
+        return result
+
+    def _lose(self, op: Op, path: Path | None) -> None:
+        """Note that a mistake left a call's weights undeclared."""
+        if op.weights and path is not None:
+            self.lost.add(self.prefix + path)
 
     def _take_tie(self, given: Arguments, env: Env) -> Path | Poison | Literal[False] | None:
         argument = given.pop("tied_to", None)

@@ -122,6 +122,7 @@ class Lowerer(ABC):
         self.steps: dict[str, Sequence[int]] = {}  # what each loop variable in scope runs over
         self.now: dict[str, int] = {}  # where each of those loops is
         self.weights: dict[Path, Handle] = {}
+        self.lost: set[Path] = set()  # of calls with mistakes, whose weights are not there
         self.of_experts: dict[Path, OfExperts] = {}  # those of them in the bodies of `experts`
         # Through which calls each weight was reached, by its path and its node's number.
         self.weight_calls: dict[tuple[Path, int], list[Note]] = {}

@@ -156,6 +156,8 @@ class Paths(Expressions):
             path = self.prefix[:depth] + names
             if any(known[: len(path)] == path for known in self.weights):
                 return path
+            if any(lost[: len(path)] == path for lost in self.lost):
+                return POISON
         known = [path_text(path[:-1]) for path in self.weights if not any(isinstance(s, Index) for s in path)]
         hint = did_you_mean(".".join(names), known)
         if any(_is_in_loop(path, names) for path in self.weights):

@@ -87,6 +87,13 @@ class _Error:
         return any(token.line == self.span.line and token != "{" for token in inner)
 
     @property
+    def lacks_a_comma(self) -> bool:
+        """Whether a value stands right after another one, in parentheses or a list."""
+        ended = self.before and self.before[-1].type in ("NAME", "NUMBER", "STRING", "RPAR", "RSQB")
+        beside = ended and self.before[-1].line == self.span.line and self.found[:1].isalnum()
+        return bool(beside) and open_brackets(self.before)[-1:] in (["("], ["["])
+
+    @property
     def is_unit(self) -> bool:
         """Whether a word stands right after a number, as in `128k`."""
         number = self.before[-1] if self.before else None
@@ -157,7 +164,7 @@ def _mistake(found: str, place: _Error, error: UnexpectedToken | None) -> Mistak
         found=place.found, previous=place.previous
     )
     if not hint and error is not None:
-        hint = _expected(error)
+        hint = _expected(error) or ("a comma is missing before it" if place.lacks_a_comma else "")
     return mistakes.BadSyntax(place.span, found=found, hint=hint, notes=_open_note(place))
 
 

@@ -171,11 +171,6 @@ def test_a_device_of_ones_own(ending: str, tmp_path: Path) -> None:
     [
         (("--hardware", "h300"), "did you mean `h200`?"),
         (("--hardware", "abacus"), "known are h200, h100, a100, mi300x, rtx4090, cpu"),
-        (("--batch", "-1"), "--batch must be from 1 to"),
-        (("--batch", "0"), "--batch must be from 1 to"),
-        (("--context", "-5"), "--context must be from 1 to"),
-        (("--context", str(1 << 70)), "--context must be from 1 to"),
-        (("--dtype", "float7"), "--dtype must be one of bfloat16, float16, float32"),
         (("--hardware-file", "nowhere.toml"), "cannot read the device file nowhere.toml"),
         (("--model", "llama3_9b"), "did you mean `llama3_8b`?"),
         (("--set", "layers"), "--set takes name=value"),
@@ -188,6 +183,26 @@ def test_faulty_requests(arguments: tuple[str, ...], message: str) -> None:
     assert result.exit_code == 1
     assert message in result.output
     assert len(result.output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--batch", "-1"), "-1 is not in the range"),
+        (("--batch", "0"), "0 is not in the range"),
+        (("--context", "-5"), "`-5` is no number of tokens: write 8192 or 128K"),
+        (("--context", str(1 << 70)), "is no number of tokens"),
+        (("--dtype", "float7"), "'float7' is not one of 'bfloat16', 'float16', 'float32'"),
+    ],
+)
+def test_requests_that_no_model_can_meet(arguments: tuple[str, ...], message: str) -> None:
+    result = run(LLAMA, "--model", "llama3_tiny", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_a_context_may_have_a_unit() -> None:
+    assert analysed(LLAMA, "--model", "llama3_8b", "--context", "8K")["setting"]["context"] == 8192
 
 
 @pytest.mark.parametrize(
