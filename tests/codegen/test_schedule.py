@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from archc.codegen.modules.schedule import choose
+from archc.verification.packages import import_package
+from tests.support import compile_model
 
 NAMES = ("A", "B", "C")
 # schedule, what is written for layers that start at 0 and at 3
@@ -32,3 +36,21 @@ def test_the_class_of_each_layer(schedule: tuple[int, ...], expression: str, lat
         assert found == expected
         classes = [eval(found, {name: name for name in NAMES}, {"i": i}) for i in indices]
         assert classes == [NAMES[number] for number in schedule]
+
+
+def test_what_layers_say_of_themselves(tmp_path: Path) -> None:
+    """Those of a loop without a path of its own name none."""
+    spec = """
+arch A(d = 8) {
+  forward(x: float[B, T, d]) {
+    for i in 0..3 as layers { x = x + linear(x, d) as up }
+    for again in 0..2 { x = x + linear(tanh(x), d) as more.{again} }
+    return x
+  }
+}
+model a = A()
+"""
+    package = import_package(compile_model(spec, "a"), tmp_path)
+    layers, more = package.Model().children()
+    told = [str(layer[0].__doc__).partition(".  ")[0] for layer in (layers, more)]
+    assert told == ["One of 3 identical layers, layers.{i}", "One of 2 identical layers"]

@@ -174,7 +174,8 @@ class ClassWriter:
             name = unique(base, self.names)
             self.names.add(name)
             place = f"  {loop.span.line_reference}" if loop.span else ""
-            doc = (f"{schedule.describe(order, number, steps)}, {path_text(loop.path)}.{place}",)
+            path = f", {path_text(loop.path)}" if loop.path else ""
+            doc = (f"{schedule.describe(order, number, steps)}{path}.{place}",)
             built = self._class(name, doc, body, indices, captured_in(body, loop, given))
             if loop.attributes["entering"] != loop.attributes["carried"]:
                 built = replace(built, native=None)  # its code puts results in the place of operands
