@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from archc.codegen.kernels.fused import power_of_two
-from archc.codegen.kernels.signature import Signature
+from archc.codegen.kernels.signature import Signature, as_named, contiguous, in_rows, row_strides
 from archc.codegen.literals import result_type
 from archc.codegen.modules.class_plan import Argument, Line
 
@@ -138,14 +138,12 @@ class ConvolutionKernel:
     def _signature(self, read: Sequence[str], *others: str) -> Signature:
         """Of a kernel that reads some of the operands; with x goes what tells where its tokens are."""
         rows = [name for name in read if name in self.with_rows]
-        given = [f"{name}_rows" if name in rows else f"{name}.contiguous()" for name in read]
-        strides = {f"{name}_stride": f"{name}_rows.stride(0)" for name in rows}
-        sizes, tables = {"tokens": "tokens"} | strides, ["back"] if "x" in read else []
-        if tables:
-            back = f"0 if back is None else tokens * (len(back) > 1) * {self.taps}"
-            sizes = {"tokens": "tokens", "keys": "keys"} | strides | {"back_stride": back}
-        pointers = [f"{name}_ptr" for name in (*read, *tables, *others)]
-        return Signature((*pointers, *sizes), (*given, *tables, *others, *sizes.values()))
+        given = contiguous(read) | in_rows(rows)
+        if "x" not in read:
+            return Signature.of(given | as_named(others), {"tokens": "tokens"} | row_strides(rows))
+        back = f"0 if back is None else tokens * (len(back) > 1) * {self.taps}"
+        sizes = {"tokens": "tokens", "keys": "keys"} | row_strides(rows) | {"back_stride": back}
+        return Signature.of(given | as_named(("back", *others)), sizes)
 
     @property
     def looks_again(self) -> bool:

@@ -21,6 +21,7 @@ from archc.codegen.kernels.norms.norm_lines import (
 from archc.codegen.kernels.norms.norm_parts import NormParts
 from archc.codegen.kernels.norms.norm_plan import NormGradient, NormKernel
 from archc.codegen.kernels.norms.wide_norm import MAX_NARROW, plan_wide_norm
+from archc.codegen.kernels.signature import Signature, as_named, contiguous, in_rows, row_strides
 from archc.codegen.modules.class_plan import Argument, Line
 from archc.codegen.native.native_kernel import plan_native_norm
 
@@ -57,15 +58,8 @@ class _Planner(NormParts):
             warps=_warps(self.row.block),
             forward_lines=self._forward_lines(),
             row_lines=tuple(self._rows(name) for name in operands),
-            forward_parameters=(
-                *(f"{name}_ptr" for name in (*operands, *self.weights, *ends)),
-                *(f"{name}_stride" for name in operands),
-            ),
-            forward_arguments=(
-                *(f"{name}_rows" for name in operands),
-                *self.weights,
-                *ends,
-                *(self._stride(name) for name in operands),
+            signature=Signature.of(
+                in_rows(operands) | as_named((*self.weights, *ends)), self._strides(operands)
             ),
             weights=self.weights,
             targets=tuple(gradient.target for gradient in self.gradients),
@@ -146,24 +140,13 @@ class _Planner(NormParts):
         sources, targets = [norm.source for norm in norms], [gradient.target for gradient in gradients]
         weights = tuple(name for norm in norms for name in norm.weights)
         made = {gradient.target for gradient in self.gradients}
-        pointers = [*given, *sources, *factors, *targets, *(f"d{name}" for name in weights)]
+        written = as_named((*factors, *targets, *(f"d{name}" for name in weights)))
         wide = plan_wide_norm(gradients[0], self.row.width) if self.wide else None
         return NormGradient(
             suffix=suffix,
-            parameters=(
-                *(f"{name}_ptr" for name in pointers),
-                "rows",
-                *(f"{name}_stride" for name in sources),
-            ),
-            arguments=(
-                *(name if name in made else f"{name}.contiguous()" for name in given),
-                *(f"{name}_rows" for name in sources),
-                *factors,
-                *targets,
-                *(f"d{name}" for name in weights),
-                "rows",
-                *(self._stride(name) for name in sources),
-                *((f"TIGHT={sources[0]}_rows.element_size() == 4",) if wide else ()),
+            signature=Signature.of(
+                contiguous(given) | as_named(made.intersection(given)) | in_rows(sources) | written,
+                {"rows": "rows"} | self._strides(sources),
             ),
             weights=weights,
             weight_lines=self._weight_lines(norms),
@@ -199,9 +182,10 @@ class _Planner(NormParts):
         absent = name in self.fused.optional
         return f"{name}_rows = None if {name} is None else {rows}" if absent else f"{name}_rows = {rows}"
 
-    def _stride(self, name: str) -> str:
-        stride = f"{name}_rows.stride(0)"
-        return f"0 if {name}_rows is None else {stride}" if name in self.fused.optional else stride
+    def _strides(self, names: Sequence[str]) -> dict[str, str]:
+        absent = [name for name in names if name in self.fused.optional]
+        zeros = {f"{n}_stride": f"0 if {n}_rows is None else {n}_rows.stride(0)" for n in absent}
+        return row_strides(names) | zeros
 
     def _custom_op(self) -> CustomOp:
         fused, optional = self.fused, self.fused.optional

@@ -8,6 +8,7 @@ from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.linear.one_row import OneRow
 from archc.codegen.kernels.masks import store_where
 from archc.codegen.kernels.norms.wide_norm import WideNorm
+from archc.codegen.kernels.signature import Signature
 from archc.codegen.native.native_plan import NativeRows
 
 _WARPS = 16  # of a multiprocessor
@@ -23,8 +24,7 @@ class NormGradient:
     """
 
     suffix: str
-    parameters: tuple[str, ...]
-    arguments: tuple[str, ...]
+    signature: Signature
     weights: tuple[str, ...]
     weight_lines: tuple[str, ...]
     lines: tuple[str, ...]
@@ -55,8 +55,7 @@ class NormKernel:
     warps: int
     forward_lines: tuple[str, ...]
     row_lines: tuple[str, ...]
-    forward_parameters: tuple[str, ...]
-    forward_arguments: tuple[str, ...]
+    signature: Signature
     weights: tuple[str, ...]
     targets: tuple[str, ...]  # gradients of rows
     source: str  # what the outermost norm reads

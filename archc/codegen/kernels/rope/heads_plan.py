@@ -61,6 +61,11 @@ class Heads(Source):
     lanes: tuple[Lane, ...]
 
     @property
+    def count(self) -> str:
+        """How many there are, in words."""
+        return "1 head" if self.heads == 1 else f"{self.heads} heads"
+
+    @property
     def place(self) -> str:
         """Where in a token's results they start, as a term before others."""
         return f"{self.first * self.head_dim} + " if self.first else ""

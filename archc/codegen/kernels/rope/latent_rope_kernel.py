@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from archc.codegen.kernels.fused import Fused, power_of_two, width_of
 from archc.codegen.kernels.masks import joined
 from archc.codegen.kernels.rope.latent_rope_plan import LatentRopeKernel, LedHeads
-from archc.codegen.kernels.rope.rope_op import TABLE_TOKENS, TABLES, contiguous, forward_of, rotation_op
+from archc.codegen.kernels.rope.rope_op import TABLE_TOKENS, TABLES, forward_of, rotation_op
 from archc.codegen.kernels.rope.rope_sizes import warps_for
-from archc.codegen.kernels.signature import Signature
+from archc.codegen.kernels.signature import Signature, as_named, contiguous, in_rows, row_strides
 from archc.ir.types import TensorType
 
 _OUTPUTS = ("q_out", "latent_out")
@@ -29,7 +29,6 @@ def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
     shapes = {name: str(width) for name, width in sources}
     dims = (f"{part.heads}, {part.head_dim}" for part in (queries, latent))
     outputs = dict(zip(_OUTPUTS, dims, strict=True))
-    forward, backward = forward_of(names, weights, _OUTPUTS), _backward_of(names, weights)
     return LatentRopeKernel(
         name=fused.name,
         equation=fused.equation,
@@ -45,10 +44,8 @@ def plan_latent_rope(fused: Fused) -> LatentRopeKernel:
         eps=float(fused.node.attributes["eps"]),
         offset=float(fused.node.attributes["offset"]),
         warps=warps_for(queries.elements + latent.elements),
-        forward_parameters=forward.parameters,
-        forward_arguments=forward.arguments,
-        backward_parameters=backward.parameters,
-        backward_arguments=backward.arguments,
+        signature=forward_of(names, weights, _OUTPUTS),
+        backward_signature=_backward_of(names, weights),
     )
 
 
@@ -57,21 +54,8 @@ def _backward_of(names: Sequence[str], weights: Sequence[str]) -> Signature:
     kept = names[-1]
     incoming = [f"d{name}" for name in _OUTPUTS]
     gradients = [f"d{name}" for name in (*names, *weights)]
-    pointers = (*incoming, kept, "cos", "sin", *weights, *gradients)
-    rows = f"{kept}_rows"
-    return Signature(
-        (*(f"{name}_ptr" for name in pointers), "tokens", f"{kept}_stride", "table_tokens"),
-        (
-            *incoming,
-            rows,
-            *contiguous(TABLES),
-            *weights,
-            *gradients,
-            "tokens",
-            f"{rows}.stride(0)",
-            TABLE_TOKENS,
-        ),
-    )
+    given = as_named(incoming) | in_rows([kept]) | contiguous(TABLES) | as_named((*weights, *gradients))
+    return Signature.of(given, {"tokens": "tokens"} | row_strides([kept]) | TABLE_TOKENS)
 
 
 def _led_heads(name: str, source: tuple[str, int], offset: int, type_: TensorType, pairs: int) -> LedHeads:

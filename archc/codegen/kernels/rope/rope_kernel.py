@@ -99,8 +99,6 @@ class _Planner:
     def kernel(self) -> RopeKernel:
         fused, attributes = self.fused, self.fused.node.attributes
         names, weights, results = [name for name, _ in self.sources], list(self.weights), list(self.results)
-        forward = forward_of(names, weights, results, self.tables)
-        backward = backward_of(names, weights, results, self.normed, self.tables)
         op = self._custom_op(names)
         warps, backward_warps, stages = sizes_of(self.heads, self.head_dim, self.over_heads)
         return RopeKernel(
@@ -124,10 +122,8 @@ class _Planner:
             warps=warps,
             backward_warps=backward_warps,
             stages=stages,
-            forward_parameters=forward.parameters,
-            forward_arguments=forward.arguments,
-            backward_parameters=backward.parameters,
-            backward_arguments=backward.arguments,
+            signature=forward_of(names, weights, results, self.tables),
+            backward_signature=backward_of(names, weights, results, self.normed, self.tables),
             native=plan_native_rope(fused, op, self.sources[0][1], self.heads[0].width, self.weights),
             template="qk_norm_rope" if self.normed else "rope",
         )

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused
-from archc.codegen.kernels.signature import Signature
+from archc.codegen.kernels.signature import Signature, as_named, contiguous, in_rows, row_strides
 from archc.codegen.modules.class_plan import Argument
 
 TABLES = ("cos", "sin")
-TABLE_TOKENS = "cos.shape[0] * cos.shape[1]"  # what a launch of any rotation is given
+TABLE_TOKENS = {"table_tokens": "cos.shape[0] * cos.shape[1]"}  # what a launch of any rotation is given
 
 
 def rotation_op(
@@ -49,21 +49,8 @@ def forward_of(
     names: Sequence[str], weights: Sequence[str], outs: Sequence[str], tables: Sequence[str] = TABLES
 ) -> Signature:
     """How a rotation reads its sources, tables and norms' weights, and writes what comes of them."""
-    return Signature(
-        (
-            *(f"{name}_ptr" for name in (*names, *tables, *weights, *outs)),
-            *(f"{name}_stride" for name in names),
-            *(["table_tokens"] if tables else []),
-        ),
-        (
-            *(f"{name}_rows" for name in names),
-            *contiguous(tables),
-            *weights,
-            *outs,
-            *(f"{name}_rows.stride(0)" for name in names),
-            *([TABLE_TOKENS] if tables else []),
-        ),
-    )
+    given = in_rows(names) | contiguous(tables) | as_named((*weights, *outs))
+    return Signature.of(given, row_strides(names) | (TABLE_TOKENS if tables else {}))
 
 
 def backward_of(
@@ -72,27 +59,7 @@ def backward_of(
     """How the gradient does: with norms it reads the sources again."""
     incoming = [f"d{out}" for out in outs]
     gradients = [f"d{name}" for name in (*names, *weights)]
-    again = (*names, *weights) if normed else ()
-    rows = (*(f"{name}_rows" for name in names), *weights) if normed else ()
-    strides = ("tokens", *(f"{name}_stride" for name in names)) if normed else ()
-    row_strides = ("tokens", *(f"{name}_rows.stride(0)" for name in names)) if normed else ()
-    return Signature(
-        (
-            *(f"{name}_ptr" for name in (*incoming, *tables, *again, *gradients)),
-            *strides,
-            *(["table_tokens"] if tables else []),
-        ),
-        (
-            *incoming,
-            *contiguous(tables),
-            *rows,
-            *gradients,
-            *row_strides,
-            *([TABLE_TOKENS] if tables else []),
-        ),
-    )
-
-
-def contiguous(names: Sequence[str]) -> tuple[str, ...]:
-    """Tensors as a launch gives them that are read row by row."""
-    return tuple(f"{name}.contiguous()" for name in names)
+    again = in_rows(names) | as_named(weights) if normed else {}
+    strides = {"tokens": "tokens"} | row_strides(names) if normed else {}
+    given = as_named(incoming) | contiguous(tables) | again | as_named(gradients)
+    return Signature.of(given, strides | (TABLE_TOKENS if tables else {}))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.masks import load_where, store_where
 from archc.codegen.kernels.rope.heads_plan import Heads, Lane, Source
+from archc.codegen.kernels.signature import Signature
 from archc.codegen.native.native_plan import NativeRope
 
 
@@ -26,10 +27,8 @@ class Rotation:
     eps: float
     offset: float  # of the norm's weight
     warps: int
-    forward_parameters: tuple[str, ...]
-    forward_arguments: tuple[str, ...]
-    backward_parameters: tuple[str, ...]
-    backward_arguments: tuple[str, ...]
+    signature: Signature
+    backward_signature: Signature
 
     def load_pairs(self, part: Source, place: str, first: str, second: str) -> tuple[str, ...]:
         """Statements that load the pairs of heads in float32; neighbours come together, and are split."""

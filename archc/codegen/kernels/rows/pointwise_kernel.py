@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from archc.codegen.kernels.masks import load_where
 from archc.codegen.kernels.rows.pointwise import Pointwise, Writer, analyse
 from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
 from archc.codegen.kernels.rows.row_writer import names_in
-from archc.codegen.kernels.signature import Signature
+from archc.codegen.kernels.signature import Signature, as_named, contiguous, row_strides
 from archc.codegen.modules.class_plan import Argument
 from archc.codegen.native.native_kernel import plan_native_pointwise
 from archc.ir.expr import Formula
@@ -139,7 +139,7 @@ class _Planner:
         )
 
     def kernel(self) -> PointwiseKernel:
-        op, forward, backward = self._custom_op(), self._signature(), self._signature_back()
+        op = self._custom_op()
         return PointwiseKernel(
             name=self.fused.name,
             equation=self.fused.equation,
@@ -158,10 +158,8 @@ class _Planner:
             row_lines_back=self._row_lines({self.sources[0], *self._read(self.backward)}),
             gradient_tensors=self.gradient_tensors,
             vector_gradients=tuple((f"d{name}", self._sum_rows(name)) for name in self.vectors),
-            forward_parameters=forward.parameters,
-            forward_arguments=forward.arguments,
-            backward_parameters=backward.parameters,
-            backward_arguments=backward.arguments,
+            signature=self._signature(),
+            backward_signature=self._signature_back(),
             native=plan_native_pointwise(
                 self.fused,
                 op,
@@ -215,28 +213,18 @@ class _Planner:
         return [item for item in self.loads if not names.isdisjoint(item.names)]
 
     def _signature(self) -> Signature:
-        outputs = list(self.outputs)
-        return self._with_operands(self.forward, [f"{name}_ptr" for name in outputs], outputs)
+        return self._with_operands(self.forward, as_named(self.outputs))
 
     def _signature_back(self) -> Signature:
         incoming = [f"d{name}" for name in self.outputs]
         written = [name for name, _ in self.gradient_tensors]
-        return self._with_operands(
-            self.backward,
-            [f"{name}_ptr" for name in (*incoming, *written)],
-            [*(f"{name}.contiguous()" for name in incoming), *written],
-        )
+        return self._with_operands(self.backward, contiguous(incoming) | as_named(written))
 
-    def _with_operands(
-        self, statements: Sequence[str], parameters: list[str], arguments: list[str]
-    ) -> Signature:
+    def _with_operands(self, statements: Sequence[str], others: Mapping[str, str]) -> Signature:
         """A signature: the operands that are read come first, the strides of their rows last."""
         read = self._read(statements)
-        rows = [name for name in read if name in self.sources]
-        return Signature(
-            (*(f"{name}_ptr" for name in read), *parameters, *(f"{name}_stride" for name in rows)),
-            (*map(self._given, read), *arguments, *(f"{name}_rows.stride(0)" for name in rows)),
-        )
+        given = {name: self._given(name) for name in read}
+        return Signature.of({**given, **others}, row_strides(name for name in read if name in self.sources))
 
     def _elements(self) -> Iterator[tuple[str, str]]:
         """Each value, and its element of a tensor of contiguous rows."""

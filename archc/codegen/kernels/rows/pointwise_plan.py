@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.linear.one_row import OneRow
+from archc.codegen.kernels.signature import Signature
 from archc.codegen.native.native_plan import NativeRows
 
 
@@ -30,10 +31,8 @@ class PointwiseKernel:
     row_lines_back: tuple[str, ...]
     gradient_tensors: tuple[tuple[str, str], ...]  # what the backward kernel writes, and how it is made
     vector_gradients: tuple[tuple[str, str], ...]  # gradients of vectors, summed over rows
-    forward_parameters: tuple[str, ...]
-    forward_arguments: tuple[str, ...]
-    backward_parameters: tuple[str, ...]
-    backward_arguments: tuple[str, ...]
+    signature: Signature
+    backward_signature: Signature
     native: NativeRows | None
     one_row: OneRow | None
     template: str = "pointwise"

@@ -11,6 +11,7 @@ from archc.codegen.kernels.fused import Fused
 from archc.codegen.kernels.rows.row_memory import RowMemory
 from archc.codegen.kernels.rows.row_plan import Columns
 from archc.codegen.kernels.rows.row_writer import RowWriter, names_in, needed_lines
+from archc.codegen.kernels.signature import Signature, as_named, contiguous
 from archc.codegen.modules.class_plan import Argument
 from archc.ir.expr import Expr, Formula
 from archc.ir.row_form import RowOperand
@@ -142,23 +143,10 @@ class RowGradient:
         return tuple(filter(None, map(self.memory.row_line, self.saved)))
 
     @property
-    def parameters(self) -> tuple[str, ...]:
-        pointers = [*self._incoming_read, *self.saved_outputs.values(), *(o.name for o in self.saved)]
-        pointers += [name for name, _ in self.tensors]
-        strides = [name for operand in self.saved for name in self.memory.strides(operand)]
-        return (*(f"{name}_ptr" for name in pointers), "rows", *strides)
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        strides = [text for operand in self.saved for text in self.memory.strides(operand).values()]
-        return (
-            *(f"{name}.contiguous()" for name in self._incoming_read),
-            *self.saved_outputs.values(),
-            *map(self.memory.argument, self.saved),
-            *(name for name, _ in self.tensors),
-            "rows",
-            *strides,
-        )
+    def signature(self) -> Signature:
+        read = contiguous(self._incoming_read) | as_named(self.saved_outputs.values())
+        read |= self.memory.given(self.saved) | as_named(name for name, _ in self.tensors)
+        return Signature.of(read, {"rows": "rows"} | self.memory.all_strides(self.saved))
 
     @property
     def tensors(self) -> tuple[tuple[str, str], ...]:

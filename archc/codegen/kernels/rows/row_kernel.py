@@ -15,6 +15,7 @@ from archc.codegen.kernels.rows.row_memory import RowMemory
 from archc.codegen.kernels.rows.row_plan import Columns, RowKernel
 from archc.codegen.kernels.rows.row_steps import RowSteps
 from archc.codegen.kernels.rows.row_writer import RowWriter, names_in, needed_lines
+from archc.codegen.kernels.signature import Signature, as_named
 from archc.codegen.native.native_kernel import plan_native_row
 from archc.codegen.native.native_plan import NativeRows
 from archc.ir.row_form import RowForm, RowOperand, row_form
@@ -66,7 +67,6 @@ class _Planner:
         wide = sum(operand.parts for operand in self.form.operands if operand.is_own and operand.columns > 1)
         values = self._forward_body[1]
         read = [operand for operand in self.form.operands if any(each is operand for each, *_ in values)]
-        strides = [pair for operand in read for pair in self.memory.strides(operand).items()]
         outputs = [name for name, _ in self.outputs]
         anchor = self.operands[self.anchor]
         return RowKernel(
@@ -83,21 +83,14 @@ class _Planner:
             warps_back=min(2 * _warps(block), _MOST_WARPS),
             stages=next((stages for most, stages in _STAGED if wide * block <= most), 1),
             forward_lines=forward,
-            forward_parameters=(
-                *(f"{name}_ptr" for name in (*(operand.name for operand in read), *outputs)),
-                *(name for name, _ in strides),
-            ),
-            forward_arguments=(
-                *map(self.memory.argument, read),
-                *outputs,
-                *(text for _, text in strides),
+            signature=Signature.of(
+                self.memory.given(read) | as_named(outputs), self.memory.all_strides(read)
             ),
             row_lines=tuple(filter(None, map(self.memory.row_line, read))),
             common_lines=back.common_lines,
             common=back.common,
             backward_lines=back.lines,
-            backward_parameters=back.parameters,
-            backward_arguments=back.arguments,
+            backward_signature=back.signature,
             row_lines_back=back.row_lines,
             gradient_tensors=back.tensors,
             gradient_sums=back.sums,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,6 +87,13 @@ class RowMemory:
 
     def argument(self, operand: RowOperand) -> str:
         return f"{operand.name}_rows" if self.strides(operand) else f"{operand.name}.contiguous()"
+
+    def given(self, operands: Iterable[RowOperand]) -> dict[str, str]:
+        """What a launch gives for operands, by their names."""
+        return {operand.name: self.argument(operand) for operand in operands}
+
+    def all_strides(self, operands: Iterable[RowOperand]) -> dict[str, str]:
+        return {name: text for operand in operands for name, text in self.strides(operand).items()}
 
     def store(self, pointer: str, value: str, columns: int, offset: int = 0, total: int = 0) -> str:
         """The statement that writes one row of a contiguous tensor."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.linear.one_row import OneRow
 from archc.codegen.kernels.masks import store_where
+from archc.codegen.kernels.signature import Signature
 from archc.codegen.native.native_plan import NativeRows
 
 _WARPS = 16  # of a multiprocessor
@@ -39,15 +40,13 @@ class RowKernel:
     warps_back: int
     stages: int  # how many rows are under way at a time, with the one in work, in the gradient
     forward_lines: tuple[str, ...]
-    forward_parameters: tuple[str, ...]
-    forward_arguments: tuple[str, ...]
+    signature: Signature
     row_lines: tuple[str, ...]
     common_lines: tuple[str, ...]  # what all rows read
     # What of it has gradients that programs add up; None for one number.
     common: tuple[tuple[str, Columns | None], ...]
     backward_lines: tuple[str, ...]
-    backward_parameters: tuple[str, ...]
-    backward_arguments: tuple[str, ...]
+    backward_signature: Signature
     row_lines_back: tuple[str, ...]
     gradient_tensors: tuple[tuple[str, str], ...]  # what the backward kernel writes, and how it is made
     gradient_sums: tuple[tuple[str, str], ...]  # gradients of what several rows read
