@@ -65,7 +65,7 @@ def plain_function(place: Place) -> Function:
     if isinstance(plan, WideLinearKernel):
         return WIDE_LINEAR.reference
     if isinstance(plan, GroupedKernel | AbsorptionKernel | EmbeddingKernel):
-        count = len(node.op.operands)
+        count = max(n for n, value in enumerate(node.inputs, 1) if value is not None)  # attributes follow
         return lambda *operands: node.op.reference(*operands[:count], **node.attributes)
     if isinstance(plan, CarryingKernel):
         return partial(_recurrence, node)

@@ -105,7 +105,7 @@ class _Dispatch:
             "count": node.attributes["count"],
             "shared": shared.attributes["count"] if shared is not None else 0,
         }
-        sort = self._add(node, SORT_CHOICES, [self.chosen], settings, ("order", "places", "ends"))
+        sort = self._add(node, SORT_CHOICES, [self.chosen, None], settings, ("order", "places", "ends"))
         self.order, self.places, self.ends = sort.outputs
         for value, outer, kind in zip(
             self.body.inputs, node.inputs[1:], node.attributes["taken"], strict=True

@@ -2,7 +2,7 @@
 
 In float64 a pass may not change anything beyond the order of additions, or no more than the unfused graph
 does when what it is given changes by its rounding.  In float32 a stage may be no further from the float64
-truth than the unfused graph is, but for a small factor of chance, or than that moves by such rounding.
+truth than a small factor of chance times what the unfused graph is, or what that moves by such rounding.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from archc.ir.program import Program
 from archc.passes.context import Context
 from archc.passes.pipeline import stages
 from archc.verification.cases import Case, cases, random_weights
+from archc.verification.conditioning import furthest_moved, near
 from archc.verification.outcome import Outcome, distance, furthest
 
 EXACT = 1e-11  # float64: rounding of sums taken in another order
@@ -71,7 +72,7 @@ def _check_case(
         if isfinite(plain):  # else the unfused graph itself leaves the range of float32
             limit = max(CHANCE * plain, FLOOR)
             if rounded > limit:  # the unfused graph may have come near the truth by luck, as with one token
-                limit = max(limit, _moved(original, weights, case, truth, torch.float32))
+                limit = max(limit, CHANCE * _moved(original, weights, case, truth, torch.float32))
             yield Outcome(f"after {name}", "float32", label, rounded, limit)
 
 
@@ -92,22 +93,13 @@ def _moved(
     graph: Graph, weights: dict[str, Tensor], case: Case, truth: dict[str, Tensor], dtype: torch.dtype
 ) -> float:
     """How far a graph's values move in float64 when all it is given does so by a dtype's rounding."""
-    generator = torch.Generator().manual_seed(0)
-    near = replace(case, inputs=_near(case.inputs, dtype, generator))
-    return furthest(_run(graph, _near(weights, dtype, generator), near, torch.float64), truth, case.padding)
 
+    def error(generator: torch.Generator) -> float:
+        moved = replace(case, inputs=near(case.inputs, dtype, generator))
+        values = _run(graph, near(weights, dtype, generator), moved, torch.float64)
+        return furthest(values, truth, case.padding)
 
-def _near(tensors: Mapping[str, Tensor], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
-    """Tensors whose fractions are a dtype's rounding larger or smaller."""
-    rounding = torch.finfo(dtype).eps
-    return {
-        name: (
-            x * (1 + rounding * torch.randn(x.shape, generator=generator, dtype=x.dtype).sign())
-            if x.is_floating_point()
-            else x
-        )
-        for name, x in tensors.items()
-    }
+    return furthest_moved(error)
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ EXACT = 1e-13
 FLOAT32 = 1e-5
 SKIPPED = """weights = relu(weights - 0.2)
              chosen = unless_zero(chosen, weights)"""
+LATE = """weights = within_capacity(weights, chosen, 5, 2)
+          chosen = unless_zero(chosen, weights)"""
 
 # Expert 4 is every token's second choice, of weight 0.
 UNREAD = """
@@ -40,8 +43,8 @@ UNREAD = """
 
 
 @functools.cache
-def _package(folder: Path, body: str) -> Any:
-    return build(spec_of(BODIES[body][0], SKIPPED), "a", folder)
+def _package(folder: Path, body: str, before: str = SKIPPED) -> Any:
+    return build(spec_of(BODIES[body][0], before), "a", folder)
 
 
 @pytest.mark.parametrize("body", few(BODIES, 6))
@@ -54,6 +57,29 @@ def test_any_body_is_what_the_plain_loop_computes(body: str, tmp_path: Path) -> 
 @interpreted
 def test_kernels_are_what_the_plain_loop_computes(body: str, tmp_path: Path) -> None:
     _compare(_package(tmp_path, body), torch.float32, FLOAT32, tmp_path)
+
+
+@interpreted
+def test_choices_beyond_a_capacity_are_left_out_where_they_are_sorted(tmp_path: Path) -> None:
+    """No op of its own marks them."""
+    package = _package(tmp_path, "gated", LATE)
+    _compare(package, torch.float32, FLOAT32, tmp_path)
+    assert "unless_zero" not in inspect.getsource(importlib.import_module(f"{package.__name__}.model"))
+    kernels = importlib.import_module(f"{package.__name__}.kernels")
+    for tokens in (9, 1366):
+        chosen = torch.randint(0, 5, (2, tokens, 2))
+        weights = torch.rand(2, tokens, 2).round(decimals=1) - 0.3
+        weights = weights.relu()
+        expected = experts.sort_choices(chosen, weights, count=5)
+        assert all(map(torch.equal, kernels.sort_choices(chosen, weights, 5), expected))
+
+
+def test_a_capacity_saves_what_it_leaves_out(tmp_path: Path) -> None:
+    package = _package(tmp_path, "gated", LATE)
+    model, functions = package.Model(), importlib.import_module(f"{package.__name__}.experts")
+    with functions.counted() as loads, torch.no_grad():
+        model(torch.randn(1, 30, 12))
+    assert loads[0].max() <= 2
 
 
 def _compare(package: Any, dtype: torch.dtype, bound: float, folder: Path) -> None:

@@ -14,6 +14,9 @@ from archc.target import CUDA
 from archc.verification import stages
 from archc.verification.cases import random_weights
 from archc.verification.outcome import Outcome
+from archc.verification.packages import _check_forward
+from archc.verification.truths import Truths
+from tests.support import compile_model
 
 # What is left of a large number after its whole part, by which its last digits count.
 SPEC = "arch A() { forward(x: float[B, T, 8]) { h = RESULT return h - floor(h) } } model m = A()"
@@ -56,19 +59,39 @@ def test_what_rounding_of_weights_changes_as_much_is_no_fault(
     assert all(outcome.holds for outcome in exact) is holds
 
 
+def _of_few_digits(graph: Graph, outliers: bool) -> dict[str, Tensor]:
+    given = random_weights(graph, outliers)
+    return {name: (1 + 0.01 * x).to(torch.bfloat16).double() for name, x in given.items()}
+
+
 @pytest.mark.parametrize(
     ("after", "holds"), [(f"{ROW} * 0.7 / 0.7", True), (f"({ROW} * 0.7 + 30 - 30) / 0.7", False)]
 )
 def test_a_lucky_unfused_graph_leaves_room_for_rounding_and_for_no_more(
     after: str, holds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def of_few_digits(graph: Graph, outliers: bool) -> dict[str, Tensor]:
-        given = random_weights(graph, outliers)
-        return {name: (1 + 0.01 * x).to(torch.bfloat16).double() for name, x in given.items()}
-
-    monkeypatch.setattr(stages, "random_weights", of_few_digits)
+    monkeypatch.setattr(stages, "random_weights", _of_few_digits)
     outcomes = _outcomes(ROWS, ROW, after, monkeypatch)
     rounded = [outcome for outcome in outcomes if outcome.check == "float32"]
     assert min(outcome.error for outcome in rounded) > stages.FLOOR
     assert {outcome.holds for outcome in rounded} == {holds}
+    assert all(outcome.holds for outcome in outcomes if outcome.check == "float64")
+
+
+@pytest.mark.parametrize(("lost", "holds"), [(0.0, True), (30.0, False)])
+def test_so_does_a_package(lost: float, holds: bool) -> None:
+    """Its float32 rounds where the unfused graph does not; what is added and taken away costs digits."""
+    compilation = compile_model(ROWS.replace("RESULT", ROW), "m")
+    weights = _of_few_digits(compilation.program.graph, outliers=False)
+    (table,) = weights.values()
+
+    def exact(tokens: Tensor, **_: Tensor) -> Tensor:
+        return table[tokens] - 1
+
+    def rounded(tokens: Tensor, **_: Tensor) -> Tensor:
+        return (table.float()[tokens] * 0.7 + lost - lost) / 0.7 - 1
+
+    outcomes = list(_check_forward(Truths(compilation, weights), "Model", exact, rounded))
+    assert min(outcome.error for outcome in outcomes if outcome.check == "float32") > stages.FLOOR
+    assert {outcome.holds for outcome in outcomes if outcome.check == "float32"} == {holds}
     assert all(outcome.holds for outcome in outcomes if outcome.check == "float64")

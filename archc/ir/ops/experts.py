@@ -14,6 +14,7 @@ from typing import Any
 from archc.ir.attributes import Width
 from archc.ir.lazy_torch import F, Tensor, torch
 from archc.ir.op import OPS, Trait, declare
+from archc.ir.ops.router import unless_zero
 from archc.ir.types import ROWS, DType, TensorType, TypeMistake, broadcast, shape_text, taken_type
 
 _TRAITS = (Trait.PER_TOKEN,)
@@ -41,11 +42,15 @@ def _sorted_types(call: Any) -> tuple[TensorType, ...]:
 
 
 @declare(infer=_sorted_types, traits=_TRAITS, internal=True, module="experts")
-def sort_choices(chosen: Tensor, *, count: Width, shared: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def sort_choices(
+    chosen: Tensor, weights: Tensor | None = None, *, count: Width, shared: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Choices [B, T, choices] by expert, each expert's in their order: order [N], places, ends [count].
 
+    With `weights`, choices of weight 0 are no expert's.
     `shared`: how many of the experts, the last ones, were not chosen: every token goes through them.
     """
+    chosen = chosen if weights is None else unless_zero(chosen, weights)
     by_expert, order = torch.sort(chosen.flatten() % (count + 1), stable=True)
     rows = torch.arange(len(order), device=chosen.device)
     places = torch.empty_like(order).index_copy(0, order, rows).view(chosen.shape)
