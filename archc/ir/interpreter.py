@@ -162,11 +162,12 @@ class Interpreter:
         kept, taken = rest[count : 2 * count], rest[2 * count :]
         body, tokens = node.bodies[0], node.types[0].shape[:2]
         begins = (positions == 0).any(1)
+        of_token = [is_of_token(body.type(value), tokens) for value in body.inputs[count:]]
+        batch = max((len(x) for x, own in zip(taken, of_token, strict=True) if own), default=1)
         states = [
-            start[None, None] if held is None else _choose(begins, start, held[:, None])
+            start.expand(batch, 1, *start.shape) if held is None else _choose(begins, start, held[:, None])
             for start, held in zip(rest[:count], kept, strict=True)
         ]
-        of_token = [is_of_token(body.type(value), tokens) for value in body.inputs[count:]]
         results: list[Tensor] = []
         for t in range(positions.shape[1]):
             rows = [x[:, t : t + 1] if own else x for x, own in zip(taken, of_token, strict=True)]

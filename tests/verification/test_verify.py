@@ -88,6 +88,21 @@ def test_experts_in_turn_do_not_shorten_sequences(tmp_path: Path) -> None:
     assert max(lengths) == 19
 
 
+def test_a_step_may_join_its_token_and_its_states(tmp_path: Path) -> None:
+    """States start as those of one sequence, and are joined with a token of each."""
+    path = tmp_path / "joined.arch"
+    path.write_text("""
+      arch Joined(d = 8) { forward(tokens: [B, T]) {
+        x = embedding(tokens, 9, d) as embed
+        return scan x from (h: [4] = 0) {
+          h = tanh(linear(concat(x, h), 4) as step)
+          return h
+        }
+      } }
+      model joined = Joined()""")
+    assert [outcome for outcome in check_package(compile_model(path, "joined")) if not outcome.holds] == []
+
+
 @pytest.mark.parametrize(
     "place", ["minimum(positions(x), 2)", "0 * positions(x) + 2", "whole_quotient(positions(x), 9)"]
 )
