@@ -96,10 +96,10 @@ class Interpreter:
             return (torch.stack(self.notes[node.attributes["name"]]).mean(0),)
         try:
             result = node.op.reference(*inputs, **node.attributes)
-        except (IndexError, RuntimeError) as error:  # what is looked up is the spec's arithmetic
-            if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
+        except (IndexError, RuntimeError) as error:
+            if (told := _told(error, inputs)) is None:
                 raise
-            raise ArchcError(f"{node.span}: error: `{node.op.name}`: {error}") from None
+            raise ArchcError(f"{node.span}: error: `{node.op.name}`: {told}") from None
         return tuple(result) if isinstance(result, tuple | list) else (result,)
 
     def _weight(self, node: Node, indices: Mapping[str, int]) -> Tensor:
@@ -204,6 +204,18 @@ class Interpreter:
         if key not in self.state:
             self.state[key] = node.op.reference(like, **node.attributes)
         return self.state[key]
+
+
+def _told(error: Exception, inputs: list[Any]) -> str | None:
+    """What to say of an error that follows from a spec's arithmetic; None of any other."""
+    if isinstance(error, IndexError) or "out of bounds" in str(error):
+        return str(error)
+    if len({x.dtype for x in inputs if isinstance(x, torch.Tensor) and x.is_floating_point()}) > 1:
+        return (
+            "in float64, whole numbers that `upcast` has made float32 stay float32; "
+            "`cast_like` takes them to the dtype of another tensor"
+        )
+    return None
 
 
 def _slot(node: Node, indices: Mapping[str, int]) -> Any:

@@ -54,7 +54,7 @@ def test_what_leaves_the_range_of_a_dtype_is_not_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("looks_up", "told"),
+    ("computed", "told"),
     [
         (
             "embedding(exclusive_or(tokens, tokens * 0 + 16), 9, 4) as a",
@@ -64,11 +64,16 @@ def test_what_leaves_the_range_of_a_dtype_is_not_off(tmp_path: Path) -> None:
             "gather(embedding(tokens, 9, 4) as a, whole(ones(embedding(tokens, 9, 4) as c) + 20))",
             "`gather`: ",
         ),
+        (
+            "squeeze(matmul(upcast(unsqueeze(embedding(tokens, 9, 4) as a)), "
+            "upcast(unsqueeze(unsqueeze(tokens)))))",
+            "`matmul`: in float64, whole numbers",
+        ),
     ],
 )
-def test_what_is_looked_up_outside_of_a_table_is_told(looks_up: str, told: str, tmp_path: Path) -> None:
+def test_what_arithmetic_cannot_go_on_from_is_told(computed: str, told: str, tmp_path: Path) -> None:
     spec = tmp_path / "outside.arch"
-    forward = f"forward(tokens: [B, T]) {{\n return linear({looks_up}, 9) as b }}"
+    forward = f"forward(tokens: [B, T]) {{\n return linear({computed}, 9, wide = true) as b }}"
     spec.write_text(f"arch A() {{ {forward} }}\nmodel a = A()")
     with pytest.raises(ArchcError, match=rf"outside\.arch:2:\d+: error: {told}"):
         verify(spec, None, (), each_pass=False)
