@@ -13,6 +13,7 @@ from archc.ir.decoding import scalings_by_length
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value, stored_in
 from archc.ir.op import Trait
+from archc.ir.ops.key_choice import RANK_KEYS, SELECT_KEYS
 from archc.ir.ops.structure import CONSTANT, EXPERTS, LOOP
 from archc.ir.paths import concrete
 from archc.ir.program import (
@@ -178,7 +179,10 @@ def _values(
 ) -> Tensor:
     dtype = graph.type(value).dtype
     if dtype is DType.I64:
-        drawn = torch.randint(_rows_looked_up(graph, value, length), shape, generator=generator)
+        rows = _rows_looked_up(graph, value, length)
+        if _chooses_keys(graph) and shape[-1] <= rows and not equal:
+            return torch.rand(*shape[:-1], rows, generator=generator).argsort(-1)[..., : shape[-1]]
+        drawn = torch.randint(rows, shape, generator=generator)
         return drawn[..., :1].expand(shape).contiguous() if equal else drawn
     if dtype is DType.BOOL:
         return torch.rand(shape, generator=generator) < 0.5
@@ -195,6 +199,11 @@ def _positions(sequence: Sequence, length: int, padding: Tensor | None, start: i
 
 def _names(graph: Graph) -> list[str]:
     return [graph.node(value).attributes["name"] for value in graph.inputs]
+
+
+def _chooses_keys(graph: Graph) -> bool:
+    """Whether scores choose keys: those of a token that comes twice are equal but for rounding."""
+    return any(node.op in (SELECT_KEYS, RANK_KEYS) for part in graph.walk() for node in part.nodes())
 
 
 def _rows_looked_up(graph: Graph, value: Value, default: int) -> int:

@@ -108,6 +108,13 @@ def test_a_step_may_join_its_token_and_its_states(tmp_path: Path) -> None:
     assert [outcome for outcome in check_package(compile_model(path, "joined")) if not outcome.holds] == []
 
 
+def test_no_token_comes_twice_where_scores_choose_keys() -> None:
+    """Its keys would have equal scores, and rounding would choose others in a cache than without one."""
+    graph = compile_model(ROOT / "tests" / "interop" / "families" / "doge.arch", "doge").program.graph
+    several = [tokens for case in cases(graph) if "equal" not in case.name for tokens in case.tokens]
+    assert all(len(tokens.unique()) == len(tokens) for tokens in several)
+
+
 @pytest.mark.parametrize(
     "place", ["minimum(positions(x), 2)", "0 * positions(x) + 2", "whole_quotient(positions(x), 9)"]
 )
