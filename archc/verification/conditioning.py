@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from archc.verification.cases import Case
+from archc.verification.outcome import furthest
+
 _DRAWS = 4  # errors of one draw may cancel
+_Tensors = dict[str, Tensor]
 
 
-def furthest_moved(error: Callable[[torch.Generator], float]) -> float:
-    """The largest of some errors, each of what one generator has moved."""
+def furthest_moved(
+    run: Callable[[Case, _Tensors], _Tensors],
+    case: Case,
+    weights: _Tensors,
+    truth: _Tensors,
+    dtype: torch.dtype,
+    padding: Tensor | None,
+) -> float:
+    """How far from the truth results are at most when all that a run is given moves by a dtype's rounding."""
+
+    def error(generator: torch.Generator) -> float:
+        moved = replace(case, inputs=_near(case.inputs, dtype, generator))
+        return furthest(run(moved, _near(weights, dtype, generator)), truth, padding)
+
     return max(error(torch.Generator().manual_seed(seed)) for seed in range(_DRAWS))
 
 
-def near(tensors: Mapping[str, Tensor], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+def _near(tensors: Mapping[str, Tensor], dtype: torch.dtype, generator: torch.Generator) -> _Tensors:
     """Tensors whose fractions are a dtype's rounding larger or smaller."""
     rounding = torch.finfo(dtype).eps
     return {

@@ -8,7 +8,6 @@ truth than a small factor of chance times what the unfused graph is, or what tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import pairwise
 from math import isfinite
 from typing import Any
@@ -24,7 +23,7 @@ from archc.ir.program import Program
 from archc.passes.context import Context
 from archc.passes.pipeline import stages
 from archc.verification.cases import Case, cases, random_weights
-from archc.verification.conditioning import furthest_moved, near
+from archc.verification.conditioning import furthest_moved
 from archc.verification.outcome import Outcome, distance, furthest
 
 EXACT = 1e-11  # float64: rounding of sums taken in another order
@@ -94,12 +93,10 @@ def _moved(
 ) -> float:
     """How far a graph's values move in float64 when all it is given does so by a dtype's rounding."""
 
-    def error(generator: torch.Generator) -> float:
-        moved = replace(case, inputs=near(case.inputs, dtype, generator))
-        values = _run(graph, near(weights, dtype, generator), moved, torch.float64)
-        return furthest(values, truth, case.padding)
+    def run(moved: Case, near: dict[str, Tensor]) -> dict[str, Tensor]:
+        return _run(graph, near, moved, torch.float64)
 
-    return furthest_moved(error)
+    return furthest_moved(run, case, weights, truth, dtype, case.padding)
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

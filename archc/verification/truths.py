@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,8 +12,7 @@ from archc.compiler import Compilation
 from archc.ir.interpreter import Interpreter
 from archc.ir.program import KEY_POSITIONS, POSITIONS, front_of, sequences
 from archc.verification.cases import Case
-from archc.verification.conditioning import furthest_moved, near
-from archc.verification.outcome import furthest
+from archc.verification.conditioning import furthest_moved
 from archc.verification.stages import cast
 
 
@@ -36,13 +34,8 @@ class Truths:
 
     def moved(self, case: Case, dtype: torch.dtype, padding: Tensor | None) -> float:
         """How far the outputs move in float64 when inputs and weights do so by a dtype's rounding."""
-
-        def error(generator: torch.Generator) -> float:
-            moved = replace(case, inputs=near(case.inputs, dtype, generator))
-            values = self._interpret(moved, near(self._weights[torch.float64], dtype, generator))
-            return furthest(values, self.whole(case), padding)
-
-        return furthest_moved(error)
+        weights, truth = self._weights[torch.float64], self.whole(case)
+        return furthest_moved(self._interpret, case, weights, truth, dtype, padding)
 
     def in_pieces(self, case: Case, pieces: tuple[int, ...]) -> dict[str, Tensor]:
         """The outputs for tokens that come in pieces."""
