@@ -1,8 +1,9 @@
 """Which values of earlier tokens decoding keeps: the fewest bytes from which all keys and values can be made.
 
 It is a minimum cut between a model's inputs and what its attention reads, through all layers.  Beyond the cut
-may lie only what costs nothing to repeat for every earlier token: rearrangements; linear maps that attention
-can absorb, where that pays; and edges from one layer to another, so that nothing is kept twice.
+may lie only what costs nothing to repeat for every earlier token: rearrangements; what attention can absorb,
+where that pays, which are linear maps and what joins their results to others; and edges from one layer to
+another, so that nothing is kept twice.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from archc.ir.graph import Graph
 from archc.ir.minimum_cut import minimum_cut
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
+from archc.ir.ops.shape import CONCAT
 from archc.ir.ops.structure import INPUT, LOOP, WEIGHT
 from archc.ir.program import KEY_POSITIONS, POSITIONS
 from archc.ir.types import DType
@@ -48,7 +50,7 @@ class Cut:
         self.refused: dict[tuple[Graph, int], str] = {}
         self.kept: dict[Place, None] = {}
         self.taken: set[Place] = set()
-        self._maps: set[tuple[Graph, int]] = set()  # those that may lie beyond the cut
+        self._willing: set[tuple[Graph, int]] = set()  # maps and joins that may lie beyond the cut
         self._target = target
         self._times = dict(root.runs())
         self._order = {graph: number for number, graph in enumerate(self._times)}
@@ -95,10 +97,10 @@ class Cut:
         return self._origins[Place(graph, goal)]
 
     def _choose(self) -> None:
-        """Cut, and again with fewer linear maps beyond the cut, until every reader gains by the rest."""
+        """Cut, and again with fewer maps and joins beyond the cut, until every reader gains by the rest."""
         goals = [goal for reader in self.readers for goal in reader.goals]
         while True:
-            self._maps = self._willing_maps()
+            self._willing = self._willing_work()
             kept = minimum_cut(goals, self._sources, self._weight)
             self.kept = dict.fromkeys(sorted(kept, key=self._program_order))
             on_the_way = self._computed_from_kept(goals).keys() - self.kept.keys()
@@ -134,7 +136,8 @@ class Cut:
             return self._standing.entered.get(place, [])
         if node.op is LOOP:
             return [Place(body, body.outputs[value.output][1]) for body in node.bodies]
-        if not node.op.has(Trait.SHAPE) and (graph, node.id) not in self._maps:
+        free = node.op.has(Trait.SHAPE) and node.op is not CONCAT
+        if not free and (graph, node.id) not in self._willing:
             return []
         inputs = [each for each in node.inputs if each is not None]
         return [Place(graph, each) for each in inputs if graph.node(each).op is not WEIGHT]
@@ -143,21 +146,24 @@ class Cut:
         """The bytes of one token's value, over all runs of its graph."""
         return bytes_of(place.graph.type(place.value)) * self._times[place.graph]
 
-    def _willing_maps(self) -> set[tuple[Graph, int]]:
-        """Linear maps that may lie beyond the cut: all that is made of them is read by willing readers."""
+    def _willing_work(self) -> set[tuple[Graph, int]]:
+        """Maps and joins that may lie beyond the cut: all that is made of them is read by willing readers."""
         found: set[tuple[Graph, int]] = set()
         unwilling: set[tuple[Graph, int]] = set()
         for graph, reader in self.readers:
-            maps = {(graph, node.id) for node in _last_maps(graph, reader)}
-            found |= maps
+            work = {(graph, node.id) for node in _last_work(graph, reader)}
+            found |= work
             if (graph, reader.id) in self.refused:
-                unwilling |= maps
+                unwilling |= work
         return found - unwilling
 
     def _refusal(self, graph: Graph, reader: Node) -> str:
-        """Why a reader should not absorb the linear maps beyond the cut; "" if it should."""
+        """Why a reader should not absorb what lies beyond the cut; "" if it should, or nothing does."""
         absorption = Absorption.of(graph, reader, self.here(graph))
-        return absorption.obstacle(self._target) if absorption else ""
+        if absorption:
+            return absorption.obstacle(self._target)
+        joins = [node for node in graph.between(self.here(graph), reader.past) if node.op is CONCAT]
+        return f"`{joins[0].op.name}` would join them again with each token" if joins else ""
 
     def _seen_lengths(self) -> dict[Place, int | None]:
         """How many tokens back kept values are read: equally far for those that are read together."""
@@ -205,13 +211,14 @@ class Cut:
         return names
 
 
-def _last_maps(graph: Graph, reader: Node) -> list[Node]:
-    """The last linear maps before what a reader reads of the past."""
+def _last_work(graph: Graph, reader: Node) -> list[Node]:
+    """The last linear maps before what a reader reads of the past, and what joins their results to others."""
     waiting, found = reader.past, []
     while waiting:
         node = graph.node(waiting.pop())
         if node.op.has(Trait.SHAPE):
             waiting += [value for value in node.inputs if value is not None]
+            found += [node] if node.op is CONCAT else []
         elif is_plain_map(node) and node.inputs[1] is not None and graph.node(node.inputs[1]).op is WEIGHT:
             found.append(node)
     return found

@@ -113,6 +113,14 @@ DESIGNS = {
         {"k": (1, 4), "v": (6, 6)},
         False,
     ),
+    "a rotary key beside keys of heads": Design(
+        f"""{QUERY}
+        k = concat(silu(split_heads(linear(x, heads * n) as k_proj, heads)), {ROTATED_KEY})
+        v = silu(split_heads(linear(x, heads * v_dim) as v_proj, heads))
+        o = attention(q, k, v, mask = causal)""",
+        {"k": (6, 12), "v": (6, 6)},
+        False,
+    ),
     "a latent that is its own key": Design(
         """q = split_heads(linear(x, heads * rank) as q_proj, heads)
         c = silu(linear(x, rank) as down)
@@ -287,6 +295,13 @@ def test_a_convolution_is_told_of_in_its_own_words() -> None:
     model a = A()"""
     told = "fewer bytes would do, but what `causal_conv` reads would be made of it again with each token"
     assert told in remarks(compile_model(text, "a"))
+
+
+def test_keys_are_not_joined_again_with_each_token() -> None:
+    """They would be read, written and read again, where attention cannot take their parts."""
+    told = "fewer bytes would do, but `concat` would join them again with each token"
+    assert told in remarks(compiled(DESIGNS["a rotary key beside keys of heads"]))
+    assert told not in remarks(compiled(DESIGNS["a latent and a rotary key"]))
 
 
 def test_ties_go_to_the_later_value() -> None:
