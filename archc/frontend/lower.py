@@ -16,7 +16,7 @@ from archc.frontend.resolve import Module
 from archc.frontend.scopes import Scopes, constant
 from archc.frontend.tied_experts import join_tied_experts
 from archc.frontend.values import POISON, BlockValue, Builtin, Env, Handle, Poison, describe
-from archc.frontend.weight_names import check_weight_names
+from archc.frontend.weight_names import check_weight_names, names_in_use
 from archc.ir.graph import Graph
 from archc.ir.logits import LOGITS, token_rows
 from archc.ir.paths import Path, path_text
@@ -83,9 +83,10 @@ class ModelLowerer(Defaults):
     def _program(self, arch: syntax.Arch, parameters: dict[str, Any], root: Path) -> Program | None:
         graph = self.frame.graph
         join_tied_experts(graph)
-        names = check_weight_names(graph, self.weight_calls, self.reporter)
+        check_weight_names(graph, self.weight_calls, self.reporter)
         if self.reporter:
             return None
+        names = names_in_use(graph, self.tied_names)
         tied = {alias: target for alias, target in self.tied_names.items() if alias not in names}
         repeat_sequences(graph)
         return Program(

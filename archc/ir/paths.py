@@ -45,6 +45,18 @@ def _segments(path: Path, indices: Mapping[str, int]) -> list[str]:
     return [segment.text(indices) if isinstance(segment, Index) else segment for segment in path]
 
 
+def pattern(path: Path, indices: Mapping[str, int], variable: str) -> str:
+    """The name at given values of the loop variables, with `*` for the number that follows one of them."""
+    return ".".join(
+        (
+            f"{segment.prefix}*"
+            if isinstance(segment, Index) and segment.variable == variable and segment.scale
+            else text
+        )
+        for segment, text in zip(path, _segments(path, indices), strict=True)
+    )
+
+
 def concrete_names(path: Path, indices: Mapping[str, int], variable: str, count: int) -> list[str]:
     """The names at so many values of one more variable: a large model has tens of thousands of experts."""
     places = [n for n, s in enumerate(path) if isinstance(s, Index) and s.variable == variable]

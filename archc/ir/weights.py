@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from archc.ir.graph import Graph
 from archc.ir.node import Node, stored_in
 from archc.ir.ops.structure import EXPERTS, LOOP, WEIGHT
-from archc.ir.paths import Index, concrete, concrete_names
+from archc.ir.paths import Index, concrete, concrete_names, pattern
 
 Named = tuple[Node, Mapping[str, int]]
 
@@ -30,6 +30,14 @@ class Place:
         if self.experts is None:
             return [concrete(path, self.indices) for path in paths]
         return [name for path in paths for name in concrete_names(path, self.indices, *self.experts)]
+
+    def patterns(self) -> list[str]:
+        """Its names with `*` for what counts experts."""
+        if self.experts is None:
+            return self.names()
+        variable, _ = self.experts
+        first = {**self.indices, variable: 0}
+        return [pattern(stored.path, first, variable) for stored in stored_in(self.node)]
 
 
 def enumerate_weights(graph: Graph) -> Iterator[Named]:
