@@ -25,8 +25,8 @@ def write(folder: Path, config: Any) -> Path:
 def parameters(text: str) -> dict[str, Any]:
     """All parameters of a spec's one model, by name."""
     spec = compiler.read_spec_text(text)
-    (program,) = compiler.lower_models(spec, spec.models)
-    return dict(program.parameters)
+    (name,) = spec.models
+    return compiler.model_parameters(spec, name)  # the import itself has lowered the model
 
 
 def imported(folder: Path, **config: Any) -> dict[str, Any]:
