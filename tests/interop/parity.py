@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
@@ -74,10 +74,14 @@ class Pair:
     folder: Path
     package: ModuleType
     float64: float  # how far apart both may be in float64
+    loaded: dict[tuple[str, torch.dtype | None], Any] = field(default_factory=dict)
 
     def ours(self, kind: str, dtype: torch.dtype | None = None) -> Any:
-        """`Model` or `Reference` with the checkpoint's weights."""
-        return getattr(self.package, kind).from_pretrained(self.folder, dtype=dtype)
+        """`Model` or `Reference` with the checkpoint's weights, read once, without gradients."""
+        if (kind, dtype) not in self.loaded:
+            self.loaded[kind, dtype] = getattr(self.package, kind).from_pretrained(self.folder, dtype=dtype)
+        self.loaded[kind, dtype].zero_grad()
+        return self.loaded[kind, dtype].train()
 
     @cached_property
     def logits(self) -> Tensor:
