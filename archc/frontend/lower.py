@@ -20,7 +20,15 @@ from archc.frontend.weight_names import check_weight_names, names_in_use
 from archc.ir.graph import Graph
 from archc.ir.logits import LOGITS, token_rows
 from archc.ir.paths import Path, path_text
-from archc.ir.program import POSITIONS, Program, are_positions, front_of, fronts_in, sequences
+from archc.ir.program import (
+    POSITIONS,
+    Program,
+    are_positions,
+    front_of,
+    fronts_in,
+    given_inputs,
+    sequences,
+)
 from archc.ir.types import DType, TensorType
 
 T = TypeVar("T")
@@ -172,9 +180,13 @@ class ModelLowerer(Defaults):
         graph = self.frame.graph
         most = front_of(graph)
         for part, node in fronts_in(graph):
+            sequence, *others = sequences(graph)
+            of_pairs = [v for v in given_inputs(graph) if sequence.dims[1] in graph.type(v).shape[2:]]
             count = part.type(node.inputs[2]).shape[0] if node.inputs[2] is not None else most
-            if len(sequences(graph)) > 1:
+            if others:
                 reason = "learned tokens come first in a sequence of a model that has no other"
+            elif of_pairs:
+                reason = f"`{graph.name_of(of_pairs[0])}` has nothing for pairs with learned tokens in front"
             elif count != most:
                 reason = f"{count} learned tokens in front, but {most} elsewhere"
             else:

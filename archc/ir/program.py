@@ -80,10 +80,10 @@ def tokens_of(graph: Graph, sequence: Sequence) -> Value:
 
 
 def packs_documents(graph: Graph) -> bool:
-    """Whether documents may share a row: all that is given and returned is by the tokens of one sequence."""
+    """Whether documents may share a row: all that goes in and out is rows of one sequence's tokens."""
     sequence, *others = sequences(graph)
-    values = [*given_inputs(graph), *(value for _, value in graph.outputs)]
-    by_token = all(graph.type(value).shape[:2] == sequence.dims for value in values)
+    shapes = [graph.type(value).shape for value in (*given_inputs(graph), *(v for _, v in graph.outputs))]
+    by_token = all(shape[:2] == sequence.dims and sequence.dims[1] not in shape[2:] for shape in shapes)
     return by_token and not others and all(isinstance(dim, str) for dim in sequence.dims)
 
 

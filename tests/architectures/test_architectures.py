@@ -46,6 +46,7 @@ OTHERS = (
     "both_ways",
     "classifier",
     "funnel",
+    "given_pairs",
     "patches",
     "reward",
 )  # which say something else than what comes next

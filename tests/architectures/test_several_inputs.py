@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
+from archc.verification.packages import stored_tensors
 from tests.architectures.test_architectures import SPECS
 from tests.random_specs.checks import compiled, roads
 from tests.random_specs.ragged import ragged
@@ -117,6 +119,29 @@ def test_frames_come_with_their_tokens(tmp_path: Path) -> None:
     frames = torch.randn(2, 4, 5, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"frames must be .* \[2, 3, 5\], not float64 \[2, 4, 5\]"):
         model(actions, aim, frames, cache=model.new_cache(2, 4))
+
+
+@torch.no_grad()
+def test_what_is_given_of_pairs_is_added_to_scores(tmp_path: Path) -> None:
+    """Token by token as the model says it, with the parameters that it has; other shapes are refused."""
+    model = made("given_pairs", tmp_path)
+    tokens, hidden, steps = torch.randint(50, (2, 7)), torch.rand(2, 7, 7) < 0.3, torch.randint(5, (2, 7, 7))
+    hidden &= ~torch.eye(7, dtype=torch.bool)  # each token sees itself
+    about, weights = torch.randn(2, 7, 7, 6, dtype=torch.float64), dict(stored_tensors(model))
+    x = weights["embed.weight"][tokens]
+    for layer in ("layers.0", "layers.1"):
+        normed = functional.rms_norm(x, (24,), weights[f"{layer}.norm.weight"], 1e-6)
+        q, k, v = (normed @ weights[f"{layer}.qkv.weight"].T).view(2, 7, 4, 18).chunk(3, -1)
+        given = [weights[f"{layer}.pair_norm.{name}"] for name in ("weight", "bias")]
+        own = functional.layer_norm(about, (6,), *given, 1e-5) @ weights[f"{layer}.pairs.weight"].T
+        scores = torch.einsum("bthd, bshd -> btsh", q, k) * 6**-0.5 + own + weights["distances"][steps]
+        shares = scores.masked_fill(hidden[..., None], -torch.inf).softmax(2)
+        o = torch.einsum("btsh, bshd -> bthd", shares, v).flatten(2)
+        x = x + o @ weights[f"{layer}.out.weight"].T
+    assert distance(model(tokens, hidden, steps, about), x @ weights["head.weight"].T) < 1e-12
+    assert "documents" not in inspect.signature(model.forward).parameters
+    with pytest.raises(ValueError, match=r"hidden must be bool \[2, 7, 7\], not bool \[2, 7, 6\]"):
+        model(tokens, hidden[..., :6], steps, about)
 
 
 def test_inputs_may_have_the_names_of_arguments(tmp_path: Path) -> None:

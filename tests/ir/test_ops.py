@@ -146,6 +146,7 @@ EXAMPLES: dict[str, list[Example]] = {
     "table_bias": [([((2, 1, 3, 5), "i64"), ((7, 4), "float")], {})],
     "query_bias": [([X], {})],
     "bias_of_keys": [([X, ((2, 3), "i64")], {})],
+    "bias_of_pairs": [([((2, 3, 5, 4), dtype), ((1, 5), "i64")], {}) for dtype in ("float", "i64", "bool")],
     "by_query": [([((2, 4, 3, 5), "float")], {}), ([((2, 1, 3, 1), "i64")], {})],
     "pair_positions": [([POSITIONS, ((2, 5), "i64")], {})],
     "end_of": [([x, POSITIONS], {"last": last}) for x in (X, POSITIONS) for last in (False, True)],

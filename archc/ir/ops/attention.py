@@ -154,6 +154,8 @@ def _demand_bias(call: Any) -> None:
     )
     if not (fits and bias.dtype.is_floating):
         hint = "`pairs` gives the positions of queries and keys so that they broadcast"
+        if bias.shape[:2] == (wanted[0], wanted[2]):
+            hint = "`pair_bias` makes numbers [B, T, T, heads] of each pair of tokens a bias"
         raise TypeMistake(f"`bias` must be floating, {shape_text(wanted)}, not {bias}", "bias", hint=hint)
 
 

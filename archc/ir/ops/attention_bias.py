@@ -74,6 +74,26 @@ def bias_of_keys(x: Tensor, key_positions: Tensor) -> Tensor:
     return x.transpose(1, 2)[:, :, None]
 
 
+def _bias_of_pairs_type(call: Any) -> TensorType:
+    x: TensorType = call.x
+    if len(x.shape) != 4 or not isinstance(x.width, int):
+        hint = "`unsqueeze` makes one number of each pair that of one head for all"
+        text = f"needs numbers for each query, key and head, [B, T, T, heads], not {x}"
+        raise TypeMistake(text, "x", hint=hint)
+    batch, queries, given, heads = x.shape
+    keys = call.key_positions.shape[1]
+    if given != (queries if keys == "S" else keys):  # all tokens so far are those that a call is given
+        hint = "`pair_bias(x, k)` is told of keys k of another sequence"
+        raise TypeMistake(f"its third dim has {given}, not the keys of {call.key_positions}", "x", hint=hint)
+    return x.with_shape(batch, heads, queries, keys)
+
+
+@declare(infer=_bias_of_pairs_type, traits=(Trait.PER_TOKEN,))
+def bias_of_pairs(x: Tensor, key_positions: Tensor) -> Tensor:
+    """Numbers of each query, key and head as a term of a bias: [B, T, T, heads] -> [B, heads, T, S]."""
+    return x.permute(0, 3, 1, 2)
+
+
 def _by_query_type(call: Any) -> TensorType:
     bias: TensorType = call.bias
     if len(bias.shape) != 4 or not isinstance(bias.shape[1], int):

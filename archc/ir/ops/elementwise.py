@@ -16,7 +16,24 @@ from archc.ir.types import DType, TensorType, TypeMistake, broadcast
 
 
 def _binary_type(call: Any) -> TensorType:
-    return broadcast(call.x, call.y)
+    type_ = broadcast(call.x, call.y)
+    if type_.dtype in (DType.BOOL, DType.SCALAR):
+        _demand_numbers(call)
+    return type_
+
+
+def _difference_type(call: Any) -> TensorType:
+    _demand_numbers(call)
+    return _binary_type(call)
+
+
+def _demand_numbers(call: Any) -> None:
+    """Raise `TypeMistake` for truth, which PyTorch does not subtract, nor combine with a plain number."""
+    for operand in ("x", "y"):
+        type_ = getattr(call, operand)
+        if type_.dtype is DType.BOOL:
+            hint = "`upcast` makes truth float32: 1 and 0"
+            raise TypeMistake(f"needs numbers, not {type_}", operand, hint=hint)
 
 
 def _quotient_type(call: Any) -> TensorType:
@@ -40,7 +57,7 @@ def add(x: Tensor, y: Tensor) -> Tensor:
 
 
 @declare(
-    infer=_binary_type,
+    infer=_difference_type,
     traits=ELEMENTWISE,
     flops=per_element(1),
     triton="{x} - {y}",
