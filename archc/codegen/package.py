@@ -32,7 +32,6 @@ from archc.codegen.modules.functions import Functions
 from archc.codegen.modules.head import Cut, cut_head
 from archc.codegen.modules.kept import trains
 from archc.codegen.modules.module import TAKEN, called_functions, plan_module
-from archc.codegen.modules.optional_values import OptionalInputs, optional_inputs
 from archc.codegen.modules.parameters import path_code
 from archc.codegen.modules.style import LinearAfter, Style, no_loop
 from archc.codegen.names import argument
@@ -49,7 +48,7 @@ from archc.codegen.needs import (
 from archc.codegen.plan import Constant, Module, Package
 from archc.codegen.semantics import Semantics, Use, use_of
 from archc.ir.decoding import decodes, depends_on_length, no_generation
-from archc.ir.first_layer import may_be_none
+from archc.ir.first_layer import OptionalInputs, may_be_none, optional_inputs
 from archc.ir.graph import Graph
 from archc.ir.logits import logits_of
 from archc.ir.node import Node, Value

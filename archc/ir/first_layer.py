@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.structure import LOOP, ZEROS
 from archc.ir.rule import rule_of
+
+
+@dataclass(frozen=True)
+class OptionalInputs:
+    """Inputs of loop bodies, as (graph, input), that are None at first, and the norms that read them."""
+
+    inputs: frozenset[tuple[int, int]]
+    readers: list[tuple[Graph, Node]]
+
+
+def optional_inputs(graph: Graph) -> OptionalInputs:
+    """Those of a graph: its first layer has nothing to add to the residual stream."""
+    inputs: set[tuple[int, int]] = set()
+    readers: list[tuple[Graph, Node]] = []
+    for part in graph.walk():
+        for node in part.nodes():
+            if may_be_none(part, node):
+                for loop, place in part.users(node.outputs[0]):
+                    for body in loop.bodies:
+                        value = body.inputs[place]
+                        inputs.add((id(body), value.node))
+                        readers += [(body, reader) for reader, _ in body.users(value)]
+    return OptionalInputs(frozenset(inputs), readers)
 
 
 def may_be_none(graph: Graph, node: Node) -> bool:

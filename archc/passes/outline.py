@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,14 +11,17 @@ from archc.errors import Span
 from archc.ir.decomposition import OperandRef, Ref, Step, StepRef
 from archc.ir.graph import Graph
 from archc.ir.names import unique
-from archc.ir.node import Node, Value
-from archc.ir.op import Op, Trait
-from archc.ir.ops.structure import CONSTANT
+from archc.ir.node import Node, Value, stored_in
+from archc.ir.op import OPS, Op, Trait
+from archc.ir.ops.structure import CONSTANT, WEIGHT
 from archc.ir.row_form import RESERVED
 from archc.ir.rule import Rule, rule_of
 from archc.ir.types import TensorType
 from archc.passes.context import Context, place_of
 from archc.passes.report import Fired
+
+PARAMETER = OPS["parameter"]
+_LONGEST = 16  # characters of a name in a kernel, of which a line has several
 
 
 @dataclass
@@ -28,7 +32,8 @@ class Outline:
 
     nodes:        in the order of the graph; no node outside may lie between two of them
     output_name:  for an output without a name in the spec
-    operand_name: for an operand without one, by its type; those of norms, maps and fusions have names there
+    operand_name: for an operand without one, by its type; those of norms, maps and fusions have names there,
+                  and weights those of checkpoints
     whole_rows:   whether a program must hold a whole row
     """
 
@@ -141,9 +146,19 @@ class Outline:
         if self.graph.node(value).op is CONSTANT:
             return float(self.graph.node(value).attributes["value"])
         if value not in self.operands:
-            wanted = self.graph.name_of(value) or called or self.operand_name(self.graph.type(value))
+            named = self.graph.name_of(value) or called or self._last_word(value)
+            wanted = named or self.operand_name(self.graph.type(value))
             self.operands[value] = self._free_name(wanted)
         return OperandRef(self.operands[value])
+
+    def _last_word(self, value: Value) -> str:
+        """What a parameter is called last in checkpoints; nothing where that is no name, or a long one."""
+        node = self.graph.node(value)
+        source = node.inputs[0] if node.op is PARAMETER else value
+        weight = self.graph.node(source) if source is not None else node
+        last = stored_in(weight)[0].path[-1] if weight.op is WEIGHT else ""
+        is_name = isinstance(last, str) and last.isidentifier() and not keyword.iskeyword(last)
+        return str(last).lstrip("_") if is_name and len(str(last)) <= _LONGEST else ""
 
 
 def replace_by_one(outline: Outline, name: str, place: Node, times: int, context: Context) -> None:

@@ -115,8 +115,8 @@ class Case:
         (result,) = self.node.op.reference(*given, **self.node.attributes)
         return result  # type: ignore[no-any-return]
 
-    def _operands(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {**leaves, "order": self.order, "places": self.places, "ends": self.ends}
+    def _operands(self, leaves: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        return {"offset": None, **leaves, "order": self.order, "places": self.places, "ends": self.ends}
 
     def distances(self, kernels: Any = None) -> list[float]:
         """Of the results, and of the gradients of all that is given, from those in float64."""

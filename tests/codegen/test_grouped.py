@@ -32,9 +32,24 @@ SIZES = {
 }
 
 
+# Experts with all that their functions may be given: factors of tokens, sums that are narrow, with weights or
+# without them, beside something else.
+ALL = """scaled = experts e in chosen of 5 as scaled {
+             return linear(weights[e] * x, 12) as up
+           }
+           wide = upcast(weights)
+           narrowed = cast_like(experts e in chosen of 5 as narrowed {
+             return wide[e] * linear(x, 12, bias = true) as up
+           }, x)
+           weighed = experts e in chosen of 5 as weighed {
+             return weights[e] * linear(x, 12) as up
+           }
+           y = narrowed + (weighed + (scaled + x))"""
+
+
 @functools.cache
 def _kernels(folder: Path) -> Any:
-    package = build(spec_of(BODIES["gated"][0]), "a", folder)
+    package = build(spec_of(ALL), "a", folder)
     return importlib.import_module(f"{package.__name__}.kernels")
 
 
@@ -140,7 +155,8 @@ def _dispatched(
     function: Any, case: Case, further: tuple[str, ...], x: Tensor, weight: Tensor, *others: Tensor
 ) -> Tensor:
     named = dict(zip(further, others, strict=True))
-    found: Tensor = function(x, case.order, case.places, weight, case.ends, **named)
+    optional = named.get("offset"), named.get("factors")
+    found: Tensor = function(x, case.order, case.places, weight, case.ends, *optional)
     return found
 
 
@@ -151,19 +167,28 @@ def test_sums_of_choices(size: str, tmp_path: Path) -> None:
     case, kernels = Case(size), _kernels(tmp_path)
     for more in ([], [case.beside]):
         _compare(
-            lambda y, *beside: kernels.weighted_combine(y, None, case.places, *beside),
-            lambda y, *beside: experts.combine(y, case.places, *beside),
+            lambda y, beside=None: kernels.combine(y, case.places, beside),
+            lambda y, beside=None: experts.combine(y, case.places, beside),
             [case.y, *more],
         )
         _compare(
-            partial(_summed, kernels.weighted_combine, case),
-            partial(_summed, experts.weighted_combine, case),
+            partial(_by_kernel, kernels, case),
+            partial(_by_op, case),
             [case.y, case.weights, *more],
         )
 
 
-def _summed(function: Any, case: Case, y: Tensor, weights: Tensor, *beside: Tensor) -> Tensor:
-    found: Tensor = function(y, weights, case.places, *beside)
+def _by_kernel(
+    kernels: Any, case: Case, y: Tensor, weights: Tensor, beside: Tensor | None = None, narrow: bool = False
+) -> Tensor:
+    found: Tensor = kernels.weighted_combine(y, weights, case.places, beside, narrow)
+    return found
+
+
+def _by_op(
+    case: Case, y: Tensor, weights: Tensor, beside: Tensor | None = None, narrow: bool = False
+) -> Tensor:
+    found: Tensor = experts.weighted_combine(y, weights, case.places, beside, narrow=narrow)
     return found
 
 
@@ -171,30 +196,17 @@ def _summed(function: Any, case: Case, y: Tensor, weights: Tensor, *beside: Tens
 def test_bfloat16_is_no_less_accurate_than_the_unfused_form(tmp_path: Path) -> None:
     case, kernels = Case("many rows", torch.bfloat16), _kernels(tmp_path)
     with torch.no_grad():
+        linears = [partial(_dispatched, op.dispatched_linear, case, ()) for op in (kernels, experts)]
+        sums = [partial(_by_kernel, kernels, case), partial(_by_op, case)]
+        narrow = [partial(each, narrow=True) for each in sums]
         pairs = [
-            (
-                kernels.dispatched_linear(case.x, case.order, case.places, case.weight, case.ends, None),
-                experts.dispatched_linear,
-                (case.x, case.order, case.places, case.weight, case.ends),
-            ),
-            (
-                kernels.weighted_combine(case.y, case.weights, case.places),
-                experts.weighted_combine,
-                (case.y, case.weights, case.places),
-            ),
-            (
-                kernels.weighted_combine(case.y, case.weights, case.places, case.beside),
-                experts.weighted_combine,
-                (case.y, case.weights, case.places, case.beside),
-            ),
-            (
-                kernels.weighted_combine(case.y, case.weights.float(), case.places, narrow=True),
-                partial(experts.weighted_combine, narrow=True),
-                (case.y, case.weights.float(), case.places),
-            ),
+            (linears, (case.x, case.weight)),
+            (sums, (case.y, case.weights)),
+            (sums, (case.y, case.weights, case.beside)),
+            (narrow, (case.y, case.weights.float())),
         ]
-        for found, op, operands in pairs:
-            exact = op(*(t.double() if t.is_floating_point() else t for t in operands))
+        for (kernel, op), operands in pairs:
+            found, exact = kernel(*operands), op(*(t.double() for t in operands))
             assert distance(found, exact) <= BFLOAT16 * distance(op(*operands), exact)
 
 
@@ -250,7 +262,7 @@ def _is_wrong(kernels: Any, case: Case) -> bool:
     if not all(map(torch.equal, found, (case.order, case.places, case.ends))):
         return True
     linears = [partial(_dispatched, op.dispatched_linear, case, ("factors",)) for op in (kernels, experts)]
-    sums = [partial(_summed, op.weighted_combine, case) for op in (kernels, experts)]
+    sums = [partial(_by_kernel, kernels, case), partial(_by_op, case)]
     try:
         _compare(*linears, [case.x, case.weight, case.factors])
         _compare(*sums, [case.y, case.weights])

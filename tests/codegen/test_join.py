@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,20 @@ def test_a_joined_op_is_its_decomposition(name: str, tmp_path: Path) -> None:
     op = fused_ops(SPEC, "a", tmp_path)[name]
     check_float32(op)
     check_bfloat16(op)
+
+
+def test_parameters_are_called_as_in_checkpoints_and_equal_ops_share_a_kernel(tmp_path: Path) -> None:
+    text = """arch A(d = 24) { forward(x: float[B, T, d]) {
+      first = tanh(linear(x, d) as one * parameter([d]) as one.slope)
+      second = tanh(linear(first, d) as two * parameter([d]) as two.bend)
+      return linear(second, d) as three } } model m = A()"""
+    build(text, "m", tmp_path)
+    (kernels,) = tmp_path.rglob("kernels.py")
+    joined = re.findall(r"^def (\w*tanh\w*)(\(.*)", kernels.read_text(), re.MULTILINE)
+    assert [given for name, given in joined if name == "mul_tanh"] == [
+        "(x: Tensor, slope: Tensor) -> Tensor:"
+    ]
+    assert not any(name.startswith("mul_tanh_2") for name, _ in joined)
 
 
 STOPPED = """arch A(d = 24) { forward(x: float[B, T, d]) {

@@ -302,7 +302,7 @@ def test_what_is_read_elsewhere_stays_outside() -> None:
         ("softmax of the chosen", ".to(tl.int32)\n", ".to(tl.int32) * 0\n"),
         ("a factor for each expert", "_rows.sum(0)", "_rows.mean(0)"),
         ("a group that has too few", "tl.where(seen, dscores, 0.0)", "dscores"),
-        ("one for all", "lane_3 + ", "lane_3 - "),
+        ("one for all", "lane_4 + ", "lane_4 - "),
         ("one after the other", "(lane_2 + 1)[:, None] ==", "lane_2[:, None] =="),
     ],
 )

@@ -15,10 +15,11 @@ NAMES = ("ctx", "reference", "native", "torch", "output", "len", "dh")
 @interpreted
 def test_values_hide_nothing(tmp_path: Path) -> None:
     """Operands and results of fused ops, called as what stands around their kernels, or as a gradient."""
+    # Factors make each an op of its own: equal ones share a kernel, and its names.
     lines = [f"""{name} = linear(y, 8) as a_{n}
-            y = y + rms_norm(sigmoid(linear(y, 8) as b_{n}) * {name}, 1e-6) as norm_{n}
-            {name} = tanh({name}) * silu(CausalConv({name}, taps = 2) as conv_{n})
-            h = softplus(-linear({name}, 8, bias = true) as c_{n})
+            y = y + rms_norm(sigmoid({n + 2} * linear(y, 8) as b_{n}) * {name}, 1e-6) as norm_{n}
+            {name} = tanh({n + 2} * {name}) * silu(CausalConv({name}, taps = 2) as conv_{n})
+            h = softplus(-linear({name}, 8, bias = true) as c_{n} * parameter([8]) as of_{n}.{name} / {n + 2})
             y = y + linear(h, 8) as d_{n}""" for n, name in enumerate(NAMES)]
     body = "\n".join(lines)
     spec = (

@@ -44,6 +44,12 @@ class CustomOp:
         return tuple(argument.name for argument in self.incoming)
 
     @property
+    def passed(self) -> tuple[str, ...]:
+        """What the gradient op is called with: gradients, and all that was saved."""
+        gradients = self.incoming_names[: len(self.incoming) - len(self.saved)]
+        return (*gradients, *(("*ctx.saved_tensors",) if self.saved else ()))
+
+    @property
     def output_gradients(self) -> tuple[str, ...]:
         return tuple(f"d{name}" for name in self.outputs)
 

@@ -24,8 +24,12 @@ from archc.codegen.kernels.rows.row_plan import RowKernel
 
 @dataclass(frozen=True)
 class GroupedKernel:
-    """The products, sorts and sums of experts: for any sizes, so one plan for a model."""
+    """The products, sorts and sums of experts: for any sizes, so one plan for a model.
 
+    `ops`: which of those with a kernel of their own the model has.
+    """
+
+    ops: frozenset[str]
     name: str = "grouped_linear"
     template: str = "grouped"
 

@@ -18,16 +18,18 @@ from archc.codegen.kernels.norms.norm_kernel import plan_norm
 from archc.codegen.kernels.rope.latent_rope_kernel import plan_latent_rope
 from archc.codegen.kernels.rope.position_scale_kernel import plan_position_scale
 from archc.codegen.kernels.rope.rope_kernel import plan_rope
+from archc.codegen.kernels.rows.pointwise import OF_LINEARS
 from archc.codegen.kernels.rows.pointwise_kernel import plan_pointwise
 from archc.codegen.kernels.rows.row_kernel import plan_row
 from archc.codegen.kernels.unfused_kernels import NAMES
 from archc.codegen.modules.kept import PAST, kept_by
 from archc.codegen.names import identifier
 from archc.codegen.semantics import Semantics
+from archc.ir.decomposition import OperandRef
 from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.records import Record
-from archc.ir.rule import rule_of
+from archc.ir.rule import Rule, rule_of
 from archc.ir.types import TensorType
 from archc.target import Target
 
@@ -49,10 +51,10 @@ PLANNERS: dict[str, Callable[[Fused, Target], Kernel]] = {
 
 # What a kernels.py calls its own functions, with `_` in front or without, and what else it reads by name.
 _TAKEN = NAMES.union(dir(builtins)).union("""
-    add_product cache Callable differentiable differentiated_once dispatched_linear F grouped_linear
+    add_product cache Callable combine differentiable differentiated_once dispatched_linear F grouped_linear
     grouped_outer grouped_sum heads jit LIBRARY like linear_cross_entropy linear_log_probs log1p
     merge_shares native on_device op Op os outer_tile parts Past processors products_of_choices programs
-    reference room rows runs_triton shares sort_choices Span sum_of_choices sums_of_products tanh Tensor
+    reference room rows runs_triton shares sort_choices Span sum_of_choices sums sums_of_products tanh Tensor
     tile tile_of_expert tl torch triton weighted_combine wraps
     """.split())  # noqa: SIM905 - a list of this length is easier to read as words
 
@@ -150,9 +152,23 @@ def _key(graph: Graph, node: Node) -> _Key:
     shapes = tuple(None if type_ is None else _shape_key(type_, rule.family) for type_ in types)
     attributes = tuple((name, str(value)) for name, value in node.attributes.items())
     shares_name = rule.family in ("router", "pointwise", "row", "convolution")  # with a rule of other steps
-    steps = repr(rule.steps) if shares_name else ""
+    steps = _steps_key(rule) if shares_name else ""
     keeps = rule.family in PAST and bool(kept_by(graph, node))
     return node.op.name, shapes, attributes, steps, keeps
+
+
+def _steps_key(rule: Rule) -> Hashable:
+    """What a rule's steps compute, whatever its operands and results are called.
+
+    A kernel with a linear map has names of its own: where they are taken, that kernel is not made.
+    """
+    names = (*rule.operands, *rule.weights)
+    places = {name: OperandRef(str(place)) for place, name in enumerate(names)}
+    steps = []
+    for step in rule.steps:
+        inputs = [places[ref.name] if isinstance(ref, OperandRef) else ref for ref in step.inputs]
+        steps.append((step.op.name, inputs, dict(step.attributes), len(step.names)))
+    return repr((steps, rule.outputs)), OF_LINEARS.isdisjoint((*names, *rule.output_names))
 
 
 def _shape_key(type_: TensorType, family: str) -> Hashable:

@@ -16,7 +16,7 @@ from archc.ir.graph import Graph
 from archc.ir.op import Op
 from archc.ir.ops.absorption import ABSORB_VALUES
 from archc.ir.ops.balance import WITHIN_CAPACITY
-from archc.ir.ops.experts import SORT_CHOICES
+from archc.ir.ops.experts import COMBINE, DISPATCHED_LINEAR, SORT_CHOICES, WEIGHTED_COMBINE
 from archc.ir.ops.linear import EMBEDDING, WIDE_LINEAR
 from archc.ir.ops.training import DROP_CROWDED, JITTERED_LINEAR
 from archc.target import Target
@@ -29,8 +29,10 @@ NAMES = frozenset(each.name for each in (AbsorptionKernel, EmbeddingKernel, Wide
 
 def plan_grouped(parts: Sequence[Graph], target: Target) -> list[GroupedKernel]:
     """The kernels of experts, where a model has some that are computed together."""
-    sorted_ = has_op(parts, SORT_CHOICES)
-    return [GroupedKernel()] if sorted_ and "experts" in target.families else []
+    if not (has_op(parts, SORT_CHOICES) and "experts" in target.families):
+        return []
+    ops = (DISPATCHED_LINEAR, COMBINE, WEIGHTED_COMBINE)
+    return [GroupedKernel(frozenset(op.name for op in ops if has_op(parts, op)))]
 
 
 def plan_absorbing(parts: Sequence[Graph], target: Target) -> list[AbsorptionKernel]:

@@ -192,13 +192,13 @@ class _Writer:
             self._add("linear", [*given, "rows", *map(str, shape)])
 
     def _call(self, node: Node, call: NativeCall) -> None:
-        rule = rule_of(node)
-        assert rule is not None
-        operands = dict(zip((*rule.operands, *rule.weights), node.inputs, strict=True))
+        kernel = self.layer.kernel(self.graph, node)
+        assert isinstance(kernel, OpKernel)
+        present = [value for value in node.inputs if value is not None]
+        operands = dict(zip(kernel.op.names, present, strict=True))  # as the kernel calls them
         names = call.arguments[: len(call.function.pointers) - len(node.outputs)]
         given = [*(self._read(operands[name]) for name in names), *map(self._make, node.outputs)]
         value = operands[call.checked[0]]
-        assert value is not None
         many = self.layer.width(value) // call.width  # rows for a token
         rows = "rows" if many == 1 else f"{many} * rows"
         self._add(call.function.name, [*given, rows, *call.function.sizes[1:]])

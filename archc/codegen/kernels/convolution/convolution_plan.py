@@ -210,8 +210,8 @@ class ConvolutionKernel:
 
     @property
     def channel(self) -> str:
-        """The channel of a column."""
-        return "column" if self.width == self.channels else f"column % {self.channels}"
+        """The variable that has the channel of a column."""
+        return "column" if self.width == self.channels else "channel"
 
     @property
     def slots(self) -> int:

@@ -6,7 +6,7 @@ from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.experts.router_gradient import GradientWriter
 from archc.codegen.kernels.experts.router_lines import RouterWriter
 from archc.codegen.kernels.experts.router_plan import RouterKernel, RouterPass
-from archc.codegen.kernels.fused import Fused, power_of_two
+from archc.codegen.kernels.fused import Fused
 from archc.codegen.modules.class_plan import Argument
 from archc.ir.types import DType, TensorType
 
@@ -48,7 +48,7 @@ def plan_router(fused: Fused) -> RouterKernel:
 def _pass(
     writer: RouterWriter, read: tuple[str, ...], written: tuple[str, ...], lines: list[str]
 ) -> RouterPass:
-    blocks = tuple((name, power_of_two(length)) for length, name in writer.blocks.items())
+    blocks = tuple((name, lanes) for lanes, name in writer.blocks.items())
     return RouterPass(read, written, blocks, tuple(lines))
 
 

@@ -87,11 +87,11 @@ class RouterWriter:
         return self.names[value]
 
     def _block(self, type_: TensorType) -> str:
-        width = int(type_.width)
-        if width not in self.blocks:
-            wanted = "lane" if not self.blocks else f"lane_{width}"
-            self.blocks[width] = self._fresh(wanted)
-        return self.blocks[width]
+        """The lanes of a row: as many as the next power of two."""
+        lanes = power_of_two(int(type_.width))
+        if lanes not in self.blocks:
+            self.blocks[lanes] = self._fresh(f"lane_{lanes}" if self.blocks else "lane")
+        return self.blocks[lanes]
 
     def _inside(self, type_: TensorType, text: str, other: str) -> str:
         """A vector whose lanes beyond the row's end hold another value."""
