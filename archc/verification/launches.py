@@ -14,6 +14,7 @@ from archc.compiler import Compilation
 from archc.errors import ArchcError
 from archc.verification.kernel_runs import Sizes
 from archc.verification.launch import Launch
+from archc.verification.light_torch import without_dynamo
 from archc.verification.meta_runs import run_kernels, run_model
 from archc.verification.packages import import_package
 
@@ -54,10 +55,11 @@ def find_launches(
         if launch.name not in own:
             tell(launch)
 
-    _record(package.kernels, tell_own)
-    run_kernels(package, compilation, dtype, sizes)
-    _record(package.kernels, tell_other)
-    run_model(package, compilation, dtype, sizes)
+    with without_dynamo():
+        _record(package.kernels, tell_own)
+        run_kernels(package, compilation, dtype, sizes)
+        _record(package.kernels, tell_other)
+        run_model(package, compilation, dtype, sizes)
 
 
 def _record(kernels: Any, tell: Callable[[Launch], None]) -> None:
