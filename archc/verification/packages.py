@@ -161,17 +161,17 @@ def _check_cache(truths: Truths, name: str, model: Any) -> Iterator[Outcome]:
         length = case.tokens.shape[1]
         if case.shifted or length < 4:
             continue
-        with torch.no_grad():
-            whole = _call(model, case, torch.float64, **case.options)
-            several = tuple(filter(None, (length // 2, 1, 1, length - length // 2 - 2)))
-            for pieces in (several, (1,) * length):
-                parts = through_cache(model, case, pieces)
-                manner = "in pieces" if len(set(pieces)) > 1 else "one by one"
-                truth = truths.in_pieces(full, pieces) if by_length else whole
-                error = furthest(parts, truth, case.padding)
-                yield Outcome(name, "cache", f"{case.name}, {manner}", error, EXACT)
+        whole = _call(model, case, torch.float64, **case.options)
+        several = tuple(filter(None, (length // 2, 1, 1, length - length // 2 - 2)))
+        for pieces in (several, (1,) * length):
+            parts = through_cache(model, case, pieces)
+            manner = "in pieces" if len(set(pieces)) > 1 else "one by one"
+            truth = truths.in_pieces(full, pieces) if by_length else whole
+            error = furthest(parts, truth, case.padding)
+            yield Outcome(name, "cache", f"{case.name}, {manner}", error, EXACT)
 
 
+@torch.inference_mode()
 def through_cache(model: Any, case: Case, pieces: Sequence[int]) -> dict[str, Tensor]:
     """The outputs, numbered, for tokens that reach the cache in pieces, with the padding in each."""
     options: dict[str, Tensor | None] = dict(case.options)

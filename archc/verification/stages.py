@@ -83,7 +83,7 @@ def is_finite(values: dict[str, Tensor], case: Case) -> bool:
 def _run(graph: Graph, weights: dict[str, Tensor], case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
     """What a graph computes, the terms of the loss included."""
     interpreter = Interpreter(cast(weights, dtype))
-    with torch.no_grad():
+    with torch.inference_mode():
         outputs = interpreter.run(graph, cast(case.inputs, dtype))
     return outputs | {f"loss {name}": term for name, term in interpreter.losses.items()}
 
@@ -133,7 +133,7 @@ def _values(graph: Graph, weights: dict[str, Tensor], case: Case) -> dict[tuple[
                 count = sum(known[:3] == key for known in seen)
                 seen[(*key, count)] = (node, value)
 
-    with torch.no_grad():
+    with torch.inference_mode():
         Interpreter(weights, observe=observe).run(graph, case.inputs)
     return seen
 

@@ -43,14 +43,15 @@ class Truths:
             self._found[case.name, pieces] = self._interpret_pieces(case, pieces)
         return self._found[case.name, pieces]
 
+    @torch.inference_mode()
     def _interpret(self, case: Case, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         tokens = sequences(self.graph)[0]
-        with torch.no_grad():
-            outputs = Interpreter(weights).run(self.graph, case.inputs)
+        outputs = Interpreter(weights).run(self.graph, case.inputs)
         of_tokens = [self.graph.type(value).shape[:2] == tokens.dims for _, value in self.graph.outputs]
         told = zip(outputs.values(), of_tokens, strict=True)
         return numbered(output[:, self.front :] if self.front and of else output for output, of in told)
 
+    @torch.inference_mode()
     def _interpret_pieces(self, case: Case, pieces: Sequence[int]) -> dict[str, Tensor]:
         """The first piece comes with the tokens that are learned in front."""
         interpreter = Interpreter(self._weights[torch.float64], state={})
