@@ -133,6 +133,7 @@ _SLIPS: tuple[tuple[Callable[[_Error], bool], str], ...] = (
     (lambda e: e.found in _COMPARISONS and e.is_chained, "join two comparisons by `and`"),
     (lambda e: e.found == "as" and e.is_inside, "close the parenthesis before it"),
     (lambda e: e.found == "as", "`as` follows a call: `linear(...) as q_proj`"),
+    (lambda e: e.found in _ITEMS, "it stands outside of bodies: is a `}}` missing before it?"),
     (lambda e: e.found == "else", "an `if` inside of an expression stays on its line, or in parentheses"),
 )  # fmt: skip
 

@@ -75,6 +75,20 @@ def test_no_gradient_is_nothing_where_a_slope_has_no_end(width: str, gate: str, 
     assert torch.equal(dy, result)
 
 
+@interpreted
+def test_a_vector_without_a_slope_has_zeros_for_a_gradient(tmp_path: Path) -> None:
+    """Only the sum over rows is as wide as the vector then, which is no power of two."""
+    text = """arch A(d = 24) { forward(x: float[B, T, d]) {
+      a, far = tanh(linear(x, 1) as a), parameter([10]) as far
+      return linear(step(a - far), d) as b, a } } model m = A()"""
+    (op,) = fused_ops(text, "m", tmp_path).values()
+    given = [torch.randn(2, 5, 1, requires_grad=True), torch.randn(10, requires_grad=True)]
+    a, steps = op.fused(*given)
+    da, dfar = torch.autograd.grad((a, steps), given, (torch.ones_like(a), torch.ones_like(steps)))
+    assert distance(da, 1 - a**2) < 1e-6
+    assert torch.equal(dfar, torch.zeros(10))
+
+
 def test_casts_by_themselves_are_an_op_with_a_name() -> None:
     ops = _ops(
         "arch A() { forward(tokens: [B, T]) { h = embedding(tokens, 9, 24) as e"

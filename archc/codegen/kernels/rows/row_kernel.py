@@ -78,7 +78,7 @@ class _Planner:
             rows=_count(f"{self.anchor}.numel()", anchor.columns * anchor.parts),
             rows_back=_count(f"d{outputs[self.form.whole]}.numel()", self.form.width),
             columns=self._used(forward),
-            columns_back=self._used((*back.lines, *back.common_lines)),
+            columns_back=self._used((*back.lines, *back.common_lines), [each for _, each in back.common]),
             warps=_warps(block),
             warps_back=min(2 * _warps(block), _MOST_WARPS),
             stages=next((stages for most, stages in _STAGED if wide * block <= most), 1),
@@ -98,10 +98,10 @@ class _Planner:
             one_row=self._one_row(),
         )
 
-    def _used(self, lines: Sequence[str]) -> tuple[Columns, ...]:
-        """The columns that some statements use."""
+    def _used(self, lines: Sequence[str], summed: Sequence[Columns | None] = ()) -> tuple[Columns, ...]:
+        """The columns that some statements use, or that are added up over rows."""
         names = set().union(*map(names_in, lines))
-        return tuple(columns for columns in self.memory.widths.values() if columns.column in names)
+        return tuple(each for each in self.memory.widths.values() if each.column in names or each in summed)
 
     @cached_property
     def _writer(self) -> RowWriter:
