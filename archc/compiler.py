@@ -132,13 +132,27 @@ def model_parameters(spec: Spec, name: str) -> dict[str, Any]:
 
 
 def _check_weights(program: Program | None, reporter: Reporter) -> None:
-    """Report weights of the spec that the package would not have, one for each place that makes some."""
-    found: dict[Span, str] = {}
-    for name, node in unread_weights(program.graph).items() if program is not None else ():
-        assert node.span is not None
-        found.setdefault(node.span, name)
-    for span, name in found.items():
-        reporter.report(mistakes.UnreadParameter(span, path=name))
+    """Report weights that the package would not have, once for all of which one value is made."""
+    found: dict[Span, dict[Span, str]] = {}  # by where a value is made, the weights by where they are
+    for name, (node, ends) in unread_weights(program.graph).items() if program is not None else ():
+        for end in ends:
+            assert node.span is not None
+            assert end.span is not None
+            found.setdefault(end.span, {}).setdefault(node.span, name)
+    told: set[Span] = set()
+    for span, names in sorted(found.items(), key=lambda item: -len(item[1])):
+        if len(names) > 1:
+            reporter.report(mistakes.UnreadValue(span, paths=_some(list(names.values()))))
+        elif not told.issuperset(names):
+            ((span, name),) = names.items()
+            reporter.report(mistakes.UnreadParameter(span, path=name))
+        told |= names.keys()
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    """Some names of many, for a message."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(f"`{name}`" for name in names[:most]) + more
 
 
 def _check_sight(program: Program | None, reporter: Reporter) -> None:

@@ -30,7 +30,7 @@ from archc.codegen.modules.class_plan import Class
 from archc.codegen.modules.classes import ClassWriter
 from archc.codegen.modules.functions import Functions
 from archc.codegen.modules.head import Cut, cut_head
-from archc.codegen.modules.kept import trains
+from archc.codegen.modules.kept import KeptPart, trains
 from archc.codegen.modules.module import TAKEN, called_functions, plan_module
 from archc.codegen.modules.parameters import path_code
 from archc.codegen.modules.style import LinearAfter, Style, no_loop
@@ -272,6 +272,7 @@ class _Planner:
             documents=packs_documents(self.reference),
             by_length=depends_on_length(self.reference),
             front=front_of(self.reference),
+            copied=all(_of_sequences(part) for part in (*fused, *plain)),
             most_tokens=most_tokens(self.reference),
             start=self.program.start,
             rings=has_op(fused, RECENT),
@@ -333,6 +334,11 @@ def _uses(graph: Graph) -> Iterable[Use]:
 def _is_elsewhere(node: Node) -> bool:
     """Whether a package has a function for a node in another module than its reference."""
     return bool(node.op.module) or node.op in IN_TRAINING or rule_of(node) is not None
+
+
+def _of_sequences(graph: Graph) -> bool:
+    """Whether all that a cache keeps of other inputs has a row for each sequence."""
+    return all(graph.type(value).shape[:1] == ("B",) for value in KeptPart(graph).values)
 
 
 def _type(graph: Graph, value: Value) -> str:

@@ -89,6 +89,7 @@ class Package:
     documents: bool  # whether several may share a row
     by_length: bool  # whether positions mean something else in a longer sequence
     front: int  # learned tokens that come first in a sequence
+    copied: bool  # whether all that a cache keeps has a row for each sequence
     most_tokens: int  # that a table of positions has rows for, or 0
     start: int | None  # the token that it begins with
     experts: bool  # whether tokens choose experts

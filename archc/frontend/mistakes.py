@@ -194,6 +194,11 @@ class UnreadParameter(Mistake):
     hint = "use it, or leave it out; tensors that only a checkpoint holds are named by `ignore`"
 
 
+class UnreadValue(Mistake):
+    message = "nothing that the model returns depends on this, which is made with {paths}"
+    hint = "use it, as in `x = x + ...`, or return it from its block; or leave it out"
+
+
 class BlindQuery(Mistake):
     message = "the first token's query stands before all keys, and would see none"
     hint = "`maximum(..., 0)` around its position lets it see the first key"

@@ -54,14 +54,30 @@ def drop_unused(graph: Graph, _context: Context) -> None:
             graph.remove(graph.node(value))
 
 
-def unread_weights(graph: Graph) -> dict[str, Node]:
-    """Weights by name that no output needs; a graph without them is another model to a checkpoint."""
+def unread_weights(graph: Graph) -> dict[str, tuple[Node, list[Node]]]:
+    """Weights by name that no output needs, and where what is made of each ends.
+
+    A graph without them is another model to a checkpoint.
+    """
     needed = graph.copy()
     _drop_unused(needed)
     if _count_weights(needed) == _count_weights(graph):
         return {}
-    kept = _weights_by_name(needed)
-    return {name: node for name, node in _weights_by_name(graph).items() if name not in kept}
+    kept, parts = _weights_by_name(needed), {id(node): part for part in graph.walk() for node in part.nodes()}
+    unread = {name: node for name, node in _weights_by_name(graph).items() if name not in kept}
+    return {name: (node, _ends(parts[id(node)], node)) for name, node in unread.items()}
+
+
+def _ends(graph: Graph, node: Node) -> list[Node]:
+    """The nodes of what is made of a node that none of the graph reads."""
+    ends, waiting, seen = [], [node], {node.id}
+    while waiting:
+        node = waiting.pop()
+        users = {user.id: user for value in node.outputs for user, _ in graph.users(value)}
+        waiting += [user for number, user in users.items() if number not in seen]
+        seen |= users.keys()
+        ends += [] if users else [node]
+    return ends
 
 
 def _count_weights(graph: Graph) -> int:

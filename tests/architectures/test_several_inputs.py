@@ -82,6 +82,17 @@ def test_no_tokens_are_written_where_nothing_says_what_comes_with_them(tmp_path:
 
 
 @torch.no_grad()
+def test_a_copy_of_a_cache_has_the_vectors_of_its_sequences(tmp_path: Path) -> None:
+    model, rows = build(NAMES, "names", tmp_path).Model(dtype=torch.float64), torch.tensor([1, 1, 0])
+    scramble(model)
+    labels, seed = torch.randint(30, (2, 6)), torch.randn(2, 16, dtype=torch.float64)
+    weights, cache = torch.randn(2, 6, 3, dtype=torch.float64), model.new_cache(2, 6)
+    model(labels[:, :4], seed, weights[:, :4], cache=cache)
+    found = model(labels[rows, 4:], None, weights[rows, 4:], cache=cache.take(rows))
+    assert distance(found, model(labels, seed, weights)[rows, 4:]) < 1e-12
+
+
+@torch.no_grad()
 def test_a_vector_of_each_sequence_goes_through_all_steps(tmp_path: Path) -> None:
     """As it does without a cache, and for texts of two lengths, padded, as for each alone."""
     model = made("spoken", tmp_path)

@@ -99,6 +99,30 @@ def test_a_copy_of_a_cache_goes_on(package: ModuleType, kind: str) -> None:
         assert torch.equal(model(None, target[:, 2:], cache=each), rest)
 
 
+@kinds
+@torch.no_grad()
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("begun", [0, 2])
+def test_sequences_taken_from_a_cache(package: ModuleType, kind: str, padded: bool, begun: int) -> None:
+    """Each with its own sequence of the encoder: in another order, or all of one."""
+    model, source, target, rows = made(package, kind), tokens(9), tokens(6, 3), torch.tensor([1, 1, 0])
+    padding = (torch.arange(9) >= torch.tensor([[3], [0]])) if padded else None
+    first = target[torch.tensor([2, 0]), :begun]
+    target[:, :begun] = first[rows]
+    whole = model(source[rows], target, padding=padding[rows] if padded else None)
+    cache = model.new_cache(2, 6)
+    if begun:
+        model(source, first, padding=padding, cache=cache)
+    given = (None, None) if begun else (source[rows], padding[rows] if padded else None)
+    taken = cache.take(rows)
+    found = model(given[0], target[:, begun:], padding=given[1], cache=taken)
+    assert distance(found, whole[:, begun:]) < 1e-12
+    if begun:
+        rest = model(source, target[:2], padding=padding)
+        cache.rewind(0)
+        assert distance(model(source, target[:2], padding=padding, cache=cache), rest) < 1e-12
+
+
 @torch.no_grad()
 def test_compiled_steps_read_what_the_first_call_computed(package: ModuleType) -> None:
     model, source, target = made(package, "Model"), tokens(9), tokens(6)
@@ -123,6 +147,21 @@ def test_steps_of_kernels_over_the_encoder(cross: str, tmp_path: Path) -> None:
     cache.start_steps()
     parts = [model(None, token, cache=cache) for token in target[:, 4:].split(1, 1)]
     assert distance(torch.cat(parts, 1), whole[:, 4:]) < 1e-5
+
+
+@torch.no_grad()
+def test_one_sequence_of_the_encoder_for_many(package: ModuleType) -> None:
+    model, source, target = made(package, "Model"), tokens(9, 1), tokens(6, 3)
+    target[:, :2] = target[:1, :2]
+    cache = model.new_cache(1, 6)
+    model(source, target[:1, :2], cache=cache)
+    found = model(None, target[:, 2:], cache=cache.take(torch.zeros(3, dtype=torch.int64)))
+    assert distance(found, model(source.expand(3, -1), target)[:, 2:]) < 1e-12
+
+
+def test_generate_says_what_the_encoder_takes(package: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"tokens must be int64 \[B, T\], not list"):
+        made(package, "Model").generate([[1, 2, 3]])
 
 
 @kinds

@@ -89,6 +89,20 @@ def test_tokens_may_have_another_name(tmp_path: Path) -> None:
     assert torch.equal(model.generate(ids=tokens, max_new_tokens=4), greedy(model, [tokens], 4))
 
 
+@torch.no_grad()
+def test_an_input_that_all_sequences_share(tmp_path: Path) -> None:
+    """A cache whose rows cannot be told apart from those of the input has no copies of some."""
+    spec = DECODER.replace("ids: [B, T]", "ids: [B, T], table: float[5, d]").replace(
+        "linear(x + merge_heads(attention(q, k, v, causal)), 30)",
+        "linear(matmul(x + merge_heads(attention(q, k, v, causal)), transpose(table)), 30)",
+    )
+    model, tokens = made(spec, "decoder", "Model", tmp_path), words(5)
+    table, cache = torch.randn(5, 16, dtype=torch.float64), model.new_cache(2, 5)
+    parts = [model(tokens[:, :3], table, cache=cache), model(tokens[:, 3:], None, cache=cache)]
+    assert distance(torch.cat(parts, 1), model(tokens, table)) < 1e-12
+    assert not hasattr(cache, "take")
+
+
 def test_logits_over_a_part_of_a_table_are_said_to_be(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,8 +107,10 @@ def test_a_file_a_folder_and_shards_give_the_same(
     for number, part in enumerate((names[::2], names[1::2])):
         save_file({name: stored[name] for name in part}, tmp_path / f"part{number}.safetensors")
         index.update(dict.fromkeys(part, f"part{number}.safetensors"))
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    for other in (cls.from_pretrained(checkpoint), cls.from_pretrained(str(tmp_path))):
+    place = tmp_path / "model.safetensors.index.json"
+    place.write_text(json.dumps({"weight_map": index}))
+    for path in (checkpoint, str(tmp_path), place):
+        other = cls.from_pretrained(path)
         for (name, mine), (_, theirs) in zip(stored_tensors(whole), stored_tensors(other), strict=True):
             assert torch.equal(mine, theirs), name
 
@@ -321,6 +323,41 @@ def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p(package: ModuleType) 
     drawn = decoding.Sampler(1.0, 0.6, 0, logits.device)(logits)
     shares = torch.bincount(drawn, minlength=4) / 2000
     torch.testing.assert_close(shares[:2], torch.tensor([0.625, 0.375]), atol=0.05, rtol=0)
+
+
+def test_few_tokens_may_be_drawn(package: ModuleType) -> None:
+    """The nucleus is that of the top_k tokens alone: 0.3 of 0.5 + 0.3 is needed, 0.3 of 1 is not."""
+    decoding = sys.modules[f"{package.__name__}.decoding"]
+    logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log().repeat(2000, 1)
+    for top_k, top_p, allowed in ((1, 1.0, {1}), (2, 1.0, {1, 3}), (9, 1.0, {0, 1, 2, 3}), (2, 0.55, {1})):
+        drawn = decoding.Sampler(1.0, top_p, 0, logits.device, top_k)(logits)
+        assert set(drawn.tolist()) == allowed
+
+
+def test_draws_without_a_seed_follow_pytorch(package: ModuleType) -> None:
+    model, prompt = package.Model(), tokens(2, 5)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    drawn = [model.generate(prompt, 8, temperature=1.0) for _ in range(2)]
+    assert not torch.equal(*drawn)
+    torch.set_rng_state(state)
+    assert torch.equal(model.generate(prompt, 8, temperature=1.0), drawn[0])
+    before = torch.get_rng_state()
+    model.generate(prompt, 2)
+    model.generate(prompt, 2, temperature=1.0, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@both
+@pytest.mark.parametrize("count", [1, 8])
+def test_tokens_are_streamed_as_they_come(package: ModuleType, kind: str, count: int) -> None:
+    model, prompt, seen = getattr(package, kind)(), tokens(2, 5), []
+    free = model.generate(prompt, 8, temperature=1.0, seed=0)
+    end = int(free[0, 7])
+    for options in ({}, {"eos": end}):
+        seen.clear()
+        text = model.generate(prompt, count, temperature=1.0, seed=0, stream=seen.append, **options)
+        assert torch.equal(torch.stack(seen, 1), text[:, 5:])
 
 
 @both

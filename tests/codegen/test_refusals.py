@@ -164,6 +164,8 @@ def test_a_loss_needs_as_many_tokens_as_it_looks_ahead_and_one(models: dict[str,
         ({"top_p": None}, "not 0.0 and None"),
         ({"seed": 0.5}, "seed must be a whole number of 64 bits, or None, not 0.5"),
         ({"seed": 1 << 64}, "not 18446744073709551616"),
+        ({"top_k": 0}, "top_k must be a whole number, at least 1, or None, not 0"),
+        ({"top_k": 2.0}, "not 2.0"),
         ({"eos": []}, "eos must be a token or a list of tokens, from 0 to 159, not []"),
         ({"eos": "."}, "not '.'"),
         ({"eos": [3, 160]}, "from 0 to 159, not [3, 160]"),
@@ -204,6 +206,22 @@ def test_caches(package: ModuleType, models: dict[str, Any], kind: str, tmp_path
         with pytest.raises(ValueError, match=re.escape(said)):
             taker(TOKENS, cache=wrong)
     torch.testing.assert_close(model(TOKENS, cache=make().new_cache(2, 9)), model(TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([0, 1], "rows must be int64 [N], not list"),
+        (torch.tensor([True, False]), "rows must be int64 [N], not bool [2]"),
+        (torch.tensor(1), "not int64 []"),
+        (torch.tensor([0, 2]), "rows must be from 0 to 1, the sequences of the cache, not 2"),
+        (torch.tensor([-1]), "not -1"),
+        (torch.tensor([0], device="meta"), "rows must be on cpu as the cache is, not on meta"),
+    ],
+)
+def test_rows_of_a_cache(models: dict[str, Any], rows: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        models["Model"].new_cache(2, 9).take(rows)
 
 
 @both

@@ -33,7 +33,11 @@ def test_two_processes(name: str, recomputed: bool, tmp_path: Path) -> None:
     scramble(model)
     tokens = torch.randint(0, 160, (4, 9))
     (model.loss(tokens, tokens) + model.loss(tokens, tokens, documents=DOCUMENTS)).backward()
-    torch.save((model.state_dict(), _gradients(model), tokens), tmp_path / "expected.pt")
+    text = model.generate(tokens[::2], 8)
+    ends = [int(text[0, 11])]  # the other process goes on
+    texts = [model.generate(one, 8, eos=ends) for one in tokens[::2].split(1)]
+    assert texts[0].shape[1] < texts[1].shape[1] == 17
+    torch.save((model.state_dict(), _gradients(model), tokens, texts, ends), tmp_path / "expected.pt")
     torch.multiprocessing.spawn(_run, (package.__name__, recomputed, tmp_path), nprocs=2)
 
 
@@ -44,7 +48,7 @@ def _run(rank: int, package: str, recomputed: bool, folder: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     torch.set_num_threads(1)
     sys.path.insert(0, str(folder))
-    weights, expected, tokens = torch.load(folder / "expected.pt")
+    weights, expected, tokens, texts, ends = torch.load(folder / "expected.pt")
     kind = importlib.import_module(package).Model
     model = kind(dtype=torch.float64)
     model.load_state_dict(weights)
@@ -55,6 +59,7 @@ def _run(rank: int, package: str, recomputed: bool, folder: Path) -> None:
     assert found.keys() == expected.keys()
     for path, gradient in expected.items():
         torch.testing.assert_close(found[path], gradient, msg=path)
+    assert torch.equal(model.generate(mine[:1], 8, eos=ends), texts[rank])
     _save(model, kind, weights, folder / "saved")
     torch.distributed.destroy_process_group()
 
@@ -70,6 +75,7 @@ def _shard(model: Any, recomputed: bool) -> None:
         fully_shard(layer)
     fully_shard(model)
     register_fsdp_forward_method(model, "loss")
+    register_fsdp_forward_method(model, "generate")
 
 
 def _save(model: Any, kind: Any, weights: dict[str, Tensor], folder: Path) -> None:

@@ -103,6 +103,21 @@ def test_gradients_of_each_example_by_kernels() -> None:
     _check_each_example(_model("gpt2_tiny", torch.float32), TOKENS[:2, :3], 1e-5)
 
 
+@pytest.mark.parametrize("kind", ["Model", "Reference"])
+@pytest.mark.parametrize("place", ["tokens", "weights"])
+def test_experts_by_example_are_refused(kind: str, place: str) -> None:
+    model = getattr(_package("mixtral_tiny"), kind)()
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    if place == "tokens":
+        mapped = torch.func.vmap(torch.func.grad(lambda w, one: _loss(model, w, one[None])), (None, 0))
+        given = weights, TOKENS
+    else:
+        mapped = torch.func.vmap(lambda w, tokens: _loss(model, w, tokens), (0, None))
+        given = {name: weight.expand(2, *weight.shape) for name, weight in weights.items()}, TOKENS
+    with pytest.raises(ValueError, match=r"vmap cannot map experts.*call each example by itself"):
+        mapped(*given)
+
+
 def _check_each_example(model: Any, tokens: Tensor, bound: float) -> None:
     of_one = torch.func.grad(lambda given, example: _loss(model, given, example[None]))
     found = torch.func.vmap(of_one, (None, 0))(_detached(model), tokens)
