@@ -6,7 +6,7 @@ checkpoint is loaded and saved in its original layout.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from archc.ir.graph import Graph
@@ -20,30 +20,9 @@ from archc.ir.reached import reached
 from archc.ir.types import DType, TensorType
 from archc.passes.context import Context, place_of
 from archc.passes.fold import canonical_sizes
+from archc.passes.reuse import Reuse
 
 _ALIGNED = 8  # numbers of half precision in 16 bytes, which kernels read at once
-
-
-def normalise_layout(graph: Graph, _context: Context) -> None:
-    """Hold every linear's weight as [out, in], however the checkpoint stores it."""
-    for part in graph.walk():
-        for node in part.nodes():
-            if node.op is LINEAR and node.attributes["layout"] == "in_out":
-                _transpose(part, node)
-
-
-def _transpose(graph: Graph, linear: Node) -> None:
-    value = linear.operand("weight")
-    assert value is not None
-    weight = graph.node(value)
-    if weight.op is not WEIGHT or len(graph.users(value)) > 1:
-        return
-    sources = tuple(replace(s, transposed=not s.transposed) for s in stored_in(weight))
-    shape = weight.types[0].shape[::-1]
-    type_ = TensorType(shape, DType.FLOAT)
-    attributes = {**weight.attributes, "sources": sources, "type": type_}
-    graph.update(weight, attributes=attributes, types=(type_,))
-    graph.update(linear, attributes={**linear.attributes, "layout": "out_in"})
 
 
 def pack_linears(graph: Graph, context: Context) -> None:
@@ -52,48 +31,58 @@ def pack_linears(graph: Graph, context: Context) -> None:
     So are linears of which a part meets others where these end, and the rest goes on.
     """
     heads = [head.id for _, value in graph.outputs if (head := last_linear(graph, value)) is not None]
-    for part in graph.walk():
-        for partly, gated in ((False, False), (False, True), (True, True)):
-            for (_, meeting), group in _groups(part, partly).items():
+    reuse = Reuse(graph)
+    for partly, gated in ((False, False), (False, True), (True, True)):
+        found = [(part, _groups(part, partly)) for part in graph.walk()]  # all, before any is packed
+        for part, groups in found:
+            for (_, meeting), group in groups.items():
                 there = all(node.id in part for node in group)  # not one with others just now
                 if there and not (gated and any(not _is_gate_or_gated(part, n, meeting) for n in group)):
-                    _pack_group(part, group, context)
-        for group in _small_groups(part, heads if part is graph else ()):
-            _pack_group(part, group, context)
+                    _pack_group(part, group, reuse, context)
+    for part in graph.walk():
+        for group in _small_groups(part, heads if part is graph else (), reuse):
+            if all(node.id in part for node in group):
+                _pack_group(part, group, reuse, context)
 
 
-def _pack_group(graph: Graph, group: list[Node], context: Context) -> None:
-    reason = _obstacle(graph, group)
-    names = ", ".join(_weight_name(graph, node) for node in group)
+def _pack_group(graph: Graph, group: list[Node], reuse: Reuse, context: Context) -> None:
+    reason = _obstacle(graph, group, reuse)
+    names = ", ".join(_weight_name(graph, node, reuse) for node in group)
     if reason:
         context.report.remark("pack", f"{names} ({place_of(group[0])}) stay apart: {reason}")
     else:
-        _pack(graph, group)
+        _pack(graph, group, reuse)
         context.report.remark("pack", f"{names} ({place_of(group[0])}) are one linear")
 
 
-def _small_groups(graph: Graph, heads: Collection[int]) -> list[list[Node]]:
+def _small_groups(graph: Graph, heads: Collection[int], reuse: Reuse) -> list[list[Node]]:
     """Linears on one value that are stored alike, of which one may make more of it than it has, and no head.
 
     A small product takes hardly longer than its launch, wherever its result goes.
     """
     groups: dict[tuple[object, ...], list[Node]] = {}
     for node in graph.nodes():
-        if node.op is LINEAR and node.id not in heads and _is_aligned(node) and not _obstacle(graph, [node]):
-            groups.setdefault(_kind(graph, node), []).append(node)
+        if (
+            node.op is LINEAR
+            and node.id not in heads
+            and _is_aligned(node)
+            and not _obstacle(graph, [node], reuse)
+        ):
+            groups.setdefault(_kind(graph, node, reuse), []).append(node)
     for kind, group in groups.items():
         large = [node for node in group if _makes_more(graph, node)]
         groups[kind] = [node for node in group if node not in large[1:]]
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _kind(graph: Graph, linear: Node) -> tuple[object, ...]:
-    """What linears have in common that can be packed, and what they read."""
+def _kind(graph: Graph, linear: Node, reuse: Reuse) -> tuple[object, ...]:
+    """What linears have in common that can be packed, and what they read, wherever their weights are used."""
     assert linear.inputs[1] is not None
-    weight = graph.node(linear.inputs[1])
+    weight = reuse.maker(graph, linear.inputs[1])
+    read = tuple((where, use.inputs[0]) for where, (use,) in reuse.uses(graph, [linear]))
     planes = any(stored.planes for stored in stored_in(weight))
     starts = str(weight.attributes["init"]), weight.attributes["trained"]
-    return linear.inputs[0], linear.inputs[2] is None, str(linear.attributes), *starts, planes
+    return linear.inputs[0], read, linear.inputs[2] is None, str(linear.attributes), *starts, planes
 
 
 def _makes_more(graph: Graph, linear: Node) -> bool:
@@ -164,10 +153,12 @@ def _readers(graph: Graph, node: Node) -> list[Node]:
     return [user for value, user in users if value in user.computed_with]
 
 
-def _obstacle(graph: Graph, group: list[Node]) -> str:
+def _obstacle(graph: Graph, group: list[Node], reuse: Reuse) -> str:
     """Why a group cannot be packed, or nothing."""
-    weights = [graph.node(node.inputs[1]) for node in group if node.inputs[1] is not None]
-    if any(weight.op is not WEIGHT or len(graph.users(weight.outputs[0])) > 1 for weight in weights):
+    origins = [reuse.origin(graph, node.inputs[1]) for node in group if node.inputs[1] is not None]
+    weights = [home.node(value) for home, value in origins]
+    elsewhere = any(home is not origins[0][0] for home, _ in origins) or not reuse.uses(graph, group)
+    if elsewhere or any(weight.op is not WEIGHT for weight in weights):
         return "a weight is shared with another place"
     if len({node.inputs[2] is None for node in group}) > 1:
         return "some have a bias and some have none"
@@ -182,10 +173,22 @@ def _obstacle(graph: Graph, group: list[Node]) -> str:
     return ""
 
 
-def _pack(graph: Graph, group: list[Node]) -> None:
+def _pack(graph: Graph, group: list[Node], reuse: Reuse) -> None:
+    """Pack a group, and all others that have the same weights."""
+    uses = reuse.uses(graph, group)
+    held: list[tuple[Graph, Value] | None] = []
+    for place in (1, 2):
+        values = [node.inputs[place] for node in group]
+        origins = [reuse.origin(graph, value) for value in values if value is not None]
+        home = origins[0][0] if origins else graph
+        held.append((home, concatenate(home, [value for _, value in origins])) if origins else None)
+    for where, use in uses:
+        weight, offset = (reuse.bring(each[1], each[0], where) if each is not None else None for each in held)
+        _pack_one(where, use, weight, offset)
+
+
+def _pack_one(graph: Graph, group: list[Node], weight: Value | None, offset: Value | None) -> None:
     first = group[0]
-    weight = concatenate(graph, [node.inputs[1] for node in group])
-    offset = concatenate(graph, [node.inputs[2] for node in group]) if first.inputs[2] is not None else None
     packed = graph.add(
         LINEAR,
         [first.inputs[0], weight, offset],
@@ -218,7 +221,7 @@ def _path_name(graph: Graph, linear: Node) -> str:
     return ("" if all(len(part) == 1 for part in parts) else "_").join(parts)
 
 
-def concatenate(graph: Graph, values: list[Value | None]) -> Value:
+def concatenate(graph: Graph, values: Sequence[Value | None]) -> Value:
     """One weight that holds the rows of several, which must have no other reader left."""
     weights = [graph.node(value) for value in values if value is not None]
     sources = tuple(stored for weight in weights for stored in stored_in(weight))
@@ -236,8 +239,8 @@ def concatenate(graph: Graph, values: list[Value | None]) -> Value:
     return graph.add_like(weights[0], WEIGHT, (), attributes).outputs[0]
 
 
-def _weight_name(graph: Graph, linear: Node) -> str:
+def _weight_name(graph: Graph, linear: Node, reuse: Reuse) -> str:
     value = linear.inputs[1]
     assert value is not None
-    node = graph.node(value)
+    node = reuse.maker(graph, value)
     return path_text(stored_in(node)[0].path[:-1]) if node.op is WEIGHT else "a tied weight"

@@ -25,9 +25,10 @@ from archc.passes.fold import fold_constants
 from archc.passes.fuse import fuse
 from archc.passes.hoist import hoist_invariants
 from archc.passes.join import join_elementwise
+from archc.passes.layout import normalise_layout
 from archc.passes.loop_edge import rotate_loops
 from archc.passes.losses import part_losses
-from archc.passes.pack import normalise_layout, pack_linears
+from archc.passes.pack import pack_linears
 from archc.passes.regroup import regroup_rows
 from archc.passes.route import join_routers
 from archc.passes.rows import join_row_moves

@@ -379,6 +379,22 @@ def test_pack_joins_small_linears_wherever_they_lead() -> None:
     assert packed == [["a", "c"]]
 
 
+@pytest.mark.parametrize("factor", ["1", "i", "(i // 2)"])
+def test_pack_joins_what_is_read_several_times(factor: str) -> None:
+    """In a loop of one body, written out, or in a loop of two; what meets it later stays apart."""
+    body = f"""x = embedding(tokens, 9, d) as wte
+    for i in 0..4 {{
+      a, b = linear(x, d, tied_to = a if i > 0) as a, linear(x, d, tied_to = b if i > 0) as b
+      c = sum(linear(x, 5, tied_to = c if i > 0) as c)
+      x = {factor} * silu(a) * b + c
+    }}
+    return x"""
+    graphs, _ = staged(program_of(body))
+    packed = [[path.split(".")[-2] for path in paths] for paths in weights(graphs["pack"]) if len(paths) > 1]
+    assert packed == [["a", "b"]]
+    assert ops(graphs["pack"]).count("linear") == {"1": 2, "i": 8, "(i // 2)": 4}[factor]
+
+
 @pytest.mark.parametrize(
     ("second", "reason"),
     [

@@ -1,0 +1,38 @@
+"""Every linear's weight is [out, in], however a checkpoint stores it: its sources say so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from archc.ir.graph import Graph
+from archc.ir.node import Node, stored_in
+from archc.ir.ops.linear import LINEAR
+from archc.ir.ops.structure import WEIGHT
+from archc.ir.types import DType, TensorType
+from archc.passes.context import Context
+from archc.passes.reuse import Reuse
+
+
+def normalise_layout(graph: Graph, _context: Context) -> None:
+    """Hold every linear's weight as [out, in], however the checkpoint stores it."""
+    reuse = Reuse(graph)
+    for part in graph.walk():
+        for node in part.nodes():
+            if node.op is LINEAR and part.node(node.id).attributes["layout"] == "in_out":
+                _transpose(part, node, reuse)
+
+
+def _transpose(part: Graph, linear: Node, reuse: Reuse) -> None:
+    value = linear.operand("weight")
+    assert value is not None
+    home, value = reuse.origin(part, value)
+    weight, uses = home.node(value), reuse.uses(part, [linear])
+    if weight.op is not WEIGHT or not uses:
+        return
+    sources = tuple(replace(s, transposed=not s.transposed) for s in stored_in(weight))
+    shape = weight.types[0].shape[::-1]
+    type_ = TensorType(shape, DType.FLOAT)
+    attributes = {**weight.attributes, "sources": sources, "type": type_}
+    home.update(weight, attributes=attributes, types=(type_,))
+    for where, (use,) in uses:
+        where.update(use, attributes={**use.attributes, "layout": "out_in"})
