@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from archc import compiler
@@ -17,6 +16,7 @@ from archc.analysis.context import longest_context, usual_context
 from archc.analysis.devices import Device, find_device
 from archc.analysis.roofline import Phase
 from archc.compiler import Compilation
+from archc.console import output
 from archc.errors import ArchcError, did_you_mean
 from archc.ir.graph import Graph
 from archc.quantities import with_unit
@@ -109,7 +109,7 @@ def value_lines(analysis: Analysis, keys: Sequence[str]) -> Iterator[str]:
 
 def print_analysis(analysis: Analysis) -> None:
     """Print an analysis as tables."""
-    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
+    console = output()
     setting = analysis.setting
     console.print(f"{analysis.model} ({analysis.arch})", style="bold")
     console.print(_parameters(analysis))

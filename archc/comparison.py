@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from archc.analysis.analysis import Analysis
@@ -14,6 +13,7 @@ from archc.analysis.dataflow import Difference, differences
 from archc.analysis.laws.law import Count, Law
 from archc.analysis.roofline import Phase
 from archc.analyzer import Analysed
+from archc.console import output
 from archc.quantities import quantity_text, with_unit
 
 
@@ -90,7 +90,7 @@ def _speeds(a: Analysis, b: Analysis) -> Iterator[Row]:
 
 def print_comparison(comparison: Comparison, title: str) -> None:
     """Print both models' numbers and how their dataflow differs."""
-    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
+    console = output()
     table = Table("", title=title, title_justify="left")
     for column in (comparison.a, comparison.b, "ratio"):
         table.add_column(column, justify="right")

@@ -13,6 +13,7 @@ from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.kernels.kernel_plan import Kernel
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
+from archc.console import output
 from archc.errors import ArchcError, did_you_mean
 from archc.ir.op import Trait
 from archc.ir.printer import print_graph
@@ -58,7 +59,7 @@ def explain(
     """Print what fired, what was missed with reasons, and what else the passes did."""
     programs, rules = _programs(path, model, settings)
     tuned = read_tables(table)
-    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
+    console = output()
     for program in programs:
         _explain(compiler.compile_program(program, rules, TARGETS[target], tuned), console)
 

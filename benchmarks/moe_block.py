@@ -25,7 +25,6 @@ from run import PAGE, ROOT, write_page
 from torch import Tensor, nn
 
 from archc import compiler
-from archc.benchmarking.command import output
 from archc.benchmarking.probes import measure_rates
 from archc.benchmarking.results import (
     OURS,
@@ -41,6 +40,7 @@ from archc.benchmarking.scale import choose_device
 from archc.benchmarking.table import print_result
 from archc.benchmarking.timing import Run, own_stream, timer_for
 from archc.benchmarking.turn import Bench
+from archc.console import output
 from archc.target import TARGETS
 from archc.verification.packages import import_package
 

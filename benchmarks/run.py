@@ -16,12 +16,12 @@ from pathlib import Path
 import click
 
 from archc.benchmarking.bench import bench, read_options
-from archc.benchmarking.command import output
 from archc.benchmarking.markdown import page
 from archc.benchmarking.plot import draw
 from archc.benchmarking.results import read_json, write_json
 from archc.benchmarking.scale import choose_device
 from archc.benchmarking.table import print_result
+from archc.console import output
 from archc.errors import ArchcError
 
 ROOT = Path(__file__).resolve().parent.parent

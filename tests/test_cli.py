@@ -206,6 +206,18 @@ def test_explain_tells_reasons_and_relaxations() -> None:
     assert "bias_relu" in output.partition("missed")[2]
 
 
+def test_lines_stay_whole_where_no_terminal_says_how_wide_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are searched by other programs, which would find no name that is parted or cut."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    olmo = str(SPECS / "olmo2.arch")
+    (packed,) = re.findall(
+        "^pack: .*gate_proj.*$", run("explain", olmo, "--model", "olmo2_tiny").output, re.MULTILINE
+    )
+    assert packed.endswith("are one linear")
+    monkeypatch.setenv("COLUMNS", "60")
+    assert packed not in run("explain", olmo, "--model", "olmo2_tiny").output
+
+
 @pytest.mark.parametrize(
     ("bias", "told"),
     [

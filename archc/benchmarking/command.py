@@ -11,9 +11,8 @@ from archc.benchmarking.bench import bench, read_options
 from archc.benchmarking.plot import check_plot, draw
 from archc.benchmarking.results import Result, write_json
 from archc.benchmarking.table import print_result
+from archc.console import output
 from archc.errors import ArchcError
-
-_WIDTH = 120  # of tables that go into a file
 
 
 def run(
@@ -46,14 +45,6 @@ def run(
             if plot:
                 draw(results, plot)
     return results
-
-
-def output() -> Console:
-    """Where tables go, wide enough for them where it is not a terminal."""
-    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH)
-    return console
 
 
 def _check_folder(file: Path | None) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from archc.analysis.laws.chinchilla import Chinchilla
 from archc.analysis.laws.conditional import Conditional
+from archc.console import output
 from archc.errors import ArchcError
 from archc.exploration.law_files import law_json
 from archc.quantities import quantity_text
@@ -136,7 +136,7 @@ def parse_columns(texts: Iterable[str]) -> dict[str, str]:
 
 def print_report(report: Report) -> None:
     """Print what a fit found."""
-    console = Console(markup=False, highlight=False)
+    console = output()
     console.print(report.law.source, style="bold")
     table = Table(
         "", "value", f"{report.level:.0%} interval", title="bootstrap over runs", title_justify="left"

@@ -7,10 +7,9 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from archc.analysis.laws.routed import EXPANSION, krajewski
 from archc.analysis.serving import Workload
+from archc.console import output
 from archc.exploration.front_table import front_table
 from archc.exploration.granularity import GrainPoint, GranularitySearch, Mixture
 from archc.exploration.search_report import RATE
@@ -21,7 +20,7 @@ from archc.quantities import quantity_text
 
 def print_granularities(found: GranularitySearch, mixture: Mixture, load: Workload) -> None:
     """The front as a table, below the model that the search started from."""
-    console = Console(markup=False, highlight=False)
+    console = output()
     console.print(
         f"{mixture.program.name} in {len(found.points)} granularities: batch {load.batch}, {load.prompt:,} "
         f"tokens of prompt, {load.answer:,} of answer, by the roofline of one {load.device.name}",

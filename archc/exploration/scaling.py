@@ -16,6 +16,7 @@ from archc.analysis.allocation import Allocation, Demand, for_budget, for_loss
 from archc.analysis.laws.chinchilla import FLOPS_PER_PARAMETER, Chinchilla
 from archc.analysis.laws.law import Count, Law
 from archc.analysis.parameters import count_parameters
+from archc.console import output
 from archc.errors import ArchcError
 from archc.quantities import quantity_text
 from archc.settings import parse_settings
@@ -158,7 +159,7 @@ def plan(laws: Sequence[Law], flops: float | None, loss: float | None, demand: D
 
 def print_predictions(found: Sequence[Prediction], size: Size) -> None:
     """Print the loss that each law predicts of a size."""
-    console = _console()
+    console = output()
     console.print(f"{size.name}, trained on {quantity_text(found[0].tokens)} tokens", style="bold")
     table = Table("fit", "loss", "N", "D / N", "FLOPs", "best loss for them")
     for each in found:
@@ -178,7 +179,7 @@ def print_predictions(found: Sequence[Prediction], size: Size) -> None:
 
 def print_plans(found: Sequence[Plan], demand: Demand) -> None:
     """Print how each law divides a budget, or reaches a loss."""
-    console = _console()
+    console = output()
     if demand.tokens:
         price = f", an operation at {demand.price:g} times training's" if demand.price != 1 else ""
         console.print(f"to serve {quantity_text(demand.tokens)} tokens{price}", style="bold")
@@ -226,10 +227,6 @@ def _print_notes(used: Sequence[tuple[Law, float, float]], console: Console) -> 
         console.print(
             "Losses of different papers are of different data and tokenizers: compare them within a fit."
         )
-
-
-def _console() -> Console:
-    return Console(markup=False, highlight=False)
 
 
 def _with_error(value: float, error: float | None) -> str:

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from archc.analysis.laws.conditional import Conditional, warnings
 from archc.analysis.serving import Workload
+from archc.console import output
 from archc.errors import ArchcError
 from archc.exploration.front_table import front_table
 from archc.exploration.search_space import VARIED, Base, Shape
@@ -30,7 +29,7 @@ RATE = "tokens_per_second"
 
 def print_search(found: Search, base: Base, law: Conditional, load: Workload, measured: bool) -> None:
     """The front as a table, below the model that the search started from."""
-    console = Console(markup=False, highlight=False)
+    console = output()
     source = "measured" if measured else f"by the roofline of one {load.device.name}"
     console.print(
         f"{base.program.name} in {found.considered:,} shapes: batch {load.batch}, {load.prompt:,} tokens of "

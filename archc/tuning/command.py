@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from archc import compiler
 from archc.benchmarking.timing import Run, own_stream, timer_for
 from archc.compiler import Compilation
+from archc.console import output
 from archc.errors import ArchcError
 from archc.settings import parse_settings
 from archc.tuned import NOTHING, SHIPPED, Problem, Tile, Tuned, read_table, write_table
@@ -81,7 +81,7 @@ def _compilations(path: Path, model: str | None, settings: tuple[str, ...]) -> l
 
 
 def _print(found: list[Found], target: Path) -> None:
-    console = Console(markup=False, highlight=False)
+    console = output()
     table = Table("linear map", "us", "otherwise", "tile", "used", title="tuned", title_justify="left")
     for each in found:
         table.add_row(*_row(each.problem, each))

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from archc import compiler
+from archc.console import output
 from archc.settings import parse_settings
 from archc.tuned import read_tables
 from archc.verification.chips import CHIPS, Chip
@@ -64,7 +65,7 @@ def kernels(
     spec = compiler.read_spec_file(path)
     Thread(target=hash_triton).start()  # a daemon's end would abort a process that ends first
     tuned = read_tables(table)
-    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
+    console = output()
     told: list[dict[str, Any]] = []
     good = True
     for program in compiler.lower_models(spec, compiler.choose_models(spec, model), parse_settings(settings)):

@@ -13,6 +13,7 @@ from rich.text import Text
 from archc import compiler
 from archc.analysis.parameters import count_parameters
 from archc.compiler import Compilation
+from archc.console import output
 from archc.errors import ArchcError
 from archc.ir.program import Program
 from archc.passes.context import Context
@@ -29,7 +30,7 @@ def verify(path: Path, model: str | None, settings: tuple[str, ...], each_pass: 
     """Verify a spec's models, printing a table for each; whether everything holds."""
     spec = compiler.read_spec_file(path)
     names = compiler.choose_models(spec, model)
-    console = Console(markup=False, highlight=False)  # a spec's names are printed as they are
+    console = output()
     holds = True
     verified = 0
     for program in compiler.lower_models(spec, names, parse_settings(settings)):
