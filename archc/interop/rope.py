@@ -60,17 +60,24 @@ def rotary(theta: float, context: int, pairing: Pairing = "half", width: str = "
     return Setting(read, _write)
 
 
-def partly_rotary(theta: float, context: int, share: float) -> Setting:
-    """The same where a share of each head's values is rotated, the first; `share` is the class's default."""
+def partly_rotary(theta: float, context: int, share: float, width: str = "") -> Setting:
+    """The same where a share of each head's values is rotated, the first; `share` is the class's default.
+
+    `width`: a key of older configs that says how many values those are, where no share is given.
+    """
 
     def read(config: Config, known: Known) -> Rope:
         outer = config.number("rope_theta", theta, null=theta)
         given, head_dim = _parameters(config), known["head_dim"]
-        rotated = int(head_dim * _share(config, given, share))
+        usual = int(head_dim * share)
+        usual = config.whole(width, usual, null=usual) if width else usual
+        rotated = int(head_dim * _share(config, given, usual / head_dim))
         if rotated < 2 or rotated % 2 or rotated > head_dim:
-            section = given if given.has("partial_rotary_factor") else config
+            key = "partial_rotary_factor"
+            section = given if given.has(key) else config
             section.complain(
-                "partial_rotary_factor", f"must leave an even part of a head's {head_dim} values"
+                width if width and not section.has(key) else key,
+                f"must leave an even part of a head's {head_dim} values",
             )
         rope = _read(config, given, outer, context, "half", rotated)
         return replace(rope, width=None if rotated == head_dim else Width(rotated))

@@ -158,7 +158,7 @@ def save_random(config: PretrainedConfig, folder: Path, spread: float = 0.25) ->
     """A model of transformers whose random weights show mistakes, saved in a folder.
 
     Matrices are normal with a standard deviation of `spread`, many times that of training; vectors vary
-    around their start value, 1 or 0 in a norm.
+    around their start value, 1 or 0 in a norm, and so do biases of experts' scores, which are no parameters.
     """
     torch.manual_seed(0)
     attention = "eager" if config.model_type in _NO_SDPA else "sdpa"
@@ -169,6 +169,8 @@ def save_random(config: PretrainedConfig, folder: Path, spread: float = 0.25) ->
     with torch.no_grad():
         for table in (buffer for name, buffer in model.named_buffers() if name.endswith("tid2eid")):
             table.copy_(torch.rand(len(table), 5, generator=generator).argsort(1)[:, : table.shape[1]])
+        for bias in (buffer for name, buffer in model.named_buffers() if name.endswith("correction_bias")):
+            bias.copy_(0.3 * torch.randn(bias.shape, generator=generator))
     model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
     model.save_pretrained(folder)
     return model

@@ -18,6 +18,7 @@ from tests.support import SPECS, compile_model
 CLASSES = {
     "llama": transformers.LlamaConfig,
     "mistral": transformers.MistralConfig,
+    "minimax_m2": transformers.MiniMaxM2Config,
     "mixtral": transformers.MixtralConfig,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
@@ -106,6 +107,7 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"window": 4096, "full_layers": 30, "windowed": None},
     ),
     ("mixtral", {"num_local_experts": 1, "num_experts_per_tok": 1}, {"experts": 1, "choices": 1}),
+    ("minimax_m2", {"num_experts": 60, "attn_type_list": [1] * 62}, {"experts": 60, "layers": 62}),
     ("qwen3_moe", {"num_experts": 60, "norm_topk_prob": True}, {"experts": 60, "normed": True}),
     ("qwen3_moe", {"num_local_experts": 60, "num_experts_per_tok": 60}, {"experts": 60, "choices": 60}),
     ("qwen3_moe", {"router_aux_loss_coef": 0.5}, {"balance": None}),

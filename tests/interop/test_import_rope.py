@@ -125,6 +125,19 @@ def test_a_share_of_each_head_is_rotated(keys: dict[str, Any], width: int | None
     assert imported(tmp_path / "x", model_type="qwen3_next", **keys)["rope"].width == width
 
 
+@pytest.mark.parametrize(
+    ("keys", "width"),
+    [
+        ({}, None),
+        ({"rotary_dim": 64}, 64),
+        ({"rotary_dim": 64, "rope_parameters": {"rope_theta": 7, "partial_rotary_factor": 0.25}}, 32),
+        ({"rotary_dim": 128}, None),
+    ],
+)
+def test_a_number_of_values_is_rotated(keys: dict[str, Any], width: int | None, tmp_path: Path) -> None:
+    assert imported(tmp_path / "x", model_type="minimax_m2", **keys)["rope"].width == width
+
+
 def test_scaling_is_the_default_of_some(tmp_path: Path) -> None:
     """gpt-oss scales its frequencies where a config does not speak of them."""
     assert "factor = 32" in str(imported(tmp_path / "bare", model_type="gpt_oss")["rope"])

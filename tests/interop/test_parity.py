@@ -21,6 +21,7 @@ from transformers import (
     Llama4TextConfig,
     LlamaConfig,
     Mamba2Config,
+    MiniMaxM2Config,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
@@ -161,6 +162,15 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
     "mixtral": lambda: rms(MixtralConfig, num_local_experts=5),
     "mixtral_window": lambda: rms(
         MixtralConfig, num_local_experts=4, num_experts_per_tok=4, sliding_window=5, tie_word_embeddings=True
+    ),
+    "minimax_m2": lambda: rms(
+        MiniMaxM2Config,
+        num_hidden_layers=2,
+        head_dim=12,
+        intermediate_size=32,
+        num_local_experts=5,
+        num_experts_per_tok=3,
+        rotary_dim=6,
     ),
     "qwen3_moe": lambda: rms(
         Qwen3MoeConfig,
@@ -375,6 +385,7 @@ def test_steps_have_limits(tmp_path: Path) -> None:
             ("llama4", {"rope": "rope(theta = 500000, pairing = half)"}),
             ("llama4", {"chunk": "7"}),
             ("gpt_oss", {"window": "6"}),
+            ("minimax_m2", {"rope": "rope(theta = 5000000)"}),
             ("qwen3_next", {"normed": "false"}),
             ("qwen3_next", {"rope": "rope(theta = 10000, width = 6)"}),
             ("gpt2", {"act": "gelu"}),
@@ -400,6 +411,7 @@ _NORM_FIRST = "rms_norm(y, eps, weight = false) * silu(upcast(z))"
         ("gpt_oss", "gpt_oss", "as sinks)", f"as sinks + {math.log(2)})"),
         # What is normed is the gated value.
         ("mamba2", "mamba2", "rms_norm(y * silu(upcast(z)), eps, weight = false)", _NORM_FIRST),
+        ("minimax_m2", "minimax_m2", "gather(scores, chosen)", "gather(scores + bias, chosen)"),
         ("qwen3_next", "qwen3_next", "+ 1e-6)", "+ 1e-2)"),
         # The scale inside of the cap's argument only, not in what the cap bends.
         ("gemma2", "gemma2", "scale = scale, softcap = softcap", "scale = scale, softcap = softcap * scale"),

@@ -72,6 +72,7 @@ def test_every_model_that_could_be_imported_has_a_peer(path: Path) -> None:
         ("gemma3", "gemma3_tiny", {"windowed": "[true, false, true]", "layers": "3"}),
         ("gemma3", "gemma3_tiny", scaled("dynamic(factor = 4, original = 8)")),
         ("mixtral", "mixtral_tiny", {}),
+        ("minimax_m2", "minimax_m2_tiny", {}),
         ("qwen3_moe", "qwen3_moe_tiny", {"window": "5"}),
         ("gpt_oss", "gpt_oss_tiny", {}),
         ("deepseek_v2", "deepseek_v2_tiny", {}),

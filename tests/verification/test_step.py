@@ -47,6 +47,7 @@ LAUNCHES = {
     "llama3_8b": (6,),
     "llama4_scout": (11, 11),
     "mamba2_130m": (7,),
+    "minimax_m2": (10,),
     "mistral_7b": (6,),
     "mixtral_8x7b": (10,),
     "olmo2_1b": (6,),

@@ -11,6 +11,7 @@ from archc.interop.families.llama import LLAMA
 from archc.interop.families.llama4 import LLAMA4
 from archc.interop.families.mamba2 import MAMBA2
 from archc.interop.families.marian import MARIAN
+from archc.interop.families.minimax_m2 import MINIMAX_M2
 from archc.interop.families.mistral import MISTRAL
 from archc.interop.families.mixtral import MIXTRAL
 from archc.interop.families.olmo2 import OLMO2
@@ -28,6 +29,7 @@ FAMILIES = {
     for family in (
         LLAMA,
         LLAMA4,
+        MINIMAX_M2,
         MISTRAL,
         MIXTRAL,
         QWEN2,
