@@ -176,7 +176,9 @@ def _text(path: Path) -> str:
             raise ArchcError(f"{path} is too large for a config.json: more than {MAX_CONFIG_BYTES} bytes")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ArchcError(f"{path} is not a text file in UTF-8") from None
+        raise ArchcError(
+            f"{path} is not a text file in UTF-8: give a Hugging Face model directory, or its config.json"
+        ) from None
     except OSError as error:
         raise ArchcError(f"cannot read {path}: {error.strerror}") from None
 

@@ -236,7 +236,7 @@ def test_a_type_that_is_not_known(tmp_path: Path) -> None:
         (b'{"model_type": "llama",}', "config.json:1:24: this is not JSON"),
         (b"[1, 2]", "holds [1, 2], not an object"),
         (b"3", "holds 3, not an object"),
-        (b"\xff\xfe{}", "is not a text file in UTF-8"),
+        (b"\xff\xfe{}", "is not a text file in UTF-8: give a Hugging Face model directory"),
         (b"[" * 200_000, "is not JSON that can be read"),
         (b'{"hidden_size": ' + b"9" * 5000 + b"}", "is not JSON that can be read"),
         (b" " * (1 << 24) + b"{}", "is too large for a config.json"),
