@@ -14,7 +14,7 @@ from archc.compiler import Compilation
 from archc.errors import ArchcError
 from archc.verification.kernel_runs import Sizes
 from archc.verification.launch import Launch
-from archc.verification.light_torch import light_torch
+from archc.verification.light_torch import without_dynamo
 from archc.verification.meta_runs import run_kernels, run_model
 from archc.verification.packages import import_package
 
@@ -55,7 +55,7 @@ def find_launches(
         if launch.name not in own:
             tell(launch)
 
-    with light_torch():
+    with without_dynamo():
         _record(package.kernels, tell_own)
         run_kernels(package, compilation, dtype, sizes)
         _record(package.kernels, tell_other)
