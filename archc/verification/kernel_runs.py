@@ -132,19 +132,15 @@ def _run_loss(function: Callable[..., Any], vocabulary: int, dtype: torch.dtype,
 
 def _run_capacity(kernels: Any, plan: CapacityKernel, choices: int, dtype: torch.dtype, many: int) -> None:
     """For many tokens of a sequence, and for one after a cache."""
+    so_far, keys = torch.zeros(1, many, choices, dtype=torch.int64), torch.zeros(1, many, dtype=torch.int64)
     for tokens in (many, 1):
-        chosen, places = torch.zeros(1, tokens, choices, dtype=torch.int64), torch.zeros(
-            1, tokens, dtype=torch.int64
-        )
+        chosen, places = so_far[:, :tokens], keys[:, :tokens]
         weights = torch.zeros(chosen.shape, dtype=dtype)
         if plan.name == "drop_crowded":
             kernels.drop_crowded(weights, chosen, places, 1.0)
         else:
-            kernels._within_capacity(weights, chosen, chosen, places, places, 2)
+            kernels._within_capacity(weights, chosen, so_far, places, keys, 2)
     if plan.keeps:
-        so_far, keys = torch.zeros(1, many, choices, dtype=torch.int64), torch.zeros(
-            1, many, dtype=torch.int64
-        )
         filled = torch.zeros(1, dtype=torch.int64)
         kernels._within_capacity_step(weights, chosen, so_far, filled, places, keys, 2)
 
