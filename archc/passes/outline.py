@@ -157,8 +157,8 @@ class Outline:
         source = node.inputs[0] if node.op is PARAMETER else value
         weight = self.graph.node(source) if source is not None else node
         last = stored_in(weight)[0].path[-1] if weight.op is WEIGHT else ""
-        is_name = isinstance(last, str) and last.isidentifier() and not keyword.iskeyword(last)
-        return str(last).lstrip("_") if is_name and len(str(last)) <= _LONGEST else ""
+        word = last.lstrip("_") if isinstance(last, str) else ""
+        return word if word.isidentifier() and not keyword.iskeyword(word) and len(word) <= _LONGEST else ""
 
 
 def replace_by_one(outline: Outline, name: str, place: Node, times: int, context: Context) -> None:

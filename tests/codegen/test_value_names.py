@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
+from archc.verification.launch import Launch
+from archc.verification.launches import find_launches
 from tests.codegen.interpreter import interpreted
-from tests.support import build, distance, scramble
+from tests.support import build, compile_model, distance, scramble
 
 NAMES = ("ctx", "reference", "native", "torch", "output", "len", "dh")
 
@@ -39,3 +41,19 @@ def test_values_hide_nothing(tmp_path: Path) -> None:
     assert x.grad is not None
     assert exact.grad is not None
     assert distance(x.grad, exact.grad) < 1e-4
+
+
+def test_parameters_hide_nothing(tmp_path: Path) -> None:
+    """Around the kernel of a fused op and a linear map stands the most Python."""
+    spec = """arch A() { forward(tokens: [B, T]) {
+          x = embedding(tokens, 64, 64) as embed
+          for i in 0..2 as layers {
+            gate = sigmoid(x + parameter([64]) as triton) + parameter([64]) as _1
+            x = x + linear(x * gate, 64) as up
+          }
+          return linear(x, 64) as head
+        } }
+        model a = A()"""
+    found: list[Launch] = []
+    find_launches(compile_model(spec, "a"), tmp_path, torch.bfloat16, found.append)
+    assert "_add_sigmoid_mul_linear_kernel" in {launch.name for launch in found}
