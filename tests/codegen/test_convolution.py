@@ -204,7 +204,7 @@ def test_in_bfloat16(form: str, tmp_path: Path) -> None:
         ("activated", "token = key - (keys - tokens) + n", "token = key + n"),
         ("activated", "& (token < tokens)", ""),
         ("mixed", "- (n + 1)", "- n"),
-        ("mixed", "tl.where(here, dvector, 0.0)", "dvector * 2"),
+        ("mixed", "tl.where(here, dmu, 0.0)", "dmu * 2"),
     ],
 )
 @interpreted
