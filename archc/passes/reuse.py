@@ -46,7 +46,7 @@ class Reuse:
     def uses(self, part: Graph, group: Sequence[Node]) -> list[tuple[Graph, list[Node]]]:
         """The linears with the weights and biases of a group, for each value that they read, and where.
 
-        None where the weights are not all read by as many linears, of the same values.
+        Nothing where the weights are not all read by as many linears, of the same values.
         """
         alike = [self._with_weights_of(part, linear) for linear in group]
         if any(not found or found.keys() != alike[0].keys() for found in alike):
