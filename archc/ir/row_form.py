@@ -21,8 +21,7 @@ _HELD = 49152  # values that a program has in registers at once
 RENAMED = frozenset({"upcast", "cast_like", "unsqueeze"})  # the same numbers, in registers
 # Names of the Python around a kernel, and of its own, which no operand or result may have.
 HOST = frozenset("""
-    F RuntimeError Tensor any backward ctx float getattr inputs int isinstance len linear max min native next
-    output range reference reversed slice sum torch triton tuple zip
+    F backward ctx float inputs len linear max min native output range reference sum torch triton tuple
     """.split())  # noqa: SIM905 - a list of this length is easier to read as words
 _PLACES = ("row", "rows", "column", "inside", "shared_row", "programs", "STAGES")
 RESERVED = HOST | {*_PLACES, "tl", "tanh", "log1p"}
