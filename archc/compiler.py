@@ -15,7 +15,7 @@ from archc.frontend.fusions import check_fusion_names, rules_of
 from archc.frontend.kept_trees import tree_of
 from archc.frontend.lower import lower, lower_parameters
 from archc.frontend.lowerer import Budget
-from archc.frontend.names import check_names
+from archc.frontend.names import check_arguments, check_names
 from archc.frontend.resolve import Loader, Module
 from archc.ir.blind import blind_attentions
 from archc.ir.decoding import decodes, no_generation
@@ -112,6 +112,7 @@ def lower_models(
     """The programs of models; raises `SpecError` with the mistakes of all of them."""
     overrides = {name: _expression(name, text) for name, text in (settings or {}).items()}
     reporter, budget = Reporter(spec.found), Budget()
+    check_arguments(spec.module, list(overrides.values()), reporter)
     programs: list[Program | None] = []
     for name in names:
         if not (budget.is_spent or reporter.is_full):
@@ -275,7 +276,7 @@ def _report_plan(compilation: Compilation, package: Package) -> ReportPlan:
 def _expression(name: str, text: str) -> syntax.Expr:
     """The value of `--set name=text` as an expression; raises `SpecError` or `ArchcError`."""
     reporter = Reporter()
-    tree = tree_of(Source(f"--set {name}", f"value = {text}"), reporter, keep=False)
+    tree = tree_of(Source("--set", f"{name} = {text}"), reporter, keep=False)
     reporter.raise_if_any()
     assert tree is not None
     item = tree.items[0]

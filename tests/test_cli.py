@@ -75,7 +75,13 @@ def test_wrong_usage(arguments: tuple[str, ...]) -> None:
         (("build", str(SPECS / "std.arch")), "defines no model"),
         (("build", LLAMA, "--model", "llama3_8b", "--set", "layers"), "--set takes name=value"),
         (("build", LLAMA, "--model", "llama3_8b", "--set", "layer=2"), "did you mean `layers`?"),
-        (("build", LLAMA, "--model", "llama3_8b", "--set", "layers=2 +"), "--set layers"),
+        (("build", LLAMA, "--model", "llama3_8b", "--set", "layers=2 +"), "--set:1:13"),
+        (("build", LLAMA, "--model", "llama3_8b", "--set", "mask=causal"), "it has d, layers, heads,"),
+        (("build", LLAMA, "--model", "llama3_8b", "--set", "act=sillu"), "did you mean `silu`?"),
+        (
+            ("build", LLAMA, "--model", "llama3_8b", "--set", "d=heads"),
+            "do not see the parameters of `Llama`",
+        ),
         (("build", LLAMA, "--model", "llama3_8b", "--set", "d=100"), "not divisible"),
         (("build", "-o", "/nowhere/at/all"), "no generated package"),
         (

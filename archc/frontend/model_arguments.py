@@ -42,8 +42,8 @@ def check_overrides(arch: syntax.Arch, overrides: Mapping[str, syntax.Expr]) -> 
     known = [param.name for param in arch.params]
     for name in overrides:
         if name not in known:
-            hint = did_you_mean(name, known)
-            raise ArchcError(f"arch `{arch.name}` has no parameter `{name}`" + (f"; {hint}" if hint else ""))
+            hint = did_you_mean(name, known) or f"it has {', '.join(known) or 'none'}"
+            raise ArchcError(f"arch `{arch.name}` has no parameter `{name}`; {hint}")
 
 
 def with_origin(value: Any, name: str, constants: set[str], rank: int) -> Any:

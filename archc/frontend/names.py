@@ -25,8 +25,18 @@ def check_names(module: Module, fusions: Collection[str], reporter: Reporter) ->
             _Checker(each, fusions, reporter).check()
 
 
+def check_arguments(module: Module, values: Sequence[syntax.Expr], reporter: Reporter) -> None:
+    """Check arguments of models that do not stand in the module, as those of `--set`."""
+    _Checker(module, (), reporter).check_arguments(values)
+
+
 class _Checker(StatementNames):
     """Checks one module."""
+
+    def check_arguments(self, values: Sequence[syntax.Expr]) -> None:
+        env = Env(self._scope(), dict.fromkeys(self.module.defines, ANY))
+        for model in self.module.models.values():
+            self._arguments(model, values, env)
 
     def check(self) -> None:
         module, env = self.module, self._scope()
@@ -66,9 +76,16 @@ class _Checker(StatementNames):
             self._report(unknown_arch(self.module, model))
         elif isinstance(given := match_model(model, found[0], {}), mistakes.WrongArguments):
             self._report(given)
-        for argument in model.arguments:
-            self._expr(argument.value, env)
+        self._arguments(model, [argument.value for argument in model.arguments], env)
         self._path(model.root, env)
+
+    def _arguments(self, model: syntax.Model, values: Sequence[syntax.Expr], env: Env) -> None:
+        """What a model gives its arch, whose parameters it does not see."""
+        if found := self.module.find_arch(model.arch):
+            hint = f"a model's arguments do not see the parameters of `{model.arch}`"
+            self.hints = {param.name: hint for param in found[0].params}
+        self._all(values, env)
+        self.hints.clear()
 
     def _arch(self, arch: syntax.Arch, outer: Env) -> None:
         env = Env(outer)

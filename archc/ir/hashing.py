@@ -7,6 +7,8 @@ from typing import Any
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
+from archc.ir.op import Op
+from archc.ir.rule import FusedOp
 
 
 def structural_hash(graph: Graph) -> str:
@@ -25,7 +27,15 @@ def structural_hash(graph: Graph) -> str:
 def _line(node: Node, places: dict[Value, str]) -> str:
     operands = [places[value] if value is not None else "-" for value in node.inputs]
     attributes = [(name, _text(value)) for name, value in sorted(node.attributes.items())]
-    return f"{node.op.name} {operands} {attributes} {[str(type_) for type_ in node.types]}"
+    return f"{_meaning(node.op)} {operands} {attributes} {[str(type_) for type_ in node.types]}"
+
+
+def _meaning(op: Op) -> str:
+    """An op's name, and what a fused op of that name computes, which another of the same name may not."""
+    if not isinstance(op, FusedOp) or op.rule is None:
+        return op.name
+    steps = [(_meaning(step.op), step.inputs, sorted(step.attributes.items())) for step in op.rule.steps]
+    return f"{op.name} {[operand.name for operand in op.operands]} {steps} {op.rule.outputs}"
 
 
 def _text(value: Any) -> str:

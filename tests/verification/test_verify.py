@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from archc import compiler
+from archc import compiler, verification
 from archc.codegen.emit import Origin
 from archc.compiler import Compilation
 from archc.errors import ArchcError
+from archc.ir.graph import Graph
+from archc.passes.context import Context
+from archc.passes.pipeline import run_passes, stages
+from archc.target import CUDA
 from archc.verification.cases import cases
 from archc.verification.packages import check_package
+from archc.verification.stages import check_stages
 from archc.verification.verify import verify
 from tests.support import ROOT, SPECS, compile_model, few
 
@@ -179,6 +185,27 @@ def test_a_damaged_package_is_found(
         assert found == {"refused"}
         return
     assert found <= {outcome.check for outcome in outcomes if not outcome.holds}
+
+
+def test_another_fusion_of_the_same_name_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a pass has left as it was is not run again, and a graph with such a fusion looks as it was."""
+    gated = "fuse gated(a, b) {{ return silu({}) * {} }}"
+    arch = (
+        "arch A() { forward(x: float[B, T, 8]) { return y = silu(x) * (linear(x, 8) as p) } } model a = A()"
+    )
+    right, wrong = (compiler.read_spec_text(gated.format(*order) + arch) for order in ("ab", "ba"))
+    (program,) = compiler.lower_models(right, ["a"])
+
+    def damaged(graph: Graph, context: Context) -> Iterator[tuple[str, Graph]]:
+        yield from stages(graph, context)
+        exchanged = run_passes(graph, context)
+        (node,) = (node for node in exchanged.nodes() if node.op.name == "gated")
+        exchanged.update(node, op=wrong.rules[-1].op)
+        yield "exchange", exchanged
+
+    monkeypatch.setattr(verification.stages, "stages", damaged)
+    outcomes = check_stages(program, Context(right.rules, CUDA), each_pass=True)
+    assert {outcome.subject for outcome in outcomes if not outcome.holds} == {"after exchange"}
 
 
 def test_the_table_and_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
