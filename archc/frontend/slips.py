@@ -43,6 +43,7 @@ _FRIENDLY = {
     "NOTE": "`note`",
 }
 _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
+_SIGNS = ("+", "-", "*", "/", "**", "%")
 _ITEMS = ("import", "arch", "block", "model", "fuse", "forward", "ignore")
 
 
@@ -124,6 +125,7 @@ _SLIPS: tuple[tuple[Callable[[_Error], bool], str], ...] = (
     (lambda e: e.found == ";", "a statement ends with its line"),
     (lambda e: e.found == "//" or (e.found == "/" and e.following[:1] == "*"), "a comment starts with `#`"),
     (lambda e: e.found in ("+", "-", "*", "/") and e.following[:1] == "=", "write `x = x {found} ...`"),
+    (lambda e: e.found in _SIGNS and e.begins, "write `{previous} = {previous} {found} ...`, or `return`"),
     (lambda e: e.found == "." and e.following[:1].isdigit(), "a number starts with a digit: `0.5`"),
     (lambda e: e.is_unit, "the units of numbers are K, M, G and T: powers of 1024"),
     (lambda e: e.found == "=" and e.opener in ("if", "else"), "two values are compared with `==`"),
