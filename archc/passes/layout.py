@@ -30,9 +30,10 @@ def _transpose(part: Graph, linear: Node, reuse: Reuse) -> None:
     if weight.op is not WEIGHT or not uses:
         return
     sources = tuple(replace(s, transposed=not s.transposed) for s in stored_in(weight))
-    shape = weight.types[0].shape[::-1]
-    type_ = TensorType(shape, DType.FLOAT)
-    attributes = {**weight.attributes, "sources": sources, "type": type_}
-    home.update(weight, attributes=attributes, types=(type_,))
+    type_ = TensorType(weight.types[0].shape[::-1], DType.FLOAT)
+    home.update(weight, attributes={**weight.attributes, "sources": sources})
+    for where, each in reuse.handed(home, value):  # the weight itself, and inputs of loops' bodies
+        made = where.node(each)
+        where.update(made, attributes={**made.attributes, "type": type_}, types=(type_,))
     for where, (use,) in uses:
         where.update(use, attributes={**use.attributes, "layout": "out_in"})

@@ -69,11 +69,22 @@ class Reuse:
             found.update(((where, node.inputs[0]), node) for where, node, _ in uses)
         return found if all(each == readers[0] for each in readers) and len(found) == len(readers[0]) else {}
 
+    def handed(self, part: Graph, value: Value) -> Iterator[tuple[Graph, Value]]:
+        """A value, and what it is in the loops that hand it in."""
+        yield part, value
+        for user, place in part.users(value):
+            if _hands_in(user, place):
+                for body in user.bodies:
+                    yield from self.handed(body, body.inputs[place])
+
     def _readers(self, part: Graph, value: Value) -> Iterator[tuple[Graph, Node, int]]:
         """The nodes that read a value, with the operand's place, also in loops that hand it in."""
-        for user, place in part.users(value):
-            if user.op is LOOP and place >= len(user.attributes["entering"]):
-                for body in user.bodies:
-                    yield from self._readers(body, body.inputs[place])
-            else:
-                yield part, user, place
+        for where, each in self.handed(part, value):
+            for user, place in where.users(each):
+                if not _hands_in(user, place):
+                    yield where, user, place
+
+
+def _hands_in(user: Node, place: int) -> bool:
+    """Whether a loop hands in an operand as it is."""
+    return user.op is LOOP and place >= len(user.attributes["entering"])

@@ -339,6 +339,19 @@ def test_layout_turns_weights_round() -> None:
     assert "in_out" not in str([n.attributes for g in graphs["layout"].walk() for n in g.nodes()])
 
 
+def test_layout_turns_weights_of_layers_that_share_them_round() -> None:
+    text = """arch A() {
+      block Layer(x) { return x + linear(linear(x, 3, layout = in_out) as down, 8, layout = in_out) as up }
+      forward(x: float[B, T, 8]) {
+        for i in 0..3 { x = Layer(x, tied_to = "layer" if i > 0) as layer }
+        return x } }
+    model a = A()"""
+    (program,) = compiler.lower_models(compiler.read_spec_text(text), ["a"])
+    graphs, _ = staged(program)
+    turned = [s.transposed for g in graphs["layout"].walk() for n in g.weights() for s in stored_in(n)]
+    assert turned == [True, True]
+
+
 @pytest.mark.parametrize(
     ("family", "attention"),
     [("llama3", ["q_proj", "k_proj", "v_proj"]), ("latent", ["q_a_proj", "kv_a_proj_with_mqa"])],
