@@ -11,7 +11,7 @@ from archc import compiler
 from archc.compiler import Spec
 from archc.errors import ArchcError, Reporter, Source
 from archc.frontend.format import format_spec
-from archc.interop.spec import model_lines, value_text
+from archc.interop.spec import model_lines, root_text, value_text
 from archc.ir.op import Op
 from archc.ir.program import Program
 
@@ -65,7 +65,9 @@ def variants_text(original: Original, variants: Sequence[Variant], output: Path 
         lines += [
             "",
             f"# {each.comment}",
-            *model_lines(f"model {each.name} = {program.arch}", arguments, program.root),
+            *model_lines(
+                f"model {each.name} = {program.arch}", arguments, root_text(program.root, program.replaced)
+            ),
         ]
     text = "\n".join([*lines, ""])
     return format_spec(Source("variants", text), Reporter()) or text

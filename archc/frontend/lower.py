@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from archc.errors import Mistake, Note, Reporter
+from archc.errors import Mistake, Note, Reporter, did_you_mean
 from archc.frontend import mistakes, syntax
 from archc.frontend.defaults import Defaults
 from archc.frontend.limits import MAX_NESTING, MAX_STEPS
@@ -60,10 +60,31 @@ class ModelLowerer(Defaults):
         if forward is None:
             self.report(mistakes.MissingForward(arch.span, name=arch.name))
             return None
-        root = () if self.model.root is None else self.path_of(self.model.root, self.scopes.of(self.module))
-        with self.within(root):
+        root = self._root()
+        with self.within(() if self.moved else root):
             self._forward(forward, env)
+        self._check_moved()
         return None if self.reporter else self._program(arch, parameters, root)
+
+    def _root(self) -> Path:
+        """The path below which the checkpoint has the model, or that part of it whose segment it replaces."""
+        given = self.model.root
+        if given is None:
+            return ()
+        path = self.path_of(given.path, self.scopes.of(self.module))
+        if given.replaced is not None:
+            self.moved = given.replaced, path
+        return path
+
+    def _check_moved(self) -> None:
+        """Report a root that takes the place of what no path begins with."""
+        given = self.model.root
+        if self.moved is None or given is None or self.reporter:
+            return
+        segment, root = self.moved
+        if not any(path[: len(root)] == root for path in self.weights):
+            hint = did_you_mean(segment, {str(path[0]) for path in self.weights})
+            self.report(mistakes.UnknownRoot(given.span, segment=segment, arch=self.model.arch, hint=hint))
 
     def report(self, mistake: Mistake) -> Any:
         """Report a mistake; where a spec has several models, with the first one that led to it."""
@@ -105,14 +126,20 @@ class ModelLowerer(Defaults):
             graph=graph,
             parameters=parameters,
             root=path_text(root),
-            ignored=tuple(
-                path_text((*root, each.pattern)) for each in arch.members if isinstance(each, syntax.Ignore)
-            ),
+            replaced=self.moved[0] if self.moved else "",
+            ignored=tuple(self._ignored(arch, root)),
             expectations=tuple(self.expectations),
             start=self.start,
             following=self.following,
             tied=tuple((tuple(alias.split(".")), tuple(target.split("."))) for alias, target in tied.items()),
         )
+
+    def _ignored(self, arch: syntax.Arch, root: Path) -> Iterator[str]:
+        """The patterns of tensors that the model has no use for, as the checkpoint calls them."""
+        for each in arch.members:
+            if isinstance(each, syntax.Ignore):
+                pattern = tuple(each.pattern.split("."))
+                yield path_text(self.placed(pattern) if self.moved else (*root, *pattern))
 
     def _parameters(
         self, arch: syntax.Arch, env: Env, overrides: Mapping[str, syntax.Expr]

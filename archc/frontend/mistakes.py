@@ -217,6 +217,10 @@ class BadPathIndex(Mistake):
     )
 
 
+class UnknownRoot(Mistake):
+    message = "no parameter path of {arch} begins with `{segment}`"
+
+
 class UnknownTie(Mistake):
     message = "`tied_to` names `{path}`, but there is no such parameter before this place"
 

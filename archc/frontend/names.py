@@ -77,7 +77,8 @@ class _Checker(StatementNames):
         elif isinstance(given := match_model(model, found[0], {}), mistakes.WrongArguments):
             self._report(given)
         self._arguments(model, [argument.value for argument in model.arguments], env)
-        self._path(model.root, env)
+        if model.root is not None:
+            self._path(model.root.path, env)
 
     def _arguments(self, model: syntax.Model, values: Sequence[syntax.Expr], env: Env) -> None:
         """What a model gives its arch, whose parameters it does not see."""

@@ -45,7 +45,13 @@ class Paths(Expressions):
             value = f"{len(self.prefix) + len(segments)} segments"
             self.report(mistakes.TooLarge(path.span, what="a parameter path", value=value, limit=MAX_PATH))
             return (UNKNOWN,)
-        return tuple(segments)
+        return tuple(segments) if self.prefix else self.placed(tuple(segments))
+
+    def placed(self, path: Path) -> Path:
+        """A whole path of the arch, as the checkpoint has it."""
+        if self.moved is None or path[:1] != (self.moved[0],):
+            return path
+        return (*self.moved[1], *path[1:])
 
     def _quoted(self, text: str, span: Span, env: Env) -> Sequence[str | Index]:
         """The segments of a text; one may end in a loop variable in braces, `experts.expert_{e}`."""
@@ -153,7 +159,7 @@ class Paths(Expressions):
         """The path of parameters that exist, looked for like a name: from the paths around it outwards."""
         self.spend(len(self.weights))
         for depth in range(len(self.prefix), -1, -1):
-            path = self.prefix[:depth] + names
+            path = self.prefix[:depth] + names if depth else self.placed(names)
             if any(known[: len(path)] == path for known in self.weights):
                 return path
             if any(lost[: len(path)] == path for lost in self.lost):

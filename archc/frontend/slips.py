@@ -120,6 +120,7 @@ _SLIPS: tuple[tuple[Callable[[_Error], bool], str], ...] = (
     (lambda e: e.found == "{" and e.previous == "=", "braces stand in a path after `as`; here a string can"),
     (lambda e: e.opener in ("def", "fn", "class"), "write `block f(x) {{ ... }}` or `arch A() {{ ... }}`"),
     (lambda e: e.opener == "while", "a loop runs over a range or a list: `for i in 0..n {{ ... }}`"),
+    (lambda e: e.opener == "model" and e.found == "-", "one name stands before `->`: `as body -> a.body`"),
     (lambda e: e.found == ">" and e.previous == "-", "a function is a `block`"),
     (lambda e: e.found in ("&", "|", "!"), "write `and`, `or`, `not`"),
     (lambda e: e.found == ";", "a statement ends with its line"),

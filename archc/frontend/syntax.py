@@ -78,6 +78,14 @@ class Path(Node):
 
 
 @dataclass(frozen=True)
+class Root(Node):
+    """Where a larger model's checkpoint holds a model: below a path, or only what is below `replaced`."""
+
+    path: Path
+    replaced: str | None
+
+
+@dataclass(frozen=True)
 class Argument(Node):
     name: str | None
     value: Expr
@@ -236,7 +244,7 @@ class Model(Node):
     arch: str
     arch_span: Span
     arguments: tuple[Argument, ...]
-    root: Path | None = None
+    root: Root | None = None
 
 
 @dataclass(frozen=True)

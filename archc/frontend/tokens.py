@@ -83,7 +83,9 @@ class _Place:
 
 def opens_path_index(previous: Token | None, token: Token) -> bool:
     """Whether a token is the brace around an expression in a path, as in `as layers.{i}`."""
-    return token.type == "LBRACE" and previous is not None and previous.type in ("DOT", "AS", "LOOP_AS")
+    return (
+        token.type == "LBRACE" and previous is not None and previous.type in ("DOT", "AS", "LOOP_AS", "ARROW")
+    )
 
 
 @cache

@@ -100,6 +100,10 @@ class TreeBuilder:
         given = self._node(arguments)
         return syntax.Model(self._span(name), str(name), str(arch), self._span(arch), given, self._node(root))
 
+    def _root(self, tree: Any) -> syntax.Root:
+        replaced, path = tree.children
+        return syntax.Root(self._span(tree), self._node(path), None if replaced is None else str(replaced))
+
     def _expect(self, tree: Any) -> syntax.Expect:
         return syntax.Expect(self._span(tree.children[0]), str(tree.children[0]))
 

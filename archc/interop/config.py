@@ -44,6 +44,10 @@ class Config:
         """Whether there is a checkpoint, without a tensor of a name."""
         return self.tensors is not None and name not in self.tensors
 
+    def has_tensor(self, segments: str) -> bool:
+        """Whether there is a checkpoint, with a tensor that has these segments in its name."""
+        return any(f".{segments}." in f".{name}." for name in self.tensors or ())
+
     def whole(
         self, key: str, missing: int, *, null: int | None = None, least: int = 1, most: int = MAX_SIZE
     ) -> int:

@@ -7,18 +7,28 @@ from typing import Any
 
 from archc.interop.config import Config
 from archc.interop.inert import FIXED
+from archc.interop.spec import root_text
 
-# Where transformers' classes, and checkpoints as they were published, hold the text model and its head.
-ROOT = "language_model"
+# Where checkpoints hold the text model: all of it, or but for the head, what it calls `model` by itself.
+_WHOLE = "language_model"
+_BODIES = ("model.language_model", "model.text_model")
+# Types of models whose checkpoints have the latter.
+_BODY_OF = {
+    **dict.fromkeys(
+        ("deepseek_vl", "fast_vlm", "janus", "lighton_ocr", "ovis2", "perception_lm"), _BODIES[0]
+    ),
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), _BODIES[0]),
+    **dict.fromkeys(("idefics2", "idefics3", "smolvlm"), _BODIES[1]),
+}
 
 # What the outer config says of the text model as well, and before the text's own config.
 _SHARED = ("quantization_config", *FIXED)
 _TIED = "tie_word_embeddings"
-_HEADS = ("lm_head.weight", f"{ROOT}.lm_head.weight")
+_HEADS = ("lm_head.weight", f"{_WHOLE}.lm_head.weight")
 
 
 def text_config(config: Config, known: Container[str]) -> tuple[Config, str]:
-    """The config of what is imported, and the path before its tensors.
+    """The config of what is imported, and what `as` says of its tensors.
 
     Where a type is not among the `known` ones, but its config holds that of a text model, this is it.  Other
     keys of the outer config are about the parts beside it.
@@ -32,7 +42,16 @@ def text_config(config: Config, known: Container[str]) -> tuple[Config, str]:
     shared = {key: config.get(key) for key in _SHARED if config.has(key)}
     inner = Config({**section, **shared, **_tied(config, section)}, "text_config.")
     inner.tensors = config.tensors
-    return inner, ROOT
+    return inner, _root(config)
+
+
+def _root(config: Config) -> str:
+    """What `as` says of the text model: a checkpoint knows where its tensors lie, without one its type."""
+    if config.tensors is None:
+        body = _BODY_OF.get(str(config.get("model_type")))
+    else:
+        body = next(filter(config.has_tensor, _BODIES), None)
+    return root_text(body, "model") if body else _WHOLE
 
 
 def _tied(config: Config, section: Mapping[str, Any]) -> dict[str, Any]:

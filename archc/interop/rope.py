@@ -90,6 +90,21 @@ def partly_rotary(theta: float, context: int, share: float, width: str = "") -> 
     return Setting(read, write)
 
 
+def along_axes(rotary: Setting) -> Setting:
+    """The same along three axes of images and films, which share out the frequencies.
+
+    A token of text stands at one place along all three, so that its rotation does not depend on their shares.
+    """
+
+    def read(config: Config, known: Known) -> Any:
+        given = _parameters(config)
+        for key in ("mrope_section", "mrope_interleaved"):
+            given.get(key)
+        return rotary.read(config, known)
+
+    return Setting(read, rotary.write)
+
+
 def _share(config: Config, given: Config, missing: float) -> float:
     """What share of a head is rotated, in either dialect."""
     outer = config.number("partial_rotary_factor", missing, null=missing)

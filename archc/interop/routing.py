@@ -46,7 +46,7 @@ def experts(key: str, missing: int, *older: str) -> Reader:
         present = [name for name in (key, *older) if config.get(name) is not None]
         return config.whole(present[0] if present else key, missing, most=MAX_EXPERTS)
 
-    return Setting(read, lambda value, _known: {key: int(value)})
+    return Setting(read, lambda value, _known: {} if value is None else {key: int(value)})
 
 
 def choices(key: str, missing: int) -> Reader:

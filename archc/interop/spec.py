@@ -22,7 +22,7 @@ _TAKEN = frozenset(
 
 
 def spec_text(family: Family, name: str, arguments: Mapping[str, Value], origin: str, root: str = "") -> str:
-    """A spec with one model; `origin` says in a comment where it comes from, `root` where its tensors lie."""
+    """A spec with one model; `origin` says in a comment where it comes from, `root` what follows `as`."""
     settings = [f"{parameter} = {value_text(value)}" for parameter, value in arguments.items()]
     return "\n".join(
         [
@@ -36,10 +36,15 @@ def spec_text(family: Family, name: str, arguments: Mapping[str, Value], origin:
     )
 
 
-def model_lines(head: str, settings: list[str], root: str = "") -> Iterator[str]:
-    """A model's line, or lines as long as they may be; `head` is what stands before its arguments."""
+def root_text(root: str, replaced: str = "") -> str:
+    """What follows `as`, or nothing, where tensors lie under a root, which may take a segment's place."""
     path = root if root.replace(".", "_").isidentifier() else f'"{root}"'
-    tail = f") as {path}" if root else ")"
+    return f"{replaced} -> {path}" if replaced else path if root else ""
+
+
+def model_lines(head: str, settings: list[str], root: str = "") -> Iterator[str]:
+    """A model's line, or lines as long as they may be, with `head` before its arguments."""
+    tail = f") as {root}" if root else ")"
     whole = f"{head}({', '.join(settings)}{tail}"
     if len(whole) <= _WIDTH:
         yield whole

@@ -99,7 +99,8 @@ class Expectation:
 class Program:
     """What a `model` line stands for.  `parameters` are its arch's, in order, with their values.
 
-    `root`: the path that all its tensors have in front; those of a checkpoint elsewhere are another model's.
+    `root`: the path that its tensors have in front; those of a checkpoint elsewhere are another model's.
+    `replaced`: the first segment whose place the root takes; paths of the arch without it stay as they are
     `following`: what inputs are for the next token, by what they are for the last one
     """
 
@@ -110,6 +111,7 @@ class Program:
     graph: Graph
     parameters: Mapping[str, Any]
     root: str = ""
+    replaced: str = ""
     ignored: tuple[str, ...] = ()
     expectations: tuple[Expectation, ...] = field(default=())
     tied: tuple[tuple[Path, Path], ...] = ()  # (what a checkpoint may repeat, what it is tied to)

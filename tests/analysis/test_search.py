@@ -18,6 +18,7 @@ from archc.analysis.serving import Workload, serving_rate
 from archc.cli import main
 from archc.exploration.search_space import Base, Candidate, Grid, Shape, candidate_of, candidates
 from archc.exploration.searcher import Search, search
+from archc.exploration.variants import Original, Variant, variants_text
 from tests.support import SPECS
 
 LLAMA = str(SPECS / "llama3.arch")
@@ -217,3 +218,11 @@ def test_a_base_that_the_law_does_not_know_is_shown_without_a_loss(tmp_path: Pat
     result = run(str(spec), "--width-step", "128", "--groups", "2", "--batch", "16")
     assert result.exit_code == 0, result.output
     assert "unknown" in result.output
+
+
+def test_variants_lie_where_their_model_does() -> None:
+    line = "model a = Llama(d = 48, layers = 1, heads = 4, d_ff = 80, vocab = 99) as model -> model.text"
+    spec = compiler.read_spec_text(f"import llama\n\n{line}\n")
+    (program,) = compiler.lower_models(spec, ["a"])
+    text = variants_text(Original(spec, program, {}), [Variant("b", "narrower", {"d": "40"})], None)
+    assert text.splitlines()[-1] == line.replace("model a", "model b").replace("48", "40")

@@ -18,6 +18,26 @@ def scan(**changes: Any) -> dict[str, Any]:
     return {**small, "layer_norm_epsilon": EPS, **TOKENS, **changes}
 
 
+def qwen3_5(**changes: Any) -> dict[str, Any]:
+    """Sizes of Qwen3.5: keys of the delta rule serve two heads of values, frequencies are of three axes."""
+    delta = {
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 10,
+        "linear_value_head_dim": 12,
+    }
+    axes = {"mrope_section": [1, 2, 1], "mrope_interleaved": True}
+    small = sizes(intermediate_size=None, num_hidden_layers=4, head_dim=16, rms_norm_eps=EPS, **delta)
+    return {**small, **rope(partial_rotary_factor=0.5, **axes), **changes}
+
+
+QWEN3_5_EXPERTS = {
+    "num_experts": 7,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 28,
+    "shared_expert_intermediate_size": 28,  # as wide as an expert, of which it becomes one
+}
+
 # Mamba-2's mixer: eight heads, of which four share the projections to and from the state.
 MIXER = {"mamba_n_heads": 8, "mamba_d_head": 12, "mamba_d_state": 10, "mamba_n_groups": 2}
 

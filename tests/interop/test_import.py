@@ -24,6 +24,8 @@ CLASSES = {
     "qwen3": transformers.Qwen3Config,
     "qwen3_moe": transformers.Qwen3MoeConfig,
     "qwen3_next": transformers.Qwen3NextConfig,
+    "qwen3_5_text": transformers.Qwen3_5TextConfig,
+    "qwen3_5_moe_text": transformers.Qwen3_5MoeTextConfig,
     "mamba2": transformers.Mamba2Config,
     "recurrent_gemma": transformers.RecurrentGemmaConfig,
     "smollm3": transformers.SmolLM3Config,
@@ -235,6 +237,17 @@ _FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "w
         ("qwen3_moe", {"quantization_config": _FP8}),
         ("qwen3_next", {"quantization_config": _FP8}),
         ("deepseek_v2", {"quantization_config": _FP8}),
+        (
+            "qwen3_5_moe_text",
+            {
+                "attn_output_gate": True,
+                "mamba_ssm_dtype": "float32",
+                "mlp_only_layers": [],
+                "mtp_num_hidden_layers": 1,
+                "mtp_use_dedicated_embeddings": False,
+                "rope_parameters": {"mrope_interleaved": True, "mrope_section": [11, 11, 10]},
+            },
+        ),
     ],
 )
 def test_keys_of_published_configs_that_change_nothing(

@@ -155,6 +155,16 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("qwen3_next", {"partial_rotary_factor": 0.13}, "must leave an even part of a head's 256 values"),
     ("qwen3_next", {"rope_parameters": {"partial_rotary_factor": 3}}, "must leave an even part of a head's"),
     ("qwen3_next", {"layer_types": ["mamba"] * 48}, "must be a list with"),
+    (
+        "qwen3_5_text",
+        {"attn_output_gate": False},
+        "supported is only true, since the arch's attention is gated",
+    ),
+    (
+        "qwen3_5_moe_text",
+        {"mamba_ssm_dtype": "bfloat16"},
+        'supported is only "float32", since states are kept',
+    ),
     ("recurrent_gemma", {"head_dim": 128}, "must be hidden_size / num_attention_heads, 2560 / 10"),
     ("recurrent_gemma", {"lru_width": 44}, "must split into 10 blocks"),
     (

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig
 from archc.errors import ArchcError
 from archc.importer import import_model
 from tests.interop.parity import EPS, LOGITS, both, draw_weights, random_tokens, sizes
+from tests.interop.recurrent_families import QWEN3_5_EXPERTS, qwen3_5
 from tests.support import SPECS, build, distance
 
 VISION = {
@@ -32,6 +33,9 @@ def nested(kind: str, vision: str, text: dict[str, Any], **changes: Any) -> Pret
     seen = transformers.AutoConfig.for_model(vision, **VISION, **changes.pop("seen", {}))
     return transformers.AutoConfig.for_model(kind, text_config=text, vision_config=seen, **changes)
 
+
+# What the names of a text model's tensors begin with in checkpoints of the whole.
+TEXT = ("language_model.", "model.language_model.", "model.text_model.", "lm_head.")
 
 CASES: dict[str, Callable[[], PretrainedConfig]] = {
     "gemma3": lambda: nested(
@@ -63,19 +67,39 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
         ),
         seen={"vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16},
     ),
+    "qwen3_5": lambda: nested(
+        "qwen3_5",
+        "qwen3_5_vision",
+        qwen3_5(model_type="qwen3_5_text", intermediate_size=80),
+        seen={"depth": 1, "out_hidden_size": 48, "num_position_embeddings": 16},
+    ),
+    "qwen3_5_moe": lambda: nested(
+        "qwen3_5_moe",
+        "qwen3_5_moe_vision",
+        qwen3_5(model_type="qwen3_5_moe_text", **QWEN3_5_EXPERTS),
+        seen={"depth": 1, "out_hidden_size": 48, "num_position_embeddings": 16},
+    ),
+    "smolvlm": lambda: nested(
+        "smolvlm",
+        "smolvlm_vision",
+        sizes(model_type="llama", rms_norm_eps=EPS, tie_word_embeddings=True),
+        tie_word_embeddings=True,
+    ),
 }
 
 
 @pytest.fixture(scope="module", params=CASES)
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A model of transformers with random weights, and the folder of its checkpoint."""
-    config = CASES[request.param]()
-    model = transformers.AutoModelForImageTextToText.from_config(config).eval()
+    return _saved(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def _saved(name: str, folder: Path) -> tuple[Any, Path]:
+    model = transformers.AutoModelForImageTextToText.from_config(CASES[name]()).eval()
     model.set_experts_implementation("eager")
     draw_weights(model, torch.Generator().manual_seed(5))
-    folder = tmp_path_factory.mktemp(request.param) / "tiny"
-    model.save_pretrained(folder)
-    return model, folder
+    model.save_pretrained(folder / "tiny")
+    return model, folder / "tiny"
 
 
 def _reader(theirs: Any) -> Any:
@@ -96,8 +120,36 @@ def test_the_text_model_of_a_whole_checkpoint(saved: tuple[Any, Path], kind: str
     written, whole = load_file(tmp_path / "again" / "model.safetensors"), load_file(
         folder / "model.safetensors"
     )
-    assert set(written) == {name for name in whole if name.startswith("language_model.")} < set(whole)
+    assert set(written) == {name for name in whole if name.startswith(TEXT)} < set(whole)
     assert all(torch.equal(tensor, whole[name]) for name, tensor in written.items())
+
+
+def test_experts_of_which_one_tensor_holds_all(tmp_path: Path) -> None:
+    """As Qwen3.5 is published, beside layers that predict further tokens."""
+    theirs, folder = _saved("qwen3_5_moe", tmp_path)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for layer in range(4):
+        path = f"model.language_model.layers.{layer}.mlp.experts"
+        gate, up, down = (
+            torch.stack([tensors.pop(f"{path}.{expert}.{name}_proj.weight") for expert in range(7)])
+            for name in ("gate", "up", "down")
+        )
+        tensors |= {f"{path}.gate_up_proj": torch.cat([gate, up], 1), f"{path}.down_proj": down}
+    save_file({**tensors, "mtp.norm.weight": torch.ones(48)}, file)
+    model = build(import_model(folder).text, "tiny", tmp_path).Model.from_pretrained(folder)
+    with torch.no_grad():
+        assert distance(model(random_tokens()), theirs(input_ids=random_tokens()).logits) < LOGITS
+
+
+@pytest.mark.parametrize(
+    ("kind", "root"), [("smolvlm", "model -> model.text_model"), ("llava", "language_model")]
+)
+def test_without_a_checkpoint_the_type_knows_its_names(kind: str, root: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": kind, "text_config": {"model_type": "llama"}})
+    )
+    assert import_model(tmp_path).text.endswith(f") as {root}\n")
 
 
 def test_a_tensor_of_the_text_that_nobody_knows_is_told(tmp_path: Path) -> None:

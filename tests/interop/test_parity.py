@@ -27,6 +27,8 @@ from transformers import (
     Olmo2Config,
     PretrainedConfig,
     Qwen2Config,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
     Qwen3NextConfig,
@@ -50,6 +52,7 @@ from tests.interop.parity import (
     sizes,
     through_cache,
 )
+from tests.interop.recurrent_families import QWEN3_5_EXPERTS, qwen3_5
 from tests.support import SPECS, build, distance, few
 
 LLAMA3 = {
@@ -203,6 +206,10 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
     ),
+    "qwen3_5": lambda: Qwen3_5TextConfig(
+        **qwen3_5(intermediate_size=80, num_hidden_layers=2, layer_types=["linear_attention", FULL])
+    ),
+    "qwen3_5_moe": lambda: Qwen3_5MoeTextConfig(**qwen3_5(**QWEN3_5_EXPERTS)),
     "recurrent_gemma": lambda: rms(RecurrentGemmaConfig, attention_window_size=5, conv1d_width=3),
     "mamba2": mamba2,
     "mamba2_biased": lambda: mamba2(

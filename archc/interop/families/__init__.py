@@ -17,6 +17,7 @@ from archc.interop.families.mixtral import MIXTRAL
 from archc.interop.families.olmo2 import OLMO2
 from archc.interop.families.qwen2 import QWEN2
 from archc.interop.families.qwen3 import QWEN3
+from archc.interop.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from archc.interop.families.qwen3_moe import QWEN3_MOE
 from archc.interop.families.qwen3_next import QWEN3_NEXT
 from archc.interop.families.recurrent_gemma import RECURRENT_GEMMA
@@ -36,6 +37,8 @@ FAMILIES = {
         QWEN3,
         QWEN3_MOE,
         QWEN3_NEXT,
+        QWEN3_5,
+        QWEN3_5_MOE,
         MAMBA2,
         RECURRENT_GEMMA,
         SMOLLM3,
