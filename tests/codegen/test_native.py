@@ -408,6 +408,17 @@ def test_a_cache_under_autocast(package: ModuleType, calls: list[str]) -> None:
     assert distance(found, expected) < 0.02
 
 
+@needs_compiler
+def test_logits_under_autocast(package: ModuleType, calls: list[str]) -> None:
+    """They are in its dtype, whether native code computes them, of a few tokens, or PyTorch, of many."""
+    model, tokens = package.Model(dtype=torch.float32), torch.randint(160, (1, 65))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert model(tokens).dtype == torch.bfloat16
+        assert "linear" not in calls
+        assert model(tokens[:, 1:]).dtype == torch.bfloat16
+        assert "linear" in calls
+
+
 @torch.no_grad()
 def _step_by_step(model: torch.nn.Module, tokens: Tensor) -> Tensor:
     cache = model.new_cache(*tokens.shape)
