@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import stat
 import subprocess
@@ -123,6 +124,18 @@ def test_a_link_to_nothing_is_no_suggestion_for_itself(tmp_path: Path) -> None:
     (tmp_path / "link.arch").symlink_to("nowhere")
     result = run("check", str(tmp_path / "link.arch"))
     assert result.output.strip() == f"no such spec: {tmp_path / 'link.arch'}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no pipes among files")
+def test_only_files_are_looked_into_for_a_name(tmp_path: Path) -> None:
+    """A pipe beside a spec would be waited for until somebody writes into it."""
+    os.mkfifo(tmp_path / "pipe.arch")
+    (tmp_path / "a.arch").write_text(
+        "arch A() { forward(x: float[B, T, 8]) { return nowhere(x) } } model a = A()"
+    )
+    command = [sys.executable, "-m", "archc", "check", str(tmp_path / "a.arch")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+    assert "unknown name `nowhere`" in result.stderr
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

@@ -28,7 +28,7 @@ def _importable(module: Module) -> Iterator[Path]:
     taken = {*module.imports, *([module.path.stem] if module.path else [])}
     for folder in search_path(module):
         for path in islice(sorted(folder.glob("*.arch")), MAX_IMPORTS):
-            if path.stem.isidentifier() and path.stem not in taken:
+            if path.stem.isidentifier() and path.stem not in taken and path.is_file():
                 taken.add(path.stem)
                 yield path
 

@@ -251,4 +251,5 @@ def search_path(module: Module) -> list[Path]:
 
 
 def _specs_beside(module: Module) -> Iterable[str]:
-    return [path.stem for folder in search_path(module) for path in folder.glob("*.arch")]
+    found = (path for folder in search_path(module) for path in folder.glob("*.arch"))
+    return [path.stem for path in found if path.is_file()]
