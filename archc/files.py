@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -39,17 +39,30 @@ def digest_of(content: bytes) -> str:
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file, or replace its content and keep its permissions; raises `ArchcError`."""
-    data = content.encode() if isinstance(content, str) else content
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, str | bytes]) -> None:
+    """Write files as `write_whole` does, but none of them where there is no room for all."""
+    beside: dict[Path, str] = {}
+    path = Path()
     try:
-        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(name, mode)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        for path, content in contents.items():
+            _write_beside(path, content, beside)
+        for path in contents:
+            os.replace(beside[path], path)
+            del beside[path]
     except OSError as error:
         raise ArchcError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        for name in beside.values():
+            os.unlink(name)
+
+
+def _write_beside(path: Path, content: str | bytes, beside: dict[Path, str]) -> None:
+    """Write what becomes a file's content into one beside it, whose name is noted."""
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
+    handle, beside[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    os.chmod(beside[path], mode)

@@ -182,6 +182,24 @@ def test_edited_files_are_kept(tmp_path: Path) -> None:
     assert "# mine" not in model.read_text()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="it limits no file's size")
+def test_a_package_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Its first files would be of a newer model than those that a full disk has no room for."""
+    import resource
+
+    arguments = ("build", str(SPECS / "gpt2.arch"), "--model", "gpt2_tiny", "-o", str(tmp_path))
+    assert run(*arguments).exit_code == 0
+    before = {path.name: path.read_text() for path in (tmp_path / "gpt2_tiny").iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["kernels.py"]) // 2, limits[1]))
+    try:
+        result = run(*arguments, "--set", "layers=5")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (result.exit_code, "File too large" in result.output) == (1, True)
+    assert before == {path.name: path.read_text() for path in (tmp_path / "gpt2_tiny").iterdir()}
+
+
 def test_files_of_others_are_kept(tmp_path: Path) -> None:
     folder = tmp_path / "llama3_tiny"
     folder.mkdir()
