@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from archc.errors import did_you_mean
 from archc.frontend import syntax
+from archc.frontend.values import counted
 
 
 class ArgumentMistake(Exception):
     """Arguments that do not fit; the text goes on from the callee's name.  `argument` is the one at fault."""
 
-    def __init__(self, fault: str, hint: str = "", argument: syntax.Argument | None = None):
+    def __init__(self, fault: str, hint: str, argument: syntax.Argument | None = None):
         super().__init__(fault)
         self.hint = hint
         self.argument = argument
@@ -54,10 +55,8 @@ def _match_positional(
     names = [parameter.name for parameter in parameters if not parameter.by_name]
     positional = [argument for argument in arguments if argument.name is None]
     if len(positional) > len(names):
-        count = f"{len(names)} argument{'s' if len(names) != 1 else ''} by position"
-        raise ArgumentMistake(
-            f"takes at most {count}, not {len(positional)}", f"it is {signature}", positional[len(names)]
-        )
+        fault = f"takes at most {counted(len(names), 'argument')} by position, not {len(positional)}"
+        raise ArgumentMistake(fault, f"it is {signature}", positional[len(names)])
     return dict(zip(names, positional, strict=False))
 
 

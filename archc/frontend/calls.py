@@ -94,10 +94,8 @@ class Calls(Applications):
 
         In the last sequence, which grows with a cache, keys have a dim of their own.
         """
-        frame = self.frame
-        while frame.outer is not None:
-            frame = frame.outer
-        graph = frame.graph
+        *_, outermost = self.frame.outwards()
+        graph = outermost.graph
         known = sequences(graph)
         own = next((s for s in known if len(x.type.shape) >= 2 and x.type.shape[:2] == s.dims), None)
         if own is None:

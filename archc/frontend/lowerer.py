@@ -95,6 +95,13 @@ class Frame:
     training: bool = False  # of a `loss` or a `note`
     lacks_notes: bool = False  # of a `loss` that reads what no layer of this model notes
 
+    def outwards(self) -> Iterator[Frame]:
+        """This frame and those around it, the innermost first."""
+        frame: Frame | None = self
+        while frame is not None:
+            yield frame
+            frame = frame.outer
+
 
 @dataclass(frozen=True)
 class Tie:
@@ -218,12 +225,9 @@ class Lowerer(ABC):
         """
         if not isinstance(value, LoopValue):
             return value
-        frame: Frame | None = self.frame
-        while frame is not None:
-            if frame.variable in value.variables:
-                frame.observed.append(Observation(value, value.value))
-                break
-            frame = frame.outer
+        followed = (frame for frame in self.frame.outwards() if frame.variable in value.variables)
+        if (frame := next(followed, None)) is not None:
+            frame.observed.append(Observation(value, value.value))
         return value.value
 
     def resolve(self, handle: Handle, frame: Frame | None = None) -> Value:
@@ -246,18 +250,12 @@ class Lowerer(ABC):
     @property
     def region(self) -> Region | None:
         """The `experts` around what is being traced."""
-        frame: Frame | None = self.frame
-        while frame is not None and frame.region is None:
-            frame = frame.outer
-        return frame.region if frame is not None else None
+        return next((frame.region for frame in self.frame.outwards() if frame.region is not None), None)
 
     @property
     def in_step(self) -> bool:
         """Whether the step of a `scan` is being traced."""
-        frame: Frame | None = self.frame
-        while frame is not None and not frame.is_step:
-            frame = frame.outer
-        return frame is not None
+        return any(frame.is_step for frame in self.frame.outwards())
 
     @contextmanager
     def within(self, path: Path, scope: Scope | None = None, named: bool = False) -> Iterator[None]:

@@ -6,6 +6,7 @@ Inside of it a tensor of the tokens [B, T, ...] is the rows [N, ...] of those th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from archc.errors import Note
@@ -14,7 +15,7 @@ from archc.frontend.limits import MAX_REGION_DEPTH
 from archc.frontend.loop_variable import fresh_variable, loop_value
 from archc.frontend.losses import Losses
 from archc.frontend.lowerer import Frame, Region
-from archc.frontend.values import POISON, Env, Handle, Poison, describe
+from archc.frontend.values import POISON, Env, Handle, Poison, counted, describe
 from archc.ir.attributes import Width, kind_of
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
@@ -47,6 +48,32 @@ class Regions(Losses):
             return self.report(mistakes.TooDeep(expr.span, limit=f"{MAX_REGION_DEPTH} `experts`"))
         return _Tracer(self, expr, env, chosen, count).run()
 
+    def body_result(
+        self, expr: syntax.Experts | syntax.Scan, env: Env, what: str, fits: Callable[[TensorType], bool]
+    ) -> Value | None:
+        """The one tensor that a body returns, in its graph, if it `fits` the tokens; None after a mistake."""
+        name = "scan" if isinstance(expr, syntax.Scan) else "experts"
+        results = self.run(expr.body, env)
+        if results is None:
+            self.report(mistakes.MissingReturn(expr.span, name=name))
+            return None
+        if len(results) != 1:
+            if results:
+                found = counted(len(results), "value")
+                self.report(mistakes.NotSingle(results[1].span, found=found))
+            return None
+        span, value = results[0].span, self.evaluate(results[0].value, env)
+        if isinstance(value, Handle):
+            result = self.resolve(value)
+            type_ = self.frame.graph.type(result)
+            if type_.dtype.is_floating and fits(type_):
+                return result
+            reason = f"must return a floating-point value for each token, not {type_}"
+            self.report(mistakes.WrongShape(span, op=name, reason=reason))
+        elif not isinstance(value, Poison):
+            self.report(mistakes.NotATensor(span, what=what, found=describe(value)))
+        return None
+
 
 class _Tracer:
     """One region."""
@@ -72,7 +99,7 @@ class _Tracer:
         frame = self._frame(outer)
         lowerer.frame = frame
         with lowerer.within(path):
-            result = self._result(frame, inner)
+            result = lowerer.body_result(self.expr, inner, "what experts return", _is_of_rows)
         lowerer.frame = outer
         del lowerer.steps[variable], lowerer.now[variable]
         if result is None or not self._is_sound(frame):
@@ -83,33 +110,6 @@ class _Tracer:
         batch, tokens, choices = self.chosen.type.shape
         region = Region(self.variable, self.count, (batch, tokens), choices)
         return Frame(Graph(f"{outer.graph.name}.{self.variable}"), outer, self.variable, region=region)
-
-    def _result(self, frame: Frame, inner: Env) -> Value | None:
-        """The one tensor that the body returns, in its graph; None after a mistake."""
-        lowerer = self.lowerer
-        results = lowerer.run(self.expr.body, inner)
-        if results is None:
-            lowerer.report(mistakes.MissingReturn(self.expr.span, name="experts"))
-            return None
-        if len(results) != 1:
-            if results:
-                lowerer.report(mistakes.NotSingle(self.expr.span, found=f"{len(results)} values"))
-            return None
-        span = results[0].span
-        value = lowerer.evaluate(results[0].value, inner)
-        if isinstance(value, Poison):
-            return None
-        if not isinstance(value, Handle):
-            what = "what experts return"
-            lowerer.report(mistakes.NotATensor(span, what=what, found=describe(value)))
-            return None
-        result = lowerer.resolve(value)
-        type_ = frame.graph.type(result)
-        if type_.shape[:1] != (ROWS,) or not type_.dtype.is_floating:
-            reason = f"must return a floating-point value for each token, not {type_}"
-            lowerer.report(mistakes.WrongShape(span, op="experts", reason=reason))
-            return None
-        return result
 
     def _is_sound(self, frame: Frame) -> bool:
         """All experts compute alike, and each token by itself."""
@@ -162,6 +162,10 @@ def _too_many_choices(expr: syntax.Experts, chosen: Handle, count: int) -> mista
         return None
     notes = [Note(f"`top_k` chooses here, of {graph.type(scores)}", node.span)]
     return mistakes.MissingExperts(expr.count.span, choices=width, count=count, notes=notes)
+
+
+def _is_of_rows(type_: TensorType) -> bool:
+    return type_.shape[:1] == (ROWS,)
 
 
 def is_per_token(node: Node) -> bool:

@@ -13,7 +13,7 @@ from archc.errors import Mistake, Span
 from archc.frontend import arithmetic, mistakes, syntax
 from archc.frontend.lowerer import Frame
 from archc.frontend.regions import Regions, is_per_token
-from archc.frontend.values import POISON, Env, Handle, Poison, counted, describe, peek
+from archc.frontend.values import POISON, Env, Handle, Poison, describe, peek
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS
@@ -136,7 +136,7 @@ class _Tracer:
         before = {name: Handle(frame.graph, state) for name, state in zip(self.names, states, strict=True)}
         inner = Env(self.env, dict(before))
         lowerer.frame = frame
-        result = self._result(inner)
+        result = lowerer.body_result(self.expr, inner, "what a `scan` returns", self._is_of_token)
         after = [self._after(inner.names[name], handle, name) for name, handle in before.items()]
         lowerer.frame = outer
         if result is None or None in after or not self._is_sound(frame):
@@ -154,31 +154,8 @@ class _Tracer:
         """The type of a state in the body."""
         return type_.with_shape(*self._tokens, *type_.shape)
 
-    def _result(self, inner: Env) -> Value | None:
-        """The one tensor that the body returns, in its graph; None after a mistake."""
-        lowerer = self.lowerer
-        results = lowerer.run(self.expr.body, inner)
-        if results is None:
-            lowerer.report(mistakes.MissingReturn(self.expr.span, name="scan"))
-        elif len(results) != 1:
-            if results:
-                found = counted(len(results), "value")
-                lowerer.report(mistakes.NotSingle(results[1].span, found=found))
-        else:
-            return self._tensor(lowerer.evaluate(results[0].value, inner), results[0])
-        return None
-
-    def _tensor(self, value: Any, result: syntax.Result) -> Value | None:
-        """What is returned, if it is of the tokens."""
-        if isinstance(value, Handle):
-            if value.type.dtype.is_floating and is_of_token(value.type, self._tokens):
-                return self.lowerer.resolve(value)
-            reason = f"must return a floating-point value for each token, not {value.type}"
-            self.lowerer.report(mistakes.WrongShape(result.span, op="scan", reason=reason))
-        elif not isinstance(value, Poison):
-            what = "what a `scan` returns"
-            self.lowerer.report(mistakes.NotATensor(result.span, what=what, found=describe(value)))
-        return None
+    def _is_of_token(self, type_: TensorType) -> bool:
+        return is_of_token(type_, self._tokens)
 
     def _after(self, value: Any, before: Handle, name: str) -> Value | None:
         """What a step leaves of a state; None after a mistake."""
@@ -202,7 +179,7 @@ class _Tracer:
         if found is not None:
             self.lowerer.report(found)
             return False
-        if not any(is_of_token(self._outside(value), self._tokens) for value in frame.captured):
+        if not any(self._is_of_token(self._outside(value)) for value in frame.captured):
             self.lowerer.report(mistakes.NothingScanned(self.expr.over.span))
             return False
         return True
@@ -217,7 +194,7 @@ class _Tracer:
         for value in frame.captured:
             type_ = self._outside(value)
             dims = {apart(dim)[1] for dim in type_.shape if isinstance(dim, str)}
-            if not is_of_token(type_, self._tokens) and dims & {self._tokens[1], "S"}:
+            if not self._is_of_token(type_) and dims & {self._tokens[1], "S"}:
                 what = f"a value of all tokens, {type_},"
                 yield mistakes.NotInStep(self.expr.over.span, what=what)
 

@@ -128,8 +128,8 @@ class TreeBuilder:
         return self._nodes(tree.children)
 
     def _assign(self, tree: Any) -> syntax.Assign:
-        targets = [child for child in tree.children if _is(child, "target")]
-        values = [child for child in tree.children if not _is(child, "target")]
+        targets = [child for child in tree.children if _is_target(child)]
+        values = [child for child in tree.children if not _is_target(child)]
         return syntax.Assign(self._span(tree), self._nodes(targets), self._nodes(values))
 
     def _target(self, tree: Any) -> syntax.Target:
@@ -287,5 +287,5 @@ class TreeBuilder:
         return str(inner).strip('"') if isinstance(inner, Token) else cast(syntax.Expr, self._node(inner))
 
 
-def _is(child: Any, rule: str) -> bool:
-    return isinstance(child, Tree) and str(child.data) == rule
+def _is_target(child: Any) -> bool:
+    return isinstance(child, Tree) and str(child.data) == "target"

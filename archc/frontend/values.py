@@ -140,13 +140,18 @@ class Env:
     names: dict[str, Any] = field(default_factory=dict)
     is_block: bool = False  # the outermost scope of a block's own names
 
-    def lookup(self, name: str) -> Any:
-        """The value of a name; raises `KeyError`."""
+    def outwards(self) -> Iterator[Env]:
+        """This scope and those around it, the innermost first."""
         env: Env | None = self
         while env is not None:
+            yield env
+            env = env.outer
+
+    def lookup(self, name: str) -> Any:
+        """The value of a name; raises `KeyError`."""
+        for env in self.outwards():
             if name in env.names:
                 return env.names[name]
-            env = env.outer
         raise KeyError(name)
 
     def get(self, name: str, default: Any) -> Any:
@@ -158,12 +163,7 @@ class Env:
 
     def hidden(self, name: str) -> list[Any]:
         """What a name stood for further out, before it was given its value here."""
-        found: list[Any] = []
-        env: Env | None = self
-        while env is not None:
-            found += [env.names[name]] if name in env.names else []
-            env = env.outer
-        return found[1:]
+        return [env.names[name] for env in self.outwards() if name in env.names][1:]
 
     def local(self) -> set[str]:
         """The names of the block that this scope is in."""
@@ -173,7 +173,7 @@ class Env:
 
     def known(self) -> set[str]:
         """Every name in scope."""
-        return set(self.names) | (self.outer.known() if self.outer else set())
+        return {name for env in self.outwards() for name in env.names}
 
     def defined(self) -> set[str]:
         """Every name in scope but those of the language itself, and of the blocks that come with it."""

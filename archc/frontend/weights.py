@@ -106,7 +106,7 @@ class Weights(Paths):
         target = tie.target + path[len(tie.prefix) :]
         found = self._known(target, span)
         need = TensorType(shape, DType.FLOAT)
-        if found is None or not _encloses(self.frame, found):
+        if found is None or not _lies_in(self.frame, found.graph):
             hint = self._untied_hint(tie, path, shape) if found is None else self._elsewhere(target)
             self.report(mistakes.UnknownTie(span, path=path_text(target), hint=hint))
         elif found.type.shape != shape:
@@ -122,7 +122,7 @@ class Weights(Paths):
     def _known(self, target: Path, span: Span) -> Handle | None:
         """The weight at a path; of other experts than those around this place, the same for these."""
         found, known, region = self.weights.get(target), self.of_experts.get(target), self.region
-        if known is None or region is None or found is None or _encloses(self.frame, found):
+        if known is None or region is None or found is None or _lies_in(self.frame, found.graph):
             return found
         if known.count != region.count or not _lies_in(self.frame, known.around):
             return found
@@ -167,16 +167,6 @@ def _stored(frame: Frame, path: Path, shape: tuple[int, ...]) -> Stored:
     return Stored(path, shape, planes=region.count, plane=Index(region.variable))
 
 
-def _encloses(frame: Frame, handle: Handle) -> bool:
-    """Whether a tensor's graph is the frame's or one outside of it."""
-    return _lies_in(frame, handle.graph)
-
-
 def _lies_in(frame: Frame, graph: Graph) -> bool:
     """Whether a graph is the frame's or one outside of it."""
-    around: Frame | None = frame
-    while around is not None:
-        if around.graph is graph:
-            return True
-        around = around.outer
-    return False
+    return any(around.graph is graph for around in frame.outwards())

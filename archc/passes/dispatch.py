@@ -51,16 +51,7 @@ def dispatch_experts(graph: Graph, context: Context) -> None:
 def dispatch_obstacle(node: Node) -> str:
     """Why a body cannot be computed for all experts together, or nothing."""
     (body,) = node.bodies
-    weights = _weights(node)
-    for each in body.nodes():
-        if each.op is LINEAR and each.inputs[1] in weights:
-            if each.attributes["layout"] != "out_in":
-                tied = body.node(each.inputs[1]).op is INPUT
-                why = "of several experts is stored as [in, out]" if tied else "is read in two ways"
-                return f"a weight {why} ({place_of(each)})"
-            if each.attributes["wide"]:
-                return f"its product is in float32 ({place_of(each)})"
-    return obstacle_of(body, weights)
+    return obstacle_of(body, _weights(node))
 
 
 def _what_they_become(node: Node) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.linear import EMBEDDING, LINEAR
+from archc.ir.ops.structure import INPUT
 from archc.ir.types import ROWS
 from archc.passes.context import place_of
 
@@ -36,15 +37,35 @@ def obstacle_of(body: Graph, weights: set[Value]) -> str:
     own = own_values(body, weights)
     for node in body.nodes():
         if node.op is LINEAR and node.inputs[1] in weights:
-            x = node.inputs[0]
-            if x is None or not _has_rows(body, x) or len(body.type(x).shape) != 2:
-                return f"`linear` reads more than a vector of each token ({place_of(node)})"
-        elif node.op is not EMBEDDING:
-            for value in own.intersection(_given(node)):
-                between = dims_between(body, node, value)
-                if between < 0 or (between and len(body.type(value).shape) > 1):
-                    return f"`{node.op.name}` reads more than a vector of each expert ({place_of(node)})"
+            obstacle = _obstacle_of_linear(body, node)
+        else:
+            is_read = node.op is EMBEDDING or _reads_vectors(body, node, own)
+            obstacle = "" if is_read else f"`{node.op.name}` reads more than a vector of each expert"
+        if obstacle:
+            return f"{obstacle} ({place_of(node)})"
     return ""
+
+
+def _obstacle_of_linear(body: Graph, node: Node) -> str:
+    """Why a product with a weight of the expert is none of a grouped linear, or nothing."""
+    x, weight, *_ = _given(node)
+    if node.attributes["layout"] != "out_in":
+        tied = body.node(weight).op is INPUT
+        return f"a weight {'of several experts is stored as [in, out]' if tied else 'is read in two ways'}"
+    if node.attributes["wide"]:
+        return "its product is in float32"
+    if not _has_rows(body, x) or len(body.type(x).shape) != 2:
+        return "`linear` reads more than a vector of each token"
+    return ""
+
+
+def _reads_vectors(body: Graph, node: Node, own: set[Value]) -> bool:
+    """Whether all that an op reads of the expert's own is vectors, or has the dims of its rows."""
+    for value in own.intersection(_given(node)):
+        between = dims_between(body, node, value)
+        if between < 0 or (between and len(body.type(value).shape) > 1):
+            return False
+    return True
 
 
 def _given(node: Node) -> Iterator[Value]:
