@@ -12,13 +12,14 @@ from rich.table import Table
 
 from archc import compiler
 from archc.analysis.analysis import Analysis, Setting, analyse
-from archc.analysis.context import longest_context, usual_context
+from archc.analysis.context import usual_context
 from archc.analysis.devices import Device, find_device
 from archc.analysis.roofline import Phase
 from archc.compiler import Compilation
 from archc.console import output
 from archc.errors import ArchcError, did_you_mean
 from archc.ir.graph import Graph
+from archc.ir.program import most_tokens
 from archc.quantities import with_unit
 from archc.settings import parse_settings
 
@@ -77,10 +78,10 @@ def _parts(subject: str) -> tuple[Path, str | None]:
 
 def _analysed(compilation: Compilation, request: Request, device: Device) -> Analysed:
     program, reference = compilation.program, compilation.reference
-    longest = longest_context(reference)
+    most = most_tokens(reference)
     context = request.context or usual_context(reference)
-    if longest is not None and context > longest:
-        raise ArchcError(f"{program.name} has learned positions for {longest:,} tokens, not for {context:,}")
+    if most and context > most:
+        raise ArchcError(f"{program.name} has learned positions for {most:,} tokens, not for {context:,}")
     setting = Setting(request.batch, context, request.dtype, device)
     analysis = analyse(program.name, program.arch, reference, compilation.fused, setting)
     return Analysed(analysis, reference)

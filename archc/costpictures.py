@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from archc.analysis.analysis import Analysis
 from archc.analysis.cache import cache_size
-from archc.analysis.context import longest_context
 from archc.analysis.roofline import KernelTime
 from archc.analyzer import Analysed
+from archc.ir.program import most_tokens
 from archc.plotting import picture
 from archc.quantities import with_unit
 
@@ -110,7 +110,7 @@ def draw_caches(found: Sequence[Analysed], path: Path) -> None:
 
 def _sizes(each: Analysed) -> tuple[tuple[int, int], ...]:
     """Tokens, and the bytes of their cache; empty for a model without one."""
-    longest = longest_context(each.reference) or _LONGEST
+    longest = most_tokens(each.reference) or _LONGEST
     lengths = sorted({*(1 << power for power in range(7, longest.bit_length())), longest})
     element = each.analysis.setting.element
     sizes = tuple((n, cache_size(each.reference, 1, n, element).bytes) for n in lengths)

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import Progress
 
 from archc import builder, resources
+from archc.console import output
 from archc.errors import ArchcError
 
 PROMPT = "The capital of France is"
 _MODEL = "smollm2_135m"
-_console = Console(highlight=False, markup=False)
+_console = output()
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

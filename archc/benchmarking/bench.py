@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from archc import compiler
-from archc.analysis.context import longest_context
 from archc.analysis.parameters import count_parameters
 from archc.benchmarking.kernel_cases import kernel_tasks
 from archc.benchmarking.kernel_peers import PEERS as KERNEL_PEERS
@@ -27,7 +26,7 @@ from archc.benchmarking.turn import Bench
 from archc.compiler import Compilation, Spec
 from archc.errors import ArchcError, did_you_mean
 from archc.ir.logits import vocabulary_of
-from archc.ir.program import Program, given_inputs, sequences
+from archc.ir.program import Program, given_inputs, most_tokens, sequences
 from archc.ir.types import DType
 from archc.peer import read_peer_config, with_layers
 from archc.settings import parse_settings
@@ -164,7 +163,7 @@ class ModelRun:
 
     def _models(self, layers: int | None) -> Models:
         compilation = self.compilation if layers == self.layers else self._compile(layers)
-        context = longest_context(compilation.reference)
+        context = most_tokens(compilation.reference) or None
         told = None if layers == self.layers else layers
         config = self.options.config
         if config is not None and layers is not None:

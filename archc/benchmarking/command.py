@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from archc.benchmarking.bench import bench, read_options
+from archc.benchmarking.bench import Options, bench
 from archc.benchmarking.plot import check_plot, draw
 from archc.benchmarking.results import Result, write_json
 from archc.benchmarking.table import print_result
@@ -16,20 +16,9 @@ from archc.errors import ArchcError
 
 
 def run(
-    spec: Path,
-    model: str | None,
-    settings: tuple[str, ...],
-    budget: float,
-    layers: int | None,
-    dtype: str | None,
-    device: str | None,
-    peers: tuple[str, ...],
-    config: Path | None,
-    json_file: Path | None,
-    plot: Path | None,
+    spec: Path, model: str | None, options: Options, json_file: Path | None, plot: Path | None
 ) -> list[Result]:
     """Bench a spec's models; files are written after each, so that what was measured is never lost."""
-    options = read_options(settings, budget, layers, dtype, device, peers, config)
     for file in (json_file, plot):
         _check_folder(file)
     if plot:

@@ -66,6 +66,8 @@ def bench(
       archc bench my_model.arch --layers 4 --dtype float32 --device cpu
       archc bench my_model.arch --config my_model/config.json
     """
+    from archc.benchmarking.bench import read_options
     from archc.benchmarking.command import run
 
-    run(spec, model, settings, budget, layers, dtype, device, peers, config, json_file, plot)
+    options = read_options(settings, budget, layers, dtype, device, peers, config)
+    run(spec, model, options, json_file, plot)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from archc.cli import options
+
+if TYPE_CHECKING:
+    from archc.builder import Job
 
 
 @click.command()
@@ -57,28 +61,21 @@ def build(
     lines = None if only_check else freshness.recall(request)
     if lines is None:
         gc.disable()  # a build is short, and makes many small objects that live to its end
-        lines = _build(specs, output, model, target, settings, table, only_check, force, request)
+        from archc import builder
+
+        if specs:
+            jobs = builder.jobs(specs, output, model, target, settings, table)
+        else:
+            jobs = builder.recorded_jobs(output)
+        lines = list(builder.check(jobs)) if only_check else _write(jobs, force, request)
     for line in lines:
         click.echo(line)
 
 
-def _build(
-    specs: tuple[Path, ...],
-    output: Path,
-    model: str | None,
-    target: str,
-    settings: tuple[str, ...],
-    table: Path | None,
-    only_check: bool,
-    force: bool,
-    request: list[str],
-) -> list[str]:
+def _write(jobs: list[Job], force: bool, request: list[str]) -> list[str]:
+    """Build packages, and remember that; what to say of them."""
     from archc import builder, freshness
 
-    given = builder.jobs(specs, output, model, target, settings, table) if specs else None
-    jobs = given if given is not None else builder.recorded_jobs(output)
-    if only_check:
-        return list(builder.check(jobs))
     notes = list(builder.notes(jobs))
     written = list(builder.write(jobs, force))
     digests = {path: digest for package in written for path, digest in package.digests.items()}

@@ -1,4 +1,4 @@
-"""What a package needs, read off a model's graphs: tokens, sizes, terms of the loss, operands of experts."""
+"""What a package needs, read off a model's graphs: inputs, sizes, terms of the loss, operands of experts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from archc.codegen.plan import Constant, Input, Tokens
 from archc.ir.graph import Graph
 from archc.ir.node import Value
 from archc.ir.op import REQUIRED
-from archc.ir.ops.linear import EMBEDDING
 from archc.ir.ops.structure import APPEND
-from archc.ir.program import POSITIONS, given_inputs, grows, positions_named, sequences, tokens_of
+from archc.ir.program import given_inputs, grows, sequences, tokens_of
 from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import Dim, DType, shape_text
 
@@ -45,17 +44,6 @@ def _dims(shape: Sequence[Dim]) -> str:
     """A shape as Python: `("B", "T", 64)`."""
     dims = [str(int(dim)) if isinstance(dim, int) else f'"{dim}"' for dim in shape]
     return f"({', '.join(dims)}{',' if len(dims) == 1 else ''})"
-
-
-def most_tokens(graph: Graph) -> int:
-    """How many tokens of the sequence that grows have rows in tables of positions; 0 without a table."""
-    last = sequences(graph)[-1].name
-    found: list[int] = []
-    for value in graph.inputs:
-        if positions_named(graph.node(value).attributes["name"]) == (last, POSITIONS):
-            tables = [user.inputs[1] for user, _ in graph.users(value) if user.op is EMBEDDING]
-            found += [int(graph.type(table).shape[0]) for table in tables if table is not None]
-    return min(found, default=0)
 
 
 def loss_terms(graph: Graph) -> tuple[str, ...]:

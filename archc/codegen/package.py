@@ -41,7 +41,6 @@ from archc.codegen.needs import (
     keeps,
     loss_terms,
     model_inputs,
-    most_tokens,
     size_constants,
     token_sequences,
 )
@@ -70,7 +69,7 @@ from archc.ir.ops.structure import (
     WEIGHT,
 )
 from archc.ir.ops.training import IN_TRAINING
-from archc.ir.program import Program, front_of, given_inputs, packs_documents
+from archc.ir.program import Program, front_of, given_inputs, most_tokens, packs_documents
 from archc.ir.rule import rule_of
 from archc.ir.types import DType
 from archc.target import CUDA, Target

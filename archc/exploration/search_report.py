@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RATE = "tokens_per_second"
+_LABELS = 6  # points of a front that a picture names
 
 
 def print_search(found: Search, base: Base, law: Conditional, load: Workload, measured: bool) -> None:
@@ -153,8 +154,8 @@ def _places(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     return [100 * (point.multiplier - 1) for point in points], [point.rate for point in points]
 
 
-def _labelled(front: Sequence[Point], count: int = 6) -> list[Point]:
+def _labelled(front: Sequence[Point]) -> list[Point]:
     """A few points, spread over the front."""
-    if len(front) <= count:
+    if len(front) <= _LABELS:
         return list(front)
-    return [front[round(i * (len(front) - 1) / (count - 1))] for i in range(count)]
+    return [front[round(i * (len(front) - 1) / (_LABELS - 1))] for i in range(_LABELS)]

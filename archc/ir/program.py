@@ -10,6 +10,7 @@ from archc.errors import Span
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.front import IN_FRONT
+from archc.ir.ops.linear import EMBEDDING
 from archc.ir.ops.structure import RECENT
 from archc.ir.paths import Path
 from archc.ir.types import Dim, DType, TensorType
@@ -77,6 +78,17 @@ def tokens_of(graph: Graph, sequence: Sequence) -> Value:
     own = [value for value in given_inputs(graph) if graph.type(value).shape[:2] == sequence.dims]
     whole = TensorType(sequence.dims, DType.I64)
     return next((value for value in own if graph.type(value) == whole), own[0])
+
+
+def most_tokens(graph: Graph) -> int:
+    """How many tokens of the sequence that grows have rows in tables of positions; 0 without a table."""
+    last = sequences(graph)[-1].name
+    found: list[int] = []
+    for value in graph.inputs:
+        if positions_named(graph.node(value).attributes["name"]) == (last, POSITIONS):
+            tables = [user.inputs[1] for user, _ in graph.users(value) if user.op is EMBEDDING]
+            found += [int(graph.type(table).shape[0]) for table in tables if table is not None]
+    return min(found, default=0)
 
 
 def packs_documents(graph: Graph) -> bool:

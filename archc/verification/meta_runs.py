@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch._library.custom_ops import CustomOpDef
 from torch.fx.experimental import _config
 
-from archc.codegen.needs import most_tokens
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
-from archc.ir.program import given_inputs, sequences, tokens_of
+from archc.ir.program import given_inputs, most_tokens, sequences, tokens_of
 from archc.ir.types import DType, size_of
 from archc.verification.kernel_runs import Sizes, run_backward, run_plan
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from archc.analysis.cache import cache_size
-from archc.verification.counted_step import counted_step
-from archc.verification.planned_step import planned_step
+from tests.instruments.counted_step import counted_step
+from tests.instruments.planned_step import planned_step
 from tests.support import build, compile_model
 
 SPECS = Path(__file__).parent

@@ -20,8 +20,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from archc.verification.watched import Access, extent, watched
 from tests.codegen.hazards import GRID, HazardError, rest
+from tests.instruments.watched import Access, extent, watched
 
 _LOOP = 300  # turns that a loop may have to be run as a whole: those over experts, and over heads
 _WITHOUT_RESERVE = 0x4000  # Linux's MAP_NORESERVE

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from archc.verification.watched import Access, extent, watched
+from tests.instruments.watched import Access, extent, watched
 
 OPTION = "--hazards"
 GRID = 65535  # programs along a grid's second and third axis that a launch may have

@@ -21,14 +21,14 @@ from archc.ir.ops.convolution import CAUSAL_CONV
 from archc.ir.rule import rule_of
 from archc.verification.chips import CHIPS
 from archc.verification.compiling import compile_launch
-from archc.verification.counted_step import counted_step
 from archc.verification.launches import launches
 from archc.verification.packages import import_package, stored_tensors
-from archc.verification.planned_step import layer_launches, planned_step
-from archc.verification.traffic import measure
 from tests.codegen.fused_ops import changed_module, distance
 from tests.codegen.interpreter import interpreted
 from tests.gpu import is_on
+from tests.instruments.counted_step import counted_step
+from tests.instruments.planned_step import layer_launches, planned_step
+from tests.instruments.traffic import measure
 from tests.interop.parity import FAMILIES
 from tests.support import build, compile_model, few, scramble
 

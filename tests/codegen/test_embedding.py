@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from archc.verification.traffic import measure
 from tests.codegen.interpreter import interpreted
 from tests.gpu import is_on
+from tests.instruments.traffic import measure
 from tests.support import build, distance
 
 ROWS = 40

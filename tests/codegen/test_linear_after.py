@@ -21,9 +21,9 @@ from archc.codegen.package import plan_package
 from archc.compiler import Compilation, package_files
 from archc.tuned import Entry, Problem, Provenance, Tile, Tuned
 from archc.verification.packages import import_package
-from archc.verification.traffic import measure
 from tests.codegen.interpreter import interpreted
 from tests.codegen.registered import check_op
+from tests.instruments.traffic import measure
 from tests.support import compile_model, distance, scramble
 
 _SPEC = """

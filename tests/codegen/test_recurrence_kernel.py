@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archc.ir.op import OPS
-from archc.verification.counted_step import counted_step
 from archc.verification.packages import import_package
-from archc.verification.planned_step import planned_step
-from archc.verification.traffic import measure
-from archc.verification.work import Count
 from tests.codegen import hazards
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
 from tests.codegen.test_recurrence import FORMS, spec
 from tests.gpu import is_on
+from tests.instruments.counted_step import counted_step
+from tests.instruments.planned_step import planned_step
+from tests.instruments.traffic import measure
+from tests.instruments.work import Count
 from tests.support import build, compile_model, distance, few
 
 # heads, kv_heads, dk, dv: a head a program and several, in part outside of its tile; columns in two programs.

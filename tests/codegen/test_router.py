@@ -14,10 +14,10 @@ from torch import Tensor
 
 from archc.ir.rule import rule_of
 from archc.verification.packages import import_package
-from archc.verification.traffic import measure
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
 from tests.gpu import is_on
+from tests.instruments.traffic import measure
 from tests.support import compile_model, distance, few
 
 _SIGMOID = "scores = sigmoid(upcast(linear(x, EXPERTS) as gate))\n"

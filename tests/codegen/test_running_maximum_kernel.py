@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from archc.ir.op import OPS
-from archc.verification.counted_step import counted_step
 from archc.verification.packages import import_package
-from archc.verification.planned_step import planned_step
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
+from tests.instruments.counted_step import counted_step
+from tests.instruments.planned_step import planned_step
 from tests.support import ROOT, build, compile_model, distance
 
 FAMILIES = ROOT / "tests" / "interop" / "families"

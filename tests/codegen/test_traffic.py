@@ -28,12 +28,12 @@ from archc.codegen.package import plan_package
 from archc.compiler import Compilation, standard_rules
 from archc.ir.graph import Graph
 from archc.ir.node import Node
-from archc.verification.cost import Cost, op_costs
 from archc.verification.packages import import_package
 from tests.codegen.fused_ops import changed
 from tests.codegen.interpreter import interpreted
 from tests.codegen.kernel_cases import FIRST, RULES, spec_of_case
 from tests.gpu import is_on
+from tests.instruments.cost import Cost, op_costs
 from tests.support import SPECS, compile_model, few, read_spec
 
 pytestmark = pytest.mark.skipif(is_on(), reason="Triton's interpreter is what counts bytes")

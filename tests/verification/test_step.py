@@ -10,17 +10,17 @@ import torch
 
 from archc import compiler
 from archc.codegen.emit import Origin
-from archc.codegen.needs import most_tokens
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS, RECUR
 from archc.ir.ops.structure import BRANCH, EXPERTS, INPUT, WEIGHT
-from archc.verification.counted_step import counted_step
+from archc.ir.program import most_tokens
 from archc.verification.packages import import_package
-from archc.verification.planned_step import layer_launches, planned_step
 from tests.analysis.models import MODELS
+from tests.instruments.counted_step import counted_step
+from tests.instruments.planned_step import layer_launches, planned_step
 from tests.support import ROOT, SPECS, compile_model, read_spec
 
 # The default suite has the first model of every spec.

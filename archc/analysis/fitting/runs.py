@@ -35,12 +35,12 @@ class Runs:
         return Runs(self.source, {name: column[chosen] for name, column in self.columns.items()})
 
 
-def read_runs(path: Path, names: Sequence[str], renamed: Mapping[str, str] | None = None) -> Runs:
+def read_runs(path: Path, names: Sequence[str], renamed: Mapping[str, str]) -> Runs:
     """The columns that a fit needs; `renamed` maps its name of one to the file's.  Raises `ArchcError`."""
     header, rows = read_table(path)
     columns = {}
     for name in names:
-        title = (renamed or {}).get(name, name)
+        title = renamed.get(name, name)
         if title not in header:
             hint = did_you_mean(title, header) or f"it has {', '.join(header)}"
             raise ArchcError(f"{path} has no column `{title}`; {hint}; --column {name}=TITLE names another")

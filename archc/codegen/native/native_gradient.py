@@ -66,7 +66,7 @@ def plan_pointwise_gradient(
     lines = [*values_of([*(load for load in loads if load[0] in names), *incoming], statements)]
     lines += [f"d{place} = T({cpp_name(f'd{value}')});" for value, place in loads if value not in vectors]
     for vector, value in vectors.items():
-        lines.append(f"{_element(plan.sum_of(vector), 'column')} += {cpp_name(value)};")
+        lines.append(f"{_column_of(plan.sum_of(vector))} += {cpp_name(value)};")
     loop = f"for (int column = 0; column < {width}; column++) {{"
     return replace(plan, lines=(loop, *(f"    {line}" for line in lines), "}"))
 
@@ -80,8 +80,8 @@ def plan_rope_gradient(name: str, op: CustomOp, width: int, weights: Mapping[str
     return replace(plan, template="rope_gradient")
 
 
-def _element(row: str, place: str) -> str:
-    return f"({row})[{place}]" if " " in row else f"{row}[{place}]"
+def _column_of(row: str) -> str:
+    return f"({row})[column]" if " " in row else f"{row}[column]"
 
 
 def _plan(

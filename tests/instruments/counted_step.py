@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 
 from archc.verification.packages import given_tokens
-from archc.verification.work import Count, Work
+from tests.instruments.work import Count, Work
 
 
 def counted_step(package: ModuleType, batch: int, context: int, dtype: torch.dtype = torch.bfloat16) -> Work:

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from archc.verification.watched import Access, extent, watched
+from tests.instruments.watched import Access, extent, watched
 
 _KINDS = {"load": ("load",), "store": ("store",), "atomic": ("load", "store")}
 _FREE = {"empty", "empty_like", "new_empty", "empty_strided"}  # they move nothing

@@ -34,7 +34,7 @@ from archc.ir.program import sequences
 from archc.ir.rule import rule_of
 from archc.ir.scan_form import scan_form
 from archc.ir.types import ROWS, DType, TensorType, size_of
-from archc.verification.work import Count, Work, bytes_of, idle_bytes
+from tests.instruments.work import Count, Work, bytes_of, idle_bytes
 
 # Launches beside the graph's: the token's place among the keys and two counts of the cache, the choice of the
 # likeliest token, its two copies and their count.

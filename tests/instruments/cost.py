@@ -22,8 +22,8 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.rule import Rule, rule_of
 from archc.ir.types import TensorType
-from archc.verification.minimum import Needs, gradient_needs
-from archc.verification.traffic import Traffic, measure
+from tests.instruments.minimum import Needs, gradient_needs
+from tests.instruments.traffic import Traffic, measure
 
 _TOKENS = 4  # and twice as many: an interpreted reduction has four programs, whatever it sums
 _ONE_TOKEN: Mapping[str, int] = defaultdict(lambda: 1)  # every dim that is open
