@@ -105,17 +105,33 @@ def _outer(
     """What stands outside for an operand; a number is written there, too, before what reads it."""
     if value is None or value in outside:
         return outside[value] if value is not None else None
-    return graph.add(CONSTANT, (), body.node(value).attributes, order=order).outputs[0]
+    number = body.node(value).attributes
+    known = (node for node in graph.nodes() if node.op is CONSTANT and node.attributes == number)
+    same = next((node for node in known if node.order <= order), None)
+    return (same or graph.add(CONSTANT, (), number, order=order)).outputs[0]
 
 
 def _existing(graph: Graph, node: Node, operands: list[Value | None]) -> Node | None:
     """The same computation where another body has brought it out already."""
     for value in operands:
         for user, _ in graph.users(value) if value is not None else ():
-            same = user.op is node.op and list(user.inputs) == operands
-            if same and user.attributes == node.attributes:
+            same = user.op is node.op and user.attributes == node.attributes
+            if same and _read_alike(graph, user, operands):
                 return user
     return None
+
+
+def _read_alike(graph: Graph, node: Node, operands: list[Value | None]) -> bool:
+    """Whether a node reads some values, or of others of the model's own dtype that dtype alone."""
+    return all(
+        own == value
+        or (operand.name in node.op.models and {_dtype(graph, own), _dtype(graph, value)} == {DType.FLOAT})
+        for operand, own, value in zip(node.op.operands, node.inputs, operands, strict=True)
+    )
+
+
+def _dtype(graph: Graph, value: Value | None) -> DType | None:
+    return None if value is None else graph.type(value).dtype
 
 
 def capture(graph: Graph, loop_id: int, body: Graph, value: Value) -> Value:

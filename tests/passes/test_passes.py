@@ -144,6 +144,19 @@ def test_what_is_hoisted_is_called_after_what_it_comes_from() -> None:
     assert [layer.name_of(value) for value in layer.inputs] == ["x", "shift", "shift"]  # the last is -shift
 
 
+def test_what_several_loops_compute_is_hoisted_once() -> None:
+    """A number stands in each of them; of what they carry a cast reads the dtype alone."""
+    layers = """
+  for i in 0..2 as NAME {
+    warmth = unsqueeze(cast_like(log(upcast(positions(x)) + 1), x))
+    x = x + linear(x, d) as f * warmth
+  }"""
+    loops = layers.replace("NAME", "first") + layers.replace("NAME", "second")
+    graphs, _ = staged(program_of(f"x = embedding(tokens, 9, d) as wte {loops}\n return x"))
+    found = ops(graphs["hoist"])
+    assert [found.count(op) for op in ("loop", "log", "cast_like", "unsqueeze")] == [2, 1, 1, 1]
+
+
 TUNED = """
   x = embedding(tokens, 9, d) as wte
   for i in 0..2 as layers {
