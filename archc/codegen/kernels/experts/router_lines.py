@@ -128,11 +128,11 @@ class RouterWriter:
 
     def _elementwise(self, node: Node) -> None:
         operands = [self._read(value) for value in node.inputs]
-        template = OPS[node.op.name].triton
-        assert template is not None
-        names = dict(zip(("x", "y"), operands, strict=False))
+        op = OPS[node.op.name]
+        assert op.triton is not None
+        names = dict(zip((operand.name for operand in op.operands), operands, strict=True))
         infix = INFIX.get(node.op.name)
-        name = self._let(node.outputs[0], f" {infix} ".join(operands) if infix else template.format(**names))
+        name = self._let(node.outputs[0], f" {infix} ".join(operands) if infix else op.triton.format(**names))
         self.arithmetic.know(Expr(node.op.name, tuple(map(leaf, operands))), name)
 
     def _of_softmax(self, node: Node) -> None:
