@@ -23,7 +23,8 @@ RENAMED = frozenset({"upcast", "cast_like", "unsqueeze"})  # the same numbers, i
 HOST = frozenset("""
     F backward ctx float inputs len linear max min native output range reference sum torch triton tuple
     """.split())  # noqa: SIM905 - a list of this length is easier to read as words
-_PLACES = ("row", "rows", "column", "inside", "shared_row", "programs", "STAGES")
+EACH = "rows_each"  # how many rows a sequence has, which only the running model knows
+_PLACES = ("row", "rows", EACH, "column", "inside", "shared_row", "programs", "STAGES")
 RESERVED = HOST | {*_PLACES, "tl", "tanh", "log1p"}
 
 
@@ -53,6 +54,11 @@ class RowOperand:
     def is_own(self) -> bool:
         """Whether each row has its own values in it."""
         return self.place == "row"
+
+    @property
+    def is_of_sequence(self) -> bool:
+        """Whether all rows of a sequence read the same values."""
+        return self.place.endswith(EACH)
 
 
 @dataclass(frozen=True)
@@ -291,6 +297,8 @@ def _place(shape: Sequence[Dim], leading: Sequence[Dim]) -> str | None:
     if first is None:
         return ""
     last = len(shape) - next(place for place, dim in enumerate(reversed(shape)) if dim != 1)
+    if (first, last) == (0, 1) and shape[0] == leading[0]:
+        return f"row // {EACH}"
     inner = leading[last:] if first == 0 else leading[first:]
     alike = tuple(shape[first:last]) == tuple(leading[first:last])
     if not alike or (first > 0 and last < len(shape)) or not all(isinstance(dim, int) for dim in inner):

@@ -1,7 +1,8 @@
 """Ops on rows become one op, whatever they are: what happens to a row before and after a norm joins it.
 
 A group starts from its last op and takes in the ops that make its operands, as long as one program can hold
-a row of everything.  Numbers that many values share, one for each token, head or layer, are operands too.
+a row of everything.  Numbers that many values share, one for each token, head, layer or sequence, are
+operands too.
 """
 
 from __future__ import annotations

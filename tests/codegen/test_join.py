@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from tests.codegen.fused_ops import check_bfloat16, check_float32, fused_ops
 from tests.codegen.interpreter import interpreted
-from tests.support import build, compile_model, distance
+from tests.support import build, compile_model, compile_quickly, distance, needs_compiler
 
 SPEC = """
 arch A(d = 24, limit = 0.8) {
@@ -149,6 +150,47 @@ def test_rows_are_computed_together(body: str, joined: list[str]) -> None:
     forward = f"forward(x: float[B, T, d]) {{ {body} return linear(x, 8) as down }}"
     ops = _ops(f"arch A(d = 8) {{ {forward} }} model m = A()")
     assert [op for op in ops if op not in ("input", "weight", "linear", "constant", "split")] == joined
+
+
+# What a sequence has for all its tokens, as the class and the time of DiT: vectors and a number.
+OF_SEQUENCES = """
+arch A(d = 24, heads = 2) {
+  forward(x: float[B, T, d], c: float[B, d], share: float[B]) {
+    shift, scale = split(linear(transpose(unsqueeze(c)), 2 * d) as modulation, 2)
+    h = rms_norm(x + linear(x, d) as a * scale, 1e-6) as norm * (1 + scale) + shift
+    each = split_heads(linear(h, d) as b, heads)
+    gain = transpose(unsqueeze(linear(transpose(unsqueeze(c)), d / heads) as gain))
+    y = merge_heads(rms_norm(each, 1e-6) as head_norm * gain)
+    return linear(y, d) as out * unsqueeze(unsqueeze(share)) - x
+  }
+}
+model a = A()
+"""
+
+
+@pytest.mark.parametrize("name", ["mul_add_rms_norm_add", "rms_norm_mul", "mul_sub"])
+@interpreted
+def test_what_a_sequence_has_meets_its_rows(name: str, tmp_path: Path) -> None:
+    op = fused_ops(OF_SEQUENCES, "a", tmp_path)[name]
+    check_float32(op)
+    check_bfloat16(op)
+
+
+@needs_compiler
+def test_native_code_finds_the_sequence_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_quickly(tmp_path, monkeypatch)
+    package = build(OF_SEQUENCES, "a", tmp_path)
+    model = package.Model()
+    given = torch.randn(3, 5, 24), torch.randn(3, 24), torch.randn(3)
+    truth = model(*given)
+    native = importlib.import_module(f"{package.__name__}.native")
+    called: list[str] = []
+    call = native.call
+    monkeypatch.setattr(native, "call", lambda name, *rest: (called.append(name), call(name, *rest)))
+    assert native.build()
+    with torch.no_grad():
+        assert distance(model(*given), truth) < 1e-6
+    assert {"mul_add_rms_norm_add", "rms_norm_mul", "mul_sub"} <= set(called)
 
 
 PLACES = """

@@ -102,11 +102,13 @@ def plan_native_row(
     loads: Sequence[tuple[str, str]],
     program: RowSteps,
     statements: Sequence[str],
+    of_sequence: str,
 ) -> NativeRows | None:
     """Ops on rows in C++, with a loop for each statement over several columns.
 
-    loads:      values and their places, as in `source_ptr[row * width + column]`
-    statements: those of the Triton kernel, `name = expression`
+    loads:       values and their places, as in `source_ptr[row * width + column]`
+    statements:  those of the Triton kernel, `name = expression`
+    of_sequence: an operand that has a row for each sequence, if there is one
     """
     if not _is_uniform(fused):
         return None
@@ -125,7 +127,8 @@ def plan_native_row(
         else:
             lines.append(f"for (int column = 0; column < {width}; column++)")
             lines.append(f"    {name}_ptr[row * {width} + column] = T({text});")
-    return NativeRows(_call(fused, op, fused.width(op.anchor)), None, tuple(lines), "row")
+    call = _call(fused, op, fused.width(op.anchor), of_sequence=of_sequence)
+    return NativeRows(call, None, tuple(lines), "row")
 
 
 def _each_column(name: str, columns: int, text: str) -> list[str]:
@@ -188,9 +191,11 @@ def _is_uniform(fused: Fused, tables: Sequence[str] = ()) -> bool:
     return all(type_.dtype is DType.FLOAT for type_ in types)
 
 
-def _call(fused: Fused, op: CustomOp, width: int, tables: Sequence[str] = ()) -> NativeCall:
+def _call(
+    fused: Fused, op: CustomOp, width: int, tables: Sequence[str] = (), of_sequence: str = ""
+) -> NativeCall:
     """The call of an op's function, whose anchor has rows of `width` values."""
     rows = f"{op.anchor}.numel() // {width}"
-    function, arguments = function_of_rows(fused.name, op.names, op.outputs, rows, tables)
+    function, arguments = function_of_rows(fused.name, op.names, op.outputs, rows, tables, of_sequence)
     peers = [name for name in op.names if name not in (op.anchor, *tables)]
     return NativeCall(function, (op.anchor, *peers), width, arguments)

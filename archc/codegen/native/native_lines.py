@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from archc.codegen.kernels.norms.norm_lines import Norm
 from archc.codegen.native.native_plan import FEW_ROWS, NativeFunction, cpp_name
+from archc.ir.row_form import EACH
 
 TABLES = ("cos", "sin")  # of a rotation: float32 in any model
 TABLE_TOKENS = "cos.shape[0] * cos.shape[1]"
@@ -43,17 +44,24 @@ def norm_arguments(norm: Norm) -> tuple[str, ...]:
 
 
 def function_of_rows(
-    name: str, given: Sequence[str], made: Sequence[str], rows: str, tables: Sequence[str] = ()
+    name: str,
+    given: Sequence[str],
+    made: Sequence[str],
+    rows: str,
+    tables: Sequence[str] = (),
+    of_sequence: str = "",
 ) -> tuple[NativeFunction, tuple[str, ...]]:
     """A function that works on rows, and the arguments of its call.
 
     given, made: the tensors that it reads, and those that it writes
     rows: how a call computes the number of rows
     tables: those of what it reads that are of float32 in any model, a row for each token
+    of_sequence: one of what it reads that has a row for each sequence
     """
     types = {tensor: "const float*" if tensor in tables else "const T*" for tensor in given}
     types.update(dict.fromkeys(made, "T*"))
     sizes = {"rows": rows} | ({"table_tokens": TABLE_TOKENS} if tables else {})
+    sizes |= {EACH: f"{rows} // len({of_sequence})"} if of_sequence else {}
     pointers = tuple(f"{type_} {tensor}_ptr" for tensor, type_ in types.items())
     function = NativeFunction(name, pointers, tuple(sizes), f"rows > {FEW_ROWS} ? threads : 1")
     return function, (*types, *sizes.values(), "torch.get_num_threads()")

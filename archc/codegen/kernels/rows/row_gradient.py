@@ -146,7 +146,7 @@ class RowGradient:
     def signature(self) -> Signature:
         read = contiguous(self._incoming_read) | as_named(self.saved_outputs.values())
         read |= self.memory.given(self.saved) | as_named(name for name, _ in self.tensors)
-        return Signature.of(read, {"rows": "rows"} | self.memory.all_strides(self.saved))
+        return Signature.of(read, {"rows": "rows"} | self.memory.numbers(self.saved))
 
     @property
     def tensors(self) -> tuple[tuple[str, str], ...]:
@@ -167,7 +167,9 @@ class RowGradient:
     def _sum(self, operand: RowOperand) -> str:
         """The gradient of what several rows read: the sum of what each row, or each program, has added."""
         name = f"d{operand.name}_{'total' if operand.is_common else 'rows'}"
-        if operand.place:
+        if operand.is_of_sequence:
+            name = f"{name}.view({self._leading}, {operand.columns}).flatten(1, -2).sum(1)"
+        elif operand.place:
             count = operand.place.split()[-1]
             dim = 1 if "//" in operand.place else 0
             name = f"{name}.view(-1, {count}, {operand.columns}).sum({dim})"
@@ -196,15 +198,19 @@ class RowGradient:
 
     def _shape(self, operand: RowOperand) -> str:
         """A tensor's dims; those that are open as a result's gradient has them."""
-        form, given = self.memory.form, f"{self.like}.shape"
-        leading, is_row = form.leading, bool(form.results[form.whole].dims)
-        if operand.is_own:  # after a head there are rows alone, [B * T, width]; a row of one may be a number
-            outer = f"*{given}[:-1]" if is_row else f"*{given}"
-            return ", ".join([outer, *map(str, operand.shape[len(leading) :])])
+        leading, given = self.memory.form.leading, f"{self.like}.shape"
+        if operand.is_own:  # after a head there are rows alone, [B * T, width]
+            return ", ".join([self._leading, *map(str, operand.shape[len(leading) :])])
         dims = [
             f"{given}[{leading.index(dim)}]" if isinstance(dim, str) else str(dim) for dim in operand.shape
         ]
         return ", ".join(dims)
+
+    @property
+    def _leading(self) -> str:
+        """The dims before those of a row, as a result's gradient has them; a row of one may be a number."""
+        form = self.memory.form
+        return f"*{self.like}.shape" + ("[:-1]" if form.results[form.whole].dims else "")
 
     @property
     def op(self) -> CustomOp:

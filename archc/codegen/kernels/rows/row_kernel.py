@@ -83,9 +83,7 @@ class _Planner:
             warps_back=min(2 * _warps(block), _MOST_WARPS),
             stages=next((stages for most, stages in _STAGED if wide * block <= most), 1),
             forward_lines=forward,
-            signature=Signature.of(
-                self.memory.given(read) | as_named(outputs), self.memory.all_strides(read)
-            ),
+            signature=Signature.of(self.memory.given(read) | as_named(outputs), self.memory.numbers(read)),
             row_lines=tuple(filter(None, map(self.memory.row_line, read))),
             common_lines=back.common_lines,
             common=back.common,
@@ -155,7 +153,9 @@ class _Planner:
         lines, values = self._forward_body
         if self.operands[self.anchor].columns != self.form.width:
             return None  # numbers alone do not tell how wide rows are
-        return plan_native_row(self.fused, op, [self.memory.element(*v) for v in values], self.steps, lines)
+        of_sequence = next((each.name for each in self.form.operands if each.is_of_sequence), "")
+        elements = [self.memory.element(*value) for value in values]
+        return plan_native_row(self.fused, op, elements, self.steps, lines, of_sequence)
 
     def _back(self) -> RowGradient:
         """The gradient: values are computed again from operands, or from results that other steps read."""

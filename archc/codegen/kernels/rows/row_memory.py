@@ -9,7 +9,7 @@ from functools import cached_property
 from archc.codegen.kernels.fused import power_of_two
 from archc.codegen.kernels.masks import load_where, store_where
 from archc.codegen.kernels.rows.row_plan import Columns
-from archc.ir.row_form import RowForm, RowOperand
+from archc.ir.row_form import EACH, RowForm, RowOperand
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,12 @@ class RowMemory:
         """What a launch gives for operands, by their names."""
         return {operand.name: self.argument(operand) for operand in operands}
 
-    def all_strides(self, operands: Iterable[RowOperand]) -> dict[str, str]:
-        return {name: text for operand in operands for name, text in self.strides(operand).items()}
+    def numbers(self, operands: Iterable[RowOperand]) -> dict[str, str]:
+        """Parameters for the strides of operands, and for how many rows a sequence has; their arguments."""
+        operands = list(operands)
+        strides = {name: text for operand in operands for name, text in self.strides(operand).items()}
+        shared = [operand.name for operand in operands if operand.is_of_sequence]
+        return strides | ({EACH: f"rows // len({shared[0]}_rows)"} if shared else {})
 
     def store(self, pointer: str, value: str, columns: int, offset: int = 0, total: int = 0) -> str:
         """The statement that writes one row of a contiguous tensor."""
