@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from archc.analysis.kernels import Shape, growing_dim, type_bytes
-from archc.ir.expr import Expr, Formula, leaf
+from archc.ir.expr import leaf, leaves
 from archc.ir.first_layer import may_be_none
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
@@ -214,11 +214,11 @@ def _needed(graph: Graph, node: Node) -> list[Value | None]:
         return []
     if op.derivative is not None:
         names = [operand.name for operand in op.operands]
-        formulas = op.derivative(leaf(""), *(leaf(name) for name in names))
-        wanted = (
-            f for f, v in zip(formulas, node.inputs, strict=True) if v and graph.node(v).op is not CONSTANT
-        )
-        read = {name for formula in wanted for name in _leaves(formula)}
+        read: set[str] = set()
+        for place, formula in op.gradients(leaf(""), list(map(leaf, names))):
+            value = node.inputs[place]
+            if value is not None and graph.node(value).op is not CONSTANT:
+                read |= leaves(formula)
         return [value for name, value in zip(names, node.inputs, strict=True) if name in read]
     return _saved(node)
 
@@ -230,11 +230,3 @@ def _saved(node: Node) -> list[Value | None]:
     if not op.variadic:
         saved = {**saved, **{o.name: value for o, value in zip(op.operands, node.inputs, strict=True)}}
     return [saved[name] for name in op.saves]
-
-
-def _leaves(formula: Formula) -> set[str]:
-    if not isinstance(formula, Expr):
-        return set()
-    if formula.op == "leaf":
-        return {str(formula.args[0])}
-    return {name for part in formula.args if isinstance(part, Expr) for name in _leaves(part)}

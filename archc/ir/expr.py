@@ -19,7 +19,6 @@ class Expr:
 
     op: str
     args: tuple[Expr | float | str, ...]
-    attributes: tuple[tuple[str, object], ...] = ()
 
     def __add__(self, other: Formula) -> Expr:
         return Expr("add", (self, other))

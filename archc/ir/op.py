@@ -8,13 +8,14 @@ that function, generated references contain its text, and tests compare everythi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import SimpleNamespace
 from typing import Any, TypeAlias, get_args
 
 from archc.ir.attributes import Kind, kind_of
+from archc.ir.expr import Expr, Formula, leaf
 from archc.ir.inits import Init, Normal
 from archc.ir.types import Dim, DType, TensorType
 
@@ -119,7 +120,7 @@ class Op:
     # Whether the values of operands do not matter, by its attributes.
     fixed: Callable[[Mapping[str, Any]], bool] = lambda _: False
     triton: str | None = None  # the op on float32 registers, as a Triton expression
-    derivative: Callable[..., tuple[Any, ...]] | None = None  # (gradient, *operands) -> operand gradients
+    derivative: Callable[..., tuple[Formula, ...]] | None = None  # (gradient, *operands) -> operand gradients
     scalar: Callable[..., Any] | None = None  # the op on numbers known when the spec is compiled
     internal: bool = False  # the compiler's own: the language has no name for it
     module: str = ""  # the module of a package that has a function of this name for it
@@ -141,6 +142,12 @@ class Op:
     def is_pointwise(self) -> bool:
         """Whether kernels can compute it element by element, and its gradient."""
         return self.has(Trait.ELEMENTWISE) and bool(self.triton) and self.derivative is not None
+
+    def gradients(self, gradient: Expr, operands: Sequence[Formula]) -> Iterator[tuple[int, Formula]]:
+        """The gradients that operands have by the derivative, each with its operand's place."""
+        assert self.derivative is not None, self.name
+        given = [each if isinstance(each, Expr) else leaf(repr(float(each))) for each in operands]
+        return (each for each in enumerate(self.derivative(gradient, *given)) if each[1] != 0.0)
 
     def call(self, types: Sequence[TensorType | None], attributes: Mapping[str, Any]) -> SimpleNamespace:
         """Operand types and attributes by name, as `infer`, `flops`, `reads` and `Weight.shape` take them."""
@@ -176,7 +183,7 @@ def declare(
     reads: Callable[[Any], Mapping[str, int]] = lambda _call: {},
     saves: Sequence[str] = (),
     triton: str | None = None,
-    derivative: Callable[..., tuple[Any, ...]] | None = None,
+    derivative: Callable[..., tuple[Formula, ...]] | None = None,
     scalar: Callable[..., Any] | None = None,
     internal: bool = False,
     module: str = "",

@@ -215,10 +215,9 @@ def _held_back(form: Graph, operands: Sequence[RowOperand], width: int) -> int:
 
 def _read_by_derivative(form: Graph, node: Node, values: Sequence[Value]) -> set[Value]:
     """The operands that an op's derivatives read, of those that are no constants."""
-    assert node.op.derivative is not None
     named = {str(place): value for place, value in enumerate(values)}
-    parts = node.op.derivative(leaf(""), *map(leaf, named))
-    read = [leaves(part) for part, value in zip(parts, values, strict=True) if not _is_number(form, value)]
+    parts = node.op.gradients(leaf(""), list(map(leaf, named)))
+    read = [leaves(part) for place, part in parts if not _is_number(form, values[place])]
     return {named[name] for name in set().union(*read) - {""} if not _is_number(form, named[name])}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from archc.codegen.kernels.experts.router_lines import CASTS, RouterWriter
 from archc.codegen.kernels.fused import power_of_two
 from archc.codegen.kernels.rows.row_writer import needed_lines
-from archc.ir.expr import Expr, Formula, leaf
+from archc.ir.expr import Expr, Formula, leaf, leaves
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS
 from archc.ir.ops.experts import WITH_SHARED
@@ -151,15 +151,12 @@ class GradientWriter(RouterWriter):
 
     def _elementwise_back(self, node: Node, gradient: str) -> None:
         """By the op's derivative; only operands that stand in it are computed."""
-        assert node.op.derivative is not None, node.op.name
-        marks = [f"operand {place}" for place in range(len(node.inputs))]
-        formulas = node.op.derivative(leaf(gradient), *map(leaf, marks))
-        for value, formula in zip(node.inputs, formulas, strict=True):
-            if value is not None and self.fused.form.node(value).op is not CONSTANT and formula != 0.0:
-                read = {
-                    mark: v for mark, v in zip(marks, node.inputs, strict=True) if mark in _leaves(formula)
-                }
-                names = {mark: self._read(v) for mark, v in read.items()}
+        operands = {f"operand {place}": value for place, value in enumerate(node.inputs)}
+        for place, formula in node.op.gradients(leaf(gradient), list(map(leaf, operands))):
+            value = node.inputs[place]
+            if value is not None and self.fused.form.node(value).op is not CONSTANT:
+                read = leaves(formula)
+                names = {mark: self._read(each) for mark, each in operands.items() if mark in read}
                 text = self.arithmetic.text(_with(formula, names), 1)
                 self._add(value, text, self._width(node.outputs[0]))
 
@@ -225,13 +222,6 @@ class GradientWriter(RouterWriter):
         self.lines.append(f"tl.store({place}, {self._gradient(value)}{self._mask(type_)})")
 
 
-def _leaves(formula: Formula | str) -> set[str]:
-    """The names in a formula."""
-    if not isinstance(formula, Expr):
-        return {formula} if isinstance(formula, str) else set()
-    return {name for arg in formula.args for name in _leaves(arg)}
-
-
 def _with(formula: Formula, names: Mapping[str, str]) -> Formula:
     """A formula with names, or numbers, in the place of marks."""
     if not isinstance(formula, Expr):
@@ -241,4 +231,4 @@ def _with(formula: Formula, names: Mapping[str, str]) -> Formula:
         assert isinstance(name, str)
         return leaf(names.get(name, name))
     args = tuple(arg if isinstance(arg, str) else _with(arg, names) for arg in formula.args)
-    return Expr(formula.op, args, formula.attributes)
+    return Expr(formula.op, args)

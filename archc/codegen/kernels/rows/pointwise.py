@@ -191,22 +191,12 @@ def _gradients(
             continue
         incoming = _as_expr(gradient[node.outputs[0]])
         operands = [_lookup(value, formulas, leaves) for value in node.inputs if value is not None]
-        for operand, part in zip(node.inputs, _derivative(node, incoming, operands), strict=True):
-            if operand is not None and graph.node(operand).op is not CONSTANT and part != 0.0:
+        is_cast = node.op.name == "upcast"
+        for place, part in [(0, incoming)] if is_cast else node.op.gradients(incoming, operands):
+            operand = node.inputs[place]
+            if operand is not None and graph.node(operand).op is not CONSTANT:
                 _accumulate(gradient, operand, part)
     return {name: gradient.get(value, 0.0) for value, name in leaves.items()}
-
-
-def _derivative(node: Node, incoming: Expr, operands: list[Formula]) -> tuple[Formula, ...]:
-    if node.op.name == "upcast":
-        return (incoming,)
-    assert node.op.derivative is not None, node.op.name
-    return node.op.derivative(incoming, *[_as_leaf(operand) for operand in operands])
-
-
-def _as_leaf(formula: Formula) -> Formula:
-    """Numbers take part in derivative formulas as they are."""
-    return formula if isinstance(formula, Expr) else Expr("leaf", (repr(float(formula)),))
 
 
 def _accumulate(gradient: dict[Value, Formula], value: Value, part: Formula) -> None:

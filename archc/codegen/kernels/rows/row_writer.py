@@ -99,7 +99,7 @@ class RowWriter:
                 self.assign(name, incoming)
                 incoming = leaf(name)
             for ref, part in self._parts(step, incoming):
-                if isinstance(ref, str) and part != 0.0:
+                if isinstance(ref, str):
                     self._accumulate(gradients, ref, self._summed(ref, step, part))
         return gradients
 
@@ -118,11 +118,8 @@ class RowWriter:
             self.lines.append(f"{level} = {text} / {step.columns}")
             yield x, incoming - leaf(level)
         else:
-            derivative = OPS[step.op].derivative
-            assert derivative is not None, step.op
-            operands = [_formula(ref) for ref in step.inputs]
-            leaves = [f if isinstance(f, Expr) else leaf(repr(f)) for f in operands]
-            yield from zip(step.inputs, derivative(incoming, *leaves), strict=True)
+            for place, part in OPS[step.op].gradients(incoming, [_formula(ref) for ref in step.inputs]):
+                yield step.inputs[place], part
 
     def _summed(self, ref: str, step: RowStep, part: Formula) -> Formula:
         """The gradient of one number, of what each column of a step adds to it."""
