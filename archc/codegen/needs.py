@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from archc.codegen.calling import Input, Tokens
 from archc.codegen.names import argument
-from archc.codegen.plan import Constant, Input, Tokens
+from archc.codegen.plan import Constant
 from archc.ir.graph import Graph
 from archc.ir.node import Value
 from archc.ir.op import REQUIRED

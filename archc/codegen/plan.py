@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from archc.codegen.calling import Calling
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.kernel_plan import GroupedKernel, Kernel
 from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
@@ -47,52 +48,19 @@ class Module:
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """A sequence of tokens as a model takes it: what its input is called, its dims, and its padding."""
-
-    name: str
-    dims: str
-    padding: str
-
-
-@dataclass(frozen=True)
-class Input:
-    """A tensor that a model is called with: its dtypes and dims, as Python, and whether it may be None."""
-
-    name: str
-    dtypes: str
-    dims: str
-    optional: bool
-
-    def __str__(self) -> str:
-        return f"{self.name}: Tensor{' | None' if self.optional else ''}"
-
-    @property
-    def sized(self) -> bool:
-        """Whether the spec says a dim as a number."""
-        return any(dim.strip(" ()").isdigit() for dim in self.dims.split(","))
-
-
-@dataclass(frozen=True)
-class Package:
+class Package(Calling):
     """A generated package."""
 
     name: str
-    cached: bool  # whether tokens can come in pieces: new_cache
-    generates: bool  # whether it writes them one by one, too: generate
+    generates: bool  # whether it writes tokens one by one: generate
     following: tuple[str, ...]  # what comes with those that it writes, each made of the last one's
     logits: Logits | None  # over the tokens' vocabulary
     results: int  # how many there are, logits included
     base: str  # the class that either model is one of
-    sequences: tuple[Tokens, ...]  # the last is the one that grows
-    inputs: tuple[Input, ...]  # all that a model is called with
-    documents: bool  # whether several may share a row
     by_length: bool  # whether positions mean something else in a longer sequence
     front: int  # learned tokens that come first in a sequence
     copied: bool  # whether all that a cache keeps has a row for each sequence
     most_tokens: int  # that a table of positions has rows for, or 0
-    start: int | None  # the token that it begins with
-    experts: bool  # whether tokens choose experts
     expert_operands: frozenset[str]  # what functions of experts are given besides what all are
     skips: bool  # whether some choices may be no expert's
     of_expert: bool  # whether rows read what their expert has, besides products with it
@@ -224,112 +192,9 @@ class Package:
         return f", {self.books}" if self.books else ""
 
     @property
-    def grows(self) -> str:
-        """The name of the tokens that are added to a cache."""
-        return self.sequences[-1].name
-
-    @property
-    def fixed_tokens(self) -> tuple[str, ...]:
-        """The names of the tokens of sequences that do not grow, such as an encoder's."""
-        return tuple(each.name for each in self.sequences[:-1])
-
-    @property
     def sees_later(self) -> bool:
         """Whether what comes after a token matters to it, so that it must be known for padding."""
         return not self.cached or self.by_length or self.trains
-
-    @property
-    def given(self) -> tuple[Input, ...]:
-        """What a model is called with besides options."""
-        return self.inputs[: len(self.inputs) - len(self.sequences)]
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """The inputs that a cache takes in once: those that are not of the tokens added to it."""
-        return tuple(each.name for each in self.given if each.optional)
-
-    @property
-    def prompt(self) -> tuple[str, ...]:
-        """What `generate` goes on from: its tokens too, unless they begin with one of the spec."""
-        return tuple(each.name for each in self.given if self.start is None or each.name != self.grows)
-
-    @property
-    def shape_letters(self) -> str:
-        """What the letters in shapes stand for."""
-        *fixed, grown = (each.dims.strip("[]").split(", ")[-1] for each in self.sequences)
-        said = [f"{letter} {name}" for letter, name in zip(fixed, self.fixed_tokens, strict=True)]
-        told = ", ".join(["B batch", *said, f"{grown} new {self.grows}, S {self.grows} so far"])
-        return f"{told}, N choices of experts: B * {grown} * choices" if self.experts else told
-
-    @property
-    def given_signature(self) -> str:
-        """What a model is called with, as parameters."""
-        return ", ".join(map(str, self.given))
-
-    @property
-    def given_arguments(self) -> str:
-        return ", ".join(each.name for each in self.given)
-
-    @property
-    def next_arguments(self) -> str:
-        """What a model is called with for one `token` more."""
-        named = {self.grows: "token", **dict.fromkeys(self.kept, "None")}
-        return ", ".join(named.get(each.name, each.name) for each in self.given)
-
-    @property
-    def input_signature(self) -> str:
-        return ", ".join(map(str, self.inputs))
-
-    @property
-    def input_arguments(self) -> str:
-        return ", ".join(each.name for each in self.inputs)
-
-    @property
-    def sized_inputs(self) -> bool:
-        return any(each.sized for each in self.inputs)
-
-    @property
-    def input_dtypes(self) -> frozenset[str]:
-        return frozenset(each.dtypes for each in self.inputs)
-
-    @property
-    def grown(self) -> Input:
-        """The tokens that are added to a cache."""
-        return next(each for each in self.inputs if each.name == self.grows)
-
-    @property
-    def length_letter(self) -> str:
-        """What stands for their number in shapes."""
-        return self.sequences[-1].dims.strip("[]").split(", ")[-1]
-
-    @property
-    def options_signature(self) -> str:
-        """What may be given besides what a model is called with."""
-        return ", ".join(f"{name}: Tensor | None = None" for name in self._options)
-
-    @property
-    def options_arguments(self) -> str:
-        """What is handed on besides what a model is called with."""
-        return ", ".join(f"{name}={name}" for name in self._options)
-
-    @property
-    def padding_arguments(self) -> str:
-        return ", ".join(f"{each.padding}={each.padding}" for each in self.sequences)
-
-    @property
-    def _options(self) -> list[str]:
-        return [*(each.padding for each in self.sequences), *["documents"] * self.documents]
-
-    @property
-    def about_options(self) -> str:
-        """What a model's options mean."""
-        told = [f"{each.padding} is bool {each.dims}" for each in self.sequences]
-        numbers = "the number of each token's document where several share a row"
-        numbers = f"; documents is int64 {self.sequences[-1].dims}, {numbers}"
-        cache = "; a cache is filled and read" if self.cached else ""
-        if self.kept:
-            cache += f", and {' and '.join(self.kept)} may be None once it has been"
-        return f"{', '.join(told)}, False where a token is padding{numbers * self.documents}{cache}."
 
     @property
     def in_steps(self) -> str:
