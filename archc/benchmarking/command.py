@@ -8,11 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from archc.benchmarking.bench import Options, bench
-from archc.benchmarking.plot import check_plot, draw
+from archc.benchmarking.plot import draw
 from archc.benchmarking.results import Result, write_json
 from archc.benchmarking.table import print_result
 from archc.console import output
 from archc.errors import ArchcError
+from archc.plotting import check_picture
 
 
 def run(
@@ -22,7 +23,7 @@ def run(
     for file in (json_file, plot):
         _check_folder(file)
     if plot:
-        check_plot(plot)
+        check_picture(plot)
     console = output()
     results: list[Result] = []
     with Console(stderr=True, markup=False, highlight=False).status("") as status:

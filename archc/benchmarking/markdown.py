@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from archc.benchmarking.results import Pair, Result, pairs
-from archc.benchmarking.table import bytes_text, device_text, figures, skip_lines
+from archc.benchmarking.table import device_text, figures, skip_lines
+from archc.quantities import with_unit
 
 _HEAD = (
     "case",
@@ -34,7 +35,7 @@ def _section(result: Result) -> Iterator[str]:
     yield (
         f"{device_text(result)}: copy {rates.bandwidth / 1e9:,.1f} GB/s, matmul "
         f"{rates.flops / 1e9:,.0f} GFLOP/s. {str(told['date'])[:10]}, commit {told['commit']}; {versions}. "
-        f"{result.subject.parameters:,} parameters, {bytes_text(_weights(result))} of weights."
+        f"{result.subject.parameters:,} parameters, {with_unit(_weights(result), 'B')} of weights."
     )
     yield ""
     found = pairs(result.findings)

@@ -14,9 +14,9 @@ from archc.benchmarking.models import COMPILED, LIGER, PEERS, REFERENCE, Models
 from archc.benchmarking.plan import Priority, SkippedError, Task
 from archc.benchmarking.results import OURS, Case, Findings
 from archc.benchmarking.scale import Scale, free_memory
-from archc.benchmarking.table import bytes_text
 from archc.benchmarking.timing import LEAST_ROUNDS, LONG, WARM_UP, Run
 from archc.benchmarking.turn import Bench
+from archc.quantities import with_unit
 
 STEPS = 200  # tokens that a decode case writes at the most
 LEAST_CONTEXT = 16
@@ -100,7 +100,7 @@ _LATER = {
 def _run(phase: Phase, peer: str, models: Models, bench: Bench, number: int) -> Findings:
     free = free_memory(bench.device)
     if 2 * phase.needs > free:
-        raise SkippedError(f"it needs {bytes_text(2 * phase.needs)}, {bytes_text(free)} are free")
+        raise SkippedError(f"it needs {with_unit(2 * phase.needs, 'B')}, {with_unit(free, 'B')} are free")
     made = {name: models.get(name) for name in (OURS, peer)}  # their weights are not the call's memory
     contenders = {name: partial(phase.prepare, contender) for name, contender in made.items()}
     # On a CPU ops are watched to see what memory they hold, and TorchDynamo compiles nothing meanwhile.

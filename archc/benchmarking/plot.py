@@ -7,22 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from archc.benchmarking.results import Pair, Result, pairs
-from archc.benchmarking.table import device_text, seconds_text
-from archc.errors import ArchcError
+from archc.benchmarking.table import device_text
+from archc.quantities import with_unit
 
-FORMATS = (".svg", ".png", ".pdf")
 _ROW = 0.17  # inches
 _WIDTH = 11.0
-
-
-def check_plot(path: Path) -> None:
-    """Raise `ArchcError` where a plot could not be drawn into a file."""
-    if path.suffix not in FORMATS:
-        raise ArchcError(f"cannot draw {path}: name a file that ends in {', '.join(FORMATS)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ArchcError("--plot needs matplotlib: pip install 'archc-compiler[bench]'") from None
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
@@ -84,6 +73,6 @@ def _label(pair: Pair) -> str:
 
 def _figures(pair: Pair) -> str:
     """The ratio and its noise, both times, and archc's fraction of the roofline."""
-    ours, theirs = (seconds_text(m.times.median) for m in (pair.ours, pair.theirs))
+    ours, theirs = (with_unit(m.times.median, "s") for m in (pair.ours, pair.theirs))
     text = f"{pair.ratio:.2f}x ± {pair.noise:.2f}, {ours} against {theirs}"
     return text if pair.ours.fraction is None else f"{text}; {pair.ours.fraction:.0%} of the roofline"

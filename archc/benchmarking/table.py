@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from archc.benchmarking.results import Pair, Result, Skip, pairs
+from archc.quantities import with_unit
 
 _SHOWN = 3  # cases that a line on what was skipped names
 
@@ -62,14 +63,14 @@ def figures(pair: Pair) -> tuple[str, ...]:
     """Both times, their ratio and its noise; archc's fraction and tokens; both peaks of memory."""
     ours, theirs = pair.ours, pair.theirs
     return (
-        seconds_text(ours.times.median),
-        seconds_text(theirs.times.median),
+        with_unit(ours.times.median, "s"),
+        with_unit(theirs.times.median, "s"),
         f"{pair.ratio:.2f}",
         f"{pair.noise:.2f}",
         "" if ours.fraction is None else f"{ours.fraction:.0%}",
         f"{ours.tokens_per_second:,.0f}",
-        "" if ours.peak is None else bytes_text(ours.peak),
-        "" if theirs.peak is None else bytes_text(theirs.peak),
+        "" if ours.peak is None else with_unit(ours.peak, "B"),
+        "" if theirs.peak is None else with_unit(theirs.peak, "B"),
     )
 
 
@@ -87,19 +88,3 @@ def skip_lines(skipped: Iterable[Skip]) -> list[str]:
             cases += f"; and {len(group) - _SHOWN} more"
         lines.append(f"{f'{peer}: ' if peer else ''}{reason}{seconds} ({cases})")
     return lines
-
-
-def seconds_text(seconds: float) -> str:
-    """`12.3 ms`: three digits and a unit."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size or unit == "us":
-            return f"{seconds / size:.3g} {unit}"
-    raise AssertionError
-
-
-def bytes_text(count: int) -> str:
-    """`1.2 GB`."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} B"

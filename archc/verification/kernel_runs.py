@@ -48,7 +48,7 @@ def run_plan(plan: Kernel, kernels: Any, dtype: torch.dtype, sizes: Sizes) -> No
     """Run what can be run without the model around it."""
     if isinstance(plan, OpKernel | RouterKernel):
         for operands in _operands(plan.op.operands, dtype, sizes.length):
-            _run(getattr(kernels, f"_{plan.name}"), operands)
+            run_backward(getattr(kernels, f"_{plan.name}")(*operands))
     elif isinstance(plan, LinearKernel):
         for choice in plan.choices:
             _run_linear(getattr(kernels, f"_{plan.name}"), choice)
@@ -92,10 +92,6 @@ def make_operand(make: Callable[..., Tensor], operand: Operand, dtype: torch.dty
     sizes = defaultdict(lambda: length, B=1)
     shape = [sizes[dim] if isinstance(dim, str) else dim for dim in operand.shape]
     return make(shape, dtype=torch.float32 if operand.dtype == "f32" else dtype)
-
-
-def _run(function: Callable[..., Any], operands: tuple[Tensor | None, ...]) -> None:
-    run_backward(function(*operands))
 
 
 def run_backward(outputs: Tensor | tuple[Tensor, ...]) -> None:

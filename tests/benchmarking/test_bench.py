@@ -229,7 +229,7 @@ def test_fewer_layers_still_have_each_kind(spec: str, model: str, least: int) ->
             ["--layers", "99", "--model", "llama3_tiny"],
             "`llama3_tiny` has 3; for more of them give --set layers=99",
         ),
-        (["--plot", "picture.txt"], "name a file that ends in .svg, .png, .pdf"),
+        (["--plot", "picture.txt"], "a picture is a .png, .svg, .pdf file"),
         (["--set", "layer=2", "--model", "llama3_tiny"], "did you mean `layers`?"),
         (["--config", "/nowhere/config.json"], "no such file or directory: /nowhere/config.json"),
         (["--config", str(SPECS / "llama3.arch")], "llama3.arch:1:1: this is not JSON"),
