@@ -32,27 +32,32 @@ def pack_linears(graph: Graph, context: Context) -> None:
     """
     heads = [head.id for _, value in graph.outputs if (head := last_linear(graph, value)) is not None]
     reuse = Reuse(graph)
+    packed: list[tuple[Graph, Node]] = []
     for partly, gated in ((False, False), (False, True), (True, True)):
         found = [(part, _groups(part, partly)) for part in graph.walk()]  # all, before any is packed
         for part, groups in found:
             for (_, meeting), group in groups.items():
                 there = all(node.id in part for node in group)  # not one with others just now
                 if there and not (gated and any(not _is_gate_or_gated(part, n, meeting) for n in group)):
-                    _pack_group(part, group, reuse, context)
+                    packed += _pack_group(part, group, reuse, context)
     for part in graph.walk():
         for group in _small_groups(part, heads if part is graph else (), reuse):
             if all(node.id in part for node in group):
-                _pack_group(part, group, reuse, context)
+                packed += _pack_group(part, group, reuse, context)
+    for part, linear in packed:
+        if linear.id in part:  # not packed with others since
+            names = _weight_names(part, linear, reuse)
+            context.report.remark("pack", f"{names} ({place_of(linear)}) are one linear")
 
 
-def _pack_group(graph: Graph, group: list[Node], reuse: Reuse, context: Context) -> None:
+def _pack_group(graph: Graph, group: list[Node], reuse: Reuse, context: Context) -> list[tuple[Graph, Node]]:
+    """What the group has become, wherever its weights are used; nothing if they stay apart."""
     reason = _obstacle(graph, group, reuse)
-    names = ", ".join(_weight_name(graph, node, reuse) for node in group)
-    if reason:
-        context.report.remark("pack", f"{names} ({place_of(group[0])}) stay apart: {reason}")
-    else:
-        _pack(graph, group, reuse)
-        context.report.remark("pack", f"{names} ({place_of(group[0])}) are one linear")
+    if not reason:
+        return _pack(graph, group, reuse)
+    names = ", ".join(_weight_names(graph, node, reuse) for node in group)
+    context.report.remark("pack", f"{names} ({place_of(group[0])}) stay apart: {reason}")
+    return []
 
 
 def _small_groups(graph: Graph, heads: Collection[int], reuse: Reuse) -> list[list[Node]]:
@@ -173,8 +178,8 @@ def _obstacle(graph: Graph, group: list[Node], reuse: Reuse) -> str:
     return ""
 
 
-def _pack(graph: Graph, group: list[Node], reuse: Reuse) -> None:
-    """Pack a group, and all others that have the same weights."""
+def _pack(graph: Graph, group: list[Node], reuse: Reuse) -> list[tuple[Graph, Node]]:
+    """Pack a group, and all others that have the same weights; the linears, with their graphs."""
     uses = reuse.uses(graph, group)
     held: list[tuple[Graph, Value] | None] = []
     for place in (1, 2):
@@ -182,12 +187,14 @@ def _pack(graph: Graph, group: list[Node], reuse: Reuse) -> None:
         origins = [reuse.origin(graph, value) for value in values if value is not None]
         home = origins[0][0] if origins else graph
         held.append((home, concatenate(home, [value for _, value in origins])) if origins else None)
+    packed: list[tuple[Graph, Node]] = []
     for where, use in uses:
         weight, offset = (reuse.bring(each[1], each[0], where) if each is not None else None for each in held)
-        _pack_one(where, use, weight, offset)
+        packed.append((where, _pack_one(where, use, weight, offset)))
+    return packed
 
 
-def _pack_one(graph: Graph, group: list[Node], weight: Value | None, offset: Value | None) -> None:
+def _pack_one(graph: Graph, group: list[Node], weight: Value | None, offset: Value | None) -> Node:
     first = group[0]
     packed = graph.add(
         LINEAR,
@@ -211,6 +218,7 @@ def _pack_one(graph: Graph, group: list[Node], weight: Value | None, offset: Val
     for node, part in zip(group, parts.outputs, strict=True):
         graph.replace_uses(node.outputs[0], part)
         graph.remove(node)
+    return packed
 
 
 def _path_name(graph: Graph, linear: Node) -> str:
@@ -239,8 +247,10 @@ def concatenate(graph: Graph, values: Sequence[Value | None]) -> Value:
     return graph.add_like(weights[0], WEIGHT, (), attributes).outputs[0]
 
 
-def _weight_name(graph: Graph, linear: Node, reuse: Reuse) -> str:
+def _weight_names(graph: Graph, linear: Node, reuse: Reuse) -> str:
     value = linear.inputs[1]
     assert value is not None
     node = reuse.maker(graph, value)
-    return path_text(stored_in(node)[0].path[:-1]) if node.op is WEIGHT else "a tied weight"
+    if node.op is not WEIGHT:
+        return "a tied weight"
+    return ", ".join(dict.fromkeys(path_text(stored.path[:-1]) for stored in stored_in(node)))

@@ -387,8 +387,11 @@ def test_pack_joins_a_gate_with_what_it_opens(heads: int, packed: bool) -> None:
     o = attention(split_heads(q, {heads}), split_heads(k, {heads}), split_heads(v, {heads}), mask = full)
     o = merge_heads(o * unsqueeze(sigmoid(cast_like(upcast(linear(x, {heads}) as gate), o))))
     return linear(o, d) as o + linear(silu(linear(x, 4 * d) as up), d) as down"""
-    graphs, _ = staged(program_of(body))
+    graphs, context = staged(program_of(body))
     found = [[path.split(".")[-2] for path in paths] for paths in weights(graphs["pack"])]
+    told = [remark.text for remark in context.report.remarks if remark.text.endswith("are one linear")]
+    assert len(told) == 1  # of all that became one, however they did
+    assert told[0].startswith("q, k, v, gate (" if packed else "q, k, v (")
     assert [*"qkv"] in found
     assert ([*"qkv", "gate"] in found) == packed
     assert not any("up" in names for names in found if len(names) > 1)
