@@ -13,13 +13,13 @@ from archc.ir.paths import Path, Stored
 
 # What modules of PyTorch answer to: a parameter of such a name would hide it.
 _MODULE_NAMES = frozenset("""
-    add_module apply before_head bfloat16 bool buffers call_super_init checkpoint children compile
+    add_module apply before_head bfloat16 bool buffers CACHED call_super_init checkpoint children compile
     complete cpu cross_entropy cuda device double dtype dump_patches eval extra_repr fixed float following
     forward generate get_buffer get_extra_state get_parameter get_submodule half head hidden ipu layout
     load_state_dict log_probs loss modules mtia named_buffers named_children named_modules
     named_parameters NATIVE_INPUTS new_cache number parameters register_buffer register_module
     register_parameter requires_grad_ reset_parameters save_pretrained from_pretrained set_extra_state
-    set_submodule shape_logits share_memory STATE state_dict stored target_log_probs to to_empty train
+    set_submodule shape_logits share_memory state_dict stored target_log_probs to to_empty train
     training type xpu zero_grad
     """.split())  # noqa: SIM905 - a list of this length is easier to read as words
 _LOCALS = frozenset(

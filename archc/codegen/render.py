@@ -149,9 +149,8 @@ def _module(package: Package, module: Module) -> str:
 
 
 def _class(package: Package, plan: Class) -> str:
-    return _fill(
-        "class.jinja", c=plan, base=package.base if plan.is_model else "StoredModule", package=package
-    )
+    base = plan.base.name if plan.base else package.base if plan.is_model else "StoredModule"
+    return _fill("class.jinja", c=plan, base=base, package=package)
 
 
 def _kernels(package: Package) -> str:

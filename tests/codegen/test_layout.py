@@ -45,7 +45,7 @@ STATEMENTS = [
     "x = f((NAME, B, C, DDDDDDDDDDDDDDDDDDDD, E)[(i - 1) % 7](i, **factory) for i in range(1, LAYERS))",
     "x = f((NAME if i < 1 else B if i % 6 == 5 else CCCCCCCCCC)(i, **factory) for i in range(1, LAYERS))",
     'x = {\n    "a": [Stored(f"NAME.{x}", 2 * B, transposed=True, stacked=True, name="bbbbbbbbbbbb")],\n}',
-    'STATE = {"k": (NAME, 1), "v": (2, 3)}',
+    'CACHED = {"k": (NAME, 1), "v": (2, 3)}',
     'x = {\n    "a": [Stored("NAME", 1)],\n}',
     'x = {\n    "a": [Stored("NAME", 1), Stored("b", rows)],\n}',
     'x = {\n    "a": [Stored("NAME", 1), Stored("b", rows), Stored("c", 2)],\n}',

@@ -25,7 +25,7 @@ FOR_OTHERS = {
     "rewind",
     "take",
 }
-FOR_OTHERS |= {"counted", "balance", "forward", "backward", "STATE", "__all__", "__init__", "__call__", "_"}
+FOR_OTHERS |= {"counted", "balance", "forward", "backward", "CACHED", "__all__", "__init__", "__call__", "_"}
 FOR_OTHERS |= {"generate_vmap_rule", "extra_repr", "__repr__"}  # Python and PyTorch read these
 OPTIONS_FOR_OTHERS = {
     "Model",

@@ -54,3 +54,30 @@ model a = A()
     layers, more = package.Model().children()
     told = [str(layer[0].__doc__).partition(".  ")[0] for layer in (layers, more)]
     assert told == ["One of 3 identical layers, layers.{i}", "One of 2 identical layers"]
+
+
+def test_layers_with_the_same_parameters_share_what_holds_them(tmp_path: Path) -> None:
+    """The last kind of layer has one more, so a class of its own."""
+    spec = """
+arch A(d = 8, masks = [sliding(2), causal, causal]) {
+  block Mixed(x, mask) {
+    h = split_heads(x, 2)
+    return merge_heads(attention(h, h, h, mask))
+  }
+
+  forward(x: float[B, T, d]) {
+    for i in 0..3 as layers {
+      x = x + Mixed(linear(x, d) as up, masks[i]) * (parameter([d]) as by if i == 2 else 1)
+    }
+    return x
+  }
+}
+model a = A()
+"""
+    model = import_package(compile_model(spec, "a"), tmp_path).Model()
+    first, second, third = (type(layer) for layer in model.layers)
+    assert second.__bases__ == (first,)
+    assert not issubclass(third, first)
+    assert (first.stored, first.__init__) == (second.stored, second.__init__)
+    assert first.CACHED != second.CACHED
+    assert "Its parameters are those of Layer0." in str(second.__doc__)

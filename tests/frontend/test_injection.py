@@ -83,7 +83,7 @@ HOSTILE = [
         "generate",
         "loss",
         "new_cache",
-        "STATE",
+        "CACHED",
     ),
     *(
         "class",

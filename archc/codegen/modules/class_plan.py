@@ -174,6 +174,7 @@ class Class:
     lines: tuple[Line, ...]
     result: str
     result_type: str
+    base: Class | None = None  # one before it that has its parameters, and so is its base class
     head: Head | None = None  # of a language model, when `lines` end at what the head reads
     fixed: Fixed | None = None  # where it reads what does not follow from the tokens that are added
     following: Method | None = None  # where a model says what comes with the tokens that it writes
@@ -186,6 +187,17 @@ class Class:
     def is_model(self) -> bool:
         """Whether it is the model itself: its `forward` takes options."""
         return any(argument.name == "*" for argument in self.arguments)
+
+    def extends(self, other: Class) -> bool:
+        """Whether it can be a subclass of another layer: only what it computes, and keeps, is its own."""
+        same = self.indices == other.indices and self.parameters == other.parameters
+        alike = self.arguments == other.arguments and self.result_type == other.result_type
+        return same and alike and not (self.layers or other.layers or self.fixed or other.fixed)
+
+    @property
+    def own_state(self) -> bool:
+        """Whether it says what a cache keeps of it: where its base class does not say the same."""
+        return self.state != (self.base.state if self.base else ())
 
     @property
     def constructor(self) -> str:

@@ -179,7 +179,12 @@ class ClassWriter:
             built = self._class(name, doc, body, indices, captured_in(body, loop, given))
             if loop.attributes["entering"] != loop.attributes["carried"]:
                 built = replace(built, native=None)  # its code puts results in the place of operands
-            self.classes[name] = replace(built, arguments=(*built.arguments, *layer_options(loop)))
+            built = replace(built, arguments=(*built.arguments, *layer_options(loop)))
+            others = [self.classes[other] for other in names if not self.classes[other].base]
+            base = next((other for other in others if built.extends(other)), None)
+            if base:
+                built = replace(built, base=base, doc=(*doc, f"Its parameters are those of {base.name}."))
+            self.classes[name] = built
             names.append(name)
         return names
 
