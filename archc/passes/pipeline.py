@@ -34,6 +34,7 @@ from archc.passes.route import join_routers
 from archc.passes.rows import join_row_moves
 from archc.passes.shared import join_shared_experts
 from archc.passes.sink import sink_pairs
+from archc.passes.splits import join_splits
 from archc.passes.steps import part_steps
 from archc.passes.views import move_views
 from archc.passes.widen import join_wide_linears
@@ -83,6 +84,7 @@ PASSES = (
     Pass("chain", join_rows),
     Pass("join", join_elementwise),
     Pass("beside", join_siblings),
+    Pass("splits", join_splits),
     Pass("clean", drop_unused),
 )
 

@@ -352,19 +352,6 @@ def test_layout_turns_weights_round() -> None:
     assert "in_out" not in str([n.attributes for g in graphs["layout"].walk() for n in g.nodes()])
 
 
-def test_layout_turns_weights_of_layers_that_share_them_round() -> None:
-    text = """arch A() {
-      block Layer(x) { return x + linear(linear(x, 3, layout = in_out) as down, 8, layout = in_out) as up }
-      forward(x: float[B, T, 8]) {
-        for i in 0..3 { x = Layer(x, tied_to = "layer" if i > 0) as layer }
-        return x } }
-    model a = A()"""
-    (program,) = compiler.lower_models(compiler.read_spec_text(text), ["a"])
-    graphs, _ = staged(program)
-    turned = [s.transposed for g in graphs["layout"].walk() for n in g.weights() for s in stored_in(n)]
-    assert turned == [True, True]
-
-
 @pytest.mark.parametrize(
     ("family", "attention"),
     [("llama3", ["q_proj", "k_proj", "v_proj"]), ("latent", ["q_a_proj", "kv_a_proj_with_mqa"])],
@@ -559,3 +546,20 @@ def test_weights_loaded_and_saved_through_packing_are_the_same(tmp_path: Path) -
         reference = package.Reference.from_pretrained(tmp_path / family)
         tensors = dict(stored_tensors(model))
         assert all(torch.equal(tensors[name], tensor) for name, tensor in stored_tensors(reference))
+
+
+def test_a_part_that_is_split_again_is_split_at_once() -> None:
+    """Unless something else reads it."""
+    body = """x = embedding(tokens, 9, 12) as wte
+    a, b = split(x, [8, 4])
+    c, e = split(b, 2)
+    f, g, h = split(a, [4, 3, 1])
+    i, j = split(f, 2)
+    return c * i, e * j, g * h, linear(f, 2) as f"""
+    graphs, _ = staged(program_of(body))
+    splits = [node for node in graphs["clean"].nodes() if node.op.name == "split"]
+    assert [node.attributes["sizes"] for node in splits] == [(4, 3, 1, 2, 2), 2]
+    assert [[node.types[n].width for n in range(len(node.outputs))] for node in splits] == [
+        [4, 3, 1, 2, 2],
+        [2, 2],
+    ]

@@ -1,0 +1,35 @@
+"""A part of a split that is split again is split at once.
+
+qkv, gate = split(x, [640, 384]); q, k, v = split(qkv, [384, 128, 128])
+becomes     q, k, v, gate = split(x, [384, 128, 128, 384])
+"""
+
+from __future__ import annotations
+
+from archc.ir.graph import Graph
+from archc.ir.node import Node, Value
+from archc.ir.ops.shape import SPLIT
+from archc.passes.context import Context, made_by, remaining
+from archc.passes.fold import canonical_sizes
+
+
+def join_splits(graph: Graph, _context: Context) -> None:
+    """Split once what nothing reads but what splits it further."""
+    for part in graph.walk():
+        for node in remaining(part, SPLIT):
+            (value,) = node.inputs
+            outer = made_by(part, value, SPLIT)
+            if outer and value and len(part.users(value)) == 1 and not part.is_output(value):
+                _join(part, outer, value, node)
+
+
+def _join(graph: Graph, outer: Node, value: Value, inner: Node) -> None:
+    place = outer.outputs.index(value)
+    parts = [*outer.outputs[:place], *inner.outputs, *outer.outputs[place + 1 :]]
+    widths = tuple(width for part in parts if isinstance(width := graph.type(part).width, int))
+    names = tuple(graph.name_of(part) for part in parts)
+    joined = graph.add_like(outer, SPLIT, outer.inputs, {"sizes": canonical_sizes(widths)}, names=names)
+    for part, new in zip(parts, joined.outputs, strict=True):
+        graph.replace_uses(part, new)
+    graph.remove(inner)
+    graph.remove(outer)
