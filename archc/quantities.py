@@ -26,12 +26,12 @@ def parse_quantity(text: str) -> float:
 
 
 def quantity_text(value: float) -> str:
-    """Three digits and a suffix: 8.03B."""
+    """Three digits and a suffix, 8.03B, or beyond these a power of ten, 4.82e16."""
     if not math.isfinite(value):
         return str(value)
     for suffix, unit in reversed(_SUFFIXES.items()):
         if abs(value) >= 0.9995 * unit:
-            return _beyond(value) if value >= 1e18 else f"{_digits(value / unit)}{suffix}"
+            return _beyond(value) if unit > _SUFFIXES["T"] else f"{_digits(value / unit)}{suffix}"
     return f"{value:.3g}"
 
 

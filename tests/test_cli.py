@@ -70,7 +70,7 @@ def test_wrong_usage(arguments: tuple[str, ...]) -> None:
     [
         (("check", "nowhere.arch"), "no such spec: nowhere.arch"),
         (("check", "nowhere/llama3.arch"), f"archc's own is {LLAMA}"),
-        (("check", str(SPECS)), "cannot read"),
+        (("check", str(SPECS)), "is a folder: name the specs in it"),
         (("build", str(SPECS / "lama3.arch")), "did you mean `llama3.arch`?"),
         (("build", LLAMA, "--model", "llama3_9b"), "did you mean `llama3_8b`?"),
         (("build", str(SPECS / "std.arch")), "defines no model"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from archc.analysis.laws.law import Range
 from archc.analysis.parameters import Parameters, count_parameters
-from archc.errors import ArchcError, did_you_mean
+from archc.errors import ArchcError
 from archc.exploration.variants import Original
 from archc.ir.program import Program
 
@@ -26,10 +26,11 @@ class Base(Original):
 
     def __post_init__(self) -> None:
         known = self.program.parameters
-        for name in VARIED:
-            if name not in known:
-                hint = did_you_mean(name, known) or f"it has {', '.join(known)}"
-                raise ArchcError(f"the arch {self.program.arch} has no parameter `{name}` to vary; {hint}")
+        if missing := [name for name in VARIED if name not in known]:
+            raise ArchcError(
+                f"what varies is {', '.join(VARIED)}: the arch {self.program.arch} has no parameter "
+                f"`{missing[0]}` beside {', '.join(known)}"
+            )
         roles = self.counts(self.shape).by_role
         if "experts" in roles or not {ATTENTION, MLP} <= set(roles):
             raise ArchcError(

@@ -216,6 +216,8 @@ def read_spec(path: Path, name: str | None = None) -> Source:
         near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.arch") if p.is_file()))
         near = f"archc's own is {own}" if own.is_file() else near
         raise ArchcError(f"no such spec: {path}" + (f" ({near})" if near else "")) from None
+    except IsADirectoryError:
+        raise ArchcError(f"{path} is a folder: name the specs in it, {path / '*.arch'}") from None
     except UnicodeDecodeError:
         raise ArchcError(f"{path} is not a text file in UTF-8") from None
     except (OSError, ValueError) as error:

@@ -100,7 +100,7 @@ def test_budgets_and_losses() -> None:
         (("--compute", "1e20", "--fit", "chinchila"), 1, "the fits are epoch"),
         (("--compute", "1e20", "--fit", "hofmann-tex"), 1, "did you mean `hoffmann-tex`?"),
         (("--compute", "1000"), 1, "no model of 10,000 parameters or more trains"),
-        (("--compute", "1e15", "--serve", "1e18"), 1, "and serves 1e18 tokens for 1Q FLOPs"),
+        (("--compute", "1e15", "--serve", "1e18"), 1, "and serves 1e18 tokens for 1e15 FLOPs"),
         (("--loss", "1.5"), 1, "no model reaches a loss of 1.5"),
         (("--params", "1B", "--tokens", "1B", "--fit", "clark"), 1, "give --experts"),
         (("--compute", "1e20", "--plot", "picture.txt"), 1, "a picture is a .png"),

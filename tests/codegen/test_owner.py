@@ -49,6 +49,7 @@ def test_print_shows_parameters_and_what_a_cache_holds(package: ModuleType) -> N
     assert "(embed_tokens): [160, 72]" in repr(model)
     assert repr(model).count("(down_proj): [") == 1  # layers that are equal stand together
     assert repr(model.new_cache(2, 9)) == "<Cache: 2 sequences, 0 of 9 tokens, torch.float32, meta>"
+    assert "<Cache: 1 sequence, " in repr(model.new_cache(1, 9))
 
 
 @pytest.mark.parametrize("name", ["embed_tokens", "layers.0.qkv_proj"])

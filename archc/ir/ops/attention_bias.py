@@ -148,16 +148,16 @@ def relative_bias(
     """
     buckets = table.shape[0]
     back = positions[:, :, None] - key_positions[:, None, :]
-    later = torch.zeros_like(back)
     if bidirectional:
         buckets = buckets // 2
-        later = (back < 0) * buckets
-        back = back.abs()
-    back = back.clamp(min=0)
+    away = back.abs() if bidirectional else back.clamp(min=0)
     exact = buckets // 2
-    growth = torch.log(back.clamp(min=1).float() / exact) / math.log(distance / exact)
+    growth = torch.log(away.clamp(min=1).float() / exact) / math.log(distance / exact)
     far = (exact + (growth * (buckets - exact)).long()).clamp(max=buckets - 1)
-    return table[later + torch.where(back < exact, back, far)].permute(0, 3, 1, 2)
+    bucket = torch.where(away < exact, away, far)
+    if bidirectional:
+        bucket = bucket + (back < 0) * buckets
+    return table[bucket].permute(0, 3, 1, 2)
 
 
 def _distance_type(call: Any) -> TensorType:
