@@ -181,9 +181,9 @@ class ClassWriter:
                 built = replace(built, native=None)  # its code puts results in the place of operands
             built = replace(built, arguments=(*built.arguments, *layer_options(loop)))
             others = [self.classes[other] for other in names if not self.classes[other].base]
-            base = next((other for other in others if built.extends(other)), None)
-            if base:
-                built = replace(built, base=base, doc=(*doc, f"Its parameters are those of {base.name}."))
+            parent = next((other for other in others if built.extends(other)), None)
+            if parent:
+                built = replace(built, base=parent, doc=(*doc, f"Its parameters are those of {parent.name}."))
             self.classes[name] = built
             names.append(name)
         return names
