@@ -35,7 +35,7 @@ def cache_size(root: Graph, batch: int, context: int, element: int) -> CacheSize
         return sum(times * _elements(node, length) * width(node) for node, times in nodes if node.op is op)
 
     def width(node: Node) -> int:
-        if node.op is CARRIED:
+        if node.op is CARRIED or node.types[0].dtype is DType.F32:
             return max(element, 4)  # float32, at least
         return 8 if node.types[0].dtype is DType.I64 else element
 

@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from archc.analysis.cache import cache_size
+from archc.analysis.facts import facts
 from archc.analysis.flops import count_flops
 from archc.analysis.kernels import Shape, kernels, node_flops
 from archc.ir.graph import Graph
@@ -18,7 +19,7 @@ from archc.ir.op import OPS
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding
 from archc.ir.program import given_inputs
 from tests.analysis.models import MODELS, TINY, built, compiled
-from tests.support import few
+from tests.support import compile_model, few
 
 BATCH, LENGTH = 3, 24
 MASKS = (Causal(), Full(), Sliding(6), Sliding(50), Chunked(6), Chunked(50))
@@ -31,6 +32,30 @@ def test_the_cache_is_what_new_cache_allocates(model: str) -> None:
     cache = module.new_cache(BATCH, LENGTH)
     assert size.bytes == _allocated(cache.layers) + _allocated(getattr(cache, "states", []))
     assert size.bytes_per_token == _allocated(module.new_cache(1, 1).layers)
+
+
+def test_what_a_token_adds_to_the_cache() -> None:
+    """Of two layers with 2 x 24 values in float32, one keeps the last tokens alone; and a state before any token."""
+    text = """arch Wide(d = 24) {
+      forward(tokens: [B, T]) {
+        x = embedding(tokens, 50, d) as wte
+        for i in 0..2 as layers {
+          q, k, v = split(upcast(linear(x, 3 * d) as qkv), 3)
+          k = split_heads(exp(k), 3)
+          o = attention(split_heads(q, 3), k, split_heads(v, 3), mask = [causal, sliding(5)][i])
+          x = x + cast_like(merge_heads(o), x)
+        }
+        y = split_heads(x, 3)
+        return linear(merge_heads(linear_attention(y, y, y)), 50) as head
+      }
+    }
+    model wide = Wide()"""
+    graph = compile_model(text, "wide").reference
+    assert (
+        dict(facts(graph))["cache"]
+        == "384 bytes a token in bfloat16, 192 once its rings are full, and 768 of states"
+    )
+    assert cache_size(graph, 1, 100, 2).bytes == 100 * 192 + 5 * 192 + 768
 
 
 def _allocated(layers: Any) -> int:
