@@ -37,6 +37,7 @@ def test_a_spec_may_be_called_as_the_one_that_it_imports(tmp_path: Path) -> None
 
 def test_help_is_everywhere_with_an_example() -> None:
     assert "Example" in run("-h").output
+    assert "..." not in run("-h").output.partition("Commands:")[2]  # each is told in a whole sentence
     for name in main.commands:
         result = run(name, "-h")
         assert result.exit_code == 0

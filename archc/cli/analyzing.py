@@ -61,10 +61,10 @@ def analyze(
     plot: Path | None,
     **given: Any,
 ) -> None:
-    """Count models' parameters, memory, cache and FLOPs, and bound their speed on a device.
+    """Count parameters, FLOPs, memory and cache, and bound the speed.
 
-    All numbers come from the graph that is also compiled.  Devices: h200, h100, a100, mi300x, rtx4090, and
-    cpu for this machine.
+    All numbers come from the graph that is also compiled.  The speed is that of a device: h200, h100, a100,
+    mi300x, rtx4090, or cpu for this machine.
 
     \b
     Examples:
@@ -117,9 +117,9 @@ def analyze(
 def diff(
     a: str, b: str, settings: tuple[str, ...], as_json: bool, tokens: float, fit: str, **given: Any
 ) -> None:
-    """Compare two models: dataflow, parameters, cache, FLOPs, predicted loss, the speed a device allows.
+    """Compare two models: dataflow, size, cost, loss and speed.
 
-    Settings hold for both.
+    The loss is what a scaling law predicts, the speed what a device allows.  Settings hold for both.
 
     \b
     Examples:

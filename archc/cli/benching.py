@@ -49,7 +49,7 @@ def bench(
     json_file: Path | None,
     plot: Path | None,
 ) -> None:
-    """Time a model and its kernels against their peers, on this machine.
+    """Time a model and its kernels against their peers, here.
 
     A model's peers are its unfused Reference and Hugging Face's class for it: eager, compiled with a static
     cache, and with Liger's kernels.  A kernel's peers are PyTorch op by op, the same compiled, PyTorch's

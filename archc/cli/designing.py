@@ -39,10 +39,11 @@ def design(
     output: Path | None,
     force: bool,
 ) -> None:
-    """Propose a spec for a number of parameters, and say in comments why each size is what it is.
+    """Propose a spec for a number of parameters, with reasons.
 
-    The model is a standard decoder, dense or with experts.  It has the proportions of published models, sizes
-    that suit matrix products and divide well over several devices, and the number of parameters asked for.
+    Its comments say why each size is what it is.  The model is a standard decoder, dense or with experts. It
+    has the proportions of published models, sizes that suit matrix products and divide well over several
+    devices, and the number of parameters asked for.
 
     \b
     Examples:

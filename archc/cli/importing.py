@@ -14,7 +14,7 @@ from archc.cli import options
 @options.spec_output
 @options.force
 def import_(path: Path, output: Path | None, force: bool) -> None:
-    """Make a spec from a Hugging Face model directory or its config.json.
+    """Make a spec from a Hugging Face model's folder or config.json.
 
     Every key of the config is accounted for: one that archc cannot honour is an error, never ignored.
 

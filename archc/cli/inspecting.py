@@ -40,7 +40,9 @@ def ir(spec: Path, model: str | None, target: str, settings: tuple[str, ...], af
 def explain(
     spec: Path, model: str | None, target: str, settings: tuple[str, ...], table: Path | None
 ) -> None:
-    """Show what was fused, what was not and why, where rounding was relaxed, what was measured.
+    """Show what was fused, and what was not and why.
+
+    Also where rounding was relaxed, what the cache keeps, and which measurements were used.
 
     \b
     Example:
@@ -57,7 +59,9 @@ def explain(
 @options.settings
 @click.option("--each-pass", is_flag=True, help="Check the graph after every pass, not only after the last.")
 def verify(spec: Path, model: str | None, settings: tuple[str, ...], each_pass: bool) -> None:
-    """Compare a model's graph and package with a float64 run, on inputs chosen to trap mistakes.
+    """Compare a model's graph and package with a float64 run.
+
+    The inputs are chosen to trap mistakes.
 
     \b
     Examples:
@@ -94,11 +98,11 @@ def kernels(
     dtype: str,
     as_json: bool,
 ) -> None:
-    """Compile all kernels of a model for chips, present or not, and show the resources that each needs.
+    """Compile all kernels of a model for chips, present or not.
 
-    Registers are per thread, shared memory is in bytes per program.  The exit status is 1 if a kernel does
-    not fit, spills registers, moves less than 16 bytes at a time although its rows allow it, or computes a
-    large product without the tensor cores.
+    Shows the resources that each needs: registers are per thread, shared memory is in bytes per program.  The
+    exit status is 1 if a kernel does not fit, spills registers, moves less than 16 bytes at a time although
+    its rows allow it, or computes a large product without the tensor cores.
 
     \b
     Examples:

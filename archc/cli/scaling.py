@@ -49,7 +49,7 @@ def scale(
     as_json: bool,
     plot: Path | None,
 ) -> None:
-    """Tell what scaling laws predict: a loss, or how to divide a budget.
+    """Tell what scaling laws predict of a loss or of a budget.
 
     With N, from --params or a spec's model, and D: the loss.  With --compute: the N and D of the least loss,
     and with --serve those for which training and serving together cost the budget.  With --loss: the cheapest
@@ -157,11 +157,11 @@ def fit(
     as_json: bool,
     output: Path | None,
 ) -> None:
-    """Fit a scaling law to runs, with intervals, and say what the runs do not determine.
+    """Fit a scaling law to runs, with intervals.
 
-    RUNS is a CSV file with a line for each model that was trained.  Chinchilla's law takes the columns
-    parameters, tokens and loss; the conditional law parameters (without the vocabulary's tables), tokens,
-    d_model, ratio (of MLP to attention parameters) and loss.
+    It says what the runs do not determine.  RUNS is a CSV file with a line for each model that was trained.
+    Chinchilla's law takes the columns parameters, tokens and loss; the conditional law parameters (without
+    the vocabulary's tables), tokens, d_model, ratio (of MLP to attention parameters) and loss.
 
     The law that -o writes is one that `archc scale --fit FILE` and `archc search --law FILE` take.
 

@@ -84,7 +84,7 @@ def search(
     output: Path | None,
     force: bool,
 ) -> None:
-    """Find variants of a model, with as many parameters, that lose little and answer fast.
+    """Find models of one's size that lose little and answer fast.
 
     Of a dense model, width, MLP-to-attention ratio and heads vary.  The loss is that of the conditional law
     (Bian et al. 2025), the rate that of a roofline, or from --rates: a CSV file with the columns d, heads,

@@ -36,7 +36,9 @@ def tune(
     budget: float,
     table: Path | None,
 ) -> None:
-    """Measure the linear maps of decoding on this machine's GPU, for the table that builds read.
+    """Measure the linear maps of decoding on this machine's GPU.
+
+    They go to the table that builds read.
 
     Each weight of a model is timed with 1 row and with 16, with PyTorch and with kernels of different tiles,
     the largest weights first; then, for 1 row, together with the norm or activation before it, beside both

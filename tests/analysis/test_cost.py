@@ -35,7 +35,7 @@ def test_the_cache_is_what_new_cache_allocates(model: str) -> None:
 
 
 def test_what_a_token_adds_to_the_cache() -> None:
-    """Of two layers with 2 x 24 values in float32, one keeps the last tokens alone; and a state before any token."""
+    """Of two layers with 2 x 24 values in float32, one for the last tokens alone; and a state."""
     text = """arch Wide(d = 24) {
       forward(tokens: [B, T]) {
         x = embedding(tokens, 50, d) as wte
