@@ -129,23 +129,40 @@ def _can_share_more(made: Design) -> bool:
 
 
 def _nearest(request: Request, most_kv_heads: float) -> Design:
-    found = min(_candidates(request, most_kv_heads), key=lambda pair: pair[0], default=None)
-    if found is None:
-        raise ArchcError(_no_design(request))
-    return Design(request, found[1], _analysis(found[1], request))
+    candidates = list(_candidates(request, most_kv_heads))
+    fitting = [each for each in candidates if abs(each.error) < TOLERANCE]
+    if not fitting:
+        raise ArchcError(_no_design(request, candidates))
+    shape = min(fitting, key=lambda each: each.distance + (40 * each.error) ** 2).shape
+    return Design(request, shape, _analysis(shape, request))
 
 
-def _no_design(request: Request) -> str:
+def _no_design(request: Request, candidates: list[_Candidate]) -> str:
+    """Why there is none of a size, and of which there is."""
     size = f"no design of {quantity_text(request.parameters)} parameters"
-    if _guess(request)[0] > MAX_ROW:
+    width, vocabulary = _guess(request)
+    if width > MAX_ROW:
         rest = "" if request.moe else "; with --moe it is less"
         return f"{size}: its width would be above {MAX_ROW:,}, the longest row that a kernel holds{rest}"
-    vocabulary = f" with a vocabulary of {request.vocabulary:,}" if request.vocabulary else ""
-    return f"{size}{vocabulary}: its tables of tokens leave too little for layers"
+    asked = f" with a vocabulary of {request.vocabulary:,}" if request.vocabulary else ""
+    scarce = 2 * vocabulary * width > request.parameters
+    reason = "its tables of tokens leave too little for layers" if scarce else "sizes come in steps"
+    near = min(candidates, key=lambda each: abs(each.error), default=None)
+    told = f"; the nearest has {quantity_text(request.parameters * (1 + near.error))}" if near else ""
+    return f"{size}{asked}: {reason}{told}"
 
 
-def _candidates(request: Request, most_kv_heads: float) -> Iterator[tuple[float, Shape]]:
-    """Shapes within the tolerance, each with its distance from the rules."""
+@dataclass(frozen=True)
+class _Candidate:
+    """A shape, its distance from the rules, and by what share it is larger than what was asked for."""
+
+    shape: Shape
+    distance: float
+    error: float
+
+
+def _candidates(request: Request, most_kv_heads: float) -> Iterator[_Candidate]:
+    """Shapes of about the size."""
     guess, vocabulary = _guess(request)
     for d in _multiples(guess * _WIDTHS[0], min(guess * _WIDTHS[1], MAX_ROW + 1)):
         heads, width = d // rules.head_dim(d), rules.head_dim(d)
@@ -162,10 +179,10 @@ def _candidates(request: Request, most_kv_heads: float) -> Iterator[tuple[float,
             d_ff = line.d_ff_for(request.parameters, layers)
             error = line.parameters(layers, d_ff) / request.parameters - 1
             found = replace(shape, layers=layers, d_ff=d_ff)
-            if 1 <= found.mlp_ratio <= 8 and abs(error) < TOLERANCE:
+            if found.mlp_ratio <= 8:
                 proportion = math.log(found.mlp_ratio / rules.MLP_RATIO)
                 uneven = 0.02 if d_ff % _TILE else 0
-                yield math.log(layers / wanted) ** 2 + proportion**2 + (40 * error) ** 2 + uneven, found
+                yield _Candidate(found, math.log(layers / wanted) ** 2 + proportion**2 + uneven, error)
 
 
 def _guess(request: Request) -> tuple[float, int]:
@@ -209,7 +226,8 @@ class _Line:
     """How many parameters a width has at any depth and d_ff."""
 
     def __init__(self, shape: Shape):
-        self._d, self._experts = shape.d, shape.experts
+        self._d, self._step = shape.d, 64 if shape.experts else 256 if shape.d >= 2048 else 128
+        self._least = math.ceil(shape.d / shape.choices / self._step) * self._step
         one, two = replace(shape, layers=1, d_ff=shape.d), replace(shape, layers=1, d_ff=2 * shape.d)
         small, wide, deep = (_parameters(each) for each in (one, two, replace(one, layers=2)))
         self._layer, self._per_d_ff = deep - small, (wide - small) / shape.d
@@ -219,10 +237,9 @@ class _Line:
         return self._base + layers * (self._layer + (d_ff - self._d) * self._per_d_ff)
 
     def d_ff_for(self, parameters: float, layers: int) -> int:
-        """The d_ff of a size, as a multiple of what matrix products like."""
+        """The d_ff of a size, or the least of the width: multiples of what matrix products like."""
         exact = self._d + ((parameters - self._base) / layers - self._layer) / self._per_d_ff
-        step = 64 if self._experts else 256 if self._d >= 2048 else 128
-        return max(step, round(exact / step) * step)
+        return max(self._least, round(exact / self._step) * self._step)
 
 
 @cache

@@ -135,6 +135,7 @@ def test_the_smallest_designs_run(tmp_path: Path) -> None:
         (("--params", "8B", "--vocab", "0"), 2, "--vocab"),
         (("--params", "8B", "--hardware", "h300"), 1, "no device `h300`"),
         (("--params", "100"), 1, "no design of 100 parameters"),
+        (("--params", "870K", "--vocab", "100", "--moe"), 1, "sizes come in steps; the nearest has 922K"),
         (("--params", "1e39"), 1, "the longest row that a kernel holds; with --moe it is less"),
         (("--params", "10M", "--vocab", "10000000"), 1, "leave too little for layers"),
         (("--params", "8B", "--name", "8b"), 1, "8b"),
