@@ -18,8 +18,8 @@ from archc.files import digest_of, write_whole
 
 def recall(request: Sequence[str]) -> list[str] | None:
     """The lines an earlier build of this request had to say; None when anything has changed since."""
-    path = _record_path(request)
     try:
+        path = _record_path(request)
         record = json.loads(path.read_text()) if path else None
         if (
             record
@@ -46,10 +46,10 @@ def remember(
     `digests` are of what the build itself read and wrote: another build, or a person, may have changed files
     since.  `absent` are files that would have been read if they had been there.
     """
-    path = _record_path(request)
-    if path is None:
-        return
     try:
+        path = _record_path(request)
+        if path is None:
+            return
         record = {
             "toolchain": resources.toolchain(),
             "files": {str(file.resolve()): digest for file, digest in digests.items()},

@@ -156,6 +156,18 @@ def test_an_output_that_is_full_is_told() -> None:
     assert (done.returncode, done.stderr) == (1, "cannot write the output: No space left on device\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="it keeps folders that are in use")
+def test_the_folder_that_a_command_runs_in_may_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = run("build", LLAMA, "--model", "llama3_tiny", "-o", "out")
+    assert (result.exit_code, result.output) == (1, "cannot write out: No such file or directory\n")
+    assert run("build", LLAMA, "--model", "llama3_tiny", "-o", str(tmp_path / "out")).exit_code == 0
+
+
 def test_build_and_rebuild(tmp_path: Path) -> None:
     arguments = ("build", LLAMA, "--model", "llama3_tiny", "-o", str(tmp_path), "--set", "layers=5")
     first = run(*arguments)
