@@ -17,7 +17,7 @@ _BODY_OF = {
     **dict.fromkeys(
         ("deepseek_vl", "fast_vlm", "janus", "lighton_ocr", "ovis2", "perception_lm"), _BODIES[0]
     ),
-    **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), _BODIES[0]),
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen3_vl"), _BODIES[0]),
     **dict.fromkeys(("idefics2", "idefics3", "smolvlm"), _BODIES[1]),
 }
 

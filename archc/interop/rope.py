@@ -44,7 +44,7 @@ class Rotated:
         return self.context / self.original_of(given)
 
 
-def rotary(theta: float, context: int, pairing: Pairing = "half", width: str = "head_dim") -> Reader:
+def rotary(theta: float, context: int, pairing: Pairing = "half", width: str = "head_dim") -> Setting:
     """Rotary positions; the class's defaults are `theta`, and `context` of max_position_embeddings.
 
     `pairing` is the class's own; `width` the parameter that says how many values of a head are rotated.

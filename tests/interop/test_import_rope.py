@@ -105,7 +105,9 @@ from tests.support import few
 )
 def test_rotary_positions(kind: str, keys: dict[str, Any], meant: str, tmp_path: Path) -> None:
     latent = {"qk_rope_head_dim": 4} if "head_dim" in keys and kind.startswith(("deepseek", "kimi")) else {}
-    whole = {"partial_rotary_factor": 1.0} if kind == "qwen3_next" else {}  # not its class's default
+    whole = (
+        {"partial_rotary_factor": 1.0} if kind.startswith(("qwen3_next", "qwen3_5")) else {}
+    )  # not its class's default
     rope = imported(tmp_path / "x", **{"model_type": kind, **keys, **latent, **whole})["rope"]
     assert str(replace(rope, pairing="half")).endswith(meant)  # how values are paired is the class's own
     assert (rope.pairing == "interleaved") is kind.startswith(("deepseek", "kimi", "llama4"))

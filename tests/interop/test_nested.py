@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 
 from archc.errors import ArchcError
 from archc.importer import import_model
-from tests.interop.parity import EPS, LOGITS, both, draw_weights, random_tokens, sizes
+from tests.interop.parity import EPS, LOGITS, both, draw_weights, random_tokens, rope, sizes
 from tests.interop.recurrent_families import QWEN3_5_EXPERTS, qwen3_5
 from tests.support import SPECS, build, distance
 
@@ -78,6 +78,22 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
         "qwen3_5_moe_vision",
         qwen3_5(model_type="qwen3_5_moe_text", **QWEN3_5_EXPERTS),
         seen={"depth": 1, "out_hidden_size": 48, "num_position_embeddings": 16},
+    ),
+    "qwen3_vl": lambda: nested(
+        "qwen3_vl",
+        "qwen3_vl_vision",
+        sizes(
+            model_type="qwen3_vl_text",
+            rms_norm_eps=EPS,
+            head_dim=12,
+            **rope(mrope_section=[2, 2, 2], mrope_interleaved=True),
+        ),
+        seen={
+            "depth": 1,
+            "out_hidden_size": 48,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0],
+        },
     ),
     "smolvlm": lambda: nested(
         "smolvlm",

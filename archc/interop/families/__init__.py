@@ -20,6 +20,7 @@ from archc.interop.families.qwen3 import QWEN3
 from archc.interop.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from archc.interop.families.qwen3_moe import QWEN3_MOE
 from archc.interop.families.qwen3_next import QWEN3_NEXT
+from archc.interop.families.qwen3_vl import QWEN3_VL
 from archc.interop.families.recurrent_gemma import RECURRENT_GEMMA
 from archc.interop.families.smollm3 import SMOLLM3
 from archc.interop.families.switch_transformers import SWITCH_TRANSFORMERS
@@ -35,6 +36,7 @@ FAMILIES = {
         MIXTRAL,
         QWEN2,
         QWEN3,
+        QWEN3_VL,
         QWEN3_MOE,
         QWEN3_NEXT,
         QWEN3_5,
