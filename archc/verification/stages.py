@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from itertools import pairwise
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 import torch
@@ -55,8 +55,11 @@ def _check_case(
     original = graphs[0][1]
     label = f"{case.name}, outlier channels" if outliers else case.name
     truth = _run(original, weights, case, torch.float64)
-    if outliers and not is_finite(truth, case):
-        return  # such weights take it beyond what even float64 holds
+    if not is_finite(truth, case):
+        if not outliers:  # such weights take it beyond what even float64 holds
+            detail = _first_without_number(original, weights, case)
+            yield Outcome("before any pass", "float64", label, nan, EXACT, detail)
+        return
     plain = furthest(_run(original, weights, case, torch.float32), truth, case.padding)
     moved = cache(partial(_moved, original, weights, case, truth))
     errors: dict[str, list[float]] = {}
@@ -117,12 +120,29 @@ def _first_difference(graphs: list[tuple[str, Graph]], weights: dict[str, Tensor
     return ""
 
 
+def _first_without_number(graph: Graph, weights: dict[str, Tensor], case: Case) -> str:
+    """The first op that gives no number, as 0 / 0 is none: attention takes even padding's to other tokens."""
+    found: list[Node] = []
+
+    def observe(_part: Graph, node: Node, _indices: Mapping[str, int], outputs: tuple[Any, ...]) -> None:
+        if not found and any(isinstance(value, Tensor) and bool(value.isnan().any()) for value in outputs):
+            found.append(node)
+
+    with torch.inference_mode():
+        Interpreter(weights, observe=observe).run(graph, case.inputs)
+    return f"{_named(found[0])} gives no number" if found else ""
+
+
+def _named(node: Node) -> str:
+    place = f" ({node.span.line_reference})" if node.span else ""
+    return f"op `{node.op.name}`{place}"
+
+
 def _first_op(before: Graph, after: Graph, weights: dict[str, Tensor], case: Case) -> str:
     old = _values(before, weights, case)
     for key, (node, value) in _values(after, weights, case).items():
         if isinstance(value, Tensor) and _is_new(key, value, old):
-            place = f" ({node.span.line_reference})" if node.span else ""
-            return f", op `{node.op.name}`{place}"
+            return f", {_named(node)}"
     return ""
 
 

@@ -85,6 +85,21 @@ def test_what_arithmetic_cannot_go_on_from_is_told(computed: str, told: str, tmp
         verify(spec, None, (), each_pass=False)
 
 
+def test_a_spec_that_gives_no_number_is_told_from_a_pass_that_does(tmp_path: Path) -> None:
+    """Where padding stands first no token has come yet: a mean so far is 0 / 0, which attention reads."""
+    spec = tmp_path / "means.arch"
+    spec.write_text("""arch A() { forward(tokens: [B, T]) {
+      x = upcast(embedding(tokens, 9, 8) as embed)
+      sums, count = linear_recurrence(x), linear_recurrence(ones(x))
+      mean = split_heads(sums / count, 1)
+      return linear(merge_heads(attention(mean, mean, mean, mask = causal)), 9, wide = true) as head } }
+      model a = A()""")
+    program = compile_model(spec, "a").program
+    found = [each for each in check_stages(program, Context((), CUDA), each_pass=True) if not each.holds]
+    assert [(each.subject, each.case) for each in found] == [("before any pass", "padding on the left")]
+    assert found[0].detail == f"op `div` ({spec}:4) gives no number"
+
+
 def test_experts_in_turn_do_not_shorten_sequences(tmp_path: Path) -> None:
     """Their numbers are remainders of positions, which are small wherever a token is."""
     path = tmp_path / "turns.arch"
