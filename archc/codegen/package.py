@@ -30,7 +30,7 @@ from archc.codegen.modules.class_plan import Class
 from archc.codegen.modules.classes import ClassWriter
 from archc.codegen.modules.functions import Functions
 from archc.codegen.modules.head import Cut, cut_head
-from archc.codegen.modules.kept import KeptPart, trains
+from archc.codegen.modules.kept import PAST, KeptPart, trains
 from archc.codegen.modules.module import TAKEN, called_functions, plan_module
 from archc.codegen.modules.parameters import path_code
 from archc.codegen.modules.style import LinearAfter, Style, no_loop
@@ -69,6 +69,7 @@ from archc.ir.ops.structure import (
     WEIGHT,
 )
 from archc.ir.ops.training import IN_TRAINING
+from archc.ir.packing import stays_packed
 from archc.ir.program import Program, front_of, given_inputs, most_tokens, packs_documents
 from archc.ir.rule import rule_of
 from archc.ir.types import DType
@@ -107,6 +108,18 @@ class _Planner:
     def _generates(self) -> bool:
         """Whether it writes tokens."""
         return self.cached and not no_generation(self.reference, self.program.following)
+
+    @cached_property
+    def _packed(self) -> bool:
+        """Whether documents that share a row stay in it."""
+        return stays_packed(self.fused, self._takes_apart)
+
+    def _takes_apart(self, graph: Graph, node: Node) -> bool:
+        """Whether a node is the call of a function that computes each document by itself."""
+        rule = rule_of(node)
+        return (rule is not None and rule.family in PAST) or bool(
+            node.op.carries and self.recurrences.function(graph, node)
+        )
 
     @property
     def _following(self) -> Graph | None:
@@ -212,7 +225,7 @@ class _Planner:
 
     def _model_classes(self) -> list[Class]:
         lookup = "kernels.embedding" if "embedding" in self.target.families else ""
-        style = replace(self._style, linears_after=self._linears_after)
+        style = replace(self._style, linears_after=self._linears_after, packed=self._packed)
         writer = ClassWriter(
             style,
             Functions(self.linear, "native.linear", lookup, self.recurrences),
@@ -269,6 +282,7 @@ class _Planner:
             sequences=token_sequences(self.fused),
             inputs=model_inputs(self.reference, self.cached),
             documents=packs_documents(self.reference),
+            packed=self._packed,
             by_length=depends_on_length(self.reference),
             front=front_of(self.reference),
             copied=all(_of_sequences(part) for part in (*fused, *plain)),

@@ -57,6 +57,7 @@ class Package(Calling):
     logits: Logits | None  # over the tokens' vocabulary
     results: int  # how many there are, logits included
     base: str  # the class that either model is one of
+    packed: bool  # whether documents that share a row stay in it, but for what looks at other tokens
     by_length: bool  # whether positions mean something else in a longer sequence
     front: int  # learned tokens that come first in a sequence
     copied: bool  # whether all that a cache keeps has a row for each sequence

@@ -23,6 +23,7 @@ from archc.codegen.plan import Module, Package, ReportPlan
 
 # What kernels use of runtime.py, and how.
 _FROM_RUNTIME = {
+    "Documents": r"\bDocuments\b",
     "Past": r"\bPast\b",
     "Span": r"\bSpan\b",
     "autocast": r"= autocast\(",

@@ -17,9 +17,30 @@ LENGTHS = (5, 1, 7, 3)  # of which two are computed together
 NUMBERS = (4, 0, 4, 9)  # a number that comes again is another document's
 
 
+SPEC = """
+arch Looking(d = 12) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, 160, d) as embed
+    for i in 0..2 as layers {
+      x = x + tanh(linear(LOOK, d) as o_proj)
+    }
+    return linear(x, 160) as head
+  }
+}
+model looking = Looking()
+"""
+# Of what looks at other tokens here no kernel takes documents apart: the whole model does.
+WHOLE = SPEC.replace("LOOK", "reversed(x)")
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     return build(SPECS / "llama3.arch", "llama3_tiny", tmp_path_factory.mktemp("documents"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    return build(WHOLE, "looking", tmp_path_factory.mktemp("whole"))
 
 
 def packed() -> tuple[Tensor, Tensor]:
@@ -44,18 +65,19 @@ def pieces() -> list[tuple[int, slice]]:
 @pytest.mark.parametrize(
     ("spec", "name"),
     [
-        ("llama3", "llama3_tiny"),
-        ("gpt2", "gpt2_tiny"),  # a table of positions
-        ("bloom", "bloom_tiny"),  # slopes
-        ("gemma2", "gemma2_tiny"),  # windows and soft caps
-        ("deepseek_v3", "deepseek_v3_tiny"),  # latents
-        ("qwen3_next", "qwen3_next_tiny"),  # convolutions and linear attention
+        (SPECS / "llama3.arch", "llama3_tiny"),
+        (SPECS / "gpt2.arch", "gpt2_tiny"),  # a table of positions
+        (SPECS / "bloom.arch", "bloom_tiny"),  # slopes
+        (SPECS / "gemma2.arch", "gemma2_tiny"),  # windows and soft caps
+        (SPECS / "deepseek_v3.arch", "deepseek_v3_tiny"),  # latents
+        (SPECS / "qwen3_next.arch", "qwen3_next_tiny"),  # convolutions and linear attention
+        (WHOLE, "looking"),
     ],
 )
 def test_the_loss_and_gradients_are_those_of_documents_alone(
-    spec: str, name: str, kind: str, tmp_path: Path
+    spec: Path | str, name: str, kind: str, tmp_path: Path
 ) -> None:
-    model = getattr(build(SPECS / f"{spec}.arch", name, tmp_path), kind)(dtype=torch.float64)
+    model = getattr(build(spec, name, tmp_path), kind)(dtype=torch.float64)
     scramble(model)
     tokens, documents = packed()
     loss = model.loss(tokens, tokens, documents=documents)
@@ -79,6 +101,31 @@ def test_the_loss_and_gradients_are_those_of_documents_alone(
     for n, p in model.named_parameters():
         if n in gradients:
             assert distance(gradients[n], p.grad) < 1e-10, n
+
+
+@pytest.mark.parametrize(
+    ("look", "stays"),
+    [
+        ("shifted(x) * x", True),
+        ("x * cast_like(unsqueeze(upcast(positions(x)) + 1.0), x)", True),  # a number for each token
+        ("later(x, 1)", False),
+        (
+            "merge_heads(rotate(split_heads(x, 2), rope(9, scaling = dynamic(factor = 3, original = 2))))",
+            False,
+        ),
+    ],
+)
+def test_documents_stay_in_a_row_where_what_looks_at_others_takes_them_apart(
+    look: str, stays: bool, tmp_path: Path
+) -> None:
+    package = build(SPEC.replace("LOOK", look), "looking", tmp_path)
+    assert hasattr(package.model, "packed_span") == stays
+    model = package.Model(dtype=torch.float64)
+    scramble(model)
+    tokens, documents = packed()
+    together = model(tokens, documents=documents)
+    for row, place in pieces():
+        assert distance(together[row : row + 1, place], model(tokens[row : row + 1, place])) < 1e-12
 
 
 @both
@@ -110,25 +157,44 @@ def test_terms_of_the_loss_are_of_all_documents(kind: str, tmp_path: Path) -> No
     assert all(distance(terms[name], truth[name]) < 1e-12 for name in truth)
 
 
-def test_no_row_is_twice_as_long_as_its_document(
+def test_layers_run_once_and_attention_for_documents_of_like_lengths(
     package: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No row of it is twice as long as its document."""
     model = package.Model()
-    shapes = []
-    real = package.model.spans
+    layers, shapes = [], []
+    model.layers[0].register_forward_pre_hook(lambda _, given: layers.append(tuple(given[0].shape[:2])))
+    real = package.kernels._attention_piece
     monkeypatch.setattr(
-        package.model, "spans", lambda x, *rest: shapes.append(tuple(x.shape)) or real(x, *rest)
+        package.kernels,
+        "_attention_piece",
+        lambda q, *rest: shapes.append(tuple(q.shape[:2])) or real(q, *rest),
+    )
+    tokens, documents = packed()
+    model(tokens, documents=documents)
+    assert layers == [(2, 16)]
+    assert set(shapes) == {(2, 1), (2, 3), (4, 7)}
+
+
+def test_a_model_that_looks_at_others_in_another_way_has_no_row_twice_as_long(
+    whole: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = whole.Model()
+    shapes = []
+    real = whole.model.spans
+    monkeypatch.setattr(
+        whole.model, "spans", lambda x, *rest: shapes.append(tuple(x.shape)) or real(x, *rest)
     )
     tokens, documents = packed()
     model(tokens, documents=documents)
     assert sorted(shapes) == [(2, 1), (2, 3), (4, 7)]
 
 
-def test_processes_that_share_weights_compute_as_often(
-    package: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_processes_that_share_weights_compute_it_as_often(
+    whole: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another one has a document of more than 8 tokens; test_sharded.py has two processes."""
-    model = package.Model(dtype=torch.float64)
+    model = whole.Model(dtype=torch.float64)
     tokens, documents = packed()
     alone, lengths = model(tokens, documents=documents), []
     model.layers[0].o_proj.device_mesh = SimpleNamespace(get_all_groups=lambda: ["all"])

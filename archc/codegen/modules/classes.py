@@ -78,7 +78,7 @@ class ClassWriter:
         arguments = _optional_once(graph, [a for a in built.arguments if not is_span(a.name)], cached)
         names = [argument.name for argument in arguments]
         head = self._head(cut, weights, loss, texts_of(built.result)) if cut and loss else None
-        start = [*front_lines(graph, names, cached), *span_lines(graph, names, cached)]
+        start = [*front_lines(graph, names, cached), *span_lines(graph, names, cached, self.style.packed)]
         advance = f"    cache.advance({known[-1].called('span')})"
         end = [Line("if cache is not None:"), Line(advance)] if cached else []
         self.classes[name] = replace(
@@ -86,7 +86,7 @@ class ClassWriter:
             arguments=(*arguments, *_options(graph, known, cached)),
             lines=(
                 *_check(graph, arguments, cached),
-                *_in_rows(graph, names, head),
+                *([] if self.style.packed else _in_rows(graph, names, head)),
                 *_check_kept(graph, names, cached),
                 *start,
                 *built.lines,

@@ -31,6 +31,7 @@ _RUNTIME = (
     "kept",
     "lasting",
     "once",
+    "packed_span",
     "past",
     "remember",
     "scan",

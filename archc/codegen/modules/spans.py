@@ -21,8 +21,11 @@ def read_off_spans(graph: Graph) -> dict[Value, str]:
     return found
 
 
-def span_lines(graph: Graph, arguments: Sequence[str], cached: bool) -> list[Line]:
-    """Where the tokens of each sequence stand; `arguments` are what the given inputs are called."""
+def span_lines(graph: Graph, arguments: Sequence[str], cached: bool, packed: bool) -> list[Line]:
+    """Where the tokens of each sequence stand; `arguments` are what the given inputs are called.
+
+    packed: whether there may be documents, in each of which positions begin anew
+    """
     *others, last = sequences(graph)
     called = dict(zip(given_inputs(graph), arguments, strict=True))
     lines: list[Line] = []
@@ -30,7 +33,9 @@ def span_lines(graph: Graph, arguments: Sequence[str], cached: bool) -> list[Lin
         tokens = called[tokens_of(graph, each)]
         make = "fixed_span" if cached and each is not last else "spans"
         cache = ", cache" if cached else ""
-        lines.append(Line(f"{each.called('span')} = {make}({tokens}, {each.called('padding')}{cache})"))
+        call = f"{make}({tokens}, {each.called('padding')}{cache})"
+        call += " if documents is None else packed_span(documents)" if packed else ""
+        lines.append(Line(f"{each.called('span')} = {call}"))
     return lines
 
 

@@ -34,6 +34,7 @@ class Style:
     loop:     the statement of a loop: given its node, its results' and operands' names
     function: the package's own function for a node of an op, "" where that is PyTorch's
     caches:   whether the statements see a cache, with which results that stay the same are computed once
+    packed:   whether documents that share a row stay in it; else a model calls itself with a row for each
     linears_after: in a graph, by the numbers of fused nodes, the linear maps that are called with them
     of_experts: the texts of the weights in the body of an `experts` node, by its number
     """
@@ -48,6 +49,7 @@ class Style:
     none_for_zeros: Callable[[Graph, Node], bool] = lambda _graph, _node: False
     function: Callable[[Graph, Node], str] = lambda _graph, _node: ""
     caches: bool = False
+    packed: bool = False
     linears_after: Callable[[Graph], Mapping[int, LinearAfter]] = lambda _graph: {}
     of_experts: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 

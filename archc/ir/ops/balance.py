@@ -97,4 +97,4 @@ def within_capacity(
     return kept
 
 
-WITHIN, WITHIN_CAPACITY = OPS["within"], OPS["within_capacity"]
+AVERAGE, WITHIN, WITHIN_CAPACITY = OPS["average"], OPS["within"], OPS["within_capacity"]

@@ -39,6 +39,7 @@ def plan_attention(fused: Fused, target: Target) -> AttentionKernel:
         mask=_mask_arguments(fused.node.attributes["mask"]),
         plain=_after_operands(fused, attention) if beyond_pytorch else (),
         extra=tuple((name, _piece(fused, name)) for name in further),
+        rows=tuple(name for name in further if _is_of_token(fused, name)),
         chooses="among" in further and not heads_choose(fused),
         keeps=fused.keeps,
         flash=plan_flash(fused, attention) if "flash" in target.families else None,
@@ -58,6 +59,10 @@ def _piece(fused: Fused, name: str) -> str:
         *_, queries, keys = fused.types[name].shape  # where one of them is 1, it stands for all
         return f"bias[:, :, {':' if queries == 1 else 'queries'}, {':' if keys == 1 else 'keys'}]"
     return _PIECES.get(name, name) if len(fused.types[name].shape) > 2 else name
+
+
+def _is_of_token(fused: Fused, name: str) -> bool:
+    return fused.types[name].shape[:2] == fused.types["positions"].shape
 
 
 def _mask_arguments(mask: Mask) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from archc.codegen.kernels.attention.attention import Attention
 from archc.codegen.kernels.attention.bias_vector import BiasVector
 from archc.codegen.kernels.attention.flash_plan import FlashKernel
 from archc.codegen.kernels.attention.step_plan import StepKernel
+from archc.codegen.kernels.by_document import by_document
 from archc.codegen.modules.class_plan import Line
 from archc.codegen.native.native_plan import NativeAttention
 
@@ -19,6 +20,7 @@ class AttentionKernel(Attention):
     mask:    the arguments that tell the runtime which keys a query sees
     plain:   the statements in PyTorch, where scaled-dot-product attention cannot do what is done to scores
     extra:   operands besides queries, keys and values: their names, and how a piece reads them
+    rows:    those of them that have a row for each token
     chooses: whether each query sees keys at given places alone, the same for all heads
     keeps:   whether keys and values may be in a cache, to which it adds those of new tokens
     flash:   the kernel for whole sequences, if there is one
@@ -31,6 +33,7 @@ class AttentionKernel(Attention):
     mask: tuple[str, ...]
     plain: tuple[Line, ...]
     extra: tuple[tuple[str, str], ...]
+    rows: tuple[str, ...]
     chooses: bool
     keeps: bool
     flash: FlashKernel | None
@@ -56,6 +59,13 @@ class AttentionKernel(Attention):
     @property
     def query_parameters(self) -> str:
         return ", ".join(f"{name}: Tensor" for name in self.form.queries)
+
+    @property
+    def by_document(self) -> list[str]:
+        """What its function does with documents that share rows."""
+        given = (*self.form.queries, "k", *(() if self.form.one_slot else ("v",)))
+        parameters = (*given, "span", *(name for name, _ in self.extra))
+        return by_document(self.name, parameters, (*given, *self.rows), "span.documents")
 
     @property
     def extra_parameters(self) -> str:

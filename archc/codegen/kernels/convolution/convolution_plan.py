@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from archc.codegen.kernels.by_document import by_document
 from archc.codegen.kernels.fused import power_of_two
 from archc.codegen.kernels.signature import Signature, as_named, contiguous, in_rows, row_strides
 from archc.codegen.literals import result_type
@@ -97,6 +98,12 @@ class ConvolutionKernel:
     def public(self) -> tuple[Argument, ...]:
         """The parameters of the function that models call."""
         return (Argument("x"), Argument("span", "Span"), *(Argument(name) for name in self.operands))
+
+    @property
+    def by_document(self) -> list[str]:
+        """What that function does with documents that share rows."""
+        given = [parameter.name for parameter in self.public]
+        return by_document(self.name, given, self.with_rows, "span.documents")
 
     @property
     def backward_parameters(self) -> tuple[Argument, ...]:

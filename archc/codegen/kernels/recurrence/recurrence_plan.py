@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.kernels.by_document import by_document
 from archc.codegen.kernels.fused import power_of_two
 from archc.codegen.kernels.recurrence.chunk_kernels import ChunkKernels, signature
 from archc.codegen.kernels.recurrence.chunk_plan import ChunkTiles, fits_tiles
@@ -59,6 +60,13 @@ class RecurrenceKernel:
         """The parameters of its functions."""
         named = ", ".join(f"{name}: Tensor" for name in ("q", "k", "v", "positions", *self.optional))
         return named + (", state: Tensor | None" if self.carries else "")
+
+    @property
+    def by_document(self) -> list[str]:
+        """What its function does with documents that share rows."""
+        rows = ["q", "k", "v", *(name for name in self.optional if not (self.fixed and name == "log_decay"))]
+        given = ["q", "k", "v", "span.new_positions", *self.optional, *(["None"] if self.carries else [])]
+        return by_document(self.name, given, rows, "documents")
 
     @property
     def group(self) -> int:

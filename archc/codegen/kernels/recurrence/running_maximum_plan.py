@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.kernels.by_document import by_document
 from archc.codegen.kernels.fused import power_of_two
 
 _VALUES = 1024  # of a program at once: so many columns of so many tokens
@@ -31,6 +32,12 @@ class RunningMaximumKernel:
     carries: bool
     plain: str
     template: str = "running_maximum"
+
+    @property
+    def by_document(self) -> list[str]:
+        """What its function does with documents that share rows."""
+        given = ["x", "span.new_positions", "log_decay", *(["None"] if self.carries else [])]
+        return by_document(self.name, given, ["x"] if self.fixed else ["x", "log_decay"], "documents")
 
     @property
     def columns(self) -> int:

@@ -1,0 +1,72 @@
+"""Whether documents that share a row can stay in it: only some ops look at other tokens, and these apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from archc.ir.graph import Graph
+from archc.ir.node import Node
+from archc.ir.op import Trait
+from archc.ir.ops.balance import AVERAGE
+from archc.ir.ops.front import IN_FRONT
+from archc.ir.ops.recurrence import CARRIED
+from archc.ir.ops.structure import (
+    APPEND,
+    BRANCH,
+    CONSTANT,
+    EXPERTS,
+    INPUT,
+    LOOP,
+    LOSSES,
+    NOTED,
+    OF_ITERATION,
+    WEIGHT,
+)
+from archc.ir.ops.training import DROP, DROP_CROWDED
+from archc.ir.program import Sequence, packs_documents, sequences
+from archc.ir.types import ROWS, TensorType
+
+_STRUCTURE = (APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, LOSSES, NOTED, OF_ITERATION, WEIGHT)
+_OF_SEQUENCES = (DROP, DROP_CROWDED, IN_FRONT)  # by token as far as a cache is concerned
+
+
+def stays_packed(root: Graph, is_apart: Callable[[Graph, Node], bool]) -> bool:
+    """Whether a model computes documents as they lie in a row, but for nodes that take them apart.
+
+    All other nodes are then of each token by itself, or means over all tokens, and every value has a row for
+    each token or none of any.  What is carried from token to token is there with a cache alone.
+    """
+    if not packs_documents(root):
+        return False
+    sequence = sequences(root)[-1]
+    return all(
+        (is_apart(graph, node) or _is_by_token(node)) and all(_fits(type_, sequence) for type_ in node.types)
+        for graph in _parts(root)
+        for node in graph.nodes()
+        if node.op is not CARRIED
+    )
+
+
+def _parts(root: Graph) -> Iterator[Graph]:
+    """A graph and all in it, what training alone computes included."""
+    for part in root.walk():
+        yield part
+        for node in part.losses():
+            yield from _parts(node.attributes["body"])
+
+
+def _is_by_token(node: Node) -> bool:
+    """Whether tokens do not look at each other, but for means over all tokens of a batch."""
+    if node.op is AVERAGE:
+        return bool(node.attributes["over"] == "batch")
+    if node.op in _STRUCTURE:
+        return True
+    return node.op not in _OF_SEQUENCES and node.op.has(Trait.PER_TOKEN)
+
+
+def _fits(type_: TensorType, sequence: Sequence) -> bool:
+    """Whether a value has a row for each token, or none of any; experts take rows from all tokens."""
+    batch, tokens = sequence.dims
+    named = tuple(dim for dim in type_.shape if isinstance(dim, str))
+    by_token = named in ((batch, tokens), (batch, "S")) and type_.shape[:2] == named
+    return by_token or not named or (named == (ROWS,) and type_.shape[0] == ROWS)
