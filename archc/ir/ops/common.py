@@ -21,6 +21,22 @@ def float_type(call: Any, operand: str = "x") -> TensorType:
     return type_
 
 
+def row_type(call: Any) -> TensorType:
+    """The type of floating-point rows that an op works along."""
+    type_ = float_type(call)
+    demand_rows(type_)
+    return type_
+
+
+def demand_rows(type_: TensorType, operand: str = "x") -> None:
+    """Raise `TypeMistake` where an op would work along tokens, of which each has one value."""
+    if len(type_.shape) == 2 and isinstance(type_.width, str):
+        hint = (
+            "`unsqueeze` makes it a row; tokens look at others in `attention`, and `token_mean` is over them"
+        )
+        raise TypeMistake(f"needs a row of values for each token, not one in {type_}", operand, hint=hint)
+
+
 def known_width(type_: TensorType, operand: str = "x") -> int:
     """The size of a type's last dim; raises `TypeMistake` where only a running model knows it."""
     if not type_.shape or not isinstance(type_.width, int):

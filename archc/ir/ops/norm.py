@@ -5,7 +5,7 @@ from typing import Any, Literal
 from archc.ir.inits import ZEROS, Fill, Init
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import Trait, Weight, declare
-from archc.ir.ops.common import float_type, known_width, per_element
+from archc.ir.ops.common import known_width, per_element, row_type
 from archc.ir.types import Dim, DType, TensorType
 
 
@@ -19,7 +19,7 @@ def _norm_start(call: Any) -> Init:
 
 
 @declare(
-    infer=float_type,
+    infer=row_type,
     traits=(Trait.PER_TOKEN, Trait.NORM),
     options={"weight": (bool, True)},
     weights=(Weight("weight", _norm_shape, _norm_start, when="weight"),),
@@ -52,7 +52,7 @@ def rms_norm(
 
 
 @declare(
-    infer=float_type,
+    infer=row_type,
     traits=(Trait.PER_TOKEN, Trait.NORM),
     options={"weight": (bool, True), "bias": (bool, True)},
     weights=(
@@ -79,7 +79,7 @@ def layer_norm(
     return normed.to(x.dtype)
 
 
-@declare(infer=float_type, traits=(Trait.PER_TOKEN,), flops=per_element(5), saves=("result",))
+@declare(infer=row_type, traits=(Trait.PER_TOKEN,), flops=per_element(5), saves=("result",))
 def softmax(x: Tensor) -> Tensor:
     """e^x / sum(e^x) over the last dim, in float32."""
     return torch.softmax(x, -1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
@@ -90,8 +90,7 @@ def _reduced_wide(call: Any) -> TensorType:
 
 
 def _reduced(call: Any) -> TensorType:
-    type_: TensorType = float_type(call).with_width(1)
-    return type_
+    return row_type(call).with_width(1)
 
 
 @declare(infer=_reduced, traits=(Trait.PER_TOKEN,), flops=per_element(1))

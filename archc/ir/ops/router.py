@@ -10,7 +10,7 @@ from archc.ir.attributes import Width
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import OPS, Trait, declare
 from archc.ir.ops.balance import choice_weights
-from archc.ir.ops.common import float_type, known_width
+from archc.ir.ops.common import demand_rows, float_type, known_width
 from archc.ir.types import DType, TensorType, TypeMistake, broadcast
 
 
@@ -79,6 +79,7 @@ def unless_zero(chosen: Tensor, weights: Tensor) -> Tensor:
 
 
 def _gather_type(call: Any) -> TensorType:
+    demand_rows(call.x)
     try:
         if call.index.dtype is not DType.I64 or not call.index.shape or not call.x.shape:
             raise TypeMistake("")

@@ -5,7 +5,7 @@ from typing import Any
 from archc.ir.lazy_torch import Tensor, torch
 from archc.ir.op import Trait, declare
 from archc.ir.ops.attention import Chunked, Mask, Sliding
-from archc.ir.ops.common import demand_positions, float_type, per_element
+from archc.ir.ops.common import demand_positions, float_type, per_element, row_type
 from archc.ir.types import DType, TensorType, TypeMistake
 
 
@@ -104,7 +104,7 @@ def weighted_values(weights: Tensor, v: Tensor) -> Tensor:
     return torch.einsum("bths,bshd->bthd", weights, v)
 
 
-@declare(infer=float_type, traits=(Trait.PER_TOKEN,), flops=per_element(1))
+@declare(infer=row_type, traits=(Trait.PER_TOKEN,), flops=per_element(1))
 def sum_so_far(x: Tensor) -> Tensor:
     """The sum of each value of the last dim and of those before it, in float32."""
     return x.cumsum(-1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
