@@ -62,6 +62,11 @@ class Graph:
         ]
         return sorted(found, key=lambda use: (use[0].order, use[0].id, use[1])) if len(found) > 1 else found
 
+    def only_user(self, value: Value) -> Node | None:
+        """The node that reads a value, where nothing else does and the graph does not return it."""
+        found = self.users(value)
+        return found[0][0] if len(found) == 1 and not self.is_output(value) else None
+
     def is_read(self, value: Value) -> bool:
         """Whether a node reads a value."""
         return any(value in self._nodes[user].inputs for user in self._net.successors(value.node))

@@ -171,7 +171,7 @@ def _keep_within(graph: Graph, number: int, place: int) -> None:
     value = branch.inputs[place]
     assert value is not None
     kept = graph.node(value)
-    if kept.op is not APPEND or len(graph.users(value)) > 1 or graph.is_output(value):
+    if kept.op is not APPEND or graph.only_user(value) is None:
         return
     (new,) = kept.inputs
     assert new is not None

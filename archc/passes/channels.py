@@ -61,7 +61,7 @@ def _is_own(graph: Graph, conv: Node) -> bool:
     weights = [value for value in conv.inputs[3:] if value is not None]
     kept = [read] if graph.node(read).op is APPEND else []
     return all(graph.node(value).op is WEIGHT for value in weights) and all(
-        len(graph.users(value)) == 1 and not graph.is_output(value) for value in (*kept, *weights)
+        graph.only_user(value) is not None for value in (*kept, *weights)
     )
 
 

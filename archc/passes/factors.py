@@ -51,11 +51,10 @@ def multiplied(graph: Graph, product: Node) -> Value:
 def _move(graph: Graph, product: Node, factor: float) -> bool:
     """Move a product with a number to the attention that reads it; whether one does."""
     value = _after_views(graph, product.outputs[0])
-    users = graph.users(value)
-    if graph.is_output(value) or len(users) != 1 or users[0][0].op is not ATTEND:
+    attend = graph.only_user(value)
+    if attend is None or attend.op is not ATTEND:
         return False
-    attend, place = users[0]
-    operand = ATTEND.operands[place].name
+    operand = ATTEND.operands[attend.inputs.index(value)].name
     if operand == "v":
         result = _before_rows(graph, attend.outputs[0])
         if result is None:
@@ -73,11 +72,11 @@ def _move(graph: Graph, product: Node, factor: float) -> bool:
 
 def _after_views(graph: Graph, value: Value) -> Value:
     """A value as it is after heads have been split, merged or rotated, as long as one op reads it."""
-    users = graph.users(value)
-    if len(users) != 1 or graph.is_output(value):
+    user = graph.only_user(value)
+    if user is None:
         return value
-    ((user, place),) = users
-    follows = place == 0 and len(user.outputs) == 1 and (user.op.has(Trait.VIEW) or user.op is ROTATE_BY)
+    moves = user.op.has(Trait.VIEW) or user.op is ROTATE_BY
+    follows = user.inputs[0] == value and len(user.outputs) == 1 and moves
     return _after_views(graph, user.outputs[0]) if follows else value
 
 

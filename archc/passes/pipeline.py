@@ -47,11 +47,6 @@ class Pass:
     name: str
     run: Callable[[Graph, Context], None]
 
-    @property
-    def summary(self) -> str:
-        """The first line of the pass's documentation."""
-        return (self.run.__doc__ or "").strip().split("\n")[0]
-
 
 PASSES = (
     Pass("fold", fold_constants),

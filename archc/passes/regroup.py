@@ -38,7 +38,8 @@ def _regroup(graph: Graph, merge: Node, context: Context) -> None:
     if split is None or by_heads is None or linear is None or len(split.types) < 2:
         return
     weights = [graph.node(value) for value in linear.inputs[1:] if value is not None]
-    if not (_is_alone(graph, by_heads) and _is_alone(graph, linear) and _can_regroup(graph, linear, weights)):
+    alone = all(graph.only_user(node.outputs[0]) is not None for node in (by_heads, linear))
+    if not alone or not _can_regroup(graph, linear, weights):
         return
     heads = by_heads.attributes["heads"]
     sizes = tuple(int(type_.width) for type_ in split.types)
@@ -134,9 +135,3 @@ def _coarser(graph: Graph, split: Node, concat: Node, first: int, count: int) ->
     for old, new in zip((*split.outputs[:first], *split.outputs[first + count :]), others, strict=True):
         graph.replace_uses(old, new)
     return parts.outputs[first]
-
-
-def _is_alone(graph: Graph, node: Node) -> bool:
-    """Whether one other node reads a node's value, and the graph does not return it."""
-    (value,) = node.outputs
-    return len(graph.users(value)) == 1 and not graph.is_output(value)

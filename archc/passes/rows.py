@@ -115,7 +115,7 @@ def _join_after(graph: Graph, combine: Node, times: int, context: Context) -> No
     """A product of weighted sums with a number, or their rounding, is part of the sums."""
     joined: Node | None = combine
     while joined is not None:
-        combine, user = joined, _only_user(graph, joined)
+        combine, user = joined, graph.only_user(joined.outputs[0])
         if user is None:
             return
         joined = _scaled(graph, combine, user)
@@ -157,10 +157,10 @@ def _replace(
 
 def _join_beside(graph: Graph, combine: Node, times: int, context: Context) -> None:
     """What is added to the sums before another sum or a norm, as a shared expert is, joins them."""
-    last = _only_user(graph, combine)
+    last = graph.only_user(combine.outputs[0])
     cast = last if last is not None and last.op is CAST_LIKE and last.inputs[0] in combine.outputs else None
-    total = last if cast is None else _only_user(graph, cast)
-    if total is None or total.op is not ADD or (onward := _only_user(graph, total)) is None:
+    total = last if cast is None else graph.only_user(cast.outputs[0])
+    if total is None or total.op is not ADD or (onward := graph.only_user(total.outputs[0])) is None:
         return
     sums = (cast or combine).outputs[0]
     (beside,) = [value for value in total.inputs if value != sums] or [None]
@@ -172,13 +172,6 @@ def _join_beside(graph: Graph, combine: Node, times: int, context: Context) -> N
     graph.replace_uses(total.outputs[0], joined.outputs[0])
     graph.remove_unread([combine, *([cast] if cast is not None else []), total])
     _report(combine.op.name, joined, times, context, "fewer_roundings")
-
-
-def _only_user(graph: Graph, node: Node) -> Node | None:
-    """The one op that reads a node's only result, if there is no other."""
-    (value,) = node.outputs
-    users = graph.users(value)
-    return users[0][0] if len(users) == 1 and not graph.is_output(value) else None
 
 
 def _made(graph: Graph, value: Value | None) -> Node:

@@ -59,7 +59,7 @@ class Total:
 def _total(graph: Graph, node: Node) -> Total | None:
     """The sum with what a linear map gives; None where there is none, as where the stream itself is added."""
     (value,), scale = node.outputs, None
-    while (user := _only_user(graph, value)) is not None and user.op is not ADD:
+    while (user := graph.only_user(value)) is not None and user.op is not ADD:
         if user.op is MUL and scale is None and factor_of(graph, user) is not None:
             scale = user
         elif user.op is not CAST_LIKE or user.inputs[0] != value:
@@ -76,11 +76,6 @@ def _total(graph: Graph, node: Node) -> Total | None:
         if gate is not None and rows is not None and made_by(graph, rows, LINEAR):
             return Total(user, scale, value, rows, gate) if graph.type(gate).width == 1 else None
     return None
-
-
-def _only_user(graph: Graph, value: Value) -> Node | None:
-    users = graph.users(value)
-    return users[0][0] if len(users) == 1 and not graph.is_output(value) else None
 
 
 def _join(graph: Graph, node: Node, total: Total, times: int, context: Context) -> None:

@@ -54,7 +54,7 @@ def _may_follow(graph: Graph, maker: Node, view: Node) -> bool:
     if not (maker.op.is_pointwise or maker.op.name in ("upcast", "cast_like")) or maker.attributes:
         return False
     (made,) = maker.outputs
-    if len(graph.users(made)) > 1 or graph.is_output(made):
+    if graph.only_user(made) is None:
         return False
     viewed = 2 if view.op is MERGE_HEADS else 1  # of the last dims
     kept = maker.types[0].shape[-viewed:]

@@ -36,7 +36,7 @@ def _append_together(emitter: Emitter, group: Sequence[Node]) -> None:
     slots = [other.attributes["slot"] for other in group]
     given = [f"{slot}={emitter.use(value)}" for slot, value in zip(slots, kept, strict=True)]
     for value in kept:
-        if len(emitter.graph.users(value)) == 1 and not emitter.graph.is_output(value):
+        if emitter.graph.only_user(value) is not None:
             emitter.variables.end(value)
     results = [other.outputs[0] for other in group]
     targets = [emitter.variables.bind(value) for value in results]

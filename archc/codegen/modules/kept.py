@@ -76,18 +76,13 @@ def kept_by(graph: Graph, node: Node) -> list[Node]:
     if not (rule.family in PAST if rule else node.op.module):
         return []
     kept = [graph.node(value) for value in node.past]
-    alone = all(each.op is APPEND and _has_one_reader(graph, each.outputs[0]) for each in kept)
+    alone = all(each.op is APPEND and graph.only_user(each.outputs[0]) is not None for each in kept)
     return kept if alone else []
 
 
 def kept_by_readers(graph: Graph) -> set[int]:
     """The numbers of the `append` nodes of a graph that their readers carry out."""
     return {kept.id for node in graph.nodes() for kept in kept_by(graph, node)}
-
-
-def _has_one_reader(graph: Graph, value: Value) -> bool:
-    """Whether one node alone reads a value, and no later layer."""
-    return len(graph.users(value)) == 1 and not graph.is_output(value)
 
 
 def appends(graph: Graph) -> list[Node]:
