@@ -27,9 +27,7 @@ def unrolled(outer: Graph, body: Graph, operands: Sequence[Value], variable: str
 
 def _choose(outer: Graph, body: Graph, copier: Copier, node: Node, step: int) -> None:
     """Put the numbers of one iteration into the graph, of a table for all of them."""
-    (value,) = node.inputs
-    assert value is not None
-    table = body.node(value)
+    table = body.node(node.first)
     numbers = table.attributes["values"][step - node.attributes["first"]]
     inputs = [copier.values[like] for like in table.inputs if like is not None]
     copier.stand_for(node, outer.add_like(node, CONSTANTS, inputs, {"values": numbers}, names=node.names))

@@ -96,8 +96,7 @@ class _Absorber:
             found = [self._parts(each) for each in node.inputs if each is not None]
             return None if None in found else [part for parts in found for part in parts or ()]
         if node.op is EXPAND_HEADS:
-            assert node.inputs[0] is not None
-            return self._parts(node.inputs[0])
+            return self._parts(node.first)
         part = self._columns_of(value) or self._image(value)
         if part is None or (part.rows is not None and len(self.graph.type(part.rows).shape) != 3):
             return None
@@ -110,8 +109,7 @@ class _Absorber:
             return _Part(value, 0, _width(node.types[0]), self.form.name_of(value))
         if not self._only_rearranges(node):
             return None
-        assert node.inputs[0] is not None
-        inner = self._columns_of(node.inputs[0])
+        inner = self._columns_of(node.first)
         if inner is None or node.op is SPLIT_HEADS or node.op is MERGE_HEADS:
             return inner
         start, end = _columns_read(node, value)
@@ -139,8 +137,7 @@ class _Absorber:
             return replace(part, rows=self._moved[weight])
         if node.op is not SPLIT and node.op is not SLICE and node.op is not SPLIT_HEADS:
             return None
-        assert node.inputs[0] is not None
-        part = self._image(node.inputs[0])
+        part = self._image(node.first)
         if part is None or part.rows is None:
             return None
         return replace(part, rows=self._rows_read(node, value, part.rows))
@@ -149,8 +146,7 @@ class _Absorber:
         """The rows that make a value, of those that make what it is taken from."""
         if node.op is SPLIT_HEADS:
             return self._make(node, "head_rows", rows, {"heads": node.attributes["heads"]}).outputs[0]
-        assert node.inputs[0] is not None
-        sizes = _sizes(node, _width(self.form.type(node.inputs[0])))
+        sizes = _sizes(node, _width(self.form.type(node.first)))
         start, _ = _columns_read(node, value)
         names = tuple(f"w_{name}" if name else "" for name in node.names) if node.op is SPLIT else ()
         split = self._make(node, "split_rows", rows, {"sizes": sizes}, names)

@@ -137,9 +137,7 @@ class Graph:
 
     def choices(self, experts: Node) -> int:
         """How many of the experts a token chooses."""
-        chosen = experts.inputs[0]
-        assert chosen is not None
-        return int(self.type(chosen).width)
+        return int(self.type(experts.first).width)
 
     def depends_on(self, number: int) -> set[int]:
         """Numbers of the nodes that read the node's values, directly or through others."""

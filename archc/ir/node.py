@@ -71,6 +71,12 @@ class Node:
         return replace(self, attributes={**self.attributes, "bodies": bodies})
 
     @property
+    def first(self) -> Value:
+        """The first operand, of an op that always has one."""
+        assert self.inputs[0] is not None
+        return self.inputs[0]
+
+    @property
     def past(self) -> list[Value]:
         """The operands that are values of earlier tokens too."""
         operands = (self.operand(name) for name in self.op.past)

@@ -173,8 +173,7 @@ def _keep_within(graph: Graph, number: int, place: int) -> None:
     kept = graph.node(value)
     if kept.op is not APPEND or graph.only_user(value) is None:
         return
-    (new,) = kept.inputs
-    assert new is not None
+    new = kept.first
     for body in branch.bodies:
         _append_input(body, body.inputs[place], graph.type(new), kept)
     made = graph.node(new)

@@ -50,9 +50,7 @@ def _part(graph: Graph, conv: Node) -> Value:
     """The new tokens' values of what a convolution reads."""
     (read,) = conv.past
     maker = graph.node(read)
-    (new,) = maker.inputs if maker.op is APPEND else (read,)
-    assert new is not None
-    return new
+    return maker.first if maker.op is APPEND else read
 
 
 def _is_own(graph: Graph, conv: Node) -> bool:

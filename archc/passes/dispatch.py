@@ -40,7 +40,7 @@ def dispatch_experts(graph: Graph, context: Context) -> None:
             if obstacle:
                 context.report.remark("dispatch", f"experts ({place_of(node)}) run one by one: {obstacle}")
             else:
-                count, choices = node.attributes["count"], part.type(_chosen(node)).width
+                count, choices = node.attributes["count"], part.type(node.first).width
                 become = _what_they_become(node)
                 _Dispatch(part, node).run()
                 context.report.remark(
@@ -61,12 +61,6 @@ def _what_they_become(node: Node) -> str:
     return "lookups in one table" if EMBEDDING in ops and LINEAR not in ops else "grouped linears"
 
 
-def _chosen(node: Node) -> Value:
-    chosen = node.inputs[0]
-    assert chosen is not None
-    return chosen
-
-
 def _weights(node: Node) -> set[Value]:
     """What stands in a body for the weights of its expert: weights, and what is taken of those of all."""
     (body,) = node.bodies
@@ -82,7 +76,7 @@ class _Dispatch:
         self.graph = graph
         self.node = node
         (self.body,) = node.bodies
-        self.chosen = _chosen(node)
+        self.chosen = node.first
         self.copier = Copier(graph)
         self.values = self.copier.values
         self.weights = _weights(node)

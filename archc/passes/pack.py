@@ -92,8 +92,7 @@ def _kind(graph: Graph, linear: Node, reuse: Reuse) -> tuple[object, ...]:
 
 def _makes_more(graph: Graph, linear: Node) -> bool:
     """Whether a linear's result is wider than what it reads."""
-    assert linear.inputs[0] is not None
-    return int(linear.types[0].width) > int(graph.type(linear.inputs[0]).width)
+    return int(linear.types[0].width) > int(graph.type(linear.first).width)
 
 
 def _is_gate_or_gated(graph: Graph, linear: Node, meeting: int) -> bool:

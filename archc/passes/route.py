@@ -30,8 +30,7 @@ def join_routers(graph: Graph, context: Context) -> None:
 
 
 def _join(graph: Graph, choice: Node, times: int, context: Context) -> None:
-    assert choice.inputs[0] is not None
-    if not _is_narrow(graph.type(choice.inputs[0])):
+    if not _is_narrow(graph.type(choice.first)):
         return
     nodes = _around(graph, choice)
     outline = Outline(graph, nodes, "weights", _operand_name)

@@ -33,8 +33,7 @@ def _is_read_by_rows(graph: Graph, view: Node) -> bool:
 def _move(graph: Graph, view: Node) -> None:
     """Put a view before the ops that make what it reads: elementwise ones that nothing else reads."""
     view = graph.node(view.id)
-    assert view.inputs[0] is not None
-    maker = graph.node(view.inputs[0])
+    maker = graph.node(view.first)
     if not _may_follow(graph, maker, view):
         return
     views = {

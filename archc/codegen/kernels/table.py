@@ -118,11 +118,10 @@ class KernelTable:
     def _plan_dispatched(self, key: _Key, graph: Graph, node: Node, semantics: Semantics) -> DispatchedKernel:
         form = decomposition(graph, node)
         activation = activation_of(form)
-        assert node.inputs[0] is not None
         return plan_dispatched(
             self._names[key],
             node,
-            graph.type(node.inputs[0]),
+            graph.type(node.first),
             describe_fused(self.name(form, activation), form, activation, semantics, False, False),
         )
 

@@ -236,16 +236,12 @@ class Emitter:
 
     def _recent(self, node: Node) -> str:
         """Positions of keys as the span of rings has them."""
-        (positions,) = node.inputs
-        assert positions is not None
-        span, _, name = self.use(positions).rpartition(".")
+        span, _, name = self.use(node.first).rpartition(".")
         return f"{span}.recent({attribute_code(node.attributes['length'], self.style.comments)}).{name}"
 
     def _new_positions(self, node: Node) -> str:
         """Positions that tell padding, as the span has them."""
-        positions, _ = node.inputs
-        assert positions is not None
-        return f"{span_of(self.use(positions))}.new_positions"
+        return f"{span_of(self.use(node.first))}.new_positions"
 
     def _of_iteration(self, node: Node) -> str:
         """A layer's part of a table, by the layer's number."""

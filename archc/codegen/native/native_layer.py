@@ -220,8 +220,7 @@ class _Writer:
 
     def _split(self, node: Node) -> None:
         """Copies the columns of each part: they are not contiguous where there are several rows."""
-        (source,) = node.inputs
-        assert source is not None
+        source = node.first
         width, first = int(self.graph.type(source).width), 0
         many = self.layer.width(source) // width  # rows for a token: its heads
         rows = "rows" if many == 1 else f"{many} * rows"

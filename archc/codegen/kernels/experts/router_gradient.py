@@ -76,9 +76,8 @@ class GradientWriter(RouterWriter):
         """What was chosen, or the scores of that."""
         places = Value(node.id, 1)
         if value != places:
-            assert node.inputs[0] is not None
-            scores, index = self._read(node.inputs[0]), self._read(places)
-            self._let(value, self._gathered(scores, index, self.fused.form.type(node.inputs[0])))
+            scores, index = self._read(node.first), self._read(places)
+            self._let(value, self._gathered(scores, index, self.fused.form.type(node.first)))
             return
         found = self._place_in_output(places)
         assert found is not None
@@ -167,9 +166,8 @@ class GradientWriter(RouterWriter):
         self._add(node.inputs[0], f"{share} * ({gradient} - {mean})", self._width(node.outputs[0]))
 
     def _sum_back(self, node: Node, gradient: str) -> None:
-        assert node.inputs[0] is not None
-        self._add(node.inputs[0], gradient, 1)
-        self.same[node.inputs[0]].append(gradient)
+        self._add(node.first, gradient, 1)
+        self.same[node.first].append(gradient)
 
     def _concat_back(self, node: Node, gradient: str) -> None:
         for value, first in self._parts(node):

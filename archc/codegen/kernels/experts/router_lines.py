@@ -147,14 +147,12 @@ class RouterWriter:
         self._let(node.outputs[0], f"{power} / tl.sum({power}, 0)")
 
     def _of_sum(self, node: Node) -> None:
-        assert node.inputs[0] is not None
-        type_ = self.fused.form.type(node.inputs[0])
-        self._let(node.outputs[0], f"tl.sum({self._inside(type_, self._read(node.inputs[0]), '0.0')}, 0)")
+        type_ = self.fused.form.type(node.first)
+        self._let(node.outputs[0], f"tl.sum({self._inside(type_, self._read(node.first), '0.0')}, 0)")
 
     def _of_top_k(self, node: Node) -> None:
         """One after the other: the largest of those left, the first where several are."""
-        assert node.inputs[0] is not None
-        scores, type_ = self._read(node.inputs[0]), self.fused.form.type(node.inputs[0])
+        scores, type_ = self._read(node.first), self.fused.form.type(node.first)
         lane, rank = self._block(type_), self._block(node.types[0])
         values = self._fresh(self.fused.form.name_of(node.outputs[0]) or "values")
         places = self._fresh(self.fused.form.name_of(node.outputs[1]) or "places")
@@ -173,9 +171,8 @@ class RouterWriter:
         ]
 
     def _of_gather(self, node: Node) -> None:
-        assert node.inputs[0] is not None
         x, index = (self._read(value) for value in node.inputs)
-        self._let(node.outputs[0], self._gathered(x, index, self.fused.form.type(node.inputs[0])))
+        self._let(node.outputs[0], self._gathered(x, index, self.fused.form.type(node.first)))
 
     def _gathered(self, x: str, index: str, type_: TensorType) -> str:
         """The values of a row at places."""
@@ -184,8 +181,7 @@ class RouterWriter:
 
     def _of_group_mask(self, node: Node) -> None:
         """A group's rank is how many are better; groups along rows, scores along columns."""
-        assert node.inputs[0] is not None
-        x, type_ = self._read(node.inputs[0]), self.fused.form.type(node.inputs[0])
+        x, type_ = self._read(node.first), self.fused.form.type(node.first)
         groups, lane, width = int(node.attributes["groups"]), self._block(type_), int(type_.width)
         size, block = width // groups, power_of_two(groups)
         fill = "0.0" if node.attributes["fill"] == "zero" else _LEAST
@@ -214,8 +210,7 @@ class RouterWriter:
 
     def _of_loads(self, node: Node) -> None:
         """How many of the choices are an expert's."""
-        assert node.inputs[0] is not None
-        chosen, type_ = self._read(node.inputs[0]), self.fused.form.type(node.inputs[0])
+        chosen, type_ = self._read(node.first), self.fused.form.type(node.first)
         match = f"{chosen}[:, None] == {self._block(node.types[0])}[None, :]"
         if type_.width != power_of_two(int(type_.width)):
             match = f"({match}) & ({self._block(type_)} < {type_.width})[:, None]"
@@ -250,15 +245,13 @@ class RouterWriter:
 
     def _with_more(self, node: Node, more: str) -> None:
         """A row, and after it something else."""
-        assert node.inputs[0] is not None
         type_ = node.types[0]
-        row = self._along(node.inputs[0], type_, 0)
+        row = self._along(node.first, type_, 0)
         self._let(node.outputs[0], f"tl.where({self._block(type_)} < {self._own(node)}, {row}, {more})")
 
     def _own(self, node: Node) -> int:
         """The width of what a node reads."""
-        assert node.inputs[0] is not None
-        return int(self.fused.form.type(node.inputs[0]).width)
+        return int(self.fused.form.type(node.first).width)
 
     def _along(self, value: Value, longer: TensorType, first: int) -> str:
         """A row along the lanes of a longer one, from lane `first`; what other lanes have does not matter."""

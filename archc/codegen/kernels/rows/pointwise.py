@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from keyword import kwlist
+from typing import TypeVar
 
 from archc.codegen.kernels.helpers import MATH
 from archc.ir.expr import INFIX, Expr, Formula, leaf
@@ -18,6 +19,8 @@ from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS
 from archc.ir.ops.structure import CONSTANT, INPUT
+
+K = TypeVar("K")
 
 _STRENGTH = {"add": 1, "sub": 1, "mul": 2, "div": 2}  # how tightly they bind
 _CALL = re.compile(r"[\w.]+\([^()]*\)")
@@ -185,7 +188,7 @@ def _gradients(
     """Reverse mode over the decomposition: the gradient of every leaf."""
     gradient: dict[Value, Formula] = {}
     for name, value in graph.outputs:
-        _accumulate(gradient, value, leaf(f"d{name}"))
+        accumulate(gradient, value, leaf(f"d{name}"))
     for node in reversed(graph.nodes()):
         if node.op in (INPUT, CONSTANT) or node.op.name in SPLITS or node.outputs[0] not in gradient:
             continue
@@ -195,9 +198,10 @@ def _gradients(
         for place, part in [(0, incoming)] if is_cast else node.op.gradients(incoming, operands):
             operand = node.inputs[place]
             if operand is not None and graph.node(operand).op is not CONSTANT:
-                _accumulate(gradient, operand, part)
+                accumulate(gradient, operand, part)
     return {name: gradient.get(value, 0.0) for value, name in leaves.items()}
 
 
-def _accumulate(gradient: dict[Value, Formula], value: Value, part: Formula) -> None:
-    gradient[value] = gradient[value] + part if value in gradient else part
+def accumulate(gradients: dict[K, Formula], key: K, part: Formula) -> None:
+    """Add a part to a gradient."""
+    gradients[key] = gradients[key] + part if key in gradients else part

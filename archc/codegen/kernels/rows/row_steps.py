@@ -79,7 +79,7 @@ class RowSteps:
                 name = self._fresh(self.form.name_of(value) or f"part{value.output}")
                 self.refs[value], self.columns[name] = name, int(self.form.type(value).width)
         elif node.op.name in RENAMED:
-            self.refs[node.outputs[0]] = self.refs[_first(node)]
+            self.refs[node.outputs[0]] = self.refs[node.first]
         else:
             inputs = tuple(self.refs[value] for value in node.inputs if value is not None)
             self.refs[node.outputs[0]] = self._compute(node, inputs)
@@ -149,9 +149,3 @@ class RowSteps:
         gradients = [f"d{other}" for other in others]
         sources = [other.removeprefix("d") for other in others]
         return unique(name, [*KERNEL_NAMES, *RESERVED, *others, *gradients, *sources])
-
-
-def _first(node: Node) -> Value:
-    value = node.inputs[0]
-    assert value is not None
-    return value

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from archc.codegen.kernels.rows.pointwise import Writer
+from archc.codegen.kernels.rows.pointwise import Writer, accumulate
 from archc.codegen.kernels.rows.row_steps import ALONG, Ref, RowStep, RowSteps
 from archc.ir.expr import INFIX, Expr, Formula, leaf
 from archc.ir.names import unique
@@ -88,7 +88,7 @@ class RowWriter:
         gradients: dict[str, Formula] = {}
         ends = [name for name, _ in self.program.outputs]
         for name, value in self.program.outputs:
-            self._accumulate(gradients, value, leaf(f"d{name}"))
+            accumulate(gradients, value, leaf(f"d{name}"))
         for step in reversed(self.program.steps):
             incoming = gradients.pop(step.name, None)
             if incoming is None:
@@ -100,7 +100,7 @@ class RowWriter:
                 incoming = leaf(name)
             for ref, part in self._parts(step, incoming):
                 if isinstance(ref, str):
-                    self._accumulate(gradients, ref, self._summed(ref, step, part))
+                    accumulate(gradients, ref, self._summed(ref, step, part))
         return gradients
 
     def _parts(self, step: RowStep, incoming: Expr) -> Iterator[tuple[Ref, Formula]]:
@@ -134,10 +134,6 @@ class RowWriter:
         name = unique(name, self._writer.taken)
         self._writer.taken.add(name)
         return name
-
-    @staticmethod
-    def _accumulate(gradients: dict[str, Formula], name: str, part: Formula) -> None:
-        gradients[name] = gradients[name] + part if name in gradients else part
 
 
 def _formula(ref: Ref) -> Formula:
