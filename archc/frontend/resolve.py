@@ -163,7 +163,7 @@ class Loader:
         elif len(self._modules) >= MAX_IMPORTS:
             self.reporter.report(mistakes.TooMany(item.span, what="imports", limit=MAX_IMPORTS))
         else:
-            imported = self.load(path)
+            imported = self.load(path, _name_beside(module, path))
         if imported is None:
             module.complete = False
         else:
@@ -239,6 +239,11 @@ def display_name(path: Path) -> str:
     if _is_standard(path):
         return f"specs/{path.resolve().name}"
     return "".join(char if char.isprintable() else "?" for char in str(path))
+
+
+def _name_beside(module: Module, path: Path) -> str:
+    """How an imported spec is called: one beside its importer as that one is, wherever both lie."""
+    return display_name(path if _is_standard(path) else Path(module.source.name).parent / path.name)
 
 
 def _is_standard(path: Path) -> bool:

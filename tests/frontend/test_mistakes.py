@@ -39,6 +39,19 @@ def test_every_mistake_is_shown() -> None:
     assert known - raised == set()
 
 
+def test_an_imported_spec_is_called_as_the_one_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packages name the specs that they are made of: a folder of one machine means nothing on others."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "parts.arch").write_text("import std\nblock Twice(x) { return x + x }\n")
+    (tmp_path / "mine" / "whole.arch").write_text("import parts\n")
+    monkeypatch.chdir(tmp_path)
+    module = compiler.read_spec_file(Path("mine/whole.arch")).module
+    names = [each.source.name for each in module.with_imports()]
+    assert names == ["mine/whole.arch", "mine/parts.arch", "specs/std.arch"]
+
+
 def test_an_error_may_leave_its_process() -> None:
     with pytest.raises(SpecError) as found:
         compiler.read_spec_text("arch A( {")
