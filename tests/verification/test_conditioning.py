@@ -14,7 +14,7 @@ from archc.target import CUDA
 from archc.verification import stages
 from archc.verification.cases import random_weights
 from archc.verification.outcome import Outcome
-from archc.verification.packages import _check_forward
+from archc.verification.packages import _check_forward, check_package
 from archc.verification.truths import Truths
 from tests.support import compile_model
 
@@ -95,3 +95,12 @@ def test_so_does_a_package(lost: float, holds: bool) -> None:
     assert min(outcome.error for outcome in outcomes if outcome.check == "float32") > stages.FLOOR
     assert {outcome.holds for outcome in outcomes if outcome.check == "float32"} == {holds}
     assert all(outcome.holds for outcome in outcomes if outcome.check == "float64")
+
+
+def test_so_does_a_cache() -> None:
+    """A token's sum is taken in another order than a chunk's, and its last digits are what is left."""
+    recurrent = "split_heads(linear(x, 8) as w, 1) h = merge_heads(linear_attention(h, h, h)) * 1e9"
+    outcomes = list(check_package(compile_model(SPEC.replace("RESULT", recurrent), "m")))
+    cached = [outcome for outcome in outcomes if outcome.check == "cache"]
+    assert max(outcome.error for outcome in cached) > stages.EXACT
+    assert all(outcome.holds for outcome in cached)
