@@ -176,12 +176,37 @@ def test_what_a_sequence_has_meets_its_rows(name: str, tmp_path: Path) -> None:
     check_bfloat16(op)
 
 
+# Rows that are single numbers, of a tensor with a dim less.
+NUMBERS = """
+arch A(d = 24) {
+  forward(x: float[B, T, d]) {
+    ridge = parameter([d, 1]) as ridge
+    return linear(squeeze(unsqueeze(silu(linear(x, d) as a)) * ridge + ridge), d) as b
+  }
+}
+model a = A()
+"""
+
+
 @needs_compiler
-def test_native_code_finds_the_sequence_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("spec", "names", "shapes"),
+    [
+        (OF_SEQUENCES, {"mul_add_rms_norm_add", "rms_norm_mul", "mul_sub"}, [(3, 5, 24), (3, 24), (3,)]),
+        (NUMBERS, {"silu_mul_add"}, [(3, 5, 24)]),
+    ],
+)
+def test_native_code_finds_rows(
+    spec: str,
+    names: set[str],
+    shapes: list[tuple[int, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     compile_quickly(tmp_path, monkeypatch)
-    package = build(OF_SEQUENCES, "a", tmp_path)
+    package = build(spec, "a", tmp_path)
     model = package.Model()
-    given = torch.randn(3, 5, 24), torch.randn(3, 24), torch.randn(3)
+    given = [torch.randn(shape) for shape in shapes]
     truth = model(*given)
     native = importlib.import_module(f"{package.__name__}.native")
     called: list[str] = []
@@ -190,7 +215,7 @@ def test_native_code_finds_the_sequence_of_a_row(tmp_path: Path, monkeypatch: py
     assert native.build()
     with torch.no_grad():
         assert distance(model(*given), truth) < 1e-6
-    assert {"mul_add_rms_norm_add", "rms_norm_mul", "mul_sub"} <= set(called)
+    assert names <= set(called)
 
 
 PLACES = """

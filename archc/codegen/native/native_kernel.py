@@ -102,12 +102,14 @@ def plan_native_row(
     loads: Sequence[tuple[str, str]],
     program: RowSteps,
     statements: Sequence[str],
+    width: int,
     of_sequence: str,
 ) -> NativeRows | None:
     """Ops on rows in C++, with a loop for each statement over several columns.
 
     loads:       values and their places, as in `source_ptr[row * width + column]`
     statements:  those of the Triton kernel, `name = expression`
+    width:       how many values a row of the op's anchor has
     of_sequence: an operand that has a row for each sequence, if there is one
     """
     if not _is_uniform(fused):
@@ -127,7 +129,7 @@ def plan_native_row(
         else:
             lines.append(f"for (int column = 0; column < {width}; column++)")
             lines.append(f"    {name}_ptr[row * {width} + column] = T({text});")
-    call = _call(fused, op, fused.width(op.anchor), of_sequence=of_sequence)
+    call = _call(fused, op, width, of_sequence=of_sequence)
     return NativeRows(call, None, tuple(lines), "row")
 
 

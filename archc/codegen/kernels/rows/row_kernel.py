@@ -151,11 +151,13 @@ class _Planner:
 
     def _native(self, op: CustomOp) -> NativeRows | None:
         lines, values = self._forward_body
-        if self.operands[self.anchor].columns != self.form.width:
+        anchor = self.operands[self.anchor]
+        if anchor.columns != self.form.width:
             return None  # numbers alone do not tell how wide rows are
         of_sequence = next((each.name for each in self.form.operands if each.is_of_sequence), "")
         elements = [self.memory.element(*value) for value in values]
-        return plan_native_row(self.fused, op, elements, self.steps, lines, of_sequence)
+        width = anchor.columns * anchor.parts
+        return plan_native_row(self.fused, op, elements, self.steps, lines, width, of_sequence)
 
     def _back(self) -> RowGradient:
         """The gradient: values are computed again from operands, or from results that other steps read."""
