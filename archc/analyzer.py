@@ -158,6 +158,10 @@ def _per_token(analysis: Analysis) -> Table:
     table.add_row("FLOPs in training", with_unit(flops.training_per_token, "FLOP"))
     table.add_row("elementwise, not counted above", with_unit(flops.elementwise, "FLOP"))
     table.add_row("bytes it puts into the cache", f"{cache.bytes_per_token:,}")
+    if cache.lasting_bytes_per_token < cache.bytes_per_token:
+        table.add_row("  once rings are full", f"{cache.lasting_bytes_per_token:,}")
+    if cache.state_bytes:
+        table.add_row("bytes of states, for all tokens", f"{cache.state_bytes:,}")
     return table
 
 

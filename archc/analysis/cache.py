@@ -12,17 +12,23 @@ from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, KEEP
 from archc.ir.types import DType
 
+_FAR = 1 << 40  # tokens after which every ring is full
+
 
 @dataclass(frozen=True)
 class CacheSize:
     """Bytes of a cache.
 
-    bytes_per_token: what one token of one sequence leaves, over all layers, while all see it
-    bytes:           of `batch` sequences of `context` tokens each, with the states that layers carry
-    fixed_bytes:     of what is computed once from other sequences of as many tokens, such as an encoder's
+    bytes_per_token:         what one token of one sequence leaves, over all layers, while all see it
+    lasting_bytes_per_token: those of them that are in no ring
+    state_bytes:             of the states that layers carry, for one sequence
+    bytes:                   of `batch` sequences of `context` tokens each, states included
+    fixed_bytes:             of what is computed once from other sequences of as many tokens, as an encoder's
     """
 
     bytes_per_token: int
+    lasting_bytes_per_token: int
+    state_bytes: int
     bytes: int
     fixed_bytes: int
 
@@ -41,6 +47,8 @@ def cache_size(root: Graph, batch: int, context: int, element: int) -> CacheSize
 
     return CacheSize(
         bytes_per_token=bytes_of(APPEND, 1),
+        lasting_bytes_per_token=bytes_of(APPEND, _FAR) - bytes_of(APPEND, _FAR - 1),
+        state_bytes=bytes_of(CARRIED, 1),
         bytes=batch * (bytes_of(APPEND, context) + bytes_of(CARRIED, context)),
         fixed_bytes=batch * bytes_of(KEEP, context),
     )

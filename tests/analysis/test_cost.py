@@ -55,7 +55,9 @@ def test_what_a_token_adds_to_the_cache() -> None:
         dict(facts(graph))["cache"]
         == "384 bytes a token in bfloat16, 192 once its rings are full, and 768 of states"
     )
-    assert cache_size(graph, 1, 100, 2).bytes == 100 * 192 + 5 * 192 + 768
+    size = cache_size(graph, 1, 100, 2)
+    assert (size.bytes_per_token, size.lasting_bytes_per_token, size.state_bytes) == (384, 192, 768)
+    assert size.bytes == 100 * 192 + 5 * 192 + 768
 
 
 def _allocated(layers: Any) -> int:
