@@ -425,6 +425,41 @@ def _step_by_step(model: torch.nn.Module, tokens: Tensor) -> Tensor:
     return torch.cat([model(token, cache=cache) for token in tokens.split(1, 1)], 1)
 
 
+_RESHAPED = """
+arch Reshaped(d = 16) {
+  forward(tokens: [B, T]) {
+    x = embedding(tokens, 9, d) as embed
+    first = none
+    for i in 0..2 as groups {
+      for j in 0..2 as layers {
+        h = rms_norm(x, 1e-5) as norm
+        q, k, v = linear(h, d) as q, linear(h, d) as k, split_heads(linear(h, d) as v, 2)
+        q, k = rotate(split_heads(q, 2), rope(10000)), rotate(split_heads(k, 2), rope(10000))
+        if j == 0 { first = v }
+        x = x + linear(merge_heads(attention(q, k, v + 0.5 * first, mask = causal)), d) as o
+      }
+    }
+    return linear(rms_norm(x, 1e-5) as norm, 9) as head
+  }
+}
+model reshaped = Reshaped()
+"""
+
+
+@needs_compiler
+def test_a_result_in_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values of heads that later layers read: what they are another shape of was not handed on."""
+    package = build(_RESHAPED, "reshaped", tmp_path)
+    native = _native(package)
+    assert native.build()
+    calls = _called(native, monkeypatch)
+    model = package.Model(dtype=torch.float32).requires_grad_(False)
+    tokens = torch.randint(9, (2, 5))
+    torch.testing.assert_close(_step_by_step(model, tokens), model(tokens), rtol=1e-4, atol=1e-6)
+    assert "decode_layers" in calls
+    native._functions.clear()
+
+
 @needs_compiler
 def test_layers_that_do_not_take_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """More tokens than one, and padding; and experts have no such function."""

@@ -123,18 +123,23 @@ class _Writer:
         self._width = 0  # how many intermediate values a token has
 
     def plan(self, name: str, doc: str) -> NativeLayer | None:
-        """The function; None where a result of the layer is one of its operands."""
+        """The function; None where a result of the layer is one of its operands, in whatever shape."""
         for value in self._known():
             self.texts[value] = self._new(
                 (self.given.get(value) or self.weights[value.node]).removeprefix("self.")
             )
         outputs = [value for _, value in self.graph.outputs]
-        if any(value in self.given for value in outputs):
+        sources = {value: self._source(value) for value in outputs}
+        known = [
+            source in self.given or (source in self.texts and source != v) for v, source in sources.items()
+        ]
+        if any(known) or len({*sources.values()}) < len(sources):
             return None
         made = {
             value: self._new(f"{label}_out") for label, value in self.graph.outputs if value not in self.texts
         }
         self.texts.update(made)
+        self.texts.update((sources[value], text) for value, text in made.items())
         for node in self.graph.nodes():
             self._write(node)
         read = [value for value in self._known() if value in self.read]
@@ -160,6 +165,12 @@ class _Writer:
             lines=tuple(self.lines),
             workspace=self._width,
         )
+
+    def _source(self, value: Value) -> Value:
+        """The value that another one is, in its own shape."""
+        node = self.graph.node(value)
+        source = node.inputs[0] if node.op.name in _RENAMED else None
+        return value if source is None else self._source(source)
 
     def _known(self) -> list[Value]:
         """The values that the caller has: the layer's operands and weights."""
