@@ -95,6 +95,12 @@ class _Error:
         return bool(beside) and open_brackets(self.before)[-1:] in (["("], ["["])
 
     @property
+    def lacks_a_value(self) -> bool:
+        """Whether a sign, a comma or the end of brackets stands where a value should."""
+        signs = {*_SIGNS, "//", ","}
+        return self.found in signs | {")", "]"} and self.previous in signs | {"=", "(", "["}
+
+    @property
     def is_unit(self) -> bool:
         """Whether a word stands right after a number, as in `128k`."""
         number = self.before[-1] if self.before else None
@@ -137,6 +143,7 @@ _SLIPS: tuple[tuple[Callable[[_Error], bool], str], ...] = (
     (lambda e: e.found == "as" and e.is_inside, "close the parenthesis before it"),
     (lambda e: e.found == "as", "`as` follows a call: `linear(...) as q_proj`"),
     (lambda e: e.found in _ITEMS, "it stands outside of bodies: is a `}}` missing before it?"),
+    (lambda e: e.lacks_a_value, "a value is missing before it"),
     (lambda e: e.found == "else", "an `if` inside of an expression stays on its line, or in parentheses"),
 )  # fmt: skip
 
