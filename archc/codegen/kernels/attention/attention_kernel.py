@@ -62,7 +62,9 @@ def _piece(fused: Fused, name: str) -> str:
 
 
 def _is_of_token(fused: Fused, name: str) -> bool:
-    return fused.types[name].shape[:2] == fused.types["positions"].shape
+    """Whether an operand has a row for each token, be it as a query or as a key."""
+    shape = fused.types[name].shape
+    return len(shape) > 1 and isinstance(shape[1], str)
 
 
 def _mask_arguments(mask: Mask) -> tuple[str, ...]:
