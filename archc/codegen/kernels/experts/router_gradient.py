@@ -90,6 +90,10 @@ class GradientWriter(RouterWriter):
         mask = self._mask(type_, ", other=-1")
         self.lines.append(f"{loaded} = tl.load({name}_ptr + {place}{mask}).to(tl.int32)")
 
+    def _unchosen(self, size: int) -> str:
+        """No expert's number: in lanes beyond the last choice a slope may be 0 / 0, which none is given."""
+        return f"tl.full([{size}], -1, tl.int32)"
+
     def _place_in_output(self, places: Value) -> tuple[Value, int] | None:
         """The output that holds what was chosen, and from which column on."""
         for output in self.outputs:

@@ -160,7 +160,7 @@ class RouterWriter:
         size, count = power_of_two(int(node.types[0].width)), int(node.types[0].width)
         self.lines += [
             f"{values} = tl.zeros([{size}], tl.float32)",
-            f"{places} = tl.zeros([{size}], tl.int32)",
+            f"{places} = {self._unchosen(size)}",
             f"left = {lane} < {int(type_.width)}",
             f"for n in range({count}):",
             f"    best = tl.max(tl.where(left, {scores}, {_LEAST}), 0)",
@@ -169,6 +169,10 @@ class RouterWriter:
             f"    {places} = tl.where({rank} == n, place, {places})",
             f"    left = left & ({lane} != place)",
         ]
+
+    def _unchosen(self, size: int) -> str:
+        """What lanes beyond the last choice start with; none of them is stored."""
+        return f"tl.zeros([{size}], tl.int32)"
 
     def _of_gather(self, node: Node) -> None:
         x, index = (self._read(value) for value in node.inputs)
