@@ -272,10 +272,11 @@ def test_lines_stay_whole_where_no_terminal_says_how_wide_it_is(monkeypatch: pyt
     ("bias", "told"),
     [
         (
-            "absolute(upcast(query - key))",
+            "query_bias(linear(x, 4) as b)",
             ["`attention` (spec.arch:5) of whole sequences is PyTorch's own ops"],
         ),
         ("key_bias(linear(x, 4) as b)", []),
+        ("absolute(upcast(query - key))", []),
     ],
 )
 def test_explain_tells_where_attention_has_no_kernel(

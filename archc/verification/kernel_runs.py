@@ -212,10 +212,10 @@ def _run_flash(kernels: Any, plan: FlashKernel, dtype: torch.dtype, tokens: int)
                 (plan.kv_heads, plan.value_dim),
             )
         ]
-        sizes = {"sinks": [plan.heads], "bias": [1, plan.heads, 1, tokens]}
+        sizes = {"sinks": [plan.heads], "bias": [1, plan.heads, tokens if plan.of_pairs else 1, tokens]}
         sizes["table"] = [plan.bias.buckets, plan.heads] if plan.bias else []
         further = [torch.zeros(sizes[name], dtype=dtype, requires_grad=True) for name in plan.tensors]
-        o, _ = function(*operands, *further, positions, positions, sight)
+        o, *_ = function(*operands, *further, positions, positions, sight)
         o.backward(torch.zeros_like(o))
 
 

@@ -98,6 +98,25 @@ def test_activations_are_what_autograd_keeps(model: str, monkeypatch: pytest.Mon
     assert (more.all, more.recomputed) == (6 * kept.all, 6 * kept.recomputed)
 
 
+def test_a_bias_of_pairs_is_kept() -> None:
+    """That of each head, or one for all; in bfloat16."""
+    spec = """
+arch A(heads) {
+  forward(x: float[B, T, 32], about: float[B, T, T, 3]) {
+    h = split_heads(x, 4)
+    o = attention(h, h, h, mask = full, bias = pair_bias(linear(about, heads) as pairs))
+    return linear(merge_heads(o), 8) as out
+  }
+}
+model a = A(heads = 1)
+"""
+    of_all, of_each = (
+        activations(compile_model(spec, "a", {"heads": heads}).fused, Shape(2, 7, 7, 7), 2).all
+        for heads in ("1", "4")
+    )
+    assert of_each - of_all == 3 * 2 * 7 * 7 * 2
+
+
 def test_experts_that_run_one_by_one_keep_their_rows() -> None:
     """Each choice of a token keeps the row that an expert multiplies, its float32 result, and its weight."""
     spec = """

@@ -24,6 +24,18 @@ arch A(heads = 4, keys = 192, values = 128) {
 }
 model a = A()
 """
+_PAIRS = """
+arch A(heads = 32, keys, values, mask) {
+  forward(x: float[B, T, 64], about: float[B, T, T, 16]) {
+    q, k = split_heads(linear(x, heads * keys) as q, heads), split_heads(linear(x, 8 * keys) as k, 8)
+    v = split_heads(linear(x, 8 * values) as v, 8)
+    o = attention(q, k, v, mask = mask, bias = pair_bias(linear(about, heads) as b))
+    return linear(merge_heads(o), 64) as o
+  }
+}
+model a = A(keys = 128, values = 128, mask = causal)
+model b = A(keys = 192, values = 128, mask = sliding(100))
+"""
 _CHOSEN = """
 import deepseek_v32
 model a = DeepseekV32(
@@ -36,6 +48,13 @@ def windows_of_keys_wider_than_values() -> list[Launch]:
     """Where keys of 192 and values of 128 meet a window, their gradient needs most registers."""
     found = _launches(_WINDOW, "a")
     return [next(launch for launch in found if launch.name.endswith("_key_gradient_kernel"))]
+
+
+def biases_of_pairs() -> list[Launch]:
+    """A tile of a bias lies beside the scores; its gradient has queries, keys, values and results at once."""
+    found = [each for model in "ab" for each in _launches(_PAIRS, model)]
+    assert len({launch.name for launch in found}) == 4
+    return found
 
 
 def rows_of_odd_lengths() -> list[Launch]:
@@ -80,6 +99,7 @@ HARD: dict[str, Callable[[], list[Launch]]] = {
     made.__name__: made
     for made in (
         windows_of_keys_wider_than_values,
+        biases_of_pairs,
         rows_of_odd_lengths,
         states_of_few_keys,
         choices_among_many_experts,

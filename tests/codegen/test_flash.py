@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.package import plan_package
 from archc.ir.node import Node
 from archc.ir.ops.attention import attend
@@ -72,12 +73,24 @@ CASES: dict[str, tuple[int, int, int, int, str]] = {
         12,
         "mask = sliding(20), softcap = 3.0, bias = KEYS, sinks = parameter([HEADS]) as sinks",
     ),
+    "what pairs have": (6, 2, 12, 12, "mask = causal, bias = PAIRS"),
+    "what pairs have for all heads": (4, 1, 16, 8, "mask = full, bias = OF_ALL"),
+    "what pairs have and all of it": (
+        3,
+        1,
+        20,
+        12,
+        "mask = sliding(9), softcap = 3.0, bias = OF_ALL, sinks = parameter([HEADS]) as sinks",
+    ),
+    "what pairs of one head have": (1, 1, 8, 8, "mask = chunked(32), bias = PAIRS"),
 }
 # What options stand for; a table of 8 rows, whose last is for distances from 11 on.
 MADE = {
     "SLOPES": "alibi_bias(positions(x), key_positions(x), heads = HEADS, scale = 0.5)",
     "DISTANCES": "relative_bias(positions(x), key_positions(x), parameter([8, HEADS]) as table, false, 11)",
     "KEYS": "key_bias(linear(x, HEADS) as b)",
+    "PAIRS": "pair_bias(linear(about, HEADS) as b)",
+    "OF_ALL": "pair_bias(linear(about, 1) as b)",
     "CHOSEN": "chosen_keys(q, split_heads(linear(x, WIDTH) as key, 1), linear(x, HEADS) as weights, 9)",
     "BY_HEADS": "best_keys(attention_scores(k, k, wide = true), k, 9)",
     "BOTH_WAYS": "relative_bias(positions(x), key_positions(x), parameter([8, HEADS]) as table, true, 11)",
@@ -94,7 +107,7 @@ def _spec(name: str) -> str:
         options = options.replace(word, str(size))
     return f"""
         arch A(heads = {heads}) {{
-          forward(x: float[B, T, 160]) {{
+          forward(x: float[B, T, 160]{", about: float[B, T, T, 5]" * ("about" in options)}) {{
             q = split_heads(linear(x, {heads * width}) as q, {heads})
             k = split_heads(linear(x, {kv_heads * width}) as k, {kv_heads})
             v = split_heads(linear(x, {kv_heads * value_width}) as v, {kv_heads})
@@ -120,14 +133,21 @@ class Flash:
         given = {operand.name for operand, value in operands if value is not None}
         self.further = [each for each in ("sinks", "table", "bias") if each in given]
         among = self.node.operand("among") if "among" in given else None
+        bias = self.node.operand("bias") if "bias" in given else None
+        self.bias_type = (1, 1, 1, 1) if bias is None else compilation.fused.type(bias).shape
         self.choosers = None if among is None else compilation.fused.type(among).shape[2:-1]
 
     def operands(self, queries: int, keys: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         heads, kv_heads, width, value_width = self.sizes
         shapes = [(2, queries, heads, width), (2, keys, kv_heads, width), (2, keys, kv_heads, value_width)]
-        sizes = {"sinks": (heads,), "table": (8, heads), "bias": (2, heads, 1, keys)}
+        sizes = {"sinks": (heads,), "table": (8, heads), "bias": self.bias_shape(queries, keys)}
         shapes += [sizes[each] for each in self.further]
         return [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
+
+    def bias_shape(self, queries: int, keys: int) -> tuple[int, ...]:
+        """Of what keys or pairs have for each head; that for all heads is one for all sequences here."""
+        _, heads, of_queries, _ = self.bias_type
+        return 1 if heads < self.sizes[0] else 2, heads, 1 if of_queries == 1 else queries, keys
 
     def places(self, operands: list[Tensor]) -> Tensor | None:
         """Of the keys that queries have chosen: their own, others, some of them later, and none."""
@@ -241,6 +261,39 @@ def test_bfloat16_is_no_less_accurate_than_the_unfused_form(name: str, tmp_path:
 
 
 @interpreted
+def test_rows_that_a_bias_hides_whole(tmp_path: Path) -> None:
+    """Sums with -1e9 are rounded: as in PyTorch, all keys have one weight, and gradients follow."""
+    flash, span = _flash("what pairs have", tmp_path), _span(45, 45, None)
+    *heads, bias = flash.operands(45, 45)
+    bias = bias.detach().masked_fill(torch.arange(45)[:, None] % 3 == 0, -1e9)
+    incoming = torch.randn(2, 45, 6, 12)
+    found, expected = (
+        torch.autograd.grad(run([*heads, bias], span), heads, incoming) for run in (flash.run, flash.exact)
+    )
+    for each, truth in zip(found, expected, strict=True):
+        assert distance(each, truth) <= FLOAT32
+
+
+@interpreted
+def test_what_is_given_of_pairs_has_no_gradient_unless_one_is_asked_for(tmp_path: Path) -> None:
+    """It is as large as all scores."""
+    flash, shapes = _flash("what pairs have", tmp_path), []
+    *heads, bias = flash.operands(45, 45)
+    backward = flash.kernels._attention_flash_backward
+
+    def watched(*given: Any) -> Any:
+        gradients = backward(*given)
+        shapes.append(gradients[-1].shape)
+        return gradients
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flash.kernels, "_attention_flash_backward", watched)
+        for given in (bias.detach(), bias):
+            flash.run([*heads, given], _span(45, 45, None)).sum().backward()
+    assert shapes == [(0,), bias.shape]
+
+
+@interpreted
 def test_keys_of_any_strides(tmp_path: Path) -> None:
     """As a cache gives them: the first tokens of a longer store, heads beside one another in wider rows."""
     flash, span = _flash("window", tmp_path), _span(9, 45, None)
@@ -296,6 +349,11 @@ CONTROLS = [
     ("distances of all keys", "torch.arange(11, -12, -1", "torch.arange(-11, 12, 1"),
     ("chosen keys", "ones_like(place) << place % 32", "ones_like(place) << place % 16"),
     ("chosen keys", "(word >> (place % 32)) & 1", "(word >> (place % 32)) & 3"),
+    ("what pairs have", "own % 6", "(own + 1) % 6"),
+    ("what pairs have", "tl.where(tile < first + QUERIES", "tl.where(tile + KEYS < first + QUERIES"),
+    ("what pairs have for all heads", "sequences=batch // bias.shape[0]", "sequences=1"),
+    ("what pairs have and all of it", "tile + KEYS > first - 8", "tile > first - 8"),
+    ("what pairs have and all of it", "- peak - level) * delta", "- level) * delta"),
     ("slopes", "(key - query).to(tl.float32)", "(query - key).to(tl.float32)"),
 ]
 
@@ -307,6 +365,26 @@ def test_a_wrong_kernel_is_found(name: str, old: str, new: str, tmp_path: Path) 
     changed = changed_module(flash.kernels, old, new)
     with pytest.raises(AssertionError):
         flash.compare(70, 70, kernels=changed)
+
+
+def test_biases_of_each_head_and_of_all_heads_have_kernels_of_their_own() -> None:
+    """Both in one model: the kernels of one token, too, would read one beside the other."""
+    compilation = compile_model(
+        """arch A() {
+          forward(x: float[B, T, 32]) {
+            h = split_heads(x, 4)
+            query, key = pairs(x)
+            far = -absolute(upcast(query - key))
+            a = attention(h, h, 2 * h, mask = causal, bias = far * [[[h]] for h in 0..4])
+            return merge_heads(attention(h, a, a + h, mask = causal, bias = far))
+          }
+        }
+        model a = A()""",
+        "a",
+    )
+    package = plan_package(compilation.program, compilation.fused, compilation.reference)
+    flash = [kernel.flash for kernel in package.kernels if isinstance(kernel, AttentionKernel)]
+    assert [kernel.bias.shared for kernel in flash if kernel and kernel.bias] == [False, True]
 
 
 def test_pytorchs_own_is_kept_where_it_is_as_fast() -> None:

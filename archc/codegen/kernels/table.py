@@ -149,11 +149,13 @@ def _key(graph: Graph, node: Node) -> _Key:
         return node.op.name, _key(form, activation_of(form))
     types = [None if value is None else graph.type(value) for value in node.inputs]
     shapes = tuple(None if type_ is None else _shape_key(type_, rule.family) for type_ in types)
+    bias = node.operand("bias") if rule.family == "attention" and "bias" in rule.operands else None
+    of_heads = None if bias is None else graph.type(bias).shape[1]  # each its own, or all heads one
     attributes = tuple((name, str(value)) for name, value in node.attributes.items())
     shares_name = rule.family in ("router", "pointwise", "row", "convolution")  # with a rule of other steps
     steps = _steps_key(rule) if shares_name else ""
     keeps = rule.family in PAST and bool(kept_by(graph, node))
-    return node.op.name, shapes, attributes, steps, keeps
+    return node.op.name, shapes, of_heads, attributes, steps, keeps
 
 
 def _steps_key(rule: Rule) -> Hashable:

@@ -208,7 +208,7 @@ def _attend_reads(call: Any) -> dict[str, int]:
     reach=lambda attributes: attributes["mask"].reach,
     flops=_attend_flops,
     reads=_attend_reads,
-    saves=("q", "k", "v", "result"),
+    saves=("q", "k", "v", "bias", "result"),
 )
 def attend(
     q: Tensor,

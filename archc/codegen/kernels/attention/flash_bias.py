@@ -6,19 +6,24 @@ from dataclasses import dataclass
 
 from archc.codegen.kernels.attention.bias_vector import BiasVector, farthest, linear_vector, relative_vector
 from archc.codegen.kernels.fused import Fused, power_of_two
+from archc.ir.types import TensorType
 
 
 @dataclass(frozen=True)
 class FlashBias:
-    """A bias that kernels compute of positions, or one that each key has.
+    """A bias that kernels compute of positions, or one that is given.
 
-    vector:  the constant tensor that they compute it from; None for what keys have, [B, heads, 1, S]
+    vector:  the constant tensor that they compute it from; None for what is given
+    pairs:   whether that is of each query and key, [1 or B, 1 or heads, T, S], and not [B, heads, 1, S]
+    shared:  whether all heads of pairs have one
     table:   whether rows of a table [buckets, heads] are added, else a slope of each head times the distance
     far:     the distance from which on all keys of a side have one row
     buckets: rows of the table
     """
 
     vector: BiasVector | None
+    pairs: bool = False
+    shared: bool = False
     table: bool = False
     far: int = 0
     buckets: int = 0
@@ -29,6 +34,14 @@ class FlashBias:
         if self.vector is None:
             return ("bias",)
         return (self.vector.name, "table") if self.table else (self.vector.name,)
+
+    @property
+    def strides(self) -> dict[str, str]:
+        """How far sequences, heads and queries of pairs lie apart, as a launch computes it."""
+        if not self.pairs:
+            return {}
+        of_heads = {} if self.shared else {"bias_head_stride": "bias.stride(1)"}
+        return {"bias_batch_stride": "_batch_stride(bias)", **of_heads, "bias_stride": "bias.stride(2)"}
 
     @property
     def pointers(self) -> str:
@@ -45,11 +58,19 @@ class FlashBias:
 
 
 def plan_flash_bias(fused: Fused) -> FlashBias | None:
-    """The bias of a rule that makes one of positions or is given one of keys, None for any other or none."""
+    """The bias of a rule that makes one of positions or is given one; None for none, or one it cannot be."""
     made = {step.op.name for step in fused.rule.steps}
     if "relative_bias" in made:
         buckets = int(fused.types["table"].shape[0])
         return FlashBias(relative_vector(fused), table=True, far=farthest(fused), buckets=buckets)
     if "alibi_bias" in made:
         return FlashBias(linear_vector(fused))
-    return FlashBias(None) if "bias" in fused.types and fused.types["bias"].shape[2] == 1 else None
+    return _given(fused.types["bias"]) if "bias" in fused.types else None
+
+
+def _given(type_: TensorType) -> FlashBias | None:
+    """A bias that is given: that of keys alone, or of pairs; None for one of queries alone."""
+    _, heads, queries, keys = type_.shape
+    if queries == 1:
+        return FlashBias(None)
+    return FlashBias(None, pairs=True, shared=heads == 1) if keys != 1 else None

@@ -13,7 +13,8 @@ from archc.codegen.kernels.attention.attention import (
     makes_bias,
 )
 from archc.codegen.kernels.attention.flash_bias import FlashBias, plan_flash_bias
-from archc.codegen.kernels.attention.flash_plan import FlashKernel, Tile, Tiles
+from archc.codegen.kernels.attention.flash_plan import FlashKernel
+from archc.codegen.kernels.attention.flash_tiles import Tile, Tiles
 from archc.codegen.kernels.fused import Fused, power_of_two
 from archc.ir.ops.attention import Causal, Chunked, Full, Mask, Sliding
 
@@ -63,6 +64,8 @@ def plan_flash(fused: Fused, attention: Attention) -> FlashKernel | None:
 def _is_known(fused: Fused, bias: FlashBias | None) -> bool:
     """Whether the kernel knows the mask, and all that is done to scores."""
     biased = bias is not None or not (makes_bias(fused) or "bias" in fused.types)
+    if bias and bias.pairs and choosers_of(fused):
+        return False
     further = set(further_operands(fused)) <= {"sinks", "table", "bias", "among"} and biased
     masked = isinstance(fused.node.attributes["mask"], Causal | Full | Sliding | Chunked)
     return further and masked and not form_of(fused).one_slot
@@ -78,7 +81,8 @@ def _tiles(width: int, bias: FlashBias | None, bounded: bool) -> Tiles | None:
     """The tiles for keys and values of a width together; None where none are small enough.
 
     What is added to scores lies beside them in registers: slopes and what keys have leave room for 32 keys,
-    or in float32 for 32 queries; with a table tiles of the next width do, by more warps and of 16 keys.
+    or in float32 for 32 queries; with what pairs have tiles of the next width do, and with a table by more
+    warps and of 16 keys.
     """
     fitting = [
         _with_warps(tiles, _BOUNDED_WARPS.get(most)) if bounded else tiles
@@ -87,13 +91,15 @@ def _tiles(width: int, bias: FlashBias | None, bounded: bool) -> Tiles | None:
     ]
     if bias is None or not fitting:
         return fitting[0] if fitting else None
-    if not bias.table:
+    if not (bias.table or bias.pairs):
         forward = fitting[0].forward
         forward = replace(forward, keys=min(forward.keys, 32), wide_queries=min(forward.queries // 2, 32))
         return replace(fitting[0], forward=forward)
-    if len(fitting) > 1:
-        return replace(fitting[1], forward=replace(fitting[1].forward, keys=16, warps=8))
-    return None
+    if len(fitting) == 1:
+        return None
+    if bias.pairs:
+        return _with_warps(fitting[1], 8 if bounded else None)
+    return replace(fitting[1], forward=replace(fitting[1].forward, keys=16, warps=8))
 
 
 def _with_warps(tiles: Tiles, warps: int | None) -> Tiles:

@@ -6,48 +6,12 @@ from dataclasses import dataclass
 
 from archc.codegen.kernels.attention.attention import Attention
 from archc.codegen.kernels.attention.flash_bias import FlashBias
+from archc.codegen.kernels.attention.flash_tiles import Tile, Tiles
 from archc.codegen.kernels.signature import Signature
 
 _LOG2_E = 1.4426950408889634
 _HEADS = ("q", "k", "v")
 _LENGTHS = ("queries=queries", "keys=keys", "**strides")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """The queries and keys that a program holds at a time, and its warps.
-
-    In float32 there are half as many of both, or `wide_queries`.  `stages`: how many iterations' loads are in
-    flight; None leaves it to Triton.
-    """
-
-    queries: int
-    keys: int
-    warps: int
-    stages: int | None = None
-    wide_queries: int | None = None
-
-    @property
-    def options(self) -> list[str]:
-        """The arguments of a launch that are for the compiler."""
-        stages = [] if self.stages is None else [f"num_stages={self.stages}"]
-        return [f"num_warps={self.warps}", *stages]
-
-    def at(self, size: str) -> str:
-        """A length as the launch takes it."""
-        length: int = getattr(self, size)
-        wide = self.wide_queries if size == "queries" else None
-        wide = wide or max(length // 2, 16)
-        return f"{length} if half else {wide}" if wide != length else str(length)
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """`forward` and `query_gradient` go over the keys for a tile of queries, `key_gradient` the other way."""
-
-    forward: Tile
-    query_gradient: Tile
-    key_gradient: Tile
 
 
 @dataclass(frozen=True)
@@ -78,19 +42,39 @@ class FlashKernel(Attention):
     @property
     def of_keys(self) -> bool:
         """Whether the bias is a number that each key has for each head."""
-        return self.bias is not None and self.bias.vector is None
+        return self.bias is not None and self.bias.vector is None and not self.bias.pairs
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether the bias is a number of each query and key, for each head or for all."""
+        return self.bias is not None and self.bias.pairs
 
     def bias_at(self, query: str, key: str) -> str:
         """The bias of a tile of scores; `query` and `key`: how each lies along it."""
         assert self.bias is not None
         if self.of_keys:
             return f"_{self.name}_bias(place{key}, keys, sequence * {self.heads} + head, bias_ptr)"
+        if self.of_pairs:
+            return f"_{self.name}_bias(row{query}, place{key}, queries, keys, own_bias_ptr, bias_stride)"
         return f"_{self.name}_bias(query{query}, key{key}, head, {self.bias.pointers})"
+
+    def biased(self, query: str, key: str) -> str:
+        """A tile of scores with its bias; where that may be large, less their peak."""
+        biased = f"score + {self.bias_at(query, key)}"
+        return f"tl.minimum({biased} - peak{query}, 0.0)" if self.of_pairs else biased
+
+    @property
+    def own_bias(self) -> str:
+        """Where the pairs of a sequence and a head begin."""
+        assert self.bias is not None
+        of_head = "" if self.bias.shared else " + tl.cast(head, tl.int64) * bias_head_stride"
+        return f"bias_ptr + sequence * bias_batch_stride{of_head}"
 
     @property
     def tensors(self) -> tuple[str, ...]:
         """The operands besides queries, keys and values that have gradients."""
-        return ("sinks",) * self.sinks + ("table",) * self.has_table + ("bias",) * self.of_keys
+        given = self.of_keys or self.of_pairs
+        return ("sinks",) * self.sinks + ("table",) * self.has_table + ("bias",) * given
 
     @property
     def chooses(self) -> bool:
@@ -114,7 +98,12 @@ class FlashKernel(Attention):
     @property
     def sight_back(self) -> str:
         """The same for the gradient; "" where it passes over the same tiles whatever the order is."""
-        return self.sight if self.chooses or self.window or self.chunk else ""
+        return self.sight if self.chooses or self.reach else ""
+
+    @property
+    def reach(self) -> int:
+        """How many keys a query sees at most, its own included, of those up to it; 0 for no bound."""
+        return self.window or self.chunk
 
     @property
     def sight_type(self) -> str:
@@ -130,7 +119,10 @@ class FlashKernel(Attention):
 
     @property
     def tensor_fakes(self) -> str:
-        return "".join(f", torch.empty_like({name})" for name in self.tensors)
+        """Their gradients on tensors without data; that of pairs, which is large, if there is one."""
+        of_pairs = "_like(bias, *(bias.shape if learned else [0]))"
+        fakes = {"bias": of_pairs} if self.of_pairs else {}
+        return "".join(f", {fakes.get(name, f'torch.empty_like({name})')}" for name in self.tensors)
 
     @property
     def forward(self) -> Signature:
@@ -142,21 +134,37 @@ class FlashKernel(Attention):
             "**_flash_strides(q, k, v, positions, key_positions)",
         )
         tile = self.tiles.forward
-        return self._signature(read, ("o", "level"), lengths, self.sight, ("tile", tile.at("keys")), tile)
+        written = ("o", "level", *self._peak)
+        return self._signature(read, written, lengths, self.sight, ("tile", tile.at("keys")), tile)
 
     @property
     def query_gradient(self) -> Signature:
         """The kernel of the gradient of queries."""
-        read, written = ("do", "o", "level", *_HEADS), ("dq", "delta", *("dtable",) * self.has_table)
+        read = ("do", "o", "level", *self._peak, *_HEADS)
+        written = ("dq", "delta", *("dtable",) * self.has_table)
         tile = self.tiles.query_gradient
         return self._signature(read, written, _LENGTHS, self.sight_back, ("tile", tile.at("keys")), tile)
 
     @property
     def key_gradient(self) -> Signature:
         """The kernel of the gradients of keys and values."""
-        read, written = ("do", "level", "delta", *_HEADS), ("dk", "dv", *("dbias",) * self.of_keys)
+        read = ("do", "level", *self._peak, "delta", *_HEADS)
+        written = ("dk", "dv", *("dbias",) * self.of_keys)
         tile = self.tiles.key_gradient
         return self._signature(read, written, _LENGTHS, self.sight_back, (tile.at("queries"), "tile"), tile)
+
+    @property
+    def bias_gradient(self) -> Signature:
+        """The kernel of the gradient of what pairs are given."""
+        read, tile = ("do", "level", "peak", "delta", *_HEADS), self.tiles.bias_gradient
+        lengths = ("sequences=batch // bias.shape[0]", *_LENGTHS)
+        sizes = tile.at("queries"), tile.at("keys")
+        return self._signature(read, ("dbias",), lengths, self.sight_back, sizes, tile)
+
+    @property
+    def _peak(self) -> tuple[str, ...]:
+        """Each query's highest score, apart from its level where a bias of pairs may be far below others."""
+        return ("peak",) * self.of_pairs
 
     def _signature(
         self,
@@ -174,10 +182,12 @@ class FlashKernel(Attention):
         given = {"chosen": {"words": "chosen.shape[-1]"}, "ordered": {"ordered": "ordered"}, "": {}}[sight]
         strides = (f"{name}{of}_stride" for name in _HEADS for of in ("_batch", ""))
         of_positions = ("positions_batch_stride", "key_positions_batch_stride")
+        given |= self.bias.strides if self.bias else {}
+        numbers = [length.partition("=")[0] for length in lengths if "=" in length]
         return Signature(
             (
                 *(f"{name}_ptr" for name in tensors),
-                *("queries", "keys", *strides, *of_positions, *given),
+                *(*numbers, *strides, *of_positions, *given),
                 *("QUERIES: tl.constexpr", "KEYS: tl.constexpr"),
             ),
             (
