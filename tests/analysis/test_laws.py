@@ -11,7 +11,7 @@ from archc.analysis.laws.chinchilla import EPOCH, HOFFMANN_ROUNDED, HOFFMANN_TEX
 from archc.analysis.laws.conditional import CONDITIONAL_FITS, ONE_B, SMALL, Conditional, warnings
 from archc.analysis.laws.law import Count
 from archc.analysis.laws.named import DEFAULT, DENSE, NAMES, law_named
-from archc.analysis.laws.routed import KRAJEWSKI_DENSE, clark, krajewski, ludziejewski
+from archc.analysis.laws.routed import KRAJEWSKI_DENSE, clark, krajewski, ludziejewski, replicated_size
 from archc.errors import ArchcError
 
 # N, D, then the loss by Hoffmann's fit as printed, by its TeX source, and by Epoch's.
@@ -61,7 +61,11 @@ def test_only_epochs_fit_agrees_with_chinchilla_itself() -> None:
 
 
 def test_kaplan() -> None:
+    assert kaplan.loss_of_size(1e9) == pytest.approx(2.3756, abs=5e-5)
+    assert kaplan.loss_of_data(1e10) == pytest.approx(2.2624, abs=5e-5)
     assert kaplan.KAPLAN.loss(1e9, 22e9) == pytest.approx(2.3693, abs=5e-5)
+    assert kaplan.loss_of_compute(3.1e8) == 1
+    assert kaplan.critical_batch(1) == 2e8
     assert kaplan.KAPLAN.counts is Count.NON_EMBEDDING
 
 
@@ -79,7 +83,8 @@ def test_krajewski_means_43_times_the_dense_size(
     dense: float, d: float, g: float, published: float, expected: float
 ) -> None:
     law = krajewski(g)
-    loss = law.loss(43 * dense, d)  # 8/12 of a block's parameters are there 64 times
+    loss = law.loss(replicated_size(dense), d)
+    assert replicated_size(dense) == 43 * dense
     assert loss == pytest.approx(expected, abs=2e-3)
     assert loss / published == pytest.approx(0.992, abs=2e-3)
     assert law.loss(64 * dense, d) / published < 0.98
@@ -106,9 +111,16 @@ def test_clark_counts_one_expert_as_its_start_and_saturates() -> None:
 
 
 def test_hyperparameters() -> None:
+    size, tokens = hyperparameters.deepseek_optimum(1e20)
+    assert (size, tokens) == (pytest.approx(5.251e9, rel=1e-3), pytest.approx(1.905e10, rel=1e-3))
+    assert size * tokens == pytest.approx(1e20, rel=2e-3)
+    found = hyperparameters.deepseek(1e20)
+    assert found.learning_rate == pytest.approx(9.86e-4, rel=1e-3)
+    assert found.batch_tokens == pytest.approx(1.017e6, rel=1e-3)
     step = hyperparameters.step_law(1e9, 1e11)
     assert step.learning_rate == pytest.approx(1.79 * 1e9**-0.713 * 1e11**0.307)
     assert step.batch_tokens == pytest.approx(0.58 * 1e11**0.571)
+    assert hyperparameters.deepseek_size(30, 4096, 4096) == 72 * 30 * 4096**2 + 12 * 30 * 4096 * 4096
 
 
 # d_model, heads, KV heads, head_dim, d_ff, layers; then x, r, N in 1e9 and the raw products of both fits.

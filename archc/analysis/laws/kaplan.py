@@ -8,6 +8,26 @@ from dataclasses import dataclass
 from archc.analysis.laws.law import Count, Law, Range
 
 
+def loss_of_size(parameters: float) -> float:
+    """L(N): as many tokens as help; N without the vocabulary's tables."""
+    return math.pow(8.8e13 / parameters, 0.076)
+
+
+def loss_of_data(tokens: float) -> float:
+    """L(D): a large model that stops early."""
+    return math.pow(5.4e13 / tokens, 0.095)
+
+
+def loss_of_compute(petaflop_days: float) -> float:
+    """L(C_min): compute spent as well as can be."""
+    return math.pow(3.1e8 / petaflop_days, 0.050)
+
+
+def critical_batch(loss: float) -> float:
+    """Tokens in a batch beyond which a larger one saves few steps, at a loss."""
+    return 2e8 / math.pow(loss, 1 / 0.21)
+
+
 @dataclass(frozen=True)
 class Kaplan(Law):
     """The joint fit: L = ((Nc / N)^(aN / aD) + Dc / D)^aD."""

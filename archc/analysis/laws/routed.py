@@ -42,6 +42,14 @@ class Krajewski(Law):
         return (fine + self.a) / math.pow(parameters, self.alpha)
 
 
+def replicated_size(dense: float, expansion: float = 64) -> float:
+    """N where the feed-forward part, 8/12 of a block's parameters, is there `expansion` times.
+
+    The paper's 64 x 7B has 43 times, not 64 times, 7B parameters.
+    """
+    return dense * (8 * expansion + 4) / 12
+
+
 def krajewski(granularity: float) -> Krajewski:
     """The law with its published coefficients, for experts so many times finer than a dense layer's."""
     return Krajewski(
