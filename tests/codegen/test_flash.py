@@ -243,7 +243,9 @@ def test_some_tokens_after_others(name: str, queries: int, keys: int, tmp_path: 
     _flash(name, tmp_path).compare(queries, keys)
 
 
-@pytest.mark.parametrize("name", ["all of it", "chunk", "distances", "slopes", "chosen keys"])
+@pytest.mark.parametrize(
+    "name", ["all of it", "chunk", "distances", "slopes", "chosen keys", "what pairs have"]
+)
 @interpreted
 def test_bfloat16_is_no_less_accurate_than_the_unfused_form(name: str, tmp_path: Path) -> None:
     flash, span = _flash(name, tmp_path), _span(45, 45, None)
@@ -291,6 +293,20 @@ def test_what_is_given_of_pairs_has_no_gradient_unless_one_is_asked_for(tmp_path
         for given in (bias.detach(), bias):
             flash.run([*heads, given], _span(45, 45, None)).sum().backward()
     assert shapes == [(0,), bias.shape]
+
+
+@interpreted
+def test_one_tensor_given_twice_is_compiled_for_training(tmp_path: Path) -> None:
+    """Without padding, keys are at the positions of queries; queries may be keys, too."""
+    op, places = _flash("softcap", tmp_path).kernels._attention_flash, torch.arange(20)[None]
+    compiled = torch.compile(
+        lambda x: op(x, x, x, places, places, True)[0], fullgraph=True, backend="aot_eager"
+    )
+    heads = torch.randn(2, 20, 2, 12, requires_grad=True)
+    values = compiled(heads), op(heads, heads, heads, places, places, True)[0]
+    gradients = [torch.autograd.grad(value.square().sum(), heads) for value in values]
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*gradients)
 
 
 @interpreted
