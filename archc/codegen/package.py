@@ -337,8 +337,7 @@ def _uses(graph: Graph) -> Iterable[Use]:
     """The nodes of a graph, and of its loops, that are written as calls of reference functions."""
     regions = (LOOP, EXPERTS, SCAN, BRANCH, LOSSES, NOTED)
     structural = (INPUT, WEIGHT, APPEND, KEEP, RECENT, CARRIED, NEW_POSITIONS, OF_ITERATION, *regions)
-    bodies = [node.attributes["body"] for part in graph.walk() for node in part.losses()]
-    for part in (*graph.walk(), *bodies):
+    for part in graph.walk_all():
         for node in part.nodes():
             if node.op not in structural and not _is_elsewhere(node):
                 yield use_of(node)

@@ -123,9 +123,7 @@ class Lowerer(ABC):
         self.line = line
         self.frame = Frame(graph)
         self.prefix: Path = ()
-        self.moved: tuple[str, Path] | None = (
-            None  # a first segment of paths, and what the checkpoint has instead
-        )
+        self.moved: tuple[str, Path] | None = None  # a first segment of paths, and what checkpoints have
         self.is_named = False  # whether the call of the block that is being run said `as`
         self.scope: Scope | None = None
         self.calls: list[tuple[syntax.Block, Span]] = []  # blocks being run, and where they were called

@@ -14,10 +14,8 @@ _WHOLE = "language_model"
 _BODIES = ("model.language_model", "model.text_model")
 # Types of models whose checkpoints have the latter.
 _BODY_OF = {
-    **dict.fromkeys(
-        ("deepseek_vl", "fast_vlm", "janus", "lighton_ocr", "ovis2", "perception_lm"), _BODIES[0]
-    ),
-    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen3_vl"), _BODIES[0]),
+    **dict.fromkeys(("deepseek_vl", "fast_vlm", "janus", "lighton_ocr", "ovis2"), _BODIES[0]),
+    **dict.fromkeys(("perception_lm", "qwen3_5", "qwen3_5_moe", "qwen3_vl"), _BODIES[0]),
     **dict.fromkeys(("idefics2", "idefics3", "smolvlm"), _BODIES[1]),
 }
 

@@ -115,6 +115,12 @@ class Graph:
             for body in node.bodies:
                 yield from body.walk()
 
+    def walk_all(self) -> Iterator[Graph]:
+        """The same, and the bodies of what training alone computes, which have none in them."""
+        for part in self.walk():
+            yield part
+            yield from (node.attributes["body"] for node in part.losses())
+
     def runs(self, times: int = 1, new: float | None = None) -> Iterator[tuple[Graph, int]]:
         """This graph and the bodies in it, each with how often it runs in one forward pass.
 

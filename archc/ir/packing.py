@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node
@@ -41,18 +41,10 @@ def stays_packed(root: Graph, is_apart: Callable[[Graph, Node], bool]) -> bool:
     sequence = sequences(root)[-1]
     return all(
         (is_apart(graph, node) or _is_by_token(node)) and all(_fits(type_, sequence) for type_ in node.types)
-        for graph in _parts(root)
+        for graph in root.walk_all()
         for node in graph.nodes()
         if node.op is not CARRIED
     )
-
-
-def _parts(root: Graph) -> Iterator[Graph]:
-    """A graph and all in it, what training alone computes included."""
-    for part in root.walk():
-        yield part
-        for node in part.losses():
-            yield from _parts(node.attributes["body"])
 
 
 def _is_by_token(node: Node) -> bool:

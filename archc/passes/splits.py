@@ -7,7 +7,7 @@ becomes     q, k, v, gate = split(x, [384, 128, 128, 384])
 from __future__ import annotations
 
 from archc.ir.graph import Graph
-from archc.ir.node import Node, Value
+from archc.ir.node import Node
 from archc.ir.ops.shape import SPLIT
 from archc.passes.context import Context, made_by, remaining
 from archc.passes.fold import canonical_sizes
@@ -17,16 +17,15 @@ def join_splits(graph: Graph, _context: Context) -> None:
     """Split once what nothing reads but what splits it further."""
     for part in graph.walk():
         for node in remaining(part, SPLIT):
-            (value,) = node.inputs
-            outer = made_by(part, value, SPLIT)
-            if outer and value and len(part.users(value)) == 1 and not part.is_output(value):
-                _join(part, outer, value, node)
+            outer = made_by(part, node.first, SPLIT)
+            if outer is not None and part.only_user(node.first) is not None:
+                _join(part, outer, node)
 
 
-def _join(graph: Graph, outer: Node, value: Value, inner: Node) -> None:
-    place = outer.outputs.index(value)
+def _join(graph: Graph, outer: Node, inner: Node) -> None:
+    place = outer.outputs.index(inner.first)
     parts = [*outer.outputs[:place], *inner.outputs, *outer.outputs[place + 1 :]]
-    widths = tuple(width for part in parts if isinstance(width := graph.type(part).width, int))
+    widths = tuple(int(graph.type(part).width) for part in parts)
     names = tuple(graph.name_of(part) for part in parts)
     joined = graph.add_like(outer, SPLIT, outer.inputs, {"sizes": canonical_sizes(widths)}, names=names)
     for part, new in zip(parts, joined.outputs, strict=True):

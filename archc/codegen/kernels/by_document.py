@@ -19,8 +19,8 @@ def by_document(name: str, given: Sequence[str], rows: Sequence[str], documents:
     parameters = ", ".join([*rows, "span"])
     call = f"{name}({', '.join(given)})"
     compute = name if ", ".join(given) == parameters else f"lambda {parameters}: {call}"
-    line = f"return {documents}.apart({', '.join([compute, *rows])})"
-    if len(line) <= _MOST:
-        return [line]
-    alone = ["", f"def alone({parameters}):", f"    return {call}", ""]
-    return [*alone, f"return {documents}.apart({', '.join(['alone', *rows])})"]
+    lines = [f"return {documents}.apart({', '.join([compute, *rows])})"]
+    if len(lines[0]) > _MOST:
+        alone = ["", f"def alone({parameters}):", f"    return {call}", ""]
+        lines = [*alone, f"return {documents}.apart({', '.join(['alone', *rows])})"]
+    return [f"if {documents} is not None:", *(f"    {line}" for line in lines)]

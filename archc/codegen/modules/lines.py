@@ -165,10 +165,8 @@ class Emitter:
         if self.style.none_for_zeros(self.graph, node):
             return "None"
         if function := self.style.function(self.graph, node):
-            apart = (
-                [text for text in operands if span_of(text)] if self.style.packed and node.op.carries else []
-            )
-            return f"{function}({', '.join([*operands, *(f'{span_of(text)}.documents' for text in apart)])})"
+            spans = filter(None, map(span_of, operands)) if self.style.packed and node.op.carries else ()
+            return f"{function}({', '.join([*operands, *(f'{span}.documents' for span in spans)])})"
         texts = {name: attribute_code(value, self.style.comments) for name, value in node.attributes.items()}
         if node.op.module:
             settings = [f"{name}={text}" for name, text in texts.items() if node.attributes[name]]

@@ -123,17 +123,14 @@ class _Writer:
         self._width = 0  # how many intermediate values a token has
 
     def plan(self, name: str, doc: str) -> NativeLayer | None:
-        """The function; None where a result of the layer is one of its operands, in whatever shape."""
+        """The function; None where a result of the layer is no value of its own."""
         for value in self._known():
             self.texts[value] = self._new(
                 (self.given.get(value) or self.weights[value.node]).removeprefix("self.")
             )
         outputs = [value for _, value in self.graph.outputs]
         sources = {value: self._source(value) for value in outputs}
-        known = [
-            source in self.given or (source in self.texts and source != v) for v, source in sources.items()
-        ]
-        if any(known) or len({*sources.values()}) < len(sources):
+        if not self._are_own(sources):
             return None
         made = {
             value: self._new(f"{label}_out") for label, value in self.graph.outputs if value not in self.texts
@@ -171,6 +168,13 @@ class _Writer:
         node = self.graph.node(value)
         source = node.inputs[0] if node.op.name in _RENAMED else None
         return value if source is None else self._source(source)
+
+    def _are_own(self, sources: Mapping[Value, Value]) -> bool:
+        """Whether no result is an operand, or a weight or another result in a shape of its own."""
+        return len({*sources.values()}) == len(sources) and all(
+            source not in self.given and (source == value or source not in self.texts)
+            for value, source in sources.items()
+        )
 
     def _known(self) -> list[Value]:
         """The values that the caller has: the layer's operands and weights."""
