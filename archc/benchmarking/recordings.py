@@ -26,6 +26,7 @@ from archc.benchmarking.results import OURS
 from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.kernels.kernel_plan import CapacityKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.kernels.recurrence.recurrence_kernel import CarryingKernel
 from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
 from archc.verification.packages import given_tokens
 
@@ -65,6 +66,8 @@ class Recordings:
         """The calls of a kernel, on other tensors each; raises `SkippedError` where the model makes none."""
         function = getattr(self._module(place.module), place.name)
         kept = self._recorded(OURS, kind).kept.get(place.name, [])
+        if isinstance(place.plan, CarryingKernel):
+            kept = [_operands(place, given) for given in kept]
         if not kept:
             raise SkippedError("the model does not call it here")
         plain = itertools.cycle(self._plain(place, kind, kept))
@@ -143,6 +146,12 @@ class Recordings:
                 names = [name for home, name in functions if home == module]
                 stack.enter_context(recorded(self._module(module), names, calls))
             yield
+
+
+def _operands(place: Place, given: Arguments) -> Arguments:
+    """A recurrence's own, without documents that share rows: there are none."""
+    assert place.node is not None
+    return given[: sum(value is not None for value in place.node.inputs)]
 
 
 def _stand_for(place: Place, forms: Iterable[Form]) -> list[Form]:

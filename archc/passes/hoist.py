@@ -123,6 +123,8 @@ def _existing(graph: Graph, node: Node, operands: list[Value | None]) -> Node | 
 
 def _read_alike(graph: Graph, node: Node, operands: list[Value | None]) -> bool:
     """Whether a node reads some values, or of others of the model's own dtype that dtype alone."""
+    if node.op.variadic:
+        return node.inputs == tuple(operands)
     return all(
         own == value
         or (operand.name in node.op.models and {_dtype(graph, own), _dtype(graph, value)} == {DType.FLOAT})
