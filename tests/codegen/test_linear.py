@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from types import ModuleType
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -112,6 +113,24 @@ def test_a_model_decodes_by_them(spec: str, model: str) -> None:
             kernels._LINEAR_TILES.clear()
             fused(tokens, cache=cache)
             assert distance(step, fused(tokens[:, :1], cache=cache)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@interpreted
+def test_autocast_is_heeded(dtype: torch.dtype) -> None:
+    """Few rows are multiplied with float32 weights as many are, whether or not they are a product, too."""
+    kernels, weight, x = _kernels(_package()), torch.randn(37, 20), torch.randn(1, 20, 20).to(dtype)
+    tiles = {(dtype, 37, 20, rows): (16, 32, 1, 2) for rows in (1, 16)}
+    with (
+        patch.dict(kernels._LINEAR_TILES, tiles),
+        torch.no_grad(),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        many = kernels.linear(x, weight)
+        for rows in (1, 2):
+            few = kernels.linear(x[:, :rows], weight)
+            assert few.dtype == many.dtype
+            assert distance(few, many[:, :rows].double()) < LEVEL[torch.bfloat16]
 
 
 @interpreted

@@ -172,6 +172,20 @@ def test_they_are_for_one_row_without_gradients() -> None:
 
 
 @interpreted
+def test_autocast_casts_what_they_multiply() -> None:
+    """One row as many: float32 weights are in autocast's dtype, and so is the product unless it is wide."""
+    kernels = _kernels("odd")
+    for plan in _plans("odd"):
+        two = _cast(next(_operands(plan, 2)), torch.float32)
+        one = [each if each is None or each.dim() < 3 else each[:, :1] for each in two]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            of_one, of_two = (_tuple(getattr(kernels, plan.name)(*given)) for given in (one, two))
+        for mine, its in zip(of_one, of_two, strict=True):
+            assert mine.dtype == its.dtype, plan.name
+            assert distance(mine, its[:, :1].double()) < LEVEL[mine.dtype], plan.name
+
+
+@interpreted
 def test_they_are_ops_of_pytorch() -> None:
     for plan in _plans("odd"):
         op = getattr(_kernels("odd"), f"_{plan.name}")
