@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,18 +16,24 @@ from archc.errors import ArchcError
 if sys.platform != "win32":  # which has no locks of folders
     import fcntl
 
+_RANDOM = 8  # characters that mkstemp adds to a name
+
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Meanwhile no other process of archc writes into a folder: its files do not mix with ours."""
+def alone_in(folder: Path) -> Iterator[bool]:
+    """Meanwhile no other process of archc writes into a folder: its files do not mix with ours.
+
+    Gives False where there are no locks, so that others may.
+    """
     if sys.platform == "win32":
-        yield
+        yield False
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle, alone = os.open(folder, os.O_RDONLY), False
     try:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+            alone = True
+        yield alone
     finally:
         os.close(handle)
 
@@ -57,6 +63,12 @@ def write_together(contents: Mapping[Path, str | bytes]) -> None:
     finally:
         for name in beside.values():
             os.unlink(name)
+
+
+def unfinished(folder: Path, names: Iterable[str]) -> list[Path]:
+    """What killed processes left of writing files of these names, besides what others write just now."""
+    beginnings = {f".{name}." for name in names}
+    return [path for path in sorted(folder.iterdir()) if path.name[:-_RANDOM] in beginnings]
 
 
 def _write_beside(path: Path, content: str | bytes, beside: dict[Path, str]) -> None:

@@ -20,7 +20,8 @@ def resource_dir(kind: str) -> Path:
 
 def cache_dir() -> Path | None:
     """A private folder for what can be computed again, or None where none can be made."""
-    root = os.environ.get("ARCHC_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    standard = os.environ.get("XDG_CACHE_HOME", "")  # of which a relative one means nothing
+    root = os.environ.get("ARCHC_CACHE_DIR") or (standard if os.path.isabs(standard) else "~/.cache")
     return _writable(Path(root).expanduser() / "archc")
 
 

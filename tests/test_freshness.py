@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from archc import freshness
+from archc import freshness, resources
 from archc.cli import main
+from archc.files import write_whole
+from tests.support import build as build_package
 
 SPEC = """arch Small(d) {
   forward(tokens: [B, T]) { return linear(embedding(tokens, 9, d) as embed, 9) as head }
@@ -77,3 +81,48 @@ def test_a_package_that_was_removed_meanwhile_is_made_again(spec: Path, meanwhil
     build(spec)
     build(spec)
     assert reference(spec)
+
+
+def test_what_a_killed_process_left_is_removed(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else that lies in the package's folder."""
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def listing() -> set[str]:
+        return {path.name for path in folder.iterdir()}
+
+    folder = spec.parent / "small"
+    build(spec)
+    (folder / ".mine.in_hand").touch()
+    before = listing()
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "replace", kill)
+        killed.setattr(os, "unlink", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            write_whole(folder / "model.py", "half of it")
+    assert len(listing() - before) == 1
+    build(spec)
+    assert listing() == before
+
+
+@pytest.mark.parametrize(("given", "used"), [("", ".cache"), ("relative", ".cache"), ("/own", "own")])
+def test_only_an_absolute_cache_folder_is_one(
+    given: str, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the standard of $XDG_CACHE_HOME has it, for archc and for a package's native code."""
+    native = import_module(f"{build_package(SPEC, 'small', tmp_path).__name__}.native")
+    monkeypatch.delenv("ARCHC_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", f"{tmp_path}{given}" if given.startswith("/") else given)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(native, "_run", _compile)
+    assert resources.cache_dir() == tmp_path / used / "archc"
+    assert native._compiled(["c++"]).parent == tmp_path / used / "archc"
+
+
+def _compile(command: list[str]) -> str:
+    """Stands for the compiler, which takes seconds."""
+    if "-shared" in command:
+        Path(command[-1]).touch()
+    return ""

@@ -166,8 +166,7 @@ class _Writer:
     def _source(self, value: Value) -> Value:
         """The value that another one is, in its own shape."""
         node = self.graph.node(value)
-        source = node.inputs[0] if node.op.name in _RENAMED else None
-        return value if source is None else self._source(source)
+        return self._source(node.first) if node.op.name in _RENAMED else value
 
     def _are_own(self, sources: Mapping[Value, Value]) -> bool:
         """Whether no result is an operand, or a weight or another result in a shape of its own."""
