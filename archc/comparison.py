@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from archc.analysis.analysis import Analysis
+from archc.analysis.cache import CacheSize
 from archc.analysis.dataflow import Difference, differences
 from archc.analysis.laws.law import Count, Law
 from archc.analysis.roofline import Phase
@@ -60,13 +61,22 @@ def _counts(a: Analysis, b: Analysis) -> Iterator[Row]:
         yield Row(f"parameters: {what.replace('_', '-')}", "", *(getattr(x.parameters, what) for x in (a, b)))
     for role in dict.fromkeys((*a.parameters.by_role, *b.parameters.by_role)):
         yield Row(f"parameters: {role}", "", *(x.parameters.by_role.get(role, 0) for x in (a, b)))
-    for which, length in (("a token", 0), ("of the batch", 1)):
-        sizes = ((x.kv_cache.bytes_per_token, x.kv_cache.bytes)[length] for x in (a, b))
-        yield Row(f"cache: {which}", "B", *sizes)
+    yield from _caches(a.kv_cache, b.kv_cache)
     yield Row("FLOPs a token: weights", "FLOP", a.flops.weights, b.flops.weights)
     yield Row("FLOPs a token: attention", "FLOP", a.flops.attention, b.flops.attention)
     yield Row("FLOPs a token: training", "FLOP", a.flops.training_per_token, b.flops.training_per_token)
     yield Row("training: memory", "B", a.memory.training.total, b.memory.training.total)
+
+
+def _caches(a: CacheSize, b: CacheSize) -> Iterator[Row]:
+    """What a token adds to each, first and later, what is in it before any, and all of it."""
+    yield Row("cache: a token", "B", a.bytes_per_token, b.bytes_per_token)
+    if any(cache.lasting_bytes_per_token < cache.bytes_per_token for cache in (a, b)):
+        lasting = (cache.lasting_bytes_per_token for cache in (a, b))
+        yield Row("cache: a token once rings are full", "B", *lasting)
+    if a.state_bytes or b.state_bytes:
+        yield Row("cache: states of a sequence", "B", a.state_bytes, b.state_bytes)
+    yield Row("cache: of the batch", "B", a.bytes, b.bytes)
 
 
 def _loss(a: Analysis, b: Analysis, law: Law, tokens: float) -> Row:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from archc.ir.graph import Graph
 from archc.ir.node import Value
 from archc.ir.types import TensorType
@@ -20,8 +22,7 @@ def describe(graph: Graph, times: int, cut: Cut, target: Target) -> str:
     place = ", ".join(dict.fromkeys(map(place_of, placed)))
     layers = f" in each of {times} layers" if times > 1 else ""
     names = " + ".join(_kept_text(graph, value, cut) for value in kept) or "nothing of its own"
-    total = sum(bytes_of(graph.type(value)) for value in kept)
-    text = f"{place}: decoding keeps {names}" + (f", {total:,} bytes a token{layers}" if kept else layers)
+    text = f"{place}: decoding keeps {names}" + (_bytes_text(graph, kept, cut) if kept else "") + layers
     read = dict.fromkeys(leaf for r in readers for goal in r.past for leaf in cut.leaves(graph, goal))
     taken = [_name(graph, value, cut) for value in read if value not in kept]
     if taken:
@@ -34,6 +35,14 @@ def describe(graph: Graph, times: int, cut: Cut, target: Target) -> str:
     for reason in dict.fromkeys(filter(None, refused)):
         text += f"; fewer bytes would do, but {reason}"
     return text
+
+
+def _bytes_text(graph: Graph, kept: Sequence[Value], cut: Cut) -> str:
+    """What a token adds, first and once its place in rings was another's."""
+    sizes = {value: bytes_of(graph.type(value)) for value in kept}
+    each = sum(sizes.values())
+    lasting = sum(size for value, size in sizes.items() if cut.length(Place(graph, value)) is None)
+    return f", {each:,} bytes a token" + (f" ({lasting:,} once rings are full)" if lasting < each else "")
 
 
 def _kept_text(graph: Graph, value: Value, cut: Cut) -> str:

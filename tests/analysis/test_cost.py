@@ -50,7 +50,13 @@ def test_what_a_token_adds_to_the_cache() -> None:
       }
     }
     model wide = Wide()"""
-    graph = compile_model(text, "wide").reference
+    compilation = compile_model(text, "wide")
+    graph = compilation.reference
+    kept = [remark.text for remark in compilation.report.remarks if "keeps" in remark.text]
+    assert [text.partition("192 ")[2] for text in kept] == [
+        "bytes a token",
+        "bytes a token (0 once rings are full)",
+    ]
     assert (
         dict(facts(graph))["cache"]
         == "384 bytes a token in bfloat16, 192 once its rings are full, and 768 of states"

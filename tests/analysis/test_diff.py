@@ -75,6 +75,15 @@ def test_numbers_are_those_of_analyze() -> None:
     assert found["decode: tokens a second, at most"]["a"] > found["decode: tokens a second, at most"]["b"]
 
 
+def test_caches_are_told_as_analyze_does() -> None:
+    """Rings and states only where there are any."""
+    plain = rows(compared("llama2.arch:llama2_7b", "llama3.arch:llama3_8b"))
+    assert [what for what in plain if "cache" in what] == ["cache: a token", "cache: of the batch"]
+    found = rows(compared("gemma3.arch:gemma3_1b", "mamba2.arch:mamba2_130m"))
+    assert (found["cache: a token"]["a"], found["cache: a token once rings are full"]["a"]) == (26_624, 4_096)
+    assert found["cache: states of a sequence"]["a"] == 0 < found["cache: states of a sequence"]["b"]
+
+
 def test_the_loss_is_the_laws() -> None:
     """L = E + A / N^alpha + B / D^beta with Epoch's coefficients."""
     found = rows(compared("llama2.arch:llama2_7b", "llama3.arch:llama3_8b", "--tokens", "15T"))
