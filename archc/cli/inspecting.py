@@ -57,7 +57,11 @@ def explain(
 @options.spec
 @options.model
 @options.settings
-@click.option("--each-pass", is_flag=True, help="Check the graph after every pass, not only after the last.")
+@click.option(
+    "--each-pass",
+    is_flag=True,
+    help="Check the graph after every pass that changes it, not only after the last.",
+)
 def verify(spec: Path, model: str | None, settings: tuple[str, ...], each_pass: bool) -> None:
     """Compare a model's graph and package with a float64 run.
 

@@ -10,7 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Outcome:
-    """One comparison: `error` is a distance relative to the truth, or 1 where something is not equal."""
+    """One comparison: `error` is a distance relative to the truth, or 1 where something is not equal.
+
+    `repeats` says that it is an earlier one's, of a graph that passes have left as it was.
+    """
 
     subject: str
     check: str
@@ -18,6 +21,7 @@ class Outcome:
     error: float
     limit: float
     detail: str = ""
+    repeats: bool = False
 
     @property
     def holds(self) -> bool:

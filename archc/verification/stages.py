@@ -64,7 +64,8 @@ def _check_case(
     moved = cache(partial(_moved, original, weights, case, truth))
     errors: dict[str, list[float]] = {}
     for name, graph, structure in chosen:
-        if structure not in errors:
+        repeats = structure in errors
+        if not repeats:
             errors[structure] = [
                 furthest(_run(graph, weights, case, dtype), truth, case.padding)
                 for dtype in (torch.float64, torch.float32)
@@ -72,14 +73,14 @@ def _check_case(
         exact, rounded = errors[structure]
         limit = EXACT if exact <= EXACT else max(EXACT, moved(torch.float64))
         detail = "" if exact <= limit else _first_difference(graphs, weights, case)
-        yield Outcome(f"after {name}", "float64", label, exact, limit, detail)
+        yield Outcome(f"after {name}", "float64", label, exact, limit, detail, repeats)
         off = exact > limit
         if isfinite(plain):  # else the unfused graph itself leaves the range of float32
             limit = max(CHANCE * plain, FLOOR)
             # The unfused graph may have come near the truth by luck, as with one token.
             if rounded > limit and not off:
                 limit = max(limit, CHANCE * moved(torch.float32))
-            yield Outcome(f"after {name}", "float32", label, rounded, limit)
+            yield Outcome(f"after {name}", "float32", label, rounded, limit, repeats=repeats)
 
 
 def is_finite(values: dict[str, Tensor], case: Case) -> bool:

@@ -70,7 +70,11 @@ def _told(outcomes: Iterator[Outcome], name: str) -> list[Outcome]:
 
 
 def _print(name: str, outcomes: list[Outcome], console: Console) -> None:
-    """A row for each subject and check: the case that comes nearest to its limit, or failures one by one."""
+    """A row for each subject and check: the case that comes nearest to its limit, or failures one by one.
+
+    Passes that change nothing have none.
+    """
+    outcomes = [outcome for outcome in outcomes if not outcome.repeats]
     table = Table("what", "check", title=name, title_justify="left")
     table.add_column("worst case", overflow="fold")
     for column in ("error", "limit", ""):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from archc.codegen.emit import Origin
 from archc.compiler import Compilation
 from archc.errors import ArchcError
 from archc.ir.graph import Graph
+from archc.ir.hashing import structural_hash
 from archc.passes.context import Context
 from archc.passes.pipeline import run_passes, stages
 from archc.target import CUDA
@@ -221,6 +224,21 @@ def test_another_fusion_of_the_same_name_is_found(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(verification.stages, "stages", damaged)
     outcomes = check_stages(program, Context(right.rules, CUDA), each_pass=True)
     assert {outcome.subject for outcome in outcomes if not outcome.holds} == {"after exchange"}
+
+
+def test_passes_that_change_nothing_have_no_rows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification.verify, "check_package", lambda _: ())
+    assert verify(SPECS / "gpt2.arch", "gpt2_tiny", (), each_pass=True)
+    program = compile_model(SPECS / "gpt2.arch", "gpt2_tiny").program
+    context = Context(compiler.read_spec_file(SPECS / "gpt2.arch").rules, CUDA)
+    graphs = [(name, structural_hash(graph)) for name, graph in stages(program.graph, context)]
+    changed = [after for (_, old), (after, new) in pairwise(graphs) if new != old]
+    assert 1 < len(changed) < len(graphs) - 1
+    shown = re.findall(r"after (\w+) +│ float64", capsys.readouterr().out)
+    assert [name for name in shown if name in changed] == changed
+    assert len(shown) - len(changed) in (0, 1), "the first pass is shown, too"
 
 
 def test_the_table_and_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
