@@ -87,7 +87,6 @@ def _hoist(graph: Graph, loop: Node, body: Graph, node: Node) -> None:
         )
         for value in node.inputs
     ]
-    order = (*loop.order[:-1], loop.order[-1] - 1, *node.order) if loop.order else node.order
     same = _existing(graph, node, operands)
     moved = same or Copier(graph).copy(node, operands, scope=None, path=(), order=order)
     for old, new in zip(node.outputs, moved.outputs, strict=True):
