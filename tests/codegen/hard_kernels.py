@@ -25,17 +25,23 @@ arch A(heads = 4, keys = 192, values = 128) {
 model a = A()
 """
 _PAIRS = """
-arch A(heads = 32, keys, values, mask) {
+arch A(heads = 32, keys, values, mask, biases = heads) {
   forward(x: float[B, T, 64], about: float[B, T, T, 16]) {
     q, k = split_heads(linear(x, heads * keys) as q, heads), split_heads(linear(x, 8 * keys) as k, 8)
     v = split_heads(linear(x, 8 * values) as v, 8)
-    o = attention(q, k, v, mask = mask, bias = pair_bias(linear(about, heads) as b))
+    o = attention(q, k, v, mask = mask, bias = pair_bias(linear(about, biases) as b))
     return linear(merge_heads(o), 64) as o
   }
 }
 model a = A(keys = 128, values = 128, mask = causal)
 model b = A(keys = 192, values = 128, mask = sliding(100))
+model c = A(keys = 192, values = 128, mask = full, biases = 1)
 """
+_KEYS = _PAIRS.replace(", about: float[B, T, T, 16]", "").replace(
+    "pair_bias(linear(about", "key_bias(linear(x"
+)
+_BEST = "best_keys(attention_scores(k, k, wide = true), k, 64)"
+_CHOSEN_PAIRS = _PAIRS.replace("bias =", f"among = {_BEST}, bias =")
 _CHOSEN = """
 import deepseek_v32
 model a = DeepseekV32(
@@ -52,9 +58,17 @@ def windows_of_keys_wider_than_values() -> list[Launch]:
 
 def biases_of_pairs() -> list[Launch]:
     """A tile of a bias lies beside the scores; its gradient has queries, keys, values and results at once."""
-    found = [each for model in "ab" for each in _launches(_PAIRS, model)]
-    assert len({launch.name for launch in found}) == 4
-    return found
+    return _of_attention(_PAIRS, "abc", kernels=4)
+
+
+def biases_of_pairs_where_keys_are_chosen() -> list[Launch]:
+    """The bits of choices lie beside both."""
+    return _of_attention(_CHOSEN_PAIRS, "ac", kernels=4)
+
+
+def biases_of_keys() -> list[Launch]:
+    """In larger tiles than biases of pairs."""
+    return _of_attention(_KEYS, "ab", kernels=3)
 
 
 def rows_of_odd_lengths() -> list[Launch]:
@@ -100,6 +114,8 @@ HARD: dict[str, Callable[[], list[Launch]]] = {
     for made in (
         windows_of_keys_wider_than_values,
         biases_of_pairs,
+        biases_of_pairs_where_keys_are_chosen,
+        biases_of_keys,
         rows_of_odd_lengths,
         states_of_few_keys,
         choices_among_many_experts,
@@ -107,6 +123,14 @@ HARD: dict[str, Callable[[], list[Launch]]] = {
         running_maxima,
     )
 }
+
+
+def _of_attention(text: str, models: str, kernels: int) -> list[Launch]:
+    """Of all tokens of models that have so many kernels for it."""
+    found = [each for model in models for each in _launches(text, model)]
+    found = [each for each in found if {"QUERIES", "KEYS"} <= dict(each.constants).keys()]
+    assert len({launch.name for launch in found}) == kernels
+    return found
 
 
 def _launches(spec: Path | str, model: str, settings: Mapping[str, str] | None = None) -> list[Launch]:

@@ -82,6 +82,21 @@ CASES: dict[str, tuple[int, int, int, int, str]] = {
         12,
         "mask = sliding(9), softcap = 3.0, bias = OF_ALL, sinks = parameter([HEADS]) as sinks",
     ),
+    "what pairs have where keys are chosen": (
+        6,
+        2,
+        12,
+        12,
+        "mask = causal, softcap = 3.0, bias = PAIRS, sinks = parameter([HEADS]) as sinks, among = CHOSEN",
+    ),
+    "what pairs have for all heads that choose": (
+        4,
+        2,
+        16,
+        8,
+        "mask = full, bias = OF_ALL, among = BY_HEADS",
+    ),
+    "what keys have that are chosen": (6, 2, 12, 12, "mask = causal, bias = KEYS, among = CHOSEN"),
     "what pairs of one head have": (1, 1, 8, 8, "mask = chunked(32), bias = PAIRS"),
 }
 # What options stand for; a table of 8 rows, whose last is for distances from 11 on.
@@ -262,15 +277,23 @@ def test_bfloat16_is_no_less_accurate_than_the_unfused_form(name: str, tmp_path:
     assert all(fused <= BFLOAT16 * unfused for fused, unfused in zip(*errors, strict=True)), errors
 
 
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [
+        ("what pairs have", torch.arange(45)[:, None] % 3 == 0),
+        ("what keys have", torch.arange(45) < 5),  # all that the first five queries see
+    ],
+)
 @interpreted
-def test_rows_that_a_bias_hides_whole(tmp_path: Path) -> None:
+def test_rows_that_a_bias_hides_whole(name: str, hidden: Tensor, tmp_path: Path) -> None:
     """Sums with -1e9 are rounded: as in PyTorch, all keys have one weight, and gradients follow."""
-    flash, span = _flash("what pairs have", tmp_path), _span(45, 45, None)
-    *heads, bias = flash.operands(45, 45)
-    bias = bias.detach().masked_fill(torch.arange(45)[:, None] % 3 == 0, -1e9)
+    flash, span = _flash(name, tmp_path), _span(45, 45, None)
+    operands = flash.operands(45, 45)
+    *heads, bias = operands
+    operands = [*heads, bias.detach().masked_fill(hidden, -1e9).requires_grad_()]
     incoming = torch.randn(2, 45, 6, 12)
     found, expected = (
-        torch.autograd.grad(run([*heads, bias], span), heads, incoming) for run in (flash.run, flash.exact)
+        torch.autograd.grad(run(operands, span), operands, incoming) for run in (flash.run, flash.exact)
     )
     for each, truth in zip(found, expected, strict=True):
         assert distance(each, truth) <= FLOAT32

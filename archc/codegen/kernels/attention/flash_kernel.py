@@ -26,7 +26,7 @@ _TILES = {
     128: Tiles(Tile(128, 64, 8), Tile(64, 64, 4), Tile(32, 64, 4, stages=2)),
     256: Tiles(Tile(128, 32, 8), Tile(64, 32, 4), Tile(32, 32, 4)),
     384: Tiles(Tile(64, 32, 4), Tile(32, 32, 4), Tile(16, 32, 4)),
-    512: Tiles(Tile(64, 32, 8), Tile(32, 32, 4), Tile(16, 16, 4)),
+    512: Tiles(Tile(64, 32, 8), Tile(32, 32, 4), Tile(16, 16, 4), Tile(16, 32, 4, stages=1)),
 }
 # Warps of the keys' gradient where a window or a chunk ends what a query sees, which takes registers.
 _BOUNDED_WARPS = {384: 8}
@@ -64,8 +64,6 @@ def plan_flash(fused: Fused, attention: Attention) -> FlashKernel | None:
 def _is_known(fused: Fused, bias: FlashBias | None) -> bool:
     """Whether the kernel knows the mask, and all that is done to scores."""
     biased = bias is not None or not (makes_bias(fused) or "bias" in fused.types)
-    if bias and bias.pairs and choosers_of(fused):
-        return False
     further = set(further_operands(fused)) <= {"sinks", "table", "bias", "among"} and biased
     masked = isinstance(fused.node.attributes["mask"], Causal | Full | Sliding | Chunked)
     return further and masked and not form_of(fused).one_slot
@@ -81,8 +79,8 @@ def _tiles(width: int, bias: FlashBias | None, bounded: bool) -> Tiles | None:
     """The tiles for keys and values of a width together; None where none are small enough.
 
     What is added to scores lies beside them in registers: slopes and what keys have leave room for 32 keys,
-    or in float32 for 32 queries; with what pairs have tiles of the next width do, and with a table by more
-    warps and of 16 keys.
+    or in float32 for 32 queries; with what pairs have tiles of the next width do, the widest of 16 keys,
+    and with a table by more warps and of 16 keys.
     """
     fitting = [
         _with_warps(tiles, _BOUNDED_WARPS.get(most)) if bounded else tiles
@@ -98,7 +96,8 @@ def _tiles(width: int, bias: FlashBias | None, bounded: bool) -> Tiles | None:
     if len(fitting) == 1:
         return None
     if bias.pairs:
-        return _with_warps(fitting[1], 8 if bounded else None)
+        wider = _with_warps(fitting[1], 8 if bounded else None)
+        return wider if len(fitting) > 2 else replace(wider, forward=replace(wider.forward, keys=16))
     return replace(fitting[1], forward=replace(fitting[1].forward, keys=16, warps=8))
 
 

@@ -49,6 +49,11 @@ class FlashKernel(Attention):
         """Whether the bias is a number of each query and key, for each head or for all."""
         return self.bias is not None and self.bias.pairs
 
+    @property
+    def bias_given(self) -> bool:
+        """Whether the bias is given: it may be far below others, as one of -1e9 that hides keys is."""
+        return self.of_keys or self.of_pairs
+
     def bias_at(self, query: str, key: str) -> str:
         """The bias of a tile of scores; `query` and `key`: how each lies along it."""
         assert self.bias is not None
@@ -61,7 +66,7 @@ class FlashKernel(Attention):
     def biased(self, query: str, key: str) -> str:
         """A tile of scores with its bias; where that may be large, less their peak."""
         biased = f"score + {self.bias_at(query, key)}"
-        return f"tl.minimum({biased} - peak{query}, 0.0)" if self.of_pairs else biased
+        return f"tl.minimum({biased} - peak{query}, 0.0)" if self.bias_given else biased
 
     @property
     def own_bias(self) -> str:
@@ -73,8 +78,7 @@ class FlashKernel(Attention):
     @property
     def tensors(self) -> tuple[str, ...]:
         """The operands besides queries, keys and values that have gradients."""
-        given = self.of_keys or self.of_pairs
-        return ("sinks",) * self.sinks + ("table",) * self.has_table + ("bias",) * given
+        return ("sinks",) * self.sinks + ("table",) * self.has_table + ("bias",) * self.bias_given
 
     @property
     def chooses(self) -> bool:
@@ -163,8 +167,8 @@ class FlashKernel(Attention):
 
     @property
     def _peak(self) -> tuple[str, ...]:
-        """Each query's highest score, apart from its level where a bias of pairs may be far below others."""
-        return ("peak",) * self.of_pairs
+        """Each query's highest score, apart from its level where a bias may be far below others."""
+        return ("peak",) * self.bias_given
 
     def _signature(
         self,
