@@ -64,7 +64,8 @@ class ModelLowerer(Defaults):
         with self.within(() if self.moved else root):
             self._forward(forward, env)
         self._check_moved()
-        return None if self.reporter else self._program(arch, parameters, root)
+        ignored = tuple(self._ignored(arch, env, root))
+        return None if self.reporter else self._program(arch, parameters, root, ignored)
 
     def _root(self) -> Path:
         """The path below which the checkpoint has the model, or that part of it whose segment it replaces."""
@@ -109,7 +110,9 @@ class ModelLowerer(Defaults):
             self.report(unknown_arch(self.module, self.model))
         return found
 
-    def _program(self, arch: syntax.Arch, parameters: dict[str, Any], root: Path) -> Program | None:
+    def _program(
+        self, arch: syntax.Arch, parameters: dict[str, Any], root: Path, ignored: tuple[str, ...]
+    ) -> Program | None:
         graph = self.frame.graph
         join_tied_experts(graph)
         check_weight_names(graph, self.weight_calls, self.reporter)
@@ -127,19 +130,29 @@ class ModelLowerer(Defaults):
             parameters=parameters,
             root=path_text(root),
             replaced=self.moved[0] if self.moved else "",
-            ignored=tuple(self._ignored(arch, root)),
+            ignored=ignored,
             expectations=tuple(self.expectations),
             start=self.start,
             following=self.following,
             tied=tuple((tuple(alias.split(".")), tuple(target.split("."))) for alias, target in tied.items()),
         )
 
-    def _ignored(self, arch: syntax.Arch, root: Path) -> Iterator[str]:
+    def _ignored(self, arch: syntax.Arch, env: Env, root: Path) -> Iterator[str]:
         """The patterns of tensors that the model has no use for, as the checkpoint calls them."""
         for each in arch.members:
-            if isinstance(each, syntax.Ignore):
-                pattern = tuple(each.pattern.split("."))
+            if not isinstance(each, syntax.Ignore):
+                continue
+            value = constant(self, "ignore", each.pattern, env)
+            if isinstance(value, str):
+                pattern = tuple(value.split("."))
                 yield path_text(self.placed(pattern) if self.moved else (*root, *pattern))
+            elif value is not None and not isinstance(value, Poison):
+                what, expected = "what is ignored", "a string or `none`"
+                self.report(
+                    mistakes.WrongValue(
+                        each.pattern.span, what=what, expected=expected, found=describe(value)
+                    )
+                )
 
     def _parameters(
         self, arch: syntax.Arch, env: Env, overrides: Mapping[str, syntax.Expr]

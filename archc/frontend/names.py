@@ -101,6 +101,8 @@ class _Checker(StatementNames):
                 self._block(member, env)
             elif isinstance(member, syntax.Expect):
                 self._expect(member)
+            elif isinstance(member, syntax.Ignore):
+                self._expr(member.pattern, env)
         if not forwards:
             self._report(mistakes.MissingForward(arch.span, name=arch.name))
 

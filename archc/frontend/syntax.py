@@ -228,7 +228,7 @@ class Define(Node):
 class Ignore(Node):
     """Checkpoint tensors that the model has no use for, by pattern (`*` matches anything)."""
 
-    pattern: str
+    pattern: Expr
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class TreeBuilder:
         return syntax.Expect(self._span(tree.children[0]), str(tree.children[0]))
 
     def _ignore(self, tree: Any) -> syntax.Ignore:
-        return syntax.Ignore(self._span(tree), str(tree.children[0])[1:-1])
+        return syntax.Ignore(self._span(tree), self._node(tree.children[0]))
 
     def _names(self, tree: Any) -> tuple[str, ...]:
         return tuple(str(name) for name in tree.children)

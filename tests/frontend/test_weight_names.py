@@ -6,6 +6,7 @@ import pytest
 
 from archc import compiler
 from archc.errors import SpecError
+from tests.support import compile_model
 
 SPEC = """
     arch Mixture(d = 8, count = 12) {
@@ -62,3 +63,18 @@ def test_two_experts_are_told_apart_by_what_is_around_their_numbers() -> None:
             continue
         with pytest.raises(SpecError, match="is used twice"):
             compiler.lower_models(spec, ["mixture"])
+
+
+def test_what_is_ignored_may_be_computed() -> None:
+    """Patterns follow the arch's parameters and constants; where one is `none`, nothing is ignored."""
+    text = """
+    arch A(d = 8, layers = 3, extra = false) {
+      last = layers + 1
+      forward(x: float[B, T, d]) { return linear(x, d) as a }
+      ignore "layers." + layers + ".*"
+      ignore "layers." + last
+      ignore "extra.*" if extra
+    }
+    model a = A(layers = 5) as part
+    """
+    assert compile_model(text, "a").program.ignored == ("part.layers.5.*", "part.layers.6")

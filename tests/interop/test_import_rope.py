@@ -12,6 +12,9 @@ from archc.interop.families import FAMILIES
 from tests.interop.configs import FULL, SLIDING, imported
 from tests.support import few
 
+# Types of models with attention by latents, of whose heads a part is rotated.
+LATENT = ("deepseek", "kimi", "glm4_moe_lite", "sarvam_mla", "youtu")
+
 
 @pytest.mark.parametrize(
     "kind",
@@ -104,13 +107,13 @@ from tests.support import few
     ],
 )
 def test_rotary_positions(kind: str, keys: dict[str, Any], meant: str, tmp_path: Path) -> None:
-    latent = {"qk_rope_head_dim": 4} if "head_dim" in keys and kind.startswith(("deepseek", "kimi")) else {}
+    latent = {"qk_rope_head_dim": 4} if "head_dim" in keys and kind.startswith(LATENT) else {}
     whole = (
         {"partial_rotary_factor": 1.0} if kind.startswith(("qwen3_next", "qwen3_5")) else {}
     )  # not its class's default
     rope = imported(tmp_path / "x", **{"model_type": kind, **keys, **latent, **whole})["rope"]
     assert str(replace(rope, pairing="half")).endswith(meant)  # how values are paired is the class's own
-    assert (rope.pairing == "interleaved") is kind.startswith(("deepseek", "kimi", "llama4"))
+    assert (rope.pairing == "interleaved") is kind.startswith((*LATENT, "llama4"))
 
 
 @pytest.mark.parametrize(

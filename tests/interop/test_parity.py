@@ -16,6 +16,7 @@ from transformers import (
     DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
+    Glm4MoeLiteConfig,
     GPT2Config,
     GptOssConfig,
     Llama4TextConfig,
@@ -34,6 +35,7 @@ from transformers import (
     Qwen3NextConfig,
     RecurrentGemmaConfig,
     SmolLM3Config,
+    YoutuConfig,
 )
 
 from archc.importer import import_model
@@ -80,7 +82,7 @@ def rms(config: Callable[..., PretrainedConfig], **changes: Any) -> PretrainedCo
 
 
 def latent(config: Callable[..., PretrainedConfig], **changes: Any) -> PretrainedConfig:
-    """A small config of a family with attention by latents: one dense layer, then experts."""
+    """A small config of a family with attention by latents."""
     return rms(
         config,
         num_attention_heads=3,
@@ -89,6 +91,14 @@ def latent(config: Callable[..., PretrainedConfig], **changes: Any) -> Pretraine
         qk_rope_head_dim=8,
         v_head_dim=10,
         kv_lora_rank=16,
+        **changes,
+    )
+
+
+def latent_experts(config: Callable[..., PretrainedConfig], **changes: Any) -> PretrainedConfig:
+    """The same with experts, after one dense layer."""
+    return latent(
+        config,
         moe_intermediate_size=20,
         n_routed_experts=12,
         num_experts_per_tok=3,
@@ -245,7 +255,7 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
         use_qk_norm=False,
         attn_temperature_tuning=False,
     ),
-    "deepseek_v2": lambda: latent(
+    "deepseek_v2": lambda: latent_experts(
         DeepseekV2Config,
         q_lora_rank=20,
         n_group=4,
@@ -254,13 +264,17 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
         routed_scaling_factor=2.0,
         rope_parameters=YARN,
     ),
-    "deepseek_v2_lite": lambda: latent(DeepseekV2Config, q_lora_rank=None),
-    "deepseek_v3": lambda: latent(
+    "deepseek_v2_lite": lambda: latent_experts(DeepseekV2Config, q_lora_rank=None),
+    "deepseek_v3": lambda: latent_experts(
         DeepseekV3Config, q_lora_rank=20, n_group=4, topk_group=2, n_shared_experts=1, rope_parameters=YARN
     ),
-    "kimi_k2": lambda: latent(
+    "kimi_k2": lambda: latent_experts(
         DeepseekV3Config, q_lora_rank=20, n_group=1, topk_group=1, norm_topk_prob=False
     ),
+    "glm4_moe_lite": lambda: latent_experts(
+        Glm4MoeLiteConfig, q_lora_rank=20, mlp_layer_types=["dense"] * 2 + ["sparse"]
+    ),
+    "youtu": lambda: latent(YoutuConfig, q_lora_rank=20, attention_bias=True, rope_parameters=YARN),
     "smollm3": lambda: rms(SmolLM3Config, num_hidden_layers=5),
     "smollm3_windows": lambda: rms(
         SmolLM3Config,

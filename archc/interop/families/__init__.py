@@ -2,7 +2,13 @@
 
 from archc.interop.families.bloom import BLOOM
 from archc.interop.families.deepseek_v2 import DEEPSEEK_V2
-from archc.interop.families.deepseek_v3 import DEEPSEEK_V3, DEEPSEEK_V32, KIMI_K2
+from archc.interop.families.deepseek_v3 import (
+    DEEPSEEK_V3,
+    DEEPSEEK_V32,
+    GLM4_MOE_LITE,
+    KIMI_K2,
+    SARVAM_MLA,
+)
 from archc.interop.families.gemma2 import GEMMA2
 from archc.interop.families.gemma3 import GEMMA3
 from archc.interop.families.gpt2 import GPT2
@@ -25,6 +31,7 @@ from archc.interop.families.recurrent_gemma import RECURRENT_GEMMA
 from archc.interop.families.smollm3 import SMOLLM3
 from archc.interop.families.switch_transformers import SWITCH_TRANSFORMERS
 from archc.interop.families.t5 import T5
+from archc.interop.families.youtu import YOUTU
 
 FAMILIES = {
     family.model_type: family
@@ -54,6 +61,9 @@ FAMILIES = {
         DEEPSEEK_V3,
         DEEPSEEK_V32,
         KIMI_K2,
+        GLM4_MOE_LITE,
+        SARVAM_MLA,
+        YOUTU,
         MARIAN,
         T5,
         SWITCH_TRANSFORMERS,

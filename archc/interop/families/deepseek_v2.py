@@ -4,7 +4,7 @@ from typing import Any
 
 from archc.interop.config import Config
 from archc.interop.family import Family, Known, Setting, activation, flag, layers, number, whole
-from archc.interop.latent import FOLLOWING, LATENT, gain
+from archc.interop.latent import FOLLOWING, gain, latent
 from archc.interop.rope import rotary
 from archc.interop.routing import ROUTER_TRAINING, choices, dense_layers, experts
 
@@ -45,7 +45,7 @@ DEEPSEEK_V2 = Family(
         "layers": layers("num_hidden_layers", 32),
         "dense": dense_layers(0),
         "heads": whole("num_attention_heads", 32),
-        **LATENT,
+        **latent(),
         "d_ff": whole("intermediate_size", 11008),
         "experts": experts("n_routed_experts", 64),
         "choices": choices("num_experts_per_tok", 6),
