@@ -33,6 +33,7 @@ _COMPARED = "`step(x - y)` is 1 where x > y, else 0"
 _POWER = "write `x ** 2 * x`, `sqrt(x)` or `exp(n * log(x))`; a number to the power of x is `exp(x * log(2))`"
 _TENSOR_HINTS = {"**": _POWER, ">": _COMPARED, "<": _COMPARED}
 _NO_VALUE = "nothing before this place gave it a value; what a loop hands on needs one before the loop"
+_UNNAMED = "`_` is what nothing needs: what is used has a name"
 _TABLE = "a list of numbers is a tensor beside another tensor; lists in it have equal lengths"
 _PLAIN = (int, float, str, tuple, range, Record, type(None))
 
@@ -106,7 +107,7 @@ class Expressions(Lowerer):
         except KeyError:
             if self.reporter.is_full:
                 return POISON
-            return self.report(unknown_name(expr, env, _NO_VALUE))
+            return self.report(unknown_name(expr, env, _UNNAMED if expr.name == syntax.UNNEEDED else _NO_VALUE))
 
     def _list(self, expr: syntax.ListOf, env: Env) -> Any:
         items = [value for item in expr.items for value in self._items(item, env)]

@@ -72,7 +72,8 @@ class StatementNames:
     def _assign(self, statement: syntax.Assign, env: Env) -> None:
         for value in statement.values:
             self._expr(value, env)
-        self._unique([(target.name, target.span) for target in statement.targets], "variable")
+        named = [target for target in statement.targets if target.name != syntax.UNNEEDED]
+        self._unique([(target.name, target.span) for target in named], "variable")
         for target in statement.targets:
             self._declare(target.name, target.span, "a variable")
             if target.name in self.loops:

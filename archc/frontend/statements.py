@@ -78,7 +78,8 @@ class Statements(Calls):
         return [value]
 
     def _bind(self, target: syntax.Target, value: Any, env: Env) -> None:
-        env.names[target.name] = value
+        if target.name != syntax.UNNEEDED:
+            env.names[target.name] = value
         if isinstance(value, Handle):
             self._remember_name(value, target.name)
         if target.shape is not None:
@@ -166,7 +167,8 @@ def assigned_names(body: tuple[syntax.Statement, ...]) -> list[str]:
     for statement in body:
         match statement:
             case syntax.Assign():
-                names.update((target.name, None) for target in statement.targets)
+                targets = (target.name for target in statement.targets)
+                names.update((name, None) for name in targets if name != syntax.UNNEEDED)
             case syntax.If():
                 names.update((name, None) for name in assigned_names((*statement.then, *statement.otherwise)))
             case syntax.For():

@@ -11,6 +11,7 @@ from archc.errors import Span
 RESERVED_WORDS = frozenset(
     {"and", "as", "else", "false", "for", "if", "in", "none", "not", "of", "or", "return", "true"}
 )
+UNNEEDED = "_"  # takes a value that nothing needs: it stands for nothing itself
 
 
 @dataclass(frozen=True)

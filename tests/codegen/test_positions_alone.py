@@ -29,6 +29,10 @@ arch Placed(d = 12, count = 4) {
       z = experts e in turns of count apart {
         return linear(s, d) as apart
       }
+      few = within_capacity(shares, turns, count, 2)
+      y = y + experts e in turns of count {
+        return few[e] * linear(x, d) as few
+      }
       m, _ = running_maximum(linear(s, d) as exponent, log_decay = -softplus(linear(x, d) as decay))
       x = x + y + linear(concat(x, merge_heads(z)), d) as joined + cast_like(tanh(m), x)
     }
@@ -48,4 +52,9 @@ def test_two_sequences_are_as_each_alone(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(together, torch.cat([model(row[None]) for row in tokens]))
     cache = model.new_cache(2, 6)
     parts = [model(part, cache=cache) for part in tokens.split([3, 1, 2], 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), together)
+    cache = model.new_cache(2, 6)
+    parts = [model(tokens[:, :3], cache=cache)]
+    cache.start_steps()
+    parts += [model(token, cache=cache) for token in tokens[:, 3:].split(1, 1)]
     torch.testing.assert_close(torch.cat(parts, 1), together)
