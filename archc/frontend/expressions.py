@@ -107,7 +107,8 @@ class Expressions(Lowerer):
         except KeyError:
             if self.reporter.is_full:
                 return POISON
-            return self.report(unknown_name(expr, env, _UNNAMED if expr.name == syntax.UNNEEDED else _NO_VALUE))
+            hint = _UNNAMED if expr.name == syntax.UNNEEDED else _NO_VALUE
+            return self.report(unknown_name(expr, env, hint))
 
     def _list(self, expr: syntax.ListOf, env: Env) -> Any:
         items = [value for item in expr.items for value in self._items(item, env)]
