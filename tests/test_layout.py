@@ -95,3 +95,25 @@ def test_commands_import_neither_torch_nor_triton(tmp_path: Path) -> None:
         [sys.executable, "-c", _RUN, repr(commands)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+_IMPORT = """
+import importlib, sys
+for package in sys.argv[1:]:
+    importlib.import_module(package)
+    assert "torch._dynamo" not in sys.modules, package
+"""
+
+
+def test_packages_import_no_compiler_of_pytorchs() -> None:
+    """It takes as long to import as PyTorch itself, and few who import a package need it."""
+    packages = sorted(path.parent.name for path in (ROOT / "generated").glob("*/model.py"))
+    result = subprocess.run(
+        [sys.executable, "-c", _IMPORT, *packages],
+        cwd=ROOT / "generated",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert packages
+    assert result.returncode == 0, result.stderr
