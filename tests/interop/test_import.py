@@ -17,6 +17,8 @@ from tests.support import SPECS, compile_model
 
 CLASSES = {
     "llama": transformers.LlamaConfig,
+    "internlm3": transformers.InternLM3Config,
+    "iquestcoder": transformers.IQuestCoderConfig,
     "mistral": transformers.MistralConfig,
     "minimax_m2": transformers.MiniMaxM2Config,
     "mixtral": transformers.MixtralConfig,

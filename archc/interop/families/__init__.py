@@ -13,6 +13,7 @@ from archc.interop.families.gemma2 import GEMMA2
 from archc.interop.families.gemma3 import GEMMA3
 from archc.interop.families.gpt2 import GPT2
 from archc.interop.families.gpt_oss import GPT_OSS
+from archc.interop.families.like_llama import INTERNLM3, IQUESTCODER
 from archc.interop.families.llama import LLAMA
 from archc.interop.families.llama4 import LLAMA4
 from archc.interop.families.mamba2 import MAMBA2
@@ -37,6 +38,8 @@ FAMILIES = {
     family.model_type: family
     for family in (
         LLAMA,
+        INTERNLM3,
+        IQUESTCODER,
         LLAMA4,
         MINIMAX_M2,
         MISTRAL,
