@@ -214,6 +214,7 @@ def _run_flash(kernels: Any, plan: FlashKernel, dtype: torch.dtype, tokens: int)
         ]
         sizes = {"sinks": [plan.heads], "bias": [1, plan.heads, tokens if plan.of_pairs else 1, tokens]}
         sizes["table"] = [plan.bias.buckets, plan.heads] if plan.bias else []
+        sizes["values"] = [1, tokens, plan.heads, plan.bias.distances] if plan.bias else []
         further = [torch.zeros(sizes[name], dtype=dtype, requires_grad=True) for name in plan.tensors]
         o, *_ = function(*operands, *further, positions, positions, sight)
         o.backward(torch.zeros_like(o))

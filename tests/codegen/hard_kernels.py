@@ -40,6 +40,14 @@ model c = A(keys = 192, values = 128, mask = full, biases = 1)
 _KEYS = _PAIRS.replace(", about: float[B, T, T, 16]", "").replace(
     "pair_bias(linear(about", "key_bias(linear(x"
 )
+_BY_QUERY = "split_heads(linear(x, biases * 50) as b, biases), beyond = nearest"
+_DISTANCES = (
+    _PAIRS.replace("64], about: float[B, T, T, 16]", "640]")
+    .replace(
+        "pair_bias(linear(about, biases) as b)", f"distance_bias(positions(x), key_positions(x), {_BY_QUERY})"
+    )
+    .replace("model c", "model d = A(keys = 192, values = 128, mask = full)\nmodel c")
+)
 _BEST = "best_keys(attention_scores(k, k, wide = true), k, 64)"
 _CHOSEN_PAIRS = _PAIRS.replace("bias =", f"among = {_BEST}, bias =")
 _CHOSEN = """
@@ -69,6 +77,11 @@ def biases_of_pairs_where_keys_are_chosen() -> list[Launch]:
 def biases_of_keys() -> list[Launch]:
     """In larger tiles than biases of pairs."""
     return _of_attention(_KEYS, "ab", kernels=3)
+
+
+def biases_by_distance() -> list[Launch]:
+    """Each score has an address of its own to read at, and in the gradient of queries one to write at."""
+    return _of_attention(_DISTANCES, "bd", kernels=3)
 
 
 def rows_of_odd_lengths() -> list[Launch]:
@@ -116,6 +129,7 @@ HARD: dict[str, Callable[[], list[Launch]]] = {
         biases_of_pairs,
         biases_of_pairs_where_keys_are_chosen,
         biases_of_keys,
+        biases_by_distance,
         rows_of_odd_lengths,
         states_of_few_keys,
         choices_among_many_experts,

@@ -16,7 +16,7 @@ from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.package import plan_package
 from archc.ir.node import Node
 from archc.ir.ops.attention import attend
-from archc.ir.ops.attention_bias import alibi_bias, relative_bias
+from archc.ir.ops.attention_bias import alibi_bias, distance_bias, relative_bias
 from archc.verification.packages import import_package
 from tests.codegen.fused_ops import changed_module
 from tests.codegen.interpreter import interpreted
@@ -97,18 +97,33 @@ CASES: dict[str, tuple[int, int, int, int, str]] = {
         "mask = full, bias = OF_ALL, among = BY_HEADS",
     ),
     "what keys have that are chosen": (6, 2, 12, 12, "mask = causal, bias = KEYS, among = CHOSEN"),
+    "what queries have for distances": (6, 2, 12, 12, "mask = causal, bias = BY_QUERY"),
+    "what queries have for distances, the nearest": (3, 1, 8, 16, "mask = full, bias = NEAREST"),
+    "what heads have for distances and all of it": (
+        6,
+        2,
+        8,
+        12,
+        "mask = sliding(20), softcap = 3.0, bias = OF_HEADS, sinks = parameter([HEADS]) as sinks",
+    ),
     "what pairs of one head have": (1, 1, 8, 8, "mask = chunked(32), bias = PAIRS"),
 }
+_PLACES = "positions(x), key_positions(x)"
 # What options stand for; a table of 8 rows, whose last is for distances from 11 on.
 MADE = {
-    "SLOPES": "alibi_bias(positions(x), key_positions(x), heads = HEADS, scale = 0.5)",
-    "DISTANCES": "relative_bias(positions(x), key_positions(x), parameter([8, HEADS]) as table, false, 11)",
+    "SLOPES": f"alibi_bias({_PLACES}, heads = HEADS, scale = 0.5)",
+    "DISTANCES": f"relative_bias({_PLACES}, parameter([8, HEADS]) as table, false, 11)",
     "KEYS": "key_bias(linear(x, HEADS) as b)",
     "PAIRS": "pair_bias(linear(about, HEADS) as b)",
     "OF_ALL": "pair_bias(linear(about, 1) as b)",
+    "BY_QUERY": f"distance_bias({_PLACES}, split_heads(linear(x, HEADS * 9) as b, HEADS))",
+    "OF_HEADS": f"distance_bias({_PLACES}, parameter([HEADS, 9]) as values, first = 1)",
+    "NEAREST": f"""distance_bias(
+        {_PLACES}, split_heads(linear(x, HEADS * 9) as b, HEADS), first = -4, beyond = nearest
+    )""",
     "CHOSEN": "chosen_keys(q, split_heads(linear(x, WIDTH) as key, 1), linear(x, HEADS) as weights, 9)",
     "BY_HEADS": "best_keys(attention_scores(k, k, wide = true), k, 9)",
-    "BOTH_WAYS": "relative_bias(positions(x), key_positions(x), parameter([8, HEADS]) as table, true, 11)",
+    "BOTH_WAYS": f"relative_bias({_PLACES}, parameter([8, HEADS]) as table, true, 11)",
 }
 PADDING = torch.ones(2, 45, dtype=torch.bool)
 PADDING[0, :6] = PADDING[1, 33:] = False
@@ -146,7 +161,7 @@ class Flash:
         self.sizes = CASES[name][:4]
         operands = zip(self.node.op.operands, self.node.inputs, strict=True)
         given = {operand.name for operand, value in operands if value is not None}
-        self.further = [each for each in ("sinks", "table", "bias") if each in given]
+        self.further = [each for each in ("sinks", "table", "bias", "values") if each in given]
         among = self.node.operand("among") if "among" in given else None
         bias = self.node.operand("bias") if "bias" in given else None
         self.bias_type = (1, 1, 1, 1) if bias is None else compilation.fused.type(bias).shape
@@ -156,6 +171,7 @@ class Flash:
         heads, kv_heads, width, value_width = self.sizes
         shapes = [(2, queries, heads, width), (2, keys, kv_heads, width), (2, keys, kv_heads, value_width)]
         sizes = {"sinks": (heads,), "table": (8, heads), "bias": self.bias_shape(queries, keys)}
+        sizes["values"] = (2, queries, heads, 9)
         shapes += [sizes[each] for each in self.further]
         return [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
 
@@ -189,7 +205,8 @@ class Flash:
         q, k, v, *further = operands
         named = dict(zip(self.further, further, strict=True))
         given = {
-            name: self.node.attributes.get(name) for name in ("bidirectional", "distance", "slope_scale")
+            name: self.node.attributes.get(name)
+            for name in ("bidirectional", "distance", "slope_scale", "first", "beyond")
         }
         bias = named.get("bias")
         if "table" in named:
@@ -197,6 +214,8 @@ class Flash:
             bias = relative_bias(
                 *span, table, bidirectional=given["bidirectional"], distance=given["distance"]
             )
+        elif "values" in named:
+            bias = distance_bias(*span, named["values"], first=given["first"], beyond=given["beyond"])
         elif given["slope_scale"]:
             bias = alibi_bias(*span, heads=self.sizes[0], scale=given["slope_scale"])
         attributes = {name: self.node.attributes[name] for name in ("mask", "scale", "softcap")}
@@ -259,7 +278,16 @@ def test_some_tokens_after_others(name: str, queries: int, keys: int, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "name", ["all of it", "chunk", "distances", "slopes", "chosen keys", "what pairs have"]
+    "name",
+    [
+        "all of it",
+        "chunk",
+        "distances",
+        "slopes",
+        "chosen keys",
+        "what pairs have",
+        "what queries have for distances",
+    ],
 )
 @interpreted
 def test_bfloat16_is_no_less_accurate_than_the_unfused_form(name: str, tmp_path: Path) -> None:
@@ -393,6 +421,9 @@ CONTROLS = [
     ("what pairs have for all heads", "sequences=batch // bias.shape[0]", "sequences=1"),
     ("what pairs have and all of it", "tile + KEYS > first - 8", "tile > first - 8"),
     ("what pairs have and all of it", "- peak - level) * delta", "- level) * delta"),
+    ("what queries have for distances", "& (nearest == back)", "& (nearest <= back)"),
+    ("what queries have for distances, the nearest", "(back < 8)", "(back < 7)"),
+    ("what queries have for distances, the nearest", "own_dvalues_ptr + back", "own_dvalues_ptr + back - 1"),
     ("slopes", "(key - query).to(tl.float32)", "(query - key).to(tl.float32)"),
 ]
 

@@ -13,12 +13,15 @@ from archc.ir.types import TensorType
 class FlashBias:
     """A bias that kernels compute of positions, or one that is given.
 
-    vector:  the constant tensor that they compute it from; None for what is given
-    pairs:   whether that is of each query and key, [1 or B, 1 or heads, T, S], and not [B, heads, 1, S]
-    shared:  whether all heads of pairs have one
-    table:   whether rows of a table [buckets, heads] are added, else a slope of each head times the distance
-    far:     the distance from which on all keys of a side have one row
-    buckets: rows of the table
+    vector:    the constant tensor that they compute it from; None for what is given
+    pairs:     whether that is of each query and key, [1 or B, 1 or heads, T, S], and not [B, heads, 1, S]
+    shared:    whether all heads of pairs have one
+    table:     whether it adds rows of a table [buckets, heads], else a slope of each head times the distance
+    far:       the distance from which on all keys of a side have one row
+    buckets:   rows of the table
+    distances: how many values [B, T, heads, distances] each query has for how far keys are before it
+    first:     the distance of the first of them
+    nearest:   whether other distances get the nearest of them, and not 0
     """
 
     vector: BiasVector | None
@@ -27,21 +30,26 @@ class FlashBias:
     table: bool = False
     far: int = 0
     buckets: int = 0
+    distances: int = 0
+    first: int = 0
+    nearest: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The tensors that it is computed from."""
         if self.vector is None:
-            return ("bias",)
+            return ("values",) if self.distances else ("bias",)
         return (self.vector.name, "table") if self.table else (self.vector.name,)
 
     @property
     def strides(self) -> dict[str, str]:
-        """How far sequences, heads and queries of pairs lie apart, as a launch computes it."""
-        if not self.pairs:
+        """How far sequences, heads and queries lie apart in what queries have, as a launch computes it."""
+        if not (self.pairs or self.distances):
             return {}
-        of_heads = {} if self.shared else {"bias_head_stride": "bias.stride(1)"}
-        return {"bias_batch_stride": "_batch_stride(bias)", **of_heads, "bias_stride": "bias.stride(2)"}
+        (name,), (head, query) = self.inputs, (1, 2) if self.pairs else (2, 1)
+        of_heads = {} if self.shared else {"bias_head_stride": f"{name}.stride({head})"}
+        of_queries = {"bias_stride": f"{name}.stride({query})"}
+        return {"bias_batch_stride": f"_batch_stride({name})", **of_heads, **of_queries}
 
     @property
     def pointers(self) -> str:
@@ -65,6 +73,14 @@ def plan_flash_bias(fused: Fused) -> FlashBias | None:
         return FlashBias(relative_vector(fused), table=True, far=farthest(fused), buckets=buckets)
     if "alibi_bias" in made:
         return FlashBias(linear_vector(fused))
+    if "distance_bias" in made:
+        given = fused.node.attributes
+        return FlashBias(
+            None,
+            distances=fused.width("values"),
+            first=int(given["first"]),
+            nearest=given["beyond"] == "nearest",
+        )
     return _given(fused.types["bias"]) if "bias" in fused.types else None
 
 

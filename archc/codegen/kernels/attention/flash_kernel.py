@@ -64,7 +64,7 @@ def plan_flash(fused: Fused, attention: Attention) -> FlashKernel | None:
 def _is_known(fused: Fused, bias: FlashBias | None) -> bool:
     """Whether the kernel knows the mask, and all that is done to scores."""
     biased = bias is not None or not (makes_bias(fused) or "bias" in fused.types)
-    further = set(further_operands(fused)) <= {"sinks", "table", "bias", "among"} and biased
+    further = set(further_operands(fused)) <= {"sinks", "table", "bias", "values", "among"} and biased
     masked = isinstance(fused.node.attributes["mask"], Causal | Full | Sliding | Chunked)
     return further and masked and not form_of(fused).one_slot
 
@@ -80,7 +80,7 @@ def _tiles(width: int, bias: FlashBias | None, bounded: bool) -> Tiles | None:
 
     What is added to scores lies beside them in registers: slopes and what keys have leave room for 32 keys,
     or in float32 for 32 queries; with what pairs have tiles of the next width do, the widest of 16 keys,
-    and with a table by more warps and of 16 keys.
+    and with a table or values by distance by more warps and of 16 keys; where the latter have gradients, too.
     """
     fitting = [
         _with_warps(tiles, _BOUNDED_WARPS.get(most)) if bounded else tiles
@@ -89,7 +89,7 @@ def _tiles(width: int, bias: FlashBias | None, bounded: bool) -> Tiles | None:
     ]
     if bias is None or not fitting:
         return fitting[0] if fitting else None
-    if not (bias.table or bias.pairs):
+    if not (bias.table or bias.pairs or bias.distances):
         forward = fitting[0].forward
         forward = replace(forward, keys=min(forward.keys, 32), wide_queries=min(forward.queries // 2, 32))
         return replace(fitting[0], forward=forward)
@@ -98,7 +98,8 @@ def _tiles(width: int, bias: FlashBias | None, bounded: bool) -> Tiles | None:
     if bias.pairs:
         wider = _with_warps(fitting[1], 8 if bounded else None)
         return wider if len(fitting) > 2 else replace(wider, forward=replace(wider.forward, keys=16))
-    return replace(fitting[1], forward=replace(fitting[1].forward, keys=16, warps=8))
+    wider = replace(fitting[1], forward=replace(fitting[1].forward, keys=16, warps=8))
+    return wider if bias.table else replace(wider, query_gradient=replace(wider.query_gradient, keys=16))
 
 
 def _with_warps(tiles: Tiles, warps: int | None) -> Tiles:

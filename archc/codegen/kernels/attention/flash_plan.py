@@ -42,12 +42,17 @@ class FlashKernel(Attention):
     @property
     def of_keys(self) -> bool:
         """Whether the bias is a number that each key has for each head."""
-        return self.bias is not None and self.bias.vector is None and not self.bias.pairs
+        return self.bias is not None and self.bias.inputs == ("bias",) and not self.bias.pairs
 
     @property
     def of_pairs(self) -> bool:
         """Whether the bias is a number of each query and key, for each head or for all."""
         return self.bias is not None and self.bias.pairs
+
+    @property
+    def by_distance(self) -> bool:
+        """Whether each query has a bias for each distance."""
+        return self.bias is not None and self.bias.distances > 0
 
     @property
     def bias_given(self) -> bool:
@@ -61,7 +66,17 @@ class FlashKernel(Attention):
             return f"_{self.name}_bias(place{key}, keys, sequence * {self.heads} + head, bias_ptr)"
         if self.of_pairs:
             return f"_{self.name}_bias(row{query}, place{key}, queries, keys, own_bias_ptr, bias_stride)"
+        if self.by_distance:
+            return (
+                f"_{self.name}_bias({self.back(query, key)}, row{query}, queries, own_bias_ptr, bias_stride)"
+            )
         return f"_{self.name}_bias(query{query}, key{key}, head, {self.bias.pointers})"
+
+    def back(self, query: str, key: str) -> str:
+        """How far keys are before queries, from the first distance that has a value."""
+        assert self.bias is not None
+        first = self.bias.first
+        return f"query{query} - key{key}" + (f" {'-' if first > 0 else '+'} {abs(first)}" if first else "")
 
     def biased(self, query: str, key: str) -> str:
         """A tile of scores with its bias; where that may be large, less their peak."""
@@ -70,15 +85,17 @@ class FlashKernel(Attention):
 
     @property
     def own_bias(self) -> str:
-        """Where the pairs of a sequence and a head begin."""
-        assert self.bias is not None
+        """Where that begins which a sequence's queries have for a head; "" if they have nothing."""
+        if self.bias is None or not self.bias.strides:
+            return ""
         of_head = "" if self.bias.shared else " + tl.cast(head, tl.int64) * bias_head_stride"
-        return f"bias_ptr + sequence * bias_batch_stride{of_head}"
+        return f"{self.bias.pointers} + sequence * bias_batch_stride{of_head}"
 
     @property
     def tensors(self) -> tuple[str, ...]:
         """The operands besides queries, keys and values that have gradients."""
-        return ("sinks",) * self.sinks + ("table",) * self.has_table + ("bias",) * self.bias_given
+        given = {"table": self.has_table, "bias": self.bias_given, "values": self.by_distance}
+        return ("sinks",) * self.sinks + tuple(name for name, is_given in given.items() if is_given)
 
     @property
     def chooses(self) -> bool:
@@ -125,7 +142,7 @@ class FlashKernel(Attention):
     def tensor_fakes(self) -> str:
         """Their gradients on tensors without data; that of pairs, which is large, if there is one."""
         of_pairs = "_like(bias, *(bias.shape if learned else [0]))"
-        fakes = {"bias": of_pairs} if self.of_pairs else {}
+        fakes = {"values": "_like(values, *values.shape)"} | ({"bias": of_pairs} if self.of_pairs else {})
         return "".join(f", {fakes.get(name, f'torch.empty_like({name})')}" for name in self.tensors)
 
     @property
@@ -145,7 +162,7 @@ class FlashKernel(Attention):
     def query_gradient(self) -> Signature:
         """The kernel of the gradient of queries."""
         read = ("do", "o", "level", *self._peak, *_HEADS)
-        written = ("dq", "delta", *("dtable",) * self.has_table)
+        written = ("dq", "delta", *("dtable",) * self.has_table, *("dvalues",) * self.by_distance)
         tile = self.tiles.query_gradient
         return self._signature(read, written, _LENGTHS, self.sight_back, ("tile", tile.at("keys")), tile)
 
