@@ -9,6 +9,8 @@ from archc.ir.ops.structure import EXACT_WHOLE
 from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import Dim, shape_text
 
+_MAX_SIZE = 72
+
 
 def given(op: Op, texts: Sequence[str]) -> list[str]:
     """Texts of an op's operands as arguments: without those that are None, by name after one of these."""
@@ -28,14 +30,15 @@ def attribute_code(value: object, by_name: bool) -> str:
         return value.name if by_name else repr(float(value))
     if isinstance(value, int) and not isinstance(value, bool):
         return size_code(value) if by_name else str(int(value))
+    if isinstance(value, tuple):
+        return tuple_text([attribute_code(item, by_name) for item in value])
     return repr(value)
 
 
 def size_code(value: int | str) -> str:
     """A size as Python, by the constants that it is computed from."""
     if isinstance(value, Size):
-        text = value.text
-        return text if len(text) <= 48 else str(int(value))
+        return value.text if len(value.text) <= _MAX_SIZE else str(int(value))
     return str(value)
 
 

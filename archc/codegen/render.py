@@ -120,8 +120,8 @@ def _called(texts: Iterable[str]) -> frozenset[str]:
 
 
 def format_python(text: str) -> str:
-    """A module's text as black lays it out; its parts, which two blank lines divide, are laid out apart."""
-    return "\n\n".join(_laid_out(part) for part in text.split("\n\n\n"))
+    """A module's text as black lays it out; parts between two or more blank lines are laid out apart."""
+    return "\n\n".join(_laid_out(part) for part in re.split("\n{3,}", text))
 
 
 def _laid_out(part: str) -> str:

@@ -47,15 +47,26 @@ class Use:
             return ()
         return tuple(o.name for o, there in zip(self.op.operands, self.present, strict=False) if not there)
 
-    def specialised(self, fixed: Mapping[str, Any]) -> Specialised:
-        """The reference function with attributes and absent operands written into it."""
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The names of the attributes that are numbers, or lists of them: a call writes them by name."""
+        return tuple(name for name, value in self.attributes if _is_number(value))
+
+    def specialised(self, fixed: Mapping[str, Any], named: Sequence[str] = ()) -> Specialised:
+        """The reference function with attributes, but those `named`, and absent operands written into it."""
         present = [name for name in self.parameters if name not in self.carried]
-        return specialise(_source_of(self.op), {**fixed, **dict.fromkeys(self.absent)}, present)
+        return specialise(_source_of(self.op), {**fixed, **dict.fromkeys(self.absent)}, present, named)
 
     @property
     def carried(self) -> tuple[str, ...]:
         """Operands that are there with a cache, and not without."""
         return ("state",) if self.op.carries else ()
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, tuple):
+        return bool(value) and all(map(_is_number, value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def use_of(node: Node) -> Use:
@@ -111,7 +122,8 @@ class Semantics:
         if use in self._inline:
             if use.op.variadic:
                 operands = [f"[{', '.join(operands)}]"]
-            return _substitute(self._inline[use], dict(zip(use.parameters, operands, strict=True)))
+            texts = {name: attribute_texts[name] for name in use.numbers}
+            return _substitute(self._inline[use], texts | dict(zip(use.parameters, operands, strict=True)))
         function = self._functions[_group_key(use)]
         arguments = [*operands, *(f"{name}={attribute_texts[name]}" for name in function.keywords)]
         return f"{home}{function.name}({', '.join(arguments)})"
@@ -154,7 +166,7 @@ def _kinds(key: _Key) -> tuple[str, ...]:
 @lru_cache(maxsize=_KEPT)
 def _inlined(use: Use) -> str | None:
     """The use as an expression over its parameters, where it is a short one."""
-    expression = use.specialised(dict(use.attributes)).expression
+    expression = use.specialised(dict(use.attributes), use.numbers).expression
     return expression if expression is not None and len(expression) <= _MAX_INLINE else None
 
 
@@ -205,6 +217,7 @@ _STRENGTH: dict[type[ast.AST], int] = {
     ast.Sub: 4,
     ast.Mult: 5,
     ast.Div: 5,
+    ast.FloorDiv: 5,
     ast.MatMult: 5,
     ast.UnaryOp: 6,
     ast.Pow: 7,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -35,9 +35,14 @@ class Specialised:
     result_type: str
 
 
-def specialise(source: str, known: Mapping[str, Any], present: Sequence[str]) -> Specialised:
-    """Write `known` values into a function's source; `present` are parameters that are not None."""
-    return _Specialiser(source, known, present).run()
+def specialise(
+    source: str, known: Mapping[str, Any], present: Sequence[str], named: Collection[str] = ()
+) -> Specialised:
+    """Write `known` values into a function's source; `present` are parameters that are not None.
+
+    Those of the known that are `named` decide as the others do, but their names stay where they are read.
+    """
+    return _Specialiser(source, known, present, named).run()
 
 
 @cache
@@ -58,8 +63,9 @@ def _without_unread(lines: list[str]) -> list[str]:
 
 
 class _Specialiser:
-    def __init__(self, source: str, known: Mapping[str, Any], present: Sequence[str]):
+    def __init__(self, source: str, known: Mapping[str, Any], present: Sequence[str], named: Collection[str]):
         self.source = source
+        self.named = named
         self.lines = source.split("\n")
         self.starts = list(accumulate((len(line) + 1 for line in self.lines), initial=0))
         self.function, stores = _parsed(source)
@@ -144,6 +150,8 @@ class _Specialiser:
 
     def _replacement(self, node: ast.AST) -> str | None:
         if not isinstance(node, ast.expr) or isinstance(node, ast.Constant):
+            return None
+        if isinstance(node, ast.Name) and node.id in self.named:
             return None
         value = self._value(node)
         if value is not _UNKNOWN and value is not _PRESENT and not isinstance(value, Record):

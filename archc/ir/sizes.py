@@ -2,8 +2,9 @@
 
 A `Size` is an int; beside its value it carries a polynomial over parameter names, so that generated code can
 say `HEADS * HEAD_DIM` where the value alone would say 4096.  Arithmetic that keeps to polynomials (sums,
-products, exact division by one term) carries it on; anything else yields a plain int, and the number is
-written out.  The polynomial never takes part in comparison or hashing.
+products, exact division by one term, of a single term also by parameters that are not in it) carries it on;
+anything else yields a plain int, and the number is written out.  The polynomial never takes part in
+comparison or hashing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from math import gcd
 from typing import SupportsIndex, TypeAlias
 
-Factor: TypeAlias = tuple[int, str]  # a parameter's place among the arch's, and its name
+Factor: TypeAlias = tuple[int, str, int]  # a parameter's place among the arch's, its name, -1 if it divides
 Monomial: TypeAlias = tuple[Factor, ...]  # in order, repeated for powers; () is the constant term
 Terms: TypeAlias = dict[Monomial, int]
 
@@ -24,7 +25,7 @@ class Size(int):
     @staticmethod
     def named(name: str, value: int, rank: int = 0) -> Size:
         """A parameter's value; products are written in the order of `rank`."""
-        return _size(value, {((rank, name),): 1})
+        return _size(value, {((rank, name, 1),): 1})
 
     @property
     def text(self) -> str:
@@ -107,29 +108,41 @@ def _multiply(left: Terms, right: Terms) -> Terms:
     product: Terms = {}
     for names, factor in left.items():
         for others, other in right.items():
-            product = _add(product, {tuple(sorted(names + others)): factor * other}, 1)
+            product = _add(product, {_cancelled(names + others): factor * other}, 1)
     return product
 
 
+def _cancelled(names: Monomial) -> Monomial:
+    """In order, and without parameters that multiply as well as divide."""
+    kept: list[Factor] = []
+    for rank, name, power in names:
+        if (rank, name, -power) in kept:
+            kept.remove((rank, name, -power))
+        else:
+            kept.append((rank, name, power))
+    return tuple(sorted(kept))
+
+
 def _divide(terms: Terms, divisor: Terms) -> Terms | None:
-    """The quotient where the divisor is a single term that divides each term, else None."""
+    """The quotient by a single term, where that divides each term or there is a single one; else None."""
     if len(divisor) != 1:
         return None
     ((names, factor),) = divisor.items()
     quotient: Terms = {}
     for left, value in terms.items():
-        rest = list(left)
-        for name in names:
-            if name not in rest:
-                return None
-            rest.remove(name)
-        if value % factor:
+        rest = _cancelled((*left, *((rank, name, -power) for rank, name, power in names)))
+        if value % factor or (len(terms) > 1 and _is_divided(rest)):
             return None
-        quotient[tuple(rest)] = value // factor
+        quotient[rest] = value // factor
     return quotient
 
 
+def _is_divided(names: Monomial) -> bool:
+    return any(power < 0 for _, _, power in names)
+
+
 def _write(terms: Terms) -> str:
+    """Terms as Python, where each is a whole number, and so must be all that is written."""
     if not terms:
         return "0"
     common = _common_names(list(terms))
@@ -137,11 +150,10 @@ def _write(terms: Terms) -> str:
     for value in terms.values():
         factor = gcd(factor, value)
     inner = {_without(names, common): value for names, value in terms.items()}
-    if len(inner) == 1 or not common:
+    if len(inner) == 1 or (not common and factor == 1) or any(map(_is_divided, inner)):
         return _sum(terms)
     scaled = {names: value // factor for names, value in inner.items()}
-    outer = ([str(factor)] if factor != 1 else []) + [name for _, name in common]
-    return f"({_sum(scaled)}) * {' * '.join(outer)}"
+    return _fraction([*([str(factor)] if factor != 1 else []), f"({_sum(scaled)})"], common)
 
 
 def _sum(terms: Terms) -> str:
@@ -153,7 +165,17 @@ def _sum(terms: Terms) -> str:
 
 
 def _product(names: Monomial, factor: int) -> str:
-    return " * ".join(([str(factor)] if factor != 1 or not names else []) + [name for _, name in names])
+    alone = all(power < 0 for _, _, power in names)
+    return _fraction([str(factor)] if factor != 1 or alone else [], names)
+
+
+def _fraction(first: list[str], names: Monomial) -> str:
+    """What comes first times the parameters, which may divide: `A * B // C`, `A // (B * C)`."""
+    over = " * ".join(first + [name for _, name, power in names if power > 0])
+    under = [name for _, name, power in names if power < 0]
+    if not under:
+        return over
+    return f"{over} // {under[0] if len(under) == 1 else '(' + ' * '.join(under) + ')'}"
 
 
 def _common_names(monomials: list[Monomial]) -> Monomial:

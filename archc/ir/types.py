@@ -48,6 +48,12 @@ class TensorType:
         """The last dim."""
         return self.shape[-1]
 
+    @property
+    def columns(self) -> int:
+        """The last dim, where it is a number."""
+        assert isinstance(self.width, int), f"{self.width} is not a number"
+        return self.width
+
     def with_shape(self, *shape: Dim) -> TensorType:
         return TensorType(shape, self.dtype)
 

@@ -92,7 +92,7 @@ def _pack(graph: Graph, group: Sequence[Node]) -> None:
     weight = concatenate(graph, [conv.inputs[3] for conv in group])
     conv = graph.add_like(first, CAUSAL_CONV, [x, *first.inputs[1:3], weight, offset], first.attributes)
     whole, ends = _after(graph, conv.outputs[0], group)
-    sizes = canonical_sizes(tuple(int(node.types[0].width) for node in ends))
+    sizes = canonical_sizes(tuple(node.types[0].columns for node in ends))
     names = tuple(graph.name_of(n.outputs[0]) or own for n, own in zip(ends, called, strict=True))
     parts = graph.add_like(first, SPLIT, [whole], {"sizes": sizes}, names=names)
     for node, part in zip(ends, parts.outputs, strict=True):

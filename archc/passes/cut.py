@@ -167,7 +167,7 @@ class Cut:
 
     def _seen_lengths(self) -> dict[Place, int | None]:
         """How many tokens back kept values are read: equally far for those that are read together."""
-        lengths = dict.fromkeys(self.kept, 0.0)
+        lengths: dict[Place, float] = dict.fromkeys(self.kept, 0)
         read = [
             (self._reach(reader), [origin for goal in reader.goals for origin in self._origins[goal]])
             for reader in self.readers
@@ -178,7 +178,7 @@ class Cut:
             for reach, together in read:
                 longest = max(reach, *(lengths[origin] for origin in together))
                 lengths.update(dict.fromkeys(together, longest))
-        return {place: None if length == inf else int(length) for place, length in lengths.items()}
+        return {place: length if isinstance(length, int) else None for place, length in lengths.items()}
 
     def _reach(self, reader: Reader) -> float:
         """How many tokens back a reader sees.

@@ -120,7 +120,7 @@ class Keeper:
         side_by_side = self._add(reader, CONCAT, heads).outputs[0] if len(heads) > 1 else heads[0]
         length = self.cut.length(Place(self.graph, joined[0]))
         kept = self._append(reader, side_by_side, "latent", 0, length)
-        sizes = canonical_sizes(tuple(_width(self.graph.type(value)) for value in heads))
+        sizes = canonical_sizes(tuple(self.graph.type(value).columns for value in heads))
         names = tuple(self.graph.name_of(value) for value in joined)
         apart = (
             self._add(reader, SPLIT, [kept], {"sizes": sizes}, names).outputs if len(heads) > 1 else [kept]
@@ -253,8 +253,3 @@ def _is_carried(loop: Node, place: int) -> bool:
 
 def _is_one_head(type_: TensorType) -> bool:
     return len(type_.shape) == 3 or type_.shape[2] == 1
-
-
-def _width(type_: TensorType) -> int:
-    assert isinstance(type_.width, int)
-    return type_.width

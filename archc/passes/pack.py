@@ -203,8 +203,7 @@ def _pack_one(graph: Graph, group: list[Node], weight: Value | None, offset: Val
         scope=first.scope,
         order=(*first.order, 0),
     )
-    widths = tuple(node.types[0].width for node in group)
-    sizes = canonical_sizes(tuple(width for width in widths if isinstance(width, int)))
+    sizes = canonical_sizes(tuple(node.types[0].columns for node in group))
     parts = graph.add(
         SPLIT,
         [packed.outputs[0]],

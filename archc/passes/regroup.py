@@ -42,7 +42,7 @@ def _regroup(graph: Graph, merge: Node, context: Context) -> None:
     if not alone or not _can_regroup(graph, linear, weights):
         return
     heads = by_heads.attributes["heads"]
-    sizes = tuple(int(type_.width) for type_ in split.types)
+    sizes = tuple(type_.columns for type_ in split.types)
     for weight in weights:
         sources = tuple(replace(stored, heads=heads, parts=sizes) for stored in stored_in(weight))
         graph.update(weight, attributes={**weight.attributes, "sources": sources})
@@ -104,7 +104,7 @@ def _join_neighbours(graph: Graph, concat: Node) -> None:
     graph.replace_uses(concat.outputs[0], whole)
     graph.remove(concat)
     if any(graph.users(value) or graph.is_output(value) for value in parts):
-        sizes = canonical_sizes(tuple(int(graph.type(value).width) for value in parts))
+        sizes = canonical_sizes(tuple(graph.type(value).columns for value in parts))
         again = graph.add_like(
             split, SPLIT, [whole], {"sizes": sizes}, names=tuple(map(graph.name_of, parts))
         )
@@ -126,7 +126,7 @@ def _parts_side_by_side(graph: Graph, concat: Node) -> tuple[Node | None, tuple[
 
 def _coarser(graph: Graph, split: Node, concat: Node, first: int, count: int) -> Value:
     """A part for several parts of a split, which it gives anew with all others."""
-    widths = [int(type_.width) for type_ in split.types]
+    widths = [type_.columns for type_ in split.types]
     sizes = (*widths[:first], sum(widths[first : first + count]), *widths[first + count :])
     own = [graph.name_of(value) for value in split.outputs]
     names = (*own[:first], graph.name_of(concat.outputs[0]), *own[first + count :])

@@ -25,7 +25,7 @@ def join_splits(graph: Graph, _context: Context) -> None:
 def _join(graph: Graph, outer: Node, inner: Node) -> None:
     place = outer.outputs.index(inner.first)
     parts = [*outer.outputs[:place], *inner.outputs, *outer.outputs[place + 1 :]]
-    widths = tuple(int(graph.type(part).width) for part in parts)
+    widths = tuple(graph.type(part).columns for part in parts)
     names = tuple(graph.name_of(part) for part in parts)
     joined = graph.add_like(outer, SPLIT, outer.inputs, {"sizes": canonical_sizes(widths)}, names=names)
     for part, new in zip(parts, joined.outputs, strict=True):

@@ -73,6 +73,7 @@ def test_generated_files_are_as_black_leaves_them(path: Path, monkeypatch: pytes
         compilation = compiler.compile_program(program, spec.rules)
         files = compiler.package_files(compilation, Origin("a.arch", "a", "cuda"))
     for name, text in files.items():
+        assert "\n\n\n\n" not in text, name
         for statement in _statements(text) if name.endswith(".py") else ():
             if _with_zeros(statement) not in _compared:
                 _compared.add(_with_zeros(statement))
@@ -187,3 +188,17 @@ def test_parts_of_statements_and_unknown_shapes_are_left_to_black() -> None:
     ):
         with pytest.raises(UnknownShapeError):
             lay_out(statement)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [(FAMILIES[0].with_name("kimi_linear.arch"), "model.py"), (SPECS / "mamba2.arch", "kernels.py")],
+)
+def test_nothing_is_a_second_name_alone(path: Path, name: str) -> None:
+    """The result of two ways, or a gradient that is complete already, keeps the name that it has."""
+    spec = compiler.read_spec_file(path)
+    *_, program = compiler.lower_models(spec, spec.models)
+    text = compiler.package_files(
+        compiler.compile_program(program, spec.rules), Origin("a.arch", "a", "cuda")
+    )[name]
+    assert not re.findall(r"^ +(branch|d\w+) = [a-zA-Z]\w*(?=$|  #)", text, re.MULTILINE)

@@ -98,14 +98,16 @@ def write_branch(emitter: Emitter, node: Node) -> None:
     """One way for many new tokens, another for a few after a cache."""
     emitter.enter(node)
     operands, busy = emitter.operands(node), emitter.variables.busy
-    target = emitter.variables.bind(node.outputs[0])
+    inside = [_inside(emitter, body, operands, busy) for body in node.bodies]
+    (value,), (_, (called,)) = node.outputs, inside[0]
+    wanted = called if called.isidentifier() and not emitter.graph.name_of(value) else ""
+    target = emitter.variables.bind(value, wanted)
     tests = (f"if cache is None or {operands[0]}.shape[1] > {node.attributes['few']}:", "else:")
     comments = (
         "so many new tokens that full keys and values cost less",
         "the same without them: queries and sums take over their maps",
     )
-    for test, comment, body in zip(tests, comments, node.bodies, strict=True):
-        lines, (text,) = _inside(emitter, body, operands, busy)
+    for test, comment, (lines, (text,)) in zip(tests, comments, inside, strict=True):
         if text != target:
             lines.append(Line(f"{target} = {text}", emitter.comment_of(node)))
         emitter.lines.append(Line(test, comment if emitter.style.comments else ""))

@@ -37,7 +37,7 @@ def _sparse(stack: str, count: str) -> Setting:
         return tuple(step > 0 and (step == 1 or layer % step == 1) for layer in range(total))
 
     def write(value: tuple[bool, ...] | None, known: Known) -> dict[str, int]:
-        return {key: sum(value) if value else known[count] // known["sparse_every"]}
+        return {key: sum(value) if value else int(known[count] // known["sparse_every"])}
 
     return Setting(read, write)
 

@@ -52,7 +52,7 @@ def _demand(call: Any, name: str, shapes: list[tuple[Any, ...]], words: str) -> 
 
 def _state_shape(call: Any) -> tuple[int, ...]:
     """One sequence's state: [heads, width of keys, width of values]."""
-    return int(call.v.shape[2]), int(call.k.shape[3]), int(call.v.shape[3])
+    return call.v.shape[2], call.k.shape[3], call.v.shape[3]
 
 
 def _recur_flops(call: Any) -> int:

@@ -21,7 +21,7 @@ def _maximum_type(call: Any) -> tuple[TensorType, TensorType]:
 
 @declare(
     infer=_maximum_type,
-    carries=lambda call: tuple(int(dim) for dim in call.x.shape[2:]),
+    carries=lambda call: call.x.shape[2:],
     flops=lambda call: 5 * int(call.x.numel()),
     saves=("x", "log_decay"),
 )

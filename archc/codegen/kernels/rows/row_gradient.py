@@ -82,20 +82,27 @@ class RowGradient:
         stores: list[str] = []
         for operand in self.written:
             for name, offset in self.memory.values(operand):
-                self.writer.assign(f"d{name}", self.gradients.get(name, 0.0))
-                stores.append(self._end(operand, name, offset))
+                value = self._value(f"d{name}", self.gradients.get(name, 0.0))
+                stores.append(self._end(operand, name, value, offset))
         wanted = set().union(*map(names_in, stores))
         lines, names = needed_lines(self.writer.lines, wanted)
         return [*lines, *stores], names | wanted
 
-    def _end(self, operand: RowOperand, name: str, offset: int) -> str:
+    def _value(self, name: str, gradient: Formula) -> str:
+        """The variable that a gradient is in: where it has none yet, it is computed under this name."""
+        if isinstance(gradient, Expr) and gradient.op == "leaf":
+            return str(gradient.args[0])
+        self.writer.assign(name, gradient)
+        return name
+
+    def _end(self, operand: RowOperand, name: str, value: str, offset: int) -> str:
         """What becomes of a gradient: it is written, or added to those of other rows."""
         if operand.is_common:
-            return f"d{name}_total += d{name}"
+            return f"d{name}_total += {value}"
         if operand.is_own:
             total = operand.columns * operand.parts
-            return self.memory.store(f"d{operand.name}", f"d{name}", operand.columns, offset, total)
-        return self.memory.store(f"d{name}_rows", f"d{name}", operand.columns)
+            return self.memory.store(f"d{operand.name}", value, operand.columns, offset, total)
+        return self.memory.store(f"d{name}_rows", value, operand.columns)
 
     @cached_property
     def saved(self) -> list[RowOperand]:
