@@ -107,7 +107,7 @@ def _leaving(graph: Graph, kept: Mapping[int, set[Value]]) -> set[Value]:
 
 def _entering(graph: Graph, loop: Node) -> list[Value]:
     """What each layer is given anew; what is the same for all tokens are weights of the layer before."""
-    given = [value for value in loop.inputs[: len(loop.attributes["entering"])] if value is not None]
+    given = loop.operands[: len(loop.attributes["entering"])]
     return [v for v in given if any(isinstance(dim, str) for dim in graph.type(v).shape)]
 
 
@@ -176,8 +176,8 @@ def _twice(loop: Node, body: Graph, kept: set[Value]) -> set[Value]:
 def _base(graph: Graph, value: Value) -> Value:
     """The tensor that a value lies in; there is no cache in training."""
     node = graph.node(value)
-    while (node.op.has(Trait.VIEW) or node.op in (APPEND, KEEP)) and node.inputs[0] is not None:
-        value = node.inputs[0]
+    while node.op.has(Trait.VIEW) or node.op in (APPEND, KEEP):
+        value = node.first
         node = graph.node(value)
     return value
 
@@ -203,7 +203,7 @@ def _kept_by(graph: Graph, node: Node) -> set[Value]:
             assert outer is not None
             found.add(outer)
         else:
-            waiting += [each for each in steps.node(value).inputs if each is not None]
+            waiting += steps.node(value).operands
     return found
 
 

@@ -100,7 +100,7 @@ def _connected(graph: Graph, nodes: list[Node]) -> Iterator[list[Node]]:
             seen.add(number)
             each = inside[number]
             group.append(each)
-            waiting += [value.node for value in each.inputs if value is not None]
+            waiting += [value.node for value in each.operands]
             waiting += [user.id for value in each.outputs for user, _ in graph.users(value)]
         if group:
             yield sorted(group, key=lambda each: (each.order, each.id))
@@ -121,7 +121,7 @@ def _branch(graph: Graph, nodes: list[Node]) -> Branch:
 
 
 def _routed(graph: Graph, numbers: frozenset[int], experts: list[Node]) -> Branch:
-    chosen = {node.inputs[0].node for node in experts if node.inputs[0] is not None}
+    chosen = {node.first.node for node in experts}
     router = chosen.union(*(graph.needed_by(number) for number in chosen))
     routed = {node.id for node in experts}.union(*(graph.needed_by(node.id) for node in experts)) - router
     details = (f"{graph.choices(node)} of {node.attributes['count']}" for node in experts)

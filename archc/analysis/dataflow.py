@@ -80,7 +80,7 @@ def _lines(graph: Graph) -> Iterator[str]:
 
 def _operands(graph: Graph, node: Node) -> Iterator[str]:
     """What a node reads: no weights but biases, no positions where there is something else."""
-    varying = [value for value in node.inputs if value is not None and graph.type(value).dtype.is_floating]
+    varying = [value for value in node.operands if graph.type(value).dtype.is_floating]
     for place, value in enumerate(node.inputs):
         if value is None or (varying and value not in varying):
             continue
@@ -122,10 +122,8 @@ def _place(node: Node) -> str:
 def _source(graph: Graph, value: Value) -> str:
     """The op that a value comes from, seen through views."""
     node = graph.node(value)
-    while (
-        (node.op.has(Trait.VIEW) or node.op in (APPEND, KEEP)) and node.inputs and node.inputs[0] is not None
-    ):
-        value = node.inputs[0]
+    while (node.op.has(Trait.VIEW) or node.op in (APPEND, KEEP)) and node.operands:
+        value = node.first
         node = graph.node(value)
     if node.op is CONSTANT:
         return f"{node.attributes['value']:.4g}"

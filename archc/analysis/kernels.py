@@ -174,8 +174,8 @@ def node_bytes(graph: Graph, node: Node, sizes: Mapping[str, int], element: int)
 def base_of(graph: Graph, value: Value) -> Value:
     """The tensor that a value is a view of, or itself."""
     node = graph.node(value)
-    while node.op.has(Trait.VIEW) and node.inputs[0] is not None:
-        value = node.inputs[0]
+    while node.op.has(Trait.VIEW):
+        value = node.first
         node = graph.node(value)
     return value
 
@@ -192,8 +192,7 @@ def type_bytes(type_: TensorType, element: int) -> int:
 
 def _role(graph: Graph, node: Node, roles: Mapping[Path, str]) -> str:
     """The role of a linear map's weight; a fused one holds several of the same role."""
-    value: Value | None = node.inputs[1] if node.op.has(Trait.LINEAR) else None
-    weight = graph.node(value) if value is not None else None
+    weight = graph.node(node.operands[1]) if node.op.has(Trait.LINEAR) else None
     if weight is None or weight.op is not WEIGHT:
         return ""
     return roles.get(stored_in(weight)[0].path, "")

@@ -44,7 +44,7 @@ def _hint_for(text: str, kind: Kind) -> str:
 def _is_whole(node: Node, graph: Graph) -> bool:
     """Whether a node is its operand in the same shape."""
     views = node.op.has(Trait.VIEW) and node.op.has(Trait.SHAPE)
-    return views and node.types == tuple(graph.type(value) for value in node.inputs if value is not None)
+    return views and node.types == tuple(graph.type(value) for value in node.operands)
 
 
 class Applications(Weights):
@@ -100,7 +100,7 @@ class Applications(Weights):
             return self._report_type(op, mistake, values, span)
         if _is_whole(node, graph := self.frame.graph):  # such as a split into one part
             graph.remove(node)
-            return [Handle(graph, value) for value in node.inputs if value is not None]
+            return [Handle(graph, value) for value in node.operands]
         results = [Handle(self.frame.graph, value) for value in node.outputs]
         return self._rounded(results, operands, span) if op is MATMUL or op.scalar is not None else results
 
@@ -128,7 +128,7 @@ class Applications(Weights):
         """Raise `TypeMistake` for a number that would not leave the whole numbers that it meets whole."""
         if node.types[0].dtype is not DType.I64 or not node.op.has(Trait.PER_TOKEN):
             return
-        makers = [self.frame.graph.node(value) for value in node.inputs if value is not None]
+        makers = [self.frame.graph.node(value) for value in node.operands]
         for number in (maker.attributes["value"] for maker in makers if maker.op is CONSTANT):
             if not number.is_integer():
                 hint = "`upcast` makes whole numbers float32"

@@ -45,4 +45,4 @@ def _by_row(node: Node) -> list[Value]:
         return [value for value in node.inputs if value not in (None, scan_form(node).positions)]
     unread = {*node.op.models, *node.op.widths, *_FOR_ALL}
     left_out = [node.operand(name) for name in names if name in unread]
-    return [value for value in node.inputs if value is not None and value not in left_out]
+    return [value for value in node.operands if value not in left_out]

@@ -29,7 +29,7 @@ def _choose(outer: Graph, body: Graph, copier: Copier, node: Node, step: int) ->
     """Put the numbers of one iteration into the graph, of a table for all of them."""
     table = body.node(node.first)
     numbers = table.attributes["values"][step - node.attributes["first"]]
-    inputs = [copier.values[like] for like in table.inputs if like is not None]
+    inputs = [copier.values[like] for like in table.operands]
     copier.stand_for(node, outer.add_like(node, CONSTANTS, inputs, {"values": numbers}, names=node.names))
 
 

@@ -64,10 +64,7 @@ class _Absorber:
         self.graph.inputs = [self._moved[value] for value in self.form.inputs]
         name, result = self.form.outputs[0]
         attend = self.form.node(result)
-        q, k, v = (attend.operand(operand) for operand in ("q", "k", "v"))
-        assert q is not None
-        assert k is not None
-        assert v is not None
+        q, k, v, *_ = attend.operands
         if q not in self._moved:
             return None  # queries are made of the same, by the keys' own map
         keys, values = self._parts(k), self._parts(v)
@@ -93,7 +90,7 @@ class _Absorber:
         """What makes up heads [B, S, heads, width], in order of their columns."""
         node = self.form.node(value)
         if node.op is CONCAT:
-            found = [self._parts(each) for each in node.inputs if each is not None]
+            found = [self._parts(each) for each in node.operands]
             return None if None in found else [part for parts in found for part in parts or ()]
         if node.op is EXPAND_HEADS:
             return self._parts(node.first)
@@ -121,16 +118,14 @@ class _Absorber:
         if node.op is SPLIT_HEADS:
             return bool(node.attributes["heads"] == 1)
         if node.op is MERGE_HEADS:
-            return node.inputs[0] is not None and self.form.type(node.inputs[0]).shape[-2] == 1
+            return self.form.type(node.first).shape[-2] == 1
         return node.op is SPLIT or node.op is SLICE
 
     def _image(self, value: Value) -> _Part | None:
         """A value of heads that is linear in something all heads share."""
         node = self.form.node(value)
         if node.op.has(Trait.LINEAR):
-            x, weight, _ = node.inputs
-            assert x is not None
-            assert weight is not None
+            x, weight, *_ = node.operands
             part = self._columns_of(x)
             if part is None or self._heads(part) > 1 or not is_plain_map(node):
                 return None

@@ -39,7 +39,7 @@ class Fixed:
         fixed = {value.node for value in inputs}
         free: set[int] = set()  # what follows from weights and numbers alone
         for node in graph.nodes():
-            read = {value.node for value in node.inputs if value is not None}
+            read = {value.node for value in node.operands}
             if node.op is INPUT:
                 continue
             if node.op in (WEIGHT, CONSTANT) or (read and read <= free):
@@ -51,7 +51,7 @@ class Fixed:
         self._nodes[id(graph)] = fixed
 
     def _enter(self, node: Node, fixed: set[int]) -> None:
-        outside = {value: value for value in node.inputs if value is not None and value.node in fixed}
+        outside = {value: value for value in node.operands if value.node in fixed}
         for body in node.bodies:
             if node.id in fixed:
                 self._collect(body, set(body.inputs))

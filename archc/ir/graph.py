@@ -165,7 +165,7 @@ class Graph:
             node = self.node(waiting.pop())
             if node.id not in found:
                 found.add(node.id)
-                waiting += [each for each in node.inputs if each is not None and each not in given]
+                waiting += [each for each in node.operands if each not in given]
         return [node for node in self.nodes() if node.id in found]
 
     def is_acyclic(self) -> bool:
@@ -282,7 +282,7 @@ class Graph:
         """
         ends = self.losses() if losses else []
         goals = [value for _, value in outputs]
-        goals += [value for node in ends for value in node.inputs if value is not None]
+        goals += [value for node in ends for value in node.operands]
         part = Graph(self.name)
         part._next = self._next  # nodes keep their numbers
         stands: dict[Value | None, Value] = {v: part.add_input(name, self.type(v)) for name, v in given}
@@ -304,7 +304,7 @@ class Graph:
         self.unverified.add(node.id)
 
     def _connect(self, node: Node) -> None:
-        self._net.add_edges_from((value.node, node.id) for value in node.inputs if value is not None)
+        self._net.add_edges_from((value.node, node.id) for value in node.operands)
 
     def _in_order(self) -> list[int]:
         """Numbers in the order of nodes(): program order where it follows the edges, as it mostly does."""

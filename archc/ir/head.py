@@ -17,7 +17,7 @@ def last_linear(graph: Graph, output: Value) -> Node | None:
             return None
         if node.op.has(Trait.LINEAR):
             return node
-        varying = [v for v in node.inputs if v is not None and graph.node(v).op not in (CONSTANT, WEIGHT)]
+        varying = [v for v in node.operands if graph.node(v).op not in (CONSTANT, WEIGHT)]
         if len(varying) != 1 or not node.op.has(Trait.PER_TOKEN) or _has_weights(graph, node):
             return None
         value = varying[0]

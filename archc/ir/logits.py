@@ -54,8 +54,8 @@ def token_rows(graph: Graph) -> int:
     if _tokens(graph) is None:
         return 0
     users = graph.users(tokens_of(graph, sequences(graph)[-1]))
-    tables = [user.inputs[1] for user, _ in users if user.op.name == "embedding"]
-    rows = graph.type(tables[0]).shape[0] if tables and tables[0] is not None else 0
+    tables = [user.operands[1] for user, _ in users if user.op.name == "embedding"]
+    rows = graph.type(tables[0]).shape[0] if tables else 0
     return int(rows) if isinstance(rows, int) else 0
 
 

@@ -70,11 +70,15 @@ class Node:
         bodies = tuple(body.copy() for body in self.bodies)
         return replace(self, attributes={**self.attributes, "bodies": bodies})
 
+    @cached_property
+    def operands(self) -> tuple[Value, ...]:
+        """What the node reads: its inputs without those that it goes without."""
+        return tuple(value for value in self.inputs if value is not None)
+
     @property
     def first(self) -> Value:
         """The first operand, of an op that always has one."""
-        assert self.inputs[0] is not None
-        return self.inputs[0]
+        return self.operands[0]
 
     @property
     def past(self) -> list[Value]:
@@ -86,7 +90,7 @@ class Node:
     def computed_with(self) -> list[Value]:
         """The operands of which the node reads more than the dtype."""
         models = [self.operand(name) for name in self.op.models]
-        return [value for value in self.inputs if value is not None and value not in models]
+        return [value for value in self.operands if value not in models]
 
     def operand(self, name: str) -> Value | None:
         for operand, value in zip(self.op.operands, self.inputs, strict=True):

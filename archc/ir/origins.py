@@ -89,7 +89,7 @@ class _Trace:
         if node.op in self.free:
             return Origin.FREE
         alike = [node.operand(name) for name in (*node.op.models, *node.op.widths)]
-        read = [value for value in node.inputs if value is not None and value not in alike]
+        read = [value for value in node.operands if value not in alike]
         if alike and not read:
             return Origin.FREE
         if node.bodies or not read:
@@ -99,7 +99,7 @@ class _Trace:
     def _experts(self, node: Node, known: Mapping[Value, Origin]) -> Origin:
         """What experts return, and their choice; in their bodies no row is that of all sequences."""
         (body,) = node.bodies
-        chosen, *taken = (known.get(value, Origin.OTHER) for value in node.inputs if value is not None)
+        chosen, *taken = (known.get(value, Origin.OTHER) for value in node.operands)
         inner = dict(zip(body.inputs, taken, strict=True))
         _Trace((), self.free)._follow(body, inner)
         return _of_all({chosen, *(inner[value] for _, value in body.outputs)})

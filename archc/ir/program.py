@@ -86,8 +86,8 @@ def most_tokens(graph: Graph) -> int:
     found: list[int] = []
     for value in graph.inputs:
         if positions_named(graph.node(value).attributes["name"]) == (last, POSITIONS):
-            tables = [user.inputs[1] for user, _ in graph.users(value) if user.op is EMBEDDING]
-            found += [int(graph.type(table).shape[0]) for table in tables if table is not None]
+            tables = [user.operands[1] for user, _ in graph.users(value) if user.op is EMBEDDING]
+            found += [int(graph.type(table).shape[0]) for table in tables]
     return min(found, default=0)
 
 

@@ -201,7 +201,7 @@ def _held_back(form: Graph, operands: Sequence[RowOperand], width: int) -> int:
     same: dict[Value, Value] = {}
     read: set[Value] = set()
     for node in form.nodes():
-        values = [same.get(value, value) for value in node.inputs if value is not None]
+        values = [same.get(value, value) for value in node.operands]
         if node.op.name in RENAMED:
             same[node.outputs[0]] = values[0]
         elif node.op.has(Trait.NORM) or node.op is LINEAR:
@@ -273,7 +273,7 @@ def _fits(form: Graph, node: Node, ranks: dict[Value, int], leading: tuple[Dim, 
     if node.op.name == "split" and (node.inputs[0] not in form.inputs):
         return False
     along = node.op.has(Trait.NORM) or node.op.name in SUMS or node.op is LINEAR
-    if along and any(value is not None and _shape(form, value, ranks)[-1] == 1 for value in node.inputs[:1]):
+    if along and _shape(form, node.first, ranks)[-1] == 1:
         return False  # of numbers of other rows, or of one number
     for value in node.outputs:
         type_ = form.type(value)

@@ -38,9 +38,8 @@ class ScanForm:
 def scan_form(node: Node) -> ScanForm:
     """The operands of a scan, by what they are."""
     count = len(node.attributes["states"])
-    like, positions, *rest = node.inputs
-    assert like is not None
-    assert positions is not None
+    like, positions = node.operands[:2]
+    rest = node.inputs[2:]
     starts, states, taken = (
         _present(rest[:count]),
         tuple(rest[count : 2 * count]),

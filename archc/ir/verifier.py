@@ -66,7 +66,7 @@ def _check_weight(graph: Graph, node: Node) -> None:
 
 def _check_loop(graph: Graph, node: Node) -> None:
     entering = node.attributes["entering"]
-    operands = [graph.type(value) for value in node.inputs if value is not None]
+    operands = [graph.type(value) for value in node.operands]
     if len(node.attributes["indices"]) != len(node.attributes["schedule"]):
         raise _wrong(graph, node, "indices and schedule differ in length")
     _check_bodies(graph, node)
@@ -83,7 +83,7 @@ def _check_experts(graph: Graph, node: Node) -> None:
     """The body takes rows of what tokens and choices have, and gives one row for each."""
     (body,) = node.bodies
     verify_graph(body)
-    chosen, *captured = [graph.type(value) for value in node.inputs if value is not None]
+    chosen, *captured = [graph.type(value) for value in node.operands]
     kinds = node.attributes["taken"]
     expected = [taken_type(type_, kind) for type_, kind in zip(captured, kinds, strict=True)]
     if [body.type(value) for value in body.inputs] != expected:
@@ -110,14 +110,14 @@ def _check_scan(graph: Graph, node: Node) -> None:
 def _check_losses(graph: Graph, node: Node) -> None:
     body: Graph = node.attributes["body"]
     verify_graph(body)
-    if [body.type(value) for value in body.inputs] != [graph.type(v) for v in node.inputs if v is not None]:
+    if [body.type(value) for value in body.inputs] != [graph.type(v) for v in node.operands]:
         raise _wrong(graph, node, "the body's inputs are not its operands")
     if len(body.outputs) != len(node.attributes["kinds"]):
         raise _wrong(graph, node, "the body's outputs are not one of each kind")
 
 
 def _check_bodies(graph: Graph, node: Node) -> None:
-    operands = [graph.type(value) for value in node.inputs if value is not None]
+    operands = [graph.type(value) for value in node.operands]
     for body in node.bodies:
         verify_graph(body)
         if [body.type(value) for value in body.inputs] != operands:

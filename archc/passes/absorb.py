@@ -66,7 +66,7 @@ class Absorption:
         region = graph.between(kept, reader.past)
         if not any(node.op.has(Trait.LINEAR) for node in region):
             return None
-        read = {value for node in (*region, reader) for value in node.inputs if value is not None}
+        read = {value for node in (*region, reader) for value in node.operands}
         made = {value for node in region for value in node.outputs}
         queries = reader.inputs[0]
         inputs = tuple(sorted(read - made, key=lambda v: (v != queries, graph.node(v).order, v)))
@@ -105,7 +105,7 @@ class Absorption:
             if reader.name != "attend":
                 return f"what `{reader.name}` reads would be made of it again with each token"
             return "keys and values are made of it in a way that attention cannot take over"
-        width = self.absorbed.type(_reader(self.absorbed).inputs[0] or Value(0)).width
+        width = self.absorbed.type(_reader(self.absorbed).first).width
         if isinstance(width, int) and width > target.max_head:
             return f"heads would be {width} wide, and `{target.name}` attends over {target.max_head} at most"
         now, then = self.whole_cost.seconds(target), self.absorbed_cost.seconds(target)
@@ -168,8 +168,7 @@ def _branch(graph: Graph, reader: Node, absorption: Absorption) -> None:
 def _keep_within(graph: Graph, number: int, place: int) -> None:
     """Move an `append` that only the branch reads into both forms, where a kernel may carry it out."""
     branch = graph.node(number)
-    value = branch.inputs[place]
-    assert value is not None
+    value = branch.operands[place]
     kept = graph.node(value)
     if kept.op is not APPEND or graph.only_user(value) is None:
         return

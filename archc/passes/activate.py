@@ -61,8 +61,7 @@ def _after(graph: Graph, linear: Node) -> list[Node]:
     """What is computed of a product alone, element by element, in the order of the graph."""
     found = {linear.id: linear}
     for node in graph.nodes():
-        given = [value for value in node.inputs if value is not None]
-        made = [value.node for value in given if graph.node(value).op is not CONSTANT]
+        made = [value.node for value in node.operands if graph.node(value).op is not CONSTANT]
         alone = bool(made) and all(number in found for number in made)
         if alone and _is_pointwise(node) and node.types[0].dtype is linear.types[0].dtype:
             found[node.id] = node

@@ -70,7 +70,7 @@ def _makers(graph: Graph, node: Node) -> set[int]:
     while waiting:
         maker = graph.node(waiting.pop())
         if maker.op.has(Trait.VIEW) and maker.inputs:
-            waiting += [value for value in maker.inputs if value is not None]
+            waiting += maker.operands
         elif maker.op not in (CONSTANT, WEIGHT):
             found.add(maker.id)
     return found

@@ -121,7 +121,7 @@ class Rows:
 
     def _makers(self, node: Node) -> list[tuple[int, int]]:
         """What makes a node's operands, the last first: by then it is known what else reads them."""
-        numbers = {value.node for value in node.inputs if value is not None}
+        numbers = {value.node for value in node.operands}
         numbers = {number for number in numbers if self.graph.node(number).op is not CONSTANT}
         return sorted((-self.order[number], number) for number in numbers)
 

@@ -69,7 +69,7 @@ def _after(graph: Graph, look: Node, once: Origins) -> list[Node]:
     needed = graph.needed_by(look.id)
     found, best = [look], [look]
     for node in nodes:
-        if {value.node for value in node.inputs if value is not None} & {each.id for each in found}:
+        if {value.node for value in node.operands} & {each.id for each in found}:
             found.append(node)
             if graph.left_by(found) == [node.outputs[0]] and _is_small(graph, found):
                 best = list(found)
@@ -85,7 +85,7 @@ def _after(graph: Graph, look: Node, once: Origins) -> list[Node]:
 
 def _is_small(graph: Graph, nodes: Sequence[Node]) -> bool:
     inside = {node.id for node in nodes}
-    read = {value for node in nodes[1:] for value in node.inputs if value is not None}
+    read = {value for node in nodes[1:] for value in node.operands}
     outer = [value for value in read if value.node not in inside and graph.node(value).op is not CONSTANT]
     return len(nodes) <= _MOST_STEPS and len(outer) <= _MOST_OPERANDS
 
@@ -97,11 +97,10 @@ def _fits(graph: Graph, node: Node, rows: TensorType, once: Origins) -> bool:
     """
     if node.attributes or not node.op.is_pointwise:
         return False
-    read = [value for value in node.inputs if value is not None]
     vector = rows.with_shape(*rows.shape[-1:])
     kinds = (rows, vector)
-    types = [graph.type(value) for value in read if graph.node(value).op is not CONSTANT]
-    whole = [value for value in read if graph.type(value) == rows]
+    types = [graph.type(value) for value in node.operands if graph.node(value).op is not CONSTANT]
+    whole = [value for value in node.operands if graph.type(value) == rows]
     if node.types[0] not in kinds or not types or any(type_ not in kinds for type_ in types):
         return False
     if node.op is ADD and len(whole) > 1:

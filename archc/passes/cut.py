@@ -77,7 +77,7 @@ class Cut:
         """Those values of the past in a graph that a value is made of, in the order of its columns."""
         if Place(graph, goal) in self.taken or Place(graph, goal) in self.kept:
             return [goal]
-        inputs = [v for v in graph.node(goal).inputs if v is not None and graph.node(v).op is not WEIGHT]
+        inputs = [v for v in graph.node(goal).operands if graph.node(v).op is not WEIGHT]
         return list(dict.fromkeys(leaf for value in inputs for leaf in self.leaves(graph, value)))
 
     def has_map(self, graph: Graph, goals: Sequence[Value]) -> bool:
@@ -139,8 +139,7 @@ class Cut:
         free = node.op.has(Trait.SHAPE) and node.op is not CONCAT
         if not free and (graph, node.id) not in self._willing:
             return []
-        inputs = [each for each in node.inputs if each is not None]
-        return [Place(graph, each) for each in inputs if graph.node(each).op is not WEIGHT]
+        return [Place(graph, each) for each in node.operands if graph.node(each).op is not WEIGHT]
 
     def _weight(self, place: Place) -> int:
         """The bytes of one token's value, over all runs of its graph."""
@@ -217,9 +216,9 @@ def _last_work(graph: Graph, reader: Node) -> list[Node]:
     while waiting:
         node = graph.node(waiting.pop())
         if node.op.has(Trait.SHAPE):
-            waiting += [value for value in node.inputs if value is not None]
+            waiting += node.operands
             found += [node] if node.op is CONCAT else []
-        elif is_plain_map(node) and node.inputs[1] is not None and graph.node(node.inputs[1]).op is WEIGHT:
+        elif is_plain_map(node) and graph.node(node.operands[1]).op is WEIGHT:
             found.append(node)
     return found
 

@@ -93,9 +93,8 @@ class _Dispatch:
         sort = self._add(node, SORT_CHOICES, [self.chosen, None], settings, ("order", "places", "ends"))
         self.order, self.places, self.ends = sort.outputs
         for value, outer, kind in zip(
-            self.body.inputs, node.inputs[1:], node.attributes["taken"], strict=True
+            self.body.inputs, node.operands[1:], node.attributes["taken"], strict=True
         ):
-            assert outer is not None
             self.values[value] = self._taken(value, outer, kind)
         for each in self.body.nodes():
             if each.op is not INPUT:
@@ -141,7 +140,7 @@ class _Dispatch:
 
         Such as a weight that is rounded: it stays the router's.  Empty where the op reads anything else.
         """
-        makers = [self.graph.node(self.values[value]) for value in node.inputs if value is not None]
+        makers = [self.graph.node(self.values[value]) for value in node.operands]
         found: list[Value] = []
         for operand, maker in zip(node.op.operands, makers, strict=False):
             is_number = maker.op is AT_CHOICE and maker.types[0].width == 1

@@ -36,7 +36,7 @@ def move_factors(graph: Graph, context: Context) -> None:
 
 def factor_of(graph: Graph, product: Node) -> float | None:
     """The number that a product multiplies a tensor of its own type by; None where there is none."""
-    makers = [graph.node(value) for value in product.inputs if value is not None]
+    makers = [graph.node(value) for value in product.operands]
     numbers = [float(maker.attributes["value"]) for maker in makers if maker.op is CONSTANT]
     if len(numbers) != 1 or graph.type(multiplied(graph, product)) != product.types[0]:
         return None
@@ -45,7 +45,7 @@ def factor_of(graph: Graph, product: Node) -> float | None:
 
 def multiplied(graph: Graph, product: Node) -> Value:
     """The operand of a product that is no number."""
-    return next(v for v in product.inputs if v is not None and graph.node(v).op is not CONSTANT)
+    return next(v for v in product.operands if graph.node(v).op is not CONSTANT)
 
 
 def _move(graph: Graph, product: Node, factor: float) -> bool:

@@ -34,8 +34,7 @@ def _fold(graph: Graph, node: Node) -> None:
         return
     for place, number in enumerate(numbers):
         if number is not None and _NEUTRAL.get((node.op.name, place)) == number:
-            other = node.inputs[1 - place]
-            assert other is not None
+            other = node.operands[1 - place]
             if graph.type(other) == node.types[0]:
                 graph.replace_uses(node.outputs[0], other)
                 return

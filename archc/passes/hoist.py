@@ -70,8 +70,7 @@ def _model_outside(graph: Graph, loop: Node, node: Node, dtype: DType) -> Value 
     if dtype is DType.F32 and node.op not in _WIDENING:
         return None
     wanted = DType.FLOAT if dtype is DType.F32 else dtype
-    entering = (value for value in loop.inputs if value is not None)
-    return next((value for value in entering if graph.type(value).dtype is wanted), None)
+    return next((value for value in loop.operands if graph.type(value).dtype is wanted), None)
 
 
 def _hoist(graph: Graph, loop: Node, body: Graph, node: Node) -> None:

@@ -74,7 +74,7 @@ def _leads_inside(graph: Graph, node: Node, last: Node, inside: dict[int, Node])
 
 
 def _operands(graph: Graph, inside: dict[int, Node]) -> set[Value]:
-    values = {value for node in inside.values() for value in node.inputs if value is not None}
+    values = {value for node in inside.values() for value in node.operands}
     return {v for v in values if v.node not in inside and graph.node(v).op is not CONSTANT}
 
 
@@ -87,9 +87,8 @@ def is_joined(graph: Graph, node: Node, once: Origins) -> bool:
     if node.attributes or not node.op.is_pointwise:
         return False
     (result,) = node.types
-    read = [value for value in node.inputs if value is not None]
-    operands = [graph.type(value) for value in read]
-    whole = [value for value in read if graph.type(value) == result]
+    operands = [graph.type(value) for value in node.operands]
+    whole = [value for value in node.operands if graph.type(value) == result]
     mixed = mixes_sequences(graph, whole, once)
     fits = all(type_ == result or _is_vector(type_, result) for type_ in operands)
     rows = len(result.shape) > 1 and isinstance(result.width, int)

@@ -132,7 +132,7 @@ class Keeper:
     def _enter(self, loop: Node) -> None:
         """Keep values in the layers of a loop, and pass to them what an earlier layer keeps."""
         places = self._taken_over(loop)
-        past = {place: self._past_of(loop.inputs[place], loop) for place in places}
+        past = {place: self._past_of(loop.operands[place], loop) for place in places}
         again = [place for place in places if _is_carried(loop, place)]
         entering = loop.attributes["entering"]
         left = [entering[place] for place in again]
@@ -195,9 +195,8 @@ class Keeper:
         value = dict(self.graph.outputs)[name]
         return self._past_of(value, self.graph.node(value))
 
-    def _past_of(self, value: Value | None, before: Node) -> Value:
+    def _past_of(self, value: Value, before: Node) -> Value:
         """A value for all tokens so far, computed before a node."""
-        assert value is not None
         self._append_leaves(value, before, 0)
         self._make_again([value])
         return self._made[value]

@@ -23,9 +23,7 @@ def normalise_layout(graph: Graph, _context: Context) -> None:
 
 
 def _transpose(part: Graph, linear: Node, reuse: Reuse) -> None:
-    value = linear.operand("weight")
-    assert value is not None
-    home, value = reuse.origin(part, value)
+    home, value = reuse.origin(part, linear.operands[1])
     weight, uses = home.node(value), reuse.uses(part, [linear])
     if weight.op is not WEIGHT or not uses:
         return

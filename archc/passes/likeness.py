@@ -68,13 +68,13 @@ class Likeness:
 
     def _product(self, node: Node) -> Value | None:
         """What a row times its choice's number is of that row, in its own dtype: the row itself."""
-        if node.op is CAST_LIKE and node.inputs[0] is not None:
-            rows = self._product(self.body.node(node.inputs[0]))
+        if node.op is CAST_LIKE:
+            rows = self._product(self.body.node(node.first))
             return rows if rows is not None and self.body.type(rows) == node.types[0] else None
         if node.op is not MUL:
             return None
-        for factor, rows in (node.inputs, node.inputs[::-1]):
-            if factor is not None and (choice := self._choice(factor)) is not None:
+        for factor, rows in (node.operands, node.operands[::-1]):
+            if (choice := self._choice(factor)) is not None:
                 self.factors.add(choice)
                 return rows
         return None
@@ -82,8 +82,8 @@ class Likeness:
     def _choice(self, value: Value) -> Value | None:
         """The body's input that is a choice's number, rounded or as it is."""
         node = self.body.node(value)
-        if node.op is CAST_LIKE and node.inputs[0] is not None:
-            return self._choice(node.inputs[0])
+        if node.op is CAST_LIKE:
+            return self._choice(node.first)
         return value if value in self.choices and node.types[0].width == 1 else None
 
     def _are_weights(self, inner: Node, outer: Node) -> bool:

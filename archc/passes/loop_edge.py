@@ -120,8 +120,7 @@ def _move(graph: Graph, tail: Tail) -> None:
     names = _names(tail)
     for number in range(len(tail.bodies)):
         _move_in_body(tail, number, place, names)
-    start = loop.inputs[place]
-    assert start is not None
+    start = loop.operands[place]
     before = (*loop.order[:-1], loop.order[-1] - 1, 0)
     starts = [_start(graph, tail, each, start, called, before) for each, called in names.items()]
     loop = carry_also(graph, loop, list(names.values()), starts)

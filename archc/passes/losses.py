@@ -115,8 +115,9 @@ class _Losses:
     def _take_body(self, statement: Node) -> None:
         """Write a statement's body into the joined one."""
         body: Graph = statement.attributes["body"]
-        outside = [value for value in statement.inputs if value is not None]
-        inner = {value: self._value(outer) for value, outer in zip(body.inputs, outside, strict=True)}
+        inner = {
+            value: self._value(outer) for value, outer in zip(body.inputs, statement.operands, strict=True)
+        }
         copier = Copier(self.body, inner)
         for node in body.nodes():
             if node.op is not INPUT:
@@ -161,5 +162,5 @@ def _is_light(node: Node) -> bool:
 def _chooses(graph: Graph, node: Node) -> bool:
     """Whether an op makes whole numbers of real ones."""
     made = any(type_.dtype is DType.I64 for type_ in node.types)
-    given = [graph.type(value) for value in node.inputs if value is not None]
+    given = [graph.type(value) for value in node.operands]
     return made and any(type_.dtype.is_floating for type_ in given)

@@ -6,8 +6,6 @@ A vector of each expert is then one of each row, [N, d].  Where rows have dims o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.linear import EMBEDDING, LINEAR
@@ -20,15 +18,15 @@ def own_values(body: Graph, weights: set[Value]) -> set[Value]:
     """The weights of the expert, and what is computed without its rows of these."""
     own = set(weights)
     for node in body.nodes():
-        if own.intersection(_given(node)) and not any(_has_rows(body, value) for value in _given(node)):
+        if own.intersection(node.operands) and not any(_has_rows(body, value) for value in node.operands):
             own.update(node.outputs)
     return own
 
 
 def dims_between(body: Graph, node: Node, value: Value) -> int:
     """How many dims the op needs before the first of a value of the expert's own, to read one of each row."""
-    rows = [len(body.type(other).shape) - 1 for other in _given(node) if _has_rows(body, other)]
-    ranks = rows or [len(body.type(other).shape) for other in _given(node)]
+    rows = [len(body.type(other).shape) - 1 for other in node.operands if _has_rows(body, other)]
+    ranks = rows or [len(body.type(other).shape) for other in node.operands]
     return max(ranks) - len(body.type(value).shape)
 
 
@@ -48,7 +46,7 @@ def obstacle_of(body: Graph, weights: set[Value]) -> str:
 
 def _obstacle_of_linear(body: Graph, node: Node) -> str:
     """Why a product with a weight of the expert is none of a grouped linear, or nothing."""
-    x, weight, *_ = _given(node)
+    x, weight, *_ = node.operands
     if node.attributes["layout"] != "out_in":
         tied = body.node(weight).op is INPUT
         return f"a weight {'of several experts is stored as [in, out]' if tied else 'is read in two ways'}"
@@ -61,15 +59,11 @@ def _obstacle_of_linear(body: Graph, node: Node) -> str:
 
 def _reads_vectors(body: Graph, node: Node, own: set[Value]) -> bool:
     """Whether all that an op reads of the expert's own is vectors, or has the dims of its rows."""
-    for value in own.intersection(_given(node)):
+    for value in own.intersection(node.operands):
         between = dims_between(body, node, value)
         if between < 0 or (between and len(body.type(value).shape) > 1):
             return False
     return True
-
-
-def _given(node: Node) -> Iterator[Value]:
-    return (value for value in node.inputs if value is not None)
 
 
 def _has_rows(body: Graph, value: Value) -> bool:

@@ -82,8 +82,7 @@ def _small_groups(graph: Graph, heads: Collection[int], reuse: Reuse) -> list[li
 
 def _kind(graph: Graph, linear: Node, reuse: Reuse) -> tuple[object, ...]:
     """What linears have in common that can be packed, and what they read, wherever their weights are used."""
-    assert linear.inputs[1] is not None
-    weight = reuse.maker(graph, linear.inputs[1])
+    weight = reuse.maker(graph, linear.operands[1])
     read = tuple((where, use.inputs[0]) for where, (use,) in reuse.uses(graph, [linear]))
     planes = any(stored.planes for stored in stored_in(weight))
     starts = str(weight.attributes["init"]), weight.attributes["trained"]
@@ -116,8 +115,8 @@ def _groups(graph: Graph, partly: bool) -> dict[tuple[Value, int], list[Node]]:
     places = {node.id: place for place, node in enumerate(nodes)}
     siblings: dict[Value, list[Node]] = {}
     for node in nodes:
-        if node.op is LINEAR and node.inputs[0] is not None:
-            siblings.setdefault(node.inputs[0], []).append(node)
+        if node.op is LINEAR:
+            siblings.setdefault(node.first, []).append(node)
     groups: dict[tuple[Value, int], list[Node]] = {}
     for source, linears in siblings.items():
         ends = {n.id: _meeting(graph, source, n, places) for n in (linears if len(linears) > 1 else ())}
@@ -159,7 +158,7 @@ def _readers(graph: Graph, node: Node) -> list[Node]:
 
 def _obstacle(graph: Graph, group: list[Node], reuse: Reuse) -> str:
     """Why a group cannot be packed, or nothing."""
-    origins = [reuse.origin(graph, node.inputs[1]) for node in group if node.inputs[1] is not None]
+    origins = [reuse.origin(graph, node.operands[1]) for node in group]
     weights = [home.node(value) for home, value in origins]
     elsewhere = any(home is not origins[0][0] for home, _ in origins) or not reuse.uses(graph, group)
     if elsewhere or any(weight.op is not WEIGHT for weight in weights):
@@ -246,9 +245,7 @@ def concatenate(graph: Graph, values: Sequence[Value | None]) -> Value:
 
 
 def _weight_names(graph: Graph, linear: Node, reuse: Reuse) -> str:
-    value = linear.inputs[1]
-    assert value is not None
-    node = reuse.maker(graph, value)
+    node = reuse.maker(graph, linear.operands[1])
     if node.op is not WEIGHT:
         return "a tied weight"
     return ", ".join(dict.fromkeys(path_text(stored.path[:-1]) for stored in stored_in(node)))

@@ -37,7 +37,7 @@ def _regroup(graph: Graph, merge: Node, context: Context) -> None:
     linear = by_heads and made_by(graph, by_heads.inputs[0], LINEAR)
     if split is None or by_heads is None or linear is None or len(split.types) < 2:
         return
-    weights = [graph.node(value) for value in linear.inputs[1:] if value is not None]
+    weights = [graph.node(value) for value in linear.operands[1:]]
     alone = all(graph.only_user(node.outputs[0]) is not None for node in (by_heads, linear))
     if not alone or not _can_regroup(graph, linear, weights):
         return
@@ -83,8 +83,8 @@ def _can_regroup(graph: Graph, linear: Node, weights: list[Node]) -> bool:
 def _join_all_parts(graph: Graph, concat: Node) -> None:
     """All parts that a split has made, put together again in their order, are what it has split."""
     split, parts = _parts_side_by_side(graph, concat)
-    if split is not None and parts == split.outputs and (whole := split.inputs[0]) is not None:
-        graph.replace_uses(concat.outputs[0], whole)
+    if split is not None and parts == split.outputs:
+        graph.replace_uses(concat.outputs[0], split.first)
         graph.remove_unread([split, concat])
 
 

@@ -52,7 +52,7 @@ def _around(graph: Graph, choice: Node) -> list[Node]:
         if node.id in before and node.id in routing and _reads_inside(graph, node, inside, before):
             inside.add(node.id)
     for node in order:  # what follows from the choice and from what is inside already
-        sources = {value.node for value in node.inputs if value is not None}
+        sources = {value.node for value in node.operands}
         follows = node.id not in before and sources & inside and node.id in routing
         if follows and not _reached_outside(graph, node, inside, choice):
             inside.add(node.id)
@@ -67,10 +67,10 @@ def _is_routing(graph: Graph, node: Node, choice: Node) -> bool:
     """Whether an op works on one token's few values, and on vectors that are the same for all tokens."""
     of_scores = node.op.has(Trait.ELEMENTWISE) and all(type_.dtype is not DType.I64 for type_ in node.types)
     computed = node.op.name in ROUTING or bool(of_scores and node.op.triton)
-    types = [graph.type(value) for value in node.inputs[:1] if value is not None]
+    types = [graph.type(value) for value in node.operands[:1]]
     narrow = all(not type_.shape or _is_narrow(type_) for type_ in (*types, *node.types))
     rows = choice.types[0].shape[:-1]
-    read = [graph.type(value).shape for value in node.inputs if value is not None]
+    read = [graph.type(value).shape for value in node.operands]
     meets = all(len(shape) < 2 or shape[:-1] == rows for shape in read)
     return computed and node.op is not CONSTANT and bool(types) and narrow and meets
 
@@ -89,7 +89,7 @@ def _reads_inside(graph: Graph, node: Node, inside: set[int], before: set[int]) 
 def _gives_inside(graph: Graph, node: Node, inside: set[int], choice: Node) -> bool:
     """Whether an op that reads at most one value beyond those read inside is for what is inside alone."""
     read = {value for number in inside for value in graph.node(number).inputs}
-    more = {value for value in node.inputs if value is not None} - read
+    more = set(node.operands) - read
     more = {value for value in more if graph.node(value).op is not CONSTANT}
     users = [user.id for value in node.outputs for user, _ in graph.users(value)]
     alone = inside.issuperset(users) and not any(graph.is_output(value) for value in node.outputs)

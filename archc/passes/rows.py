@@ -71,7 +71,7 @@ def _join_linears(
 def _factors(graph: Graph, product: Node, dispatch: Node) -> Value | None:
     """What rows of tokens are multiplied by for each choice, where grouped linears alone read the product."""
     (rows,) = dispatch.outputs
-    taken = [_made(graph, value) for value in product.inputs if value != rows]
+    taken = [graph.node(value) for value in product.operands if value != rows]
     readers = {user.op for user, _ in graph.users(product.outputs[0])}
     if (
         product.op is not MUL
@@ -86,21 +86,20 @@ def _factors(graph: Graph, product: Node, dispatch: Node) -> Value | None:
 
 def _is_one_number(graph: Graph, taken: Node) -> bool:
     """Whether it is a number that each choice has, not a vector."""
-    values = taken.inputs[0]
-    return values is not None and len(graph.type(values).shape) == 3
+    return len(graph.type(taken.first).shape) == 3
 
 
 def _join_combine(graph: Graph, combine: Node, times: int, context: Context) -> None:
     """sum(weights * y) without the products: they are added up in float32, and rounded once."""
-    rows = _made(graph, combine.inputs[0])
+    rows = graph.node(combine.first)
     casts = [rows] if rows.op is CAST_LIKE else []
-    product = _made(graph, rows.inputs[0]) if casts else rows
+    product = graph.node(rows.first) if casts else rows
     if product.op is not MUL or any(len(graph.users(each.outputs[0])) > 1 for each in (product, *casts)):
         return
-    for weights, y in (product.inputs, product.inputs[::-1]):
-        taken = _made(graph, weights)
+    for weights, y in (product.operands, product.operands[::-1]):
+        taken = graph.node(weights)
         is_weight = taken.op is AT_CHOICE and _is_one_number(graph, taken)
-        alike = y is not None and (graph.type(y) == rows.types[0] if casts else len(graph.type(y).shape) == 2)
+        alike = graph.type(y) == rows.types[0] if casts else len(graph.type(y).shape) == 2
         if is_weight and alike:
             inputs = [y, taken.inputs[0], *combine.inputs[1:]]
             settings = {"narrow": bool(casts)}
@@ -126,7 +125,7 @@ def _join_after(graph: Graph, combine: Node, times: int, context: Context) -> No
 
 def _scaled(graph: Graph, combine: Node, product: Node) -> Node | None:
     """The sums by weights times the number that they were multiplied by."""
-    numbers = [value for value in product.inputs if value and graph.node(value).op is CONSTANT]
+    numbers = [value for value in product.operands if graph.node(value).op is CONSTANT]
     if product.op is not MUL or len(numbers) != 1:
         return None
     weights = combine.operand("weights")
@@ -172,11 +171,6 @@ def _join_beside(graph: Graph, combine: Node, times: int, context: Context) -> N
     graph.replace_uses(total.outputs[0], joined.outputs[0])
     graph.remove_unread([combine, *([cast] if cast is not None else []), total])
     _report(combine.op.name, joined, times, context, "fewer_roundings")
-
-
-def _made(graph: Graph, value: Value | None) -> Node:
-    assert value is not None
-    return graph.node(value)
 
 
 def _report(name: str, node: Node, times: int, context: Context, *relaxations: str) -> None:

@@ -65,15 +65,15 @@ def _total(graph: Graph, node: Node) -> Total | None:
         elif user.op is not CAST_LIKE or user.inputs[0] != value:
             return None
         (value,) = user.outputs
-    others = [other for other in user.inputs if other is not None and other != value] if user else []
+    others = [other for other in user.operands if other != value] if user else []
     if user is None or len(others) != 1:
         return None
     (beside,) = others
     if made_by(graph, beside, LINEAR):
         return Total(user, scale, value, beside, None)
     product = made_by(graph, beside, MUL)
-    for gate, rows in (product.inputs, product.inputs[::-1]) if product is not None else ():
-        if gate is not None and rows is not None and made_by(graph, rows, LINEAR):
+    for gate, rows in (product.operands, product.operands[::-1]) if product is not None else ():
+        if made_by(graph, rows, LINEAR):
             return Total(user, scale, value, rows, gate) if graph.type(gate).width == 1 else None
     return None
 
@@ -87,7 +87,7 @@ def _join(graph: Graph, node: Node, total: Total, times: int, context: Context) 
         return
     _stack_weights(node, likeness)
     _add_choice(graph, node, total, likeness)
-    old = graph.computing([value for value in total.node.inputs if value and value != total.routed])
+    old = graph.computing([value for value in total.node.operands if value != total.routed])
     graph.replace_uses(total.node.outputs[0], total.routed)
     if total.scale is not None:
         graph.replace_uses(total.scale.outputs[0], multiplied(graph, total.scale))

@@ -34,7 +34,7 @@ def _sink_into_loop(graph: Graph, number: int, node: Node) -> None:
 
 def sink_into_branch(graph: Graph, number: int) -> None:
     """Make the biases of positions that a branch is given in its bodies."""
-    given = [graph.node(value) for value in graph.node(number).inputs if value is not None]
+    given = [graph.node(value) for value in graph.node(number).operands]
     for node in given:
         if node.op.has(Trait.PAIRWISE):
             _move_into_branch(graph, number, node)

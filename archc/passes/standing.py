@@ -62,7 +62,7 @@ class Standing:
 
 def _made_later(graph: Graph, node: Node, holds: Holds) -> bool:
     """Whether a node's positions are no earlier than those it is made of, for which that `holds`."""
-    made_of = [each for each in node.inputs if each is not None and not _at_least_0(graph.node(each))]
+    made_of = [each for each in node.operands if not _at_least_0(graph.node(each))]
     if node.op is ADD:
         return all(map(holds, made_of))
     return node.op is MAXIMUM and any(map(holds, made_of))
@@ -70,7 +70,7 @@ def _made_later(graph: Graph, node: Node, holds: Holds) -> bool:
 
 def _made_earlier(graph: Graph, node: Node, holds: Holds) -> bool:
     """Whether a node's positions are no later than those it is made of, for which that `holds`."""
-    made_of = [each for each in node.inputs if each is not None]
+    made_of = node.operands
     if node.op is SUB:
         return _at_least_0(graph.node(made_of[1])) and holds(made_of[0])
     if node.op is MUL:

@@ -220,8 +220,8 @@ def _table_rows(graph: Graph, value: Value) -> Iterator[int]:
         if user.op is LOOP:
             for body in user.bodies:
                 yield from _table_rows(body, body.inputs[place])
-        elif user.op.name in ("embedding", "whole_table") and place == 0 and user.inputs[1] is not None:
-            yield int(graph.type(user.inputs[1]).shape[0])
+        elif user.op.name in ("embedding", "whole_table") and place == 0:
+            yield int(graph.type(user.operands[1]).shape[0])
         elif user.op is EXPERTS and place == 0:
             yield user.attributes["count"]
         elif _is_remainder(graph, user):
@@ -234,17 +234,17 @@ def _table_rows(graph: Graph, value: Value) -> Iterator[int]:
 
 def _is_remainder(graph: Graph, node: Node) -> bool:
     """Whether a node is x - n * whole_quotient(x, n)."""
-    if node.op.name != "sub" or node.inputs[1] is None:
+    if node.op.name != "sub":
         return False
-    factors = graph.node(node.inputs[1]).inputs
-    return any(value is not None and graph.node(value).op.name == "whole_quotient" for value in factors)
+    factors = graph.node(node.operands[1]).operands
+    return any(graph.node(value).op.name == "whole_quotient" for value in factors)
 
 
 def _before(graph: Graph, node: Node, rows: int) -> int | None:
     """Below what an op's operand must be for its result to be below `rows`; None where it always is."""
     if node.op.name == "whole_quotient":
         return rows * int(node.attributes["by"])
-    terms = [graph.node(value) for value in node.inputs if value is not None]
+    terms = [graph.node(value) for value in node.operands]
     for number in (term.attributes["value"] for term in terms if term.op is CONSTANT):
         match node.op.name:
             case "add":

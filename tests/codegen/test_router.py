@@ -119,7 +119,7 @@ class Router:
         compilation = compile_model(router_spec(name, count), "a")
         nodes = [(part, node) for part in compilation.fused.walk() for node in part.nodes() if rule_of(node)]
         ((graph, self.node),) = [(part, node) for part, node in nodes if node.op.name == "route"]
-        self.shapes = [graph.type(value).shape for value in self.node.inputs if value is not None]
+        self.shapes = [graph.type(value).shape for value in self.node.operands]
         self.kernels = importlib.import_module(
             f"{import_package(compilation, Path(mkdtemp())).__name__}.kernels"
         )
@@ -187,7 +187,7 @@ def test_a_router_reads_rows_of_tokens_and_vectors(weights: str) -> None:
     """
     graph = compile_model(text, "a").fused
     (node,) = (node for node in graph.nodes() if node.op.name == "route")
-    shapes = [graph.type(value).shape for value in node.inputs if value is not None]
+    shapes = [graph.type(value).shape for value in node.operands]
     assert all(len(shape) == 1 or shape[:2] == ("B", "T") for shape in shapes)
 
 

@@ -103,7 +103,7 @@ class _Planner:
                 results = zip(node.outputs, node.bodies[1].outputs, strict=True)
                 made.update((value, inner[result]) for value, (_, result) in results if result in inner)
             elif node.op is APPEND and node.id not in by_readers:
-                (new,) = (self._meta(graph.type(v), self.sizes) for v in node.inputs if v is not None)
+                (new,) = (self._meta(graph.type(v), self.sizes) for v in node.operands)
                 self.work.add(node.op.name, 1, 2 * bytes_of(new), times)
             elif node.op is ZEROS and node.attributes["shape"] is not None:
                 self.work.add(node.op.name, 1, bytes_of(self._meta(node.types[0], self.sizes)), times)
@@ -122,7 +122,7 @@ class _Planner:
     def _add_to_kernel(self, graph: Graph, pair: Pair, times: int) -> None:
         """A linear map in the kernel of the op before it, which does not write what the map alone reads."""
         linear = pair.linear
-        row, *weights = (self._meta(graph.type(v), self.sizes) for v in linear.inputs if v is not None)
+        row, *weights = (self._meta(graph.type(v), self.sizes) for v in linear.operands)
         product = self._meta(linear.types[0], self.sizes)
         unwritten = 0 if pair.reading.kept else bytes_of(row)
         self.work.add(linear.op.name, 0, sum(map(bytes_of, (*weights, product))) - unwritten, times)

@@ -92,7 +92,7 @@ def _most(layer: Graph) -> int:
 
 def _around(layer: Graph, recurrence: Node) -> int:
     """Launches that make a recurrence's operands."""
-    makers = {_maker(layer, value).id for value in recurrence.inputs if value is not None}
+    makers = {_maker(layer, value).id for value in recurrence.operands}
     return sum(layer.node(number).op not in (INPUT, WEIGHT, CARRIED, NEW_POSITIONS) for number in makers)
 
 

@@ -123,7 +123,7 @@ def _statements(form: Graph) -> list[str]:
     for place, node in enumerate(nodes):
         if node.op is INPUT:
             continue
-        text = _expression(node, [texts[value] for value in node.inputs if value is not None])
+        text = _expression(node, [texts[value] for value in node.operands])
         later = {value for other in nodes[place + 1 :] for value in other.inputs}
         needed = {name for value, name in texts.items() if value in later}
         names = [unique(name, needed) if name else "" for name in map(form.name_of, node.outputs)]

@@ -30,7 +30,7 @@ def write_append(emitter: Emitter, node: Node) -> None:
 
 
 def _append_together(emitter: Emitter, group: Sequence[Node]) -> None:
-    kept = [other.inputs[0] for other in group if other.inputs[0] is not None]
+    kept = [other.first for other in group]
     if not kept or not _known(emitter).issuperset(kept):
         return
     slots = [other.attributes["slot"] for other in group]

@@ -59,9 +59,7 @@ def cut_head(graph: Graph) -> Cut | None:
     linear = last_linear(graph, logits)
     if linear is None or not _is_plain(graph, linear):
         return None
-    hidden, weight, bias = linear.inputs
-    assert hidden is not None
-    assert weight is not None
+    hidden, weight, *bias = linear.operands
     raw = linear.outputs[0]
     outputs = list(graph.outputs)
     outputs[found.place] = (graph.name_of(hidden) or "h", hidden)
@@ -69,15 +67,14 @@ def cut_head(graph: Graph) -> Cut | None:
         body=graph.part(outputs, losses=True),
         place=found.place,
         weight=graph.node(weight),
-        bias=None if bias is None else graph.node(bias),
+        bias=graph.node(bias[0]) if bias else None,
         tail=None if raw == logits else graph.part([(name, logits)], [("logits", raw)]),
     )
 
 
 def _is_plain(graph: Graph, linear: Node) -> bool:
     """Whether it is x W^T + b with W and b as the model holds them."""
-    weights = [value for value in linear.inputs[1:] if value is not None]
-    held = all(graph.node(value).op is WEIGHT for value in weights)
+    held = all(graph.node(value).op is WEIGHT for value in linear.operands[1:])
     plain = linear.op is LINEAR and linear.attributes["layout"] == "out_in"
     return held and plain and not linear.attributes["wide"]
 

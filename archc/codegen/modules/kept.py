@@ -60,7 +60,7 @@ def _only_kept(graph: Graph) -> set[int]:
         node = graph.node(waiting.pop())
         if node.id not in needed:
             needed.add(node.id)
-            waiting += [] if node.op is KEEP else [value.node for value in node.inputs if value is not None]
+            waiting += [] if node.op is KEEP else [value.node for value in node.operands]
     others = [node for node in graph.nodes() if node.id not in needed]
     return {node.id for node in others if node.op not in (INPUT, WEIGHT, CONSTANT)}
 

@@ -119,7 +119,7 @@ class Emitter:
 
     def operands(self, node: Node) -> list[str]:
         """The texts of what a node reads."""
-        return [self.use(value) for value in node.inputs if value is not None]
+        return [self.use(value) for value in node.operands]
 
     def use(self, value: Value) -> str:
         """The text of a value where it is read."""
@@ -149,7 +149,7 @@ class Emitter:
         slots = [f'"{kept.attributes["slot"]}"' for kept in kept_by(self.graph, node)]
         past = [f"past(cache, self, {', '.join(slots)})"] if slots else []
         if after := self.linears_after.get(node.id):
-            weights = [self.use(value) for value in after.node.inputs[1:] if value is not None]
+            weights = [self.use(value) for value in after.node.operands[1:]]
             return f"{after.function}({', '.join([*operands, *weights])})"
         if rule is not None:
             if rule.family in PAST:
@@ -182,27 +182,26 @@ class Emitter:
 
         So do those that the statement would write, and compute, twice.
         """
-        values = [value for value in node.inputs if value is not None]
         twice = () if rule_of(node) or node.op.module else self.style.semantics.written_twice(use_of(node))
-        for value, repeated in zip(values, twice, strict=False):
+        for value, repeated in zip(node.operands, twice, strict=False):
             if repeated and value in self.variables.pending:
                 self._flush(value)
         pending = self.variables.pending
-        while self._length(node, values) > _MAX_LINE and (long := [v for v in values if self._is_long(v)]):
+        while self._length(node) > _MAX_LINE and (long := list(filter(self._is_long, node.operands))):
             self._flush(max(long, key=lambda value: len(pending[value])))
         if node.op.module or node.op in IN_TRAINING:
             return ["None" if value is None else self.use(value) for value in node.inputs]
         if rule_of(node):  # its function takes no others
-            return [self.use(value) for value in values]
+            return [self.use(value) for value in node.operands]
         return self.operands(node)
 
-    def _length(self, node: Node, values: Sequence[Value]) -> int:
+    def _length(self, node: Node) -> int:
         """About how long the statement of a node would be."""
         pending, names, weights = self.variables.pending, self.variables.names, self.style.weights
-        texts = [pending.get(v) or names.get(v) or weights.get(v.node, "0") for v in values]
+        texts = [pending.get(v) or names.get(v) or weights.get(v.node, "0") for v in node.operands]
         after = self.linears_after.get(node.id)
         name = len(after.function) if after else len(node.op.name) + 9 if rule_of(node) else 8
-        texts += [weights.get(v.node, "") for v in after.node.inputs[1:] if v] if after else []
+        texts += [weights.get(v.node, "") for v in after.node.operands[1:]] if after else []
         return (
             name + sum(len(text) + 2 for text in texts) + 5 * len(node.outputs) + len(self.comment_of(node))
         )
@@ -229,7 +228,7 @@ class Emitter:
             return False
         if users and (users[0][0].bodies or users[0][0].op is LOSSES) and not starts_state(*users[0]):
             return False
-        pending = sum(len(self.variables.pending.get(v, "")) for v in node.inputs if v is not None)
+        pending = sum(len(self.variables.pending.get(v, "")) for v in node.operands)
         return pending <= _MAX_INLINE
 
     def _recent(self, node: Node) -> str:

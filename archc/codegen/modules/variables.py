@@ -106,12 +106,12 @@ class Variables:
         if not name and rule:
             inner = _maker(rule, value.output).name
             name = _SHORT.get(inner, rule.output_names[value.output].removesuffix("_out"))
-        if not name and node.op.has(Trait.LINEAR) and node.inputs[1] is not None:
-            weight = self.style.weights.get(node.inputs[1].node, "x")
+        if not name and node.op.has(Trait.LINEAR):
+            weight = self.style.weights.get(node.operands[1].node, "x")
             name = weight.removeprefix("self.").removesuffix("_proj")
         same = node.op.has(Trait.VIEW) or node.op.name in _CASTS
-        if not name and same and (source := node.inputs[0]) is not None:
-            return self._wanted(source)
+        if not name and same:
+            return self._wanted(node.first)
         own = "h" if node.op.name in self.style.reserved else node.op.name  # that of a function
         return name or _SHORT.get(node.op.name, own)
 

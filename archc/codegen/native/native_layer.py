@@ -208,8 +208,7 @@ class _Writer:
     def _call(self, node: Node, call: NativeCall) -> None:
         kernel = self.layer.kernel(self.graph, node)
         assert isinstance(kernel, OpKernel)
-        present = [value for value in node.inputs if value is not None]
-        operands = dict(zip(kernel.op.names, present, strict=True))  # as the kernel calls them
+        operands = dict(zip(kernel.op.names, node.operands, strict=True))  # as the kernel calls them
         names = call.arguments[: len(call.function.pointers) - len(node.outputs)]
         given = [*(self._read(operands[name]) for name in names), *map(self._make, node.outputs)]
         value = operands[call.checked[0]]

@@ -40,7 +40,7 @@ class _Planner:
     @cached_property
     def operands(self) -> list[str]:
         """The names of what the look reads."""
-        return [self.fused.form.name_of(value) for value in self.node.inputs if value is not None]
+        return [self.fused.form.name_of(value) for value in self.node.operands]
 
     @cached_property
     def others(self) -> list[str]:

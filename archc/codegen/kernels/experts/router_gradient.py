@@ -61,9 +61,8 @@ class GradientWriter(RouterWriter):
     def _output_names(self) -> tuple[str, ...]:
         return self.fused.rule.output_names
 
-    def _read(self, value: Value | None) -> str:
+    def _read(self, value: Value) -> str:
         """The text of a value, which is computed when it is first read."""
-        assert value is not None
         if value not in self.names:
             node = self.fused.form.node(value)
             if node.op is TOP_K and self._place_in_output(Value(node.id, 1)) is not None:
@@ -127,9 +126,8 @@ class GradientWriter(RouterWriter):
             self.parts[value] = [text := name]
         return text
 
-    def _add(self, value: Value | None, text: str, width: int) -> None:
+    def _add(self, value: Value, text: str, width: int) -> None:
         """Add a part, of so many numbers, to the gradient of a value; of a single number it is their sum."""
-        assert value is not None
         type_ = self.fused.form.type(value)
         if not type_.dtype.is_floating:  # of what was chosen only the number is read, which has no gradient
             return
@@ -137,8 +135,7 @@ class GradientWriter(RouterWriter):
             text = f"tl.sum({self._inside(type_.with_width(width), text, '0.0')}, 0)"
         self.parts[value].append(text)
 
-    def _width(self, value: Value | None) -> int:
-        assert value is not None
+    def _width(self, value: Value) -> int:
         return 1 if value in self.numbers else int(self.fused.form.type(value).width)
 
     def _back(self, node: Node) -> None:
@@ -146,7 +143,7 @@ class GradientWriter(RouterWriter):
         written = getattr(self, f"_{node.op.name}_back", None)
         gradient = self._gradient(node.outputs[0])
         if node.op.name in CASTS:
-            self._add(node.inputs[0], gradient, self._width(node.outputs[0]))
+            self._add(node.first, gradient, self._width(node.outputs[0]))
         elif written is not None:
             written(node, gradient)
         else:
@@ -154,10 +151,10 @@ class GradientWriter(RouterWriter):
 
     def _elementwise_back(self, node: Node, gradient: str) -> None:
         """By the op's derivative; only operands that stand in it are computed."""
-        operands = {f"operand {place}": value for place, value in enumerate(node.inputs)}
+        operands = {f"operand {place}": value for place, value in enumerate(node.operands)}
         for place, formula in node.op.gradients(leaf(gradient), list(map(leaf, operands))):
-            value = node.inputs[place]
-            if value is not None and self.fused.form.node(value).op is not CONSTANT:
+            value = node.operands[place]
+            if self.fused.form.node(value).op is not CONSTANT:
                 read = leaves(formula)
                 names = {mark: self._read(each) for mark, each in operands.items() if mark in read}
                 text = self.arithmetic.text(_with(formula, names), 1)
@@ -167,7 +164,7 @@ class GradientWriter(RouterWriter):
         share, type_ = self._read(node.outputs[0]), self.fused.form.type(node.outputs[0])
         mean = self._fresh("mean")
         self.lines.append(f"{mean} = tl.sum({self._inside(type_, f'{gradient} * {share}', '0.0')}, 0)")
-        self._add(node.inputs[0], f"{share} * ({gradient} - {mean})", self._width(node.outputs[0]))
+        self._add(node.first, f"{share} * ({gradient} - {mean})", self._width(node.outputs[0]))
 
     def _sum_back(self, node: Node, gradient: str) -> None:
         self._add(node.first, gradient, 1)
@@ -178,11 +175,10 @@ class GradientWriter(RouterWriter):
             self._part_back(node, value, gradient, first)
 
     def _with_ones_back(self, node: Node, gradient: str) -> None:
-        self._part_back(node, node.inputs[0], gradient, 0)
+        self._part_back(node, node.first, gradient, 0)
 
-    def _part_back(self, node: Node, value: Value | None, gradient: str, first: int) -> None:
+    def _part_back(self, node: Node, value: Value, gradient: str, first: int) -> None:
         """Add a row's part of the gradient of a longer one."""
-        assert value is not None
         type_, lane = self.fused.form.type(value), self._block(node.types[0])
         if type_.width == 1:
             self._add(value, f"tl.sum(tl.where({lane} == {first}, {gradient}, 0.0), 0)", 1)
@@ -196,14 +192,13 @@ class GradientWriter(RouterWriter):
         """Counts have none."""
 
     def _top_k_back(self, node: Node, gradient: str) -> None:
-        self._scatter(node.inputs[0], self._read(node.outputs[1]), gradient)
+        self._scatter(node.first, self._read(node.outputs[1]), gradient)
 
     def _gather_back(self, node: Node, gradient: str) -> None:
-        self._scatter(node.inputs[0], self._read(node.inputs[1]), gradient)
+        self._scatter(node.first, self._read(node.operands[1]), gradient)
 
-    def _scatter(self, value: Value | None, index: str, gradient: str) -> None:
+    def _scatter(self, value: Value, index: str, gradient: str) -> None:
         """Add the gradients of gathered values at their places in a row."""
-        assert value is not None
         lane = self._block(self.fused.form.type(value))
         match = f"{index}[:, None] == {lane}[None, :]"
         self._add(value, f"tl.sum(tl.where({match}, {gradient}[:, None], 0.0), 0)", self._width(value))
@@ -212,7 +207,7 @@ class GradientWriter(RouterWriter):
         """Filled scores have no gradient."""
         self._read(node.outputs[0])
         text = f"tl.where({self.seen[node.id]}, {gradient}, 0.0)"
-        self._add(node.inputs[0], text, self._width(node.outputs[0]))
+        self._add(node.first, text, self._width(node.outputs[0]))
 
     def _store_gradient(self, value: Value) -> None:
         """Row by row, also of a vector that all rows share: PyTorch adds its rows up."""

@@ -59,7 +59,7 @@ class RouterWriter:
                 self.numbers |= set(node.outputs)
 
     def _is_cast_of_number(self, node: Node) -> bool:
-        return node.op.name in CASTS and node.inputs[0] in self.numbers
+        return node.op.name in CASTS and node.first in self.numbers
 
     def write(self) -> list[str]:
         """The statements of the choice, its results stored."""
@@ -71,9 +71,8 @@ class RouterWriter:
             self._store(value, name)
         return self.lines
 
-    def _read(self, value: Value | None) -> str:
+    def _read(self, value: Value) -> str:
         """The text of a value; an operand is loaded when it is first read."""
-        assert value is not None
         if value not in self.names:
             type_, name = self.fused.form.type(value), self.fused.form.name_of(value)
             block = self._block(type_)
@@ -120,14 +119,14 @@ class RouterWriter:
     def _step(self, node: Node) -> None:
         written = getattr(self, f"_of_{node.op.name}", None)
         if node.op.name in CASTS:
-            self.names[node.outputs[0]] = self._read(node.inputs[0])
+            self.names[node.outputs[0]] = self._read(node.first)
         elif written is not None:
             written(node)
         else:
             self._elementwise(node)
 
     def _elementwise(self, node: Node) -> None:
-        operands = [self._read(value) for value in node.inputs]
+        operands = [self._read(value) for value in node.operands]
         op = OPS[node.op.name]
         assert op.triton is not None
         names = dict(zip((operand.name for operand in op.operands), operands, strict=True))
@@ -137,7 +136,7 @@ class RouterWriter:
 
     def _of_softmax(self, node: Node) -> None:
         type_ = self.fused.form.type(node.outputs[0])
-        x = self._read(node.inputs[0])
+        x = self._read(node.first)
         inside = self._inside(type_, x, _LEAST)
         if inside != x:
             x, text = self._fresh("inside"), inside
@@ -175,7 +174,7 @@ class RouterWriter:
         return f"tl.zeros([{size}], tl.int32)"
 
     def _of_gather(self, node: Node) -> None:
-        x, index = (self._read(value) for value in node.inputs)
+        x, index = map(self._read, node.operands)
         self._let(node.outputs[0], self._gathered(x, index, self.fused.form.type(node.first)))
 
     def _gathered(self, x: str, index: str, type_: TensorType) -> str:
@@ -221,7 +220,7 @@ class RouterWriter:
         self._let(node.outputs[0], f"tl.sum(tl.where({match}, 1.0, 0.0), 0)")
 
     def _of_unless_zero(self, node: Node) -> None:
-        chosen, weights = map(self._read, node.inputs)
+        chosen, weights = map(self._read, node.operands)
         self._let(node.outputs[0], f"tl.where({weights} != 0, {chosen}, -1)")
 
     def _of_concat(self, node: Node) -> None:
@@ -236,8 +235,7 @@ class RouterWriter:
     def _parts(self, node: Node) -> Iterator[tuple[Value, int]]:
         """The rows that a node puts side by side, and the column that each begins at."""
         first = 0
-        for value in node.inputs:
-            assert value is not None
+        for value in node.operands:
             yield value, first
             first += int(self.fused.form.type(value).width)
 

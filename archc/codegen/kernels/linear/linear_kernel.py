@@ -28,7 +28,7 @@ def linear_shape(graph: Graph, node: Node) -> Shape | None:
 
 def _weight_shape(graph: Graph, node: Node) -> Shape | None:
     """None where a weight is computed."""
-    weights = [graph.node(value) for value in node.inputs[1:] if value is not None]
+    weights = [graph.node(value) for value in node.operands[1:]]
     if any(weight.op is not WEIGHT for weight in weights):
         return None
     outputs, inputs = weights[0].types[0].shape
@@ -46,7 +46,7 @@ def map_of_row(graph: Graph, node: Node) -> Map | None:
 
 
 def _with_bias(shape: Shape | None, node: Node) -> Map | None:
-    return None if shape is None else (shape, any(value is not None for value in node.inputs[2:]))
+    return None if shape is None else (shape, len(node.operands) > 2)
 
 
 def linear_maps(

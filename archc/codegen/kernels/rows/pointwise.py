@@ -176,7 +176,7 @@ def _as_expr(formula: Formula) -> Expr:
 
 
 def _apply(node: Node, formulas: Mapping[Value, Formula], leaves: Mapping[Value, str]) -> Expr:
-    operands = [_lookup(value, formulas, leaves) for value in node.inputs if value is not None]
+    operands = [_lookup(value, formulas, leaves) for value in node.operands]
     if node.op.name == "upcast":
         return _as_expr(operands[0])
     return Expr(node.op.name, tuple(operands))
@@ -193,7 +193,7 @@ def _gradients(
         if node.op in (INPUT, CONSTANT) or node.op.name in SPLITS or node.outputs[0] not in gradient:
             continue
         incoming = _as_expr(gradient[node.outputs[0]])
-        operands = [_lookup(value, formulas, leaves) for value in node.inputs if value is not None]
+        operands = [_lookup(value, formulas, leaves) for value in node.operands]
         is_cast = node.op.name == "upcast"
         for place, part in [(0, incoming)] if is_cast else node.op.gradients(incoming, operands):
             operand = node.inputs[place]

@@ -64,9 +64,9 @@ class RowSteps:
     def parts(self) -> dict[str, list[str]]:
         """The values that operands are split into."""
         return {
-            self.form.name_of(node.inputs[0]): [str(self.refs[value]) for value in node.outputs]
+            self.form.name_of(node.first): [str(self.refs[value]) for value in node.outputs]
             for node in self.form.nodes()
-            if node.op.name == "split" and node.inputs[0] is not None
+            if node.op.name == "split"
         }
 
     def _enter(self, node: Node) -> None:
@@ -81,7 +81,7 @@ class RowSteps:
         elif node.op.name in RENAMED:
             self.refs[node.outputs[0]] = self.refs[node.first]
         else:
-            inputs = tuple(self.refs[value] for value in node.inputs if value is not None)
+            inputs = tuple(self.refs[value] for value in node.operands)
             self.refs[node.outputs[0]] = self._compute(node, inputs)
 
     def _compute(self, node: Node, inputs: tuple[Ref, ...]) -> str:
