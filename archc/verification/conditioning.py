@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from archc.verification.cases import Case
 from archc.verification.outcome import furthest
@@ -30,6 +31,16 @@ def furthest_moved(
         return furthest(run(moved, _near(weights, dtype, generator)), truth, padding)
 
     return max(error(torch.Generator().manual_seed(seed)) for seed in range(_DRAWS))
+
+
+def moved_models(model: nn.Module) -> Iterator[nn.Module]:
+    """Copies of a model, each with weights that have moved by their rounding."""
+    for seed in range(_DRAWS):
+        near, weights = deepcopy(model), model.state_dict()
+        moved = _near(weights, torch.float64, torch.Generator().manual_seed(seed))
+        near.load_state_dict(moved)
+        near.zero_grad()
+        yield near
 
 
 def _near(tensors: Mapping[str, Tensor], dtype: torch.dtype, generator: torch.Generator) -> _Tensors:

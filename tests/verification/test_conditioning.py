@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +17,13 @@ from archc.target import CUDA
 from archc.verification import stages
 from archc.verification.cases import random_weights
 from archc.verification.outcome import Outcome
-from archc.verification.packages import _check_forward, check_package
+from archc.verification.packages import (
+    GRADIENT,
+    _check_forward,
+    _check_training,
+    check_package,
+    import_package,
+)
 from archc.verification.truths import Truths
 from tests.support import compile_model
 
@@ -30,6 +39,11 @@ ROWS = """arch A() { forward(tokens: [B, T]) {
   h = RESULT
   return h - 1
 } } model m = A()"""
+TURNS = """arch A() { forward(tokens: [B, T]) {
+  h = sin((embedding(tokens, 9, 8) as w) * 1e8)
+  return linear(h, 9) as head
+} }
+model m = A()"""
 ROW = "(embedding(tokens, 9, 8) as w)"
 
 
@@ -104,3 +118,20 @@ def test_so_does_a_cache() -> None:
     cached = [outcome for outcome in outcomes if outcome.check == "cache"]
     assert max(outcome.error for outcome in cached) > stages.EXACT
     assert all(outcome.holds for outcome in cached)
+
+
+@pytest.mark.parametrize(("by", "holds"), [(torch.finfo(torch.float64).eps, True), (1e-12, False)])
+def test_so_do_loss_and_gradients(by: float, holds: bool, tmp_path: Path) -> None:
+    """Those of a sine of large angles, of which a weight's last digits decide."""
+    compilation = compile_model(TURNS, "m")
+    reference = import_package(compilation, tmp_path).Reference(dtype=torch.float64)
+    generator = torch.Generator().manual_seed(99)
+    for each in reference.parameters():
+        each.data = torch.randn(each.shape, generator=generator, dtype=torch.float64)
+    model = deepcopy(reference)
+    for each in model.parameters():
+        each.data *= 1 + by * torch.randn(each.shape, generator=generator, dtype=torch.float64).sign()
+    outcomes = {outcome.check: outcome for outcome in _check_training(compilation, model, reference)}
+    assert outcomes["gradients"].error > GRADIENT
+    assert outcomes["gradients"].holds is holds
+    assert outcomes["loss"].holds or not holds
