@@ -110,9 +110,9 @@ def test_a_peer_computes_the_same_on_the_same_memory(
     ("text", "reason"),
     [
         ("import llama\nmodel a = Llama(d = 64, layers = 2, heads = 4, d_ff = 96, vocab = 160, window = 8,"
-         " mlp_bias = true)", "no config of type llama or mistral"),
+         " mlp_bias = true)", "no config of type llama or internlm3"),
         ("arch Llama(vocab = 9) { forward(tokens: [B, T]) { x = embedding(tokens, vocab, 8) as e\n"
-         "return linear(x, vocab) as l } }\nmodel a = Llama()", "no config of type llama or mistral"),
+         "return linear(x, vocab) as l } }\nmodel a = Llama()", "no config of type llama or internlm3"),
     ],
     ids=["a setting that no class has", "another arch of the same name"],
 )  # fmt: skip
