@@ -11,7 +11,6 @@ from rich.table import Table
 from archc import compiler
 from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.kernels.kernel_plan import Kernel
-from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.console import output
 from archc.errors import ArchcError, did_you_mean
@@ -23,8 +22,8 @@ from archc.passes.context import Context, place_of
 from archc.passes.pipeline import PASSES, stages
 from archc.settings import parse_settings
 from archc.target import TARGETS
-from archc.tuned import read_tables
-from archc.tuning.choice import gpu_at_hand, installed_triton, measured
+from archc.tuned import Entry, read_tables
+from archc.tuning.choice import gpu_at_hand, installed_triton, kernels_of, measured
 
 
 def _programs(
@@ -78,31 +77,26 @@ def _explain(compilation: Compilation, console: Console) -> None:
         console.print(missed)
     for remark in report.remarks:
         console.print(f"{remark.pass_name}: {remark.text}")
-    for text in _without_kernels(compilation):
+    kernels = kernels_of(compilation)
+    for text in _without_kernels(compilation, kernels):
         console.print(f"no kernel: {text}")
     for relaxation, meaning in report.relaxations().items():
         console.print(f"{relaxation}: {meaning}")
-    _explain_measured(compilation, console)
+    _explain_measured(measured(kernels, compilation.tuned), console)
     console.print()
 
 
-def _without_kernels(compilation: Compilation) -> list[str]:
+def _without_kernels(compilation: Compilation, kernels: Sequence[Kernel]) -> list[str]:
     """What reads other tokens in PyTorch's own ops though the target has kernels."""
     if "recurrence" not in compilation.context.target.families:
         return []
     nodes = [node for part in compilation.fused.walk() for node in part.nodes() if node.op.past]
     plain = [node for node in nodes if not (rule_of(node) or node.op.module or node.op.has(Trait.VIEW))]
     told = [f"`{node.op.name}` ({place_of(node)}) is PyTorch's own ops" for node in plain]
-    in_pieces = {kernel.name for kernel in _planned(compilation) if _is_in_pieces(kernel)}
+    in_pieces = {kernel.name for kernel in kernels if _is_in_pieces(kernel)}
     how = "of whole sequences is PyTorch's own ops, for some queries at a time"
     told += [f"`{node.op.name}` ({place_of(node)}) {how}" for node in nodes if node.op.name in in_pieces]
     return list(dict.fromkeys(told))
-
-
-def _planned(compilation: Compilation) -> Sequence[Kernel]:
-    return plan_package(
-        compilation.program, compilation.fused, compilation.reference, tuned=compilation.tuned
-    ).kernels
 
 
 def _is_in_pieces(kernel: Kernel) -> bool:
@@ -110,9 +104,8 @@ def _is_in_pieces(kernel: Kernel) -> bool:
     return isinstance(kernel, AttentionKernel) and bool(kernel.plain) and kernel.flash is None
 
 
-def _explain_measured(compilation: Compilation, console: Console) -> None:
+def _explain_measured(entries: Sequence[Entry], console: Console) -> None:
     """The linear maps that have kernels because these were faster, and why that may not hold here."""
-    entries = measured(compilation)
     if not entries:
         return
     table = Table("weight", "rows", "after", "us", "else", "tile", title="linear maps", title_justify="left")

@@ -13,7 +13,7 @@ from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.modules.head import cut_head
 from archc.codegen.package import plan_package
 from archc.compiler import Compilation
-from archc.tuned import DTYPES, ROWS, Entry, Problem
+from archc.tuned import DTYPES, ROWS, Entry, Problem, Tuned
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
@@ -29,13 +29,12 @@ def problems_after(compilation: Compilation, dtype: str) -> dict[Problem, Linear
     return _after(kernels_of(compilation), dtype)
 
 
-def measured(compilation: Compilation) -> list[Entry]:
-    """The measurements by which linear maps of a model have kernels."""
-    kernels = kernels_of(compilation)
+def measured(kernels: Sequence[Kernel], tuned: Tuned) -> list[Entry]:
+    """The measurements by which linear maps of these kernels have them."""
     choices = [choice for kernel in kernels if isinstance(kernel, LinearKernel) for choice in kernel.choices]
     asked = [Problem(each.rows, each.outputs, each.inputs, each.dtype) for each in choices]
     asked += [problem for dtype in DTYPES for problem in _after(kernels, dtype)]
-    return [entry for problem in asked if (entry := compilation.tuned.find(problem))]
+    return [entry for problem in asked if (entry := tuned.find(problem))]
 
 
 def _after(kernels: Sequence[Kernel], dtype: str) -> dict[Problem, LinearAfterKernel]:
