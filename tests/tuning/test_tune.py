@@ -142,7 +142,8 @@ def test_maps_in_the_kernels_of_ops_before_them_are_measured_too() -> None:
 def test_what_no_call_uses_is_not_told() -> None:
     """A map that is always in the kernel of the op before it has no tile of its own for one row."""
     compilation = compile_model(SPECS / "llama3.arch", "llama3_8b")
-    told = {(each.problem.outputs, each.problem.inputs) for each in measured(kernels_of(compilation), compilation.tuned)}
+    entries = measured(kernels_of(compilation), compilation.tuned)
+    told = {(each.problem.outputs, each.problem.inputs) for each in entries}
     assert (4096, 4096) in told
     assert {(each.outputs, each.inputs) for each in problems_after(compilation, "bfloat16")}.isdisjoint(told)
 
