@@ -32,7 +32,7 @@ def _line(node: Node, places: dict[Value, str]) -> str:
 
 def _meaning(op: Op) -> str:
     """An op's name, and what a fused op of that name computes, which another of the same name may not."""
-    if not isinstance(op, FusedOp) or op.rule is None:
+    if not isinstance(op, FusedOp):
         return op.name
     steps = [(_meaning(step.op), step.inputs, sorted(step.attributes.items())) for step in op.rule.steps]
     return f"{op.name} {[operand.name for operand in op.operands]} {steps} {op.rule.outputs}"

@@ -8,11 +8,11 @@ that function, generated references contain its text, and tests compare everythi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import SimpleNamespace
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 
 from archc.ir.attributes import Kind, kind_of
 from archc.ir.expr import Expr, Formula, leaf
@@ -90,33 +90,28 @@ class Weight:
 
 
 Infer: TypeAlias = Callable[[Any], TensorType | tuple[TensorType, ...]]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, eq=False)
-class Op:
-    """A declared op.  See the module's docstring; `declare` makes them."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Declaration:
+    """What is said of an op beside its reference function."""
 
-    name: str
-    operands: tuple[Operand, ...]
-    attributes: Mapping[str, Attr]
     infer: Infer
-    reference: Callable[..., Any]
-    doc: str
-    variadic: bool = False
-    weights: tuple[Weight, ...] = ()
-    options: Mapping[str, Attr] = field(default_factory=dict)
-    traits: frozenset[Trait] = frozenset()
+    weights: Sequence[Weight] = ()
+    options: Mapping[str, Attr] = field(default_factory=dict)  # arguments that only shape its weights
+    traits: Collection[Trait] = ()
     flops: Callable[[Any], int] = lambda _call: 0
     reads: Callable[[Any], Mapping[str, int]] = lambda _call: {}  # how much of operands not read whole
     # Operands, or "result", that PyTorch's gradient reads; where there are none, `derivative` says it.
-    saves: tuple[str, ...] = ()
-    past: tuple[str, ...] = ()  # operands whose values of earlier tokens the op reads
+    saves: Sequence[str] = ()
+    past: Sequence[str] = ()  # operands whose values of earlier tokens the op reads
     # How many tokens back from its positions it reads, None for all, by its attributes.
     reach: Callable[[Mapping[str, Any]], int | None] = lambda _: None
     # The shape of what the op carries from token to token, for one sequence; its operand `state` holds it.
     carries: Callable[[Any], tuple[int, ...]] | None = None
-    models: tuple[str, ...] = ()  # operands of which nothing but the dtype is read
-    widths: tuple[str, ...] = ()  # operands of which nothing but the dtype and the last dim is read
+    models: Sequence[str] = ()  # operands of which nothing but the dtype is read
+    widths: Sequence[str] = ()  # operands of which nothing but the dtype and the last dim is read
     # Whether the values of operands do not matter, by its attributes.
     fixed: Callable[[Mapping[str, Any]], bool] = lambda _: False
     triton: str | None = None  # the op on float32 registers, as a Triton expression
@@ -124,6 +119,18 @@ class Op:
     scalar: Callable[..., Any] | None = None  # the op on numbers known when the spec is compiled
     internal: bool = False  # the compiler's own: the language has no name for it
     module: str = ""  # the module of a package that has a function of this name for it
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Op(Declaration):
+    """A declared op.  See the module's docstring; `declare` makes them."""
+
+    name: str
+    operands: tuple[Operand, ...]
+    attributes: Mapping[str, Attr]
+    reference: Callable[..., Any]
+    doc: str
+    variadic: bool = False
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -167,70 +174,26 @@ class Op:
 OPS: dict[str, Op] = {}
 
 
-def declare(
-    *,
-    infer: Infer,
-    traits: Sequence[Trait] = (),
-    weights: Sequence[Weight] = (),
-    options: Mapping[str, Any] | None = None,
-    past: Sequence[str] = (),
-    reach: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
-    carries: Callable[[Any], tuple[int, ...]] | None = None,
-    models: Sequence[str] = (),
-    widths: Sequence[str] = (),
-    fixed: Callable[[Mapping[str, Any]], bool] = lambda _: False,
-    flops: Callable[[Any], int] = lambda _call: 0,
-    reads: Callable[[Any], Mapping[str, int]] = lambda _call: {},
-    saves: Sequence[str] = (),
-    triton: str | None = None,
-    derivative: Callable[..., tuple[Formula, ...]] | None = None,
-    scalar: Callable[..., Any] | None = None,
-    internal: bool = False,
-    module: str = "",
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare the decorated reference function as an op and enter it in `OPS`.
+class declare(Declaration):
+    """Declares the decorated reference function as an op and enters it in `OPS`."""
 
-    `options` are arguments of the op in the language that only shape its weights: name -> annotation, or
-    (annotation, default).
-    """
-
-    def enter(function: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, function: Function) -> Function:
         operands, variadic, attributes = _signature(function)
         OPS[function.__name__] = Op(
             name=function.__name__,
             operands=operands,
             variadic=variadic,
             attributes=attributes,
-            infer=infer,
             reference=function,
             doc=inspect.cleandoc(function.__doc__ or ""),
-            weights=tuple(weights),
-            options={name: _option(given) for name, given in (options or {}).items()},
-            traits=frozenset(traits),
-            flops=flops,
-            reads=reads,
-            saves=tuple(saves),
-            past=tuple(past),
-            reach=reach,
-            carries=carries,
-            models=tuple(models),
-            widths=tuple(widths),
-            fixed=fixed,
-            triton=triton,
-            derivative=derivative,
-            scalar=scalar,
-            internal=internal,
-            module=module,
+            **vars(self),
         )
         return function
 
-    return enter
 
-
-def _option(given: Any) -> Attr:
-    if isinstance(given, tuple):
-        return Attr(kind_of(given[0]), given[1])
-    return Attr(kind_of(given))
+def option(annotation: Any, default: Any = REQUIRED) -> Attr:
+    """An option of an op, by what an attribute of its kind is annotated with."""
+    return Attr(kind_of(annotation), default)
 
 
 def _signature(function: Callable[..., Any]) -> tuple[tuple[Operand, ...], bool, dict[str, Attr]]:
@@ -242,7 +205,7 @@ def _signature(function: Callable[..., Any]) -> tuple[tuple[Operand, ...], bool,
             variadic = True
         elif parameter.kind is parameter.KEYWORD_ONLY:
             default = REQUIRED if parameter.default is parameter.empty else parameter.default
-            attributes[parameter.name] = Attr(kind_of(parameter.annotation), default)
+            attributes[parameter.name] = option(parameter.annotation, default)
         else:
             # Before a weight, which comes last, an operand cannot have a default.
             may_be_none = parameter.default is None or type(None) in get_args(parameter.annotation)

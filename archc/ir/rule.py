@@ -165,11 +165,11 @@ def as_value(graph: Graph, value: Any) -> Value | None:
     return value
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FusedOp(Op):
     """The op that a rule makes."""
 
-    rule: Rule | None = None
+    rule: Rule
 
     def __repr__(self) -> str:
         return f"<fused op {self.name}>"

@@ -141,4 +141,4 @@ def _maker(rule: Rule, output: int) -> Op:
     """The op that makes an output of a fusion, which may be one of a fusion inside of it."""
     ref = rule.outputs[output]
     op = rule.steps[ref.step].op
-    return _maker(op.rule, ref.output) if isinstance(op, FusedOp) and op.rule else op
+    return _maker(op.rule, ref.output) if isinstance(op, FusedOp) else op

@@ -5,7 +5,7 @@ from typing import Any
 from archc.ir.attributes import Width
 from archc.ir.inits import ZEROS
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.op import OPS, Weight, declare
+from archc.ir.op import OPS, Weight, declare, option
 from archc.ir.ops.common import float_type, known_width
 from archc.ir.types import TensorType, TypeMistake
 
@@ -28,7 +28,7 @@ def _conv_reads(call: Any) -> dict[str, int]:
     past=("x",),
     reach=lambda attributes: attributes["taps"],
     reads=_conv_reads,
-    options={"bias": (bool, False)},
+    options={"bias": option(bool, False)},
     weights=(
         Weight("weight", lambda call: (known_width(call.x), 1, call.taps)),
         Weight("bias", lambda call: (known_width(call.x),), ZEROS, when="bias", operand="offset"),

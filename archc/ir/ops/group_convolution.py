@@ -5,7 +5,7 @@ from typing import Any
 from archc.ir.attributes import Width
 from archc.ir.inits import ZEROS, Normal
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.op import OPS, Trait, Weight, declare
+from archc.ir.op import OPS, Trait, Weight, declare, option
 from archc.ir.ops.common import float_type
 from archc.ir.types import Dim, TensorType, TypeMistake
 
@@ -39,7 +39,7 @@ def _type(call: Any) -> TensorType:
     traits=(Trait.MATRIX,),
     past=("x",),
     reach=lambda attributes: attributes["taps"],
-    options={"width": Width, "bias": (bool, False)},
+    options={"width": option(Width), "bias": option(bool, False)},
     weights=(
         Weight("weight", _weight_shape, Normal()),
         Weight("bias", lambda call: _weight_shape(call)[:1], ZEROS, when="bias", operand="offset"),

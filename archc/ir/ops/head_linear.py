@@ -5,7 +5,7 @@ from typing import Any, Literal
 from archc.ir.attributes import Width
 from archc.ir.inits import ZEROS, Init, Normal
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.op import Trait, Weight, declare
+from archc.ir.op import Trait, Weight, declare, option
 from archc.ir.ops.common import map_dtype
 from archc.ir.types import Dim, TensorType, TypeMistake, shape_text
 
@@ -42,10 +42,10 @@ def _type(call: Any) -> TensorType:
     infer=_type,
     traits=(Trait.PER_TOKEN, Trait.LINEAR, Trait.MATRIX),
     options={
-        "width": Width,
-        "bias": (bool, False),
-        "init": (Init, Normal()),
-        "names": (Literal["dotted", "joined"], "dotted"),
+        "width": option(Width),
+        "bias": option(bool, False),
+        "init": option(Init, Normal()),
+        "names": option(Literal["dotted", "joined"], "dotted"),
     },
     weights=(
         Weight("weight", _weight_shape),

@@ -5,12 +5,12 @@ from typing import Any, Literal
 from archc.ir.attributes import Width
 from archc.ir.inits import ZEROS, Init, Normal, Uniform
 from archc.ir.lazy_torch import F, Tensor, torch
-from archc.ir.op import OPS, Trait, Weight, declare
+from archc.ir.op import OPS, Trait, Weight, declare, option
 from archc.ir.ops.common import float_type, known_width, map_dtype
 from archc.ir.types import Dim, DType, TensorType, TypeMistake, broadcast, shape_text
 
 # How one tensor of a checkpoint holds the weights of all experts: along a first dim, or one below the other.
-STACKING = (Literal["planes", "rows"], "planes")
+STACKING = option(Literal["planes", "rows"], "planes")
 
 
 def _linear_shape(call: Any) -> tuple[Dim, ...]:
@@ -39,10 +39,10 @@ def _linear_flops(call: Any) -> int:
     infer=_linear_type,
     traits=(Trait.PER_TOKEN, Trait.LINEAR, Trait.MATRIX),
     options={
-        "width": Width,
-        "bias": (bool, False),
-        "init": (Init, Normal()),
-        "names": (Literal["dotted", "joined"], "dotted"),
+        "width": option(Width),
+        "bias": option(bool, False),
+        "init": option(Init, Normal()),
+        "names": option(Literal["dotted", "joined"], "dotted"),
         "stacking": STACKING,
     },
     weights=(
@@ -97,7 +97,7 @@ def _row_type(call: Any, dtype: DType) -> TensorType:
 @declare(
     infer=lambda call: _row_type(call, DType.FLOAT),
     traits=(Trait.PER_TOKEN,),
-    options={"rows": Width, "width": Width, "init": (Init, Normal())},
+    options={"rows": option(Width), "width": option(Width), "init": option(Init, Normal())},
     weights=(Weight("weight", lambda call: (call.rows, call.width)),),
     reads=lambda call: {"weight": int(call.index.numel()) * int(call.weight.width)},
 )
@@ -113,7 +113,12 @@ def embedding(index: Tensor, weight: Tensor) -> Tensor:
 @declare(
     infer=lambda call: _row_type(call, DType.I64),
     traits=(Trait.PER_TOKEN,),
-    options={"rows": Width, "width": Width, "below": Width, "names": (Literal["dotted", "joined"], "dotted")},
+    options={
+        "rows": option(Width),
+        "width": option(Width),
+        "below": option(Width),
+        "names": option(Literal["dotted", "joined"], "dotted"),
+    },
     weights=(
         Weight(
             "weight",
@@ -139,10 +144,10 @@ def _parameter_shape(call: Any) -> tuple[Dim, ...]:
 @declare(
     infer=lambda call: call.weight,
     options={
-        "shape": tuple[Width, ...],
-        "init": (Init, Normal()),
-        "trained": (bool, True),
-        "wide": (bool, False),
+        "shape": option(tuple[Width, ...]),
+        "init": option(Init, Normal()),
+        "trained": option(bool, True),
+        "wide": option(bool, False),
         "stacking": STACKING,
     },
     weights=(Weight("", _parameter_shape, wide="wide", operand="weight"),),

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from archc.ir.inits import ZEROS, Fill, Init
 from archc.ir.lazy_torch import Tensor, torch
-from archc.ir.op import Trait, Weight, declare
+from archc.ir.op import Trait, Weight, declare, option
 from archc.ir.ops.common import known_width, per_element, row_type
 from archc.ir.types import Dim, DType, TensorType
 
@@ -21,7 +21,7 @@ def _norm_start(call: Any) -> Init:
 @declare(
     infer=row_type,
     traits=(Trait.PER_TOKEN, Trait.NORM),
-    options={"weight": (bool, True)},
+    options={"weight": option(bool, True)},
     weights=(Weight("weight", _norm_shape, _norm_start, when="weight"),),
     flops=per_element(4),
     saves=("x",),
@@ -54,7 +54,7 @@ def rms_norm(
 @declare(
     infer=row_type,
     traits=(Trait.PER_TOKEN, Trait.NORM),
-    options={"weight": (bool, True), "bias": (bool, True)},
+    options={"weight": option(bool, True), "bias": option(bool, True)},
     weights=(
         Weight("weight", _norm_shape, _norm_start, when="weight"),
         Weight("bias", _norm_shape, ZEROS, when="bias"),
