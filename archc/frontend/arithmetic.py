@@ -131,6 +131,11 @@ def _lengths(table: Any) -> tuple[int, ...]:
     return (len(table), *_lengths(table[0])) if isinstance(table, tuple | range) else ()
 
 
+def width_of(table: Any) -> int:
+    """The size of the last dim of the tensor that a table stands for."""
+    return _lengths(table)[-1]
+
+
 def floats(table: Any) -> Any:
     """A table's numbers as floats, in tuples."""
     return tuple(map(floats, table)) if isinstance(table, tuple | range) else float(table)

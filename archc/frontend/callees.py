@@ -29,7 +29,7 @@ NOTED = Builtin(
 
 # Functions of a tensor's type and place, and of what was noted; calls.py evaluates them.
 QUERIES = (
-    _query("width", "The size of a tensor's last dim, a compile-time number."),
+    _query("width", "The size of the last dim of a tensor, or of a list of numbers, a compile-time number."),
     _query(POSITIONS, "The position of each token of a tensor [B, T, ...] in its sequence: [B, T]."),
     _query(KEY_POSITIONS, "The positions of all tokens so far, -1 for padding: [B, S]."),
     NOTED,

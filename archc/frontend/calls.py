@@ -77,6 +77,8 @@ class Calls(Applications):
     def _query(self, function: Builtin, call: syntax.Call, argument: syntax.Argument, env: Env) -> Any:
         """A function of a tensor's type or place: `width(x)`, `positions(x)`, `key_positions(x)`."""
         x = self.evaluate(argument.value, env)
+        if function.name == "width" and arithmetic.is_table(peek(x)):
+            return self._compute(call, arithmetic.width_of, x)
         if not isinstance(x, Handle):
             return self._not_a_tensor("x", function.name, x, argument.span)
         if function.name == "width":

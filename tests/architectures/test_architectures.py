@@ -37,6 +37,7 @@ DECODERS = (
     "rotating_states",
     "rwkv7",
     "slstm",
+    "smoothed",
     "spoken",
     "streams",
     "titans",

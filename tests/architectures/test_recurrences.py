@@ -231,6 +231,31 @@ model late = Late()
         torch.testing.assert_close(torch.cat(pieces, 1), built(TOKENS))
 
 
+def test_values_may_share_a_decay(tmp_path: Path) -> None:
+    """All values, equal parts of them, or by a list of numbers: h = e^log_decay h + x."""
+    spec = """
+    arch Shared(d = 6) {
+      forward(x: float[B, T, d], fade: float[B, T, 1]) {
+        return all = linear_recurrence(x, log_decay = fade),
+          parts = linear_recurrence(x, log_decay = [-1, -0.5, 0]),
+          each = linear_recurrence(x, log_decay = fade * [0, 1, 2, 3, 4, 5])
+      }
+    }
+    model shared = Shared()
+    """
+    model = build(spec, "shared", tmp_path).Model(dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 9, 6, generator=generator, dtype=torch.float64)
+    fade = -torch.rand(2, 9, 1, generator=generator, dtype=torch.float64)
+    parts = torch.tensor([-1, -1, -0.5, -0.5, 0, 0], dtype=torch.float64).expand_as(x)
+    for found, decay in zip(model(x, fade), (fade.expand_as(x), parts, fade * torch.arange(6)), strict=True):
+        h, states = torch.zeros(2, 6, dtype=torch.float64), []
+        for t in range(9):
+            h = decay[:, t].exp() * h + x[:, t]
+            states.append(h)
+        torch.testing.assert_close(found, torch.stack(states, 1))
+
+
 def test_a_step_of_decoding_launches_what_the_graph_says(folder: Path) -> None:
     compilation = compile_model(SPECS / "lstm.arch", "lstm")
     planned, counted = planned_step(compilation.fused, 2, 20), counted_step(package("lstm", folder), 2, 20)
