@@ -85,8 +85,7 @@ def read_spec_text(text: str, name: str = "<text>") -> Spec:
 
 def _checked(module: Module | None, reporter: Reporter) -> Spec:
     if module is None or not module.complete:
-        reporter.raise_if_any()
-    assert module is not None
+        module = reporter.result(module)
     own = [rule for each in module.with_imports() for rule in rules_of(each, reporter)]
     names = {name for each in module.with_imports() for name in each.fusions}
     standard = [rule for rule in standard_rules() if rule.name not in names]
@@ -99,11 +98,8 @@ def _checked(module: Module | None, reporter: Reporter) -> Spec:
 def standard_rules() -> tuple[Rule, ...]:
     """The fusions of specs/fusions.arch."""
     reporter = Reporter()
-    module = Loader(reporter).load(resources.resource_dir("specs") / "fusions.arch")
-    assert module is not None
-    rules = rules_of(module, reporter)
-    reporter.raise_if_any()
-    return tuple(rules)
+    module = reporter.result(Loader(reporter).load(resources.resource_dir("specs") / "fusions.arch"))
+    return reporter.result(tuple(rules_of(module, reporter)))
 
 
 def lower_models(
@@ -126,10 +122,7 @@ def lower_models(
 def model_parameters(spec: Spec, name: str) -> dict[str, Any]:
     """What the parameters of a model's arch are, without its graph; raises `SpecError`."""
     reporter = Reporter(spec.found)
-    found = lower_parameters(spec.module, name, reporter)
-    reporter.raise_if_any()
-    assert found is not None
-    return found
+    return reporter.result(lower_parameters(spec.module, name, reporter))
 
 
 def _check_weights(program: Program | None, reporter: Reporter) -> None:
@@ -276,9 +269,7 @@ def _report_plan(compilation: Compilation, package: Package) -> ReportPlan:
 def _expression(name: str, text: str) -> syntax.Expr:
     """The value of `--set name=text` as an expression; raises `SpecError` or `ArchcError`."""
     reporter = Reporter()
-    tree = tree_of(Source("--set", f"{name} = {text}"), reporter, keep=False)
-    reporter.raise_if_any()
-    assert tree is not None
+    tree = reporter.result(tree_of(Source("--set", f"{name} = {text}"), reporter, keep=False))
     item = tree.items[0]
     if len(tree.items) != 1 or not isinstance(item, syntax.Define):
         raise ArchcError(f"--set takes name=value, not `{name}={text}`")

@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 _NOT_IN_DOCSTRINGS = str.maketrans({'"': "?", "\\": "?"})
 NEAR = 0.6  # of two names that are much alike, by difflib's ratio
+
+T = TypeVar("T")
 
 
 class ArchcError(Exception):
@@ -180,6 +182,12 @@ class Reporter:
                 key=lambda m: (names.index(m.span.source.name), m.span.line, m.span.column),
             )
             raise SpecError(order, self._more)
+
+    def result(self, found: T | None) -> T:
+        """What was found, or `SpecError` with the mistakes collected; without any there is a result."""
+        self.raise_if_any()
+        assert found is not None
+        return found
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = NEAR) -> str:

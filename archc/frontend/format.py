@@ -200,9 +200,7 @@ def format_file(path: Path, only_check: bool = False) -> bool:
     cannot be read or written.
     """
     reporter = Reporter()
-    text = format_spec(read_spec(path), reporter)
-    reporter.raise_if_any()
-    assert text is not None
+    text = reporter.result(format_spec(read_spec(path), reporter))
     changes = path.read_bytes() != text.encode()
     if changes and not only_check:
         write_whole(path.resolve(), text)

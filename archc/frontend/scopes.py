@@ -35,10 +35,7 @@ def language() -> Mapping[str, Any]:
 def prelude() -> Module:
     """The module whose blocks every spec sees."""
     reporter = Reporter()
-    module = Loader(reporter).load(resources.resource_dir("specs") / "prelude.arch")
-    reporter.raise_if_any()
-    assert module is not None
-    return module
+    return reporter.result(Loader(reporter).load(resources.resource_dir("specs") / "prelude.arch"))
 
 
 class Scopes:
