@@ -156,6 +156,23 @@ def test_an_output_that_is_full_is_told() -> None:
     assert (done.returncode, done.stderr) == (1, "cannot write the output: No space left on device\n")
 
 
+def test_an_interrupt_during_the_imports_is_told_in_a_word() -> None:
+    interrupted = """
+import sys
+from archc.__main__ import run
+
+class Interrupt:
+    def find_spec(name, *_):
+        if name == "archc.cli.tuning":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt)
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", interrupted], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (1, "\nAborted!\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="it keeps folders that are in use")
 def test_the_folder_that_a_command_runs_in_may_be_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

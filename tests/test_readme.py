@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +14,7 @@ from archc.cli import main
 from tests.support import ROOT
 
 README = (ROOT / "README.md").read_text()
+FILES = dict(re.findall(r"<!-- file (\S+) -->\n```\w*\n(.*?)```", README, re.DOTALL))
 EXCERPTS = re.findall(r"<!-- from (\S+) -->\n```\w*\n(.*?)```", README, re.DOTALL)
 
 
@@ -36,3 +41,16 @@ def test_links_lead_somewhere() -> None:
 def test_commands_are_those_there_are() -> None:
     shown = set(re.findall(r"^archc (\w+)", README, re.MULTILINE))
     assert shown == set(main.commands)
+
+
+def test_the_small_model_learns(tmp_path: Path) -> None:
+    """Its two files, with fewer steps."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text.replace("range(301)", "range(51)"))
+    shutil.copy(ROOT / "README.md", tmp_path)
+    for command in (["-m", "archc", "build", "tiny.arch"], ["train.py"]):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    (_, first), (_, last) = (line.split() for line in done.stdout.splitlines()[:2])
+    assert float(last) < 0.7 * float(first)
+    assert (tmp_path / "tiny" / "model.safetensors").is_file()

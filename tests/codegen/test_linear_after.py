@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -183,6 +184,22 @@ def test_autocast_casts_what_they_multiply() -> None:
         for mine, its in zip(of_one, of_two, strict=True):
             assert mine.dtype == its.dtype, plan.name
             assert distance(mine, its[:, :1].double()) < LEVEL[mine.dtype], plan.name
+
+
+@interpreted
+def test_autocast_to_their_own_dtype_leaves_them() -> None:
+    kernels = _kernels("odd")
+    for plan in _plans("odd"):
+        given = _cast(next(_operands(plan)), torch.float16)
+        with (
+            patch.object(kernels, f"_{plan.name}", wraps=getattr(kernels, f"_{plan.name}")) as kernel,
+            torch.no_grad(),
+        ):
+            expected = _tuple(getattr(kernels, plan.name)(*given))
+            with torch.autocast("cpu", torch.float16):
+                cast = _tuple(getattr(kernels, plan.name)(*given))
+        assert kernel.call_count == 2, plan.name
+        assert all(map(torch.equal, cast, expected)), plan.name
 
 
 @interpreted
