@@ -14,7 +14,7 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
 from archc.ir.ops.structure import APPEND, CONSTANT, KEEP, WEIGHT
-from archc.ir.rule import Rule, as_value, rule_of
+from archc.ir.rule import Rule, as_value, decomposition, rule_of
 from archc.ir.scan_form import scan_form
 
 
@@ -183,14 +183,10 @@ def _base(graph: Graph, value: Value) -> Value:
 
 
 def _kept_by(graph: Graph, node: Node) -> set[Value]:
-    rule = rule_of(node)
-    if rule is None:
+    if rule_of(node) is None:
         needed = _saved(node) if node.op.saves else _needed(graph, node)
         return {value for value in needed if value is not None}
-    names = [operand.name for operand in node.op.operands]
-    given = dict(zip(names, node.inputs, strict=True))
-    types = {name: graph.type(value) if value is not None else None for name, value in given.items()}
-    steps = rule.decompose(types, node.attributes)
+    steps = decomposition(graph, node)
     outputs = {value: node.outputs[place] for place, (_, value) in enumerate(steps.outputs)}
     found: set[Value] = set()
     waiting = [value for step in steps.nodes() for value in _needed(steps, step) if value is not None]
@@ -199,7 +195,7 @@ def _kept_by(graph: Graph, node: Node) -> set[Value]:
         if value in outputs:
             found.add(outputs[value])
         elif value in steps.inputs:
-            outer = given[steps.name_of(value)]
+            outer = node.operand(steps.name_of(value))
             assert outer is not None
             found.add(outer)
         else:

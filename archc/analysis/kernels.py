@@ -33,7 +33,7 @@ from archc.ir.ops.structure import (
 )
 from archc.ir.paths import Path
 from archc.ir.program import sequences
-from archc.ir.rule import rule_of
+from archc.ir.rule import decomposition, rule_of
 from archc.ir.types import ROWS, DType, TensorType, apart
 
 
@@ -135,13 +135,10 @@ _FREE = (
 
 def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int]) -> Work:
     """The FLOPs of a node with `sizes` for symbolic dims; those of a fused op are its decomposition's."""
-    types = _bound(graph, node, sizes)
-    rule = rule_of(node)
-    if rule is None:
-        flops = node.op.flops(node.op.call(types, node.attributes))
+    if rule_of(node) is None:
+        flops = node.op.flops(node.op.call(graph.input_types(node, sizes), node.attributes))
         return Work(matrix=flops) if node.op.has(Trait.MATRIX) else Work(vector=flops)
-    names = [operand.name for operand in node.op.operands]
-    steps = rule.decompose(dict(zip(names, types, strict=True)), node.attributes)
+    steps = decomposition(graph, node, sizes)
     return sum((node_flops(steps, step, {}) for step in steps.nodes()), Work())
 
 
@@ -150,7 +147,7 @@ def node_bytes(graph: Graph, node: Node, sizes: Mapping[str, int], element: int)
 
     A state that the node carries is read, and written where it lies.
     """
-    types = _bound(graph, node, sizes)
+    types = graph.input_types(node, sizes)
     partly = node.op.reads(node.op.call(types, node.attributes))
     parts: dict[Value, list[tuple[int, float]]] = {}  # by tensor: the bytes of each view, which part is read
     for place, (value, type_) in enumerate(zip(node.inputs, types, strict=True)):
@@ -178,10 +175,6 @@ def base_of(graph: Graph, value: Value) -> Value:
         value = node.first
         node = graph.node(value)
     return value
-
-
-def _bound(graph: Graph, node: Node, sizes: Mapping[str, int]) -> list[TensorType | None]:
-    return [graph.type(value).bind(sizes) if value is not None else None for value in node.inputs]
 
 
 def type_bytes(type_: TensorType, element: int) -> int:

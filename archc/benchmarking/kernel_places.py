@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from archc.analysis.kernels import Shape, Work, node_bytes, node_flops, type_bytes
 from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
-from archc.codegen.kernels.fused import decomposition
 from archc.codegen.kernels.kernel_plan import (
     AbsorptionKernel,
     CapacityKernel,
@@ -28,7 +27,7 @@ from archc.codegen.semantics import Semantics, use_of
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.node import Node
-from archc.ir.rule import Rule, rule_of
+from archc.ir.rule import Rule, decomposition, rule_of
 from archc.ir.types import DType, TensorType
 
 

@@ -10,9 +10,7 @@ from archc.ir.node import Node
 
 def node_flops(graph: Graph, node: Node, sizes: Mapping[str, int] | None = None) -> int:
     """Floating-point operations of a node, with `sizes` for symbolic dims."""
-    known = {} if sizes is None else sizes
-    types = [graph.type(v).bind(known) if v is not None else None for v in node.inputs]
-    return node.op.flops(node.op.call(types, node.attributes))
+    return node.op.flops(node.op.call(graph.input_types(node, sizes), node.attributes))
 
 
 def graph_flops(graph: Graph) -> int:
@@ -24,8 +22,7 @@ def input_reads(graph: Graph) -> dict[str, int]:
     """How many elements are read of those inputs that are not read whole, by name."""
     found: dict[str, int] = {}
     for node in graph.nodes():
-        types = [graph.type(value) if value is not None else None for value in node.inputs]
-        for operand, count in node.op.reads(node.op.call(types, node.attributes)).items():
+        for operand, count in node.op.reads(node.op.call(graph.input_types(node), node.attributes)).items():
             value = node.operand(operand)
             if value in graph.inputs:
                 found[graph.name_of(value)] = count

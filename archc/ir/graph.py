@@ -48,6 +48,11 @@ class Graph:
     def type(self, value: Value) -> TensorType:
         return self._nodes[value.node].types[value.output]
 
+    def input_types(self, node: Node, sizes: Mapping[str, int] | None = None) -> list[TensorType | None]:
+        """The types of what a node reads, with `sizes` for symbolic dims where they are given."""
+        types = [None if value is None else self.type(value) for value in node.inputs]
+        return types if sizes is None else [None if each is None else each.bind(sizes) for each in types]
+
     def name_of(self, value: Value) -> str:
         names = self.node(value).names
         return names[value.output] if value.output < len(names) else ""

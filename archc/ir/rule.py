@@ -180,6 +180,14 @@ def rule_of(node: Node) -> Rule | None:
     return node.op.rule if isinstance(node.op, FusedOp) else None
 
 
+def decomposition(graph: Graph, node: Node, sizes: Mapping[str, int] | None = None) -> Graph:
+    """A fused node's decomposition for the types of its operands, with `sizes` for symbolic dims if given."""
+    rule = rule_of(node)
+    assert rule is not None
+    names = (*rule.operands, *rule.weights)
+    return rule.decompose(dict(zip(names, graph.input_types(node, sizes), strict=True)), node.attributes)
+
+
 _ANYTHING = Kind("anything", lambda value: value)
 
 

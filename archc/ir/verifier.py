@@ -41,9 +41,8 @@ def _check_types(graph: Graph, node: Node) -> None:
     for value in node.inputs:
         if value is not None and (value.node not in graph or value.output >= len(graph.node(value).types)):
             raise _wrong(graph, node, f"operand {value} does not exist")
-    types = [graph.type(value) if value is not None else None for value in node.inputs]
     try:
-        inferred = node.op.infer_types(types, node.attributes)
+        inferred = node.op.infer_types(graph.input_types(node), node.attributes)
     except TypeMistake as mistake:
         raise _wrong(graph, node, str(mistake)) from mistake
     if inferred != node.types:

@@ -18,7 +18,7 @@ from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.records import attribute_text
-from archc.ir.rule import Rule, rule_of
+from archc.ir.rule import Rule, decomposition, rule_of
 from archc.ir.types import Dim, TensorType
 
 _BLOCKS = (2048, 1024)
@@ -89,15 +89,6 @@ def _absent_together(rule: Rule) -> list[str]:
     """The addends of the residual stream, and the weights of their norms."""
     rows = [name for name in rule.operands if name != "residual"]
     return [*rows, *rule.norms_of(rows)]
-
-
-def decomposition(graph: Graph, node: Node) -> Graph:
-    """A fused node's decomposition, for the types of its operands."""
-    rule = rule_of(node)
-    assert rule is not None
-    names = (*rule.operands, *rule.weights)
-    types = [graph.type(value) if value is not None else None for value in node.inputs]
-    return rule.decompose(dict(zip(names, types, strict=True)), node.attributes)
 
 
 def plain_form(form: Graph, operands: Sequence[str], semantics: Semantics) -> tuple[Line, ...]:

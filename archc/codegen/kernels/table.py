@@ -11,7 +11,7 @@ from archc.codegen.kernels.convolution.convolution_kernel import plan_convolutio
 from archc.codegen.kernels.experts.dispatched_kernel import activation_of, plan_dispatched
 from archc.codegen.kernels.experts.dispatched_plan import DispatchedKernel
 from archc.codegen.kernels.experts.router_kernel import plan_router
-from archc.codegen.kernels.fused import Fused, decomposition, describe_fused
+from archc.codegen.kernels.fused import Fused, describe_fused
 from archc.codegen.kernels.kernel_plan import Kernel
 from archc.codegen.kernels.key_choice.key_choice_kernel import plan_key_choice
 from archc.codegen.kernels.norms.norm_kernel import plan_norm
@@ -29,7 +29,7 @@ from archc.ir.decomposition import OperandRef
 from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.records import Record
-from archc.ir.rule import Rule, rule_of
+from archc.ir.rule import Rule, decomposition, rule_of
 from archc.ir.types import TensorType
 from archc.target import Target
 
@@ -147,7 +147,7 @@ def _key(graph: Graph, node: Node) -> _Key:
     if rule.family == "experts":  # for any experts, whose results are as wide
         form = decomposition(graph, node)
         return node.op.name, _key(form, activation_of(form))
-    types = [None if value is None else graph.type(value) for value in node.inputs]
+    types = graph.input_types(node)
     shapes = tuple(None if type_ is None else _shape_key(type_, rule.family) for type_ in types)
     bias = node.operand("bias") if rule.family == "attention" and "bias" in rule.operands else None
     of_heads = None if bias is None else graph.type(bias).shape[1]  # each its own, or all heads one

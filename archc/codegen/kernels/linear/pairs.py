@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archc.codegen.kernels.fused import decomposition
 from archc.codegen.kernels.linear.linear_kernel import map_of_row
 from archc.codegen.kernels.linear.one_row import Reading
 from archc.codegen.kernels.rows.last_row import last_row
@@ -14,7 +13,7 @@ from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.ops.linear import WIDE_LINEAR
 from archc.ir.row_form import row_form
-from archc.ir.rule import Rule, rule_of
+from archc.ir.rule import Rule, decomposition, rule_of
 from archc.tuned import LAUNCH, NOTHING, Problem, Tuned
 
 MAX_NORMED = 1 << 14  # columns of a row in registers, which leave some for those of a weight beside it
