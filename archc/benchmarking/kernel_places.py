@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from archc.analysis.kernels import Shape, Work, node_bytes, node_flops, type_bytes
+from archc.codegen.kernel_planner import KernelPlanner
 from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import (
@@ -22,7 +23,6 @@ from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.linear.pairs import linears_after
 from archc.codegen.kernels.recurrence.recurrence_kernel import CarryingKernel, plan_recurrences
 from archc.codegen.kernels.table import KernelTable
-from archc.codegen.package import plan_package
 from archc.codegen.semantics import Semantics, use_of
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
@@ -155,27 +155,27 @@ def places(compilation: Compilation) -> list[Place]:
     called = {table.name(*place): place for place in reversed(fused)}
     of_op = {node.op.name: (part, node) for part, node in reversed(everything)}
     found: list[Place] = []
-    package = plan_package(compilation.program, graph, compilation.reference, tuned=compilation.tuned)
-    recurrences = plan_recurrences(list(graph.walk()), package.semantics)
+    planner = KernelPlanner(compilation.program, graph, compilation.reference, tuned=compilation.tuned)
+    recurrences = plan_recurrences(list(graph.walk()), planner.semantics)
     recurs = {recurrences.function(*place): place for place in reversed(everything)}
     with_linear = {
         (table.name(part, part.node(number)), pair.reading): (part, part.node(number), pair.linear)
         for part in reversed(list(graph.walk()))
         for number, pair in linears_after(part, compilation.tuned).items()
     }
-    for plan in package.kernels:
+    for plan in planner.kernels:
         if isinstance(plan, LinearAfterKernel):
             part, node, linear = with_linear[plan.before, plan.reading]
             found.append(Place(plan.name, plan, part, node, linear=linear))
         elif isinstance(plan, GroupedKernel):
             found += [Place(name, plan, *of_op[name]) for name in _OF_EXPERTS if name in of_op]
         elif isinstance(plan, CapacityKernel):
-            found.append(Place(plan.name, plan, *of_op[plan.name], package.semantics.names(plan.plain)))
+            found.append(Place(plan.name, plan, *of_op[plan.name], planner.semantics.names(plan.plain)))
         elif isinstance(plan, AbsorptionKernel | EmbeddingKernel):
             found.append(Place(plan.name, plan, *of_op[plan.name]))
         elif isinstance(plan, AttentionKernel):
             place = called[plan.name]
-            found.append(Place(plan.name, plan, *place, (_attends(*place, package.semantics),)))
+            found.append(Place(plan.name, plan, *place, (_attends(*place, planner.semantics),)))
         elif isinstance(plan, CarryingKernel):
             found.append(Place(plan.name, plan, *recurs[f"kernels.{plan.name}"]))
         elif isinstance(plan, WideLinearKernel):

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from archc.codegen.kernel_planner import KernelPlanner
 from archc.codegen.kernels.kernel_plan import Kernel
 from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.linear_kernel import linear_maps
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.modules.head import cut_head
-from archc.codegen.package import plan_package
 from archc.compiler import Compilation
 from archc.tuned import DTYPES, ROWS, Entry, Problem, Tuned
 
@@ -46,7 +46,7 @@ def _after(kernels: Sequence[Kernel], dtype: str) -> dict[Problem, LinearAfterKe
 def kernels_of(compilation: Compilation) -> tuple[Kernel, ...]:
     """Those of a model's package."""
     graphs, target = (compilation.fused, compilation.reference), compilation.context.target
-    return plan_package(compilation.program, *graphs, target, compilation.tuned).kernels
+    return KernelPlanner(compilation.program, *graphs, target, compilation.tuned).kernels
 
 
 def _shapes(compilation: Compilation) -> list[tuple[int, int]]:
