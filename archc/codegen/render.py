@@ -30,6 +30,7 @@ _FROM_RUNTIME = {
     "differentiable": r"_op\(|differentiable\(",
     "differentiated_once": "@differentiated_once",
     "op_namespace": r"@jit|_op\(",
+    "without_autocast": "@without_autocast",
 }
 _IN_NAMES = string.ascii_letters + string.digits + "_"
 

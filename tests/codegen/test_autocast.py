@@ -13,6 +13,7 @@ import torch
 
 from tests.codegen.attention_steps import module_beside
 from tests.codegen.interpreter import interpreted
+from tests.codegen.test_recurrence import spec as recurrent_spec
 from tests.support import SPECS, build, distance, few, scramble
 
 TINY = {
@@ -96,3 +97,29 @@ def test_products_of_experts_are_in_its_dtype() -> None:
     assert distance(y, exact) < ROUNDED
     assert weight.grad is not None
     assert weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("form", "decays"), [("decay", (4,)), ("delta", (4,)), ("erase", (4, 6))])
+def test_states_are_not_rounded(form: str, decays: tuple[int, ...], tmp_path: Path) -> None:
+    """What many tokens do to a state is float32's, as what one does is, and so are its gradients."""
+    kernels = module_beside(build(recurrent_spec(form), "recurrent", tmp_path).Model(), "kernels")
+    gates = {
+        "delta": {"beta": torch.rand(2, 20, 4)},
+        "erase": {name: 0.3 * torch.randn(2, 20, 4, 6) for name in ("erase", "renew")},
+    }
+    q, k, v = torch.randn(2, 20, 2, 6), torch.randn(2, 20, 2, 6), torch.randn(2, 20, 4, 10)
+    log_decay = -torch.rand(2, 20, *decays)
+    given = {"q": q, "k": k, "v": v, "log_decay": log_decay} | gates.get(form, {})
+
+    places = torch.arange(20)[None]
+
+    def found(rounded: bool) -> list[torch.Tensor]:
+        floats = {name: each.clone().requires_grad_() for name, each in given.items()}
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            o = kernels.linear_attention(**floats, positions=places, state=None)
+            with torch.no_grad():
+                alone = kernels.linear_attention(**given, positions=places, state=None)
+        return [o, alone, *torch.autograd.grad(o.square().sum(), list(floats.values()))]
+
+    for value, expected in zip(found(rounded=True), found(rounded=False), strict=True):
+        assert torch.equal(value, expected)

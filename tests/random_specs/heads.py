@@ -164,8 +164,12 @@ def behind(w: Writer, x: str, d: int, heads: Heads, o: str) -> str:
 
 
 def some_bias(w: Writer, x: str, heads: int, both_ways: bool = False) -> str:
-    """A bias of scores by distance."""
-    kind = w.choose("alibi", "alibi", "table", "table", "pairs", "content")
+    """A bias of scores: by distance, by what queries or keys are, or by what the caller says of each pair."""
+    if w.about and w.chance(0.7):
+        return _given_bias(w, x, heads)
+    kind = w.choose("alibi", "alibi", "table", "table", "pairs", "content", "key", "key")
+    if kind == "key":
+        return _key_bias(w, x, heads)
     if kind == "pairs":
         query, key = w.new("query"), w.new("key")
         w.write(f"{query}, {key} = pairs({x})")
@@ -188,3 +192,33 @@ def some_bias(w: Writer, x: str, heads: int, both_ways: bool = False) -> str:
     return (
         f"relative_bias(positions({x}), key_positions({x}), {table}, bidirectional = {ways}, distance = 20)"
     )
+
+
+def _key_bias(w: Writer, x: str, heads: int) -> str:
+    """A number of each key, by itself or where arithmetic on pairs lets it count."""
+    count = w.choose(1, heads)
+    own = w.let(w.linear(x, count, "keys"), "own")
+    of_key = f"key_bias({w.choose(own, f'-softplus(upcast({own}))', f'linear_recurrence(upcast({own}))')})"
+    kind = w.choose("alone", "alone", "near", "both", "equal")
+    if kind == "alone":
+        return of_key
+    if kind == "both":
+        return w.let(f"{of_key} + query_bias({w.linear(x, count, 'queries')})", "bias")
+    if kind == "equal":
+        return w.let(f"-3 * step(absolute(query_bias({own}) - {of_key}) - 0.5)", "bias")
+    query, key = w.new("query"), w.new("key")
+    w.write(f"{query}, {key} = pairs({x})")
+    return w.let(f"{of_key} * step(absolute(upcast({query} - {key})) - 1.5)", "bias")
+
+
+def _given_bias(w: Writer, x: str, heads: int) -> str:
+    """What a map makes of the caller's numbers of each pair."""
+    count = w.choose(1, heads)
+    numbers = f"pair_bias({w.linear(w.about or '', count, 'about')})"
+    kind = w.choose("alone", "hidden", "and slopes")
+    if kind == "hidden":
+        return w.let(f"-9 * step(upcast({numbers}) - 0.5)", "bias")
+    if kind == "and slopes":
+        slopes = f"alibi_bias(positions({x}), key_positions({x}), heads = {heads}, scale = 1)"
+        return w.let(f"{numbers} + {slopes}", "bias")
+    return numbers

@@ -8,6 +8,8 @@ from tests.random_specs.mixers import mixer
 from tests.random_specs.rows import experts, mlp, norm
 from tests.random_specs.writer import Writer
 
+ABOUT = "about: float[B, T, T, 3]"  # what the caller says of each pair of tokens
+
 
 def random_spec(seed: int) -> str:
     """A valid spec with one model, `random`; the same for the same seed."""
@@ -19,14 +21,16 @@ def random_spec(seed: int) -> str:
 
 def _decoder(w: Writer, d: int) -> None:
     """Tokens to logits, now and then with another input or other results."""
-    also = w.choose(*[None] * 6, f"extra: float[B, T, {d}]", "prefix: [B]")
+    also = w.choose(*[None] * 6, f"extra: float[B, T, {d}]", "prefix: [B]", ABOUT)
     first = f"{also}, " if also and also.startswith("extra") else ""
     last = f", {also}" if also and not first else ""
     with w.inside(f"forward({first}tokens: [B, T]{last})"):
         _embed(w, d, "x", "tokens")
         if first:
             w.write("x = x + extra")
-        if last and w.chance(0.5):
+        if also == ABOUT:
+            w.about = "about"
+        elif last and w.chance(0.5):
             w.write("x = x * cast_like(sigmoid(unsqueeze(unsqueeze(upcast(prefix) / 40))), x)")
         elif last:
             w.sight = w.let("maximum(positions(x), unsqueeze(prefix) - 1)", "sight")
@@ -71,7 +75,8 @@ def _finish(w: Writer, d: int) -> None:
 
 def _encoder(w: Writer, d: int) -> None:
     """Every token sees every other; hidden states come out."""
-    with w.inside("forward(tokens: [B, T])"):
+    w.about = w.choose("about", None)
+    with w.inside(f"forward(tokens: [B, T]{f', {ABOUT}' if w.about else ''})"):
         _embed(w, d, "x", "tokens")
         with w.inside(f"for i in 0..2 as {w.new('layers')}"):
             residual(w, d, "x", lambda h: bidirectional(w, h, h, d))

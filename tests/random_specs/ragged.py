@@ -72,10 +72,12 @@ def _alone(graph: Graph, case: Case, row: int) -> list[Tensor]:
 
 
 def _real(graph: Graph, value: Value, x: Tensor, case: Case, row: int) -> Tensor:
-    """A row's values without those of padding, where the value has tokens."""
+    """A row's values without those of padding, along each axis that is of tokens."""
     for sequence in sequences(graph):
-        if graph.type(value).shape[:2] == sequence.dims:
-            return x[:, case.options[sequence.called("padding")][row]]
+        real = case.options[sequence.called("padding")][row].nonzero()[:, 0]
+        for axis, dim in enumerate(graph.type(value).shape):
+            if axis and dim == sequence.dims[1]:
+                x = x.index_select(axis, real)
     return x
 
 

@@ -27,6 +27,7 @@ linear_attention log_decay beta erase renew reads upcast fuse joined stacking ex
 longrope sight running_maximum GroupConv first chosen_keys among head_linear whole_quotient frames
 attention_scores masked weighted_values sum_so_far pairs distance_bias step linear_recurrence matmul transpose
 erf sqrt cos mean reversed later first_token last_token scan preceded best_keys attention_total combined steps
+key_bias query_bias pair_bias
 """
 
 

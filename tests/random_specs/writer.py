@@ -15,11 +15,13 @@ class Writer:
 
     `noted` are the numbers of experts whose loads and scores some layer has noted.
     `sight` is the name of the last position that each token sees, where that is not its own.
+    `about` is the name of what the caller says of each pair of tokens, where it says something.
     """
 
     def __init__(self, seed: int):
         self.noted: set[int] = set()
         self.sight: str | None = None
+        self.about: str | None = None
         self._random = random.Random(seed)
         self._lines: list[str] = []
         self._blocks: list[str] = []
@@ -77,12 +79,12 @@ class Writer:
     def block(self, word: str, parameters: str) -> Iterator[str]:
         """What is written meanwhile is the body of a block, whose name is given."""
         name = self.new(word)
-        outer, depth, sight = self._lines, self._depth, self.sight
-        self._lines, self._depth, self.sight = [], 1, None
+        outer, depth, sight, about = self._lines, self._depth, self.sight, self.about
+        self._lines, self._depth, self.sight, self.about = [], 1, None, None
         with self.inside(f"block {name}({parameters})"):
             yield name
         self._blocks += self._lines
-        self._lines, self._depth, self.sight = outer, depth, sight
+        self._lines, self._depth, self.sight, self.about = outer, depth, sight, about
 
     def text(self, model: str) -> str:
         """The whole spec, of one model."""

@@ -55,7 +55,8 @@ _TAKEN = NAMES.union(dir(builtins)).union("""
     grouped_outer grouped_sum heads jit LIBRARY like linear_cross_entropy linear_log_probs log1p
     merge_shares native on_device op Op os outer_tile parts Past processors products_of_choices programs
     reference room rows runs_triton shares sort_choices Span sum_of_choices sums sums_of_products tanh Tensor
-    tile tile_of_expert tl torch triton weighted_combine wraps
+    tile tile_of_expert tl torch triton weighted_combine
+    without_autocast wraps
     """.split())  # noqa: SIM905 - a list of this length is easier to read as words
 
 
