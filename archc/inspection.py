@@ -23,7 +23,7 @@ from archc.passes.pipeline import PASSES, stages
 from archc.settings import parse_settings
 from archc.target import TARGETS
 from archc.tuned import Entry, read_tables
-from archc.tuning.choice import gpu_at_hand, installed_triton, kernels_of, measured
+from archc.tuning.choice import gpu_at_hand, installed_triton, measured, planner_of
 
 
 def _programs(
@@ -77,12 +77,15 @@ def _explain(compilation: Compilation, console: Console) -> None:
         console.print(missed)
     for remark in report.remarks:
         console.print(f"{remark.pass_name}: {remark.text}")
-    kernels = kernels_of(compilation)
-    for text in _without_kernels(compilation, kernels):
+    planner = planner_of(compilation)
+    for text in _without_kernels(compilation, planner.kernels):
         console.print(f"no kernel: {text}")
+    if (node := planner.unpacked_by) is not None:
+        what = f"`{node.op.name}` ({place_of(node)}) does not tell apart those that share one"
+        console.print(f"documents: they do not stay in their row: {what}")
     for relaxation, meaning in report.relaxations().items():
         console.print(f"{relaxation}: {meaning}")
-    _explain_measured(measured(kernels, compilation.tuned), console)
+    _explain_measured(measured(planner.kernels, compilation.tuned), console)
     console.print()
 
 

@@ -312,6 +312,38 @@ def test_explain_tells_where_attention_has_no_kernel(
     assert re.findall(r"no kernel: (.*?), for some queries", output) == told
 
 
+@pytest.mark.parametrize(
+    ("looks", "returned", "told"),
+    [
+        ("merge_heads(attention(h, h, h, mask = causal))", "x", []),
+        ("reversed(x)", "x", ["`reverse_tokens` (spec.arch:5)"]),
+        (
+            "merge_heads(attention(h, h, h, mask = causal, bias = -near))",
+            "x",
+            ["`pair_positions` (spec.arch:3)"],
+        ),
+        ("reversed(x)", "last_token(x)", []),  # it takes no documents at all
+    ],
+)
+def test_explain_tells_why_documents_do_not_stay_in_their_row(
+    looks: str, returned: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("spec.arch").write_text(f"""arch A() {{
+          forward(x: float[B, T, 32]) {{
+            query, key = pairs(positions(x))
+            near, h = absolute(upcast(query - key)), split_heads(x, 4)
+            x = x + {looks}
+            return {returned}
+          }}
+        }}
+        model a = A()""")
+    done = run("explain", "spec.arch")
+    assert done.exit_code == 0
+    output = " ".join(done.output.split())
+    assert re.findall(r"documents: .*?: (.*?) does not tell apart", output) == told
+
+
 _OF_FEW_KERNELS = """
 arch A() {
   forward(x: float[B, T, 64]) {

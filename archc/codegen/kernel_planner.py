@@ -47,8 +47,8 @@ from archc.ir.ops.structure import (
     WEIGHT,
 )
 from archc.ir.ops.training import IN_TRAINING
-from archc.ir.packing import stays_packed
-from archc.ir.program import Program
+from archc.ir.packing import unpacked_by
+from archc.ir.program import Program, packs_documents
 from archc.ir.rule import rule_of
 from archc.target import CUDA, Target
 from archc.tuned import NOTHING, Tuned
@@ -170,7 +170,12 @@ class KernelPlanner:
     @cached_property
     def packed(self) -> bool:
         """Whether documents that share a row stay in it."""
-        return stays_packed(self.fused, self._takes_apart)
+        return packs_documents(self.fused) and self.unpacked_by is None
+
+    @cached_property
+    def unpacked_by(self) -> Node | None:
+        """What keeps documents, of a model that takes them, from staying in their row."""
+        return unpacked_by(self.fused, self._takes_apart) if packs_documents(self.fused) else None
 
     def _takes_apart(self, graph: Graph, node: Node) -> bool:
         """Whether a node is the call of a function that computes each document by itself."""

@@ -1,4 +1,4 @@
-"""Whether documents that share a row can stay in it: only some ops look at other tokens, and these apart."""
+"""What keeps documents that share a row from staying in it: only some ops look at other tokens."""
 
 from __future__ import annotations
 
@@ -23,28 +23,30 @@ from archc.ir.ops.structure import (
     WEIGHT,
 )
 from archc.ir.ops.training import DROP, DROP_CROWDED
-from archc.ir.program import Sequence, packs_documents, sequences
+from archc.ir.program import Sequence, sequences
 from archc.ir.types import ROWS, TensorType
 
 _STRUCTURE = (APPEND, BRANCH, CONSTANT, EXPERTS, INPUT, LOOP, LOSSES, NOTED, OF_ITERATION, WEIGHT)
 _OF_SEQUENCES = (DROP, DROP_CROWDED, IN_FRONT)  # by token as far as a cache is concerned
 
 
-def stays_packed(root: Graph, is_apart: Callable[[Graph, Node], bool]) -> bool:
-    """Whether a model computes documents as they lie in a row, but for nodes that take them apart.
+def unpacked_by(root: Graph, is_apart: Callable[[Graph, Node], bool]) -> Node | None:
+    """The first node for which a model cannot compute documents as they lie in a row; None where it can.
 
-    All other nodes are then of each token by itself, or means over all tokens, and every value has a row for
-    each token or none of any.  What is carried from token to token is there with a cache alone.
+    All nodes are then of each token by itself, or means over all tokens, or take documents apart, and every
+    value has a row for each token or none of any.  What is carried from token to token is there with a cache
+    alone.  Structure comes last: what it hands on was made by another node.
     """
-    if not packs_documents(root):
-        return False
     sequence = sequences(root)[-1]
-    return all(
-        (is_apart(graph, node) or _is_by_token(node)) and all(_fits(type_, sequence) for type_ in node.types)
+    found = [
+        node
         for graph in root.walk_all()
         for node in graph.nodes()
         if node.op is not CARRIED
-    )
+        if not (is_apart(graph, node) or _is_by_token(node))
+        or not all(_fits(type_, sequence) for type_ in node.types)
+    ]
+    return min(found, key=lambda node: node.op in _STRUCTURE, default=None)
 
 
 def _is_by_token(node: Node) -> bool:

@@ -26,7 +26,7 @@ def problems(compilation: Compilation, dtype: str) -> list[Problem]:
 
 def problems_after(compilation: Compilation, dtype: str) -> dict[Problem, LinearAfterKernel]:
     """Those of one row that the kernel of an op before them could compute, and that kernel."""
-    return _after(kernels_of(compilation), dtype)
+    return _after(planner_of(compilation).kernels, dtype)
 
 
 def measured(kernels: Sequence[Kernel], tuned: Tuned) -> list[Entry]:
@@ -43,10 +43,10 @@ def _after(kernels: Sequence[Kernel], dtype: str) -> dict[Problem, LinearAfterKe
     return {Problem(1, *shape, dtype, kernel.after): kernel for kernel, shape in shapes}
 
 
-def kernels_of(compilation: Compilation) -> tuple[Kernel, ...]:
-    """Those of a model's package."""
+def planner_of(compilation: Compilation) -> KernelPlanner:
+    """What plans the kernels of a model's package."""
     graphs, target = (compilation.fused, compilation.reference), compilation.context.target
-    return KernelPlanner(compilation.program, *graphs, target, compilation.tuned).kernels
+    return KernelPlanner(compilation.program, *graphs, target, compilation.tuned)
 
 
 def _shapes(compilation: Compilation) -> list[tuple[int, int]]:
