@@ -90,13 +90,23 @@ def _waste(op: Priced) -> list[str]:
     """What an op and its gradient move beyond the least, in words."""
     forward, backward = op.costs()
     sums = _vector_sums(op) + _of_heads(op) * 2 * torch.float32.itemsize
-    return [*_beyond(forward, 0, 0), *_beyond(backward, sums + _handed_over(op), _read_again(op))]
+    return [
+        *_beyond(forward, 0, _read_by_groups(op)),
+        *_beyond(backward, sums + _handed_over(op), _read_again(op)),
+    ]
 
 
 def _handed_over(op: Priced) -> int:
     """Gradients of rows that kernels of one gradient hand to each other, where registers do not hold them."""
     between = len(op.plan.gradients) - 1 if isinstance(op.plan, NormKernel) else 0
     return between * op.plan.width * BFLOAT16 if isinstance(op.plan, NormKernel) else 0
+
+
+def _read_by_groups(op: Priced) -> int:
+    """A norm's weight, which each further group of a token's heads reads from a cache."""
+    if not isinstance(op.plan, RopeKernel):
+        return 0
+    return sum(part.head_dim * BFLOAT16 for part in op.plan.worked if part.first and part.weight)
 
 
 def _read_again(op: Priced) -> int:

@@ -14,6 +14,12 @@ from archc.importer import import_model
 
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 
+# Keys of a type of models that a config must have: by its class's defaults there is no model.
+REQUIRED: dict[str, dict[str, Any]] = {
+    "glm4_moe": {"head_dim": 128},
+    "dots1": {"n_routed_experts": 16, "num_experts_per_tok": 3, "n_shared_experts": 2},
+}
+
 
 def write(folder: Path, config: Any) -> Path:
     """A model directory with a config.json."""

@@ -34,6 +34,45 @@ _GEMMA = {
     "use_cache": True,
 }
 
+# GLM 4.5, with its larger model's values.
+_GLM = {
+    "architectures": ["Glm4MoeForCausalLM"],
+    "attention_bias": True,
+    "attention_dropout": 0.0,
+    "eos_token_id": [151329, 151336, 151338],
+    "first_k_dense_replace": 3,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 5120,
+    "initializer_range": 0.02,
+    "intermediate_size": 12288,
+    "max_position_embeddings": 131072,
+    "model_type": "glm4_moe",
+    "moe_intermediate_size": 1536,
+    "n_group": 1,
+    "n_routed_experts": 160,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 96,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 92,
+    "num_key_value_heads": 8,
+    "num_nextn_predict_layers": 1,
+    "pad_token_id": 151329,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "routed_scaling_factor": 2.5,
+    "tie_word_embeddings": False,
+    "topk_group": 1,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.54.0",
+    "use_cache": True,
+    "use_qk_norm": True,
+    "vocab_size": 151552,
+}
+
 # spec and model -> config.json
 PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
     ("llama2", "llama2_7b"): {
@@ -162,6 +201,18 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
         "use_mrope": False,
         "use_sliding_window": False,
         "vocab_size": 152064,
+    },
+    ("glm4_moe", "glm4_5"): _GLM,
+    ("glm4_moe", "glm4_5_air"): {
+        **_GLM,
+        "first_k_dense_replace": 1,
+        "hidden_size": 4096,
+        "intermediate_size": 10944,
+        "moe_intermediate_size": 1408,
+        "n_routed_experts": 128,
+        "num_hidden_layers": 46,
+        "routed_scaling_factor": 1.0,
+        "use_qk_norm": False,
     },
     ("minimax_m2", "minimax_m2"): {
         "architectures": ["MiniMaxM2ForCausalLM"],

@@ -11,7 +11,7 @@ import transformers
 from archc import compiler
 from archc.importer import import_model
 from archc.interop.families import FAMILIES
-from tests.interop.configs import FULL, LINEAR, SLIDING, imported, parameters, write
+from tests.interop.configs import FULL, LINEAR, REQUIRED, SLIDING, imported, parameters, write
 from tests.interop.published import PUBLISHED
 from tests.support import SPECS, compile_model
 
@@ -46,6 +46,9 @@ CLASSES = {
     "glm4_moe_lite": transformers.Glm4MoeLiteConfig,
     "sarvam_mla": transformers.SarvamMLAConfig,
     "youtu": transformers.YoutuConfig,
+    "glm4_moe": transformers.Glm4MoeConfig,
+    "solar_open": transformers.SolarOpenConfig,
+    "dots1": transformers.Dots1Config,
     "marian": transformers.MarianConfig,
     "t5": transformers.T5Config,
     "switch_transformers": transformers.SwitchTransformersConfig,
@@ -82,8 +85,10 @@ def test_published_configs_are_the_standard_models(
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_missing_keys_are_the_defaults_of_the_class(kind: str, tmp_path: Path) -> None:
-    CLASSES[kind]().save_pretrained(tmp_path / "saved")
-    assert imported(tmp_path / "bare", model_type=kind) == parameters(import_model(tmp_path / "saved").text)
+    required = REQUIRED.get(kind, {})
+    CLASSES[kind](**required).save_pretrained(tmp_path / "saved")
+    saved = parameters(import_model(tmp_path / "saved").text)
+    assert imported(tmp_path / "bare", model_type=kind, **required) == saved
 
 
 def test_every_family_is_tested() -> None:
@@ -158,6 +163,17 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"index_topk": 7, "index_n_heads": 3, "index_head_dim": 96},
         {"index_keys": 7, "index_heads": 3, "index_dim": 96},
     ),
+    (
+        "glm4_moe",
+        {"head_dim": 128, "use_qk_norm": True, "attention_bias": True, "n_group": 4, "topk_group": 3},
+        {"heads_normed": True, "attention_bias": True, "output_bias": False, "groups": 4, "kept_groups": 3},
+    ),
+    (
+        "dots1",
+        {**REQUIRED["dots1"], "attention_bias": True, "num_hidden_layers": 2, "layer_types": [FULL] * 2},
+        {"experts": 16, "choices": 3, "shared": 2, "output_bias": True, "layers": 2},
+    ),
+    ("dots1", {**REQUIRED["dots1"], "sliding_window": None, "max_window_layers": 0}, {"layers": 62}),
     ("gpt_oss", {"num_hidden_layers": 2, "layer_types": [FULL, SLIDING]}, {"windowed": (False, True)}),
     ("gpt_oss", {"num_hidden_layers": 2, "layer_types": [SLIDING, FULL]}, {"windowed": None}),
     ("gemma2", {"query_pre_attn_scalar": 144, "head_dim": 128}, {"scale": 144**-0.5}),

@@ -11,7 +11,7 @@ import pytest
 from archc.errors import ArchcError
 from archc.importer import import_model
 from archc.interop.families import FAMILIES
-from tests.interop.configs import FULL, SLIDING, fault
+from tests.interop.configs import FULL, REQUIRED, SLIDING, fault
 from tests.support import few
 
 
@@ -27,6 +27,8 @@ def test_an_unknown_key_is_named_with_its_value(kind: str, value: Any, tmp_path:
 def test_an_unknown_key_near_a_known_one(tmp_path: Path) -> None:
     assert "did you mean `hidden_size`?" in fault(tmp_path / "x", model_type="llama", hiden_size=3)
 
+
+_DOTS = REQUIRED["dots1"]
 
 FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"hidden_size": "big"}, '"hidden_size" is "big": must be a whole number from 1'),
@@ -138,6 +140,11 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("qwen2", {"max_window_layers": -1}, '"max_window_layers" is -1: must be a whole number from 0'),
     ("qwen3", {"head_dim": None}, '"head_dim" is null: must be a whole number from 1'),
     ("deepseek_v2", {"topk_method": "noaux_tc"}, "supported are greedy, group_limited_greedy"),
+    ("glm4_moe", {}, '"partial_rotary_factor" is missing: must leave an even part of a head\'s 42 values'),
+    ("solar_open", {"first_k_dense_replace": 1}, "all of whose layers have experts"),
+    ("dots1", {**_DOTS, "n_routed_experts": None}, '"n_routed_experts" is null: must be a whole number from'),
+    ("dots1", {**_DOTS, "layer_types": [SLIDING] * 62}, 'must be a list with "full_attention" for each'),
+    ("dots1", {**_DOTS, "max_window_layers": 61}, "supported are only layers without a window"),
     ("deepseek_v3", {"topk_group": 9}, '"topk_group" is 9: must be a whole number from 1 to 8'),
     ("deepseek_v3", {"rope_interleave": False}, "since the arch's pairs are neighbours"),
     (

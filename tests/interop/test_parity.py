@@ -14,8 +14,10 @@ from transformers import (
     CohereConfig,
     DeepseekV2Config,
     DeepseekV3Config,
+    Dots1Config,
     Gemma2Config,
     Gemma3TextConfig,
+    Glm4MoeConfig,
     Glm4MoeLiteConfig,
     GPT2Config,
     GptOssConfig,
@@ -35,6 +37,7 @@ from transformers import (
     Qwen3NextConfig,
     RecurrentGemmaConfig,
     SmolLM3Config,
+    SolarOpenConfig,
     YoutuConfig,
 )
 
@@ -103,6 +106,20 @@ def latent_experts(config: Callable[..., PretrainedConfig], **changes: Any) -> P
         n_routed_experts=12,
         num_experts_per_tok=3,
         first_k_dense_replace=1,
+        **changes,
+    )
+
+
+def grouped_experts(config: Callable[..., PretrainedConfig], **changes: Any) -> PretrainedConfig:
+    """Experts in two groups, of which one is kept, under grouped-query attention."""
+    return rms(
+        config,
+        head_dim=12,
+        moe_intermediate_size=24,
+        n_routed_experts=8,
+        num_experts_per_tok=3,
+        n_shared_experts=2,
+        n_group=2,
         **changes,
     )
 
@@ -274,6 +291,11 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
     "glm4_moe_lite": lambda: latent_experts(
         Glm4MoeLiteConfig, q_lora_rank=20, mlp_layer_types=["dense"] * 2 + ["sparse"]
     ),
+    "glm4_moe": lambda: grouped_experts(
+        Glm4MoeConfig, use_qk_norm=True, attention_bias=True, routed_scaling_factor=2.5
+    ),
+    "solar_open": lambda: grouped_experts(SolarOpenConfig, intermediate_size=None, attention_bias=True),
+    "dots1": lambda: grouped_experts(Dots1Config, first_k_dense_replace=1, attention_bias=True),
     "youtu": lambda: latent(YoutuConfig, q_lora_rank=20, attention_bias=True, rope_parameters=YARN),
     "smollm3": lambda: rms(SmolLM3Config, num_hidden_layers=5),
     "smollm3_windows": lambda: rms(
@@ -407,6 +429,8 @@ def test_steps_have_limits(tmp_path: Path) -> None:
             ("llama4", {"chunk": "7"}),
             ("gpt_oss", {"window": "6"}),
             ("minimax_m2", {"rope": "rope(theta = 5000000)"}),
+            ("glm4_moe", {"rope": "rope(theta = 10000)"}),
+            ("glm4_moe", {"kept_groups": "2"}),
             ("qwen3_next", {"normed": "false"}),
             ("qwen3_next", {"rope": "rope(theta = 10000, width = 6)"}),
             ("gpt2", {"act": "gelu"}),

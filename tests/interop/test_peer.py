@@ -77,6 +77,7 @@ def test_every_model_that_could_be_imported_has_a_peer(path: Path) -> None:
         ("gpt_oss", "gpt_oss_tiny", {}),
         ("deepseek_v2", "deepseek_v2_tiny", {}),
         ("deepseek_v3", "deepseek_v3_tiny", {}),
+        ("glm4_moe", "glm4_moe_tiny", {}),
         (
             "llama4",
             "llama4_tiny",

@@ -11,6 +11,7 @@ from archc.interop.families.deepseek_v3 import (
 )
 from archc.interop.families.gemma2 import GEMMA2
 from archc.interop.families.gemma3 import GEMMA3
+from archc.interop.families.glm4_moe import DOTS1, GLM4_MOE, SOLAR_OPEN
 from archc.interop.families.gpt2 import GPT2
 from archc.interop.families.gpt_oss import GPT_OSS
 from archc.interop.families.like_llama import INTERNLM3, IQUESTCODER
@@ -67,6 +68,9 @@ FAMILIES = {
         GLM4_MOE_LITE,
         SARVAM_MLA,
         YOUTU,
+        GLM4_MOE,
+        SOLAR_OPEN,
+        DOTS1,
         MARIAN,
         T5,
         SWITCH_TRANSFORMERS,
