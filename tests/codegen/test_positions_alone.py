@@ -29,9 +29,11 @@ arch Placed(d = 12, count = 4) {
       z = experts e in turns of count apart {
         return linear(s, d) as apart
       }
+      q = split_heads(linear(s, d) as q, 2)
+      a = merge_heads(attention(q, q, q, mask = MASK))
       few = within_capacity(shares, turns, count, 2)
       y = y + experts e in turns of count {
-        return few[e] * linear(x, d) as few
+        return few[e] * linear(s + a, d) as few
       }
       m, _ = running_maximum(linear(s, d) as exponent, log_decay = -softplus(linear(x, d) as decay))
       x = x + y + linear(concat(x, merge_heads(z)), d) as joined + cast_like(tanh(m), x)
@@ -43,9 +45,11 @@ model placed = Placed()
 """
 
 
+@pytest.mark.parametrize("mask", ["causal", "sliding(2)"])
 @pytest.mark.parametrize("kind", ["Model", "Reference"])
-def test_two_sequences_are_as_each_alone(kind: str, tmp_path: Path) -> None:
-    model = getattr(build(SPEC, "placed", tmp_path), kind)(dtype=torch.float64)
+def test_two_sequences_are_as_each_alone(kind: str, mask: str, tmp_path: Path) -> None:
+    package = build(SPEC.replace("MASK", mask), "placed", tmp_path)
+    model = getattr(package, kind)(dtype=torch.float64)
     scramble(model)
     tokens = torch.randint(30, (2, 6))
     together = model(tokens)
