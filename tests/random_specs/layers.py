@@ -8,7 +8,7 @@ from dataclasses import replace
 from tests.random_specs.attentions import Shared
 from tests.random_specs.heads import some_bias, some_heads
 from tests.random_specs.mixers import mixer
-from tests.random_specs.rows import activation, experts, mlp, norm
+from tests.random_specs.rows import activation, bounded, experts, mlp, norm
 from tests.random_specs.writer import Writer
 
 VOCABULARY = 40
@@ -123,6 +123,8 @@ def residual(w: Writer, d: int, x: str, sublayer: Sublayer) -> None:
         total = f"{x} + {rate} * ({y} - {x})"
     if kind in ("post", "deep"):
         total = norm(w, w.let(total, "s"))
+    if kind == "bare":
+        total = bounded(f"({total})")
     w.write(f"{x} = {total}")
 
 
