@@ -384,7 +384,7 @@ def test_some_chunks_after_others(form: str) -> None:
         with _Largest() as largest:
             found = kernels.linear_attention(**given, state=states[0])
         with _Largest() as at_once:
-            truth = kernels._linear_attention_chunks(**given, state=states[1])
+            truth = kernels._linear_attention_chunks(*given.values(), states[1])
         assert distance(found, truth) < 1e-12
         assert start is None or distance(*states) < 1e-12
         assert largest.elements < at_once.elements / 4
