@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from archc.analysis.kernels import Shape, growing_dim, type_bytes
+from archc.analysis.kernels import Shape, base_of, growing_dim, type_bytes
 from archc.ir.expr import leaf, leaves
 from archc.ir.first_layer import may_be_none
 from archc.ir.graph import Graph
@@ -175,11 +175,7 @@ def _twice(loop: Node, body: Graph, kept: set[Value]) -> set[Value]:
 
 def _base(graph: Graph, value: Value) -> Value:
     """The tensor that a value lies in; there is no cache in training."""
-    node = graph.node(value)
-    while node.op.has(Trait.VIEW) or node.op in (APPEND, KEEP):
-        value = node.first
-        node = graph.node(value)
-    return value
+    return base_of(graph, value, (APPEND, KEEP))
 
 
 def _kept_by(graph: Graph, node: Node) -> set[Value]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import fsum
 from typing import Any
 
+from archc.analysis.kernels import base_of
 from archc.analysis.parameters import layers_of
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
@@ -121,10 +122,8 @@ def _place(node: Node) -> str:
 
 def _source(graph: Graph, value: Value) -> str:
     """The op that a value comes from, seen through views."""
+    value = base_of(graph, value, (APPEND, KEEP))
     node = graph.node(value)
-    while (node.op.has(Trait.VIEW) or node.op in (APPEND, KEEP)) and node.operands:
-        value = node.first
-        node = graph.node(value)
     if node.op is CONSTANT:
         return f"{node.attributes['value']:.4g}"
     return graph.name_of(value) if node.op in (INPUT, LOOP) else node.op.name

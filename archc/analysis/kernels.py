@@ -6,7 +6,7 @@ A kernel reads its operands and writes its results once.  What an op costs is to
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -14,7 +14,7 @@ from archc.analysis.parameters import HEAD
 from archc.ir.graph import Graph
 from archc.ir.head import last_linear
 from archc.ir.node import Node, Value, stored_in
-from archc.ir.op import Trait
+from archc.ir.op import Op, Trait
 from archc.ir.ops.experts import SORT_CHOICES
 from archc.ir.ops.numbers import CONSTANTS
 from archc.ir.ops.recurrence import CARRIED, NEW_POSITIONS
@@ -168,10 +168,10 @@ def node_bytes(graph: Graph, node: Node, sizes: Mapping[str, int], element: int)
     return sum(read) + sum(type_bytes(type_.bind(sizes), element) for type_ in written)
 
 
-def base_of(graph: Graph, value: Value) -> Value:
-    """The tensor that a value is a view of, or itself."""
+def base_of(graph: Graph, value: Value, through: Collection[Op] = ()) -> Value:
+    """The tensor that a value is a view of, or itself; ops in `through` are seen through as views are."""
     node = graph.node(value)
-    while node.op.has(Trait.VIEW):
+    while node.op.has(Trait.VIEW) or node.op in through:
         value = node.first
         node = graph.node(value)
     return value

@@ -151,7 +151,7 @@ class Recordings:
 def _operands(place: Place, given: Arguments) -> Arguments:
     """A recurrence's own, without documents that share rows: there are none."""
     assert place.node is not None
-    return given[: sum(value is not None for value in place.node.inputs)]
+    return given[: len(place.node.operands)]
 
 
 def _stand_for(place: Place, forms: Iterable[Form]) -> list[Form]:

@@ -9,7 +9,7 @@ from archc.ir.ops.structure import EXACT_WHOLE
 from archc.ir.sizes import NamedFloat, Size
 from archc.ir.types import Dim, shape_text
 
-_MAX_SIZE = 72
+_MAX_SIZE = 72  # characters of a size by names: a longer one is easier to read as a number
 
 
 def given(op: Op, texts: Sequence[str]) -> list[str]:

@@ -7,9 +7,7 @@ from functools import cached_property, partial
 
 from archc.codegen.kernel_planner import KernelPlanner
 from archc.codegen.kernels.table import KernelTable
-from archc.codegen.kernels.unfused_kernels import (
-    has_op,
-)
+from archc.codegen.kernels.unfused_kernels import has_op
 from archc.codegen.literals import given
 from archc.codegen.modules.class_plan import Class
 from archc.codegen.modules.classes import ClassWriter
@@ -37,9 +35,7 @@ from archc.ir.node import Node, Value
 from archc.ir.ops.experts import OF_EXPERT
 from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.router import UNLESS_ZERO
-from archc.ir.ops.structure import (
-    RECENT,
-)
+from archc.ir.ops.structure import RECENT
 from archc.ir.ops.training import IN_TRAINING
 from archc.ir.program import Program, front_of, given_inputs, most_tokens, packs_documents
 from archc.ir.types import DType

@@ -12,6 +12,16 @@ MAX_EXPERTS = 10_000
 # Losses and noise that balance the experts' loads, in families whose specs have none.
 ROUTER_TRAINING = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
 
+# Layers for training that checkpoints hold after the last.
+TRAINING_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers")
+
+# The router of DeepSeek-V3's experts, in families that have these after some dense layers.
+BIASED_SIGMOIDS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "scoring_func": (("sigmoid",), "as in the class"),
+    "topk_method": (("noaux_tc",), "as in the class"),
+    "moe_layer_freq": ((1,), "since all layers after the dense ones have experts"),
+}
+
 
 def factor_or_none(key: str, missing: float) -> Reader:
     """A factor above 0; none for 0, which leaves out what it would multiply."""
@@ -47,6 +57,15 @@ def experts(key: str, missing: int, *older: str) -> Reader:
         return config.whole(present[0] if present else key, missing, most=MAX_EXPERTS)
 
     return Setting(read, lambda value, _known: {} if value is None else {key: int(value)})
+
+
+def kept_groups(missing: int) -> Reader:
+    """How many groups of experts a token chooses among."""
+
+    def read(config: Config, known: Known) -> int:
+        return config.whole("topk_group", min(missing, known["groups"]), most=known["groups"])
+
+    return Setting(read, lambda value, _known: {"topk_group": int(value)})
 
 
 def choices(key: str, missing: int) -> Reader:

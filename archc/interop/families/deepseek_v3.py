@@ -7,11 +7,15 @@ from archc.interop.config import Config
 from archc.interop.family import Family, Known, Setting, activation, flag, layers, number, whole
 from archc.interop.latent import FOLLOWING, gain, latent
 from archc.interop.rope import rotary
-from archc.interop.routing import ROUTER_TRAINING, choices, dense_layers, experts
-
-
-def _kept_groups(config: Config, known: Known) -> int:
-    return config.whole("topk_group", min(4, known["groups"]), most=known["groups"])
+from archc.interop.routing import (
+    BIASED_SIGMOIDS,
+    ROUTER_TRAINING,
+    TRAINING_LAYERS,
+    choices,
+    dense_layers,
+    experts,
+    kept_groups,
+)
 
 
 def _listed_dense(config: Config, known: Known) -> int:
@@ -41,18 +45,15 @@ _KINDS = f'"{_DENSE}" or "{_SPARSE}"'
 _INERT = (
     *ROUTER_TRAINING,
     *FOLLOWING,
+    *TRAINING_LAYERS,
     "aux_loss_alpha",
     "seq_aux",
     "ep_size",
     "pretraining_tp",
-    "num_nextn_predict_layers",  # layers for training that checkpoints hold after the last
-    "num_mtp_layers",
     "auto_map",  # the code of its own that this arch was written after
 )
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "scoring_func": (("sigmoid",), "as in the class"),
-    "topk_method": (("noaux_tc",), "as in the class"),
-    "moe_layer_freq": ((1,), "since all layers after the dense ones have experts"),
+    **BIASED_SIGMOIDS,
     "rope_interleave": ((True,), "since the arch's pairs are neighbours"),
 }
 
@@ -75,7 +76,7 @@ def _family(model_type: str) -> Family:
             "shared": whole("n_shared_experts", 1),
             "expert_d_ff": whole("moe_intermediate_size", 2048),
             "groups": whole("n_group", 8),
-            "kept_groups": Setting(_kept_groups, lambda value, _known: {"topk_group": int(value)}),
+            "kept_groups": kept_groups(4),
             "normed": flag("norm_topk_prob", True),
             "routed_scale": number("routed_scaling_factor", 2.5),
             "vocab": whole("vocab_size", 129280),

@@ -1,7 +1,6 @@
 """GLM 4.5 and its kin: DeepSeek-V3's experts under grouped-query attention."""
 
 from dataclasses import replace
-from typing import Any
 
 from archc.interop.config import Config
 from archc.interop.family import (
@@ -20,12 +19,17 @@ from archc.interop.family import (
     whole,
 )
 from archc.interop.rope import partly_rotary, rotary
-from archc.interop.routing import MAX_EXPERTS, ROUTER_TRAINING, choices, dense_layers, experts
+from archc.interop.routing import (
+    BIASED_SIGMOIDS,
+    MAX_EXPERTS,
+    ROUTER_TRAINING,
+    TRAINING_LAYERS,
+    choices,
+    dense_layers,
+    experts,
+    kept_groups,
+)
 from archc.interop.windows import FULL
-
-
-def _kept_groups(config: Config, known: Known) -> int:
-    return config.whole("topk_group", 1, most=known["groups"])
 
 
 def _layers_of_dots(config: Config, _known: Known) -> int:
@@ -47,16 +51,7 @@ def _stated(key: str, among: str = "") -> Reader:
     return Setting(read, lambda value, _known: {key: int(value)})
 
 
-_FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "scoring_func": (("sigmoid",), "as in the class"),
-    "topk_method": (("noaux_tc",), "as in the class"),
-    "moe_layer_freq": ((1,), "since all layers after the dense ones have experts"),
-}
-_INERT = (
-    *ROUTER_TRAINING,
-    "num_nextn_predict_layers",  # layers for training that checkpoints hold after the last
-    "num_mtp_layers",
-)
+_INERT = (*ROUTER_TRAINING, *TRAINING_LAYERS)
 
 GLM4_MOE = Family(
     model_type="glm4_moe",
@@ -76,7 +71,7 @@ GLM4_MOE = Family(
         "shared": whole("n_shared_experts", 1),
         "expert_d_ff": whole("moe_intermediate_size", 1408),
         "groups": whole("n_group", 1),
-        "kept_groups": Setting(_kept_groups, lambda value, _known: {"topk_group": int(value)}),
+        "kept_groups": kept_groups(1),
         "normed": flag("norm_topk_prob", True),
         "routed_scale": number("routed_scaling_factor", 1.0),
         "vocab": whole("vocab_size", 151552),
@@ -88,7 +83,7 @@ GLM4_MOE = Family(
         "heads_normed": flag("use_qk_norm", False),
         "tied": flag("tie_word_embeddings", False),
     },
-    fixed=_FIXED,
+    fixed=BIASED_SIGMOIDS,
     inert=_INERT,
 )
 SOLAR_OPEN = replace(
@@ -108,7 +103,7 @@ SOLAR_OPEN = replace(
         "heads_normed": constant(False),
     },
     fixed={
-        **_FIXED,
+        **BIASED_SIGMOIDS,
         "first_k_dense_replace": ((0,), "as in the class, all of whose layers have experts"),
         "use_qk_norm": ((False,), "as in the class"),
     },
