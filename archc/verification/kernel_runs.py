@@ -15,6 +15,7 @@ from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.kernels.attention.flash_plan import FlashKernel
 from archc.codegen.kernels.attention.step_plan import StepKernel
 from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
+from archc.codegen.kernels.custom_op import Operand
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import CapacityKernel, Kernel, OpKernel
 from archc.codegen.kernels.key_choice.key_choice_plan import KeyChoiceKernel
@@ -23,7 +24,6 @@ from archc.codegen.kernels.linear.linear_plan import LinearChoice, LinearKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.kernels.recurrence.recurrence_plan import RecurrenceKernel
 from archc.codegen.kernels.recurrence.running_maximum_plan import RunningMaximumKernel
-from archc.codegen.modules.class_plan import Operand
 from archc.verification.chips import CHIPS
 
 _SHARES = 32  # programs among which the keys of one sequence and head are shared

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archc.codegen.kernels.custom_op import Operand
 from archc.codegen.kernels.kernel_plan import OpKernel
 from archc.codegen.kernels.table import KernelTable, fused_nodes
-from archc.codegen.modules.class_plan import Operand
 from archc.codegen.package import plan_package
 from archc.verification.packages import import_package
 from tests.codegen import hazards

@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from archc.codegen.code import Argument, Line
 from archc.codegen.layout import LINE_LENGTH
 from archc.codegen.literals import result_type
-from archc.codegen.modules.class_plan import Argument, Line, Operand
 
 _MOST = LINE_LENGTH - 4  # columns of a statement in a function
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor that a kernel's op takes.
+
+    Dims are numbers, or names such as "B" and "T".  `dtype` is "float", the model's own, or "f32".
+    An optional operand may be None.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    optional: bool
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from archc.codegen.code import Line
+from archc.codegen.kernels.custom_op import Operand
 from archc.codegen.layout import LINE_LENGTH
-from archc.codegen.modules.class_plan import Line, Operand
 from archc.codegen.modules.lines import Emitter
 from archc.codegen.modules.style import Style, no_loop
 from archc.codegen.semantics import Semantics

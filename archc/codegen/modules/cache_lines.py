@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from archc.codegen.modules.class_plan import Line
+from archc.codegen.code import Line
 from archc.codegen.modules.spans import with_spans
 from archc.ir.node import Node, Value
 from archc.ir.ops.structure import APPEND, KEEP

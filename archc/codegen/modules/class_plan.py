@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from archc.codegen.kernels.linear.loss_plan import LossKernel
-    from archc.codegen.native.native_plan import NativeLayer, NativeLayers
-
-
-@dataclass(frozen=True)
-class Line:
-    """A statement of generated code, with its comment; without a statement, the comment has its own line."""
-
-    code: str
-    comment: str = ""
-
-    def __str__(self) -> str:
-        if not self.code:
-            return f"# {self.comment}" if self.comment else ""
-        return f"{self.code}  # {self.comment}" if self.comment else self.code
-
-    def indented(self) -> Line:
-        """The line, one level further in."""
-        text = self.code or (f"# {self.comment}" if self.comment else "")
-        return Line(f"    {text}", self.comment if self.code else "") if text else self
+from archc.codegen.code import Argument, Line
+from archc.codegen.kernels.linear.loss_plan import LossKernel
+from archc.codegen.native.native_plan import NativeLayer, NativeLayers
 
 
 @dataclass(frozen=True)
@@ -84,31 +65,6 @@ class Layers:
 
     name: str
     modules: str  # a generator expression that builds them
-
-
-@dataclass(frozen=True)
-class Argument:
-    """An argument of a generated function."""
-
-    name: str
-    annotation: str = "Tensor"
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.annotation}" if self.annotation else self.name
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A tensor that a kernel's op takes.
-
-    Dims are numbers, or names such as "B" and "T".  `dtype` is "float", the model's own, or "f32".
-    An optional operand may be None.
-    """
-
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: str
-    optional: bool
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from archc.codegen.code import Argument, Line
 from archc.codegen.kernels.linear.loss_plan import LossKernel
 from archc.codegen.literals import result_type
 from archc.codegen.modules import schedule
-from archc.codegen.modules.class_plan import Argument, Class, Head, Layers, Line
+from archc.codegen.modules.class_plan import Class, Head, Layers
 from archc.codegen.modules.front import front_lines, texts_of, without_front
 from archc.codegen.modules.functions import Functions
 from archc.codegen.modules.head import Cut, write_head

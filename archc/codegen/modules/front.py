@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from archc.codegen.modules.class_plan import Line
+from archc.codegen.code import Line
 from archc.ir.graph import Graph
 from archc.ir.program import front_of, given_inputs, grows
 

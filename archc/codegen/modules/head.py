@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.code import Line
 from archc.codegen.kernels.linear.loss_plan import LossKernel
-from archc.codegen.modules.class_plan import Head, Line
+from archc.codegen.modules.class_plan import Head
 from archc.codegen.modules.lines import Emitter
 from archc.codegen.modules.style import Style
 from archc.ir.graph import Graph

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from archc.codegen.code import Line
 from archc.codegen.literals import attribute_code, given, number_text, shapes_text
 from archc.codegen.modules.cache_lines import write_append, write_kept
-from archc.codegen.modules.class_plan import Line
 from archc.codegen.modules.kept import PAST, KeptPart, kept_by, kept_by_readers
 from archc.codegen.modules.loop_lines import write_loop
 from archc.codegen.modules.regions import write_branch, write_experts, write_losses

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from archc.codegen.code import Argument, Line
 from archc.codegen.literals import size_code
 from archc.codegen.modules import schedule
-from archc.codegen.modules.class_plan import Argument, Line
 from archc.codegen.modules.kept import trains
 from archc.codegen.modules.spans import with_spans
 from archc.codegen.native.native_plan import NativeLayers

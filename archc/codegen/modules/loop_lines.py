@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from archc.codegen.modules.class_plan import Line
+from archc.codegen.code import Line
 from archc.ir.node import Node
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+from archc.codegen.code import Argument, Line
 from archc.codegen.literals import result_type, shapes_text
-from archc.codegen.modules.class_plan import Argument, Fixed, Line, Method
+from archc.codegen.modules.class_plan import Fixed, Method
 from archc.codegen.modules.kept import KeptPart
 from archc.codegen.modules.lines import Emitter
 from archc.codegen.modules.spans import is_span, with_spans

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from archc.codegen.modules.class_plan import Argument, Class
+from archc.codegen.code import Argument
+from archc.codegen.modules.class_plan import Class
 from archc.codegen.native.native_layers import plan_native_layers
 from archc.codegen.native.native_plan import NativeLayer, NativeLayers
 from archc.ir.names import unique

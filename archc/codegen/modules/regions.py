@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from archc.codegen.code import Line
 from archc.codegen.literals import attribute_code, tuple_text
-from archc.codegen.modules.class_plan import Line
 from archc.codegen.names import identifier
 from archc.ir.graph import Graph
 from archc.ir.names import unique

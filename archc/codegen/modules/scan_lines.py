@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from archc.codegen.code import Line
 from archc.codegen.literals import tuple_text
-from archc.codegen.modules.class_plan import Line
 from archc.codegen.modules.spans import span_of
 from archc.ir.names import unique
 from archc.ir.node import Node, Value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from archc.codegen.modules.class_plan import Line
+from archc.codegen.code import Line
 from archc.ir.graph import Graph
 from archc.ir.node import Value
 from archc.ir.program import Sequence as Tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from archc.codegen.modules.class_plan import Line
+from archc.codegen.code import Line
 from archc.codegen.semantics import Semantics
 from archc.ir.graph import Graph
 from archc.ir.node import Node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from archc.codegen.modules.class_plan import Argument
+from archc.codegen.code import Argument
 from archc.codegen.native.native_plan import (
     NativeFunction,
     NativeInput,

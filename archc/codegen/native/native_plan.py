@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from archc.codegen.code import Argument
 from archc.codegen.literals import tuple_text
-from archc.codegen.modules.class_plan import Argument
 from archc.codegen.modules.spans import is_span, with_spans
 
 # Names that no variable may have: words of C++, and names that the templates use.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from archc.codegen.code import Line
 from archc.codegen.kernels.attention.attention import (
     Attention,
     attention_of,
@@ -16,7 +17,6 @@ from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.kernels.attention.flash_kernel import plan_flash
 from archc.codegen.kernels.attention.step_kernel import plan_step
 from archc.codegen.kernels.fused import Fused
-from archc.codegen.modules.class_plan import Line
 from archc.codegen.native.native_kernel import plan_native_attention
 from archc.ir.ops.attention import Mask
 from archc.target import Target

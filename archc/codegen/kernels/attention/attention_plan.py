@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.code import Line
 from archc.codegen.kernels.attention.attention import Attention
 from archc.codegen.kernels.attention.bias_vector import BiasVector
 from archc.codegen.kernels.attention.flash_plan import FlashKernel
 from archc.codegen.kernels.attention.step_plan import StepKernel
 from archc.codegen.kernels.by_document import by_document
-from archc.codegen.modules.class_plan import Line
 from archc.codegen.native.native_plan import NativeAttention
 
 

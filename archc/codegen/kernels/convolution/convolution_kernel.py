@@ -8,11 +8,11 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
+from archc.codegen.code import Line
 from archc.codegen.kernels.convolution.convolution_plan import ConvolutionKernel
 from archc.codegen.kernels.fused import Fused, plain_form, width_of
 from archc.codegen.kernels.rows.pointwise import Pointwise, Writer, analyse
 from archc.codegen.kernels.rows.row_writer import names_in
-from archc.codegen.modules.class_plan import Line
 from archc.codegen.semantics import use_of
 from archc.ir.convolution_form import LOOKS, RESERVED, offsets
 from archc.ir.graph import Graph

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from archc.codegen.code import Argument, Line
 from archc.codegen.kernels.by_document import by_document
 from archc.codegen.kernels.fused import power_of_two
 from archc.codegen.kernels.signature import Signature, as_named, contiguous, in_rows, row_strides
 from archc.codegen.literals import result_type
-from archc.codegen.modules.class_plan import Argument, Line
 
 _VALUES = 4096  # of a program: so many columns of so many tokens
 _MOST_COLUMNS = 128

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from archc.codegen.code import Argument
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.experts.router_gradient import GradientWriter
 from archc.codegen.kernels.experts.router_lines import RouterWriter
 from archc.codegen.kernels.experts.router_plan import RouterKernel, RouterPass
 from archc.codegen.kernels.fused import Fused
-from archc.codegen.modules.class_plan import Argument
 from archc.ir.types import DType, TensorType
 
 

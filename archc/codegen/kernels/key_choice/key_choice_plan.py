@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.code import Line
 from archc.codegen.kernels.fused import power_of_two
 from archc.codegen.kernels.masks import joined, load_where, store_where
-from archc.codegen.modules.class_plan import Line
 
 _TILE = 64  # keys that a program scores at a time
 _LEAST = 16  # rows and columns of a product on tensor cores

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archc.codegen.code import Argument
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.linear.one_row import OneRow, Reading
 from archc.codegen.kernels.norms.norm_lines import if_there
 from archc.codegen.literals import result_type
-from archc.codegen.modules.class_plan import Argument
 
 _WARPS = 32  # of a multiprocessor, all of which have loads under way
 

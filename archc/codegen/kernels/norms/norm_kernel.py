@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from archc.codegen.code import Argument, Line
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused
 from archc.codegen.kernels.linear.one_row import OneRow
@@ -22,7 +23,6 @@ from archc.codegen.kernels.norms.norm_parts import NormParts
 from archc.codegen.kernels.norms.norm_plan import NormGradient, NormKernel
 from archc.codegen.kernels.norms.wide_norm import MAX_NARROW, plan_wide_norm
 from archc.codegen.kernels.signature import Signature, as_named, contiguous, in_rows, row_strides
-from archc.codegen.modules.class_plan import Argument, Line
 from archc.codegen.native.native_kernel import plan_native_norm
 
 _MAX_STAGED = 4096  # columns of a row, of which three are under way whatever its dtype

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from archc.codegen.code import Argument
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused, block_of
 from archc.codegen.kernels.rope.position_scale_plan import PositionScaleKernel
-from archc.codegen.modules.class_plan import Argument
 
 
 def plan_position_scale(fused: Fused) -> PositionScaleKernel:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from archc.codegen.code import Argument
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused
 from archc.codegen.kernels.signature import Signature, as_named, contiguous, in_rows, row_strides
-from archc.codegen.modules.class_plan import Argument
 
 TABLES = ("cos", "sin")
 TABLE_TOKENS = {"table_tokens": "cos.shape[0] * cos.shape[1]"}  # what a launch of any rotation is given

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from archc.codegen.code import Argument
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused, block_of, power_of_two, width_of
 from archc.codegen.kernels.linear.one_row import OneRow
@@ -14,7 +15,6 @@ from archc.codegen.kernels.rows.pointwise import Pointwise, Writer, analyse
 from archc.codegen.kernels.rows.pointwise_plan import PointwiseKernel
 from archc.codegen.kernels.rows.row_writer import names_in
 from archc.codegen.kernels.signature import Signature, as_named, contiguous, row_strides
-from archc.codegen.modules.class_plan import Argument
 from archc.codegen.native.native_kernel import plan_native_pointwise
 from archc.ir.expr import Formula
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from archc.codegen.code import Argument
 from archc.codegen.kernels.custom_op import CustomOp
 from archc.codegen.kernels.fused import Fused
 from archc.codegen.kernels.rows.row_memory import RowMemory
 from archc.codegen.kernels.rows.row_plan import Columns
 from archc.codegen.kernels.rows.row_writer import RowWriter, names_in, needed_lines
 from archc.codegen.kernels.signature import Signature, as_named, contiguous
-from archc.codegen.modules.class_plan import Argument
 from archc.ir.expr import Expr, Formula
 from archc.ir.row_form import RowOperand
 
