@@ -215,8 +215,9 @@ class Calls(Applications):
             return POISON
         arguments = {name: self.evaluate(argument.value, env) for name, argument in given.items()}
         path = self.path_of(call.path, env) if call.path else ()
-        # A reader need not be told of the blocks that every spec sees.
-        scope = self.scope if is_prelude(block.source) else Scope(name, self.prefix + path, call.span)
+        # A reader need not be told of the blocks that every spec sees, or of parts without a name in one.
+        silent = is_prelude(block.source) or (self.scope is not None and not path)
+        scope = self.scope if silent else Scope(name, self.prefix + path, call.span)
         with self.tied(tie, self.prefix + path), self.within(path, scope, named=call.path is not None):
             self.calls.append((block.block, call.span))
             results = self.enter_block(block, arguments)

@@ -7,6 +7,7 @@ from typing import Any
 
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
+from archc.ir.types import TensorType
 
 
 class Copier:
@@ -29,6 +30,8 @@ class Copier:
             inputs = [None if value is None else self.values[value] for value in node.inputs]
         alike = {"names": node.names, "span": node.span, "scope": node.scope, "path": node.path}
         copy = self.graph.add(node.op, inputs, node.attributes, **{**alike, **changes})
+        types = tuple(map(TensorType.with_sizes_of, copy.types, node.types))
+        copy = self.graph.update(copy, types=types)
         self.stand_for(node, copy)
         return copy
 

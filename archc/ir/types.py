@@ -63,6 +63,12 @@ class TensorType:
     def with_dtype(self, dtype: DType) -> TensorType:
         return TensorType(self.shape, dtype)
 
+    def with_sizes_of(self, other: TensorType) -> TensorType:
+        """The same type, in the words of another: sizes that are equal know how they were computed."""
+        if len(self.shape) != len(other.shape):
+            return self
+        return self.with_shape(*(b if a == b else a for a, b in zip(self.shape, other.shape, strict=True)))
+
     def bind(self, sizes: Mapping[str, int]) -> TensorType:
         """The same type with numbers for symbolic dims."""
         return TensorType(tuple(size_of(dim, sizes) for dim in self.shape), self.dtype)

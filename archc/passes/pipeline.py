@@ -34,7 +34,7 @@ from archc.passes.route import join_routers
 from archc.passes.rows import join_row_moves
 from archc.passes.shared import join_shared_experts
 from archc.passes.sink import sink_pairs
-from archc.passes.splits import join_splits
+from archc.passes.splits import join_splits, list_parts
 from archc.passes.steps import part_steps
 from archc.passes.views import move_views
 from archc.passes.widen import join_wide_linears
@@ -81,6 +81,7 @@ PASSES = (
     Pass("beside", join_siblings),
     Pass("splits", join_splits),
     Pass("clean", drop_unused),
+    Pass("parts", list_parts),
 )
 
 
@@ -94,7 +95,7 @@ def run_passes(graph: Graph, context: Context) -> Graph:
 
 # The reference stays op by op: these passes only tidy and place the cache.
 REFERENCE_PASSES = tuple(
-    each for each in PASSES if each.name in ("fold", "common", "hoist", "unused", "losses", "cache")
+    each for each in PASSES if each.name in ("fold", "common", "hoist", "unused", "losses", "cache", "parts")
 )
 
 

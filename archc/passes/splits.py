@@ -2,6 +2,9 @@
 
 qkv, gate = split(x, [640, 384]); q, k, v = split(qkv, [384, 128, 128])
 becomes     q, k, v, gate = split(x, [384, 128, 128, 384])
+
+At last, parts that are equal by chance are listed: with `nope` and `v_dim` of 128, split(kv, 2) is
+split(kv, [nope, v_dim]) again, and stays right for whoever changes one of them in the generated code.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.ops.shape import SPLIT
+from archc.ir.sizes import Size
 from archc.passes.context import Context, made_by, remaining
 from archc.passes.fold import canonical_sizes
 
@@ -32,3 +36,13 @@ def _join(graph: Graph, outer: Node, inner: Node) -> None:
         graph.replace_uses(part, new)
     graph.remove(inner)
     graph.remove(outer)
+
+
+def list_parts(graph: Graph, _context: Context) -> None:
+    """List the widths of equal parts whose sizes are computed from different parameters."""
+    for part in graph.walk():
+        for node in remaining(part, SPLIT):
+            widths = tuple(type_.columns for type_ in node.types)
+            origins = {width.text if isinstance(width, Size) else str(width) for width in widths}
+            if len(origins) > 1:
+                part.update(node, attributes={"sizes": widths})

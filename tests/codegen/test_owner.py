@@ -68,6 +68,24 @@ def test_what_the_checkpoint_has_no_place_for_is_not_lost(
     assert not [*tmp_path.iterdir()]
 
 
+def text_of(package: ModuleType, module: str) -> str:
+    return (Path(package.__path__[0]) / f"{module}.py").read_text()
+
+
+def test_sizes_that_are_equal_by_chance_keep_their_names(tmp_path: Path) -> None:
+    """Whoever changes one of them at the top has changed it everywhere."""
+    package = build(SPECS / "latent.arch", "latent_tiny", tmp_path, {"nope": "7"})
+    for module, places in (("model", 2), ("reference", 1)):  # of few new tokens, and of many
+        assert text_of(package, module).count("(NOPE, V_DIM)") == places
+
+
+def test_a_heading_says_where_a_block_of_its_own_path_begins(tmp_path: Path) -> None:
+    """The parts that it calls on the way have none."""
+    package = build(SPECS / "qwen3_next.arch", "qwen3_next_tiny", tmp_path)
+    assert text_of(package, "model").count("# DeltaNet: model.layers.{i}.linear_attn") == 1
+    assert "# unit: " not in text_of(package, "reference")
+
+
 class LowRank(nn.Module):
     """A weight with a low-rank sum of its own, as adapters are."""
 
