@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from archc.tuned import NOTHING, Tuned, read_tables
 
 if TYPE_CHECKING:
     from archc.codegen.emit import Origin
+    from archc.codegen.kernel_planner import KernelPlanner
     from archc.codegen.plan import Package, ReportPlan
 
 
@@ -69,6 +70,13 @@ class Compilation:
     @property
     def report(self) -> Report:
         return self.context.report
+
+    @cached_property
+    def planner(self) -> KernelPlanner:
+        """What plans the kernels of its package."""
+        from archc.codegen.kernel_planner import KernelPlanner
+
+        return KernelPlanner(self.program, self.fused, self.reference, self.context.target, self.tuned)
 
 
 def read_spec_file(path: Path, name: str | None = None) -> Spec:

@@ -23,7 +23,7 @@ from archc.passes.pipeline import PASSES, stages
 from archc.settings import parse_settings
 from archc.target import TARGETS
 from archc.tuned import Entry, read_tables
-from archc.tuning.choice import gpu_at_hand, installed_triton, measured, planner_of
+from archc.tuning.choice import gpu_at_hand, installed_triton, measured
 
 
 def _programs(
@@ -77,7 +77,7 @@ def _explain(compilation: Compilation, console: Console) -> None:
         console.print(missed)
     for remark in report.remarks:
         console.print(f"{remark.pass_name}: {remark.text}")
-    planner = planner_of(compilation)
+    planner = compilation.planner
     for text in _without_kernels(compilation, planner.kernels):
         console.print(f"no kernel: {text}")
     if (node := planner.unpacked_by) is not None:

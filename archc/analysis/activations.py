@@ -180,26 +180,23 @@ def _base(graph: Graph, value: Value) -> Value:
 
 def _kept_by(graph: Graph, node: Node) -> set[Value]:
     if rule_of(node) is None:
-        needed = _saved(node) if node.op.saves else _needed(graph, node)
-        return {value for value in needed if value is not None}
+        return set(_saved(node) if node.op.saves else _needed(graph, node))
     steps = decomposition(graph, node)
     outputs = {value: node.outputs[place] for place, (_, value) in enumerate(steps.outputs)}
     found: set[Value] = set()
-    waiting = [value for step in steps.nodes() for value in _needed(steps, step) if value is not None]
+    waiting = [value for step in steps.nodes() for value in _needed(steps, step)]
     while waiting:  # what is needed of the middle of a kernel is computed again from what goes in
         value = _base(steps, waiting.pop())
         if value in outputs:
             found.add(outputs[value])
         elif value in steps.inputs:
-            outer = node.operand(steps.name_of(value))
-            assert outer is not None
-            found.add(outer)
+            found.add(node.named[steps.name_of(value)])
         else:
             waiting += steps.node(value).operands
     return found
 
 
-def _needed(graph: Graph, node: Node) -> list[Value | None]:
+def _needed(graph: Graph, node: Node) -> list[Value]:
     """The operands and results that the gradient of an op reads."""
     op = node.op
     if op.has(Trait.VIEW):
@@ -211,14 +208,11 @@ def _needed(graph: Graph, node: Node) -> list[Value | None]:
             value = node.inputs[place]
             if value is not None and graph.node(value).op is not CONSTANT:
                 read |= leaves(formula)
-        return [value for name, value in zip(names, node.inputs, strict=True) if name in read]
+        return [value for name, value in node.named.items() if name in read]
     return _saved(node)
 
 
-def _saved(node: Node) -> list[Value | None]:
+def _saved(node: Node) -> list[Value]:
     """What an op says that its gradient reads."""
-    op = node.op
-    saved: Mapping[str, Value | None] = {"result": node.outputs[0]} if node.outputs else {}
-    if not op.variadic:
-        saved = {**saved, **{o.name: value for o, value in zip(op.operands, node.inputs, strict=True)}}
-    return [saved[name] for name in op.saves]
+    known = {"result": node.outputs[0], **node.named} if node.outputs else node.named
+    return [known[name] for name in node.op.saves if name in known]

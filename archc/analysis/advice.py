@@ -60,10 +60,9 @@ def _width_notes(width: Dim, device: Device) -> Iterator[str]:
 def _attention_notes(graph: Graph, node: Node) -> Iterator[str]:
     """On heads; operands that an op keeps of the past are [B, S, heads, width]."""
     query = node.types[0].shape
-    for name in node.op.past:
-        value = node.operand(name)
-        kept = graph.type(value).shape if value is not None else ()
-        if value is None or len(kept) != 4 or len(query) != 4:
+    for value in node.past:
+        kept = graph.type(value).shape
+        if len(kept) != 4 or len(query) != 4:
             continue
         heads, kv_heads, width = query[2], kept[2], kept[3]
         if width not in _HEAD_DIMS:

@@ -163,7 +163,7 @@ def node_bytes(graph: Graph, node: Node, sizes: Mapping[str, int], element: int)
         for base, views in parts.items()
     )
     written = list(node.types)
-    if node.op.carries and (state := node.operand("state")) is not None:
+    if node.op.carries and (state := node.named.get("state")) is not None:
         written.append(graph.type(state))
     return sum(read) + sum(type_bytes(type_.bind(sizes), element) for type_ in written)
 

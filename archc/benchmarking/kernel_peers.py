@@ -37,7 +37,7 @@ from archc.codegen.kernels.recurrence.recurrence_kernel import CarryingKernel
 from archc.ir.lazy_torch import import_now
 from archc.ir.node import Node
 from archc.ir.ops.linear import WIDE_LINEAR
-from archc.ir.rule import Rule
+from archc.ir.rule import fused_by
 
 OP_BY_OP, BY_DYNAMO, FUSED, LIGER = "PyTorch op by op", "PyTorch compiled", "PyTorch's own", "Liger"
 APART = "archc, two kernels"
@@ -60,8 +60,7 @@ Peer = Callable[[Place, Call], tuple[Function, Arguments]]
 
 def plain_function(place: Place) -> Function:
     """A kernel's decomposition, op by op, on the kernel's own operands."""
-    rule, node, plan = place.rule, place.node, place.plan
-    assert node is not None
+    node, plan = place.node, place.plan
     if isinstance(plan, WideLinearKernel):
         return WIDE_LINEAR.reference
     if isinstance(plan, GroupedKernel | AbsorptionKernel | EmbeddingKernel):
@@ -69,7 +68,6 @@ def plain_function(place: Place) -> Function:
         return lambda *operands: node.op.reference(*operands[:count], **node.attributes)
     if isinstance(plan, CarryingKernel):
         return partial(_recurrence, node)
-    assert rule is not None
     if isinstance(plan, DispatchedKernel | KeyChoiceKernel):
         absent = [None] * len(node.op.operands)
         return lambda *operands: node.op.reference(*[*operands, *absent][: len(absent)], **node.attributes)[0]
@@ -77,18 +75,19 @@ def plain_function(place: Place) -> Function:
         return partial(_convolution, node, plan)
     if isinstance(plan, LinearAfterKernel):
         linear = WIDE_LINEAR.reference if plan.reading.wide else F.linear
-        return _then_linear(plan, _by_name(node, rule, plan.op.names), linear)
+        return _then_linear(plan, _by_name(node, plan.op.names), linear)
     assert isinstance(plan, OpKernel | RouterKernel)
-    return _by_name(node, rule, plan.op.names)
+    return _by_name(node, plan.op.names)
 
 
-def _by_name(node: Node, rule: Rule, names: Sequence[str]) -> Function:
+def _by_name(node: Node, names: Sequence[str]) -> Function:
     """A decomposition on operands in the order of `names`."""
-    order = (*rule.operands, *rule.weights)
 
     def run(*operands: Any) -> Any:
         given = dict(zip(names, operands, strict=True))
-        return node.op.reference(*(given.get(name) for name in order), **node.attributes)
+        return node.op.reference(
+            *(given.get(operand.name) for operand in node.op.operands), **node.attributes
+        )
 
     return run
 
@@ -112,9 +111,7 @@ def _then_linear(plan: LinearAfterKernel, before: Function, linear: Function) ->
 
 def _recurrence(node: Node, *operands: Any) -> Any:
     """What carries a state, token by token."""
-    given = zip(node.op.operands, node.inputs, strict=True)
-    names = [operand.name for operand, value in given if value is not None]
-    return node.op.reference(**dict(zip(names, operands, strict=True)), **node.attributes)
+    return node.op.reference(**dict(zip(node.named, operands, strict=True)), **node.attributes)
 
 
 def _convolution(node: Node, plan: ConvolutionKernel, x: Tensor, span: Any, *given: Any) -> Any:
@@ -153,7 +150,6 @@ def two_kernels(plan: LinearAfterKernel, kernels: Any, linear: str) -> Function:
 
 
 def _fused(place: Place, call: Call) -> tuple[Function, Arguments]:
-    assert place.node is not None
     if isinstance(place.plan, DispatchedKernel):
         return _gathered_activated_mm(place, call)
     return _OWN[place.feature](place.node.attributes, call)
@@ -163,9 +159,7 @@ def _liger(place: Place, call: Call) -> tuple[Function, Arguments]:
     if not any(a.is_cuda for a in call.arguments if isinstance(a, Tensor)):
         raise SkippedError("Liger's kernels run on a GPU only")
     try:
-        found: tuple[Function, Arguments] = ADAPTERS[place.feature](
-            {} if place.node is None else place.node.attributes, call.arguments
-        )
+        found: tuple[Function, Arguments] = ADAPTERS[place.feature](place.node.attributes, call.arguments)
     except ImportError as error:
         raise SkippedError(f"liger-kernel cannot be imported: {error}") from None
     return found
@@ -222,10 +216,8 @@ def _gathered_mm(_attributes: Mapping[str, Any], call: Call) -> tuple[Function, 
 
 def _gathered_activated_mm(place: Place, call: Call) -> tuple[Function, Arguments]:
     """And with the activation after it, op by op."""
-    assert place.node is not None
-    assert place.rule is not None
     product, arguments = _gathered_mm(place.node.attributes, call)
-    activation = partial(place.rule.steps[-1].op.reference, **place.node.attributes)
+    activation = partial(fused_by(place.node).steps[-1].op.reference, **place.node.attributes)
     return (lambda *given: activation(product(*given))[0]), arguments
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from archc.analysis.kernels import Shape, Work, node_bytes, node_flops, type_bytes
-from archc.codegen.kernel_planner import KernelPlanner
 from archc.codegen.kernels.attention.attention_plan import AttentionKernel
 from archc.codegen.kernels.experts.router_plan import RouterKernel
 from archc.codegen.kernels.kernel_plan import (
@@ -20,20 +19,18 @@ from archc.codegen.kernels.kernel_plan import (
 )
 from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.loss_plan import LossKernel
-from archc.codegen.kernels.linear.pairs import linears_after
-from archc.codegen.kernels.recurrence.recurrence_kernel import CarryingKernel, plan_recurrences
-from archc.codegen.kernels.table import KernelTable
+from archc.codegen.kernels.recurrence.recurrence_kernel import CarryingKernel
 from archc.codegen.semantics import Semantics, use_of
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.node import Node
-from archc.ir.rule import Rule, decomposition, rule_of
-from archc.ir.types import DType, TensorType
+from archc.ir.rule import decomposition, fused_by, rule_of
+from archc.ir.types import TensorType
 
 
 @dataclass(frozen=True)
 class Place:
-    """A kernel and the first node that calls it; the loss's stands for no node.
+    """A kernel and the first node that calls it; for the loss, the weight of the logits.
 
     `reference`: the functions of reference.py that the unfused model calls in its place, on operands of its
     own; none where those of the kernel will do.
@@ -43,27 +40,20 @@ class Place:
     name: str
     plan: Kernel
     graph: Graph
-    node: Node | None
+    node: Node
     reference: tuple[str, ...] = ()
     linear: Node | None = None
 
     @property
-    def rule(self) -> Rule | None:
-        return None if self.node is None else rule_of(self.node)
-
-    @property
     def feature(self) -> str:
         """The fusion or the op that it is."""
-        if self.node is None:
-            return "linear_cross_entropy"
-        if self.linear is not None:
-            return self.name
-        return self.rule.name if self.rule else self.node.op.name
+        alone = self.linear is None and not isinstance(self.plan, LossKernel)
+        return self.node.op.name if alone else self.name
 
     @property
     def module(self) -> str:
         """The module of a package whose function of this name a model calls."""
-        if self.node is None or isinstance(self.plan, WideLinearKernel):  # noise goes through it as well
+        if isinstance(self.plan, WideLinearKernel):  # noise goes through it as well
             return "kernels"
         return self.node.op.module or "kernels"
 
@@ -75,16 +65,12 @@ class Place:
     @property
     def has_gradient(self) -> bool:
         """Whether anything comes back through it: what only sorts has none, nor has a single row."""
-        if self.linear is not None:
-            return False
-        floats = (DType.FLOAT, DType.F32)
-        return self.node is None or any(type_.dtype in floats for type_ in self.node.types)
+        return self.linear is None and any(type_.dtype.is_floating for type_ in self.node.types)
 
     def forward(self, shape: Shape, element: int) -> Work:
         """What a call computes and moves; `element` is the size of the model's dtype."""
         if isinstance(self.plan, LossKernel):
             return _loss_work(self.plan, shape.batch * (shape.tokens - 1), element)
-        assert self.node is not None
         sizes = shape.sizes(self.graph)
         works = [
             node_flops(self.graph, node, sizes) + Work(bytes=node_bytes(self.graph, node, sizes, element))
@@ -119,56 +105,46 @@ class Place:
 
     def _additions(self, shape: Shape) -> int:
         """Of each number that comes in to its token's row."""
-        assert self.node is not None
         return self.node.types[0].bind(shape.sizes(self.graph)).numel()
 
     def _whole_bytes(self, shape: Shape, element: int) -> int:
         """The size of all operands and results, or of their gradients."""
-        assert self.node is not None
-        values = [value for value in (*self.node.inputs, *self.node.outputs) if value is not None]
-        sizes = shape.sizes(self.graph)
+        values, sizes = (*self.node.operands, *self.node.outputs), shape.sizes(self.graph)
         return sum(type_bytes(self.graph.type(value).bind(sizes), element) for value in values)
 
     def _training_bytes(self, shape: Shape, element: int) -> int:
         """The operands of what carries a state, but that, what comes in for results, and their gradients."""
-        assert self.node is not None
-        sizes, state = shape.sizes(self.graph), self.node.operand("state")
-        types = [self.graph.type(value) for value in self.node.inputs if value not in (None, state)]
+        sizes, operands = shape.sizes(self.graph), self.graph.operand_types(self.node)
+        types = [type_ for name, type_ in operands.items() if name != "state"]
         gradients = [type_ for type_ in types if type_.dtype.is_floating]
         return sum(_bytes(type_, sizes, element) for type_ in (*types, *self.node.types, *gradients))
 
     def _types(self) -> dict[str, TensorType]:
         """Operands and outputs by name."""
-        assert self.node is not None
-        assert self.rule is not None
-        named = zip((*self.rule.operands, *self.rule.weights), self.node.inputs, strict=True)
-        operands = {name: self.graph.type(value) for name, value in named if value is not None}
-        return operands | dict(zip(self.rule.output_names, self.node.types, strict=True))
+        outputs = zip(fused_by(self.node).output_names, self.node.types, strict=True)
+        return self.graph.operand_types(self.node) | dict(outputs)
 
 
 def places(compilation: Compilation) -> list[Place]:
     """All kernels of a model that ops call, and the loss, in the order of its file of kernels."""
-    graph = compilation.fused
-    everything = [(part, node) for part in graph.walk() for node in part.nodes()]
-    fused = [(part, node) for part, node in everything if rule_of(node)]
-    table = KernelTable(list(graph.walk()))
-    called = {table.name(*place): place for place in reversed(fused)}
-    of_op = {node.op.name: (part, node) for part, node in reversed(everything)}
-    found: list[Place] = []
-    planner = KernelPlanner(compilation.program, graph, compilation.reference, tuned=compilation.tuned)
-    recurrences = plan_recurrences(list(graph.walk()), planner.semantics)
-    recurs = {recurrences.function(*place): place for place in reversed(everything)}
+    planner = compilation.planner
+    parts, name = planner.parts, planner.table.name
+    nodes = [(part, node) for part in reversed(parts) for node in reversed(part.nodes())]  # the first stays
+    called = {name(*place): place for place in nodes if rule_of(place[1])}
+    of_op = {node.op.name: (part, node) for part, node in nodes}
+    recurs = {planner.recurrences.function(*place): place for place in nodes}
     with_linear = {
-        (table.name(part, part.node(number)), pair.reading): (part, part.node(number), pair.linear)
-        for part in reversed(list(graph.walk()))
-        for number, pair in linears_after(part, compilation.tuned).items()
+        (name(part, part.node(number)), pair.reading): (part, part.node(number), pair.linear)
+        for part in reversed(parts)
+        for number, pair in planner.pairs(part).items()
     }
+    found: list[Place] = []
     for plan in planner.kernels:
         if isinstance(plan, LinearAfterKernel):
             part, node, linear = with_linear[plan.before, plan.reading]
             found.append(Place(plan.name, plan, part, node, linear=linear))
         elif isinstance(plan, GroupedKernel):
-            found += [Place(name, plan, *of_op[name]) for name in _OF_EXPERTS if name in of_op]
+            found += [Place(op, plan, *of_op[op]) for op in _OF_EXPERTS if op in of_op]
         elif isinstance(plan, CapacityKernel):
             found.append(Place(plan.name, plan, *of_op[plan.name], planner.semantics.names(plan.plain)))
         elif isinstance(plan, AbsorptionKernel | EmbeddingKernel):
@@ -181,8 +157,10 @@ def places(compilation: Compilation) -> list[Place]:
         elif isinstance(plan, WideLinearKernel):
             op = plan.name if plan.name in of_op else "jittered_linear"
             found.append(Place(plan.name, plan, *of_op[op]))
-        elif plan.name in called or isinstance(plan, LossKernel):
-            found.append(Place(plan.name, plan, *called.get(plan.name, (graph, None))))
+        elif isinstance(plan, LossKernel) and planner.cut:
+            found.append(Place(plan.name, plan, compilation.fused, planner.cut.weight))
+        elif plan.name in called:
+            found.append(Place(plan.name, plan, *called[plan.name]))
     return found
 
 

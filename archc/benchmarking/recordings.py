@@ -67,7 +67,8 @@ class Recordings:
         function = getattr(self._module(place.module), place.name)
         kept = self._recorded(OURS, kind).kept.get(place.name, [])
         if isinstance(place.plan, CarryingKernel):
-            kept = [_operands(place, given) for given in kept]
+            own = len(place.node.operands)  # no documents share rows here
+            kept = [given[:own] for given in kept]
         if not kept:
             raise SkippedError("the model does not call it here")
         plain = itertools.cycle(self._plain(place, kind, kept))
@@ -148,12 +149,6 @@ class Recordings:
             yield
 
 
-def _operands(place: Place, given: Arguments) -> Arguments:
-    """A recurrence's own, without documents that share rows: there are none."""
-    assert place.node is not None
-    return given[: len(place.node.operands)]
-
-
 def _stand_for(place: Place, forms: Iterable[Form]) -> list[Form]:
     """The forms of the unfused model's calls that a kernel's take the place of.
 
@@ -163,7 +158,6 @@ def _stand_for(place: Place, forms: Iterable[Form]) -> list[Form]:
     named = [form for form in forms if form.name in place.reference]
     if not isinstance(place.plan, AttentionKernel):
         return named
-    assert place.node is not None
     plan, attributes = place.plan, place.node.attributes
     q, k, v = (plan.heads, plan.head_dim), (plan.kv_heads, plan.head_dim), (plan.kv_heads, plan.value_dim)
     same = [

@@ -62,10 +62,8 @@ def expert_operands(parts: Sequence[Graph]) -> Iterator[str]:
     for part in parts:
         for node in part.nodes():
             if node.op.module == "experts":
-                operands = zip(node.op.operands, node.inputs, strict=True)
-                yield from (
-                    operand.name for operand, value in operands if operand.optional and value is not None
-                )
+                optional = (operand.name for operand in node.op.operands if operand.optional)
+                yield from (name for name in optional if name in node.named)
                 yield from (
                     name
                     for name, attribute in node.op.attributes.items()

@@ -40,9 +40,7 @@ def _repeat(graph: Graph, node: Node, once: Origins) -> None:
 
 def _by_row(node: Node) -> list[Value]:
     """The values of which a node takes rows of each sequence."""
-    names = () if node.op.variadic else (operand.name for operand in node.op.operands)
     if node.op is SCAN:  # its positions are as its steps need them
         return [value for value in node.inputs if value not in (None, scan_form(node).positions)]
-    unread = {*node.op.models, *node.op.widths, *_FOR_ALL}
-    left_out = [node.operand(name) for name in names if name in unread]
+    left_out = node.given((*node.op.models, *node.op.widths, *_FOR_ALL))
     return [value for value in node.operands if value not in left_out]

@@ -19,10 +19,9 @@ def blind_attentions(root: Graph) -> Iterator[Node]:
     own = positions_in(root)
     for graph in root.walk():
         for node in graph.nodes():
-            if node.op is ATTEND and node.attributes["mask"].causal:
-                place = node.operand(POSITIONS)
-                if place is not None and _at_first_token(graph, place, own) < 0:
-                    yield node
+            hides = node.op is ATTEND and node.attributes["mask"].causal
+            if hides and _at_first_token(graph, node.named[POSITIONS], own) < 0:
+                yield node
 
 
 def _at_first_token(graph: Graph, value: Value, own: Places) -> float:

@@ -55,9 +55,6 @@ def _adds(body: Graph, reader: Node, place: int) -> bool:
     rows = [name for name in rule.operands if name != "residual"]
     if place < len(rule.operands):
         return rule.operands[place] in rows
-    names = (*rule.operands, *rule.weights)
-    normed = [name for name in rows if names[place] in rule.norms_of([name])]
-    values = [reader.inputs[rule.operands.index(name)] for name in normed]
-    return bool(values) and all(
-        value in body.inputs and _only_added(body, value) for value in values if value
-    )
+    normed = [name for name in rows if rule.inputs[place] in rule.norms_of([name])]
+    values = [reader.named[name] for name in normed if name in reader.named]
+    return bool(normed) and all(value in body.inputs and _only_added(body, value) for value in values)

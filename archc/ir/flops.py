@@ -23,7 +23,7 @@ def input_reads(graph: Graph) -> dict[str, int]:
     found: dict[str, int] = {}
     for node in graph.nodes():
         for operand, count in node.op.reads(node.op.call(graph.input_types(node), node.attributes)).items():
-            value = node.operand(operand)
+            value = node.named.get(operand)
             if value in graph.inputs:
                 found[graph.name_of(value)] = count
     return found

@@ -53,6 +53,10 @@ class Graph:
         types = [None if value is None else self.type(value) for value in node.inputs]
         return types if sizes is None else [None if each is None else each.bind(sizes) for each in types]
 
+    def operand_types(self, node: Node) -> dict[str, TensorType]:
+        """The types of the operands that a node has, by their names."""
+        return {name: self.type(value) for name, value in node.named.items()}
+
     def name_of(self, value: Value) -> str:
         names = self.node(value).names
         return names[value.output] if value.output < len(names) else ""

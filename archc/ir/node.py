@@ -5,7 +5,7 @@ All of them are immutable; what changes is the graph.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -75,6 +75,12 @@ class Node:
         """What the node reads: its inputs without those that it goes without."""
         return tuple(value for value in self.inputs if value is not None)
 
+    @cached_property
+    def named(self) -> dict[str, Value]:
+        """The operands by their names, but those of an op that takes any number."""
+        inputs = () if self.op.variadic else zip(self.op.operands, self.inputs, strict=True)
+        return {operand.name: value for operand, value in inputs if value is not None}
+
     @property
     def first(self) -> Value:
         """The first operand, of an op that always has one."""
@@ -83,20 +89,17 @@ class Node:
     @property
     def past(self) -> list[Value]:
         """The operands that are values of earlier tokens too."""
-        operands = (self.operand(name) for name in self.op.past)
-        return [value for value in operands if value is not None]
+        return self.given(self.op.past)
 
     @property
     def computed_with(self) -> list[Value]:
         """The operands of which the node reads more than the dtype."""
-        models = [self.operand(name) for name in self.op.models]
+        models = self.given(self.op.models)
         return [value for value in self.operands if value not in models]
 
-    def operand(self, name: str) -> Value | None:
-        for operand, value in zip(self.op.operands, self.inputs, strict=True):
-            if operand.name == name:
-                return value
-        raise KeyError(name)
+    def given(self, names: Iterable[str]) -> list[Value]:
+        """Those of some operands that the node has."""
+        return [self.named[name] for name in names if name in self.named]
 
 
 def stored_in(weight: Node) -> tuple[Stored, ...]:

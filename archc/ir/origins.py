@@ -88,7 +88,7 @@ class _Trace:
     def _origin(self, node: Node, known: Mapping[Value, Origin]) -> Origin:
         if node.op in self.free:
             return Origin.FREE
-        alike = [node.operand(name) for name in (*node.op.models, *node.op.widths)]
+        alike = node.given((*node.op.models, *node.op.widths))
         read = [value for value in node.operands if value not in alike]
         if alike and not read:
             return Origin.FREE

@@ -49,6 +49,11 @@ class Rule:
         """The fused op."""
         return _fused_op(self)
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The operands of the fused op, in order."""
+        return (*self.operands, *self.weights)
+
     @cached_property
     def root(self) -> int:
         """The step that a search for the pattern starts from: it reaches the most other steps.
@@ -180,12 +185,17 @@ def rule_of(node: Node) -> Rule | None:
     return node.op.rule if isinstance(node.op, FusedOp) else None
 
 
+def fused_by(node: Node) -> Rule:
+    """The rule of a node that has one."""
+    assert isinstance(node.op, FusedOp), node.op.name
+    return node.op.rule
+
+
 def decomposition(graph: Graph, node: Node, sizes: Mapping[str, int] | None = None) -> Graph:
     """A fused node's decomposition for the types of its operands, with `sizes` for symbolic dims if given."""
-    rule = rule_of(node)
-    assert rule is not None
-    names = (*rule.operands, *rule.weights)
-    return rule.decompose(dict(zip(names, graph.input_types(node, sizes), strict=True)), node.attributes)
+    rule = fused_by(node)
+    types = dict(zip(rule.inputs, graph.input_types(node, sizes), strict=True))
+    return rule.decompose(types, node.attributes)
 
 
 _ANYTHING = Kind("anything", lambda value: value)

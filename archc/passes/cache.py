@@ -13,13 +13,13 @@ from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, SCAN
-from archc.ir.program import given_inputs, grows, sequences
+from archc.ir.program import KEY_POSITIONS, POSITIONS, given_inputs, grows, sequences
 from archc.ir.scan_form import scan_form
 from archc.ir.types import Dim
 from archc.passes.cache_report import describe
 from archc.passes.clean import drop_unused
 from archc.passes.context import Context, place_of
-from archc.passes.cut import Cut, Reader, key_positions_of, positions_of
+from archc.passes.cut import Cut, Reader
 from archc.passes.keep import keep_fixed
 from archc.passes.keeper import Keeper
 from archc.passes.losses import read_by_losses
@@ -127,7 +127,7 @@ def _not_by_token(graph: Graph) -> str:
 
 def _sees_later(graph: Graph, reader: Node, standing: Standing) -> str:
     """Why positions may let a token see later ones, whatever the mask; "" if they do not."""
-    queries, keys = positions_of(reader), key_positions_of(reader)
+    queries, keys = reader.named.get(POSITIONS), reader.named.get(KEY_POSITIONS)
     if queries is not None and not standing.never_after(Place(graph, queries)):
         return "queries may stand after their tokens, and then see later ones"
     if keys is not None and not standing.never_before(Place(graph, keys)):

@@ -55,7 +55,7 @@ def _name(graph: Graph, value: Value, cut: Cut) -> str:
     if graph.name_of(value):
         return graph.name_of(value)
     readers = [node for part, node in cut.readers if part is graph]
-    return next((name for r in readers for name in r.op.past if r.operand(name) == value), "a value")
+    return next((name for r in readers for name in r.op.past if r.named.get(name) == value), "a value")
 
 
 def _size(type_: TensorType) -> str:

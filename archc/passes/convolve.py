@@ -43,8 +43,7 @@ def _has_kernel(graph: Graph, look: Node, places: Places) -> bool:
     (result,) = look.types
     known = all(isinstance(dim, int) for dim in result.shape[2:])
     rows = result.dtype is DType.FLOAT and len(result.shape) > 2 and known
-    asked = [look.operand(name) for name in (POSITIONS, KEY_POSITIONS)]
-    read = [places.get((id(graph), value)) for value in asked if value is not None]
+    read = [places.get((id(graph), value)) for value in look.given((POSITIONS, KEY_POSITIONS))]
     own = None not in read and len({place[0] for place in read if place}) == 1
     return rows and own and len(offsets(look.op, look.attributes)) <= _MOST_TAPS
 
@@ -113,15 +112,8 @@ def _fits(graph: Graph, node: Node, rows: TensorType, once: Origins) -> bool:
 def _fusion(graph: Graph, look: Node, others: list[Node], name: str) -> tuple[Rule, list[Value]]:
     """The fusion, and what it reads."""
     assert look.span is not None
-    given = [
-        (operand.name, value)
-        for operand, value in zip(look.op.operands, look.inputs, strict=True)
-        if value is not None
-    ]
-    inputs = tuple(
-        None if value is None else OperandRef(operand.name)
-        for operand, value in zip(look.op.operands, look.inputs, strict=True)
-    )
+    given = look.named
+    inputs = tuple(OperandRef(o.name) if o.name in given else None for o in look.op.operands)
     first = Step(look.op, inputs, dict(look.attributes), ("conv" if look.op.weights else "earlier",))
     outline = Outline(graph, others, "y", operand_name, operands={look.outputs[0]: "conv"})
     after = outline.rule(name, look.span)
@@ -141,7 +133,7 @@ def _fusion(graph: Graph, look: Node, others: list[Node], name: str) -> tuple[Ru
     steps = [replace(step, inputs=tuple(map(moved, step.inputs))) for step in after.steps]
     rule = Rule(
         name=name,
-        operands=(*(operand for operand, _ in given), *operands),
+        operands=(*given, *operands),
         weights=(),
         attributes=(),
         steps=(first, *steps),
@@ -150,7 +142,7 @@ def _fusion(graph: Graph, look: Node, others: list[Node], name: str) -> tuple[Ru
         span=look.span,
         text="",
     )
-    return rule, [*(value for _, value in given), *list(outline.operands)[1:]]
+    return rule, [*given.values(), *list(outline.operands)[1:]]
 
 
 def _free_names(names: Sequence[str]) -> dict[int, str]:

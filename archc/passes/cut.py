@@ -186,12 +186,12 @@ class Cut:
         where its position may lie before that of its token, and where keys have others than their tokens.
         """
         graph, node = reader
-        bias, positions = bias_of(node), positions_of(node)
+        bias, positions = node.named.get("bias"), node.named.get(POSITIONS)
         if bias is not None and not graph.node(bias).op.has(Trait.PAIRWISE):
             return inf
         if positions is None or not self._standing.never_before(Place(graph, positions)):
             return inf
-        keys = key_positions_of(node)
+        keys = node.named.get(KEY_POSITIONS)
         if keys is not None and not self._standing.is_own(Place(graph, keys)):
             return inf
         if any(graph.type(value).dtype is DType.I64 for value in node.past):
@@ -202,8 +202,7 @@ class Cut:
         names: dict[Place, str] = {}
         for graph, node in self.readers:
             for operand in node.op.past:
-                goal = node.operand(operand)
-                if goal is not None:
+                if (goal := node.named.get(operand)) is not None:
                     single = len(self.leaves(graph, goal)) == 1 and not self.has_map(graph, [goal])
                     for origin in self.origins(graph, goal):
                         names.setdefault(origin, operand if single else "latent")
@@ -221,23 +220,3 @@ def _last_work(graph: Graph, reader: Node) -> list[Node]:
         elif is_plain_map(node) and graph.node(node.operands[1]).op is WEIGHT:
             found.append(node)
     return found
-
-
-def bias_of(reader: Node) -> Value | None:
-    """What a reader adds to its scores, if it can."""
-    return _given(reader, "bias")
-
-
-def positions_of(reader: Node) -> Value | None:
-    """Where its queries stand, if it says so."""
-    return _given(reader, POSITIONS)
-
-
-def key_positions_of(reader: Node) -> Value | None:
-    """Where its keys stand, if it says so."""
-    return _given(reader, KEY_POSITIONS)
-
-
-def _given(node: Node, name: str) -> Value | None:
-    """An operand; None also for a node whose op has none of that name."""
-    return node.operand(name) if any(each.name == name for each in node.op.operands) else None

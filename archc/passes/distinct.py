@@ -19,7 +19,7 @@ def name_keys_once(graph: Graph, context: Context) -> None:
     chosen = chosen_in(graph)
     for part in graph.walk():
         for node in remaining(part, ATTEND):
-            among = node.operand("among")
+            among = node.named.get("among")
             if among is None or (id(part), among) in chosen:
                 continue
             once = part.add_like(node, EACH_ONCE, [among], names=(part.name_of(among) or "among",))

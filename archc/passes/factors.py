@@ -84,7 +84,7 @@ def _before_rows(graph: Graph, value: Value) -> Value | None:
     """Attention's result, or what a linear map makes of it, where ops on rows read it and nothing else."""
     value = _after_views(graph, value)
     users = [user for user, _ in graph.users(value)]
-    if len(users) == 1 and users[0].op is LINEAR and users[0].operand("offset") is None:
+    if len(users) == 1 and users[0].op is LINEAR and "offset" not in users[0].named:
         if graph.is_output(value):
             return None
         (value,) = users[0].outputs

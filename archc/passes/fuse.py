@@ -67,7 +67,7 @@ def _apply_everywhere(
 
 def _replace(rule: Rule, graph: Graph, match: Match, known: Known) -> Node:
     root = graph.node(match.nodes[rule.root])
-    operands = [match.operands.get(name) for name in (*rule.operands, *rule.weights)]
+    operands = [match.operands.get(name) for name in rule.inputs]
     exported = [Value(match.nodes[output.step], output.output) for output in rule.outputs]
     names = tuple(graph.name_of(value) for value in exported)
     attributes = {name: match.attributes[name] for name in rule.attributes}

@@ -46,14 +46,9 @@ def _is_invariant(graph: Graph, loop: Node, body: Graph, node: Node) -> bool:
         value is None
         or value in fixed
         or body.node(value).op is CONSTANT
-        or (value in _models(node) and _has_model(graph, loop, body, node, value))
+        or (value in node.given(node.op.models) and _has_model(graph, loop, body, node, value))
         for value in node.inputs
     )
-
-
-def _models(node: Node) -> list[Value | None]:
-    """The operands of which a node reads the dtype alone."""
-    return [node.operand(name) for name in node.op.models]
 
 
 def _has_model(graph: Graph, loop: Node, body: Graph, node: Node, value: Value) -> bool:
@@ -76,7 +71,7 @@ def _model_outside(graph: Graph, loop: Node, node: Node, dtype: DType) -> Value 
 def _hoist(graph: Graph, loop: Node, body: Graph, node: Node) -> None:
     """Compute the node before the loop and hand its values to the bodies."""
     outside = dict(zip(body.inputs, loop.inputs, strict=True))
-    models = _models(node)
+    models = node.given(node.op.models)
     order = (*loop.order[:-1], loop.order[-1] - 1, *node.order) if loop.order else node.order
     operands = [
         (

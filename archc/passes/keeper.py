@@ -19,7 +19,7 @@ from archc.ir.ops.structure import APPEND, LOOP, RECENT
 from archc.ir.program import KEY_POSITIONS
 from archc.ir.types import TensorType
 from archc.passes.carried import carry_also, free_name, leave_also
-from archc.passes.cut import Cut, bias_of
+from archc.passes.cut import Cut
 from archc.passes.fold import canonical_sizes
 from archc.passes.standing import Place
 
@@ -53,8 +53,7 @@ class Keeper:
         if joined:
             self._append_joined(reader, joined)
         for place, name in enumerate(reader.op.past):
-            goal = reader.operand(name)
-            if goal is not None:
+            if (goal := reader.named.get(name)) is not None:
                 self._append_leaves(goal, reader, place)
         self._make_again(reader.past)
         self._read(reader)
@@ -75,7 +74,7 @@ class Keeper:
                 places = [each if each is None else moved.get(each, each) for each in pairs.inputs]
                 value = self._add(reader, pairs.op, places, pairs.attributes).outputs[0]
             inputs.append(value)
-        bias = bias_of(reader)
+        bias = reader.named.get("bias")
         self.graph.update(reader, inputs=tuple(inputs))
         if bias is not None:
             self.graph.remove_unread([self.graph.node(bias)])

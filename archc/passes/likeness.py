@@ -137,7 +137,7 @@ class Likeness:
                 sums.update(node.outputs)
             elif node.op is LINEAR and node.inputs[1] in self.split:
                 adds = self.split[node.inputs[1]] == 1
-                if adds != (node.inputs[0] in parts) or (adds and node.operand("offset") is not None):
+                if adds != (node.inputs[0] in parts) or (adds and "offset" in node.named):
                     return False
                 (sums if adds else parts).update(node.outputs)
             elif read & parts:

@@ -116,7 +116,7 @@ class _Candidate:
     def row(self) -> str:
         """Operands must be rows of one width that a program holds, or broadcast to them."""
         rule = self.rule
-        if name := clashing_name((*rule.operands, *rule.weights, *rule.output_names)):
+        if name := clashing_name((*rule.inputs, *rule.output_names)):
             return f"its kernel needs the name `{name}` for something else"
         form = row_form(rule.decompose(self.types, self.match.attributes))
         if form is None:

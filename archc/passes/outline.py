@@ -97,7 +97,7 @@ class Outline:
                 self._unfolded.append(len(self._steps))
                 return self._add(op, values, attributes, next(names))
 
-            given = zip((*rule.operands, *rule.weights), inputs, strict=True)
+            given = zip(rule.inputs, inputs, strict=True)
             results = rule.run(dict(given), node.attributes, apply)
         self._refs.update(zip(node.outputs, results, strict=False))
 
@@ -129,9 +129,9 @@ class Outline:
         """What nodes read the numbers of, besides operands that there are by now and what they make."""
         inside = {node.id for node in self.nodes}
         for node in self.nodes:
-            for operand, value in zip(node.op.operands, node.inputs, strict=False):
-                outer = value is not None and value.node not in inside and operand.name not in node.op.models
-                if value is not None and outer and self.graph.node(value).op is not CONSTANT:
+            for name, value in node.named.items():
+                outer = value.node not in inside and name not in node.op.models
+                if outer and self.graph.node(value).op is not CONSTANT:
                     yield value
 
     def _made(self, value: Value) -> StepRef:

@@ -128,7 +128,7 @@ def _scaled(graph: Graph, combine: Node, product: Node) -> Node | None:
     numbers = [value for value in product.operands if graph.node(value).op is CONSTANT]
     if product.op is not MUL or len(numbers) != 1:
         return None
-    weights = combine.operand("weights")
+    weights = combine.named["weights"]
     scaled = graph.add_like(combine, MUL, [weights, numbers[0]])
     inputs = [scaled.outputs[0] if value == weights else value for value in combine.inputs]
     return _replace(graph, combine, product, inputs, combine.attributes)
@@ -136,10 +136,9 @@ def _scaled(graph: Graph, combine: Node, product: Node) -> Node | None:
 
 def _rounded(graph: Graph, combine: Node, cast: Node) -> Node | None:
     """The sums in the dtype of what they sum, where they are rounded to it."""
-    y = combine.operand("y")
-    if cast.op is not CAST_LIKE or cast.inputs[0] not in combine.outputs or y is None:
+    if cast.op is not CAST_LIKE or cast.inputs[0] not in combine.outputs:
         return None
-    if graph.type(y).dtype is not cast.types[0].dtype:
+    if graph.type(combine.named["y"]).dtype is not cast.types[0].dtype:
         return None
     return _replace(graph, combine, cast, combine.inputs, {"narrow": True})
 

@@ -51,7 +51,7 @@ def _join(graph: Graph, linear: Node, times: int, context: Context) -> None:
 
 def _read_uncast(graph: Graph, maximum: Node) -> None:
     """Read what stands before casts; so does the state, which is for as many sequences as there are."""
-    state = made_by(graph, maximum.operand("state"), CARRIED)
+    state = made_by(graph, maximum.named.get("state"), CARRIED)
     for node in (state, maximum) if state is not None else (maximum,):
         casts = [made_by(graph, value, UPCAST) for value in node.inputs]
         given = [cast.inputs[0] if cast else value for cast, value in zip(casts, node.inputs, strict=True)]

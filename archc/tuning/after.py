@@ -20,7 +20,7 @@ from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.compiler import Compilation
 from archc.tuned import Entry, Problem, Provenance, Tile, Tuned
-from archc.tuning.choice import planner_of, problems_after
+from archc.tuning.choice import problems_after
 from archc.tuning.gpu import cold_weights
 from archc.tuning.search import LIBRARY, Contender
 from archc.verification.kernel_runs import make_operand
@@ -85,7 +85,7 @@ class AfterRuns:
         if contender is not LIBRARY:
             function: Callable[..., Any] = getattr(kernels, plan.name)
             return function
-        own = (kernel.name for kernel in planner_of(tried).kernels if isinstance(kernel, LinearKernel))
+        own = (kernel.name for kernel in tried.planner.kernels if isinstance(kernel, LinearKernel))
         return two_kernels(plan, kernels, plan.linear if plan.reading.wide else next(own, "native.linear"))
 
     def _package(self, compilation: Compilation, contender: Contender) -> tuple[ModuleType, Compilation]:

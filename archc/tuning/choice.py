@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from archc.codegen.kernel_planner import KernelPlanner
 from archc.codegen.kernels.kernel_plan import Kernel
 from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
 from archc.codegen.kernels.linear.linear_kernel import linear_maps
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
-from archc.codegen.modules.head import cut_head
 from archc.compiler import Compilation
 from archc.tuned import DTYPES, ROWS, Entry, Problem, Tuned
 
@@ -20,13 +18,14 @@ _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 def problems(compilation: Compilation, dtype: str) -> list[Problem]:
     """The linear maps of a decoding step, those of most weights first."""
-    found = [Problem(rows, *shape, dtype) for shape in _shapes(compilation) for rows in ROWS]
+    shapes = linear_maps(compilation.planner.parts, compilation.planner.cut)
+    found = [Problem(rows, *shape, dtype) for shape in shapes for rows in ROWS]
     return sorted(found, key=lambda problem: -problem.elements)
 
 
 def problems_after(compilation: Compilation, dtype: str) -> dict[Problem, LinearAfterKernel]:
     """Those of one row that the kernel of an op before them could compute, and that kernel."""
-    return _after(planner_of(compilation).kernels, dtype)
+    return _after(compilation.planner.kernels, dtype)
 
 
 def measured(kernels: Sequence[Kernel], tuned: Tuned) -> list[Entry]:
@@ -41,18 +40,6 @@ def _after(kernels: Sequence[Kernel], dtype: str) -> dict[Problem, LinearAfterKe
     joined = [kernel for kernel in kernels if isinstance(kernel, LinearAfterKernel)]
     shapes = ((kernel, shape) for kernel in joined for shape, _ in kernel.maps)
     return {Problem(1, *shape, dtype, kernel.after): kernel for kernel, shape in shapes}
-
-
-def planner_of(compilation: Compilation) -> KernelPlanner:
-    """What plans the kernels of a model's package."""
-    graphs, target = (compilation.fused, compilation.reference), compilation.context.target
-    return KernelPlanner(compilation.program, *graphs, target, compilation.tuned)
-
-
-def _shapes(compilation: Compilation) -> list[tuple[int, int]]:
-    cut = cut_head(compilation.fused)
-    tops = cut.graphs if cut else (compilation.fused,)
-    return list(linear_maps([part for top in tops for part in top.walk()], cut))
 
 
 def installed_triton() -> str | None:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch._library.custom_ops import CustomOpDef
 from torch.fx.experimental import _config
 
-from archc.codegen.kernel_planner import KernelPlanner
 from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.program import given_inputs, most_tokens, sequences, tokens_of
@@ -25,11 +24,8 @@ from archc.verification.kernel_runs import Sizes, run_backward, run_plan
 def run_kernels(package: Any, compilation: Compilation, dtype: torch.dtype, sizes: Sizes) -> None:
     """Run each fused op of a package, forward and backward, on tensors without memory."""
     _run_on_meta(package)
-    plans = KernelPlanner(
-        compilation.program, compilation.fused, compilation.reference, tuned=compilation.tuned
-    ).kernels
     with torch.device("meta"):
-        for plan in plans:
+        for plan in compilation.planner.kernels:
             run_plan(plan, package.kernels, dtype, sizes)
 
 

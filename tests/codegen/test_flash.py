@@ -159,11 +159,10 @@ class Flash:
             node for node in compilation.fused.nodes() if node.op.name.endswith("attention")
         )
         self.sizes = CASES[name][:4]
-        operands = zip(self.node.op.operands, self.node.inputs, strict=True)
-        given = {operand.name for operand, value in operands if value is not None}
+        given = self.node.named
         self.further = [each for each in ("sinks", "table", "bias", "values") if each in given]
-        among = self.node.operand("among") if "among" in given else None
-        bias = self.node.operand("bias") if "bias" in given else None
+        among = given.get("among")
+        bias = given.get("bias")
         self.bias_type = (1, 1, 1, 1) if bias is None else compilation.fused.type(bias).shape
         self.choosers = None if among is None else compilation.fused.type(among).shape[2:-1]
 

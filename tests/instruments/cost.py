@@ -20,7 +20,7 @@ from archc.ir.decomposition import OperandRef, Step
 from archc.ir.flops import node_flops
 from archc.ir.graph import Graph
 from archc.ir.node import Node
-from archc.ir.rule import Rule, rule_of
+from archc.ir.rule import Rule, fused_by
 from archc.ir.types import TensorType
 from tests.instruments.minimum import Needs, gradient_needs
 from tests.instruments.traffic import Traffic, measure
@@ -50,10 +50,7 @@ def op_costs(
     kernels: ModuleType, name: str, plan: CustomOp, graph: Graph, node: Node, dtype: torch.dtype
 ) -> tuple[Cost, Cost]:
     """The costs of a fused op and of its gradient, in a process where Triton interprets."""
-    rule = rule_of(node)
-    assert rule is not None
-    named = zip((*rule.operands, *rule.weights), node.inputs, strict=True)
-    types = {operand: graph.type(value) for operand, value in named if value is not None}
+    rule, types = fused_by(node), graph.operand_types(node)
     results = dict(zip(rule.output_names, node.types, strict=True))
     returned = {text.partition(" if ")[0] for text in plan.returned}
     wanted = [operand for operand in types if f"d{operand}" in returned]

@@ -174,9 +174,7 @@ class _Planner:
 
 def _launches(node: Node, operands: list[Any]) -> int:
     """Of a fused op, or one of a package's own; attention over keys chosen of all is PyTorch's ops."""
-    rule = rule_of(node)
-    chosen = rule is not None and "among" in rule.operands and node.operand("among") is not None
-    if not chosen or node.attributes["mask"].causal:
+    if rule_of(node) is None or "among" not in node.named or node.attributes["mask"].causal:
         return _SEVERAL.get(node.op.name, 1)
     with Count() as count:
         node.op.reference(*operands, **node.attributes)

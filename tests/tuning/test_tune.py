@@ -18,7 +18,7 @@ from archc.errors import ArchcError
 from archc.tuned import SHIPPED, Entry, Problem, Provenance, Tile, Tuned, read_table, read_tables, write_table
 from archc.tuning import choice
 from archc.tuning.after import AfterRuns
-from archc.tuning.choice import measured, planner_of, problems, problems_after
+from archc.tuning.choice import measured, problems, problems_after
 from archc.tuning.gpu import LinearRuns, Meter, linear_function
 from archc.tuning.room import notes_on
 from archc.tuning.search import LIBRARY, Contender, Found, after_tiles, search, tiles
@@ -142,7 +142,7 @@ def test_maps_in_the_kernels_of_ops_before_them_are_measured_too() -> None:
 def test_what_no_call_uses_is_not_told() -> None:
     """A map that is always in the kernel of the op before it has no tile of its own for one row."""
     compilation = compile_model(SPECS / "llama3.arch", "llama3_8b")
-    entries = measured(planner_of(compilation).kernels, compilation.tuned)
+    entries = measured(compilation.planner.kernels, compilation.tuned)
     told = {(each.problem.outputs, each.problem.inputs) for each in entries}
     assert (4096, 4096) in told
     assert {(each.outputs, each.inputs) for each in problems_after(compilation, "bfloat16")}.isdisjoint(told)

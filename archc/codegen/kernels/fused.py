@@ -19,7 +19,7 @@ from archc.ir.names import unique
 from archc.ir.node import Node, Value
 from archc.ir.ops.structure import CONSTANT, INPUT
 from archc.ir.records import attribute_text
-from archc.ir.rule import Rule, decomposition, rule_of
+from archc.ir.rule import Rule, decomposition, fused_by
 from archc.ir.types import Dim, TensorType
 
 _BLOCKS = (2048, 1024)
@@ -77,13 +77,11 @@ def describe_fused(
     name: str, graph: Graph, node: Node, semantics: Semantics, optional: bool, keeps: bool
 ) -> Fused:
     """What the planners need of a fused node; `optional` lets a norm's addends be None."""
-    rule = rule_of(node)
-    assert rule is not None
-    names = (*rule.operands, *rule.weights)
-    types = {n: graph.type(v) for n, v in zip(names, node.inputs, strict=True) if v is not None}
+    rule, types = fused_by(node), graph.operand_types(node)
     form = decomposition(graph, node)
+    plain = plain_form(form, rule.inputs, semantics)
     absent = tuple(name for name in _absent_together(rule) if name in types) if optional else ()
-    return Fused(name, rule, node, types, form, plain_form(form, names, semantics), absent, keeps, semantics)
+    return Fused(name, rule, node, types, form, plain, absent, keeps, semantics)
 
 
 def _absent_together(rule: Rule) -> list[str]:

@@ -29,7 +29,7 @@ from archc.ir.decomposition import OperandRef
 from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.records import Record
-from archc.ir.rule import Rule, decomposition, rule_of
+from archc.ir.rule import Rule, decomposition, fused_by, rule_of
 from archc.ir.types import TensorType
 from archc.target import Target
 
@@ -105,8 +105,7 @@ class KernelTable:
         """All kernels, in the order in which they are first called."""
         plans: list[Kernel] = []
         for key, (graph, node) in self._places.items():
-            rule = rule_of(node)
-            if rule is not None and rule.family == "experts":
+            if fused_by(node).family == "experts":
                 plans.append(self._plan_dispatched(key, graph, node, semantics))
                 continue
             fused = describe_fused(
@@ -143,14 +142,13 @@ class KernelTable:
 
 def _key(graph: Graph, node: Node) -> _Key:
     """Equal for nodes that share a kernel; the number of rows or tokens does not matter."""
-    rule = rule_of(node)
-    assert rule is not None
+    rule = fused_by(node)
     if rule.family == "experts":  # for any experts, whose results are as wide
         form = decomposition(graph, node)
         return node.op.name, _key(form, activation_of(form))
     types = graph.input_types(node)
     shapes = tuple(None if type_ is None else _shape_key(type_, rule.family) for type_ in types)
-    bias = node.operand("bias") if rule.family == "attention" and "bias" in rule.operands else None
+    bias = node.named.get("bias") if rule.family == "attention" else None
     of_heads = None if bias is None else graph.type(bias).shape[1]  # each its own, or all heads one
     attributes = tuple((name, str(value)) for name, value in node.attributes.items())
     shares_name = rule.family in ("router", "pointwise", "row", "convolution")  # with a rule of other steps
@@ -164,13 +162,12 @@ def _steps_key(rule: Rule) -> Hashable:
 
     A kernel with a linear map has names of its own: where they are taken, that kernel is not made.
     """
-    names = (*rule.operands, *rule.weights)
-    places = {name: OperandRef(str(place)) for place, name in enumerate(names)}
+    places = {name: OperandRef(str(place)) for place, name in enumerate(rule.inputs)}
     steps = []
     for step in rule.steps:
         inputs = [places[ref.name] if isinstance(ref, OperandRef) else ref for ref in step.inputs]
         steps.append((step.op.name, inputs, dict(step.attributes), len(step.names)))
-    return repr((steps, rule.outputs)), OF_LINEARS.isdisjoint((*names, *rule.output_names))
+    return repr((steps, rule.outputs)), OF_LINEARS.isdisjoint((*rule.inputs, *rule.output_names))
 
 
 def _shape_key(type_: TensorType, family: str) -> Hashable:

@@ -37,11 +37,10 @@ def plan_dispatched(name: str, node: Node, x: TensorType, activation: Fused) -> 
     writer = Writer(taken={*parts, product, *_KERNEL.split()}, names=formulas.names)
     writer.assign(output, formula)
     splits = [each.op.name for each in activation.form.nodes() if each.op.name in SPLITS]
-    given = [operand.name for operand, value in zip(node.op.operands, node.inputs, strict=True) if value]
     place = node.span or activation.rule.span
     return DispatchedKernel(
         name=name,
-        equation=(f"{operand} = dispatched_linear({', '.join(given)})", *activation.equation),
+        equation=(f"{operand} = dispatched_linear({', '.join(node.named)})", *activation.equation),
         layout=f"x [B, T, {width_of(x)}] -> {output} {node.types[0].shape_code}.  {place.line_reference}",
         activation=activation.name,
         product=product,

@@ -84,4 +84,4 @@ def _row(graph: Graph, node: Node) -> Value | None:
 
 def _last_row(graph: Graph, node: Node, rule: Rule) -> int | None:
     form = row_form(decomposition(graph, node))
-    return last_row(form, (*rule.operands, *rule.weights, *rule.output_names)) if form else None
+    return last_row(form, (*rule.inputs, *rule.output_names)) if form else None

@@ -16,7 +16,7 @@ from archc.ir.node import Node
 from archc.ir.op import Op
 from archc.ir.ops.recurrence import RECUR
 from archc.ir.ops.running_maximum import CARRY_MAXIMUM
-from archc.ir.types import DType, TensorType
+from archc.ir.types import DType
 
 CarryingKernel = RecurrenceKernel | RunningMaximumKernel
 
@@ -55,12 +55,6 @@ def _key(graph: Graph, node: Node) -> tuple[Any, ...]:
     return node.op.name, shapes, tuple(node.attributes.items())
 
 
-def _types(graph: Graph, node: Node) -> dict[str, TensorType]:
-    """Of the operands that a node has."""
-    named = zip(node.op.operands, node.inputs, strict=True)
-    return {operand.name: graph.type(value) for operand, value in named if value is not None}
-
-
 def _plain(node: Node, operands: Iterable[str], semantics: Semantics) -> str:
     """The call of the reference function."""
     texts = {key: attribute_code(value, by_name=False) for key, value in node.attributes.items()}
@@ -68,7 +62,7 @@ def _plain(node: Node, operands: Iterable[str], semantics: Semantics) -> str:
 
 
 def _plan_recurrence(name: str, graph: Graph, node: Node, semantics: Semantics) -> RecurrenceKernel:
-    types = _types(graph, node)
+    types = graph.operand_types(node)
     *_, kv_heads, keys = types["k"].shape
     *_, heads, values = types["v"].shape
     decay = types["log_decay"].shape if "log_decay" in types else ()
@@ -91,7 +85,7 @@ def _plan_recurrence(name: str, graph: Graph, node: Node, semantics: Semantics) 
 
 
 def _plan_maximum(name: str, graph: Graph, node: Node, semantics: Semantics) -> RunningMaximumKernel:
-    types = _types(graph, node)
+    types = graph.operand_types(node)
     shape = types["x"].shape
     return RunningMaximumKernel(
         name=name,

@@ -105,11 +105,7 @@ class RowSteps:
 
     def _norm(self, node: Node, name: str) -> str:
         """(x [less its mean]) * rstd [* (offset + weight)] [+ bias]."""
-        given = {
-            operand.name: self.refs[value]
-            for operand, value in zip(node.op.operands, node.inputs, strict=False)
-            if value is not None
-        }
+        given = {name: self.refs[value] for name, value in node.named.items()}
         x, columns = given["x"], self._columns(given["x"])
         if node.op.name == "layer_norm":
             x = self._add("centred", (x,), self._fresh("centred"), columns)
