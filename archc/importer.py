@@ -16,7 +16,7 @@ from archc.interop.families import FAMILIES
 from archc.interop.family import Family, Value
 from archc.interop.nested import text_config
 from archc.interop.spec import model_name, spec_text
-from archc.interop.tensors import tensor_names
+from archc.interop.tensors import tensors_in
 
 _MODEL = "imported"  # a name for the model until it has its own
 
@@ -33,7 +33,7 @@ def import_model(path: Path) -> Imported:
     """The spec of the model in a directory, or of a config.json; raises `ArchcError`."""
     file = config_file(path)
     whole = read_config(file)
-    whole.tensors = tensor_names(file.parent)
+    whole.tensors = tensors_in(file.parent)
     config, root = text_config(whole, FAMILIES)
     family = _family(file, config)
     arguments = family.read(config)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from archc.errors import ArchcError, did_you_mean
+from archc.interop.tensors import Tensors
 
 MAX_CONFIG_BYTES = 1 << 24
 MAX_SIZE = 1 << 40
@@ -19,13 +20,13 @@ class Config:
     """The keys and values of a config.json, or of an object inside of it.
 
     Each reader below gives the value of a key.  A value it cannot take is noted in `problems`, and the
-    default returned in its place, so that all problems of a file are found at once.  `tensors` are the names
-    of those in the checkpoint beside it, None where there is none.
+    default returned in its place, so that all problems of a file are found at once.  `tensors` are those in
+    the checkpoint beside it, None where there is none.
     """
 
     def __init__(self, values: Mapping[str, Any], prefix: str = "", problems: list[str] | None = None):
         self.problems: list[str] = [] if problems is None else problems
-        self.tensors: frozenset[str] | None = None
+        self.tensors: Tensors | None = None
         self._values = values
         self._prefix = prefix
         self._read: set[str] = set()
@@ -46,7 +47,19 @@ class Config:
 
     def has_tensor(self, segments: str) -> bool:
         """Whether there is a checkpoint, with a tensor that has these segments in its name."""
-        return any(f".{segments}." in f".{name}." for name in self.tensors or ())
+        return self._first_tensor(segments) is not None
+
+    def shape_of(self, segments: str) -> tuple[int, ...] | None:
+        """The shape of a tensor that has these segments in its name; None where there is no such."""
+        name = self._first_tensor(segments)
+        return self.tensors.shape(name) if self.tensors and name else None
+
+    def _first_tensor(self, segments: str) -> str | None:
+        return next((name for name in self.tensors or () if f".{segments}." in f".{name}."), None)
+
+    def without(self, *keys: str) -> dict[str, Any]:
+        """All keys but some."""
+        return {key: value for key, value in self._values.items() if key not in keys}
 
     def whole(
         self, key: str, missing: int, *, null: int | None = None, least: int = 1, most: int = MAX_SIZE

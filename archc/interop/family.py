@@ -170,6 +170,15 @@ def _read_head_dim(config: Config, known: Known) -> int:
 head_dim = Setting(_read_head_dim, lambda value, _known: {"head_dim": int(value)})
 
 
+def wide_head_dim(missing: int) -> Reader:
+    """The class's default where the key is missing; the width divided among the heads where it holds null."""
+
+    def read(config: Config, known: Known) -> int:
+        return _read_head_dim(config, known) if config.has("head_dim") else missing
+
+    return Setting(read, head_dim.write)
+
+
 def number(key: str, missing: float) -> Reader:
     """A number above 0."""
     return Setting(

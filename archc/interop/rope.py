@@ -16,6 +16,9 @@ from archc.ir.attributes import Width
 from archc.ir.ops.position import Rope
 from archc.ir.ops.scaling import Dynamic, LinearScaling, Llama3, Longrope, Scaling, Yarn
 
+# How axes share out the frequencies, where there are several.
+_SECTIONS = "mrope_section"
+
 Pairing: TypeAlias = Literal["half", "interleaved"]
 
 
@@ -98,9 +101,21 @@ def along_axes(rotary: Setting) -> Setting:
 
     def read(config: Config, known: Known) -> Any:
         given = _parameters(config)
-        for key in ("mrope_section", "mrope_interleaved"):
+        for key in (_SECTIONS, "mrope_interleaved"):
             given.get(key)
         return rotary.read(config, known)
+
+    return Setting(read, rotary.write)
+
+
+def scaled(rotary: Setting, usual: Scaling) -> Setting:
+    """The same, with the scaling of the class's defaults where the config does not speak of them."""
+
+    def read(config: Config, known: Known) -> Rope:
+        rope = rotary.read(config, known)
+        assert isinstance(rope, Rope)
+        told = any(config.get(key) is not None for key in ("rope_parameters", "rope_scaling"))
+        return rope if told else replace(rope, scaling=usual)
 
     return Setting(read, rotary.write)
 
@@ -161,10 +176,11 @@ def _check_whole_head(section: Config) -> None:
 def _scaling(given: Config, rotated: Rotated) -> Scaling | None:
     """How frequencies are stretched; some files give the type by its older name, or by both."""
     before = len(given.problems)
-    kind = given.choice("rope_type", given.choice("type", "default", SCALINGS), SCALINGS)
+    kinds = {**SCALINGS, "mrope": _unscaled} if given.has(_SECTIONS) else SCALINGS
+    kind = given.choice("rope_type", given.choice("type", "default", kinds), kinds)
     if len(given.problems) > before:
         given.read_all()  # what belongs to another type need not be told key by key
-    return SCALINGS[kind](given, rotated)
+    return kinds[kind](given, rotated)
 
 
 def _unscaled(_given: Config, _rotated: Rotated) -> None:

@@ -68,21 +68,58 @@ def read_windows(config: Config, missing: int | None, usual: Sequence[bool]) -> 
     """
     size = _window(config, missing)
     used = config.flag("use_sliding_window", False)
+    return _read_listed(config, size if used else None, usual)
+
+
+def _read_listed(config: Config, size: int | None, usual: Sequence[bool]) -> Windows:
+    """Which layers have a window of a size, by `layer_types` or as is usual; none where there is no size."""
     types = config.items("layer_types", len(usual), (SLIDING, FULL).__contains__, f'"{FULL}" or "{SLIDING}"')
-    active = used and size is not None
     if types is None:
-        windowed = tuple(active and each for each in usual)
+        windowed = tuple(size is not None and each for each in usual)
     else:
         windowed = tuple(each == SLIDING for each in types)
-    if any(windowed) and not active:
+    if any(windowed) and size is None:
         config.complain("layer_types", "it has sliding layers, but there is no sliding_window in use")
     return Windows(size if any(windowed) else None, windowed)
 
 
-def _last_layers(config: Config, known: Known) -> Windows:
-    """Qwen's windows: those of the layers from `max_window_layers` on."""
-    first = config.whole("max_window_layers", 28, least=0)
-    return read_windows(config, 4096, [layer >= first for layer in range(known["layers"])])
+def listed_windows(missing: int, usual: Callable[[int], bool]) -> dict[str, Reader]:
+    """The window, and for each layer whether it has it; both None where no layer has.
+
+    `missing` is the class's default window, `usual` which layers have it where `layer_types` does not say.
+    """
+
+    def both(config: Config, known: Known) -> Windows:
+        return _read_listed(config, _window(config, missing), [*map(usual, range(known["layers"]))])
+
+    def listed(config: Config, known: Known) -> tuple[bool, ...] | None:
+        return both(config, known).windowed if known["window"] is not None else None
+
+    def write(value: tuple[bool, ...] | None, known: Known) -> dict[str, Any]:
+        windowed = value or (False,) * known["layers"]
+        return {"layer_types": [SLIDING if each else FULL for each in windowed]}
+
+    return {
+        "window": Setting(lambda config, known: both(config, known).window, _write_window),
+        "windowed": Setting(listed, write),
+    }
+
+
+def qwen_windows(first: int = 28) -> dict[str, Reader]:
+    """Windows of the layers from `max_window_layers` on, by default from the `first`, in Qwen's arches.
+
+    `full_layers` says which layers have no window, or, where that is not enough, `windowed` layer by layer.
+    """
+
+    def last_layers(config: Config, known: Known) -> Windows:
+        start = config.whole("max_window_layers", first, least=0)
+        return read_windows(config, 4096, [layer >= start for layer in range(known["layers"])])
+
+    return {
+        "window": Setting(lambda config, known: last_layers(config, known).window, _write_last_layers),
+        "full_layers": lambda config, known: _full_layers(last_layers(config, known).windowed),
+        "windowed": lambda config, known: _listed(last_layers(config, known).windowed),
+    }
 
 
 def _starts_full(windowed: Sequence[bool]) -> bool:
@@ -97,15 +134,6 @@ def _write_last_layers(value: int | None, known: Known) -> dict[str, Any]:
     usual = [layer >= known["full_layers"] for layer in range(known["layers"])]
     types = [SLIDING if windowed else FULL for windowed in known["windowed"] or usual]
     return {"use_sliding_window": True, "sliding_window": int(value), "layer_types": types}
-
-
-# Parameters of Qwen's arches.  `full_layers` says which layers have no window, or, where that is not enough,
-# `windowed` says it layer by layer.
-QWEN_WINDOWS: dict[str, Reader] = {
-    "window": Setting(lambda config, known: _last_layers(config, known).window, _write_last_layers),
-    "full_layers": lambda config, known: _full_layers(_last_layers(config, known).windowed),
-    "windowed": lambda config, known: _listed(_last_layers(config, known).windowed),
-}
 
 
 def _full_layers(windowed: tuple[bool, ...]) -> int:

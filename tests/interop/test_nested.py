@@ -30,12 +30,27 @@ VISION = {
 
 
 def nested(kind: str, vision: str, text: dict[str, Any], **changes: Any) -> PretrainedConfig:
-    seen = transformers.AutoConfig.for_model(vision, **VISION, **changes.pop("seen", {}))
+    seen = transformers.AutoConfig.for_model(vision, **{**VISION, **changes.pop("seen", {})})
     return transformers.AutoConfig.for_model(kind, text_config=text, vision_config=seen, **changes)
 
 
 # What the names of a text model's tensors begin with in checkpoints of the whole.
-TEXT = ("language_model.", "model.language_model.", "model.text_model.", "lm_head.")
+TEXT = (
+    "language_model.",
+    "model.language_model.",
+    "model.text_model.",
+    "model.embed_tokens.",
+    "model.layers.",
+    "model.norm.",
+    "lm_head.",
+)
+
+_DEEPSTACK = {
+    "depth": 1,
+    "out_hidden_size": 48,
+    "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [0],
+}
 
 CASES: dict[str, Callable[[], PretrainedConfig]] = {
     "gemma3": lambda: nested(
@@ -79,6 +94,41 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
         qwen3_5(model_type="qwen3_5_moe_text", **QWEN3_5_EXPERTS),
         seen={"depth": 1, "out_hidden_size": 48, "num_position_embeddings": 16},
     ),
+    "qwen2_vl": lambda: nested(
+        "qwen2_vl",
+        "qwen2_vl_vision",
+        sizes(model_type="qwen2_vl_text", rms_norm_eps=EPS, **rope(mrope_section=[2, 1, 1])),
+        seen={"depth": 1, "embed_dim": 16, "hidden_size": 48},
+        tie_word_embeddings=True,
+    ),
+    "qwen2_5_vl": lambda: nested(
+        "qwen2_5_vl",
+        "qwen2_5_vl_vision",
+        sizes(
+            model_type="qwen2_5_vl_text",
+            rms_norm_eps=EPS,
+            use_sliding_window=True,
+            sliding_window=5,
+            max_window_layers=1,
+            **rope(mrope_section=[2, 1, 1]),
+        ),
+        seen={"depth": 1, "out_hidden_size": 48, "fullatt_block_indexes": [0]},
+    ),
+    "qwen3_vl_moe": lambda: nested(
+        "qwen3_vl_moe",
+        "qwen3_vl_moe_vision",
+        sizes(
+            model_type="qwen3_vl_moe_text",
+            rms_norm_eps=EPS,
+            head_dim=12,
+            num_experts=5,
+            num_experts_per_tok=2,
+            moe_intermediate_size=20,
+            mlp_only_layers=[1],
+            **rope(mrope_section=[2, 2, 2], mrope_interleaved=True),
+        ),
+        seen=_DEEPSTACK,
+    ),
     "qwen3_vl": lambda: nested(
         "qwen3_vl",
         "qwen3_vl_vision",
@@ -88,12 +138,7 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
             head_dim=12,
             **rope(mrope_section=[2, 2, 2], mrope_interleaved=True),
         ),
-        seen={
-            "depth": 1,
-            "out_hidden_size": 48,
-            "num_position_embeddings": 16,
-            "deepstack_visual_indexes": [0],
-        },
+        seen=_DEEPSTACK,
     ),
     "smolvlm": lambda: nested(
         "smolvlm",
@@ -156,6 +201,38 @@ def test_experts_of_which_one_tensor_holds_all(tmp_path: Path) -> None:
     model = build(import_model(folder).text, "tiny", tmp_path).Model.from_pretrained(folder)
     with torch.no_grad():
         assert distance(model(random_tokens()), theirs(input_ids=random_tokens()).logits) < LOGITS
+
+
+def test_experts_as_qwen3_vl_is_published(tmp_path: Path) -> None:
+    """Its tensors lie the other way than those that transformers writes."""
+    theirs, folder = _saved("qwen3_vl_moe", tmp_path)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    turned = {name: tensor.mT.contiguous() for name, tensor in tensors.items() if ".experts." in name}
+    assert len(turned) == 4
+    save_file({**tensors, **turned}, file)
+    model = build(import_model(folder).text, "tiny", tmp_path).Model.from_pretrained(folder)
+    with torch.no_grad():
+        assert distance(model(random_tokens()), theirs(input_ids=random_tokens()).logits) < LOGITS
+
+
+_SEEN = {"image_token_id": 7, "vision_start_token_id": 8, "vision_config": {"depth": 1}}
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("qwen2_vl", 80), ("qwen2_5_vl", 3)])
+def test_older_configs_hold_the_text_beside_what_it_sees(kind: str, layers: int, tmp_path: Path) -> None:
+    """As these were published, without an object for the text."""
+    scaling = {"type": "mrope", "mrope_section": [16, 24, 24]}
+    text = {"num_hidden_layers": layers, "rope_theta": 1e6, "tie_word_embeddings": False}
+    config = {"model_type": kind, **text, **_SEEN, "rope_scaling": scaling}
+    inner = {"model_type": f"{kind}_text", **text, "rope_scaling": scaling}
+    specs = []
+    for name, values in (("flat", config), ("nested", {"model_type": kind, "text_config": inner})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(values))
+        specs.append(import_model(tmp_path / name).text.replace(name, ""))
+    assert specs[0] == specs[1]
+    assert specs[0].endswith(") as model -> model\n")
 
 
 @pytest.mark.parametrize(

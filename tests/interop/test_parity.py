@@ -12,9 +12,11 @@ import torch
 from transformers import (
     BloomConfig,
     CohereConfig,
+    CwmConfig,
     DeepseekV2Config,
     DeepseekV3Config,
     Dots1Config,
+    Ernie4_5Config,
     Gemma2Config,
     Gemma3TextConfig,
     Glm4MoeConfig,
@@ -25,6 +27,7 @@ from transformers import (
     LlamaConfig,
     Mamba2Config,
     MiniMaxM2Config,
+    MinistralConfig,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
@@ -36,6 +39,7 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3NextConfig,
     RecurrentGemmaConfig,
+    SeedOssConfig,
     SmolLM3Config,
     SolarOpenConfig,
     YoutuConfig,
@@ -172,7 +176,13 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
     "llama_linear": lambda: rms(LlamaConfig, rope_scaling={"type": "linear", "factor": 4.0}, rope_theta=1e5),
     "llama_biased": lambda: rms(LlamaConfig, attention_bias=True, mlp_bias=True, hidden_act="gelu"),
     "llama_wide_heads": lambda: rms(MistralConfig, sliding_window=None, head_dim=14),
+    "ernie4_5": lambda: rms(Ernie4_5Config, head_dim=12, use_bias=True),
     "mistral": lambda: rms(MistralConfig, sliding_window=5),
+    "ministral": lambda: rms(
+        MinistralConfig, head_dim=12, sliding_window=5, layer_types=[FULL, SLIDING, FULL]
+    ),
+    "cwm": lambda: CwmConfig(**{**sizes(rms_norm_eps=EPS, head_dim=12, sliding_window=5), "bos_token_id": 0}),
+    "seed_oss": lambda: rms(SeedOssConfig, head_dim=12),
     "qwen2": lambda: rms(Qwen2Config, tie_word_embeddings=True),
     "qwen2_windows": lambda: rms(
         Qwen2Config, use_sliding_window=True, sliding_window=5, max_window_layers=1, num_attention_heads=4

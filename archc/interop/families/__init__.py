@@ -9,12 +9,14 @@ from archc.interop.families.deepseek_v3 import (
     KIMI_K2,
     SARVAM_MLA,
 )
+from archc.interop.families.ernie4_5 import ERNIE4_5
 from archc.interop.families.gemma2 import GEMMA2
 from archc.interop.families.gemma3 import GEMMA3
 from archc.interop.families.glm4_moe import DOTS1, GLM4_MOE, SOLAR_OPEN
 from archc.interop.families.gpt2 import GPT2
 from archc.interop.families.gpt_oss import GPT_OSS
 from archc.interop.families.like_llama import INTERNLM3, IQUESTCODER
+from archc.interop.families.like_smollm3 import CWM, MINISTRAL
 from archc.interop.families.llama import LLAMA
 from archc.interop.families.llama4 import LLAMA4
 from archc.interop.families.mamba2 import MAMBA2
@@ -24,12 +26,14 @@ from archc.interop.families.mistral import MISTRAL
 from archc.interop.families.mixtral import MIXTRAL
 from archc.interop.families.olmo2 import OLMO2
 from archc.interop.families.qwen2 import QWEN2
+from archc.interop.families.qwen2_vl import QWEN2_5_VL, QWEN2_VL
 from archc.interop.families.qwen3 import QWEN3
 from archc.interop.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from archc.interop.families.qwen3_moe import QWEN3_MOE
 from archc.interop.families.qwen3_next import QWEN3_NEXT
-from archc.interop.families.qwen3_vl import QWEN3_VL
+from archc.interop.families.qwen3_vl import QWEN3_VL, QWEN3_VL_MOE
 from archc.interop.families.recurrent_gemma import RECURRENT_GEMMA
+from archc.interop.families.seed_oss import SEED_OSS
 from archc.interop.families.smollm3 import SMOLLM3
 from archc.interop.families.switch_transformers import SWITCH_TRANSFORMERS
 from archc.interop.families.t5 import T5
@@ -41,20 +45,27 @@ FAMILIES = {
         LLAMA,
         INTERNLM3,
         IQUESTCODER,
+        ERNIE4_5,
         LLAMA4,
         MINIMAX_M2,
         MISTRAL,
         MIXTRAL,
         QWEN2,
+        QWEN2_VL,
+        QWEN2_5_VL,
+        SEED_OSS,
         QWEN3,
         QWEN3_VL,
         QWEN3_MOE,
+        QWEN3_VL_MOE,
         QWEN3_NEXT,
         QWEN3_5,
         QWEN3_5_MOE,
         MAMBA2,
         RECURRENT_GEMMA,
         SMOLLM3,
+        MINISTRAL,
+        CWM,
         OLMO2,
         GEMMA2,
         GEMMA3,

@@ -1,25 +1,13 @@
 """gpt-oss: sinks, windows on every other layer, experts with a clamped gate."""
 
-from archc.interop.config import Config
-from archc.interop.family import Family, Known, Value, flag, key_value_heads, layers, number, whole
-from archc.interop.rope import rotary
+from archc.interop.family import Family, flag, key_value_heads, layers, number, whole
+from archc.interop.rope import rotary, scaled
 from archc.interop.routing import balance, choices, experts
 from archc.interop.windows import every_other, windowed
 from archc.ir.attributes import Width
-from archc.ir.ops.position import Rope
 from archc.ir.ops.scaling import Yarn
 
-_ROTARY = rotary(theta=150000.0, context=131072)
-
-
-def _rope(config: Config, known: Known) -> Value:
-    """Rotary positions, scaled where the config does not speak of them."""
-    given = _ROTARY(config, known)
-    if config.get("rope_parameters") is None and config.get("rope_scaling") is None:
-        assert isinstance(given, Rope)
-        return Rope(given.theta, scaling=Yarn(factor=32.0, original=Width(4096), truncate=False))
-    return given
-
+_YARN = Yarn(factor=32.0, original=Width(4096), truncate=False)
 
 GPT_OSS = Family(
     model_type="gpt_oss",
@@ -44,7 +32,7 @@ GPT_OSS = Family(
         "attention_bias": flag("attention_bias", True),
         "balance": balance(0.9),
         "tied": flag("tie_word_embeddings", False),
-        "rope": _rope,
+        "rope": scaled(rotary(theta=150000.0, context=131072), _YARN),
     },
     fixed={"hidden_act": (("silu",), "since the gate is clamped and takes its sigmoid")},
     inert=("router_jitter_noise", "experts_per_token", "initial_context_length"),

@@ -2,7 +2,7 @@
 
 from archc.interop.family import Family, activation, flag, head_dim, key_value_heads, layers, number, whole
 from archc.interop.rope import rotary
-from archc.interop.windows import QWEN_WINDOWS
+from archc.interop.windows import qwen_windows
 
 QWEN2 = Family(
     model_type="qwen2",
@@ -19,7 +19,7 @@ QWEN2 = Family(
         "vocab": whole("vocab_size", 151936),
         "eps": number("rms_norm_eps", 1e-6),
         "rope": rotary(theta=10000.0, context=32768),
-        **QWEN_WINDOWS,
+        **qwen_windows(),
         "act": activation("hidden_act", "silu"),
         "tied": flag("tie_word_embeddings", False),
     },
