@@ -331,6 +331,14 @@ def test_a_wrong_kernel_is_found(name: str, old: str, new: str) -> None:
         check_float32(wrong)
 
 
+def test_arithmetic_that_a_gradient_repeats_has_a_name() -> None:
+    source = Path(str(_op("bias_gelu_tanh").kernels.__file__)).read_text()
+    _, gradient = source.split("def _bias_gelu_tanh_backward_kernel")
+    kernel, _ = gradient.split("tl.store", 1)
+    assert "    t = x + bias\n" in kernel
+    assert kernel.count("x + bias") == 1
+
+
 def _models(model: str, folder: Path, settings: Mapping[str, str] | None = None) -> tuple[Any, Any]:
     """A tiny model and its reference with the same random weights, in float32."""
     package = build(SPECS / f"{model.removesuffix('_tiny')}.arch", model, folder, settings)

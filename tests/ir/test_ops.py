@@ -477,6 +477,28 @@ def test_derivatives_are_those_of_autograd(op: Op) -> None:
             torch.testing.assert_close(found.expand(24), expected)
 
 
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_derivatives_of_float32_are_finite_where_those_of_autograd_are(op: Op) -> None:
+    """Whatever the size of values: no step overflows on the way to a result that does not."""
+    sizes = torch.tensor([0.0, *(10.0**power for power in range(-30, 31, 5)), torch.inf])
+    names = [each.name for each in op.operands if each.name not in ("low", "high")]
+    values = torch.meshgrid(*[torch.cat([-sizes, sizes])] * len(names), indexing="ij")
+    inputs = [value.flatten().requires_grad_() for value in values]
+    bounds = [] if op.name != "clamp" else [torch.tensor(-1e7), torch.tensor(1e7)]
+    result = op.reference(*inputs, *bounds)
+    if not result.requires_grad:
+        return
+    truth = torch.autograd.grad(result.sum(), inputs, materialize_grads=True)
+    operands = [value.detach() for value in inputs] + bounds
+    assert op.derivative is not None
+    formulas = op.derivative(leaf("g"), *(leaf(each.name) for each in op.operands))
+    given = dict(zip((each.name for each in op.operands), operands, strict=True))
+    for formula, expected in zip(formulas, truth, strict=False):
+        found = evaluate(formula, {"g": torch.ones_like(expected), **given}).to(expected).expand_as(expected)
+        finite = expected.isfinite()
+        torch.testing.assert_close(found[finite], expected[finite], rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("name", ["maximum", "minimum"])
 def test_equal_values_share_the_gradient_as_autograd_has_it(name: str) -> None:
     x, y = (torch.tensor([0.5, other], dtype=torch.float64).requires_grad_() for other in (1.0, 2.0))

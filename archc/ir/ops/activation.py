@@ -66,7 +66,7 @@ def gelu(x: Tensor) -> Tensor:
 def _gelu_tanh_derivative(g: Expr, x: Expr) -> tuple[Expr]:
     s = (_GELU_TANH_SCALE * (x + 0.044715 * x * x * x)).sigmoid()
     slope = _GELU_TANH_SCALE * (1 + 3 * 0.044715 * x * x)
-    return (g * s * (1 + x * (1 - s) * slope),)
+    return (g * (s + x * s * (1 - s) * slope),)  # the slope overflows where s is 0 or 1
 
 
 # The kernel's form is the same function, by (1 + tanh(u)) / 2 = sigmoid(2 u).

@@ -87,7 +87,7 @@ def mul(x: Tensor, y: Tensor) -> Tensor:
     traits=ELEMENTWISE,
     flops=per_element(1),
     triton="{x} / {y}",
-    derivative=lambda g, x, y: (g / y, -g * x / (y * y)),
+    derivative=lambda g, x, y: (g / y, -(g / y * (x / y))),
     scalar=lambda x, y: x / y,
 )
 def div(x: Tensor, y: Tensor) -> Tensor:

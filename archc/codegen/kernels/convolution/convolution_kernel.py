@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -15,6 +15,7 @@ from archc.codegen.kernels.rows.pointwise import Pointwise, Writer, analyse
 from archc.codegen.kernels.rows.row_writer import names_in
 from archc.codegen.semantics import use_of
 from archc.ir.convolution_form import LOOKS, RESERVED, offsets
+from archc.ir.expr import Expr
 from archc.ir.graph import Graph
 from archc.ir.node import Node
 from archc.ir.op import Op
@@ -90,7 +91,7 @@ class _Planner:
     def forward(self) -> tuple[str, ...]:
         if not self.follows:
             return ()
-        writer = self._writer([self.look, *self.others])
+        writer = self._writer([self.look, *self.others], self.formulas.names)
         writer.assign(self.result, self.formulas.outputs[self.result])
         return tuple(writer.lines)
 
@@ -99,13 +100,14 @@ class _Planner:
         if not self.follows:
             return ()
         leaves = [self.look, *self.others]
-        writer = self._writer([*leaves, *(f"d{name}" for name in (*leaves, self.result))])
+        gradients = [f"d{name}" for name in (*leaves, self.result)]
+        writer = self._writer([*leaves, *gradients], self.formulas.gradient_names)
         for name in leaves:
             writer.assign(f"d{name}", self.formulas.gradients[name])
         return tuple(writer.lines)
 
-    def _writer(self, taken: Sequence[str]) -> Writer:
-        return Writer(taken={*taken, *RESERVED}, names=self.formulas.names)
+    def _writer(self, taken: Sequence[str], names: Mapping[Expr, str]) -> Writer:
+        return Writer(taken={*taken, *RESERVED}, names=names)
 
     def kernel(self) -> ConvolutionKernel:
         shape = self.node.types[0].shape

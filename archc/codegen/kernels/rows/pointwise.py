@@ -6,6 +6,7 @@ The backward pass is derived from the ops' derivatives, by the chain rule over t
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from keyword import kwlist
@@ -34,8 +35,8 @@ KERNEL_NAMES = (*MATH, "tl", "row", "column", "inside", "lane", "lane_inside", *
 class Writer:
     """Writes formulas as Triton: arithmetic in place, each function's result once, under a name.
 
-    `names` are those that functions' results shall have where they are free.  `_calls` are the calls whose
-    results have names: another function's template may repeat one.
+    `names` are those that functions' results shall have where they are free; arithmetic that is in it has a
+    name, too.  `_calls` are the calls whose results have names: another function's template may repeat one.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -54,6 +55,8 @@ class Writer:
             return f"({name})" if name.startswith("-") and binding else name
         if formula in self._written:
             return self._written[formula]
+        if formula.op in INFIX and formula in self.names:
+            return self._hold(formula, self._infix(formula))
         if formula.op in INFIX:
             return self._infix(formula, binding)
         if formula.op == "neg":
@@ -74,7 +77,7 @@ class Writer:
         """What has been computed under a name already."""
         self._written[formula] = name
 
-    def _infix(self, formula: Expr, binding: int) -> str:
+    def _infix(self, formula: Expr, binding: int = 0) -> str:
         symbol, strength = INFIX[formula.op], _STRENGTH[formula.op]
         left, right = (_formula(arg) for arg in formula.args)
         tighter = strength + (formula.op in ("sub", "div"))
@@ -91,11 +94,16 @@ class Writer:
         text = template.format(**arguments)
         for call, known in self._calls.items():
             text = text.replace(call, known)
+        name = self._hold(formula, text)
+        if _CALL.fullmatch(template):
+            self._calls[text] = name
+        return name
+
+    def _hold(self, formula: Expr, text: str) -> str:
+        """A name for a formula, which is computed by a text."""
         name = self._fresh(self.names.get(formula, formula.op))
         self.lines.append(f"{name} = {text}")
         self._written[formula] = name
-        if _CALL.fullmatch(template):
-            self._calls[text] = name
         return name
 
     def _argument(self, formula: Formula, template: str, name: str) -> str:
@@ -124,16 +132,18 @@ def _formula(argument: Expr | float | str) -> Formula:
 class Pointwise:
     """An elementwise decomposition as formulas over its loaded values.
 
-    leaves:    value of the decomposition -> the name it is loaded under
-    names:     formula -> the name that the decomposition gives its value
-    outputs:   formula of each output, by name
-    gradients: formula of each leaf's gradient, over the leaves and `d` + output names
+    leaves:         value of the decomposition -> the name it is loaded under
+    names:          formula -> the name that the decomposition gives its value
+    outputs:        formula of each output, by name
+    gradients:      formula of each leaf's gradient, over the leaves and `d` + output names
+    gradient_names: `names`, and "t" for arithmetic of the decomposition that gradients repeat
     """
 
     leaves: dict[Value, str]
     names: dict[Expr, str]
     outputs: dict[str, Expr]
     gradients: dict[str, Formula]
+    gradient_names: dict[Expr, str]
 
 
 def analyse(graph: Graph, taken: Iterable[str] = KERNEL_NAMES) -> Pointwise:
@@ -158,7 +168,23 @@ def analyse(graph: Graph, taken: Iterable[str] = KERNEL_NAMES) -> Pointwise:
             formulas[node.outputs[0]] = _apply(node, formulas, leaves)
     outputs = {name: _as_expr(_lookup(value, formulas, leaves)) for name, value in graph.outputs}
     gradients = _gradients(graph, formulas, leaves)
-    return Pointwise(leaves, _names(graph, formulas, outputs), outputs, gradients)
+    names = _names(graph, formulas, outputs)
+    repeated = _repeated(gradients.values())
+    arithmetic = (f for f in formulas.values() if isinstance(f, Expr) and f.op in INFIX)
+    shared = {f: "t" for f in arithmetic if f in repeated}
+    return Pointwise(leaves, names, outputs, gradients, shared | names)
+
+
+def _repeated(formulas: Iterable[Formula]) -> set[Formula]:
+    """What some formulas have in several places, other than where a whole that they repeat has it."""
+    places: Counter[Formula] = Counter()
+    waiting = [*formulas]
+    while waiting:
+        formula = waiting.pop()
+        places[formula] += 1
+        if places[formula] == 1 and isinstance(formula, Expr) and formula.op != "leaf":
+            waiting += map(_formula, formula.args)
+    return {formula for formula, count in places.items() if count > 1}
 
 
 def _names(graph: Graph, formulas: Mapping[Value, Formula], outputs: Mapping[str, Expr]) -> dict[Expr, str]:

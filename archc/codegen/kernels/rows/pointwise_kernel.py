@@ -124,7 +124,7 @@ class _Planner:
     def backward(self) -> tuple[str, ...]:
         names = {*self.formulas.leaves.values(), *(item.source for item in self.loads)}
         gradients = {f"d{name}" for name in (*names, *self.outputs)}
-        writer = Writer(taken=names | gradients, names=self.formulas.names)
+        writer = Writer(taken=names | gradients, names=self.formulas.gradient_names)
         for name in (*(name for item in self.loads for name in item.names), *self.row_gradients):
             writer.assign(f"d{name}", self.formulas.gradients[name])
         return tuple(writer.lines)
