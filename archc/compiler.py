@@ -138,9 +138,7 @@ def _check_weights(program: Program | None, reporter: Reporter) -> None:
     found: dict[Span, dict[Span, str]] = {}  # by where a value is made, the weights by where they are
     for name, (node, ends) in unread_weights(program.graph).items() if program is not None else ():
         for end in ends:
-            assert node.span is not None
-            assert end.span is not None
-            found.setdefault(end.span, {}).setdefault(node.span, name)
+            found.setdefault(end.written, {}).setdefault(node.written, name)
     told: set[Span] = set()
     for span, names in sorted(found.items(), key=lambda item: -len(item[1])):
         if len(names) > 1:
@@ -151,17 +149,16 @@ def _check_weights(program: Program | None, reporter: Reporter) -> None:
         told |= names.keys()
 
 
-def _some(names: list[str], most: int = 3) -> str:
-    """Some names of many, for a message."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"`{name}`" for name in names[:most]) + more
+def _some(names: list[str]) -> str:
+    """Three names of many, for a message."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"`{name}`" for name in names[:3]) + more
 
 
 def _check_sight(program: Program | None, reporter: Reporter) -> None:
     """Report attention of which a token would see no key, and so be let see all."""
     for node in blind_attentions(program.graph) if program is not None else ():
-        assert node.span is not None
-        reporter.report(mistakes.BlindQuery(node.span))
+        reporter.report(mistakes.BlindQuery(node.written))
 
 
 def check(spec: Spec) -> int:

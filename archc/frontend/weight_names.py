@@ -28,9 +28,8 @@ def check_weight_names(graph: Graph, calls: Calls, reporter: Reporter) -> None:
     nodes = [node for part in graph.walk() for node in part.weights()]
     count = _count(graph)
     if count > MAX_WEIGHTS:
-        assert nodes[-1].span is not None
         what = f"parameter tensors in one model: {count}"
-        reporter.report(mistakes.TooMany(nodes[-1].span, what=what, limit=MAX_WEIGHTS))
+        reporter.report(mistakes.TooMany(nodes[-1].written, what=what, limit=MAX_WEIGHTS))
     elif not _differ(graph):
         _report_repeated(((place.node, place.names()) for place in weight_places(graph)), calls, reporter)
 
@@ -109,9 +108,8 @@ def _report_repeated(named: Iterable[tuple[Node, Sequence[str]]], calls: Calls, 
 
 
 def _report_twice(name: str, node: Node, first: Node, calls: Calls, reporter: Reporter) -> None:
-    assert node.span is not None
     notes: list[Note] = []
     if first is not node:
         notes = [Note("the first of them is here", first.span), *calls.get((first.path, first.id), ())]
     reached = calls.get((node.path, node.id), ())
-    reporter.report(mistakes.DuplicatePath(node.span, path=name, notes=[*reached, *notes]))
+    reporter.report(mistakes.DuplicatePath(node.written, path=name, notes=[*reached, *notes]))

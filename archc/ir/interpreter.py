@@ -84,10 +84,10 @@ class Interpreter:
         if node.op is BRANCH:
             few = self.state is not None and inputs[0].shape[1] <= node.attributes["few"]
             return tuple(self._run(node.bodies[few], inputs, indices))
-        if node.op is APPEND and self.state is not None:
+        if node.op is APPEND:
             return (self._append(node, inputs[0], indices),)
-        if node.op is CARRIED:  # none: an op starts as it does at position 0, wherever its tokens are
-            return (None if self.state is None else self._carried(node, inputs[0], indices),)
+        if node.op is CARRIED:
+            return (self._carried(node, inputs[0], indices),)
         if node.op is LOSSES:
             return self._losses(node, inputs, indices)
         if node.op is OF_ITERATION:
@@ -192,14 +192,16 @@ class Interpreter:
         return ()
 
     def _append(self, node: Node, value: Tensor, indices: Mapping[str, int]) -> Tensor:
-        assert self.state is not None
+        if self.state is None:
+            return value
         key = _slot(node, indices)
         past = self.state.get(key)
         self.state[key] = value if past is None else torch.cat([past, value], 1)
         return self.state[key]
 
-    def _carried(self, node: Node, like: Tensor, indices: Mapping[str, int]) -> Tensor:
-        assert self.state is not None
+    def _carried(self, node: Node, like: Tensor, indices: Mapping[str, int]) -> Tensor | None:
+        if self.state is None:  # an op starts as it does at position 0, wherever its tokens are
+            return None
         key = _slot(node, indices)
         if key not in self.state:
             self.state[key] = node.op.reference(like, **node.attributes)

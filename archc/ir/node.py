@@ -58,6 +58,12 @@ class Node:
         return tuple(Value(self.id, index) for index in range(len(self.types)))
 
     @property
+    def written(self) -> Span:
+        """Where a spec has the node, or what it was made of; nodes without such a place are not asked."""
+        assert self.span is not None, self.op.name
+        return self.span
+
+    @property
     def bodies(self) -> tuple[Graph, ...]:
         """A loop's different bodies, the one of experts or of a scan, or the two of a branch."""
         bodies: tuple[Graph, ...] = self.attributes["bodies"] if self.op in _WITH_BODIES else ()

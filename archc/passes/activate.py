@@ -108,4 +108,4 @@ def _activation(graph: Graph, linear: Node, nodes: list[Node], result: Value) ->
         return rule
     name = nodes[0].op.name if len(nodes) == 1 else "activation"
     outline = Outline(graph, nodes, "y", lambda _: "h", operands={linear.outputs[0]: "h"})
-    return outline.rule(name, graph.node(result).span)
+    return outline.rule(name, graph.node(result).written)

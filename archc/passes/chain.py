@@ -128,7 +128,7 @@ class Rows:
     def is_one_kernel(self, nodes: Sequence[Node]) -> bool:
         """Whether one kernel can compute nodes: rows of one shape that fit, and no path out and in again."""
         outline = Outline(self.graph, nodes, "y", operand_name, whole_rows=True)
-        rule = outline.rule("rows", nodes[-1].span)
+        rule = outline.rule("rows", nodes[-1].written)
         after = set().union(*(self.graph.depends_on(node.id) for node in nodes))
         if any(value.node in after for value in outline.operands) or self._is_mixed(outline.operands):
             return False

@@ -111,12 +111,11 @@ def _fits(graph: Graph, node: Node, rows: TensorType, once: Origins) -> bool:
 
 def _fusion(graph: Graph, look: Node, others: list[Node], name: str) -> tuple[Rule, list[Value]]:
     """The fusion, and what it reads."""
-    assert look.span is not None
     given = look.named
     inputs = tuple(OperandRef(o.name) if o.name in given else None for o in look.op.operands)
     first = Step(look.op, inputs, dict(look.attributes), ("conv" if look.op.weights else "earlier",))
     outline = Outline(graph, others, "y", operand_name, operands={look.outputs[0]: "conv"})
-    after = outline.rule(name, look.span)
+    after = outline.rule(name, look.written)
     names = _free_names(
         [*after.operands[1:], *(after.output_names or (graph.name_of(look.outputs[0]) or "y",))]
     )
@@ -139,7 +138,7 @@ def _fusion(graph: Graph, look: Node, others: list[Node], name: str) -> tuple[Ru
         steps=(first, *steps),
         outputs=(StepRef(len(steps)),),
         output_names=(result,),
-        span=look.span,
+        span=look.written,
         text="",
     )
     return rule, [*given.values(), *list(outline.operands)[1:]]

@@ -48,9 +48,8 @@ class Outline:
     _refs: dict[Value, Ref] = field(default_factory=dict)
     _unfolded: list[int] = field(default_factory=list)  # steps that fused nodes stand for
 
-    def rule(self, name: str, span: Span | None) -> Rule:
+    def rule(self, name: str, span: Span) -> Rule:
         """The decomposition as a fusion rule."""
-        assert span is not None
         for node in self.nodes:
             self._enter(node)
         self.outputs = self.graph.left_by(self.nodes)
@@ -166,7 +165,7 @@ def replace_by_one(outline: Outline, name: str, place: Node, times: int, context
 
     Fusions among the nodes are part of it from then on.
     """
-    graph, rule = outline.graph, outline.rule(name, place.span)
+    graph, rule = outline.graph, outline.rule(name, place.written)
     own = tuple(map(graph.name_of, outline.outputs))
     joined = graph.add_like(place, rule.op, list(outline.operands), names=own)
     for old, new in zip(outline.outputs, joined.outputs, strict=True):
