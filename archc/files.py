@@ -44,8 +44,17 @@ def digest_of(content: bytes) -> str:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, or replace its content and keep its permissions; raises `ArchcError`."""
-    write_together({path: content})
+    """Write a file, or replace its content and keep its permissions; raises `ArchcError`.
+
+    What killed processes left of writing it goes.
+    """
+    try:
+        with alone_in(path.parent) as alone:
+            write_together({path: content})
+            for left in unfinished(path.parent, [path.name]) if alone else ():
+                left.unlink()
+    except OSError as error:
+        raise ArchcError(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_together(contents: Mapping[Path, str | bytes]) -> None:

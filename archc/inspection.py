@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from archc.settings import parse_settings
 from archc.target import TARGETS
 from archc.tuned import Entry, read_tables
 from archc.tuning.choice import gpu_at_hand, installed_triton, measured
+
+_PROMPT = 4096  # tokens
 
 
 def _programs(
@@ -78,7 +81,7 @@ def _explain(compilation: Compilation, console: Console) -> None:
     for remark in report.remarks:
         console.print(f"{remark.pass_name}: {remark.text}")
     planner = compilation.planner
-    for text in _without_kernels(compilation, planner.kernels):
+    for text in _without_kernels(compilation):
         console.print(f"no kernel: {text}")
     if (node := planner.unpacked_by) is not None:
         what = f"`{node.op.name}` ({place_of(node)}) does not tell apart those that share one"
@@ -89,16 +92,21 @@ def _explain(compilation: Compilation, console: Console) -> None:
     console.print()
 
 
-def _without_kernels(compilation: Compilation, kernels: Sequence[Kernel]) -> list[str]:
+def _without_kernels(compilation: Compilation) -> list[str]:
     """What reads other tokens in PyTorch's own ops though the target has kernels."""
     if "recurrence" not in compilation.context.target.families:
         return []
     nodes = [node for part in compilation.fused.walk() for node in part.nodes() if node.op.past]
     plain = [node for node in nodes if not (rule_of(node) or node.op.module or node.op.has(Trait.VIEW))]
     told = [f"`{node.op.name}` ({place_of(node)}) is PyTorch's own ops" for node in plain]
-    in_pieces = {kernel.name for kernel in kernels if _is_in_pieces(kernel)}
     how = "of whole sequences is PyTorch's own ops, for some queries at a time"
-    told += [f"`{node.op.name}` ({place_of(node)}) {how}" for node in nodes if node.op.name in in_pieces]
+    told += [
+        f"`{node.op.name}` ({place_of(node)}) {how}"
+        for new in (_PROMPT, math.inf)  # with a cache, and without
+        for part, _ in compilation.fused.runs(new=new)
+        for node in part.nodes()
+        if node.op.past and rule_of(node) and _is_in_pieces(compilation.planner.plan_of(part, node))
+    ]
     return list(dict.fromkeys(told))
 
 

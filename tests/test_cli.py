@@ -312,6 +312,14 @@ def test_explain_tells_where_attention_has_no_kernel(
     assert re.findall(r"no kernel: (.*?), for some queries", output) == told
 
 
+def test_explain_tells_of_whole_sequences_nothing_that_only_few_new_tokens_meet() -> None:
+    """With a bias by distance, attention of few tokens that absorbs has no kernel; that of others has."""
+    spec = SPECS / "t5.arch"
+    ops = run("ir", str(spec), "--model", "t5_tiny").output
+    assert "shared_relative_attention(" in ops
+    assert "no kernel: " not in run("explain", str(spec), "--model", "t5_tiny").output
+
+
 @pytest.mark.parametrize(
     ("looks", "returned", "told"),
     [

@@ -83,8 +83,11 @@ def test_a_package_that_was_removed_meanwhile_is_made_again(spec: Path, meanwhil
     assert reference(spec)
 
 
-def test_what_a_killed_process_left_is_removed(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing else that lies in the package's folder."""
+@pytest.mark.parametrize("again", [build, lambda spec: write_whole(spec.parent / "small" / "model.py", "")])
+def test_what_a_killed_process_left_is_removed(
+    again: Callable[[Path], None], spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else that lies in the folder."""
 
     def kill(*_: object) -> None:
         raise KeyboardInterrupt
@@ -102,7 +105,7 @@ def test_what_a_killed_process_left_is_removed(spec: Path, monkeypatch: pytest.M
         with pytest.raises(KeyboardInterrupt):
             write_whole(folder / "model.py", "half of it")
     assert len(listing() - before) == 1
-    build(spec)
+    again(spec)
     assert listing() == before
 
 

@@ -21,15 +21,15 @@ def check(specs: tuple[Path, ...]) -> None:
     """
     from archc import compiler
 
-    failed = False
+    mistakes: list[str] = []
     for path in specs:
         try:
             count = compiler.check(compiler.read_spec_file(path))
             click.echo(f"{path}: {count} model{'s' if count != 1 else ''}, no mistakes")
         except ArchcError as error:
-            click.echo(f"{error}\n", err=True)
-            failed = True
-    sys.exit(failed)
+            mistakes.append(str(error))
+    if mistakes:
+        raise ArchcError("\n\n".join(mistakes))
 
 
 @click.command()
@@ -45,14 +45,15 @@ def fmt(specs: tuple[Path, ...], only_check: bool) -> None:
     """
     from archc.frontend.format import format_file
 
-    failed = False
+    changed, mistakes = False, []
     for path in specs:
         try:
             changes = format_file(path, only_check)
             done = "would change" if only_check else "changed"
             click.echo(f"{path}: {done if changes else 'unchanged'}")
-            failed |= changes and only_check
+            changed |= changes
         except ArchcError as error:
-            click.echo(f"{error}\n", err=True)
-            failed = True
-    sys.exit(failed)
+            mistakes.append(str(error))
+    if mistakes:
+        raise ArchcError("\n\n".join(mistakes))
+    sys.exit(changed and only_check)

@@ -29,6 +29,13 @@ def test_whoever_may_read_the_folder_may_read_what_is_saved(package: ModuleType,
     assert {file.name for file in tmp_path.iterdir()} == {"mine", "model.safetensors"}
 
 
+@pytest.mark.parametrize("place", ["mine", "mine/below"])
+def test_no_folder_is_made_of_a_file(package: ModuleType, tmp_path: Path, place: str) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(FileExistsError, match="/mine is a file: save_pretrained takes a folder"):
+        package.Model().save_pretrained(tmp_path / place)
+
+
 def test_a_package_that_is_imported_again_has_ops_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,9 +35,11 @@ from archc.ir.ops.structure import (
     LOSSES,
     NOTED,
     OF_ITERATION,
+    ONES,
     RECENT,
     SCAN,
     WEIGHT,
+    ZEROS,
 )
 from archc.ir.ops.training import IN_TRAINING
 from archc.ir.paths import path_text
@@ -45,6 +47,7 @@ from archc.ir.rule import rule_of
 
 _MAX_LINE = 104
 _MAX_INLINE = 64
+_NEUTRAL = {ZEROS: "nothing to add before the first layer", ONES: "no factor before the first layer"}
 _WRITERS = {
     APPEND: write_append,
     BRANCH: write_branch,
@@ -276,9 +279,12 @@ class Emitter:
             self.lines += [Line(""), Line("", heading)]
 
     def comment_of(self, node: Node) -> str:
+        shapes = self.shape_comment(self._results(node))
+        if node.op not in _NEUTRAL or any(user.op is not LOOP for user, _ in self.graph.users(node.outputs[0])):
+            return shapes
         if self.style.none_for_zeros(self.graph, node):
-            return "nothing to add before the first layer"
-        return self.shape_comment(self._results(node))
+            return _NEUTRAL[node.op]
+        return shapes and f"{shapes}: {_NEUTRAL[node.op]}"
 
     def shape_comment(self, values: Sequence[Value]) -> str:
         return shapes_text([self.graph.type(value).shape for value in values]) if self.style.comments else ""
