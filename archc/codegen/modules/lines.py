@@ -280,7 +280,8 @@ class Emitter:
 
     def comment_of(self, node: Node) -> str:
         shapes = self.shape_comment(self._results(node))
-        if node.op not in _NEUTRAL or any(user.op is not LOOP for user, _ in self.graph.users(node.outputs[0])):
+        users = self.graph.users(node.outputs[0])
+        if node.op not in _NEUTRAL or any(user.op is not LOOP for user, _ in users):
             return shapes
         if self.style.none_for_zeros(self.graph, node):
             return _NEUTRAL[node.op]
