@@ -18,15 +18,16 @@ from archc.compiler import Compilation
 from archc.ir.graph import Graph
 from archc.ir.program import given_inputs, most_tokens, sequences, tokens_of
 from archc.ir.types import DType, size_of
-from archc.verification.kernel_runs import Sizes, run_backward, run_plan
+from archc.verification.kernel_runs import KernelRuns, Sizes, run_backward
 
 
 def run_kernels(package: Any, compilation: Compilation, dtype: torch.dtype, sizes: Sizes) -> None:
     """Run each fused op of a package, forward and backward, on tensors without memory."""
     _run_on_meta(package)
+    runs = KernelRuns(package.kernels, dtype, sizes)
     with torch.device("meta"):
         for plan in compilation.planner.kernels:
-            run_plan(plan, package.kernels, dtype, sizes)
+            runs.run(plan)
 
 
 def _run_on_meta(package: Any) -> None:
