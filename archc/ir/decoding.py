@@ -18,7 +18,19 @@ def decodes(root: Graph) -> bool:
     """Whether a cache has been planned: tokens can come in pieces, or one by one."""
     if any(node.op in (APPEND, CARRIED, KEEP) for graph in root.walk() for node in graph.nodes()):
         return True
-    return bool(vocabulary_of(root)) and _is_by_token(root)
+    return bool(vocabulary_of(root)) and not not_by_token(root) and _is_by_token(root)
+
+
+def not_by_token(graph: Graph) -> str:
+    """What goes in or comes out that is neither of each token nor of all; "" if nothing is."""
+    tokens = sequences(graph)[-1].dims[1]
+    for name, value in [*((graph.name_of(v), v) for v in given_inputs(graph)), *graph.outputs]:
+        type_ = graph.type(value)
+        if tokens in (type_.shape[2:] if grows(graph, value) else type_.shape):
+            return f"`{name}` is {type_.shape_code}, which is more than a row for each token"
+        if graph.is_output(value) and not grows(graph, value):
+            return f"the model returns `{name}`, {type_.shape_code}, which is not a row for each token"
+    return ""
 
 
 def _is_by_token(root: Graph) -> bool:

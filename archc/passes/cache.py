@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from archc.ir.decoding import not_by_token
 from archc.ir.fixed import Fixed
 from archc.ir.graph import Graph
 from archc.ir.logits import vocabulary_of
@@ -13,7 +14,7 @@ from archc.ir.node import Node, Value
 from archc.ir.op import Trait
 from archc.ir.ops.recurrence import CARRIED
 from archc.ir.ops.structure import APPEND, SCAN
-from archc.ir.program import KEY_POSITIONS, POSITIONS, given_inputs, grows, sequences
+from archc.ir.program import KEY_POSITIONS, POSITIONS
 from archc.ir.scan_form import scan_form
 from archc.ir.types import Dim
 from archc.passes.cache_report import describe
@@ -93,7 +94,7 @@ def _remark(graph: Graph, node: Node, states: Sequence[Value], times: int, conte
 
 def _obstacle(graph: Graph) -> str:
     """Why a token cannot be computed from the past alone, or need not be; "" if it can."""
-    if reason := _not_by_token(graph):
+    if reason := not_by_token(graph):
         return reason
     fixed, standing, looks = Fixed(graph), Standing(graph), bool(vocabulary_of(graph))
     for part in graph.walk():
@@ -111,18 +112,6 @@ def _obstacle(graph: Graph) -> str:
                 return f"`{node.op.name}` looks at other tokens and declares no state ({place_of(node)})"
             looks = looks or bool(keeps)
     return "" if looks else "no token looks at others: there is nothing to keep"
-
-
-def _not_by_token(graph: Graph) -> str:
-    """What goes in or comes out that is neither of each token nor of all; "" if nothing is."""
-    tokens = sequences(graph)[-1].dims[1]
-    for name, value in [*((graph.name_of(v), v) for v in given_inputs(graph)), *graph.outputs]:
-        type_ = graph.type(value)
-        if tokens in (type_.shape[2:] if grows(graph, value) else type_.shape):
-            return f"`{name}` is {type_.shape_code}, which is more than a row for each token"
-        if graph.is_output(value) and not grows(graph, value):
-            return f"the model returns `{name}`, {type_.shape_code}, which is not a row for each token"
-    return ""
 
 
 def _sees_later(graph: Graph, reader: Node, standing: Standing) -> str:

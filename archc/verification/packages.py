@@ -140,8 +140,7 @@ def _check_forward(truths: Truths, name: str, exact: Any, rounded: Any) -> Itera
 def _check_documents(compilation: Compilation, name: str, model: Any) -> Outcome:
     """Documents that share a row: the same outputs as each has in a row by itself."""
     case = _first_given(compilation)
-    batch, length = case.tokens.shape[:2]
-    documents = (torch.arange(length) + torch.arange(batch)[:, None]) // max(length // 3, 1)
+    documents = documents_of(case)
     packed = _call(model, case, torch.float64, documents=documents)
     worst = 0.0
     for row, numbers in enumerate(documents):
@@ -151,6 +150,12 @@ def _check_documents(compilation: Compilation, name: str, model: Any) -> Outcome
             parts = {n: output[row : row + 1, own] for n, output in packed.items()}
             worst = max(worst, furthest(parts, _call(model, alone, torch.float64)))
     return Outcome(name, "documents", case.name, worst, EXACT)
+
+
+def documents_of(case: Case) -> Tensor:
+    """A number for each token of a case, so that some three documents share a row."""
+    batch, length = case.tokens.shape[:2]
+    return (torch.arange(length) + torch.arange(batch)[:, None]) // max(length // 3, 1)
 
 
 def _check_cache(truths: Truths, name: str, model: Any) -> Iterator[Outcome]:

@@ -70,6 +70,52 @@ def test_decoding_with_kernels(name: str) -> None:
     _check_decoding(name)
 
 
+SHIFTED = """arch Shifted(d = 12) {
+  forward(others: [B, N], tokens: [B, T] = 0) {
+    m = embedding(others, 160, d) as others
+    x = embedding(tokens, 160, d) as embed
+    for i in 0..2 as layers {
+      h = rms_norm(x, 1e-6) as norm
+      q = split_heads(linear(h, 12) as q, 2)
+      BLOCK
+      x = x + linear(merge_heads(o), d) as out
+    }
+    return linear(x + transpose(unsqueeze(first_token(m))), 160) as head
+  }
+}
+model shifted = Shifted()
+"""
+OWN = """q = concat(slice(q, 0, 2), slice(q, 2, 4) + parameter([2, 2]) as shift)
+      k, v = rotate(split_heads(linear(h, 4) as k, 1), rope(100)), split_heads(linear(h, 4) as v, 1)
+      o = attention(q, k, v, mask = causal)"""
+LATENT = """c, key = split(linear(h, 14) as down, [10, 4])
+      k, v = split(split_heads(linear(c, 24) as up, 2), 2)
+      key = expand_heads(rotate(split_heads(key, 1), rope(100)), 2)
+      q = concat(q, rotate(split_heads(linear(h, 8) as q_turned, 2), rope(100)) + parameter([2, 4]) as shift)
+      o = attention(q, concat(k, key), v, mask = causal)"""
+ANOTHERS = """q = q + parameter([2, 6]) as shift
+      k, v = split(split_heads(linear(m, 24) as kv, 2), 2)
+      o = attention(q, k, v, mask = full)"""
+
+
+@pytest.mark.parametrize("block", [OWN, LATENT, ANOTHERS], ids=["own", "latent", "another's"])
+@interpreted
+def test_queries_that_a_parameter_widens_read_what_is_kept(block: str, tmp_path: Path) -> None:
+    """On the device a token's queries in float32 meet keys in bfloat16."""
+    model = build(SHIFTED.replace("BLOCK", block), "shifted", tmp_path).Model()
+    scramble(model, 0)
+    tokens = _tokens()
+    with torch.no_grad():
+        exact = model(tokens, tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = _typical(model(tokens, tokens), exact)
+            cache = model.new_cache(2, 9)
+            parts = [model(tokens, tokens[:, :6], cache=cache)]
+            cache.start_steps()
+            parts += [model(None, tokens[:, n : n + 1], cache=cache) for n in range(6, 9)]
+    assert _typical(torch.cat(parts, 1), exact) < 2 * rounded
+
+
 @every
 def test_training(name: str) -> None:
     """The loss is that of float32 but for rounding, and gradients are in the weights' dtype."""

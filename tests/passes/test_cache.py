@@ -11,6 +11,7 @@ from torch import Tensor
 
 from archc.analysis.cache import cache_size
 from archc.compiler import Compilation
+from archc.ir.decoding import decodes
 from archc.ir.graph import Graph
 from archc.ir.interpreter import Interpreter
 from archc.ir.op import OPS
@@ -345,3 +346,16 @@ def test_the_published_sizes_keep_576_values() -> None:
 def test_the_page_on_caches_shows_what_is_told() -> None:
     page = " ".join((ROOT / "docs" / "cache.md").read_text().split())
     assert f"cache: {remarks(compile_model(SPECS / 'latent.arch', 'latent_1b'))}" in page
+
+
+def test_what_says_something_of_each_pair_of_tokens_does_not_come_in_pieces() -> None:
+    source = """arch Unread(d = 8) {
+  forward(tokens: [B, T], about: float[B, T, T]) {
+    return linear(embedding(tokens, 20, d) as embed, 20) as head
+  }
+}
+model unread = Unread()
+"""
+    compilation = compile_model(source, "unread")
+    assert not decodes(compilation.fused)
+    assert "`about` is [B, T, T], which is more than a row for each token" in remarks(compilation)

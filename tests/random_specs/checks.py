@@ -1,8 +1,8 @@
 """What must hold for any spec: `archc verify`, and each road of a package in the dtypes that models run in.
 
-A road is held to the float64 run of `Reference`: it may be no further away than `Reference` in its own dtype,
-but for a factor of chance.  Of several random weights the best count: where scores of experts are nearly
-equal, rounding alone may choose others.
+A road is held to the float64 run of `Reference`: it may be no further away than `Reference` with the same
+rounding, but for a factor of chance.  Of several random weights the best count: where scores of experts are
+nearly equal, rounding alone may choose others.
 """
 
 from __future__ import annotations
@@ -24,14 +24,38 @@ from archc import compiler
 from archc.cli import main
 from archc.compiler import Compilation
 from archc.ir.decoding import depends_on_length
+from archc.ir.graph import Graph
+from archc.ir.program import packs_documents
 from archc.verification.cases import Case, cases, random_weights
 from archc.verification.outcome import Outcome, furthest
-from archc.verification.packages import import_package, outputs, stored_tensors, through_cache
+from archc.verification.packages import (
+    documents_of,
+    import_package,
+    outputs,
+    stored_tensors,
+    through_cache,
+)
 from archc.verification.truths import in_dtype, joined
 from archc.verification.verify import outcomes_of
 
-CHANCE = {torch.float32: 8.0, torch.bfloat16: 4.0}
-FLOOR = {torch.float32: 1e-6, torch.bfloat16: 0.03}
+
+@dataclass(frozen=True)
+class Rounding:
+    """How a model is run: in the dtype of its weights, or with products in bfloat16 under torch.autocast."""
+
+    name: str
+    dtype: torch.dtype
+    chance: float
+    floor: float
+    autocast: bool = False
+
+
+ROUNDINGS = (
+    Rounding("float32", torch.float32, chance=8.0, floor=1e-6),
+    Rounding("bfloat16", torch.bfloat16, chance=4.0, floor=0.03),
+    Rounding("float32 under autocast", torch.float32, chance=4.0, floor=0.03, autocast=True),
+)
+DOCUMENTS = "documents in a row"
 SMALL = 0.1  # of the largest gradient: what is smaller is held to that size, as some are nothing but rounding
 TRIES = 3  # of random weights
 SLACK = (
@@ -59,7 +83,7 @@ def verified(text: str, each_pass: bool) -> Iterator[str]:
 
 
 def roads(text: str, natively: bool = False) -> Iterator[str]:
-    """What is off on the roads of a package in float32 and bfloat16, by native code or as it is.
+    """What is off on the roads of a package in float32, bfloat16 and both, by native code or as it is.
 
     Where Triton interprets kernels, the roads lead through them.
     """
@@ -68,10 +92,10 @@ def roads(text: str, natively: bool = False) -> Iterator[str]:
         package = import_package(compilation, Path(name))
         if natively:
             assert importlib.import_module(f"{package.__name__}.native").build()
-        for dtype in (torch.float32, torch.bfloat16):
-            tries = [list(_Roads(compilation, package, dtype, 0).outcomes())]
+        for rounding in ROUNDINGS:
+            tries = [list(_Roads(compilation, package, rounding, 0).outcomes())]
             while len(tries) < TRIES and not all(outcome.holds for outcome in tries[-1]):
-                tries.append(list(_Roads(compilation, package, dtype, len(tries)).outcomes()))
+                tries.append(list(_Roads(compilation, package, rounding, len(tries)).outcomes()))
             yield from _told(min(same, key=_excess) for same in zip(*tries, strict=True))
 
 
@@ -102,44 +126,45 @@ def commands(text: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Roads:
-    """A package in a dtype, with random weights that the dtype can hold."""
+    """A package as it is rounded, with random weights that their dtype can hold."""
 
     compilation: Compilation
     package: ModuleType
-    dtype: torch.dtype
+    rounding: Rounding
     seed: int
 
     def outcomes(self) -> Iterator[Outcome]:
-        graph = self.compilation.program.graph
+        graph, dtype = self.compilation.program.graph, self.rounding.dtype
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "checkpoint.safetensors"
             weights = random_weights(graph, seed=self.seed)
-            save_file({name: each.to(self.dtype).contiguous() for name, each in weights.items()}, path)
+            save_file({name: each.to(dtype).contiguous() for name, each in weights.items()}, path)
             exact = self.package.Reference.from_pretrained(path, dtype=torch.float64).eval()
-            plain = self.package.Reference.from_pretrained(path, dtype=self.dtype).eval()
-            model = self.package.Model.from_pretrained(path, dtype=self.dtype).eval()
-        for case in cases(graph):
-            if case.name.endswith("tokens") or case.name == "padding on the left":
-                yield from self._forward(exact, plain, model, case)
-        if hasattr(model, "loss"):
-            yield self._gradients(exact, plain, model, next(iter(cases(graph))))
+            plain = self.package.Reference.from_pretrained(path, dtype=dtype).eval()
+            model = self.package.Model.from_pretrained(path, dtype=dtype).eval()
+        for case in _given(graph):
+            case = in_dtype(case, dtype)
+            wide = in_dtype(case, torch.float64)
+            yield from self._forward(exact, plain, model, case, wide)
+            if hasattr(model, "loss") and case.name != "equal tokens":
+                yield self._gradients(exact, plain, model, case, wide)
 
-    def _forward(self, exact: Any, plain: Any, model: Any, case: Case) -> Iterator[Outcome]:
-        case = in_dtype(case, self.dtype)
-        wide = in_dtype(case, torch.float64)
+    def _forward(self, exact: Any, plain: Any, model: Any, case: Case, wide: Case) -> Iterator[Outcome]:
         ways: dict[str, Callable[[Any, Case], dict[str, Tensor]]] = {"whole": _whole}
-        if hasattr(model, "new_cache") and case.tokens.shape[1] > 1:
+        if hasattr(model, "new_cache") and case.tokens.shape[1] > 1 and case.name != DOCUMENTS:
             ways |= {"in pieces": _in_pieces, "in steps": _in_steps}
         for name, way in ways.items():
             with torch.no_grad():
                 truth = (way if depends_on_length(self.compilation.program.graph) else _whole)(exact, wide)
-                unfused = furthest(way(plain, case), truth, case.padding)
-                error = furthest(way(model, case), truth, case.padding)
-            yield self._outcome(name, case.name, error, unfused)
+                with self._rounded():
+                    unfused, found = way(plain, case), way(model, case)
+            error, least = (furthest(each, truth, case.padding) for each in (found, unfused))
+            yield self._outcome(name, case.name, error, least)
 
-    def _gradients(self, exact: Any, plain: Any, model: Any, case: Case) -> Outcome:
-        truth = _gradients(exact, in_dtype(in_dtype(case, self.dtype), torch.float64))
-        unfused, found = (_gradients(each, in_dtype(case, self.dtype)) for each in (plain, model))
+    def _gradients(self, exact: Any, plain: Any, model: Any, case: Case, wide: Case) -> Outcome:
+        truth = _gradients(exact, wide)
+        with self._rounded():
+            unfused, found = (_gradients(each, case) for each in (plain, model))
         least = SMALL * max(float(gradient.norm()) for gradient in truth.values())
         errors, plains = (
             {
@@ -150,11 +175,25 @@ class _Roads:
             for given in (found, unfused)
         )
         worst = max(errors, key=lambda name: errors[name])
-        return self._outcome("gradients", worst, errors[worst], max(plains.values()))
+        return self._outcome("gradients", f"{case.name}, {worst}", errors[worst], max(plains.values()))
+
+    def _rounded(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.rounding.autocast)
 
     def _outcome(self, check: str, case: str, error: float, unfused: float) -> Outcome:
-        limit = max(CHANCE[self.dtype] * unfused, FLOOR[self.dtype])
-        return Outcome("Model", f"{check} in {self.dtype}", case, error, limit)
+        limit = max(self.rounding.chance * unfused, self.rounding.floor)
+        return Outcome("Model", f"{check} in {self.rounding.name}", case, error, limit)
+
+
+def _given(graph: Graph) -> Iterator[Case]:
+    """What the models are given, documents in a row and padding on the left among it."""
+    first, *others = cases(graph)
+    yield first
+    if packs_documents(graph):
+        yield replace(first, name=DOCUMENTS, options={"documents": documents_of(first)})
+    for case in others:
+        if case.name.endswith("tokens") or case.name == "padding on the left":
+            yield case
 
 
 def _whole(model: Any, case: Case) -> dict[str, Tensor]:
@@ -184,5 +223,8 @@ def _gradients(model: Any, case: Case) -> dict[str, Tensor]:
     """Gradients of the loss by the names of the checkpoint."""
     labels = case.tokens.clone()
     labels[:, : labels.shape[1] // 3] = -100
-    model.loss(*case.given, labels).backward()
+    if case.padding is not None:
+        labels[~case.padding] = -100
+    model.zero_grad()
+    model.loss(*case.given, labels, **case.options).backward()
     return dict(stored_tensors(model, gradients=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tests.random_specs.biases import some_bias
 from tests.random_specs.choices import some_choice
 from tests.random_specs.writer import Writer
 
@@ -161,64 +162,3 @@ def behind(w: Writer, x: str, d: int, heads: Heads, o: str) -> str:
     if kind == "norm":
         o = w.let(f"rms_norm({o}, 1e-5) as {w.new('norm')}", "o")
     return w.linear(o, d, "o")
-
-
-def some_bias(w: Writer, x: str, heads: int, both_ways: bool = False) -> str:
-    """A bias of scores: by distance, by what queries or keys are, or by what the caller says of each pair."""
-    if w.about and w.chance(0.7):
-        return _given_bias(w, x, heads)
-    kind = w.choose("alibi", "alibi", "table", "table", "pairs", "content", "key", "key")
-    if kind == "key":
-        return _key_bias(w, x, heads)
-    if kind == "pairs":
-        query, key = w.new("query"), w.new("key")
-        w.write(f"{query}, {key} = pairs({x})")
-        slopes = f"[[[-0.2 * h]] for h in 0..{heads}]"
-        far = f"absolute(upcast({query} - {key}))"
-        return w.let(w.choose(f"{far} * {slopes}", f"-9 * step({far} - 2.5) * step({far} - 4)"), "bias")
-    if kind == "content":
-        values = f"split_heads({w.linear(x, heads * 4, 'distances')}, {heads})"
-        beyond = w.choose("", ", beyond = nearest")
-        first = -2 if both_ways else 0
-        return f"distance_bias(positions({x}), key_positions({x}), {values}, first = {first}{beyond})"
-    if kind == "alibi":
-        return (
-            f"alibi_bias(positions({x}), key_positions({x}), heads = {heads}, scale = {w.choose('1', '0.5')})"
-        )
-    ways, table = (
-        str(both_ways).lower(),
-        f"parameter([8, {heads}], init = normal(std = 1)) as {w.new('table')}",
-    )
-    return (
-        f"relative_bias(positions({x}), key_positions({x}), {table}, bidirectional = {ways}, distance = 20)"
-    )
-
-
-def _key_bias(w: Writer, x: str, heads: int) -> str:
-    """A number of each key, by itself or where arithmetic on pairs lets it count."""
-    count = w.choose(1, heads)
-    own = w.let(w.linear(x, count, "keys"), "own")
-    of_key = f"key_bias({w.choose(own, f'-softplus(upcast({own}))', f'linear_recurrence(upcast({own}))')})"
-    kind = w.choose("alone", "alone", "near", "both", "equal")
-    if kind == "alone":
-        return of_key
-    if kind == "both":
-        return w.let(f"{of_key} + query_bias({w.linear(x, count, 'queries')})", "bias")
-    if kind == "equal":
-        return w.let(f"-3 * step(absolute(query_bias({own}) - {of_key}) - 0.5)", "bias")
-    query, key = w.new("query"), w.new("key")
-    w.write(f"{query}, {key} = pairs({x})")
-    return w.let(f"{of_key} * step(absolute(upcast({query} - {key})) - 1.5)", "bias")
-
-
-def _given_bias(w: Writer, x: str, heads: int) -> str:
-    """What a map makes of the caller's numbers of each pair."""
-    count = w.choose(1, heads)
-    numbers = f"pair_bias({w.linear(w.about or '', count, 'about')})"
-    kind = w.choose("alone", "hidden", "and slopes")
-    if kind == "hidden":
-        return w.let(f"-9 * step(upcast({numbers}) - 0.5)", "bias")
-    if kind == "and slopes":
-        slopes = f"alibi_bias(positions({x}), key_positions({x}), heads = {heads}, scale = 1)"
-        return w.let(f"{numbers} + {slopes}", "bias")
-    return numbers

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tests.random_specs.attentions import Shared
-from tests.random_specs.heads import some_bias, some_heads
+from tests.random_specs.biases import some_bias
+from tests.random_specs.heads import some_heads
 from tests.random_specs.mixers import mixer
 from tests.random_specs.rows import activation, bounded, experts, mlp, norm
 from tests.random_specs.writer import Writer

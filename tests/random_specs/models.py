@@ -34,7 +34,7 @@ def _decoder(w: Writer, d: int) -> None:
             w.write("x = x * cast_like(sigmoid(unsqueeze(unsqueeze(upcast(prefix) / 40))), x)")
         elif last:
             w.sight = w.let("maximum(positions(x), unsqueeze(prefix) - 1)", "sight")
-        if w.chance(0.1):
+        if w.about is None and w.chance(0.1):  # which says nothing of learned tokens
             w.write(f"x = preceded(x, parameter([{w.choose(1, 3)}, {d}]) as {w.new('front')})")
         stack(w, d)
         _finish(w, d)
