@@ -153,9 +153,9 @@ def _check_documents(compilation: Compilation, name: str, model: Any) -> Outcome
 
 
 def documents_of(case: Case) -> Tensor:
-    """A number for each token of a case, so that some three documents share a row."""
+    """A number for each token of a case, so that some three documents share a row, most of several tokens."""
     batch, length = case.tokens.shape[:2]
-    return (torch.arange(length) + torch.arange(batch)[:, None]) // max(length // 3, 1)
+    return (torch.arange(length) + torch.arange(batch)[:, None]) // max(length // 3, 2)
 
 
 def _check_cache(truths: Truths, name: str, model: Any) -> Iterator[Outcome]:
