@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TypeAlias
 
+from archc.ir.expr import leaf
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import OPS, Op
@@ -30,10 +31,10 @@ class Origin(Enum):
 Origins: TypeAlias = dict[tuple[int, Value], Origin]
 
 
-def whole_in(root: Graph) -> set[tuple[int, Value]]:
-    """The values that depend on whole numbers alone, such as positions, and so have no gradient."""
+def flat_in(root: Graph) -> set[tuple[int, Value]]:
+    """The values without a gradient: they depend on whole numbers alone, such as positions, or on steps."""
     starts = [value for value in root.inputs if root.type(value).dtype is DType.I64]
-    found = _Trace(starts, (CONSTANT,)).of(root)
+    found = _Flat(starts, (CONSTANT,)).of(root)
     return {place for place, origin in found.items() if origin is Origin.GIVEN}
 
 
@@ -140,6 +141,21 @@ class _Choices(_Trace):
 
     def _origin(self, node: Node, _known: Mapping[Value, Origin]) -> Origin:
         return Origin.GIVEN if node.op in (SELECT_KEYS, RANK_KEYS, TOP_K) else Origin.OTHER
+
+
+class _Flat(_Trace):
+    """Follows whole numbers, and what has the derivative 0."""
+
+    def _origin(self, node: Node, known: Mapping[Value, Origin]) -> Origin:
+        return Origin.GIVEN if _is_flat(node) else super()._origin(node, known)
+
+
+def _is_flat(node: Node) -> bool:
+    """Whether no gradient flows through a node, whatever it reads."""
+    if not any(type_.dtype.is_floating for type_ in node.types):
+        return True
+    derivative = node.op.derivative
+    return derivative is not None and not any(node.op.gradients(leaf(""), [leaf("")] * len(node.inputs)))
 
 
 def _of_all(origins: set[Origin]) -> Origin:

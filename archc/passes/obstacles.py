@@ -10,7 +10,7 @@ from functools import cached_property
 from archc.ir.graph import Graph
 from archc.ir.node import Value
 from archc.ir.op import Trait
-from archc.ir.origins import Origins, mixes_sequences, once_in, whole_in
+from archc.ir.origins import Origins, flat_in, mixes_sequences, once_in
 from archc.ir.program import (
     KEY_POSITIONS,
     POSITIONS,
@@ -29,23 +29,23 @@ class Known:
     """What is known of values in all parts of a graph.
 
     positions: those that are positions of tokens
-    whole:     those that follow from positions and numbers alone
+    flat:      those that have no gradient
     once:      those that stand for all sequences
     """
 
     positions: Places
-    whole: set[tuple[int, Value]]
+    flat: set[tuple[int, Value]]
     once: Origins
 
     @staticmethod
     def of(graph: Graph) -> Known:
-        return Known(positions_in(graph), whole_in(graph), once_in(graph))
+        return Known(positions_in(graph), flat_in(graph), once_in(graph))
 
     def replace(self, graph: Graph, old: Value, new: Value) -> None:
         """Know of a value of a graph what is known of the one whose place it takes."""
         before, after = (id(graph), old), (id(graph), new)
-        if before in self.whole:
-            self.whole.add(after)
+        if before in self.flat:
+            self.flat.add(after)
         if before in self.once:
             self.once[after] = self.once[before]
 
@@ -140,12 +140,12 @@ class _Candidate:
     def rope(self) -> str:
         """Queries and keys, the first two results, must have heads of one width."""
         widths = {self.graph.node(self.match.nodes[out.step]).types[0].width for out in self.rule.outputs[:2]}
-        return "its queries and keys are not of one width" if len(widths) > 1 else ""
+        return "its queries and keys are not of one width" if len(widths) > 1 else self._learned_rotation()
 
     def latent_rope(self) -> str:
         """What is rotated must be so whole, and all heads of a token must fit in a program's registers."""
-        if partial := self._partial_rotation():
-            return partial
+        if reason := self._partial_rotation() or self._learned_rotation():
+            return reason
         joined = (self.graph.node(self.match.nodes[output.step]).types[0] for output in self.rule.outputs)
         values = sum(type_.bind(defaultdict(lambda: 1)).numel() for type_ in joined)
         most = self.target.max_row
@@ -157,6 +157,12 @@ class _Candidate:
         partial = not isinstance(width, int) or self._rotated_widths != {2 * width}
         return "heads are rotated in part only" if partial else ""
 
+    def _learned_rotation(self) -> str:
+        """Kernels give cosines and sines no gradient."""
+        tables = [self.match.operands.get(name) for name in ("cos", "sin")]
+        learned = any(value and (id(self.graph), value) not in self.known.flat for value in tables)
+        return "what it rotates by has a gradient" if learned else ""
+
     @property
     def _rotated_widths(self) -> set[Dim]:
         nodes = map(self.graph.node, self.match.nodes.values())
@@ -167,8 +173,8 @@ class _Candidate:
         form = self.rule.scale_form
         assert form is not None
         x, factor = (self.match.operands[name] for name in (form.x, form.factor))
-        if x is None or factor is None or (id(self.graph), factor) not in self.known.whole:
-            return "what it multiplies by does not follow from positions alone"
+        if x is None or factor is None or (id(self.graph), factor) not in self.known.flat:
+            return "what it multiplies by has a gradient"
         shape = self.graph.type(x).shape
         one_each = self.graph.type(factor).shape == (*shape[:2], *(1 for _ in shape[2:]))
         return "" if one_each else "what it multiplies by is not one number for each token"

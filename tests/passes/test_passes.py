@@ -189,7 +189,34 @@ def test_factors_of_positions_are_hoisted_and_fused(factor: str, fuses: bool) ->
     assert inside == (set() if fuses else {"mul"})  # of rows, with what is cast and broadcast for it
     assert ("position_scale" in ops(loop.bodies[0])) == fuses
     missed = {miss.rule: miss.reason for miss in context.report.missed}
-    assert fuses or missed["position_scale"] == "what it multiplies by does not follow from positions alone"
+    assert fuses or missed["position_scale"] == "what it multiplies by has a gradient"
+
+
+ROTATED = """
+  x = embedding(tokens, 9, d) as wte
+  frequencies = rope_frequencies(positions(x), rope = rope(10000), width = d / 3)
+  cos, sin = rope_table(positions(x), FREQUENCIES)
+  qkv = linear(x, 3 * d) as qkv
+  q, k, v = split(qkv, 3)
+  q, k = rotate_by(split_heads(q, 3), cos, sin), rotate_by(split_heads(k, 3), cos, sin)
+  return merge_heads(attention(q, k, split_heads(v, 3), mask = causal))
+"""
+
+
+@pytest.mark.parametrize(
+    ("frequencies", "fuses"),
+    [
+        ("frequencies * 0.5", True),
+        ("frequencies * exp(parameter([d / 6]) as alpha)", False),
+        ("frequencies * (1 + step(parameter([d / 6]) as alpha))", True),
+    ],
+)
+def test_kernels_rotate_by_what_has_no_gradient(frequencies: str, fuses: bool) -> None:
+    graphs, context = staged(program_of(ROTATED.replace("FREQUENCIES", frequencies)))
+    families = [rule.family for node in graphs["clean"].nodes() if (rule := rule_of(node))]
+    assert ("rope" in families) == fuses
+    missed = {miss.rule: miss.reason for miss in context.report.missed}
+    assert fuses or missed["q_rope"] == "what it rotates by has a gradient"
 
 
 def test_what_differs_by_column_is_no_number_of_a_token() -> None:
