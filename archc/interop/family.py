@@ -220,7 +220,7 @@ def flag(key: str, missing: bool) -> Reader:
     return Setting(lambda config, _known: config.flag(key, missing), lambda value, _known: {key: value})
 
 
-def activation(key: str, missing: str) -> Reader:
+def activation(key: str, missing: str) -> Setting:
     """An activation, as the language calls it."""
 
     def read(config: Config, _known: Known) -> Symbol:

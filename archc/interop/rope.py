@@ -16,6 +16,8 @@ from archc.ir.attributes import Width
 from archc.ir.ops.position import Rope
 from archc.ir.ops.scaling import Dynamic, LinearScaling, Llama3, Longrope, Scaling, Yarn
 
+# What share of each head's values is rotated.
+_SHARE = "partial_rotary_factor"
 # How axes share out the frequencies, where there are several.
 _SECTIONS = "mrope_section"
 
@@ -63,21 +65,29 @@ def rotary(theta: float, context: int, pairing: Pairing = "half", width: str = "
     return Setting(read, _write)
 
 
-def partly_rotary(theta: float, context: int, share: float, width: str = "") -> Setting:
+def partly_rotary(
+    theta: float,
+    context: int,
+    share: float,
+    width: str = "",
+    base_key: str = "rope_theta",
+    share_key: str = _SHARE,
+) -> Setting:
     """The same where a share of each head's values is rotated, the first; `share` is the class's default.
 
     `width`: a key of older configs that says how many values those are, where no share is given.
+    `base_key`, `share_key`: what older configs call theta and the share.
     """
 
     def read(config: Config, known: Known) -> Rope:
-        outer = config.number("rope_theta", theta, null=theta)
+        outer = config.number(base_key, theta, null=theta)
         given, head_dim = _parameters(config), known["head_dim"]
         usual = int(head_dim * share)
         usual = config.whole(width, usual, null=usual) if width else usual
-        rotated = int(head_dim * _share(config, given, usual / head_dim))
+        older = config.number(share_key, usual / head_dim, null=usual / head_dim)
+        rotated = int(head_dim * given.number(_SHARE, older, null=older))
         if rotated < 2 or rotated % 2 or rotated > head_dim:
-            key = "partial_rotary_factor"
-            section = given if given.has(key) else config
+            section, key = (given, _SHARE) if given.has(_SHARE) else (config, share_key)
             section.complain(
                 width if width and not section.has(key) else key,
                 f"must leave an even part of a head's {head_dim} values",
@@ -87,7 +97,7 @@ def partly_rotary(theta: float, context: int, share: float, width: str = "") -> 
 
     def write(rope: Rope, known: Known) -> dict[str, Any]:
         written, share = _write(rope, known), (rope.width or known["head_dim"]) / known["head_dim"]
-        parameters = {**written["rope_parameters"], "partial_rotary_factor": float(share)}
+        parameters = {**written["rope_parameters"], _SHARE: float(share)}
         return {**written, "rope_parameters": parameters}
 
     return Setting(read, write)
@@ -120,21 +130,17 @@ def scaled(rotary: Setting, usual: Scaling) -> Setting:
     return Setting(read, rotary.write)
 
 
-def _share(config: Config, given: Config, missing: float) -> float:
-    """What share of a head is rotated, in either dialect."""
-    outer = config.number("partial_rotary_factor", missing, null=missing)
-    return given.number("partial_rotary_factor", outer, null=outer)
-
-
-def rotary_by_layers(theta: float, local_theta: float, context: int) -> dict[str, Reader]:
+def rotary_by_layers(
+    theta: float, local_theta: float, context: int, local_key: str | None = "rope_local_base_freq"
+) -> dict[str, Reader]:
     """Rotary positions of layers with a window, `local_rope`, and of the others, `rope`.
 
-    The older dialect scales the frequencies of the latter only.
+    The older dialect scales the frequencies of the latter only; `local_key` is its theta of the former.
     """
 
     def read_local(config: Config, known: Known) -> Rope:
         given = config.section("rope_parameters").section(SLIDING)
-        outer = config.number("rope_local_base_freq", local_theta, null=local_theta)
+        outer = config.number(local_key, local_theta, null=local_theta) if local_key else local_theta
         _check_whole_head(given)
         return _read(config, given, outer, context, "half", known["head_dim"])
 
@@ -169,8 +175,8 @@ def _parameters(config: Config, layers: str = "") -> Config:
 
 
 def _check_whole_head(section: Config) -> None:
-    if section.get("partial_rotary_factor") not in (None, 1):
-        section.complain("partial_rotary_factor", "supported is only 1.0, since the arch rotates whole heads")
+    if section.get(_SHARE) not in (None, 1):
+        section.complain(_SHARE, "supported is only 1.0, since the arch rotates whole heads")
 
 
 def _scaling(given: Config, rotated: Rotated) -> Scaling | None:

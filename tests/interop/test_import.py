@@ -40,9 +40,14 @@ CLASSES = {
     "ministral": transformers.MinistralConfig,
     "cwm": transformers.CwmConfig,
     "olmo2": transformers.Olmo2Config,
+    "olmo3": transformers.Olmo3Config,
+    "phi3": transformers.Phi3Config,
+    "granite": transformers.GraniteConfig,
+    "gemma": transformers.GemmaConfig,
     "gemma2": transformers.Gemma2Config,
     "gemma3_text": transformers.Gemma3TextConfig,
     "gpt2": transformers.GPT2Config,
+    "gpt_neox": transformers.GPTNeoXConfig,
     "bloom": transformers.BloomConfig,
     "gpt_oss": transformers.GptOssConfig,
     "llama4_text": transformers.Llama4TextConfig,
@@ -67,7 +72,8 @@ def newer(config: dict[str, Any]) -> dict[str, Any]:
     renamed = {"torch_dtype": "dtype"}
     given = {renamed.get(key, key): value for key, value in config.items()}
     theta, scaling = given.pop("rope_theta", None), given.pop("rope_scaling", None)
-    local, period = given.pop("rope_local_base_freq", None), given.pop("sliding_window_pattern", None)
+    same = theta if given["model_type"] == "olmo3" else None  # for layers with a window, but without scaling
+    local, period = given.pop("rope_local_base_freq", same), given.pop("sliding_window_pattern", None)
     if theta is not None:
         kind = {"rope_type": scaling["type"]} if scaling and "type" in scaling else {}
         given["rope_parameters"] = {"rope_type": "default", **(scaling or {}), **kind, "rope_theta": theta}
@@ -188,6 +194,24 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("dots1", {**REQUIRED["dots1"], "sliding_window": None, "max_window_layers": 0}, {"layers": 62}),
     ("gpt_oss", {"num_hidden_layers": 2, "layer_types": [FULL, SLIDING]}, {"windowed": (False, True)}),
     ("gpt_oss", {"num_hidden_layers": 2, "layer_types": [SLIDING, FULL]}, {"windowed": None}),
+    ("gemma", {"hidden_act": "gelu"}, {"tied": True, "head_dim": 256}),
+    (
+        "granite",
+        {"logits_scaling": 8, "residual_multiplier": 0.5},
+        {"logits_divisor": 8, "residual_factor": 0.5},
+    ),
+    ("phi3", {"sliding_window": 7, "num_key_value_heads": 8}, {"window": 7, "kv_heads": 8, "head_dim": 96}),
+    (
+        "gpt_neox",
+        {"use_parallel_residual": False, "attention_bias": False},
+        {"parallel": False, "d_ff": 24576},
+    ),
+    (
+        "olmo3",
+        {"num_hidden_layers": 4},
+        {"window": 4096, "windowed": (True, True, True, False)},
+    ),
+    ("olmo3", {"num_hidden_layers": 2, "layer_types": [FULL] * 2}, {"window": None, "windowed": None}),
     ("gemma2", {"query_pre_attn_scalar": 144, "head_dim": 128}, {"scale": 144**-0.5}),
     (
         "gemma2",
@@ -315,3 +339,7 @@ def test_models_narrower_than_their_keys_compile(kind: str, tmp_path: Path) -> N
 def test_activations(theirs: str, ours: str, tmp_path: Path) -> None:
     assert imported(tmp_path / "a", model_type="llama", hidden_act=theirs)["act"].name == ours
     assert imported(tmp_path / "b", model_type="gpt2", activation_function=theirs)["act"].name == ours
+
+
+def test_gemma_calls_the_approximation_by_the_function_s_name(tmp_path: Path) -> None:
+    assert imported(tmp_path / "a", model_type="gemma", hidden_act="gelu")["act"].name == "gelu_tanh"

@@ -229,6 +229,18 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
         {"rope_parameters": {SLIDING: {"rope_type": "linear"}}},
         '"rope_parameters.sliding_attention.factor" is missing: must be a number above 0',
     ),
+    (
+        "phi3",
+        {"rope_scaling": {"type": "yarn", "factor": 4}},
+        'supported are the types "default" and "longrope"',
+    ),
+    ("phi3", {"full_attn_mod": 2}, '"full_attn_mod" is 2: supported is only 1, since layers are all alike'),
+    (
+        "gpt_neox",
+        {"rotary_pct": 0.01},
+        '"rotary_pct" is 0.01: must leave an even part of a head\'s 96 values',
+    ),
+    ("olmo3", {"rope_local_base_freq": 9}, '"rope_local_base_freq" is 9: type olmo3 has no such key'),
     ("gpt2", {"reorder_and_upcast_attn": True}, '"reorder_and_upcast_attn" is true: supported is only false'),
     ("bloom", {"slow_but_exact": True}, '"slow_but_exact" is true: supported is only false'),
     ("bloom", {"hidden_size": 64, "n_embed": 96}, '"hidden_size" is 64: must be what "n_embed" says, 96'),

@@ -24,7 +24,7 @@ LATENT = ("deepseek", "kimi", "glm4_moe_lite", "sarvam_mla", "youtu")
             for kind, family in FAMILIES.items()
             if "rope" in family.parameters
             and "local_rope" not in family.parameters
-            and kind not in ("gpt_oss", "cwm", "recurrent_gemma")
+            and kind not in ("gpt_oss", "cwm", "phi3", "gpt_neox", "recurrent_gemma")
         ],
         6,
     ),

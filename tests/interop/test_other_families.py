@@ -52,23 +52,6 @@ IN_FLOAT64 = {
     ),
     "gpt_bigcode": gpt(hf.GPTBigCodeConfig, n_head=6, n_inner=80),
     "gpt_bigcode_many": gpt(hf.GPTBigCodeConfig, n_layer=2, multi_query=False),
-    "gpt_neox": ln(
-        hf.GPTNeoXConfig,
-        num_attention_heads=3,
-        num_key_value_heads=None,
-        intermediate_size=192,
-        rotary_pct=0.25,
-    ),
-    "gpt_neox_sequential": ln(
-        hf.GPTNeoXConfig,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        num_key_value_heads=None,
-        rotary_pct=0.5,
-        use_parallel_residual=False,
-        attention_bias=False,
-        tie_word_embeddings=True,
-    ),
     "jais2": ln(hf.Jais2Config),
     "nemotron": partial(hf.NemotronConfig, **sizes(norm_eps=EPS, head_dim=12)),
     "nemotron_biased": partial(
@@ -136,7 +119,6 @@ IN_FLOAT32 = {
     ),
     "ernie4_5": rms(hf.Ernie4_5Config, head_dim=12, use_bias=True),
     "exaone4": rms(hf.Exaone4Config, num_hidden_layers=4, sliding_window=5, sliding_window_pattern=3),
-    "gemma": rms(hf.GemmaConfig, hidden_size=40, intermediate_size=72, num_key_value_heads=1, head_dim=12),
     "gemma3n": partial(
         hf.Gemma3nTextConfig,
         **sizes(intermediate_size=[80] * 3, rms_norm_eps=EPS, head_dim=12),
@@ -162,23 +144,6 @@ IN_FLOAT32 = {
         attention_types=[[["global", "local"], 2]],
     ),
     "gptj": gpt(hf.GPTJConfig, rotary_dim=6),
-    "granite": rms(
-        hf.GraniteConfig,
-        embedding_multiplier=3.5,
-        attention_multiplier=0.2,
-        residual_multiplier=0.4,
-        logits_scaling=6.0,
-        attention_bias=True,
-        mlp_bias=True,
-        tie_word_embeddings=True,
-    ),
-    "granite_plain": rms(
-        hf.GraniteConfig,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        num_key_value_heads=3,
-        logits_scaling=3.0,
-    ),
     "helium": rms(hf.HeliumConfig, head_dim=8, **rope(100000.0)),
     "hrm_text": rms(
         hf.HrmTextConfig,
@@ -242,8 +207,6 @@ IN_FLOAT32 = {
         clip_qkv=1.5,
         tie_word_embeddings=True,
     ),
-    "olmo3": rms(hf.Olmo3Config, num_hidden_layers=4, sliding_window=5, **rope(500000.0)),
-    "phi3": rms(hf.Phi3Config, hidden_size=96, sliding_window=5, partial_rotary_factor=0.75),
     "seed_oss": rms(hf.SeedOssConfig, head_dim=12, attention_out_bias=True, mlp_bias=True),
 }
 
@@ -263,8 +226,6 @@ SLOW = (
     "qwen4_exp",
     # other biases, norms and orders, in specs of which another model is held by default
     "gpt_bigcode_many",
-    "gpt_neox_sequential",
-    "granite_plain",
     "hyperclovax_bare",
     "nemotron_biased",
     "olmo_clipped",

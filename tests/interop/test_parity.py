@@ -19,10 +19,13 @@ from transformers import (
     Ernie4_5Config,
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
     Glm4MoeConfig,
     Glm4MoeLiteConfig,
     GPT2Config,
+    GPTNeoXConfig,
     GptOssConfig,
+    GraniteConfig,
     Llama4TextConfig,
     LlamaConfig,
     Mamba2Config,
@@ -31,6 +34,8 @@ from transformers import (
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
+    Olmo3Config,
+    Phi3Config,
     PretrainedConfig,
     Qwen2Config,
     Qwen3_5MoeTextConfig,
@@ -157,6 +162,11 @@ def gpt2(**changes: Any) -> PretrainedConfig:
     return GPT2Config(
         **{**small, "layer_norm_epsilon": EPS, "bos_token_id": None, "eos_token_id": None, **changes}
     )
+
+
+def gpt_neox(**changes: Any) -> PretrainedConfig:
+    small = sizes(num_attention_heads=3, num_key_value_heads=None, layer_norm_eps=EPS)
+    return GPTNeoXConfig(**{**small, **changes})
 
 
 def bloom(**changes: Any) -> PretrainedConfig:
@@ -317,6 +327,38 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
         tie_word_embeddings=False,
     ),
     "olmo2": lambda: rms(Olmo2Config),
+    "olmo3": lambda: rms(
+        Olmo3Config,
+        num_hidden_layers=4,
+        sliding_window=5,
+        rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    ),
+    "phi3": lambda: rms(Phi3Config, hidden_size=96, sliding_window=5, partial_rotary_factor=0.75),
+    "phi3_long": lambda: rms(
+        Phi3Config,
+        tie_word_embeddings=True,
+        max_position_embeddings=128,
+        original_max_position_embeddings=64,  # more than any sequence here
+        rope_scaling={"type": "longrope", "short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [2.0] * 4},
+    ),
+    "granite": lambda: rms(
+        GraniteConfig,
+        embedding_multiplier=3.5,
+        attention_multiplier=0.2,
+        residual_multiplier=0.4,
+        logits_scaling=6.0,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+    ),
+    "granite_plain": lambda: rms(GraniteConfig, num_key_value_heads=None, logits_scaling=3.0),
+    "gpt_neox": gpt_neox,
+    "gpt_neox_sequential": lambda: gpt_neox(
+        rotary_pct=0.5, use_parallel_residual=False, attention_bias=False, tie_word_embeddings=True
+    ),
+    "gemma": lambda: rms(
+        GemmaConfig, hidden_size=40, intermediate_size=72, num_key_value_heads=1, head_dim=12
+    ),
     # Caps that bend what the random weights give.
     "gemma2": lambda: rms(
         Gemma2Config,
@@ -444,6 +486,8 @@ def test_steps_have_limits(tmp_path: Path) -> None:
             ("qwen3_next", {"normed": "false"}),
             ("qwen3_next", {"rope": "rope(theta = 10000, width = 6)"}),
             ("gpt2", {"act": "gelu"}),
+            ("granite", {"attention_factor": "0.21"}),
+            ("olmo3", {"local_rope": "rope(theta = 400000)"}),
             ("bloom", {"residual_normed": "true"}),
         ],
         8,

@@ -10,11 +10,14 @@ from archc.interop.families.deepseek_v3 import (
     SARVAM_MLA,
 )
 from archc.interop.families.ernie4_5 import ERNIE4_5
+from archc.interop.families.gemma import GEMMA
 from archc.interop.families.gemma2 import GEMMA2
 from archc.interop.families.gemma3 import GEMMA3
 from archc.interop.families.glm4_moe import DOTS1, GLM4_MOE, SOLAR_OPEN
 from archc.interop.families.gpt2 import GPT2
+from archc.interop.families.gpt_neox import GPT_NEOX
 from archc.interop.families.gpt_oss import GPT_OSS
+from archc.interop.families.granite import GRANITE
 from archc.interop.families.like_llama import INTERNLM3, IQUESTCODER
 from archc.interop.families.like_smollm3 import CWM, MINISTRAL
 from archc.interop.families.llama import LLAMA
@@ -24,7 +27,8 @@ from archc.interop.families.marian import MARIAN
 from archc.interop.families.minimax_m2 import MINIMAX_M2
 from archc.interop.families.mistral import MISTRAL
 from archc.interop.families.mixtral import MIXTRAL
-from archc.interop.families.olmo2 import OLMO2
+from archc.interop.families.olmo2 import OLMO2, OLMO3
+from archc.interop.families.phi3 import PHI3
 from archc.interop.families.qwen2 import QWEN2
 from archc.interop.families.qwen2_vl import QWEN2_5_VL, QWEN2_VL
 from archc.interop.families.qwen3 import QWEN3
@@ -67,9 +71,14 @@ FAMILIES = {
         MINISTRAL,
         CWM,
         OLMO2,
+        OLMO3,
+        PHI3,
+        GRANITE,
+        GEMMA,
         GEMMA2,
         GEMMA3,
         GPT2,
+        GPT_NEOX,
         BLOOM,
         GPT_OSS,
         DEEPSEEK_V2,

@@ -1,7 +1,10 @@
-"""OLMo 2."""
+"""OLMo 2 and 3."""
+
+from dataclasses import replace
 
 from archc.interop.family import Family, activation, flag, head_dim, key_value_heads, layers, number, whole
-from archc.interop.rope import rotary
+from archc.interop.rope import rotary, rotary_by_layers
+from archc.interop.windows import listed_windows
 
 OLMO2 = Family(
     model_type="olmo2",
@@ -21,5 +24,17 @@ OLMO2 = Family(
         "act": activation("hidden_act", "silu"),
         "attention_bias": flag("attention_bias", False),
         "tied": flag("tie_word_embeddings", False),
+    },
+)
+
+# A window on three layers of four, whose frequencies are never scaled.
+OLMO3 = replace(
+    OLMO2,
+    model_type="olmo3",
+    architectures=("Olmo3ForCausalLM",),
+    parameters={
+        **OLMO2.parameters,
+        **rotary_by_layers(theta=500000.0, local_theta=500000.0, context=2048, local_key=None),
+        **listed_windows(4096, lambda layer: (layer + 1) % 4 != 0),
     },
 )
