@@ -42,7 +42,8 @@ def explain(
 ) -> None:
     """Show what was fused, and what was not and why.
 
-    Also where rounding was relaxed, what the cache keeps, and which measurements were used.
+    Also where rounding was relaxed, what the cache keeps, what has no kernel, and which measurements
+    were used.
 
     \b
     Example:

@@ -94,7 +94,7 @@ def _pack(graph: Graph, group: Sequence[Node]) -> None:
     whole, ends = _after(graph, conv.outputs[0], group)
     sizes = canonical_sizes(tuple(node.types[0].columns for node in ends))
     names = tuple(graph.name_of(n.outputs[0]) or own for n, own in zip(ends, called, strict=True))
-    parts = graph.add_like(first, SPLIT, [whole], {"sizes": sizes}, names=names)
+    parts = graph.add_like(ends[0], SPLIT, [whole], {"sizes": sizes}, names=names)
     for node, part in zip(ends, parts.outputs, strict=True):
         graph.replace_uses(node.outputs[0], part)
     made_for = set().union(*(graph.needed_by(node.id) | {node.id} for node in ends))

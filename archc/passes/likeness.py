@@ -117,7 +117,7 @@ class Likeness:
         if more or others or unlike or len(longer) != 1:
             return False
         (dim,) = longer
-        count, left = divmod(larger[dim], shape[dim])
+        count, left = larger[dim] // shape[dim], larger[dim] % shape[dim]  # divmod knows no names of sizes
         self.split[inner.outputs[0]] = dim
         self.count = count if self.count == 1 else self.count
         return left == 0 and count == self.count

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from tests.support import SPECS, build
 
+FAMILIES = Path(__file__).parent.parent / "interop" / "families"
 TOKENS = torch.arange(18).view(2, 9)
 
 
@@ -79,11 +80,13 @@ def text_of(package: ModuleType, module: str) -> str:
     return (Path(package.__path__[0]) / f"{module}.py").read_text()
 
 
-def test_sizes_that_are_equal_by_chance_keep_their_names(tmp_path: Path) -> None:
+def test_sizes_keep_their_names(tmp_path: Path) -> None:
     """Whoever changes one of them at the top has changed it everywhere."""
     package = build(SPECS / "latent.arch", "latent_tiny", tmp_path, {"nope": "7"})
     for module, places in (("model", 2), ("reference", 1)):  # of few new tokens, and of many
         assert text_of(package, module).count("(NOPE, V_DIM)") == places
+    package = build(SPECS / "deepseek_v2.arch", "deepseek_v2_tiny", tmp_path)
+    assert "count=EXPERTS + SHARED, shared=SHARED)" in text_of(package, "model")
 
 
 def test_a_heading_says_where_a_block_of_its_own_path_begins(tmp_path: Path) -> None:
@@ -91,6 +94,8 @@ def test_a_heading_says_where_a_block_of_its_own_path_begins(tmp_path: Path) -> 
     package = build(SPECS / "qwen3_next.arch", "qwen3_next_tiny", tmp_path)
     assert text_of(package, "model").count("# DeltaNet: model.layers.{i}.linear_attn") == 1
     assert "# unit: " not in text_of(package, "reference")
+    package = build(FAMILIES / "kimi_linear.arch", "kimi_linear", tmp_path)
+    assert text_of(package, "model").count("# DeltaAttention: ") == 2  # in layers of two kinds
 
 
 class LowRank(nn.Module):
