@@ -10,7 +10,6 @@ benchmarks/results/DEVICE/moe_block.json, and the page of all figures again.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import tempfile
 import time
@@ -122,7 +121,7 @@ def _block(settings: Settings) -> nn.Module:
     (program,) = compiler.lower_models(spec, ["moe_block"], texts)
     with tempfile.TemporaryDirectory() as folder:
         package = import_package(compiler.compile_program(program, spec.rules, TARGETS["cuda"]), Path(folder))
-        importlib.import_module(f"{package.__name__}.native").build()
+        package.native.build()
     block = package.Model().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for parameter in block.parameters():

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from _pytest.mark import ParameterSet
+from click.testing import Result
 from torch import Tensor, nn
 
 from archc import compiler
@@ -81,6 +82,13 @@ def scramble(model: nn.Module, seed: int = 0, spread: float = 0.3) -> None:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(1 + 0.2 * noise if parameter.dim() == 1 else spread * noise)
+
+
+def check_refused(result: Result, message: str, status: int = 1) -> None:
+    """A command ends with a sentence that says what is wrong."""
+    assert result.exit_code == status, result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
 
 
 def few(values: Iterable[Any], most: int) -> list[ParameterSet]:

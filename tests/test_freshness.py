@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ def test_only_an_absolute_cache_folder_is_one(
     given: str, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the standard of $XDG_CACHE_HOME has it, for archc and for a package's native code."""
-    native = import_module(f"{build_package(SPEC, 'small', tmp_path).__name__}.native")
+    native = build_package(SPEC, "small", tmp_path).native
     monkeypatch.delenv("ARCHC_CACHE_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", f"{tmp_path}{given}" if given.startswith("/") else given)

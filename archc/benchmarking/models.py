@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,7 +56,7 @@ class Models:
     def model(self) -> Any:
         """The package's `Model`, with start values for training; on a CPU with its native code."""
         if self.device.type == "cpu":
-            importlib.import_module(f"{self.package.__name__}.native").build()
+            self.package.native.build()
         return self.package.Model(dtype=self.dtype, device=self.device)
 
     def get(self, name: str) -> Contender:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -64,7 +63,7 @@ class Recordings:
 
     def of(self, place: Place, kind: Kind) -> list[Call]:
         """The calls of a kernel, on other tensors each; raises `SkippedError` where the model makes none."""
-        function = getattr(self._module(place.module), place.name)
+        function = getattr(getattr(self.models.package, place.module), place.name)
         kept = self._recorded(OURS, kind).kept.get(place.name, [])
         if isinstance(place.plan, CarryingKernel):
             own = len(place.node.operands)  # no documents share rows here
@@ -79,11 +78,11 @@ class Recordings:
         if isinstance(place.plan, LossKernel):
             return [(self._plain_loss, given) for given in kept]
         if isinstance(place.plan, RecurrenceKernel) and place.plan.has_chunks and kind.tokens > 1:
-            chunks = getattr(self._module("kernels"), f"_{place.name}_chunks")
+            chunks = getattr(self.models.package.kernels, f"_{place.name}_chunks")
             return [(chunks, given) for given in kept]
         if not isinstance(place.plan, AttentionKernel | CapacityKernel):
             return [(plain_function(place), given) for given in kept]
-        kept_by_form, reference = self._recorded(REFERENCE, kind).kept, self._module("reference")
+        kept_by_form, reference = self._recorded(REFERENCE, kind).kept, self.models.package.reference
         found: list[tuple[Function, Arguments]] = []
         for form in _stand_for(place, kept_by_form):
             function = partial(getattr(reference, form.name), **dict(form.keywords))
@@ -94,15 +93,12 @@ class Recordings:
 
     def _plain_loss(self, *given: Any) -> Any:
         """What a language model does where no kernel knows better: all logits first."""
-        signature = inspect.signature(self._module("kernels").linear_cross_entropy)
+        signature = inspect.signature(self.models.package.kernels.linear_cross_entropy)
         named = signature.bind(*given).arguments
-        base = self._module("language_model").LanguageModel
+        base = self.models.package.language_model.LanguageModel
         return base.cross_entropy(
             self.models.model, *(named[name] for name in ("h", "targets", "shares", "z_loss"))
         )
-
-    def _module(self, name: str) -> Any:
-        return sys.modules[f"{self.models.package.__name__}.{name}"]
 
     def _recorded(self, contender: str, kind: Kind) -> Calls:
         """Our calls by a kernel's name; those of the unfused model by their form."""
@@ -145,7 +141,7 @@ class Recordings:
         with ExitStack() as stack:
             for module in {module for module, _ in functions}:
                 names = [name for home, name in functions if home == module]
-                stack.enter_context(recorded(self._module(module), names, calls))
+                stack.enter_context(recorded(getattr(self.models.package, module), names, calls))
             yield
 
 

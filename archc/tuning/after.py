@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -97,5 +96,5 @@ class AfterRuns:
             tried = replace(compilation, tuned=Tuned((*trial, *self._known().entries)))
             folder = self._folders.enter_context(TemporaryDirectory())
             package = import_package(tried, Path(folder))
-            self._packages[key] = importlib.import_module(f"{package.__name__}.kernels"), tried
+            self._packages[key] = package.kernels, tried
         return self._packages[key]

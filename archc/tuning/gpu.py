@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib
 import itertools
 import os
 import time
@@ -121,5 +120,5 @@ def linear_function(compilation: Compilation, problem: Problem, source: Provenan
     trial = Entry(replace(problem, rows=MOST_ROWS), Tile(16, 64, 4, 3), 0.0, 1.0, source)
     with TemporaryDirectory() as folder:
         package = import_package(replace(compilation, tuned=Tuned((trial,))), Path(folder))
-        kernels: ModuleType = importlib.import_module(f"{package.__name__}.kernels")
+        kernels: ModuleType = package.kernels
         yield kernels._linear

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -32,8 +31,8 @@ def run_kernels(package: Any, compilation: Compilation, dtype: torch.dtype, size
 
 def _run_on_meta(package: Any) -> None:
     """Let kernels run on tensors without memory: the launches of ops stand in for their fakes."""
-    parts = [sys.modules.get(f"{package.__name__}.{name}") for name in ("kernels", "experts")]
-    for op in (value for part in parts if part for value in vars(part).values()):
+    parts = [getattr(package, name) for name in ("kernels", "experts") if hasattr(package, name)]
+    for op in (value for part in parts for value in vars(part).values()):
         if isinstance(op, CustomOpDef):
             op.register_fake(op._init_fn)
         elif isinstance(op, package.kernels._Op):

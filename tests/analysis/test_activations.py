@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +41,7 @@ def kept_by_autograd(model: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Bytes of the tensors that the fused module keeps on its way to what the head reads."""
     package = built(model)
     module = package.Model(device="meta", dtype=torch.bfloat16)
-    kernels = sys.modules[f"{package.__name__}.kernels"]
+    kernels = package.kernels
     monkeypatch.setattr(kernels, "_runs_triton", lambda _x: True)
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, **_: _Attention.apply(q, k, v))
     for name in [name for name in vars(kernels) if name.endswith("_flash")]:

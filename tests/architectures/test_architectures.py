@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
@@ -100,7 +99,7 @@ def test_learned_tokens_are_tokens_in_front(tmp_path: Path) -> None:
     lengths = {"tokens": {1: torch.export.Dim("length", min=4, max=64)}}
     exported = torch.export.export(learned, (longer,), dynamic_shapes=lengths).module()
     torch.testing.assert_close(exported(tokens), learned(tokens))
-    runtime = importlib.import_module(f"{package.__name__}.runtime")
+    runtime = package.runtime
     _, places = runtime.with_front(3, real, tokens + 1)
     assert (places[:, :7] == 0).tolist() == [[True] * 3 + [False] * 4, [True] * 3 + [False] + [True] * 3]
     found = learned.generate(tokens, 6, padding=real)

@@ -32,7 +32,7 @@ from archc.benchmarking.turn import Bench
 from archc.cli import main
 from archc.verification.packages import import_package
 from tests.benchmarking.clocks import Ticking
-from tests.support import SPECS, compile_model, few, read_spec
+from tests.support import SPECS, check_refused, compile_model, few, read_spec
 
 DEVICE = torch.device("cpu")
 TINY = Scale(prompt=8, batches=(1, 2), context=8, rows=(2, 8), share=0.3)
@@ -238,7 +238,4 @@ def test_fewer_layers_still_have_each_kind(spec: str, model: str, least: int) ->
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_faulty_input(arguments: list[str], message: str) -> None:
-    outcome = CliRunner().invoke(main, ["bench", str(SPECS / "llama3.arch"), *arguments])
-    assert outcome.exit_code == 1
-    assert message in outcome.output
-    assert "Traceback" not in outcome.output
+    check_refused(CliRunner().invoke(main, ["bench", str(SPECS / "llama3.arch"), *arguments]), message)

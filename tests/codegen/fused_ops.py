@@ -80,7 +80,7 @@ def _by_pytorch(kernels: ModuleType) -> Iterator[None]:
 def fused_ops(spec: Path | str, model: str, folder: Path) -> dict[str, FusedOp]:
     """Build a model's package; its fused ops by name, those of PyTorch's own attention left out."""
     compilation = compile_model(spec, model)
-    kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
+    kernels = import_package(compilation, folder).kernels
     _share_rows(kernels)
     graph = compilation.fused
     parts = list(graph.walk())

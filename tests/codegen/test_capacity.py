@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -140,10 +139,6 @@ def _crowded(folder: Path) -> ModuleType:
     return build(CROWDED, "crowded", folder)
 
 
-def _kernels(package: ModuleType) -> Any:
-    return sys.modules[f"{package.__name__}.kernels"]
-
-
 def _real(batch: int, tokens: int, pad: int) -> Tensor:
     """The first sequence is padded on the left, or by a negative number on the right."""
     real = torch.ones(batch, tokens, dtype=torch.bool)
@@ -177,7 +172,7 @@ def _compare_within(kernels: Any, size: str, padding: str, dtype: torch.dtype = 
 @pytest.mark.parametrize("size", few(SIZES, 2))
 @interpreted
 def test_kept_weights_and_gradients(size: str, padding: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    _compare_within(_kernels(_crowded(tmp_path.parent)), size, padding, dtype)
+    _compare_within(_crowded(tmp_path.parent).kernels, size, padding, dtype)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +189,7 @@ def test_kept_weights_and_gradients(size: str, padding: str, dtype: torch.dtype,
 )
 @interpreted
 def test_a_wrong_kernel_is_found(old: str, new: str, tmp_path: Path) -> None:
-    changed = changed_module(_kernels(_crowded(tmp_path.parent)), old, new)
+    changed = changed_module(_crowded(tmp_path.parent).kernels, old, new)
     wrong = 0
     for size in ("a few", "tiles"):
         for padding in PADDING:
@@ -247,7 +242,7 @@ def _shared_by_hand(weights: Tensor, chosen: Tensor, real: Tensor, count: int, f
 
 def test_training_drops_what_experts_cannot_take(tmp_path: Path) -> None:
     """Of each sequence an expert takes its share, all first choices before all second ones (GShard)."""
-    losses = sys.modules[f"{build(SPECS / 'glam.arch', 'glam_tiny', tmp_path).__name__}.losses"]
+    losses = build(SPECS / "glam.arch", "glam_tiny", tmp_path).losses
     chosen = torch.tensor([[[0, 1], [0, 1], [1, 0], [2, 0], [0, 1], [0, 3]]])
     weights = torch.ones(1, 6, 2, dtype=torch.float64)
     positions = torch.tensor([[-1, 0, 1, 2, 3, 4]])  # the first token is padding: five have ten choices
@@ -263,7 +258,7 @@ def test_training_drops_what_experts_cannot_take(tmp_path: Path) -> None:
 @interpreted
 def test_shares_of_a_sequence(size: str, padding: str, tmp_path: Path) -> None:
     """By the kernel and by PyTorch's ops; a choice without weight takes no place."""
-    losses = sys.modules[f"{_glam(tmp_path.parent).__name__}.losses"]
+    losses = _glam(tmp_path.parent).losses
     batch, tokens, choices, _ = SIZES[size]
     chosen = _choices(batch, tokens, choices)
     weights = F.dropout(torch.rand(chosen.shape), 0.3).requires_grad_()
@@ -291,8 +286,8 @@ def test_shares_of_a_sequence(size: str, padding: str, tmp_path: Path) -> None:
 )
 @interpreted
 def test_a_wrong_share_is_found(old: str, new: str, tmp_path: Path) -> None:
-    losses = sys.modules[f"{_glam(tmp_path.parent).__name__}.losses"]
-    changed = changed_module(_kernels(_glam(tmp_path.parent)), old, new)
+    losses = _glam(tmp_path.parent).losses
+    changed = changed_module(_glam(tmp_path.parent).kernels, old, new)
     chosen = _choices(2, 200, 2)
     weights = F.dropout(torch.rand(chosen.shape), 0.3)
     keys = places(_real(2, 200, 60))[1]
@@ -303,7 +298,7 @@ def test_a_wrong_share_is_found(old: str, new: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("paper", [True, False])
 def test_second_experts_by_chance(paper: bool, tmp_path: Path) -> None:
     """GShard's loop, with the same random numbers; what is not sent takes a place in its paper alone."""
-    losses = sys.modules[f"{build(SPECS / 'glam.arch', 'glam_tiny', tmp_path).__name__}.losses"]
+    losses = build(SPECS / "glam.arch", "glam_tiny", tmp_path).losses
     training, chosen = losses.Losses(training=True), _choices(3, 50, 2)
     weights = torch.rand(chosen.shape, dtype=torch.float64)
     weights = weights / weights.sum(-1, keepdim=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -121,7 +120,7 @@ def package(request: pytest.FixtureRequest, tmp_path: Path) -> ModuleType:
 
 def _loaded(package: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
     """Bytes held at most, those of the model, and of the largest tensor, as numbers of float32."""
-    checkpoint = sys.modules[f"{package.__name__}.checkpoint"]
+    checkpoint = package.checkpoint
     memory = Memory()
     monkeypatch.setattr(checkpoint, "safe_open", memory.reading)
     with memory:
@@ -141,7 +140,7 @@ def test_no_more_than_the_model_and_a_tensor(
 def test_what_holds_more_is_found(
     package: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = sys.modules[f"{package.__name__}.checkpoint"]._Reader
+    reader = package.checkpoint._Reader
     read_into, tensors = reader.read_into, list[Tensor]()
 
     def read_and_keep(self: Any, target: Tensor, name: str) -> None:
@@ -157,7 +156,7 @@ def test_what_holds_more_is_found(
 def test_weights_ask_for_large_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each large one that lies in memory, made or loaded, once before it is written and once afterwards."""
     package = build(SPECS / "smollm2.arch", "smollm2_tiny", tmp_path, {"vocab": "100000"})
-    checkpoint = sys.modules[f"{package.__name__}.checkpoint"]
+    checkpoint = package.checkpoint
     ask = checkpoint.use_large_pages
     asked: list[list[Tensor]] = []
 

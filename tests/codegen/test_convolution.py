@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,7 +95,7 @@ def _op(form: str, folder: Path, width: int = 20) -> Op:
     called = {table.name(*place): place[1] for place in fused_nodes(parts)}
     plans = plan_package(compilation.program, compilation.fused, compilation.reference).kernels
     (plan,) = (plan for plan in plans if isinstance(plan, ConvolutionKernel))
-    kernels, runtime = (sys.modules[f"{package.__name__}.{name}"] for name in ("kernels", "runtime"))
+    kernels, runtime = package.kernels, package.runtime
     node = called[plan.name]
     rule = rule_of(node)
     assert rule is not None

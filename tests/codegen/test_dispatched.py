@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ class Case:
         _, self.name, width = BODIES[body]
         (self.node,) = [node for node in compilation.fused.nodes() if node.op.name == self.name]
         package = import_package(compilation, folder)
-        self.kernels = importlib.import_module(f"{package.__name__}.kernels")
+        self.kernels = package.kernels
         batch, tokens, choices, count = SIZES[size]
         scores = torch.randn(batch, tokens, count)
         scores[..., 0] += 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -187,7 +186,7 @@ def test_a_huge_bias_chooses_and_does_not_weigh(tmp_path: Path) -> None:
 def test_loads_are_counted_and_balanced_by_the_bias(tmp_path: Path, kind: str) -> None:
     """Tokens that all like the same experts come to use all, when the bias follows the loads."""
     package = build(SPECS / "deepseek_v3.arch", "deepseek_v3_tiny", tmp_path, {"layers": "2", "groups": "1"})
-    experts, model = experts_module(package), getattr(package, kind)()
+    experts, model = package.experts, getattr(package, kind)()
     scramble(model)
     biases = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     tokens = torch.randint(0, 160, (4, 32), generator=torch.Generator().manual_seed(0))
@@ -238,10 +237,6 @@ def test_a_wide_parameter_decides_by_what_bfloat16_cannot_tell(kind: str, tmp_pa
     assert [str(outcome) for outcome in check_package(compile_model(spec, "a")) if not outcome.holds] == []
 
 
-def experts_module(package: ModuleType) -> ModuleType:
-    return sys.modules[f"{package.__name__}.experts"]
-
-
 def example(count: int = 6, rows: int = 150) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows, gradients, weights and ends: one expert has no row, one has most."""
     sizes = torch.tensor([10, 0, 90, 1, 40, 9])[:count]
@@ -250,7 +245,7 @@ def example(count: int = 6, rows: int = 150) -> tuple[Tensor, Tensor, Tensor, Te
 
 def test_products_without_a_host_are_those_with_one(routed: dict[tuple[int, int], ModuleType]) -> None:
     """What a GPU runs gives the same numbers, and asks for none: fake tensors go through it."""
-    experts = experts_module(routed[EXPERTS, 2])
+    experts = routed[EXPERTS, 2].experts
     x, dy, weight, ends = example()
     torch.testing.assert_close(
         experts._grouped_product(x, weight, ends), experts._grouped_linear(x, weight, ends, None)
@@ -276,7 +271,7 @@ def test_products_on_a_cpu_are_those_of_each_expert(
     outputs: int, flipped: bool, dtype: torch.dtype, routed: dict[tuple[int, int], ModuleType]
 ) -> None:
     """Two at a time or alone, gathered or not, with offsets or without; who has no rows is not looked at."""
-    experts = experts_module(routed[EXPERTS, 2])
+    experts = routed[EXPERTS, 2].experts
     sizes = torch.tensor(ROWS_OF_EXPERTS)
     ends, tokens = sizes.cumsum(0), torch.arange(int(sizes.sum())).flip(0) // 2
     weight = noise(len(sizes), outputs, 16, seed=2).to(dtype)
@@ -295,7 +290,7 @@ def test_products_on_a_cpu_are_those_of_each_expert(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weighted_sums_on_a_cpu(dtype: torch.dtype, routed: dict[tuple[int, int], ModuleType]) -> None:
-    experts = experts_module(routed[EXPERTS, 2])
+    experts = routed[EXPERTS, 2].experts
     places = torch.randperm(2 * 5 * 3, generator=torch.Generator().manual_seed(0)).view(2, 5, 3)
     y, weights = noise(30, 7).to(dtype), noise(2, 5, 3, seed=1).to(dtype)
     unfused = ops.weighted_combine(y, weights, places)
@@ -308,7 +303,7 @@ def test_weighted_sums_on_a_cpu(dtype: torch.dtype, routed: dict[tuple[int, int]
 
 def test_products_of_pytorch_in_bfloat16(routed: dict[tuple[int, int], ModuleType]) -> None:
     """PyTorch's grouped product, whichever way the matrices lie, with groups that are empty."""
-    experts = experts_module(routed[EXPERTS, 2])
+    experts = routed[EXPERTS, 2].experts
     x, dy, weight, ends = (each.bfloat16() if each.is_floating_point() else each for each in example())
     assert experts._takes_grouped(x, *weight.shape[1:])
     assert not experts._takes_grouped(x, 12, 16)
@@ -326,7 +321,7 @@ def test_products_of_pytorch_in_bfloat16(routed: dict[tuple[int, int], ModuleTyp
 
 
 def test_gradients_of_grouped_products(routed: dict[tuple[int, int], ModuleType]) -> None:
-    experts = experts_module(routed[EXPERTS, 2])
+    experts = routed[EXPERTS, 2].experts
     leaves = [each.requires_grad_() for each in (noise(10, 5), noise(6, 4, 5), noise(6, 4))]
     few = torch.tensor([1, 1, 7, 7, 9, 10])
     assert torch.autograd.gradcheck(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -154,7 +153,7 @@ class Flash:
     def __init__(self, name: str, folder: Path):
         compilation = compile_model(_spec(name), "a")
         package = import_package(compilation, folder)
-        self.kernels = importlib.import_module(f"{package.__name__}.kernels")
+        self.kernels = package.kernels
         self.node: Node = next(
             node for node in compilation.fused.nodes() if node.op.name.endswith("attention")
         )

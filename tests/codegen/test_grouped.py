@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,8 +48,7 @@ ALL = """scaled = experts e in chosen of 5 as scaled {
 
 @functools.cache
 def _kernels(folder: Path) -> Any:
-    package = build(spec_of(ALL), "a", folder)
-    return importlib.import_module(f"{package.__name__}.kernels")
+    return build(spec_of(ALL), "a", folder).kernels
 
 
 class Case:

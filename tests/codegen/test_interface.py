@@ -119,7 +119,7 @@ def test_a_file_a_folder_and_shards_give_the_same(
 def test_what_is_saved_in_shards_is_read_again(
     package: ModuleType, kind: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules[f"{package.__name__}.checkpoint"]
+    module = package.checkpoint
     monkeypatch.setattr(module, "_SHARD_BYTES", 20_000)
     cls = getattr(package, kind)
     model = cls.from_pretrained(checkpoint)
@@ -134,7 +134,7 @@ def test_what_is_saved_last_is_what_is_read(
     package: ModuleType, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One file after shards, and shards after one file, in one folder."""
-    module = sys.modules[f"{package.__name__}.checkpoint"]
+    module = package.checkpoint
     for value, limit in ((1.0, 20_000), (2.0, 10**9), (3.0, 20_000)):
         monkeypatch.setattr(module, "_SHARD_BYTES", limit)
         model = package.Model.from_pretrained(checkpoint)
@@ -315,7 +315,7 @@ def test_sampling_follows_its_seed_and_the_nucleus(package: ModuleType, kind: st
 
 
 def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p(package: ModuleType) -> None:
-    decoding = sys.modules[f"{package.__name__}.decoding"]
+    decoding = package.decoding
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(2000, 1)
     for top_p, allowed in ((0.5, {0}), (0.6, {0, 1}), (0.85, {0, 1, 2}), (1.0, {0, 1, 2, 3})):
         drawn = decoding.Sampler(1.0, top_p, 0, logits.device)(logits)
@@ -327,7 +327,7 @@ def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p(package: ModuleType) 
 
 def test_few_tokens_may_be_drawn(package: ModuleType) -> None:
     """The nucleus is that of the top_k tokens alone: 0.3 of 0.5 + 0.3 is needed, 0.3 of 1 is not."""
-    decoding = sys.modules[f"{package.__name__}.decoding"]
+    decoding = package.decoding
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log().repeat(2000, 1)
     for top_k, top_p, allowed in ((1, 1.0, {1}), (2, 1.0, {1, 3}), (9, 1.0, {0, 1, 2, 3}), (2, 0.55, {1})):
         drawn = decoding.Sampler(1.0, top_p, 0, logits.device, top_k)(logits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
 
@@ -208,7 +207,7 @@ def test_native_code_finds_rows(
     model = package.Model()
     given = [torch.randn(shape) for shape in shapes]
     truth = model(*given)
-    native = importlib.import_module(f"{package.__name__}.native")
+    native = package.native
     called: list[str] = []
     call = native.call
     monkeypatch.setattr(native, "call", lambda name, *rest: (called.append(name), call(name, *rest)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,10 +43,6 @@ def _package() -> ModuleType:
     return import_package(_compiled("gpt2", "gpt2_tiny"), Path(mkdtemp()))
 
 
-def _kernels(package: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{package.__name__}.kernels")
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 2, 7, 16])
 @interpreted
@@ -60,7 +55,7 @@ def test_accuracy(rows: int, dtype: torch.dtype) -> None:
         for given in (None, bias):
             truth = F.linear(x.double(), weight.double(), None if given is None else given.double())
             tile = ROW if rows == 1 else ROWS
-            y = _kernels(_package())._linear(
+            y = _package().kernels._linear(
                 x, weight, given, tile.outputs, tile.inputs, tile.warps, tile.stages
             )
             assert y.shape == truth.shape
@@ -73,7 +68,7 @@ def test_accuracy(rows: int, dtype: torch.dtype) -> None:
 def test_strides_of_any_kind() -> None:
     x = torch.randn(4, 3, 50)[:, 1:2, :37]
     weight = torch.randn(37, 20).t()
-    y = _kernels(_package())._linear(x, weight, None, 16, 32, 1, 2)
+    y = _package().kernels._linear(x, weight, None, 16, 32, 1, 2)
     assert distance(y, F.linear(x.double(), weight.double())) < 1e-6
 
 
@@ -86,7 +81,7 @@ def test_a_model_decodes_by_them(spec: str, model: str) -> None:
     """The same tokens as by PyTorch; a step calls them for every linear map, training for none."""
     with TemporaryDirectory() as folder:
         package = import_package(_compiled(spec, model), Path(folder))
-        kernels = _kernels(package)
+        kernels = package.kernels
         fused = package.Model(dtype=torch.float32)
         scramble(fused)
         layers = next(len(each) for each in fused.children() if isinstance(each, torch.nn.ModuleList))
@@ -119,7 +114,7 @@ def test_a_model_decodes_by_them(spec: str, model: str) -> None:
 @interpreted
 def test_autocast_is_heeded(dtype: torch.dtype) -> None:
     """Few rows are multiplied with float32 weights as many are, whether or not they are a product, too."""
-    kernels, weight, x = _kernels(_package()), torch.randn(37, 20), torch.randn(1, 20, 20).to(dtype)
+    kernels, weight, x = _package().kernels, torch.randn(37, 20), torch.randn(1, 20, 20).to(dtype)
     tiles = {(dtype, 37, 20, rows): (16, 32, 1, 2) for rows in (1, 16)}
     with (
         patch.dict(kernels._LINEAR_TILES, tiles),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +88,7 @@ def _package(model: str) -> ModuleType:
 
 
 def _kernels(model: str) -> ModuleType:
-    return importlib.import_module(f"{_package(model).__name__}.kernels")
+    return _package(model).kernels
 
 
 @functools.cache

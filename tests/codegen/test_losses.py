@@ -246,7 +246,7 @@ def test_balance_of_each_sequence(spec: str, tmp_path: Path, monkeypatch: pytest
 
 def test_noise_is_for_losses_in_training(tmp_path: Path) -> None:
     package = build(SPECS / "switch.arch", "switch_tiny", tmp_path)
-    losses = sys.modules[f"{package.__name__}.losses"]
+    losses = package.losses
     x = torch.ones(400, 5)
     noisy = losses.jitter(x, 0.2, losses.Losses(training=True))
     assert 0.8 <= noisy.min() < 0.81

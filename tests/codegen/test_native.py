@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sized
@@ -64,15 +63,11 @@ def _compiler(
         compile_quickly(folder, monkeypatch)
 
 
-def _native(package: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{package.__name__}.native")
-
-
 @pytest.fixture
 def package() -> Iterator[ModuleType]:
     """A package with its native code, which is off again after the test."""
     found = _package("smollm2", "smollm2_tiny")
-    native = _native(found)
+    native = found.native
     assert native.build()
     yield found
     native._functions.clear()
@@ -93,7 +88,7 @@ def _called(native: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def calls(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    return _called(_native(package), monkeypatch)
+    return _called(package.native, monkeypatch)
 
 
 def _case(name: str) -> object:
@@ -104,7 +99,7 @@ def _case(name: str) -> object:
 @pytest.mark.parametrize("spec", ["smollm2", "qwen3", "gemma2", "gpt2", "olmo2", "palm", "mixtral"])
 def test_helpers_are_those_that_are_called(spec: str) -> None:
     """No function is there that the model's own do not need."""
-    file = Path(str(_native(_package(spec, f"{spec}_tiny")).__file__)).with_suffix(".cpp")
+    file = Path(str(_package(spec, f"{spec}_tiny").native.__file__)).with_suffix(".cpp")
     text = re.sub("//.*", "", file.read_text())
     inline = r"(?:inline )?(?:__attribute__\(\(always_inline\)\) )?"
     defined = re.findall(rf"^{inline}(?:void|float|constexpr const T\*) (\w+)", text, re.MULTILINE)
@@ -129,7 +124,7 @@ model bare = Bare()
 @needs_compiler
 def test_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rotation's gradient works on rows, as norms do, but needs no norm in the model."""
-    native = _native(build(_BARE, "bare", tmp_path))
+    native = build(_BARE, "bare", tmp_path).native
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     commands: list[list[str]] = []
     run = native._run
@@ -153,7 +148,7 @@ def test_accuracy(package: ModuleType, calls: list[str], rows: int, dtype: torch
         for given in (None, bias):
             truth = F.linear(x.double(), weight.double(), None if given is None else given.double())
             with torch.no_grad():
-                y = _native(package).linear(x, weight, given)
+                y = package.native.linear(x, weight, given)
             assert y.shape == truth.shape
             assert y.dtype == dtype
             assert distance(y, truth) <= 1.05 * distance(F.linear(x, weight, given), truth) + LEVEL[dtype]
@@ -169,7 +164,7 @@ def test_threads_share_the_outputs(package: ModuleType) -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             with torch.no_grad():
-                found.append(_native(package).linear(x, weight))
+                found.append(package.native.linear(x, weight))
         torch.set_num_threads(before)
         assert all(torch.equal(found[0], each) for each in found)
 
@@ -200,7 +195,7 @@ def test_extreme_values(package: ModuleType, rows: int, value: float) -> None:
     weight = torch.zeros(8, 64).bfloat16()
     weight[0, 0], weight[1, 0], weight[2, 1] = 1.0, -1.0, 1.0
     with torch.no_grad():
-        y = _native(package).linear(x, weight)
+        y = package.native.linear(x, weight)
     assert torch.equal(y.isnan(), F.linear(x, weight).isnan())
     least = torch.finfo(torch.bfloat16).tiny
     torch.testing.assert_close(y.nan_to_num(), F.linear(x, weight).nan_to_num(), rtol=0, atol=least)
@@ -260,7 +255,7 @@ def test_decoding(
     exact.load_state_dict(rounded.state_dict())  # the same rounded weights
     tokens = torch.randint(40, (batch, 12))
     truth = _step_by_step(exact, tokens)
-    native = _native(package)
+    native = package.native
     assert native.build()
     calls = _called(native, monkeypatch)
     _at_once(native, {"loop": 1000, "layer": 1, "op": 0}[natively], monkeypatch)
@@ -290,7 +285,7 @@ def _at_once(native: ModuleType, most: int, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_loop_is_its_layers(spec: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """One call for all layers, of one kind or of two, computes what one for each does."""
     package = _package(spec, f"{spec}_tiny")
-    native = _native(package)
+    native = package.native
     assert native.build()
     model = package.Model(dtype=dtype).requires_grad_(False)
     scramble(model, spread=0.1)
@@ -313,7 +308,7 @@ def test_a_loop_is_its_layers(spec: str, dtype: torch.dtype, monkeypatch: pytest
 def test_a_window_after_a_prompt(prompt: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Less than a window of 5, as much, and more: its ring has gone round, and goes round again."""
     package = _package("gemma2", "gemma2_tiny")
-    native = _native(package)
+    native = package.native
     assert native.build()
     calls = _called(native, monkeypatch)
     _at_once(native, most, monkeypatch)
@@ -388,7 +383,7 @@ def test_a_cache_of_another_dtype(package: ModuleType, calls: list[str]) -> None
     """Native code does not take it, whose numbers it would misread."""
     model = package.Model(dtype=torch.bfloat16).requires_grad_(False)
     cache = model.new_cache(1, 4)
-    native = _native(package)
+    native = package.native
     assert native.layer_addresses(model.layers, torch.bfloat16, cache) is not None
     assert native.layer_addresses(model.float().layers, torch.float32, cache) is None
     assert not calls
@@ -450,7 +445,7 @@ model reshaped = Reshaped()
 def test_a_result_in_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values of heads that later layers read: what they are another shape of was not handed on."""
     package = build(_RESHAPED, "reshaped", tmp_path)
-    native = _native(package)
+    native = package.native
     assert native.build()
     calls = _called(native, monkeypatch)
     model = package.Model(dtype=torch.float32).requires_grad_(False)
@@ -464,7 +459,7 @@ def test_a_result_in_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_layers_that_do_not_take_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """More tokens than one, and padding; and experts have no such function."""
     package = _package("gemma2", "gemma2_tiny")
-    native = _native(package)
+    native = package.native
     assert native.build()
     calls = _called(native, monkeypatch)
     model = package.Model(dtype=torch.float32).requires_grad_(False)
@@ -476,7 +471,7 @@ def test_layers_that_do_not_take_a_token(monkeypatch: pytest.MonkeyPatch) -> Non
         model(tokens[:, :1], cache=model.new_cache(1, 100))
         assert calls.count("decode_layers") == 1
     native._functions.clear()
-    mixtral = importlib.import_module(f"{_package('mixtral', 'mixtral_tiny').__name__}.model")
+    mixtral = _package("mixtral", "mixtral_tiny").model
     assert not hasattr(mixtral.Layer, "NATIVE_INPUTS")
 
 
@@ -499,7 +494,7 @@ def test_layers_whose_weights_lie_otherwise(package: ModuleType, calls: list[str
 @needs_compiler
 def test_what_stays_with_pytorch(package: ModuleType, calls: list[str]) -> None:
     """Gradients, many rows, other dtypes, weights that do not lie row by row, and what is wrong."""
-    native = _native(package)
+    native = package.native
     x, weight = torch.randn(1, 8), torch.randn(5, 8)
     native.linear(x, weight.requires_grad_()).sum().backward()
     assert weight.grad is not None
@@ -532,7 +527,7 @@ def test_compilers_see_plain_pytorch(package: ModuleType, calls: list[str]) -> N
 
 def _check_trace(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """torch.jit.trace gives what is right for other tokens too; returns the native calls meanwhile."""
-    called = _called(_native(package), monkeypatch)
+    called = _called(package.native, monkeypatch)
     model = package.Model(dtype=torch.float32).requires_grad_(False)
     scramble(model)
     tokens, others = torch.randint(160, (2, 2, 3))
@@ -575,7 +570,7 @@ def test_without_a_compiler(compiler: str, reason: str, monkeypatch: pytest.Monk
     package = _package("smollm2", "smollm2_tiny")
     monkeypatch.setenv("CXX", compiler)
     with pytest.warns(RuntimeWarning, match=f"without native code.*{reason}") as warned:
-        assert not _native(package).build()
+        assert not package.native.build()
     assert len(warned) == 1
     model = package.Model(dtype=torch.float32)
     assert model.generate(torch.zeros(1, 3, dtype=torch.int64), 2).shape == (1, 5)
@@ -588,11 +583,11 @@ ROWS_OF_EXPERTS = (3, 0, 1, 8, 4, 70, 0, 5, 64, 70)  # few, more, and too many
 def experts() -> Iterator[ModuleType]:
     """The module of a package whose tokens choose experts, with native code."""
     found = _package("mixtral", "mixtral_tiny")
-    assert _native(found).build()
+    assert found.native.build()
     threads = torch.get_num_threads()
-    yield importlib.import_module(f"{found.__name__}.experts")
+    yield found.experts
     torch.set_num_threads(threads)
-    _native(found)._functions.clear()
+    found.native._functions.clear()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -613,7 +608,7 @@ def test_rows_of_experts(experts: ModuleType, threads: int, dtype: torch.dtype) 
             truth = ops.grouped_linear(rows.double(), weight.double(), ends, wide)
             unfused = ops.grouped_linear(rows, weight, ends, added)
             y = torch.full_like(unfused, torch.nan)
-            few = _native(_package("mixtral", "mixtral_tiny")).grouped_linear(
+            few = _package("mixtral", "mixtral_tiny").native.grouped_linear(
                 x, weight, ends, added, gathered, y
             )
             written = torch.repeat_interleave((sizes > 0) & (sizes <= few), sizes)
@@ -625,7 +620,7 @@ def test_rows_of_experts(experts: ModuleType, threads: int, dtype: torch.dtype) 
 
 @needs_compiler
 def test_what_native_code_does_not_take_of_experts(experts: ModuleType) -> None:
-    native = _native(_package("mixtral", "mixtral_tiny"))
+    native = _package("mixtral", "mixtral_tiny").native
     x, weight, ends = torch.randn(4, 6), torch.randn(2, 6, 5), torch.tensor([1, 4])
     y = torch.empty(4, 5)
     assert native.grouped_linear(x, weight.mT, ends, None, None, y) == 0
@@ -668,7 +663,7 @@ def test_a_loop_that_leaves_what_did_not_enter_it(tmp_path: Path) -> None:
     model a = A()
     """
     package = build(spec, "a", tmp_path)
-    assert _native(package).build()
+    assert package.native.build()
     model = package.Model().eval()
     tokens = torch.arange(12).view(2, 6)
     with torch.no_grad():
@@ -694,7 +689,7 @@ def test_heads_that_hold_their_parts_together(tmp_path: Path, monkeypatch: pytes
     model a = A()
     """
     package = build(spec, "a", tmp_path)
-    native = _native(package)
+    native = package.native
     assert native.build()
     called: list[str] = []
     call = native.call
@@ -725,7 +720,7 @@ def test_rows_of_one_number(tmp_path: Path) -> None:
     model a = A()
     """
     package = build(spec, "a", tmp_path)
-    assert _native(package).build()
+    assert package.native.build()
     model, tokens = package.Model(), torch.arange(3)[None]
     model.save_pretrained(tmp_path / "weights")
     reference = package.Reference.from_pretrained(tmp_path / "weights", dtype=torch.float64)

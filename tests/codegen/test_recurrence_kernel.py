@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -41,10 +40,6 @@ SIZES = {
 def _package(form: str, size: str) -> Any:
     settings = dict(zip(("heads", "kv_heads", "dk", "dv"), map(str, SIZES[size]), strict=True))
     return build(spec(form), "recurrent", Path(mkdtemp()), settings)
-
-
-def _kernels(package: Any) -> Any:
-    return sys.modules[f"{package.__name__}.kernels"]
 
 
 def _operands(form: str, size: str, tokens: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -127,7 +122,7 @@ def _compare(kernels: Any, form: str, size: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("form", few(FORMS, 3))
 @interpreted
 def test_kernel(form: str, size: str, dtype: torch.dtype) -> None:
-    _compare(_kernels(_package(form, size)), form, size, dtype)
+    _compare(_package(form, size).kernels, form, size, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -163,7 +158,7 @@ def test_kernels_by_chunks(form: str, size: str, dtype: torch.dtype) -> None:
 
     Padding is no numbers.  At two sizes memory holds the states of a chunk at a time.
     """
-    kernels = _kernels(_package(form, size))
+    kernels = _package(form, size).kernels
     heads, _, keys, values = SIZES[size]
     if size != "columns":
         held = f"max({2**24 // (heads * keys * values)} // batch, 1)"
@@ -214,7 +209,7 @@ def test_gradients_by_chunks(form: str, dtype: torch.dtype) -> None:
     share is a sum over them, which may nearly cancel: it is held to the size of its terms.
     """
     size = "few" if dtype is torch.float32 else "few keys"  # which have short chunks whatever the form
-    kernels = _kernels(_package(form, size))
+    kernels = _package(form, size).kernels
     heads, _, keys, values = SIZES[size]
     held = f"max({2**24 // (heads * keys * values)} // max(batch, 1), int(count**0.5))"
     kernels = changed_module(kernels, held, "1")
@@ -246,7 +241,7 @@ def test_gradients_by_chunks(form: str, dtype: torch.dtype) -> None:
 @interpreted
 def test_bytes_of_a_chunk(form: str, chunk: int) -> None:
     """Memory serves operands to each kernel, and to each program that has 16 of a state's columns."""
-    kernels = _kernels(_package(form, "tiles"))
+    kernels = _package(form, "tiles").kernels
     heads, _, keys, values = SIZES["tiles"]
     given = {name: x[1:] for name, x in _operands(form, "tiles", chunk, torch.bfloat16).items()}
     state = torch.zeros(1, heads, keys, values)
@@ -267,7 +262,7 @@ def test_bytes_of_a_chunk(form: str, chunk: int) -> None:
 @interpreted
 def test_bytes_of_a_chunk_by_channel(form: str) -> None:
     """A head's queries, keys and decays are read for products with states, and again for pairs of tokens."""
-    kernels = _kernels(_package(form, "few"))
+    kernels = _package(form, "few").kernels
     heads, _, keys, values = SIZES["few"]
     chunk, shares = 32, -(-values // 16)
     given = {name: x[1:] for name, x in _operands(form, "few", chunk, torch.bfloat16).items()}
@@ -292,7 +287,7 @@ def test_bytes_of_a_chunk_by_channel(form: str) -> None:
 @interpreted
 def test_a_key_that_comes_again_and_again() -> None:
     """Each token replaces what the one before it stored; powers of what they share would be huge."""
-    kernels = _kernels(_package("delta", "tiles"))
+    kernels = _package("delta", "tiles").kernels
     heads, _, keys, values = SIZES["tiles"]
     given = _operands("delta", "tiles", 40, torch.float32)
     given["k"][:] = keys**-0.5
@@ -309,7 +304,7 @@ def test_a_key_that_comes_again_and_again() -> None:
 @interpreted
 def test_kernel_reads_heads_where_they_lie() -> None:
     """Queries, keys and values as parts of one tensor's rows."""
-    kernels = _kernels(_package("delta", "some"))
+    kernels = _package("delta", "some").kernels
     heads, kv_heads, keys, values = SIZES["some"]
     given = _operands("delta", "some", 4, torch.float32)
     widths = (kv_heads * keys, kv_heads * keys, heads * values)
@@ -337,7 +332,7 @@ def test_kernel_reads_heads_where_they_lie() -> None:
 )
 @interpreted
 def test_a_wrong_kernel_is_found(old: str, new: str) -> None:
-    changed = changed_module(_kernels(_package("delta", "some")), old, new)
+    changed = changed_module(_package("delta", "some").kernels, old, new)
     with pytest.raises(AssertionError):
         _compare(changed, "delta", "some", torch.float32)
 
@@ -346,7 +341,7 @@ def test_a_wrong_kernel_is_found(old: str, new: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_chunks_and_their_gradients(form: str, size: str) -> None:
     """Over the ends of chunks, with a last one that is not full, in float64 and in float32."""
-    kernels = _kernels(_package(form, size))
+    kernels = _package(form, size).kernels
     torch.manual_seed(0)
     given = _operands(form, size, 70, torch.float32)
     _pad_and_forget(given)
@@ -374,7 +369,7 @@ def test_chunks_and_their_gradients(form: str, size: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_some_chunks_after_others(form: str) -> None:
     """A prompt takes what some chunks do, however many there are, and gives what all at once do."""
-    kernels = _kernels(_package(form, "some"))
+    kernels = _package(form, "some").kernels
     kernels = changed_module(kernels, "// max(len(v), 1)", "// 2**40")  # one at a time
     given = _operands(form, "some", 600, torch.float64)
     _pad_and_forget(given)
@@ -405,7 +400,7 @@ class _Largest(TorchDispatchMode):
 @pytest.mark.parametrize("form", ["decay", "delta_by_channel", "erase"])
 def test_bytes_of_a_gradient_grow_with_tokens_alone(form: str) -> None:
     """Not with their square, as where the gradient of each chunk's slice is as large as all chunks."""
-    kernels = _kernels(_package(form, "some"))
+    kernels = _package(form, "some").kernels
     moved = []
     for tokens in (256, 1024):
         given = _operands(form, "some", tokens, torch.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -120,9 +119,7 @@ class Router:
         nodes = [(part, node) for part in compilation.fused.walk() for node in part.nodes() if rule_of(node)]
         ((graph, self.node),) = [(part, node) for part, node in nodes if node.op.name == "route"]
         self.shapes = [graph.type(value).shape for value in self.node.operands]
-        self.kernels = importlib.import_module(
-            f"{import_package(compilation, Path(mkdtemp())).__name__}.kernels"
-        )
+        self.kernels = import_package(compilation, Path(mkdtemp())).kernels
 
     def operands(self, scores: Tensor) -> list[Tensor]:
         """Scores in the place of the linear map's results; all else at random; x for its dtype."""
@@ -225,7 +222,7 @@ def test_whole_numbers_stay_whole() -> None:
     package = import_package(compile_model(spec, "a"), Path(mkdtemp()))
     rows = 2**40 + torch.arange(24).view(2, 3, 4)
     x, model = torch.randn(2, 3, 4), package.Model(dtype=torch.float32)
-    kernels = importlib.import_module(f"{package.__name__}.kernels")
+    kernels = package.kernels
     scores = x @ model.gate.T
     _, chosen = kernels._route(scores, rows)
     assert torch.equal(chosen, rows.gather(-1, scores.topk(2, -1).indices))

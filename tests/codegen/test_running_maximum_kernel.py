@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def _kernels(form: str, folder: Path) -> Any:
     """Those of a package, with tiles of so few tokens that there are several."""
     decay, first = FORMS[form]
     package = build(SPEC.replace("DECAY", decay).replace("FIRST", first), "running", folder)
-    kernels = sys.modules[f"{package.__name__}.kernels"]
+    kernels = package.kernels
     return changed_module(kernels, '"TOKENS": 128', '"TOKENS": 8')
 
 

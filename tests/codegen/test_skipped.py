@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -64,8 +63,8 @@ def test_choices_beyond_a_capacity_are_left_out_where_they_are_sorted(tmp_path: 
     """No op of its own marks them."""
     package = _package(tmp_path, "gated", LATE)
     _compare(package, torch.float32, FLOAT32, tmp_path)
-    assert "unless_zero" not in inspect.getsource(importlib.import_module(f"{package.__name__}.model"))
-    kernels = importlib.import_module(f"{package.__name__}.kernels")
+    assert "unless_zero" not in inspect.getsource(package.model)
+    kernels = package.kernels
     for tokens in (9, 1366):
         chosen = torch.randint(0, 5, (2, tokens, 2))
         weights = torch.rand(2, tokens, 2).round(decimals=1) - 0.3
@@ -76,7 +75,7 @@ def test_choices_beyond_a_capacity_are_left_out_where_they_are_sorted(tmp_path: 
 
 def test_a_capacity_saves_what_it_leaves_out(tmp_path: Path) -> None:
     package = _package(tmp_path, "gated", LATE)
-    model, functions = package.Model(), importlib.import_module(f"{package.__name__}.experts")
+    model, functions = package.Model(), package.experts
     with functions.counted() as loads, torch.no_grad():
         model(torch.randn(1, 30, 12))
     assert loads[0].max() <= 2
@@ -150,7 +149,7 @@ def _hold_unread(returned: str, kind: str, folder: Path) -> None:
 @interpreted
 def test_choices_are_sorted_as_pytorch_does(tokens: int, choices: int, count: int, tmp_path: Path) -> None:
     package = _package(tmp_path, "gated")
-    kernels = importlib.import_module(f"{package.__name__}.kernels")
+    kernels = package.kernels
     for least in (-1, -count):
         chosen = torch.randint(least, count, (2, tokens, choices)).clamp(min=-1)
         expected = experts.sort_choices(chosen, count=count)
@@ -184,7 +183,7 @@ def test_loads_are_of_experts_alone(kind: str, tmp_path: Path) -> None:
         model a = A()
     """
     package = build(spec, "a", tmp_path)
-    model, functions = getattr(package, kind)(), importlib.import_module(f"{package.__name__}.experts")
+    model, functions = getattr(package, kind)(), package.experts
     scramble(model)
     bias: Tensor = model.bias
     bias.data.zero_()

@@ -6,7 +6,6 @@ slow suite has all of every model of every spec.  One of each fusion at awkward 
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 from collections.abc import Iterator
@@ -76,7 +75,7 @@ class Priced:
 
 
 def _priced(compilation: Compilation, folder: Path) -> Iterator[Priced]:
-    kernels = importlib.import_module(f"{import_package(compilation, folder).__name__}.kernels")
+    kernels = import_package(compilation, folder).kernels
     graph = compilation.fused
     parts = list(graph.walk())
     table = KernelTable(parts)

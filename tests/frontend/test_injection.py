@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import importlib
 import keyword
 import re
 from pathlib import Path
@@ -150,7 +149,7 @@ def test_strings_are_quoted(tmp_path: Path) -> None:
     package = build(text, "a", tmp_path)
     folder = Path(str(package.__file__)).parent
     assert all(planted_calls(path.read_text()) == [] for path in folder.glob("*.py"))
-    ignored = importlib.import_module(f"{package.__name__}.checkpoint").IGNORED
+    ignored = package.checkpoint.IGNORED
     assert ignored == (pattern,)
 
 

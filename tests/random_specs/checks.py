@@ -7,7 +7,6 @@ nearly equal, rounding alone may choose others.
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -91,7 +90,7 @@ def roads(text: str, natively: bool = False) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as name:
         package = import_package(compilation, Path(name))
         if natively:
-            assert importlib.import_module(f"{package.__name__}.native").build()
+            assert package.native.build()
         for rounding in ROUNDINGS:
             tries = [list(_Roads(compilation, package, rounding, 0).outcomes())]
             while len(tries) < TRIES and not all(outcome.holds for outcome in tries[-1]):
