@@ -170,6 +170,30 @@ run()
     assert (done.returncode, done.stderr) == (1, "\nAborted!\n")
 
 
+def test_a_process_ends_without_taking_apart_what_it_imported() -> None:
+    """That of PyTorch and Triton takes as long as to compile several kernels."""
+    ending = """
+import atexit, sys
+from archc.__main__ import run
+
+atexit.register(print, "taken apart")
+run()
+"""
+    command = [sys.executable, "-c", ending, "check", "nowhere.arch"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", "no such spec: nowhere.arch")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell of it in other words")
+def test_a_reader_that_is_gone_ends_a_command() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "archc", "check", LLAMA]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="it keeps folders that are in use")
 def test_the_folder_that_a_command_runs_in_may_be_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
