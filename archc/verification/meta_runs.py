@@ -56,7 +56,7 @@ def run_model(package: Any, compilation: Compilation, dtype: torch.dtype, sizes:
             given = list(_inputs(graph, dtype, *shape))
             model.train(training)
             if training:
-                has_loss = hasattr(model, "loss") and shape[1] > 1  # a single token has none
+                has_loss = hasattr(model, "log_probs") and shape[1] > 1  # a single token has none
                 run_backward(model.loss(*given, given[labels]) if has_loss else model(*given))
             else:
                 with torch.no_grad():

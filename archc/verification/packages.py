@@ -61,8 +61,9 @@ def check_package(compilation: Compilation) -> Iterator[Outcome]:
             yield _check_checkpoint(name, exact, weights, folder / f"saved_{name}")
             if hasattr(exact, "new_cache"):
                 yield from _check_cache(truths, name, exact)
-        if hasattr(models["Model"][0], "loss"):
+        if hasattr(models["Model"][0], "log_probs"):
             yield from _check_training(compilation, models["Model"][0], models["Reference"][0])
+        if hasattr(models["Model"][0], "loss"):
             yield from _check_terms(
                 compilation, weights, {name: exact for name, (exact, _) in models.items()}
             )
@@ -269,8 +270,9 @@ def _check_terms(
         with torch.no_grad():
             interpreter.run(graph, full.inputs)
             for name, model in models.items():
-                terms = model.loss(*case.given, _labels(graph, case), apart=True, **case.options)
-                del terms["cross_entropy"]
+                labels = [_labels(graph, case)] if hasattr(model, "log_probs") else []
+                terms = model.loss(*case.given, *labels, apart=True, **case.options)
+                terms.pop("cross_entropy", None)
                 yield Outcome(
                     name, "terms of the loss", case.name, furthest(terms, interpreter.losses), EXACT
                 )

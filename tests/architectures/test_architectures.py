@@ -45,6 +45,7 @@ DECODERS = (
 OTHERS = (
     "both_ways",
     "classifier",
+    "foreseen",
     "funnel",
     "given_pairs",
     "patches",
@@ -105,6 +106,24 @@ def test_learned_tokens_are_tokens_in_front(tmp_path: Path) -> None:
     found = learned.generate(tokens, 6, padding=real)
     assert torch.equal(found[0, 9:], given.generate(longer[:1], 6)[0, 12:])
     assert torch.equal(found[1, 9:], given.generate(longer[1:, [0, 1, 2, *range(7, 12)]], 6)[0, 8:])
+
+
+@pytest.mark.parametrize("kind", ["Model", "Reference"])
+def test_without_logits_the_loss_is_the_terms_of_the_spec(kind: str, tmp_path: Path) -> None:
+    """What is not trained has no gradient of it; padding counts for nothing."""
+    model = getattr(build(SPECS / "foreseen.arch", "foreseen", tmp_path), kind)(dtype=torch.float64)
+    scramble(model)
+    patches, hidden = torch.randn(2, 9, 12, dtype=torch.float64), torch.ones(2, 9, 1, dtype=torch.float64)
+    real = torch.ones(2, 9, dtype=torch.bool)
+    real[:, 6:] = False
+    loss = model.loss(patches, hidden, padding=real)
+    torch.testing.assert_close(loss, model.loss(patches[:, :6], hidden[:, :6]))
+    terms = model.loss(patches, hidden, padding=real, apart=True)
+    assert list(terms) == ["apart", "large"]
+    torch.testing.assert_close(loss, terms["apart"] + terms["large"])
+    loss.backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in model.named_parameters() if not name.startswith("target")}
 
 
 def _loss_after(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -247,6 +247,25 @@ def test_more_tokens_than_positions(tmp_path: Path) -> None:
         model(torch.zeros(1, 1, dtype=torch.int64), cache=cache)
 
 
+FRONT = """
+arch Front(d = 8) {
+  forward(x: float[B, T, d]) {
+    x = preceded(x, parameter([2, d]) as learned)
+    return label = linear(first_token(x + embedding(positions(x), 12, d) as places), 3) as head
+  }
+}
+
+model front = Front()
+"""
+
+
+def test_learned_tokens_are_not_counted_where_too_many_are_given(tmp_path: Path) -> None:
+    model = build(FRONT, "front", tmp_path).Model()
+    model(torch.zeros(1, 10, 8))
+    with pytest.raises(ValueError, match="11 x, but the model has positions for 10"):
+        model(torch.zeros(1, 11, 8))
+
+
 def test_inputs_of_all_kinds(tmp_path: Path) -> None:
     """A vector for each token, a number for each sequence, under any name, and a second sequence."""
     spec = """

@@ -145,7 +145,7 @@ class _Roads:
             case = in_dtype(case, dtype)
             wide = in_dtype(case, torch.float64)
             yield from self._forward(exact, plain, model, case, wide)
-            if hasattr(model, "loss") and case.name != "equal tokens":
+            if hasattr(model, "log_probs") and case.name != "equal tokens":
                 yield self._gradients(exact, plain, model, case, wide)
 
     def _forward(self, exact: Any, plain: Any, model: Any, case: Case, wide: Case) -> Iterator[Outcome]:
