@@ -27,7 +27,7 @@ from archc.passes.context import Context
 from archc.passes.pipeline import run_passes, run_reference_passes
 from archc.passes.report import Report
 from archc.target import CUDA, Target
-from archc.tuned import NOTHING, Tuned, read_tables
+from archc.tuned import Tuned, read_tables
 
 if TYPE_CHECKING:
     from archc.codegen.emit import Origin
@@ -65,7 +65,7 @@ class Compilation:
     fused: Graph
     reference: Graph
     context: Context
-    tuned: Tuned = NOTHING
+    tuned: Tuned
 
     @property
     def report(self) -> Report:

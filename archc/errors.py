@@ -89,7 +89,7 @@ class Note:
     """A second place that matters to a mistake."""
 
     text: str
-    span: Span | None = None
+    span: Span | None
 
     def render(self) -> str:
         return f"{self.span}: note: {self.text}" if self.span else f"note: {self.text}"

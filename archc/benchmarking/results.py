@@ -63,9 +63,9 @@ class Measurement:
     case: Case
     contender: str
     times: Times
-    turn: int = 0
-    relative: float | None = None
-    peak: int | None = None
+    turn: int
+    relative: float | None
+    peak: int | None
 
     @property
     def tokens_per_second(self) -> float:

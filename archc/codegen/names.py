@@ -67,7 +67,7 @@ def mentions(text: str, name: str, end: str = r"\b") -> bool:
     return there and re.search(rf"{name}(?<![\w.]{name}){end}", text) is not None
 
 
-def parameter_names(weights: Sequence[Sequence[Stored]], taken: Sequence[str] = ()) -> list[str]:
+def parameter_names(weights: Sequence[Sequence[Stored]], taken: Sequence[str]) -> list[str]:
     """A name for each weight of a class: as much of its path's end as tells it from the others.
 
     `taken` are names that the class has given already.

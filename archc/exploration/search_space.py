@@ -91,11 +91,11 @@ class Grid:
     """
 
     parameters: float
+    width_step: int
+    groups: int
     tolerance: float = 0.01
-    width_step: int = 128
     widths: tuple[float, float] = (0.5, 2.0)  # of the base's
     d_ff_step: int = 128
-    groups: int = 9
 
 
 def candidates(base: Base, grid: Grid, ratios: Range) -> Iterator[Candidate]:

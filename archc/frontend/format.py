@@ -193,7 +193,7 @@ def _without_blank_runs(lines: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in kept)
 
 
-def format_file(path: Path, only_check: bool = False) -> bool:
+def format_file(path: Path, only_check: bool) -> bool:
     """Lay out a file, in place unless `only_check`; whether it changes.
 
     Raises `SpecError` for one with syntax mistakes, which is left as it is, and `ArchcError` for one that

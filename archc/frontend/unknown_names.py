@@ -45,7 +45,7 @@ _ELSEWHERE = {
 }
 
 
-def unknown_name(expr: syntax.Name, env: Env, hint: str | None = None) -> mistakes.UnknownName:
+def unknown_name(expr: syntax.Name, env: Env, hint: str | None) -> mistakes.UnknownName:
     """A name that stands for nothing where it is used; `hint` says why it does not.
 
     A slip of the pen is a name of the language before it is some other name of the spec.

@@ -36,13 +36,13 @@ def spec_text(family: Family, name: str, arguments: Mapping[str, Value], origin:
     )
 
 
-def root_text(root: str, replaced: str = "") -> str:
+def root_text(root: str, replaced: str) -> str:
     """What follows `as`, or nothing, where tensors lie under a root, which may take a segment's place."""
     path = root if root.replace(".", "_").isidentifier() else f'"{root}"'
     return f"{replaced} -> {path}" if replaced else path if root else ""
 
 
-def model_lines(head: str, settings: list[str], root: str = "") -> Iterator[str]:
+def model_lines(head: str, settings: list[str], root: str) -> Iterator[str]:
     """A model's line, or lines as long as they may be, with `head` before its arguments."""
     tail = f") as {root}" if root else ")"
     whole = f"{head}({', '.join(settings)}{tail}"

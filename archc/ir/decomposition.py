@@ -41,4 +41,4 @@ class Step:
     op: Op
     inputs: tuple[Ref, ...]
     attributes: Mapping[str, Any]
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from archc.errors import Span
@@ -122,13 +122,13 @@ class Program:
     span: Span
     graph: Graph
     parameters: Mapping[str, Any]
-    root: str = ""
-    replaced: str = ""
-    ignored: tuple[str, ...] = ()
-    expectations: tuple[Expectation, ...] = field(default=())
-    tied: tuple[tuple[Path, Path], ...] = ()  # (what a checkpoint may repeat, what it is tied to)
-    start: int | None = None  # the token that a decoder's sequence begins with
-    following: Graph | None = None
+    root: str
+    replaced: str
+    ignored: tuple[str, ...]
+    expectations: tuple[Expectation, ...]
+    tied: tuple[tuple[Path, Path], ...]  # (what a checkpoint may repeat, what it is tied to)
+    start: int | None  # the token that a decoder's sequence begins with
+    following: Graph | None
 
 
 def fronts_in(root: Graph) -> list[tuple[Graph, Node]]:

@@ -42,8 +42,8 @@ class RowOperand:
     shape: tuple[Dim, ...]
     columns: int
     place: str
-    parts: int = 1
-    wide: bool = False
+    parts: int
+    wide: bool
 
     @property
     def is_common(self) -> bool:

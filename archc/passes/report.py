@@ -20,8 +20,8 @@ class Fired:
     rule: str
     place: str
     count: int
-    relaxations: tuple[str, ...] = ()
-    span: Span | None = None
+    relaxations: tuple[str, ...]
+    span: Span | None
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Missed:
     rule: str
     place: str
     reason: str
-    span: Span | None = None
+    span: Span | None
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,14 @@ def test_the_front_is_that_of_all_shapes() -> None:
     """Every shape of a small grid is compiled and timed, and each compared with each."""
     base = base_of(TINY, "small")
     load = Workload(16, 256, 128, "bfloat16", find_device("h200"))
-    grid = Grid(base.counts(base.shape).non_embedding, 0.03, 64, (0.75, 1.5), 32, groups=3)
+    grid = Grid(
+        base.counts(base.shape).non_embedding,
+        width_step=64,
+        groups=3,
+        tolerance=0.03,
+        widths=(0.75, 1.5),
+        d_ff_step=32,
+    )
     everything = []
     for each in candidates(base, grid, SMALL.ratios):
         compilation = compiler.compile_program(base.lowered(each.shape), base.spec.rules)

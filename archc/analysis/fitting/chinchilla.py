@@ -69,7 +69,7 @@ class ChinchillaFit:
 
 
 @single_threaded
-def fit_chinchilla(runs: Runs, bootstrap: int = 200, level: float = 0.9, seed: int = 0) -> ChinchillaFit:
+def fit_chinchilla(runs: Runs, bootstrap: int, level: float = 0.9, seed: int = 0) -> ChinchillaFit:
     """Fit runs with columns parameters, tokens and loss; raises `ArchcError` for too few."""
     if len(runs) <= len(COEFFICIENTS):
         raise ArchcError(f"{runs.source}: {len(runs)} runs cannot determine 5 coefficients: 6 are the least")

@@ -49,7 +49,7 @@ class ConditionalFit:
 
 
 @single_threaded
-def fit_conditional(runs: Runs, bootstrap: int = 200, level: float = 0.9, seed: int = 0) -> ConditionalFit:
+def fit_conditional(runs: Runs, bootstrap: int, level: float = 0.9, seed: int = 0) -> ConditionalFit:
     """Fit runs with the columns of `COLUMNS`, parameters without tables; raises `ArchcError`."""
     kept = runs.where((runs["ratio"] >= RATIOS.low) & (runs["ratio"] <= RATIOS.high))
     groups = sizes_of(kept) if len(kept) else np.zeros(0, dtype=np.int64)

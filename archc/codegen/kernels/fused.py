@@ -74,7 +74,7 @@ class Fused:
 
 
 def describe_fused(
-    name: str, graph: Graph, node: Node, semantics: Semantics, optional: bool, keeps: bool
+    name: str, graph: Graph, node: Node, semantics: Semantics, optional: bool = False, keeps: bool = False
 ) -> Fused:
     """What the planners need of a fused node; `optional` lets a norm's addends be None."""
     rule, types = fused_by(node), graph.operand_types(node)

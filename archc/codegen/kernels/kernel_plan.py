@@ -72,7 +72,7 @@ class CapacityKernel:
 
     name: str
     choices: tuple[int, ...]
-    keeps: bool = False
+    keeps: bool
 
     @property
     def template(self) -> str:

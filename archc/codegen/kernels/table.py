@@ -122,7 +122,7 @@ class KernelTable:
             self._names[key],
             node,
             graph.type(node.first),
-            describe_fused(self.name(form, activation), form, activation, semantics, False, False),
+            describe_fused(self.name(form, activation), form, activation, semantics),
         )
 
     def _name(self, key: _Key) -> str:

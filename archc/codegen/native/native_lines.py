@@ -48,7 +48,7 @@ def function_of_rows(
     given: Sequence[str],
     made: Sequence[str],
     rows: str,
-    tables: Sequence[str] = (),
+    tables: Sequence[str],
     of_sequence: str = "",
 ) -> tuple[NativeFunction, tuple[str, ...]]:
     """A function that works on rows, and the arguments of its call.

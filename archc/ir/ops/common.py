@@ -28,13 +28,13 @@ def row_type(call: Any) -> TensorType:
     return type_
 
 
-def demand_rows(type_: TensorType, operand: str = "x") -> None:
+def demand_rows(type_: TensorType) -> None:
     """Raise `TypeMistake` where an op would work along tokens, of which each has one value."""
     if len(type_.shape) == 2 and isinstance(type_.width, str):
         hint = (
             "`unsqueeze` makes it a row; tokens look at others in `attention`, and `token_mean` is over them"
         )
-        raise TypeMistake(f"needs a row of values for each token, not one in {type_}", operand, hint=hint)
+        raise TypeMistake(f"needs a row of values for each token, not one in {type_}", "x", hint=hint)
 
 
 def known_width(type_: TensorType, operand: str = "x") -> int:

@@ -13,8 +13,8 @@ class Reading:
     wide: whether the product is float32 whatever the row is
     """
 
-    kept: bool = False
-    wide: bool = False
+    kept: bool
+    wide: bool
 
     @property
     def suffix(self) -> str:
