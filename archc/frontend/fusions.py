@@ -61,12 +61,11 @@ class _Builder:
         self.weights: list[str] = []
 
     def build(self) -> Rule:
-        *statements, last = self.fuse.body or (None,)
+        last = self.fuse.body[-1] if self.fuse.body else None
         if not isinstance(last, syntax.Return):
             raise _Mistake(last.span if last else self.fuse.span, "a decomposition ends with `return`")
-        for statement in statements:
+        for statement in self.fuse.body[:-1]:
             if not isinstance(statement, syntax.Assign):
-                assert statement is not None
                 raise _Mistake(statement.span, "a decomposition is made of assignments and a `return`")
             self._assign(statement)
         outputs, names = self._outputs(last.results)

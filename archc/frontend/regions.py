@@ -83,20 +83,20 @@ class _Tracer:
         self.expr = expr
         self.env = env
         self.chosen = chosen
-        self.count = count
-        self.variable = fresh_variable(expr.variable, lowerer.steps)
-        self.expert = loop_value(self.variable, range(count), 0)
+        batch, tokens, choices = chosen.type.shape
+        self.region = Region(fresh_variable(expr.variable, lowerer.steps), count, (batch, tokens), choices)
+        self.expert = loop_value(self.region.variable, range(count), 0)
 
     def run(self) -> Any:
-        lowerer, variable = self.lowerer, self.variable
+        lowerer, variable = self.lowerer, self.region.variable
         lowerer.count_node(self.expr.span)
-        lowerer.steps[variable], lowerer.now[variable] = range(self.count), 0
+        lowerer.steps[variable], lowerer.now[variable] = range(self.region.count), 0
         inner = Env(self.env, {self.expr.variable: self.expert})
         path = lowerer.path_of(self.expr.path, inner) if self.expr.path is not None else ()
         if path and not any(isinstance(segment, Index) and segment.variable == variable for segment in path):
             path = (*path, Index(variable))
         outer = lowerer.frame
-        frame = self._frame(outer)
+        frame = Frame(Graph(f"{outer.graph.name}.{variable}"), outer, variable, region=self.region)
         lowerer.frame = frame
         with lowerer.within(path):
             result = lowerer.body_result(self.expr, inner, "what experts return", _is_of_rows)
@@ -105,11 +105,6 @@ class _Tracer:
         if result is None or not self._is_sound(frame):
             return POISON
         return self._build(frame, result, path)
-
-    def _frame(self, outer: Frame) -> Frame:
-        batch, tokens, choices = self.chosen.type.shape
-        region = Region(self.variable, self.count, (batch, tokens), choices)
-        return Frame(Graph(f"{outer.graph.name}.{self.variable}"), outer, self.variable, region=region)
 
     def _is_sound(self, frame: Frame) -> bool:
         """All experts compute alike, and each token by itself."""
@@ -123,8 +118,7 @@ class _Tracer:
         return odd is None
 
     def _build(self, frame: Frame, result: Value, path: Path) -> Handle:
-        lowerer, region = self.lowerer, frame.region
-        assert region is not None
+        lowerer, region = self.lowerer, self.region
         outer = lowerer.frame.graph
         taken = {value: region.kind(outer.type(value)) for value in frame.captured}
         captured = [*taken, *region.at_choice]
@@ -139,8 +133,8 @@ class _Tracer:
             {
                 "types": (TensorType((*region.tokens, *apart, *type_.shape[1:]), type_.dtype),),
                 "bodies": (body,),
-                "variable": self.variable,
-                "count": self.count,
+                "variable": region.variable,
+                "count": region.count,
                 "apart": self.expr.apart,
                 "taken": (*taken.values(), *("choice" for _ in region.at_choice)),
             },

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from archc.codegen.kernels.kernel_plan import Kernel
 from archc.codegen.kernels.linear.after_plan import LinearAfterKernel
-from archc.codegen.kernels.linear.linear_kernel import Map, map_of_row
+from archc.codegen.kernels.linear.linear_kernel import Map
 from archc.codegen.kernels.linear.linear_plan import LinearKernel
 from archc.codegen.kernels.linear.one_row import OneRow, Reading
 from archc.codegen.kernels.linear.pairs import Pair
@@ -41,13 +41,12 @@ def plan_linears_after(
     plans: dict[Key, tuple[str, Before]] = {}
     for part in parts:
         for number, pair in pairs(part).items():
-            node, map_ = part.node(number), map_of_row(part, pair.linear)
+            node = part.node(number)
             before = plan(part, node)
             assert isinstance(before, NormKernel | PointwiseKernel | RowKernel)
-            assert map_ is not None
             key = before.name, pair.reading
             plans[key] = node.op.name, before
-            maps.setdefault(key, {})[map_] = None
+            maps.setdefault(key, {})[pair.map] = None
     names = {*taken, *([linear.name] if linear else [])}
     found = {}
     for key, (op, before) in plans.items():

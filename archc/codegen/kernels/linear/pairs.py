@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archc.codegen.kernels.linear.linear_kernel import map_of_row
+from archc.codegen.kernels.linear.linear_kernel import Map, map_of_row
 from archc.codegen.kernels.linear.one_row import Reading
 from archc.codegen.kernels.rows.last_row import last_row
 from archc.codegen.modules.head import cut_head
@@ -21,9 +21,10 @@ MAX_NORMED = 1 << 14  # columns of a row in registers, which leave some for thos
 
 @dataclass(frozen=True)
 class Pair:
-    """The linear map that is computed with a fused op, and how it reads the op's row."""
+    """The linear map that is computed with a fused op, its shape and bias, and how it reads the row."""
 
     linear: Node
+    map: Map
     reading: Reading
 
 
@@ -40,25 +41,23 @@ def linears_after(graph: Graph, tuned: Tuned = NOTHING) -> dict[int, Pair]:
         readers = graph.users(row) if row else []
         also = len(readers) > 1 or (row is not None and graph.is_output(row))
         pairs = (
-            Pair(reader, Reading(also, reader.op is WIDE_LINEAR))
+            Pair(reader, map_, Reading(also, reader.op is WIDE_LINEAR))
             for reader, place in readers
             if place == 0 and reader not in kept and reader.inputs[:2] != head
+            if (map_ := map_of_row(graph, reader)) is not None
         )
-        first = next((pair for pair in pairs if _pays(graph, node, pair, tuned)), None)
+        first = next((pair for pair in pairs if _pays(node, pair, tuned)), None)
         if first is not None:
             found[node.id] = first
     return found
 
 
-def _pays(graph: Graph, before: Node, pair: Pair, tuned: Tuned) -> bool:
-    """Whether there is a kernel for both, and nothing is known against it.
+def _pays(before: Node, pair: Pair, tuned: Tuned) -> bool:
+    """Whether nothing is known against a kernel for both.
 
     Where both were not measured together, the library's linear map is not faster by more than a launch.
     """
-    map_ = map_of_row(graph, pair.linear)
-    if map_ is None:
-        return False
-    shape, _ = map_
+    shape, _ = pair.map
     together = tuned.after(pair.reading.after(before.op.name), *shape)
     if together or pair.reading.wide:
         return all(entry.is_chosen for entry in together)
