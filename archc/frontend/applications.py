@@ -217,7 +217,8 @@ class Applications(Weights):
     def _report_unnamed(self, op: Op, span: Span) -> None:
         """Report that nothing says where an op's weights lie; in another file, its block is what is known."""
         unknown = [block.name for block, called in self.calls[-1:] if called.source is not span.source]
-        self.report(mistakes.NeedsPath(span, op=unknown[0] if unknown else op.name))
+        around = "; `as {none}` is the path around it" if unknown and self.prefix else ""
+        self.report(mistakes.NeedsPath(span, op=unknown[0] if unknown else op.name, around=around))
 
     def _is_placed(self, path: Path | None, attributes: dict[str, Any]) -> bool:
         """Whether it is said where an op's weights lie: by itself, or by the call of the block around it."""

@@ -172,7 +172,7 @@ class NotSingle(Mistake):
 
 class NeedsPath(Mistake):
     message = "`{op}` has parameters and needs a name for them"
-    hint = "write `{op}(...) as some_name`, the path its tensors have in the checkpoint"
+    hint = "write `{op}(...) as some_name`, the path its tensors have in the checkpoint{around}"
 
 
 class UselessPath(Mistake):

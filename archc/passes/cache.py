@@ -109,7 +109,7 @@ def _obstacle(graph: Graph) -> str:
                 return f"{reason} ({place_of(node)})"
             keeps = node.op.past or node.op.carries or node.op is SCAN
             if not (node.op.internal or keeps or node.op.has(Trait.PER_TOKEN)):
-                return f"`{node.op.name}` looks at other tokens and declares no state ({place_of(node)})"
+                return f"`{node.op.name}` looks at tokens of which a cache keeps nothing ({place_of(node)})"
             looks = looks or bool(keeps)
     return "" if looks else "no token looks at others: there is nothing to keep"
 
