@@ -87,6 +87,8 @@ def test_sizes_keep_their_names(tmp_path: Path) -> None:
         assert text_of(package, module).count("(NOPE, V_DIM)") == places
     package = build(SPECS / "deepseek_v2.arch", "deepseek_v2_tiny", tmp_path)
     assert "count=EXPERTS + SHARED, shared=SHARED)" in text_of(package, "model")
+    package = build(SPECS / "recurrent_gemma.arch", "recurrent_gemma_tiny", tmp_path)
+    assert text_of(package, "model").count("(HEADS, INNER // HEADS, INNER // HEADS, ") == 2
 
 
 def test_a_heading_says_where_a_block_of_its_own_path_begins(tmp_path: Path) -> None:

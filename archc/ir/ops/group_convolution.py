@@ -13,11 +13,10 @@ from archc.ir.types import Dim, TensorType, TypeMistake
 def _groups(call: Any) -> tuple[int, int]:
     """How many groups x has, and the width of each."""
     x = float_type(call)
-    if len(x.shape) != 4 or not all(isinstance(dim, int) for dim in x.shape[2:]):
-        raise TypeMistake(
-            f"needs groups [B, T, groups, width], not {x}", "x", hint="`split_heads` makes them"
-        )
-    return int(x.shape[2]), int(x.shape[3])
+    match x.shape[2:]:
+        case (int(groups), int(width)):
+            return groups, width
+    raise TypeMistake(f"needs groups [B, T, groups, width], not {x}", "x", hint="`split_heads` makes them")
 
 
 def _weight_shape(call: Any) -> tuple[Dim, ...]:
@@ -29,7 +28,7 @@ def _type(call: Any) -> TensorType:
     groups, inner = _groups(call)
     if call.first is not None and call.first.shape != (groups, inner):
         raise TypeMistake(f"needs a value for each of {groups} x {inner}, not {call.first}", "first")
-    rows = int(call.weight.shape[0])
+    rows = call.weight.shape[0]
     type_: TensorType = call.x.with_shape(call.x.shape[0], call.positions.shape[1], groups, rows // groups)
     return type_
 

@@ -12,11 +12,11 @@ from archc.ir.types import Dim, TensorType, TypeMistake, shape_text
 
 def _heads(type_: TensorType) -> tuple[int, int]:
     """How many heads [..., heads, width] there are, and their width; raises `TypeMistake` for an open one."""
-    if len(type_.shape) < 2 or not all(isinstance(dim, int) for dim in type_.shape[-2:]):
-        hint = "`split_heads` makes them"
-        raise TypeMistake(f"needs heads [..., heads, width], not {type_}", "x", hint=hint)
-    heads, width = type_.shape[-2:]
-    return int(heads), int(width)
+    match type_.shape[-2:]:
+        case (int(heads), int(width)):
+            return heads, width
+    hint = "`split_heads` makes them"
+    raise TypeMistake(f"needs heads [..., heads, width], not {type_}", "x", hint=hint)
 
 
 def _weight_shape(call: Any) -> tuple[Dim, ...]:
