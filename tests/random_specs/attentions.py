@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tests.random_specs.biases import some_bias
 from tests.random_specs.choices import best_of_heads, some_choice
 from tests.random_specs.heads import (
     Heads,
@@ -205,8 +206,15 @@ def _taken_apart(w: Writer, x: str, d: int, mask: str, variable: str | None) -> 
     scores = w.let(f"attention_scores({q}, {k})", "scores")
     if w.chance(0.4):
         scores = w.let(f"matmul(parameter([{count}, {count}]) as {w.new('before')}, {scores})", "scores")
-    scores = w.let(f"masked({scores}, {k}, {mask})", "scores")
+    if w.chance(0.3):
+        bias = w.let(f"by_query({some_bias(w, x, heads.queries)})", "bias")
+        scores = w.let(f"upcast({scores}) + {bias}", "scores")
     kind = w.choose("softmax", "sigmoid", "shares")
+    if kind == "sigmoid" and w.chance(0.4):  # no key of the token itself
+        own = f"positions({x}) - 1, key_positions({x}), mask = {mask}"
+        scores = w.let(f"hide_keys({scores}, {own})", "scores")
+    else:
+        scores = w.let(f"masked({scores}, {k}, {mask})", "scores")
     if kind == "shares":
         left = w.let(f"-softplus({scores})", "left")
         weights = w.let(f"sigmoid({scores}) * exp(sum({left}) - sum_so_far({left}))", "weights")

@@ -145,7 +145,7 @@ class _Roads:
             case = in_dtype(case, dtype)
             wide = in_dtype(case, torch.float64)
             yield from self._forward(exact, plain, model, case, wide)
-            if hasattr(model, "log_probs") and case.name != "equal tokens":
+            if hasattr(model, "loss") and case.name != "equal tokens":
                 yield self._gradients(exact, plain, model, case, wide)
 
     def _forward(self, exact: Any, plain: Any, model: Any, case: Case, wide: Case) -> Iterator[Outcome]:
@@ -219,11 +219,12 @@ def _in_steps(model: Any, case: Case) -> dict[str, Tensor]:
 
 
 def _gradients(model: Any, case: Case) -> dict[str, Tensor]:
-    """Gradients of the loss by the names of the checkpoint."""
+    """Gradients of the loss, without logits of the spec's terms, by the names of the checkpoint."""
     labels = case.tokens.clone()
     labels[:, : labels.shape[1] // 3] = -100
     if case.padding is not None:
         labels[~case.padding] = -100
+    given = [*case.given, labels] if hasattr(model, "log_probs") else case.given
     model.zero_grad()
-    model.loss(*case.given, labels, **case.options).backward()
+    model.loss(*given, **case.options).backward()
     return dict(stored_tensors(model, gradients=True))

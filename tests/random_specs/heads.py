@@ -43,7 +43,7 @@ def head_norm(w: Writer, x: str) -> str:
 
 def head_map(w: Writer, x: str, width: int | str) -> str:
     """A linear map of each head's own."""
-    bias, layout = w.choose("", ", bias = true"), w.choose("", ", layout = in_out")
+    bias, layout = w.choose("", ", bias = true"), w.choose("", ", layout = in_out", ", layout = rows")
     return f"head_linear({x}, {width}{bias}{layout}) as {w.new('heads')}"
 
 
@@ -71,6 +71,8 @@ def positioned(w: Writer, q: str, k: str, variable: str | None = None) -> tuple[
     """Queries and keys with what tells their positions, in all layers or some, normed before or after."""
     kind = w.choose("rotate", "rotate", "norm rotate", "rotate norm", "norm", "none", "warm", "head map")
     turn = some_rope(w)
+    if w.place and w.chance(0.6):
+        return _placed(w, q, k, w.place)
     if kind.startswith("norm"):
         q, k = w.let(head_norm(w, q), "q"), w.let(head_norm(w, k), "k")
     if "rotate" in kind:
@@ -88,6 +90,14 @@ def positioned(w: Writer, q: str, k: str, variable: str | None = None) -> tuple[
     if w.chance(0.1):
         q = w.let(f"{q} * {w.choose('0.5', '3')}", "q")
     return q, k
+
+
+def _placed(w: Writer, q: str, k: str, place: str) -> tuple[str, str]:
+    """Queries and keys, turned by where the caller says that tokens are."""
+    cos, sin = w.new("cos"), w.new("sin")
+    w.write(f"{cos}, {sin} = rope_table({place}, rope_frequencies({place}, rope = rope(100), width = 4))")
+    pairing = w.choose("half", "interleaved")
+    return tuple(w.let(f"rotate_by({x}, {cos}, {sin}, pairing = {pairing})", x[0]) for x in (q, k))
 
 
 def turned(w: Writer, x: str) -> str:
@@ -113,29 +123,29 @@ def attend(
 
     `among` are places of keys that were chosen before; now and then some are chosen here.
     """
-    settings = f"mask = {mask}"
-    if among or (mask in ("causal", "full") and w.chance(0.1)):
+    around = mask == "full" and biased and w.chance(0.2)  # keys on both sides, two of each
+    settings = f"mask = {'sliding(5)' if around else mask}"
+    if among or (mask in ("causal", "full") and not around and w.chance(0.1)):
         settings += f", among = {among or some_choice(w, x, k, mask, same_tokens=biased)}"
-    if w.chance(0.2):
-        settings += f", scale = {w.choose('1', '0.3')}"
+    scale = f", scale = {w.choose('1', '0.3')}" if w.chance(0.2) else ""
     if w.chance(0.15):
         settings += f", softcap = {w.choose('2.5', '30')}"
     if biased and w.chance(0.2):
         settings += f", bias = {some_bias(w, x, heads.queries, both_ways=mask == 'full')}"
     if w.chance(0.15):
         settings += f", sinks = {w.parameter(str(heads.queries), 0.5, 'sinks')}"
-    seen = _sight(w, x, mask, settings)
+    seen = f"positions({x}) + 2" if around else _sight(w, x, mask, settings)
     if seen and biased:
-        scale = "" if "scale" in settings else f", scale = {heads.width} ** -0.5"
+        scale = scale or f", scale = {heads.width} ** -0.5"
         o = w.let(f"attend({q}, {k}, {v}, {seen}, key_positions({k}), {settings}{scale})", "o")
     else:
-        o = w.let(f"attention({q}, {k}, {v}, {settings})", "o")
+        o = w.let(f"attention({q}, {k}, {v}, {settings}{scale})", "o")
     return behind(w, x, d, heads, o)
 
 
 def _sight(w: Writer, x: str, mask: str, settings: str) -> str | None:
     """Up to which position queries see, where that is not their own."""
-    if "bias" in settings or "among" in settings:
+    if "among" in settings:
         return None
     if mask == "full" and w.chance(0.3):
         return f"positions({x}) + 2"

@@ -8,11 +8,10 @@ from dataclasses import replace
 from tests.random_specs.attentions import Shared
 from tests.random_specs.biases import some_bias
 from tests.random_specs.heads import some_heads
+from tests.random_specs.lookups import looked_up
 from tests.random_specs.mixers import mixer
 from tests.random_specs.rows import activation, bounded, experts, mlp, norm
-from tests.random_specs.writer import Writer
-
-VOCABULARY = 40
+from tests.random_specs.writer import VOCABULARY, Writer
 
 Sublayer = Callable[[str], str]  # the name of its input [B, T, d] -> an expression for its result [B, T, d]
 
@@ -20,7 +19,9 @@ Sublayer = Callable[[str], str]  # the name of its input [B, T, d] -> an express
 def stack(w: Writer, d: int) -> None:
     """One or two series of layers."""
     for _ in range(w.choose(1, 1, 1, 2)):
-        w.choose(*[_loop] * 6, _nested, _nested, _shared_layers, _streams, _twins, _dense, _unrolled)(w, d)
+        w.choose(*[_loop] * 6, _nested, _nested, _shared_layers, _again, _streams, _twins, _dense, _unrolled)(
+            w, d
+        )
 
 
 def _loop(w: Writer, d: int) -> None:
@@ -131,7 +132,9 @@ def residual(w: Writer, d: int, x: str, sublayer: Sublayer) -> None:
 
 def _aside(w: Writer, d: int, variable: str) -> None:
     """What few models have between their layers."""
-    w.choose(_token_again, _shift, _convolve, _last_only, _factor, _by_positions)(w, d, variable)
+    w.choose(_token_again, _shift, _convolve, _last_only, _factor, _by_positions, looked_up, looked_up)(
+        w, d, variable
+    )
 
 
 def _token_again(w: Writer, d: int, _variable: str) -> None:
@@ -168,8 +171,11 @@ def _last_only(w: Writer, _d: int, variable: str) -> None:
         w.write("x = tanh(x)")
 
 
-def _factor(w: Writer, _d: int, variable: str) -> None:
-    w.write(f"x = x * {w.choose('0.5', f'[0.5, 2][{variable} % 2]', f'({variable} + 1) ** -0.5')}")
+def _factor(w: Writer, d: int, variable: str) -> None:
+    of_columns = f"[max(0.5, 1 - ({variable} - n / 4) ** 2) for n in 0..{d}]"
+    w.write(
+        f"x = x * {w.choose('0.5', f'[0.5, 2][{variable} % 2]', f'({variable} + 1) ** -0.5', of_columns)}"
+    )
 
 
 def _nested(w: Writer, d: int) -> None:
@@ -194,6 +200,19 @@ def _shared_layers(w: Writer, d: int) -> None:
         w.write(f'x = {name}(x, i, tied_to = "{path}" if i > 0) as {path}')
         if w.chance(0.3):
             w.write(f"x = x * {w.parameter(str(d), 1, 'step')}.{{i}}")
+
+
+def _again(w: Writer, d: int) -> None:
+    """Several layers that run again in their order, each time between weights of that time's own."""
+    with w.block("Layer", "x, i") as name:
+        _layer(w, d, None, None)
+        w.write("return x")
+    path = w.new("again")
+    with w.inside("for time in 0..2"):
+        with w.inside("for i in 0..2"):
+            w.write(f'name = "{path}." + i')
+            w.write(f"x = {name}(x, i, tied_to = name if time > 0) as {{name}}")
+        w.write(f"x = x * {w.parameter(str(d), 1, 'step')}.{{time}}")
 
 
 def _streams(w: Writer, d: int) -> None:

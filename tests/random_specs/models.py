@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 from tests.random_specs.attentions import bidirectional
-from tests.random_specs.layers import VOCABULARY, residual, stack
+from tests.random_specs.inputs import ABOUT, inputs, take_in
+from tests.random_specs.layers import residual, stack
 from tests.random_specs.mixers import mixer
 from tests.random_specs.rows import experts, mlp, norm
-from tests.random_specs.writer import Writer
-
-ABOUT = "about: float[B, T, T, 3]"  # what the caller says of each pair of tokens
+from tests.random_specs.writer import VOCABULARY, Writer
 
 
 def random_spec(seed: int) -> str:
     """A valid spec with one model, `random`; the same for the same seed."""
     w = Writer(seed)
     d = w.choose(12, 16, 24)
-    w.choose(*[_decoder] * 7, _encoder, _translator)(w, d)
+    w.choose(*[_decoder] * 13, _codes, *[_encoder] * 2, *[_translator] * 2)(w, d)
     return w.text("random")
 
 
 def _decoder(w: Writer, d: int) -> None:
     """Tokens to logits, now and then with another input or other results."""
-    also = w.choose(*[None] * 6, f"extra: float[B, T, {d}]", "prefix: [B]", ABOUT)
-    first = f"{also}, " if also and also.startswith("extra") else ""
-    last = f", {also}" if also and not first else ""
-    with w.inside(f"forward({first}tokens: [B, T]{last})"):
+    given, also = inputs(w, d)
+    with w.inside(f"forward({given})"):
         _embed(w, d, "x", "tokens")
-        if first:
-            w.write("x = x + extra")
-        if also == ABOUT:
-            w.about = "about"
-        elif last and w.chance(0.5):
-            w.write("x = x * cast_like(sigmoid(unsqueeze(unsqueeze(upcast(prefix) / 40))), x)")
-        elif last:
-            w.sight = w.let("maximum(positions(x), unsqueeze(prefix) - 1)", "sight")
+        take_in(w, d, also)
         if w.about is None and w.chance(0.1):  # which says nothing of learned tokens
             w.write(f"x = preceded(x, parameter([{w.choose(1, 3)}, {d}]) as {w.new('front')})")
         stack(w, d)
+        if w.chance(0.1):
+            _look_ahead(w, d)
         _finish(w, d)
+
+
+def _look_ahead(w: Writer, d: int) -> None:
+    """A term of the loss for the token after the next, by a layer of its own."""
+    both = w.let(f"concat({norm(w, 'x')}, later(x))", "both")
+    h = w.let(w.linear(both, d, "both"))
+    ahead = w.let(w.linear(w.let(f"{h} + {mixer(w, h, d, None)}"), VOCABULARY, "ahead"), "ahead")
+    known = w.let("later(ones(upcast(slice(x, 0, 1))), 2)", "known")
+    missed = f"{known} * (logsumexp({ahead}) - upcast(gather({ahead}, later(unsqueeze(tokens), 2))))"
+    w.write(f"loss ahead = 0.3 * token_mean({missed}) / maximum(token_mean({known}), 0.1)")
+
+
+def _codes(w: Writer, d: int) -> None:
+    """Tokens of two numbers each, of which the next token's are said at once."""
+    with w.inside("forward(codes: [B, T, 2])"):
+        w.write("tokens = squeeze(slice(codes, 0, 1))")
+        _embed(w, d, "x", "tokens")
+        w.write(f"x = x + embedding(squeeze(slice(codes, 1, 2)), {VOCABULARY}, {d}) as {w.new('second')}")
+        stack(w, d)
+        h = w.let(norm(w, "x"))
+        w.write(f"return logits = split_heads({w.linear(h, 2 * VOCABULARY, 'heads')}, 2)")
 
 
 def _embed(w: Writer, d: int, x: str, tokens: str, tied: bool = False) -> None:
@@ -81,12 +94,29 @@ def _encoder(w: Writer, d: int) -> None:
         with w.inside(f"for i in 0..2 as {w.new('layers')}"):
             residual(w, d, "x", lambda h: bidirectional(w, h, h, d))
             residual(w, d, "x", lambda h: (experts if w.chance(0.3) else mlp)(w, h, d))
-            if w.chance(0.3):
-                _backwards(w, d)
+            if w.chance(0.4):
+                w.choose(_backwards, _around, _of_all)(w, d)
         h = w.let(norm(w, "x"))
-        pooled = w.choose("first_token", "last_token")
-        end = f"score = linear({pooled}({h}), 3) as score" if w.chance(0.3) else f"states = {h}"
+        end = f"score = linear({_pooled(w, h)}, 3) as score" if w.chance(0.3) else f"states = {h}"
         w.write(f"return {end}")
+
+
+def _pooled(w: Writer, x: str) -> str:
+    """A row of each sequence."""
+    mean = f"cast_like(token_mean({x}, over = sequence), {x})"
+    return w.choose(f"first_token({x})", f"last_token({x})", mean)
+
+
+def _of_all(w: Writer, d: int) -> None:
+    """What a row of the whole sequence says to each of its tokens."""
+    told = w.linear(w.let(_pooled(w, "x"), "whole"), d, "told")
+    w.write(f"x = x + transpose(unsqueeze({told}))")
+
+
+def _around(w: Writer, d: int) -> None:
+    """A convolution over tokens on both sides."""
+    conv = f"Conv({norm(w, 'x')}, taps = {w.choose(3, 5)}{w.choose('', ', bias = true')}) as {w.new('conv')}"
+    w.write(f"x = x + {w.linear(w.let(conv, 'y'), d, 'out')}")
 
 
 def _backwards(w: Writer, d: int) -> None:

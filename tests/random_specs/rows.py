@@ -44,6 +44,8 @@ def activation(w: Writer, x: str) -> str:
         f"{x} / sqrt(1 + {x} ** 2)",
         f"{x} + 0.5 * sin(2 * {x}) * cos({x})",
         f"minimum(maximum({x}, -2), 2)",
+        f"clamp({x}, -1.5, 2)",
+        f"{x} * stop_gradient(sigmoid({x}))",
         x,
     )
 

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+VOCABULARY = 40
+
 
 class Writer:
     """Lines of a `forward` and of the blocks that it calls, with names that no other statement has.
@@ -16,12 +18,14 @@ class Writer:
     `noted` are the numbers of experts whose loads and scores some layer has noted.
     `sight` is the name of the last position that each token sees, where that is not its own.
     `about` is the name of what the caller says of each pair of tokens, where it says something.
+    `place` is the name of where it says that each token is, apart from its position.
     """
 
     def __init__(self, seed: int):
         self.noted: set[int] = set()
         self.sight: str | None = None
         self.about: str | None = None
+        self.place: str | None = None
         self._random = random.Random(seed)
         self._lines: list[str] = []
         self._blocks: list[str] = []
@@ -79,12 +83,13 @@ class Writer:
     def block(self, word: str, parameters: str) -> Iterator[str]:
         """What is written meanwhile is the body of a block, whose name is given."""
         name = self.new(word)
-        outer, depth, sight, about = self._lines, self._depth, self.sight, self.about
-        self._lines, self._depth, self.sight, self.about = [], 1, None, None
+        outer, depth, told = self._lines, self._depth, (self.sight, self.about, self.place)
+        self._lines, self._depth, self.sight, self.about, self.place = [], 1, None, None, None
         with self.inside(f"block {name}({parameters})"):
             yield name
         self._blocks += self._lines
-        self._lines, self._depth, self.sight, self.about = outer, depth, sight, about
+        self._lines, self._depth = outer, depth
+        self.sight, self.about, self.place = told
 
     def text(self, model: str) -> str:
         """The whole spec, of one model."""
