@@ -190,8 +190,7 @@ model mixed = Mixed(d = 32, vocab = 40)
 
 
 def test_attention_stands_beside_that_of_its_own_layers(tmp_path: Path) -> None:
-    (tmp_path / "mixed.arch").write_text(MIXED)
-    models = Models(compile_model(tmp_path / "mixed.arch", "mixed"), tmp_path, CPU, torch.float64)
+    models = Models(compile_model(MIXED, "mixed"), tmp_path, CPU, torch.float64)
     found = [p for p in places(models.compilation) if isinstance(p.plan, AttentionKernel | NormKernel)]
     assert len(found) == 6
     recordings = Recordings(models, found)

@@ -136,8 +136,7 @@ def test_compiled_steps_read_what_the_first_call_computed(package: ModuleType) -
 @pytest.mark.parametrize("cross", CROSS)
 @interpreted
 def test_steps_of_kernels_over_the_encoder(cross: str, tmp_path: Path) -> None:
-    (tmp_path / "cross.arch").write_text(CROSSING.format(cross=CROSS[cross]))
-    model = build(tmp_path / "cross.arch", cross, tmp_path).Model(dtype=torch.float32)
+    model = build(CROSSING.format(cross=CROSS[cross]), cross, tmp_path).Model(dtype=torch.float32)
     scramble(model)
     kernels = vars(sys.modules[f"{type(model).__module__.rpartition('.')[0]}.kernels"])
     assert any(name.endswith("_step") for name in kernels) == (cross == "wide")

@@ -103,24 +103,22 @@ def test_a_spec_that_gives_no_number_is_told_from_a_pass_that_does(tmp_path: Pat
     assert found[0].detail == f"op `div` ({spec}:4) gives no number"
 
 
-def test_experts_in_turn_do_not_shorten_sequences(tmp_path: Path) -> None:
+def test_experts_in_turn_do_not_shorten_sequences() -> None:
     """Their numbers are remainders of positions, which are small wherever a token is."""
-    path = tmp_path / "turns.arch"
-    path.write_text("""
+    spec = """
       arch Turns(d = 8) { forward(tokens: [B, T]) {
         x = embedding(tokens, 9, d) as embed
         chosen = unsqueeze(positions(x) - 2 * whole_quotient(positions(x), 2))
         return experts e in chosen of 2 as experts { return linear(x, d) as map }
       } }
-      model turns = Turns()""")
-    lengths = [case.given[0].shape[1] for case in cases(compile_model(path, "turns").program.graph)]
+      model turns = Turns()"""
+    lengths = [case.given[0].shape[1] for case in cases(compile_model(spec, "turns").program.graph)]
     assert max(lengths) == 19
 
 
-def test_a_step_may_join_its_token_and_its_states(tmp_path: Path) -> None:
+def test_a_step_may_join_its_token_and_its_states() -> None:
     """States start as those of one sequence, and are joined with a token of each."""
-    path = tmp_path / "joined.arch"
-    path.write_text("""
+    spec = """
       arch Joined(d = 8) { forward(tokens: [B, T]) {
         x = embedding(tokens, 9, d) as embed
         return scan x from (h: [4] = 0) {
@@ -128,8 +126,8 @@ def test_a_step_may_join_its_token_and_its_states(tmp_path: Path) -> None:
           return h
         }
       } }
-      model joined = Joined()""")
-    assert [outcome for outcome in check_package(compile_model(path, "joined")) if not outcome.holds] == []
+      model joined = Joined()"""
+    assert [outcome for outcome in check_package(compile_model(spec, "joined")) if not outcome.holds] == []
 
 
 def test_no_token_comes_twice_where_scores_choose_keys() -> None:
@@ -142,26 +140,24 @@ def test_no_token_comes_twice_where_scores_choose_keys() -> None:
 @pytest.mark.parametrize(
     "place", ["minimum(positions(x), 2)", "0 * positions(x) + 2", "whole_quotient(positions(x), 9)"]
 )
-def test_positions_that_stay_within_a_table_do_not_shorten_sequences(place: str, tmp_path: Path) -> None:
-    path = tmp_path / "within.arch"
-    path.write_text(f"""arch Within(d = 8) {{ forward(tokens: [B, T]) {{
+def test_positions_that_stay_within_a_table_do_not_shorten_sequences(place: str) -> None:
+    spec = f"""arch Within(d = 8) {{ forward(tokens: [B, T]) {{
         x = embedding(tokens, 9, d) as embed
         return linear(x + embedding({place}, 3, d) as places, 9) as head
       }} }}
-      model within = Within()""")
-    lengths = [case.given[0].shape[1] for case in cases(compile_model(path, "within").program.graph)]
+      model within = Within()"""
+    lengths = [case.given[0].shape[1] for case in cases(compile_model(spec, "within").program.graph)]
     assert max(lengths) == 19
 
 
 @pytest.mark.parametrize(("most", "checked"), [(1, set()), (5, {"loss", "greedy tokens"})])
-def test_a_table_of_few_positions_holds(most: int, checked: set[str], tmp_path: Path) -> None:
-    path = tmp_path / "few.arch"
-    path.write_text(f"""arch Few(d = 8) {{ forward(tokens: [B, T]) {{
+def test_a_table_of_few_positions_holds(most: int, checked: set[str]) -> None:
+    spec = f"""arch Few(d = 8) {{ forward(tokens: [B, T]) {{
         x = embedding(tokens, 9, d) as embed
         return linear(x + embedding(positions(x), {most}, d) as places, 9) as head
       }} }}
-      model few = Few()""")
-    outcomes = list(check_package(compile_model(path, "few")))
+      model few = Few()"""
+    outcomes = list(check_package(compile_model(spec, "few")))
     assert all(outcome.holds for outcome in outcomes)
     assert {outcome.check for outcome in outcomes} & {"loss", "greedy tokens"} == checked
 
