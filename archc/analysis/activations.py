@@ -13,7 +13,7 @@ from archc.ir.first_layer import may_be_none
 from archc.ir.graph import Graph
 from archc.ir.node import Node, Value
 from archc.ir.op import Op, Trait
-from archc.ir.ops.structure import APPEND, CONSTANT, KEEP, WEIGHT
+from archc.ir.ops.structure import APPEND, CONSTANT, INPUT, KEEP, WEIGHT
 from archc.ir.rule import Rule, as_value, decomposition, rule_of
 from archc.ir.scan_form import scan_form
 
@@ -40,7 +40,8 @@ def activations(root: Graph, shape: Shape, element: int) -> Activations:
         return sum(type_bytes(graph.type(value).bind(sizes), element) for value in values)
 
     kept: dict[int, set[Value]] = {}
-    _collect(root, set(root.inputs), kept)
+    counted = [value for value in root.inputs if not root.type(value).dtype.is_floating]
+    _collect(root, set(root.inputs), kept, counted)
     outside = size(root, kept[id(root)])
     inside = [(times, size(body, kept[id(body)])) for body, times in root.runs(new=inf) if body is not root]
     entering = sum(
@@ -111,17 +112,33 @@ def _entering(graph: Graph, loop: Node) -> list[Value]:
     return [v for v in given if any(isinstance(dim, str) for dim in graph.type(v).shape)]
 
 
-def _collect(graph: Graph, captured: set[Value], found: dict[int, set[Value]]) -> set[Value]:
+def _without_gradient(graph: Graph, given: set[Value]) -> set[Value]:
+    """Values that follow from no weight, but from numbers and from such inputs."""
+    found = set(given)
+    for node in graph.nodes():
+        named = [value for name, value in node.named.items() if name not in node.op.models]
+        read = node.operands if node.op.variadic else named
+        if node.op not in (INPUT, WEIGHT) and not node.bodies and found.issuperset(read):
+            found.update(node.outputs)
+    return found
+
+
+def _collect(
+    graph: Graph, captured: set[Value], found: dict[int, set[Value]], given: Iterable[Value] = ()
+) -> set[Value]:
     """Enter the values that gradients need into `found`, by graph; those captured from outside are returned.
 
-    A view counts as what it is a view of; parameters and numbers are there anyway.
+    A view counts as what it is a view of; parameters and numbers are there anyway.  The inputs that are
+    `given` have no gradient.
     """
-    kept = {_base(graph, value) for node in graph.nodes() for value in _kept_by(graph, node)}
+    fixed_values = _without_gradient(graph, set(given))
+    kept = {_base(graph, value) for node in graph.nodes() for value in _kept_by(graph, node, fixed_values)}
     for loop in graph.loops():
         for body in loop.bodies:
             outer = dict(zip(body.inputs, loop.inputs, strict=True))
             fixed = body.inputs[len(loop.attributes["entering"]) :]
-            through = (outer[value] for value in _collect(body, set(fixed), found))
+            same = [value for value in fixed if outer[value] in fixed_values]
+            through = (outer[value] for value in _collect(body, set(fixed), found, same))
             kept |= {_base(graph, value) for value in through if value is not None}
             found[id(body)] -= _twice(loop, body, found[id(body)])
     for branch in graph.branches():
@@ -178,13 +195,15 @@ def _base(graph: Graph, value: Value) -> Value:
     return base_of(graph, value, (APPEND, KEEP))
 
 
-def _kept_by(graph: Graph, node: Node) -> set[Value]:
+def _kept_by(graph: Graph, node: Node, fixed: set[Value]) -> set[Value]:
+    """What the gradients of an op need, where `fixed` values have none."""
     if rule_of(node) is None:
-        return set(_saved(node) if node.op.saves else _needed(graph, node))
+        return set(_saved(node) if node.op.saves else _needed(node, fixed))
     steps = decomposition(graph, node)
     outputs = {value: node.outputs[place] for place, (_, value) in enumerate(steps.outputs)}
     found: set[Value] = set()
-    waiting = [value for step in steps.nodes() for value in _needed(steps, step)]
+    numbers = _without_gradient(steps, set())
+    waiting = [value for step in steps.nodes() for value in _needed(step, numbers)]
     while waiting:  # what is needed of the middle of a kernel is computed again from what goes in
         value = _base(steps, waiting.pop())
         if value in outputs:
@@ -196,8 +215,8 @@ def _kept_by(graph: Graph, node: Node) -> set[Value]:
     return found
 
 
-def _needed(graph: Graph, node: Node) -> list[Value]:
-    """The operands and results that the gradient of an op reads."""
+def _needed(node: Node, fixed: set[Value]) -> list[Value]:
+    """The operands and results that the gradients of an op read, where `fixed` operands have none."""
     op = node.op
     if op.has(Trait.VIEW):
         return []
@@ -206,7 +225,7 @@ def _needed(graph: Graph, node: Node) -> list[Value]:
         read: set[str] = set()
         for place, formula in op.gradients(leaf(""), list(map(leaf, names))):
             value = node.inputs[place]
-            if value is not None and graph.node(value).op is not CONSTANT:
+            if value is not None and value not in fixed:
                 read |= leaves(formula)
         return [value for name, value in node.named.items() if name in read]
     return _saved(node)

@@ -57,7 +57,7 @@ def rotary(theta: float, context: int, pairing: Pairing = "half", width: str = "
 
     def read(config: Config, known: Known) -> Rope:
         outer = config.number("rope_theta", theta, null=theta)
-        given = _parameters(config)
+        given = rope_section(config)
         for section in (config, given):
             _check_whole_head(section)
         return _read(config, given, outer, context, pairing, known[width])
@@ -81,7 +81,7 @@ def partly_rotary(
 
     def read(config: Config, known: Known) -> Rope:
         outer = config.number(base_key, theta, null=theta)
-        given, head_dim = _parameters(config), known["head_dim"]
+        given, head_dim = rope_section(config), known["head_dim"]
         usual = int(head_dim * share)
         usual = config.whole(width, usual, null=usual) if width else usual
         older = config.number(share_key, usual / head_dim, null=usual / head_dim)
@@ -110,7 +110,7 @@ def along_axes(rotary: Setting) -> Setting:
     """
 
     def read(config: Config, known: Known) -> Any:
-        given = _parameters(config)
+        given = rope_section(config)
         for key in (_SECTIONS, "mrope_interleaved"):
             given.get(key)
         return rotary.read(config, known)
@@ -146,7 +146,7 @@ def rotary_by_layers(
 
     def read(config: Config, known: Known) -> Rope:
         outer = config.number("rope_theta", theta, null=theta)
-        given = _parameters(config, FULL)
+        given = rope_section(config, FULL)
         for section in (config, given):
             _check_whole_head(section)
         return _read(config, given, outer, context, "half", known["head_dim"])
@@ -164,7 +164,7 @@ def _read(config: Config, given: Config, theta: float, context: int, pairing: Pa
     return Rope(theta=base, pairing=pairing, scaling=scaling)
 
 
-def _parameters(config: Config, layers: str = "") -> Config:
+def rope_section(config: Config, layers: str = "") -> Config:
     """The object that holds the parameters, in either dialect: in the newer that of a type of layers."""
     newer, older = config.section("rope_parameters"), config.section("rope_scaling")
     newer = newer.section(layers) if layers else newer

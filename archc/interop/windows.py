@@ -83,14 +83,15 @@ def _read_listed(config: Config, size: int | None, usual: Sequence[bool]) -> Win
     return Windows(size if any(windowed) else None, windowed)
 
 
-def listed_windows(missing: int, usual: Callable[[int], bool]) -> dict[str, Reader]:
+def listed_windows(missing: int, usual: Callable[[int, Config], bool]) -> dict[str, Setting]:
     """The window, and for each layer whether it has it; both None where no layer has.
 
     `missing` is the class's default window, `usual` which layers have it where `layer_types` does not say.
     """
 
     def both(config: Config, known: Known) -> Windows:
-        return _read_listed(config, _window(config, missing), [*map(usual, range(known["layers"]))])
+        pattern = [usual(layer, config) for layer in range(known["layers"])]
+        return _read_listed(config, _window(config, missing), pattern)
 
     def listed(config: Config, known: Known) -> tuple[bool, ...] | None:
         return both(config, known).windowed if known["window"] is not None else None

@@ -21,6 +21,7 @@ CLASSES = {
     "internlm3": transformers.InternLM3Config,
     "iquestcoder": transformers.IQuestCoderConfig,
     "mistral": transformers.MistralConfig,
+    "ministral3": transformers.Ministral3Config,
     "minimax_m2": transformers.MiniMaxM2Config,
     "mixtral": transformers.MixtralConfig,
     "qwen2": transformers.Qwen2Config,
@@ -46,6 +47,9 @@ CLASSES = {
     "gemma": transformers.GemmaConfig,
     "gemma2": transformers.Gemma2Config,
     "gemma3_text": transformers.Gemma3TextConfig,
+    "cohere": transformers.CohereConfig,
+    "cohere2": transformers.Cohere2Config,
+    "starcoder2": transformers.Starcoder2Config,
     "gpt2": transformers.GPT2Config,
     "gpt_neox": transformers.GPTNeoXConfig,
     "bloom": transformers.BloomConfig,
@@ -194,6 +198,31 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("dots1", {**REQUIRED["dots1"], "sliding_window": None, "max_window_layers": 0}, {"layers": 62}),
     ("gpt_oss", {"num_hidden_layers": 2, "layer_types": [FULL, SLIDING]}, {"windowed": (False, True)}),
     ("gpt_oss", {"num_hidden_layers": 2, "layer_types": [SLIDING, FULL]}, {"windowed": None}),
+    (
+        "ministral3",
+        {
+            "rope_scaling": {
+                "type": "yarn",
+                "factor": 4,
+                "llama_4_scaling_beta": 0.2,
+                "original_max_position_embeddings": 8,
+            }
+        },
+        {"tuning": 0.2, "tuning_floor": 8},
+    ),
+    ("ministral3", {"rope_parameters": {"llama_4_scaling_beta": 0}}, {"tuning": None}),
+    ("cohere", {"use_qk_norm": True, "num_key_value_heads": 8}, {"heads_normed": True, "windowed": None}),
+    (
+        "cohere2",
+        {"num_hidden_layers": 4, "sliding_window_pattern": 2},
+        {"window": 4096, "windowed": (True, False) * 2},
+    ),
+    (
+        "cohere2",
+        {"num_hidden_layers": 2, "layer_types": [FULL] * 2},
+        {"window": None, "windowed": (False, False)},
+    ),
+    ("starcoder2", {"use_bias": False, "sliding_window": 7}, {"bias": False, "window": 7}),
     ("gemma", {"hidden_act": "gelu"}, {"tied": True, "head_dim": 256}),
     (
         "granite",

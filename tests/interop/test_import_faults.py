@@ -234,6 +234,13 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
         {"rope_scaling": {"type": "yarn", "factor": 4}},
         'supported are the types "default" and "longrope"',
     ),
+    (
+        "ministral3",
+        {"rope_parameters": {"rope_type": "default"}},
+        '"rope_parameters.llama_4_scaling_beta" is missing: must be a number above 0',
+    ),
+    ("cohere2", {"use_qk_norm": True}, '"use_qk_norm" is true: supported is only false, as in the class'),
+    ("starcoder2", {"mlp_type": "gated"}, '"mlp_type" is "gated": supported is only "default"'),
     ("phi3", {"full_attn_mod": 2}, '"full_attn_mod" is 2: supported is only 1, since layers are all alike'),
     (
         "gpt_neox",

@@ -24,7 +24,7 @@ LATENT = ("deepseek", "kimi", "glm4_moe_lite", "sarvam_mla", "youtu")
             for kind, family in FAMILIES.items()
             if "rope" in family.parameters
             and "local_rope" not in family.parameters
-            and kind not in ("gpt_oss", "cwm", "phi3", "gpt_neox", "recurrent_gemma")
+            and kind not in ("gpt_oss", "cwm", "ministral3", "phi3", "gpt_neox", "recurrent_gemma")
         ],
         6,
     ),
@@ -114,7 +114,7 @@ def test_rotary_positions(kind: str, keys: dict[str, Any], meant: str, tmp_path:
     whole = {**REQUIRED.get(kind, {}), **whole}
     rope = imported(tmp_path / "x", **{"model_type": kind, **whole, **keys, **latent})["rope"]
     assert str(replace(rope, pairing="half")).endswith(meant)  # how values are paired is the class's own
-    assert (rope.pairing == "interleaved") is kind.startswith((*LATENT, "llama4", "ernie4_5"))
+    assert (rope.pairing == "interleaved") is kind.startswith((*LATENT, "llama4", "ernie4_5", "cohere"))
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,6 @@ IN_FLOAT64 = {
         use_parallel_residual=True,
         **rope(partial_rotary_factor=0.25),
     ),
-    "starcoder2": partial(hf.Starcoder2Config, **sizes(norm_epsilon=EPS, sliding_window=5)),
 }
 
 # Families whose classes compute norms, rotations or scores in float32 whatever the dtype.
@@ -100,10 +99,6 @@ IN_FLOAT32 = {
     "apertus": rms(hf.ApertusConfig, dtype="float32", **rope(12000000.0)),
     "bitnet": rms(hf.BitNetConfig),
     "codegen": gpt(hf.CodeGenConfig, n_embd=64, n_head=8, rotary_dim=6, tie_word_embeddings=False),
-    "cohere": ln(hf.CohereConfig, use_qk_norm=True, **rope()),
-    "cohere2": ln(
-        hf.Cohere2Config, num_hidden_layers=4, sliding_window=5, sliding_window_pattern=3, logit_scale=0.0625
-    ),
     "diffllama": rms(hf.DiffLlamaConfig, num_attention_heads=8, num_key_value_heads=4),
     "doge": rms(hf.DogeConfig, keep_window_size=11, **rope()),
     "dory": partial(

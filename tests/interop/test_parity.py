@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import (
     BloomConfig,
+    Cohere2Config,
     CohereConfig,
     CwmConfig,
     DeepseekV2Config,
@@ -30,6 +31,7 @@ from transformers import (
     LlamaConfig,
     Mamba2Config,
     MiniMaxM2Config,
+    Ministral3Config,
     MinistralConfig,
     MistralConfig,
     MixtralConfig,
@@ -47,6 +49,7 @@ from transformers import (
     SeedOssConfig,
     SmolLM3Config,
     SolarOpenConfig,
+    Starcoder2Config,
     YoutuConfig,
 )
 
@@ -91,6 +94,11 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 def rms(config: Callable[..., PretrainedConfig], **changes: Any) -> PretrainedConfig:
     """A small config of a family with RMS norms."""
     return config(**sizes(rms_norm_eps=EPS, **changes))
+
+
+def ln(config: Callable[..., PretrainedConfig], **changes: Any) -> PretrainedConfig:
+    """A small config of a family with layer norms."""
+    return config(**sizes(layer_norm_eps=EPS, **changes))
 
 
 def latent(config: Callable[..., PretrainedConfig], **changes: Any) -> PretrainedConfig:
@@ -352,6 +360,16 @@ CASES: dict[str, Callable[[], PretrainedConfig]] = {
         tie_word_embeddings=True,
     ),
     "granite_plain": lambda: rms(GraniteConfig, num_key_value_heads=None, logits_scaling=3.0),
+    "ministral3": lambda: rms(
+        Ministral3Config,
+        head_dim=12,
+        rope_parameters={**YARN, "original_max_position_embeddings": 4, "llama_4_scaling_beta": 0.5},
+    ),
+    "cohere": lambda: ln(CohereConfig, use_qk_norm=True),
+    "cohere2": lambda: ln(
+        Cohere2Config, num_hidden_layers=4, sliding_window=5, sliding_window_pattern=3, logit_scale=0.25
+    ),
+    "starcoder2": lambda: Starcoder2Config(**sizes(norm_epsilon=EPS, sliding_window=5)),
     "gpt_neox": gpt_neox,
     "gpt_neox_sequential": lambda: gpt_neox(
         rotary_pct=0.5, use_parallel_residual=False, attention_bias=False, tie_word_embeddings=True
@@ -487,6 +505,7 @@ def test_steps_have_limits(tmp_path: Path) -> None:
             ("qwen3_next", {"rope": "rope(theta = 10000, width = 6)"}),
             ("gpt2", {"act": "gelu"}),
             ("granite", {"attention_factor": "0.21"}),
+            ("ministral3", {"tuning_floor": "5"}),
             ("olmo3", {"local_rope": "rope(theta = 400000)"}),
             ("bloom", {"residual_normed": "true"}),
         ],

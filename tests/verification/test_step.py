@@ -33,6 +33,7 @@ FURTHER = 4  # of attention over another sequence: the queries, attention, the m
 # attention, the product of its result, and SwiGLU with its product.
 LAUNCHES = {
     "bloom_560m": (5,),
+    "command_r7b": (6, 5),
     "deepseek_v2": (9, 13),
     "deepseek_v3": (9, 13),
     "gemma2_2b": (6, 6),
@@ -51,6 +52,7 @@ LAUNCHES = {
     "llama4_scout": (11, 11),
     "mamba2_130m": (7,),
     "minimax_m2": (10,),
+    "ministral3_8b": (7,),
     "mistral_7b": (6,),
     "mixtral_8x7b": (10,),
     "olmo2_1b": (6,),
@@ -64,6 +66,7 @@ LAUNCHES = {
     "recurrent_gemma_2b": (12, 6),
     "smollm2_135m": (6,),
     "smollm3_3b": (6, 5),
+    "starcoder2_3b": (6,),
     "panda_1b": (6,),
     "switch_base_8": (6, 11, 11, 16),
     "t5_small": (6, 11),

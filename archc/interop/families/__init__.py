@@ -1,6 +1,7 @@
 """The families that can be imported, one a file."""
 
 from archc.interop.families.bloom import BLOOM
+from archc.interop.families.cohere import COHERE, COHERE2
 from archc.interop.families.deepseek_v2 import DEEPSEEK_V2
 from archc.interop.families.deepseek_v3 import (
     DEEPSEEK_V3,
@@ -25,6 +26,7 @@ from archc.interop.families.llama4 import LLAMA4
 from archc.interop.families.mamba2 import MAMBA2
 from archc.interop.families.marian import MARIAN
 from archc.interop.families.minimax_m2 import MINIMAX_M2
+from archc.interop.families.ministral3 import MINISTRAL3
 from archc.interop.families.mistral import MISTRAL
 from archc.interop.families.mixtral import MIXTRAL
 from archc.interop.families.olmo2 import OLMO2, OLMO3
@@ -39,6 +41,7 @@ from archc.interop.families.qwen3_vl import QWEN3_VL, QWEN3_VL_MOE
 from archc.interop.families.recurrent_gemma import RECURRENT_GEMMA
 from archc.interop.families.seed_oss import SEED_OSS
 from archc.interop.families.smollm3 import SMOLLM3
+from archc.interop.families.starcoder2 import STARCODER2
 from archc.interop.families.switch_transformers import SWITCH_TRANSFORMERS
 from archc.interop.families.t5 import T5
 from archc.interop.families.youtu import YOUTU
@@ -53,6 +56,7 @@ FAMILIES = {
         LLAMA4,
         MINIMAX_M2,
         MISTRAL,
+        MINISTRAL3,
         MIXTRAL,
         QWEN2,
         QWEN2_VL,
@@ -77,6 +81,9 @@ FAMILIES = {
         GEMMA,
         GEMMA2,
         GEMMA3,
+        COHERE,
+        COHERE2,
+        STARCODER2,
         GPT2,
         GPT_NEOX,
         BLOOM,

@@ -35,6 +35,6 @@ OLMO3 = replace(
     parameters={
         **OLMO2.parameters,
         **rotary_by_layers(theta=500000.0, local_theta=500000.0, context=2048, local_key=None),
-        **listed_windows(4096, lambda layer: (layer + 1) % 4 != 0),
+        **listed_windows(4096, lambda layer, _config: (layer + 1) % 4 != 0),
     },
 )
