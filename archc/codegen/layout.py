@@ -136,13 +136,26 @@ def _split(line: str) -> Iterator[str]:
     opening, closing = _brackets(statement)
     items = statement.inside(opening, closing)
     head, tail = statement.code[: opening + 1], statement.code[closing:]
-    if not items or max(len(head), len(tail) + indent) > LINE_LENGTH:
+    if len(head) > LINE_LENGTH:
+        yield from _long_targets(statement.code, indent)
+        return
+    if not items or len(tail) + indent > LINE_LENGTH:
         raise UnknownShapeError
     if len(items) > 1 and any(_has_loop(item) for item in items):  # `a for a, b in c`: no comma ends an item
         raise UnknownShapeError
     yield head
     yield from _body(items, indent + _INDENT, head)
     yield " " * indent + tail
+
+
+def _long_targets(code: str, indent: int) -> Iterator[str]:
+    """An assignment to so many names that a call does not begin after them: it stands in brackets of its own."""
+    targets, _, value = code.partition(" = ")
+    if not value or len(targets) + len(" = (") > LINE_LENGTH:
+        raise UnknownShapeError
+    yield f"{targets} = ("
+    yield from _split(" " * (indent + _INDENT) + value)
+    yield " " * indent + ")"
 
 
 def _has_loop(item: str) -> bool:

@@ -26,6 +26,7 @@ STATEMENTS = [
     "x = NAME(a, b, 0 if a is None else b)",
     "self.x, y = f(NAME, g(h(1), [2, 3]))  # [B, T]",
     "x = f(NAME)  # a | b",
+    "NAME, second, third = torch.a_function_of_several(a, b)  # [B, T]",
     'NAME("a, (b", f"{c}, {d(1)}")',
     "return NAME(a, b)",
     "for p in (NAME, b):\n    pass",
