@@ -149,7 +149,7 @@ def _split(line: str) -> Iterator[str]:
 
 
 def _long_targets(code: str, indent: int) -> Iterator[str]:
-    """An assignment to so many names that a call does not begin after them: it stands in brackets of its own."""
+    """An assignment to so many names that no call fits beside them: it stands in brackets of its own."""
     targets, _, value = code.partition(" = ")
     if not value or len(targets) + len(" = (") > LINE_LENGTH:
         raise UnknownShapeError
