@@ -81,14 +81,14 @@ def tokens_of(graph: Graph, sequence: Sequence) -> Value:
 
 
 def most_tokens(graph: Graph) -> int:
-    """How many tokens of the sequence that grows have rows in tables of positions; 0 without a table."""
+    """How many tokens of the sequence that grows may be given, by its tables of positions; 0 without one."""
     last = sequences(graph)[-1].name
     found: list[int] = []
     for value in graph.inputs:
         if positions_named(graph.node(value).attributes["name"]) == (last, POSITIONS):
             tables = [user.operands[1] for user, _ in graph.users(value) if user.op is EMBEDDING]
             found += [int(graph.type(table).shape[0]) for table in tables]
-    return min(found, default=0)
+    return min(found) - front_of(graph) if found else 0
 
 
 def packs_documents(graph: Graph) -> bool:

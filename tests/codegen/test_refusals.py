@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.support import SPECS, build
+from archc.ir.program import most_tokens
+from archc.verification.packages import import_package
+from tests.support import SPECS, build, compile_model
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NORM = "model.norm.weight"
@@ -260,7 +262,9 @@ model front = Front()
 
 
 def test_learned_tokens_are_not_counted_where_too_many_are_given(tmp_path: Path) -> None:
-    model = build(FRONT, "front", tmp_path).Model()
+    compilation = compile_model(FRONT, "front")
+    assert most_tokens(compilation.reference) == 10
+    model = import_package(compilation, tmp_path).Model()
     model(torch.zeros(1, 10, 8))
     with pytest.raises(ValueError, match="11 x, but the model has positions for 10"):
         model(torch.zeros(1, 11, 8))
