@@ -34,6 +34,7 @@ from archc.verification.packages import (
     stored_tensors,
     through_cache,
 )
+from archc.verification.stages import cast
 from archc.verification.truths import in_dtype, joined
 from archc.verification.verify import outcomes_of
 
@@ -137,7 +138,7 @@ class _Roads:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "checkpoint.safetensors"
             weights = random_weights(graph, seed=self.seed)
-            save_file({name: each.to(dtype).contiguous() for name, each in weights.items()}, path)
+            save_file({name: each.contiguous() for name, each in cast(weights, dtype).items()}, path)
             exact = self.package.Reference.from_pretrained(path, dtype=torch.float64).eval()
             plain = self.package.Reference.from_pretrained(path, dtype=dtype).eval()
             model = self.package.Model.from_pretrained(path, dtype=dtype).eval()
