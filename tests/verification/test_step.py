@@ -57,7 +57,7 @@ LAUNCHES = {
     "mixtral_8x7b": (10,),
     "olmo2_1b": (6,),
     "palm_8b": (6,),
-    "phi3_medium": (6,),
+    "phi3_mini": (6,),
     "pythia_160m": (6,),
     "qwen2_5_0_5b": (6,),
     "qwen3_0_6b": (6,),

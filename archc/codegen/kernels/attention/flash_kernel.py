@@ -30,6 +30,8 @@ _TILES = {
 }
 # Warps of the keys' gradient where a window or a chunk ends what a query sees, which takes registers.
 _BOUNDED_WARPS = {384: 8}
+# Queries in float32 where heads are narrower than their tiles: the masks of their loads take registers.
+_MASKED_QUERIES = {256: 32}
 
 
 def plan_flash(fused: Fused, attention: Attention) -> FlashKernel | None:
@@ -43,7 +45,8 @@ def plan_flash(fused: Fused, attention: Attention) -> FlashKernel | None:
         max(power_of_two(n), _LEAST) for n in (attention.head_dim, attention.value_dim)
     )
     bias = plan_flash_bias(fused)
-    tiles = _tiles(head_block + value_block, bias, isinstance(mask, Sliding | Chunked))
+    padded = (head_block, value_block) != (attention.head_dim, attention.value_dim)
+    tiles = _tiles(head_block + value_block, bias, isinstance(mask, Sliding | Chunked), padded)
     if tiles is None or not _is_known(fused, bias) or (is_bare(fused) and _suits_pytorch(mask, attention)):
         return None
     return FlashKernel(
@@ -75,18 +78,14 @@ def _suits_pytorch(mask: Mask, attention: Attention) -> bool:
     return isinstance(mask, Causal | Full) and attention.softcap is None and as_wide
 
 
-def _tiles(width: int, bias: FlashBias | None, bounded: bool) -> Tiles | None:
+def _tiles(width: int, bias: FlashBias | None, bounded: bool, padded: bool) -> Tiles | None:
     """The tiles for keys and values of a width together; None where none are small enough.
 
     What is added to scores lies beside them in registers: slopes and what keys have leave room for 32 keys,
     or in float32 for 32 queries; with what pairs have tiles of the next width do, the widest of 16 keys,
     and with a table or values by distance by more warps and of 16 keys; where the latter have gradients, too.
     """
-    fitting = [
-        _with_warps(tiles, _BOUNDED_WARPS.get(most)) if bounded else tiles
-        for most, tiles in _TILES.items()
-        if width <= most
-    ]
+    fitting = [_fitted(most, bounded, padded) for most in _TILES if width <= most]
     if bias is None or not fitting:
         return fitting[0] if fitting else None
     if not (bias.table or bias.pairs or bias.distances):
@@ -100,6 +99,13 @@ def _tiles(width: int, bias: FlashBias | None, bounded: bool) -> Tiles | None:
         return wider if len(fitting) > 2 else replace(wider, forward=replace(wider.forward, keys=16))
     wider = replace(fitting[1], forward=replace(fitting[1].forward, keys=16, warps=8))
     return wider if bias.table else replace(wider, query_gradient=replace(wider.query_gradient, keys=16))
+
+
+def _fitted(most: int, bounded: bool, padded: bool) -> Tiles:
+    """The tiles of a width for a mask that is bounded or not, and for heads that are padded or not."""
+    tiles = _with_warps(_TILES[most], _BOUNDED_WARPS.get(most) if bounded else None)
+    wide_queries = _MASKED_QUERIES.get(most) if padded else None
+    return replace(tiles, forward=replace(tiles.forward, wide_queries=wide_queries))
 
 
 def _with_warps(tiles: Tiles, warps: int | None) -> Tiles:
