@@ -257,6 +257,13 @@ def example(name: str, number: int) -> Example:
     return [X], {}
 
 
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_a_declaration_speaks_of_operands_that_there_are(op: Op) -> None:
+    assert {operand.name for operand in op.operands} >= {*op.past, *op.models, *op.widths, *op.saves} - {
+        "result"
+    }
+
+
 def operand(shape: tuple[int, ...], dtype: str) -> Any:
     if dtype == "scalar":
         return 1.5
