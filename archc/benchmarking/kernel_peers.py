@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -37,7 +37,8 @@ from archc.codegen.kernels.recurrence.recurrence_kernel import CarryingKernel
 from archc.ir.lazy_torch import import_now
 from archc.ir.node import Node
 from archc.ir.ops.linear import WIDE_LINEAR
-from archc.ir.rule import fused_by
+from archc.ir.rule import fused_by, rule_of
+from archc.ir.sizes import plain
 
 OP_BY_OP, BY_DYNAMO, FUSED, LIGER = "PyTorch op by op", "PyTorch compiled", "PyTorch's own", "Liger"
 APART = "archc, two kernels"
@@ -60,7 +61,7 @@ Peer = Callable[[Place, Call], tuple[Function, Arguments]]
 
 def plain_function(place: Place) -> Function:
     """A kernel's decomposition, op by op, on the kernel's own operands."""
-    node, plan = place.node, place.plan
+    node, plan = _without_names(place.node), place.plan
     if isinstance(plan, WideLinearKernel):
         return WIDE_LINEAR.reference
     if isinstance(plan, GroupedKernel | AbsorptionKernel | EmbeddingKernel):
@@ -78,6 +79,15 @@ def plain_function(place: Place) -> Function:
         return _then_linear(plan, _by_name(node, plan.op.names), linear)
     assert isinstance(plan, OpKernel | RouterKernel)
     return _by_name(node, plan.op.names)
+
+
+def _without_names(node: Node) -> Node:
+    """A node whose numbers are plain ones, which are all that torch.compile of torch 2.11 knows."""
+    op, rule = node.op, rule_of(node)
+    if rule is not None:
+        steps = (replace(step, attributes=plain(step.attributes)) for step in rule.steps)
+        op = replace(rule, steps=tuple(steps)).op
+    return replace(node, op=op, attributes=plain(node.attributes))
 
 
 def _by_name(node: Node, names: Sequence[str]) -> Function:

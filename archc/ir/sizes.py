@@ -9,8 +9,9 @@ comparison or hashing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import gcd
-from typing import SupportsIndex, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 Factor: TypeAlias = tuple[int, str, int]  # a parameter's place among the arch's, its name, -1 if it divides
 Monomial: TypeAlias = tuple[Factor, ...]  # in order, repeated for powers; () is the constant term
@@ -81,6 +82,15 @@ class NamedFloat(float):
 
     def __reduce_ex__(self, _protocol: SupportsIndex) -> tuple[object, ...]:
         return (NamedFloat.named, (self.name, float(self)))
+
+
+def plain(value: Any) -> Any:
+    """A number without its origin, and so those in a tuple or a mapping."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if type(value) is tuple:
+        return tuple(map(plain, value))
+    return int(value) if isinstance(value, Size) else float(value) if isinstance(value, NamedFloat) else value
 
 
 def _size(value: int, terms: Terms) -> Size:

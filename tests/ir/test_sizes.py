@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from archc.ir.sizes import Size
+from archc.ir.sizes import NamedFloat, Size, plain
 
 PARAMETERS = {"D": 12, "HEADS": 6, "KV_HEADS": 3, "GROUPS": 2, "HEAD_DIM": 4}
 d, heads, kv_heads, groups, head_dim = (
@@ -56,3 +56,10 @@ def test_the_text_is_the_value() -> None:
             written += "//" in size.text
             assert eval(size.text, dict(PARAMETERS)) == size, size.text
     assert written > 200
+
+
+def test_plain_numbers_are_of_no_type_of_ours() -> None:
+    given = {"sizes": (d, (heads, 3)), "eps": NamedFloat.named("eps", 1e-5), "axis": -1}
+    made = plain(given)
+    assert made == given
+    assert [type(each) for each in (made["sizes"][0], made["sizes"][1][0], made["eps"])] == [int, int, float]
