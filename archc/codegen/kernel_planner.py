@@ -123,7 +123,12 @@ class KernelPlanner:
     @cached_property
     def fused_kernels(self) -> tuple[Kernel, ...]:
         """Those of fused nodes."""
-        return self.table.plans(self.semantics, self.target if self.cached else self.target.without("steps"))
+        return self.table.plans(self.semantics, self._suited)
+
+    @property
+    def _suited(self) -> Target:
+        """The target, without what only single tokens need where none come."""
+        return self.target if self.cached else self.target.without("steps")
 
     @cached_property
     def linear(self) -> LinearKernel | None:
@@ -144,7 +149,15 @@ class KernelPlanner:
     @cached_property
     def linears_after(self) -> dict[Key, LinearAfterKernel]:
         """Linear maps of one row with the fused ops before them, by the names of these."""
-        return plan_linears_after(self.parts, self.pairs, self.plan_of, self.linear, self.tuned, self._names)
+        return plan_linears_after(
+            self.parts, self.pairs, self._plan_before, self.linear, self.tuned, self._names
+        )
+
+    def _plan_before(self, graph: Graph, node: Node) -> Kernel:
+        """The kernel of a fused node with a linear map, which knows of None only where this node reads it."""
+        if any(part is graph and reader.id == node.id for part, reader in self.optional.readers):
+            return self.plan_of(graph, node)
+        return self.table.plan_of_given(graph, node, self.semantics, self._suited)
 
     @cached_property
     def _plans(self) -> dict[str, Kernel]:

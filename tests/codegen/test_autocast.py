@@ -170,3 +170,15 @@ def test_states_are_not_rounded(form: str, decays: tuple[int, ...], tmp_path: Pa
 
     for value, expected in zip(found(rounded=True), found(rounded=False), strict=True):
         assert torch.equal(value, expected)
+
+
+@interpreted
+def test_a_residual_stream_is_not_rounded(tmp_path: Path) -> None:
+    """What a linear map gives in bfloat16 is normed and added to it in float32."""
+    kernels = build(SPECS / "olmo2.arch", "olmo2_tiny", tmp_path).kernels
+    generator = torch.Generator().manual_seed(0)
+    residual, weight = torch.randn(2, 5, 48, generator=generator), torch.ones(48)
+    x = torch.randn(2, 5, 48, generator=generator).bfloat16()
+    made = kernels.rms_norm_add(x, residual, weight)
+    assert made.dtype == torch.float32
+    assert distance(made, residual + torch.nn.functional.rms_norm(x.float(), (48,), weight, 1e-6)) < 1e-6

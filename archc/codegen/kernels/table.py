@@ -103,17 +103,19 @@ class KernelTable:
 
     def plans(self, semantics: Semantics, target: Target) -> tuple[Kernel, ...]:
         """All kernels, in the order in which they are first called."""
-        plans: list[Kernel] = []
-        for key, (graph, node) in self._places.items():
-            if fused_by(node).family == "experts":
-                plans.append(self._plan_dispatched(key, graph, node, semantics))
-                continue
-            fused = describe_fused(
-                self._names[key], graph, node, semantics, key in self._optional, key in self._keeping
-            )
-            suited = target if key in self._in_steps else target.without("steps")
-            plans.append(PLANNERS[fused.rule.family](fused, suited))
-        return tuple(plans)
+        return tuple(self._plan(key, semantics, target, key in self._optional) for key in self._places)
+
+    def plan_of_given(self, graph: Graph, node: Node, semantics: Semantics, target: Target) -> Kernel:
+        """The kernel of a fused node alone, none of whose operands is None."""
+        return self._plan(_key(graph, node), semantics, target, optional=False)
+
+    def _plan(self, key: _Key, semantics: Semantics, target: Target, optional: bool) -> Kernel:
+        graph, node = self._places[key]
+        if fused_by(node).family == "experts":
+            return self._plan_dispatched(key, graph, node, semantics)
+        fused = describe_fused(self._names[key], graph, node, semantics, optional, key in self._keeping)
+        suited = target if key in self._in_steps else target.without("steps")
+        return PLANNERS[fused.rule.family](fused, suited)
 
     def _plan_dispatched(self, key: _Key, graph: Graph, node: Node, semantics: Semantics) -> DispatchedKernel:
         form = decomposition(graph, node)

@@ -45,7 +45,8 @@ def plan_linears_after(
             before = plan(part, node)
             assert isinstance(before, NormKernel | PointwiseKernel | RowKernel)
             key = before.name, pair.reading
-            plans[key] = node.op.name, before
+            if key not in plans or any(operand.optional for operand in before.op.operands):
+                plans[key] = node.op.name, before  # what takes None does for all that are alike
             maps.setdefault(key, {})[pair.map] = None
     names = {*taken, *([linear.name] if linear else [])}
     found = {}

@@ -194,7 +194,7 @@ class _Planner(NormParts):
         saved = [*(gradient.norm.source for gradient in self.gradients), *factors]
         incoming = [self.gradients[0].incoming, *(g.joins for g in self.gradients if g.joins), *saved]
         targets = [gradient.target for gradient in self.gradients]
-        anchor = next(name for name in names if name not in optional and name not in self.weights)
+        anchor = next(n for n in ("residual", *names) if n in names and n not in self.weights)  # never None
         source = saved[0]
         return CustomOp(
             operands=fused.operands,
