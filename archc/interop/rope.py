@@ -69,6 +69,7 @@ def partly_rotary(
     theta: float,
     context: int,
     share: float,
+    pairing: Pairing = "half",
     width: str = "",
     base_key: str = "rope_theta",
     share_key: str = _SHARE,
@@ -92,7 +93,7 @@ def partly_rotary(
                 width if width and not section.has(key) else key,
                 f"must leave an even part of a head's {head_dim} values",
             )
-        rope = _read(config, given, outer, context, "half", rotated)
+        rope = _read(config, given, outer, context, pairing, rotated)
         return replace(rope, width=None if rotated == head_dim else Width(rotated))
 
     def write(rope: Rope, known: Known) -> dict[str, Any]:

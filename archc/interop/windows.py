@@ -66,9 +66,34 @@ def read_windows(config: Config, missing: int | None, usual: Sequence[bool]) -> 
 
     `missing` is the class's default window, `usual` which layers have it where `layer_types` does not say.
     """
-    size = _window(config, missing)
-    used = config.flag("use_sliding_window", False)
-    return _read_listed(config, size if used else None, usual)
+    if not config.flag("use_sliding_window", False):
+        config.get("sliding_window")  # which some classes write as 0 then
+        return _read_listed(config, None, usual)
+    return _read_listed(config, _window(config, missing), usual)
+
+
+def used_windows(missing: int | None, usual: Callable[[Config, Known], Sequence[bool]]) -> dict[str, Reader]:
+    """The window, where one is in use, and for each layer whether it has it; both None where no layer has.
+
+    `missing` is the class's default window, `usual` which layers have it where `layer_types` does not say.
+    """
+
+    def both(config: Config, known: Known) -> Windows:
+        return read_windows(config, missing, usual(config, known))
+
+    def listed(config: Config, known: Known) -> tuple[bool, ...] | None:
+        return both(config, known).windowed if known["window"] is not None else None
+
+    def write(value: int | None, known: Known) -> dict[str, Any]:
+        if value is None:
+            return {"use_sliding_window": False, "sliding_window": None}
+        types = [SLIDING if each else FULL for each in known["windowed"]]
+        return {"use_sliding_window": True, "sliding_window": int(value), "layer_types": types}
+
+    return {
+        "window": Setting(lambda config, known: both(config, known).window, write),
+        "windowed": listed,
+    }
 
 
 def _read_listed(config: Config, size: int | None, usual: Sequence[bool]) -> Windows:

@@ -28,7 +28,6 @@ from tests.gpu import is_on
 from tests.instruments.counted_step import counted_step
 from tests.instruments.planned_step import layer_launches, planned_step
 from tests.instruments.traffic import measure
-from tests.interop.parity import FAMILIES
 from tests.support import build, compile_model, few, scramble
 
 # What is made of x and of other rows, by what it shows: how many columns, and whether there are heads.
@@ -259,16 +258,6 @@ def test_one_launch_a_layer(form: str, tmp_path: Path) -> None:
     step = counted_step(import_package(compilation, tmp_path), 1, 300)
     assert step.count == plan.count
     assert step.bytes == pytest.approx(plan.bytes, rel=0.05)
-
-
-def test_layers_of_lfm2(tmp_path: Path) -> None:
-    """At the sizes of LFM2-1.2B, none has more launches than a dense layer with attention may have."""
-    sizes = {"d": "2048", "heads": "32", "kv_heads": "8", "d_ff": "8192", "vocab": "65536"}
-    compilation = compile_model(FAMILIES / "lfm2.arch", "lfm2", sizes | {"conv_bias": "false"})
-    layers = [body for loop in compilation.fused.loops() for body in loop.bodies]
-    assert [layer_launches(layer) for layer in layers] == [6, 6]
-    step = counted_step(import_package(compilation, tmp_path), 1, 300)
-    assert step.count == planned_step(compilation.fused, 1, 300).count
 
 
 @pytest.mark.parametrize("chip", [MAIN, *(pytest.param(chip, marks=pytest.mark.slow) for chip in OTHERS)])

@@ -173,13 +173,6 @@ WITH_EXPERTS = {
         lm_head_bias=True,
         **rope(),
     ),
-    "qwen2_moe": rms(
-        hf.Qwen2MoeConfig,
-        moe_intermediate_size=32,
-        shared_expert_intermediate_size=40,
-        mlp_only_layers=[1],
-        **EXPERTS,
-    ),
     "qwen4_exp": lambda: Qwen4ExpTextConfig(
         **{**sizes(rms_norm_eps=EPS, intermediate_size=None), "eos_token_id": 2},
         head_dim=16,

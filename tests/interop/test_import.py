@@ -25,6 +25,7 @@ CLASSES = {
     "minimax_m2": transformers.MiniMaxM2Config,
     "mixtral": transformers.MixtralConfig,
     "qwen2": transformers.Qwen2Config,
+    "qwen2_moe": transformers.Qwen2MoeConfig,
     "qwen2_vl_text": transformers.Qwen2VLTextConfig,
     "qwen2_5_vl_text": transformers.Qwen2_5_VLTextConfig,
     "seed_oss": transformers.SeedOssConfig,
@@ -49,6 +50,8 @@ CLASSES = {
     "gemma3_text": transformers.Gemma3TextConfig,
     "cohere": transformers.CohereConfig,
     "cohere2": transformers.Cohere2Config,
+    "exaone4": transformers.Exaone4Config,
+    "lfm2": transformers.Lfm2Config,
     "starcoder2": transformers.Starcoder2Config,
     "gpt2": transformers.GPT2Config,
     "gpt_neox": transformers.GPTNeoXConfig,
@@ -62,6 +65,7 @@ CLASSES = {
     "glm4_moe_lite": transformers.Glm4MoeLiteConfig,
     "sarvam_mla": transformers.SarvamMLAConfig,
     "youtu": transformers.YoutuConfig,
+    "glm4": transformers.Glm4Config,
     "glm4_moe": transformers.Glm4MoeConfig,
     "solar_open": transformers.SolarOpenConfig,
     "dots1": transformers.Dots1Config,
@@ -84,7 +88,7 @@ def newer(config: dict[str, Any]) -> dict[str, Any]:
     if local is not None:
         both = {FULL: given["rope_parameters"], SLIDING: {"rope_type": "default", "rope_theta": local}}
         given["rope_parameters"] = both
-    if period is not None:
+    if period is not None and "layer_types" not in given:
         layers = range(1, given["num_hidden_layers"] + 1)
         given["layer_types"] = [SLIDING if layer % period else FULL for layer in layers]
     return given
@@ -153,6 +157,13 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("qwen3_moe", {"sliding_window": 7, "use_sliding_window": True}, {"window": 7}),
     ("qwen3_moe", {"num_hidden_layers": 4, "decoder_sparse_step": 2}, {"sparse": (False, True) * 2}),
     ("qwen3_moe", {"num_hidden_layers": 3, "mlp_only_layers": [1]}, {"sparse": (True, False, True)}),
+    ("qwen2_moe", {"sliding_window": 0}, {"window": None, "windowed": None}),
+    (
+        "qwen2_moe",
+        {"num_hidden_layers": 4, "use_sliding_window": True, "max_window_layers": 1},
+        {"window": 4096, "windowed": (True, False, False, False)},
+    ),
+    ("qwen2_moe", {"num_hidden_layers": 2, "mlp_only_layers": [1]}, {"sparse": (True, False)}),
     ("qwen3_next", {"full_attention_interval": 6}, {"full_every": 6, "full": None}),
     (
         "qwen3_next",
@@ -185,6 +196,7 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"index_topk": 7, "index_n_heads": 3, "index_head_dim": 96},
         {"index_keys": 7, "index_heads": 3, "index_dim": 96},
     ),
+    ("glm4", {"head_dim": None, "num_attention_heads": 64}, {"head_dim": 64, "attention_bias": True}),
     (
         "glm4_moe",
         {"head_dim": 128, "use_qk_norm": True, "attention_bias": True, "n_group": 4, "topk_group": 3},
@@ -222,6 +234,24 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"num_hidden_layers": 2, "layer_types": [FULL] * 2},
         {"window": None, "windowed": (False, False)},
     ),
+    ("exaone4", {"num_hidden_layers": 2}, {"window": 4096, "windowed": (True, True)}),
+    ("exaone4", {"sliding_window": None, "head_dim": 64}, {"windowed": None, "head_dim": 64}),
+    (
+        "exaone4",
+        {"num_hidden_layers": 2, "layer_types": [FULL, SLIDING], "sliding_window_pattern": "LG"},
+        {"windowed": (False, True)},
+    ),
+    ("exaone4", {"num_hidden_layers": 2, "layer_types": [FULL] * 2}, {"windowed": (False, False)}),
+    ("lfm2", {"num_hidden_layers": 3, "full_attn_idxs": [1]}, {"attends": (False, True, False)}),
+    (
+        "lfm2",
+        {"num_hidden_layers": 2, "full_attn_idxs": [0], "layer_types": ["conv", FULL]},
+        {"attends": (False, True)},
+    ),
+    ("lfm2", {"block_ff_dim": 6656, "tie_embedding": False}, {"d_ff": 4608, "tied": False}),
+    ("lfm2", {"intermediate_size": 300, "block_ffn_dim_multiplier": 1.5}, {"d_ff": 512}),
+    ("lfm2", {"intermediate_size": 300, "block_ffn_dim_multiplier": None}, {"d_ff": 200}),
+    ("lfm2", {"intermediate_size": 300, "block_auto_adjust_ff_dim": False}, {"d_ff": 300}),
     ("starcoder2", {"use_bias": False, "sliding_window": 7}, {"bias": False, "window": 7}),
     ("gemma", {"hidden_act": "gelu"}, {"tied": True, "head_dim": 256}),
     (

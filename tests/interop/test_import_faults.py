@@ -240,6 +240,9 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
         '"rope_parameters.llama_4_scaling_beta" is missing: must be a number above 0',
     ),
     ("cohere2", {"use_qk_norm": True}, '"use_qk_norm" is true: supported is only false, as in the class'),
+    ("exaone4", {"sliding_window_pattern": "LLLG"}, "must be a whole number from 1"),
+    ("lfm2", {"full_attn_idxs": "all"}, '"full_attn_idxs" is "all": must be a list of layers\' numbers'),
+    ("lfm2", {"layer_types": ["mamba"] * 32}, 'must be a list with "conv" or "full_attention" for each'),
     ("starcoder2", {"mlp_type": "gated"}, '"mlp_type" is "gated": supported is only "default"'),
     ("phi3", {"full_attn_mod": 2}, '"full_attn_mod" is 2: supported is only 1, since layers are all alike'),
     (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GptOssConfig, MixtralConfig, PretrainedConfig, Qwen3MoeConfig
+from transformers import GptOssConfig, MixtralConfig, PretrainedConfig, Qwen2MoeConfig, Qwen3MoeConfig
 
 from archc.importer import import_model
 from archc.verification.packages import stored_tensors
@@ -31,6 +31,17 @@ CASES: dict[str, Callable[..., PretrainedConfig]] = {
         **sizes(num_local_experts=5, num_experts_per_tok=2, rms_norm_eps=EPS), **told
     ),
     "mixtral": lambda **told: MixtralConfig(**sizes(num_local_experts=5, rms_norm_eps=EPS), **told),
+    "qwen2_moe": lambda **told: Qwen2MoeConfig(
+        **sizes(
+            moe_intermediate_size=20,
+            shared_expert_intermediate_size=24,
+            num_experts=6,
+            num_experts_per_tok=3,
+            mlp_only_layers=[1],
+            rms_norm_eps=EPS,
+        ),
+        **told,
+    ),
     "qwen3_moe": lambda **told: Qwen3MoeConfig(
         **sizes(
             num_hidden_layers=4,

@@ -113,7 +113,6 @@ IN_FLOAT32 = {
         n_output_layers=1,
     ),
     "ernie4_5": rms(hf.Ernie4_5Config, head_dim=12, use_bias=True),
-    "exaone4": rms(hf.Exaone4Config, num_hidden_layers=4, sliding_window=5, sliding_window_pattern=3),
     "gemma3n": partial(
         hf.Gemma3nTextConfig,
         **sizes(intermediate_size=[80] * 3, rms_norm_eps=EPS, head_dim=12),
@@ -128,7 +127,6 @@ IN_FLOAT32 = {
         altup_active_idx=1,
         final_logit_softcapping=7.0,
     ),
-    "glm4": rms(hf.Glm4Config, head_dim=12, attention_bias=True, **rope(partial_rotary_factor=0.5)),
     "gpt_neo": partial(
         hf.GPTNeoConfig,
         **sizes(num_hidden_layers=None, num_attention_heads=None, num_key_value_heads=None),
@@ -165,13 +163,6 @@ IN_FLOAT32 = {
         use_post_norm=False,
     ),
     "hunyuan_v1_dense": rms(hf.HunYuanDenseV1Config, head_dim=12),
-    "lfm2": partial(
-        hf.Lfm2Config,
-        **sizes(norm_eps=EPS),
-        layer_types=["conv", "full_attention", "conv"],
-        conv_bias=True,
-        block_auto_adjust_ff_dim=False,
-    ),
     "lfm3": partial(
         hf.Lfm3Config,
         **sizes(norm_eps=EPS, head_dim=12),

@@ -11,14 +11,17 @@ from archc.interop.families.deepseek_v3 import (
     SARVAM_MLA,
 )
 from archc.interop.families.ernie4_5 import ERNIE4_5
+from archc.interop.families.exaone4 import EXAONE4
 from archc.interop.families.gemma import GEMMA
 from archc.interop.families.gemma2 import GEMMA2
 from archc.interop.families.gemma3 import GEMMA3
+from archc.interop.families.glm4 import GLM4
 from archc.interop.families.glm4_moe import DOTS1, GLM4_MOE, SOLAR_OPEN
 from archc.interop.families.gpt2 import GPT2
 from archc.interop.families.gpt_neox import GPT_NEOX
 from archc.interop.families.gpt_oss import GPT_OSS
 from archc.interop.families.granite import GRANITE
+from archc.interop.families.lfm2 import LFM2
 from archc.interop.families.like_llama import INTERNLM3, IQUESTCODER
 from archc.interop.families.like_smollm3 import CWM, MINISTRAL
 from archc.interop.families.llama import LLAMA
@@ -32,6 +35,7 @@ from archc.interop.families.mixtral import MIXTRAL
 from archc.interop.families.olmo2 import OLMO2, OLMO3
 from archc.interop.families.phi3 import PHI3
 from archc.interop.families.qwen2 import QWEN2
+from archc.interop.families.qwen2_moe import QWEN2_MOE
 from archc.interop.families.qwen2_vl import QWEN2_5_VL, QWEN2_VL
 from archc.interop.families.qwen3 import QWEN3
 from archc.interop.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
@@ -64,6 +68,7 @@ FAMILIES = {
         SEED_OSS,
         QWEN3,
         QWEN3_VL,
+        QWEN2_MOE,
         QWEN3_MOE,
         QWEN3_VL_MOE,
         QWEN3_NEXT,
@@ -84,6 +89,8 @@ FAMILIES = {
         COHERE,
         COHERE2,
         STARCODER2,
+        EXAONE4,
+        LFM2,
         GPT2,
         GPT_NEOX,
         BLOOM,
@@ -95,6 +102,7 @@ FAMILIES = {
         GLM4_MOE_LITE,
         SARVAM_MLA,
         YOUTU,
+        GLM4,
         GLM4_MOE,
         SOLAR_OPEN,
         DOTS1,

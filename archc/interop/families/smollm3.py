@@ -1,7 +1,5 @@
 """SmolLM 3: layers without rotary positions, by a period or a list."""
 
-from typing import Any
-
 from archc.interop.config import Config
 from archc.interop.family import (
     Family,
@@ -16,7 +14,7 @@ from archc.interop.family import (
     whole,
 )
 from archc.interop.rope import rotary
-from archc.interop.windows import FULL, SLIDING, Windows, read_windows, write_rotated
+from archc.interop.windows import used_windows, write_rotated
 
 
 def _rotates(config: Config, known: Known) -> tuple[bool, ...]:
@@ -35,21 +33,9 @@ def _rotated(config: Config, known: Known) -> tuple[bool, ...] | None:
     return None if follows else rotates
 
 
-def _windows(config: Config, known: Known) -> Windows:
+def _unrotated(config: Config, known: Known) -> list[bool]:
     """Layers without rotary positions are those with a window, where one is in use."""
-    return read_windows(config, None, [not each for each in _rotates(config, known)])
-
-
-def _windowed(config: Config, known: Known) -> tuple[bool, ...] | None:
-    windowed = _windows(config, known).windowed
-    return windowed if any(windowed) else None
-
-
-def _write_windows(value: int | None, known: Known) -> dict[str, Any]:
-    if value is None:
-        return {"use_sliding_window": False, "sliding_window": None}
-    types = [SLIDING if each else FULL for each in known["windowed"] or [False] * known["layers"]]
-    return {"use_sliding_window": True, "sliding_window": int(value), "layer_types": types}
+    return [not each for each in _rotates(config, known)]
 
 
 SMOLLM3 = Family(
@@ -69,8 +55,7 @@ SMOLLM3 = Family(
         "rope": rotary(theta=2000000.0, context=32768),
         "nope_every": whole("no_rope_layer_interval", 4),
         "rotated": Setting(_rotated, write_rotated),
-        "window": Setting(lambda config, known: _windows(config, known).window, _write_windows),
-        "windowed": _windowed,
+        **used_windows(None, _unrotated),
         "act": activation("hidden_act", "silu"),
         "attention_bias": flag("attention_bias", False),
         "mlp_bias": flag("mlp_bias", False),
