@@ -87,7 +87,8 @@ def used_windows(missing: int | None, usual: Callable[[Config, Known], Sequence[
     def write(value: int | None, known: Known) -> dict[str, Any]:
         if value is None:
             return {"use_sliding_window": False, "sliding_window": None}
-        types = [SLIDING if each else FULL for each in known["windowed"]]
+        listed = known["windowed"] or (False,) * known["layers"]
+        types = [SLIDING if each else FULL for each in listed]
         return {"use_sliding_window": True, "sliding_window": int(value), "layer_types": types}
 
     return {
@@ -119,7 +120,8 @@ def listed_windows(missing: int, usual: Callable[[int, Config], bool]) -> dict[s
         return _read_listed(config, _window(config, missing), pattern)
 
     def listed(config: Config, known: Known) -> tuple[bool, ...] | None:
-        return both(config, known).windowed if known["window"] is not None else None
+        windowed = both(config, known).windowed
+        return windowed if known["window"] is not None else None
 
     def write(value: tuple[bool, ...] | None, known: Known) -> dict[str, Any]:
         windowed = value or (False,) * known["layers"]

@@ -238,6 +238,11 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("exaone4", {"sliding_window": None, "head_dim": 64}, {"windowed": None, "head_dim": 64}),
     (
         "exaone4",
+        {"sliding_window": None, "num_hidden_layers": 2, "layer_types": [FULL] * 2},
+        {"window": None, "windowed": None},
+    ),
+    (
+        "exaone4",
         {"num_hidden_layers": 2, "layer_types": [FULL, SLIDING], "sliding_window_pattern": "LG"},
         {"windowed": (False, True)},
     ),
