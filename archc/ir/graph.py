@@ -7,6 +7,7 @@ may be exchanged for another under the same number without touching its users.  
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -320,4 +321,15 @@ class Graph:
         orders = {number: (node.order, number) for number, node in self._nodes.items()}
         if all(orders[read] < orders[reader] for read, reader in self._net.edges):
             return sorted(orders, key=orders.__getitem__)
-        return list(nx.lexicographical_topological_sort(self._net, key=orders.__getitem__))
+        found = list(nx.lexicographical_topological_sort(self._net, key=orders.__getitem__))
+        places = dict(zip(found, itertools.count()))
+        latest = 0  # a term may read what those before it noted, and has no edge that says so
+        for number in sorted(filter(self._has_losses, found), key=orders.__getitem__):
+            latest = max(latest, places[number])
+            if self._nodes[number].op is LOSSES:
+                places[number] = latest
+        return sorted(found, key=lambda number: (places[number], orders[number]))
+
+    def _has_losses(self, number: int) -> bool:
+        node = self._nodes[number]
+        return node.op is LOSSES or any(part.losses() for body in node.bodies for part in body.walk())

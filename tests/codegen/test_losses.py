@@ -205,6 +205,12 @@ SO_FAR = {
           note seen = token_mean(x)
         }
         loss a = sum(noted(seen))""",
+    "beside a sum that the kernel of a later norm makes": """
+        note seen = token_mean(x)
+        x = x + linear(x, 6) as p
+        loss far = sum(token_mean(x))
+        loss a = sum(noted(seen))
+        x = rms_norm(x, 1e-6) as norm""",
     "in each layer": """
         for i in 0..3 as layers {
           x = tanh(linear(x, 6) as p)
