@@ -125,10 +125,14 @@ def scaled(rotary: Setting, usual: Scaling) -> Setting:
     def read(config: Config, known: Known) -> Rope:
         rope = rotary.read(config, known)
         assert isinstance(rope, Rope)
-        told = any(config.get(key) is not None for key in ("rope_parameters", "rope_scaling"))
-        return rope if told else replace(rope, scaling=usual)
+        return rope if tells_rope(config) else replace(rope, scaling=usual)
 
     return Setting(read, rotary.write)
+
+
+def tells_rope(config: Config) -> bool:
+    """Whether a config has parameters of rotary positions, in either dialect."""
+    return any(config.get(key) is not None for key in ("rope_parameters", "rope_scaling"))
 
 
 def rotary_by_layers(

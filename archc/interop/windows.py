@@ -45,10 +45,14 @@ def windowed(usual: Callable[[int, Known], bool]) -> Reader:
         return None if found == tuple(usual(layer, known) for layer in range(count)) else found
 
     def write(value: tuple[bool, ...] | None, known: Known) -> dict[str, Any]:
-        listed = value or [usual(layer, known) for layer in range(known["layers"])]
-        return {"layer_types": [SLIDING if each else FULL for each in listed]}
+        return _write_types(value or [usual(layer, known) for layer in range(known["layers"])])
 
     return Setting(read, write)
+
+
+def _write_types(windowed: Sequence[bool]) -> dict[str, Any]:
+    """For each layer whether it has the window."""
+    return {"layer_types": [SLIDING if each else FULL for each in windowed]}
 
 
 def write_rotated(value: tuple[bool, ...] | None, _known: Known) -> dict[str, Any]:
@@ -81,20 +85,30 @@ def used_windows(missing: int | None, usual: Callable[[Config, Known], Sequence[
     def both(config: Config, known: Known) -> Windows:
         return read_windows(config, missing, usual(config, known))
 
-    def listed(config: Config, known: Known) -> tuple[bool, ...] | None:
-        return both(config, known).windowed if known["window"] is not None else None
-
     def write(value: int | None, known: Known) -> dict[str, Any]:
-        if value is None:
-            return {"use_sliding_window": False, "sliding_window": None}
-        listed = known["windowed"] or (False,) * known["layers"]
-        types = [SLIDING if each else FULL for each in listed]
-        return {"use_sliding_window": True, "sliding_window": int(value), "layer_types": types}
+        return _write_used(value, known["windowed"] or (False,) * known["layers"])
 
     return {
         "window": Setting(lambda config, known: both(config, known).window, write),
-        "windowed": listed,
+        "windowed": _of_each(both),
     }
+
+
+def _of_each(both: Callable[[Config, Known], Windows]) -> Reader:
+    """For each layer whether it has the window, None where there is none; the list is read either way."""
+
+    def read(config: Config, known: Known) -> tuple[bool, ...] | None:
+        windowed = both(config, known).windowed
+        return windowed if known["window"] is not None else None
+
+    return read
+
+
+def _write_used(window: int | None, windowed: Sequence[bool]) -> dict[str, Any]:
+    """The window, if one is in use, and which layers have it."""
+    if window is None:
+        return {"use_sliding_window": False, "sliding_window": None}
+    return {"use_sliding_window": True, "sliding_window": int(window), **_write_types(windowed)}
 
 
 def _read_listed(config: Config, size: int | None, usual: Sequence[bool]) -> Windows:
@@ -119,18 +133,18 @@ def listed_windows(missing: int, usual: Callable[[int, Config], bool]) -> dict[s
         pattern = [usual(layer, config) for layer in range(known["layers"])]
         return _read_listed(config, _window(config, missing), pattern)
 
-    def listed(config: Config, known: Known) -> tuple[bool, ...] | None:
-        windowed = both(config, known).windowed
-        return windowed if known["window"] is not None else None
-
     def write(value: tuple[bool, ...] | None, known: Known) -> dict[str, Any]:
-        windowed = value or (False,) * known["layers"]
-        return {"layer_types": [SLIDING if each else FULL for each in windowed]}
+        return _write_types(value or (False,) * known["layers"])
 
     return {
         "window": Setting(lambda config, known: both(config, known).window, _write_window),
-        "windowed": Setting(listed, write),
+        "windowed": Setting(_of_each(both), write),
     }
+
+
+def by_period(layer: int, config: Config) -> bool:
+    """Windows on all layers but the last of each period, which a key says."""
+    return (layer + 1) % config.whole("sliding_window_pattern", 4) != 0
 
 
 def qwen_windows(first: int = 28) -> dict[str, Reader]:
@@ -157,11 +171,8 @@ def _starts_full(windowed: Sequence[bool]) -> bool:
 
 def _write_last_layers(value: int | None, known: Known) -> dict[str, Any]:
     """The window, and the layers that have it, one by one."""
-    if value is None:
-        return {"use_sliding_window": False, "sliding_window": None}
     usual = [layer >= known["full_layers"] for layer in range(known["layers"])]
-    types = [SLIDING if windowed else FULL for windowed in known["windowed"] or usual]
-    return {"use_sliding_window": True, "sliding_window": int(value), "layer_types": types}
+    return _write_used(value, known["windowed"] or usual)
 
 
 def _full_layers(windowed: tuple[bool, ...]) -> int:

@@ -18,14 +18,9 @@ from archc.interop.family import (
     whole,
 )
 from archc.interop.rope import rotary
-from archc.interop.windows import listed_windows
+from archc.interop.windows import by_period, listed_windows
 
-
-def _usual(layer: int, config: Config) -> bool:
-    return (layer + 1) % config.whole("sliding_window_pattern", 4) != 0
-
-
-_WINDOWS = listed_windows(4096, _usual)
+_WINDOWS = listed_windows(4096, by_period)
 
 
 def _windowed(config: Config, known: Known) -> Any:

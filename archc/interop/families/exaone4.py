@@ -3,7 +3,7 @@
 from archc.interop.config import Config
 from archc.interop.family import Family, activation, flag, head_dim, key_value_heads, layers, number, whole
 from archc.interop.rope import rotary
-from archc.interop.windows import listed_windows, window
+from archc.interop.windows import by_period, listed_windows, window
 
 
 def _usual(layer: int, config: Config) -> bool:
@@ -11,7 +11,7 @@ def _usual(layer: int, config: Config) -> bool:
     period = config.get("sliding_window_pattern", 4)
     if isinstance(period, str) and config.get("layer_types") is not None:
         return False
-    return (layer + 1) % config.whole("sliding_window_pattern", 4) != 0
+    return by_period(layer, config)
 
 
 EXAONE4 = Family(

@@ -15,7 +15,7 @@ from archc.interop.family import (
     whole,
     wide_head_dim,
 )
-from archc.interop.rope import rope_section, rotary, scaled
+from archc.interop.rope import rope_section, rotary, scaled, tells_rope
 from archc.interop.windows import window
 from archc.ir.attributes import Width
 from archc.ir.ops.scaling import Yarn
@@ -33,8 +33,7 @@ def _rope(config: Config, known: Known) -> Any:
 def _tuning(config: Config, _known: Known) -> float | None:
     """How queries grow, None where the key holds 0; the class has a default for its own scaling alone."""
     given = rope_section(config)
-    told = any(config.get(key) is not None for key in ("rope_parameters", "rope_scaling"))
-    return None if given.get(_BETA) == 0 else given.number(_BETA, None if told else 0.1)
+    return None if given.get(_BETA) == 0 else given.number(_BETA, None if tells_rope(config) else 0.1)
 
 
 def _tuning_floor(config: Config, known: Known) -> int:
